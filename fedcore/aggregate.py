@@ -1,0 +1,105 @@
+"""Server rules that turn the contributions of a round into one set of tensors.
+
+They act on everything that travels, buffers included: the running mean of a batch norm is averaged,
+its integer step counter keeps its type. Tensors come back in the types they were sent in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from fedcore.errors import InputError
+from fedcore.message import Contribution, Tensors, Weights
+
+
+@runtime_checkable
+class Aggregator(Protocol):
+    """Permutation invariant; the identity on one site."""
+
+    def combine(self, contributions: Iterable[Contribution[Weights]]) -> Tensors: ...
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Weighted mean, in one pass and one model of memory (FedAvg, McMahan et al. 2017, arXiv 1602.05629)."""
+
+    weight: str = "examples"
+    """Weight of a site: `examples`, `equal`, or the name of a metric that its visit reports (>= 0)."""
+
+    def combine(self, contributions: Iterable[Contribution[Weights]]) -> Tensors:
+        total: Tensors = {}
+        types: dict[str, torch.dtype] = {}
+        mass = 0.0
+        for c in contributions:
+            w = self._weight_of(c)
+            mass += w
+            for name, t in c.message.tensors.items():
+                types[name] = t.dtype
+                # Running mean: total += (t - total) * w/mass, exact for one site and free of overflow.
+                acc = total.setdefault(name, torch.zeros_like(t, dtype=_accumulator(t)))
+                acc.lerp_(t.to(acc.dtype), w / mass if mass else 1.0)
+        if not total:
+            raise InputError("no site contributed to this round, so there is nothing to average")
+        return {name: _as(t, types[name]) for name, t in total.items()}
+
+    def _weight_of(self, c: Contribution[Weights]) -> float:
+        if self.weight in ("examples", "equal"):
+            return float(c.examples) if self.weight == "examples" else 1.0
+        if self.weight not in c.metrics:
+            raise InputError(
+                f"Mean(weight={self.weight!r}) needs that metric of site {c.site!r}, which sent "
+                f"{sorted(c.metrics) or 'none'}; add the guide that measures it, or let the policy pass metrics"
+            )
+        return max(0.0, c.metrics[self.weight])
+
+
+@dataclass(frozen=True)
+class TrimmedMean:
+    """Coordinate-wise mean without the tails (Yin et al. 2018, arXiv 1803.01498). Holds every contribution."""
+
+    trim: float = 0.1
+    """Fraction cut from each end, in [0, 0.5)."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.trim < 0.5:
+            raise ValueError(f"trim must lie in [0, 0.5), got {self.trim}")
+
+    def combine(self, contributions: Iterable[Contribution[Weights]]) -> Tensors:
+        return {name: _as(self._trimmed(t), dtype) for name, t, dtype in _stacked(contributions)}
+
+    def _trimmed(self, values: Tensor) -> Tensor:
+        cut = int(self.trim * len(values))
+        return values.sort(0).values[cut : len(values) - cut].mean(0)
+
+
+@dataclass(frozen=True)
+class Median:
+    """Coordinate-wise median, the mean of the middle two for an even count (Yin et al. 2018, arXiv 1803.01498).
+
+    Holds every contribution.
+    """
+
+    def combine(self, contributions: Iterable[Contribution[Weights]]) -> Tensors:
+        return {name: _as(t.quantile(0.5, dim=0), dtype) for name, t, dtype in _stacked(contributions)}
+
+
+def _accumulator(t: Tensor) -> torch.dtype:
+    """float32 for floats; float64 for integers, which it holds exactly up to 2^53."""
+    return torch.promote_types(t.dtype, torch.float32) if t.is_floating_point() else torch.float64
+
+
+def _as(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t.to(dtype) if dtype.is_floating_point else t.round().to(dtype)
+
+
+def _stacked(contributions: Iterable[Contribution[Weights]]) -> Iterable[tuple[str, Tensor, torch.dtype]]:
+    updates = [c.message.tensors for c in contributions]
+    if not updates:
+        raise InputError("no site contributed to this round, so there is nothing to aggregate")
+    for name, first in updates[0].items():
+        yield name, torch.stack([u[name].to(_accumulator(first)) for u in updates]), first.dtype

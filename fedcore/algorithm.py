@@ -1,0 +1,94 @@
+"""The shape of a federated algorithm, and its plainest member."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from pytorch_lightning import Callback
+
+from fedcore.aggregate import Aggregator, Mean
+from fedcore.local import LocalTrainer
+from fedcore.message import Contribution, Message, Tensors, Weights
+from fedcore.site import Round, Site
+
+State = TypeVar("State")
+Down = TypeVar("Down")
+Up = TypeVar("Up", bound=Message)
+Received = TypeVar("Received", contravariant=True)
+Sent = TypeVar("Sent", bound=Message, covariant=True)
+
+
+@runtime_checkable
+class Visitor(Protocol[Received, Sent]):
+    """What is done at a site, whether it trains or only measures."""
+
+    def visit(self, site: Site, down: Received, local: LocalTrainer, turn: Round) -> Contribution[Sent]: ...
+
+
+@runtime_checkable
+class Algorithm(Protocol[State, Down, Up]):
+    """Four functions over explicit state.
+
+    The server's state is the message `start` makes and `merge` replaces; a site's state is
+    `site.memory`. Nothing is kept on `self`, so a checkpoint is complete by construction and a
+    resumed run equals an uninterrupted one. The toy below shares one number::
+
+        @dataclass(frozen=True)
+        class Count(Message):
+            images: Float[Tensor, ""] = field(metadata=STATISTICS)
+
+        class Census:
+            def start(self, local): return Count(torch.zeros(()))
+            def broadcast(self, state, site, turn): return Empty()
+            def visit(self, site, down, local, turn):
+                return Contribution(site.name, Count(torch.tensor(float(site.size))), site.size)
+            def merge(self, state, contributions): return Count(sum(c.message.images for c in contributions))
+    """
+
+    def start(self, local: LocalTrainer) -> State: ...
+    def broadcast(self, state: State, site: str, turn: Round) -> Down: ...
+    def visit(self, site: Site, down: Down, local: LocalTrainer, turn: Round) -> Contribution[Up]: ...
+    def merge(self, state: State, contributions: Iterable[Contribution[Up]]) -> State: ...
+
+
+
+
+
+
+def share_of(algorithm: Any, module: Any) -> tuple[str, ...]:
+    """Prefixes of the module's state that travel: the module's own `share`, unless the algorithm narrows it."""
+    share: tuple[str, ...] = getattr(algorithm, "share", module.share)
+    return share
+
+
+@runtime_checkable
+class Guide(Protocol):
+    """Bends local training without knowing the method: a Lightning callback made anew for each visit."""
+
+    def callback(self, anchor: Tensors, site: Site, turn: Round) -> Callback: ...
+
+
+@dataclass(frozen=True)
+class FedAvg:
+    """Sites train alone, the server averages (McMahan et al. 2017, arXiv 1602.05629)."""
+
+    aggregator: Aggregator | None = None
+    """The server's rule; null: the mean weighted by images."""
+    guides: tuple[Guide, ...] = ()
+    """What acts on local training, such as the spring of FedProx or a learning rate schedule."""
+
+    def start(self, local: LocalTrainer) -> Weights:
+        return Weights(local.shared())
+
+    def broadcast(self, state: Weights, site: str, turn: Round) -> Weights:
+        return state
+
+    def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Weights]:
+        local.load(down.tensors)
+        metrics = local.fit(site, turn, [g.callback(down.tensors, site, turn) for g in self.guides])
+        return Contribution(site.name, Weights(local.shared()), site.size, metrics)
+
+    def merge(self, state: Weights, contributions: Iterable[Contribution[Weights]]) -> Weights:
+        return Weights((self.aggregator or Mean()).combine(contributions))

@@ -1,0 +1,93 @@
+"""The border of a site: everything that leaves is checked against the policy and written to its audit file.
+
+This runs at the site, before anything is sent, whatever the transport.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedcore.errors import Refused
+from fedcore.message import Contribution, Leaf, Message, Reveals, exposure, leaves
+from fedcore.site import Round
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What sites agree to send."""
+
+    at_most: Reveals = Reveals.STATISTICS
+    """Highest revelation allowed: WEIGHTS < STATISTICS < FEATURES < SAMPLES."""
+    metrics: bool = True
+    """Sites may send scalars such as their mean loss and probe scores."""
+
+    def check(self, message: Message) -> None:
+        """Raises Refused if `message` reveals more than is allowed."""
+        if exposure(message) > self.at_most:
+            over = next(leaf for leaf in leaves(message) if leaf.reveals > self.at_most)
+            raise Refused(
+                f"{type(message).__name__} reveals {over.reveals.name} ({over.name}), the policy allows "
+                f"{self.at_most.name}; set policy.at_most to {over.reveals.name} if the site agrees"
+            )
+
+
+@dataclass(frozen=True)
+class Border:
+    """One site's guard. `folder` is the site's own; without one (a test, a benchmark) nothing is written."""
+
+    policy: Policy
+    folder: Path | None = None
+
+    def release(self, contribution: Contribution[Any], turn: Round) -> Contribution[Any]:
+        """Returns what may leave, after it was checked and audited; raises Refused if it may not."""
+        self.policy.check(contribution.message)
+        if not self.policy.metrics:
+            contribution = dataclasses.replace(contribution, metrics={})
+        if self.folder is not None:
+            self._append("audit.jsonl", _entries(contribution, turn))
+        return contribution
+
+    def note_error(self, error: BaseException, trace: str, turn: Round) -> None:
+        """Keeps the whole story of a failed visit at the site; the server learns its kind alone."""
+        if self.folder is not None:
+            entry = {"round": turn.index, "error": f"{type(error).__name__}: {error}", "trace": trace}
+            self._append("errors.jsonl", iter([entry]))
+
+    def _append(self, name: str, entries: Iterator[dict[str, Any]]) -> None:
+        assert self.folder is not None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / name).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in entries)
+
+
+def _entries(contribution: Contribution[Any], turn: Round) -> Iterator[dict[str, Any]]:
+    """One line per thing that leaves: small tensors each, the many of a model as one."""
+    weights: list[Leaf] = []
+    for leaf in leaves(contribution.message):
+        if leaf.reveals == Reveals.WEIGHTS:
+            weights.append(leaf)
+            continue
+        yield _entry(turn, "exchange", leaf.name, leaf.reveals, [leaf])
+    if weights:
+        yield _entry(turn, "weights", "weights", Reveals.WEIGHTS, weights)
+    scalars = {"examples": float(contribution.examples), **contribution.metrics}
+    yield {"round": turn.index, "what": "metrics", "field": "metrics", "reveals": Reveals.STATISTICS.name,
+           "values": {k: round(v, 6) for k, v in scalars.items()}, "bytes": 8 * len(scalars)}  # fmt: skip
+
+
+def _entry(turn: Round, what: str, field: str, reveals: Reveals, parts: list[Leaf]) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for leaf in parts:
+        digest.update(leaf.tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
+    shape = list(parts[0].tensor.shape) if len(parts) == 1 else [sum(leaf.tensor.numel() for leaf in parts)]
+    return {"round": turn.index, "what": what, "field": field, "reveals": reveals.name, "tensors": len(parts), "shape": shape,
+            "dtype": str(parts[0].tensor.dtype).removeprefix("torch."), "bytes": sum(leaf.nbytes for leaf in parts),
+            "sha256": digest.hexdigest()}  # fmt: skip

@@ -1,0 +1,105 @@
+"""The command `fedpretrain`: one word a stage, every value of a recipe overridable.
+
+Commands are import paths, so nothing heavy is loaded before it is needed and fedcore knows of no
+method or task. A stage is a function with a parameter `run`; its signature is its recipe's schema.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedcore.errors import InputError
+
+STAGES = {
+    "pretrain": ("fedssl.pretrain:pretrain", "hospitals pretrain an encoder together on unlabeled images"),
+    "finetune": ("fedtune.finetune:finetune", "hospitals train a classifier, from an encoder or from scratch"),
+}
+COMMANDS = {
+    "demo": ("fedcore.demo:command", "the whole road on phantom hospitals, in a few minutes"),
+    "evaluate": ("fedtune.command:command", "scores of a fine-tuned run, per site and pooled"),
+    "report": ("fedcore.report:command", "a page about a run: curves, images, what left the sites"),
+    "data": ("fedcore.data.command:command", "check or preview a manifest, write phantom hospitals"),
+    "recipes": ("fedcore.recipes:command", "list the recipes that come with the kit, or copy one"),
+    "doctor": ("fedcore.doctor:command", "is this installation sound?"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command; exits with 0, or with 2 where the input has to be mended, or 130 when stopped."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.exit(_dispatch(words[0] if words else "--help", words[1:]))
+    except InputError as e:
+        _complain(str(e))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _complain("stopped; a training goes on from its last whole round with --resume true")
+        sys.exit(130)
+
+
+def _dispatch(name: str, rest: list[str]) -> int:
+    if name in ("-h", "--help"):
+        print(_help())
+        return 0
+    if name == "--version":
+        from fedcore.environment import version
+
+        print(f"fedpretrain {version('fedpretrain')}")
+        return 0
+    if name in STAGES:
+        return run_stage(name, rest)
+    if name in COMMANDS:
+        code: int | None = _load(COMMANDS[name][0])(rest)
+        return code or 0
+    from fedcore.nearest import nearest
+
+    raise InputError(f"there is no command {name!r}{nearest(name, [*STAGES, *COMMANDS])}; see fedpretrain --help")
+
+
+def run_stage(name: str, arguments: Sequence[str]) -> int:
+    """Parses the recipe and what overrides it, and only then builds and runs."""
+    from fedcore.recipe import read_recipe
+    from fedcore.run import RunFolder
+
+    warnings.filterwarnings("ignore", category=UserWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    stage = _load(STAGES[name][0])
+    recipe = read_recipe(stage, name, arguments)
+    stage(run=RunFolder(recipe.out, recipe.text, recipe.resume), **recipe.build())
+    print(f"result: {recipe.out}")
+    return 0
+
+
+def _load(path: str) -> Callable[..., Any]:
+    module, function = path.split(":")
+    loaded: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return loaded
+
+
+def _help() -> str:
+    listed = {name: text for name, (_, text) in {**STAGES, **COMMANDS}.items()}
+    order = ["demo", "pretrain", "finetune", "evaluate", "report", "data", "recipes", "doctor"]
+    lines = "\n".join(f"  {name:<10}{listed[name]}" for name in order)
+    return f"""fedpretrain: federated pretraining for medical images that stay in their hospital
+
+usage: fedpretrain COMMAND ...
+
+{lines}
+
+  fedpretrain demo                                          try it, no data needed
+  fedpretrain pretrain RECIPE --data.manifest my.csv        any value of a recipe can be overridden
+  fedpretrain COMMAND --help                                what a command takes
+  fedpretrain pretrain RECIPE --print_config                a recipe with every value spelled out"""
+
+
+def _complain(text: str) -> None:
+    print(f"fedpretrain: {text}", file=sys.stderr)
+
+
+def default_out(stage: str, recipe: Path | None) -> Path:
+    return Path("checkpoints") / (recipe.stem if recipe else stage)

@@ -1,0 +1,1 @@
+"""From a manifest, or from phantom hospitals, to images a site can train on."""

@@ -1,0 +1,35 @@
+"""What a run's folder says of its images: counts and shapes, nothing of a patient."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from fedcore.data.images import Cohort, Images
+
+
+def describe(cohort: Cohort) -> dict[str, Any]:
+    """The part of `run.json` that is about images."""
+    return {
+        "sites": {name: {s: int((i.splits == s).sum()) for s in ("train", "val", "test")} for name, i in cohort.sites.items()},
+        "classes": list(cohort.classes), "size": list(cohort.size), "channels": cohort.channels,
+        "notes": list(cohort.notes), "faults": list(cohort.faults), "data": fingerprint(cohort),
+    }  # fmt: skip
+
+
+def fingerprint(cohort: Cohort, looks: int = 16) -> str:
+    """Changes when images are added, removed, relabelled or moved, or when one of `looks` images a site changes."""
+    digest = hashlib.sha256(repr((cohort.classes, cohort.size)).encode())
+    for name, images in cohort.sites.items():
+        digest.update(name.encode())
+        for part in _parts(images, looks):
+            digest.update(np.ascontiguousarray(part))
+    return digest.hexdigest()[:16]
+
+
+def _parts(images: Images, looks: int) -> tuple[np.ndarray, ...]:
+    places = np.linspace(0, len(images) - 1, min(looks, len(images))).astype(np.int64)
+    splits = np.char.encode(images.splits.astype(str), "utf-8")
+    return images.labels.numpy(), images.patients, splits, images.batch(places).numpy()

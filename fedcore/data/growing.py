@@ -1,0 +1,42 @@
+"""An .npy file that arrays are appended to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.lib import format as npy
+
+
+class GrowingArray:
+    """Writes (n, *shape) without knowing n; a context manager that closes the file.
+
+    Plain writes, not a map: on a full disk they raise OSError, where a write to mapped memory kills the
+    process. The header is written last over a first one of equal length (numpy leaves room for a first axis
+    that grows).
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: type[np.generic]):
+        self.shape, self.dtype, self.count = shape, np.dtype(dtype), 0
+        self.file = path.open("wb")
+        self._write_header()
+
+    def append(self, array: np.ndarray) -> None:
+        """Adds one array of the given shape."""
+        if array.shape != self.shape:
+            raise ValueError(f"arrays of this file have shape {self.shape}, got {array.shape}")
+        self.file.write(np.ascontiguousarray(array, dtype=self.dtype).tobytes())
+        self.count += 1
+
+    def __enter__(self) -> GrowingArray:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self.file:
+            self.file.seek(0)
+            self._write_header()
+
+    def _write_header(self) -> None:
+        shape = (self.count, *self.shape)
+        header = {"descr": npy.dtype_to_descr(self.dtype), "fortran_order": False, "shape": shape}
+        npy.write_array_header_1_0(self.file, header)

@@ -1,0 +1,179 @@
+"""What a site trains on: its decoded images, and the loader that hands them out in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+Indices = Tensor | np.ndarray | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Images:
+    """One site's decoded images.
+
+    `pixels` and `masks` may be maps of files and are never copied: a part of the images holds `index`, the
+    places of its images in them. All other fields are already of that part; read pixels with `batch`.
+    """
+
+    site: str
+    pixels: np.ndarray
+    """(stored, c, *space) float16 in [-1, 1]."""
+    splits: np.ndarray
+    """(n,) of train, val, test."""
+    labels: Int64[Tensor, " n"]
+    """Class index, or -1 where unlabelled."""
+    patients: np.ndarray
+    """(n,) int64, anonymous numbers: equal ones are one patient."""
+    masks: np.ndarray | None = None
+    """(stored, *space) uint8 class numbers, 255 where unlabelled."""
+    rows: np.ndarray | None = None
+    """(n,) int64 rows of the manifest; None where there is none."""
+    index: np.ndarray | None = None
+    """(n,) places in `pixels`; None: all, in order."""
+
+    def __post_init__(self) -> None:
+        counts = {"splits": len(self.splits), "labels": len(self.labels), "patients": len(self.patients)}
+        if self.rows is not None:
+            counts["rows"] = len(self.rows)
+        if set(counts.values()) != {len(self)}:
+            raise ValueError(f"site '{self.site}' has {len(self)} images, but {counts}")
+
+    def __len__(self) -> int:
+        return len(self.pixels) if self.index is None else len(self.index)
+
+    @property
+    def channels(self) -> int:
+        return int(self.pixels.shape[1])
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """Size of each spatial axis in pixels."""
+        return tuple(int(n) for n in self.pixels.shape[2:])
+
+    def select(self, split: str) -> Images:
+        """The images of one split; may be empty."""
+        return self.take(np.flatnonzero(self.splits == split))
+
+    def take(self, indices: Indices) -> Images:
+        """Some of the images, in the order asked; pixels are not read."""
+        at = np.asarray(indices, dtype=np.int64)
+        return replace(
+            self,
+            splits=self.splits[at],
+            labels=self.labels[torch.from_numpy(at)],
+            patients=self.patients[at],
+            rows=None if self.rows is None else self.rows[at],
+            index=self._stored(at),
+        )
+
+    def batch(self, indices: Indices) -> Float32[Tensor, "b c *space"]:
+        """Pixels in [-1, 1]."""
+        at = self._stored(np.asarray(indices, dtype=np.int64))
+        return torch.from_numpy(np.asarray(self.pixels[at])).float()
+
+    def mask_batch(self, indices: Indices) -> Int64[Tensor, "b *space"]:
+        """Class numbers, 255 where unlabelled.
+
+        Raises:
+            ValueError: the site has no masks.
+        """
+        if self.masks is None:
+            raise ValueError(f"site '{self.site}' has no masks")
+        return torch.from_numpy(
+            np.asarray(self.masks[self._stored(np.asarray(indices, dtype=np.int64))])
+        ).long()
+
+    def _stored(self, at: np.ndarray) -> np.ndarray:
+        return at if self.index is None else self.index[at]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """All sites' images; every one of the same channels and size."""
+
+    sites: dict[str, Images]
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    """Images left out, and why."""
+
+    @property
+    def channels(self) -> int:
+        return next(iter(self.sites.values())).channels
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        return next(iter(self.sites.values())).space
+
+    @property
+    def spatial_dims(self) -> int:
+        return len(self.size)
+
+    def split(self, name: str) -> dict[str, Images]:
+        """One split of every site that has images in it."""
+        parts = {site: images.select(name) for site, images in self.sites.items()}
+        return {site: images for site, images in parts.items() if len(images)}
+
+
+def loader(
+    images: Images,
+    batch_size: int,
+    shuffle: bool,
+    drop_last: bool = False,
+    labels: bool = False,
+    generator: torch.Generator | None = None,
+) -> DataLoader[Tensor | tuple[Tensor, Tensor]]:
+    """Batches of pixels (b, c, *space), or with `labels` pairs (pixels, labels).
+
+    No workers: a batch is one read of a mapped array, cheaper than a process's start. Whatever the size of
+    the site at least one batch comes: `drop_last` drops an incomplete batch only behind a full one, and while
+    shuffling (training) a last batch of one image is dropped too, since batch norm cannot use it.
+
+    Args:
+        images: Of one split; at least one.
+        batch_size: Images a batch.
+        shuffle: A new order each time; of a generator, else of torch's fixed first seed.
+        drop_last: Drop an incomplete last batch if it is not the only one.
+        labels: Give pairs with class indices.
+        generator: Its state is the order's only source.
+    """
+    generator = generator or torch.Generator()
+    batches = Batches(len(images), batch_size, shuffle=shuffle, drop_last=drop_last, generator=generator)
+    return DataLoader(_Batched(images, labels), sampler=batches, batch_size=None, generator=generator)
+
+
+class Batches(Sampler[Tensor]):
+    """Index tensors of one pass over `count` images."""
+
+    def __init__(self, count: int, size: int, *, shuffle: bool, drop_last: bool, generator: torch.Generator):
+        self.count, self.size, self.shuffle, self.generator = count, size, shuffle, generator
+        self.least = size if drop_last else 2 if shuffle else 1
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = (
+            torch.randperm(self.count, generator=self.generator) if self.shuffle else torch.arange(self.count)
+        )
+        for batch in range(len(self)):
+            yield order[batch * self.size : (batch + 1) * self.size]
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.count, self.size)
+        return full + (rest >= self.least or (rest > 0 and full == 0))
+
+
+class _Batched(Dataset[Tensor | tuple[Tensor, Tensor]]):
+    """A data set whose items are whole batches, so that one read serves a batch."""
+
+    def __init__(self, images: Images, labels: bool):
+        self.images, self.labels = images, labels
+
+    def __getitem__(self, indices: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        pixels = self.images.batch(indices)
+        return (pixels, self.images.labels[indices]) if self.labels else pixels

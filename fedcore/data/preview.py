@@ -1,0 +1,104 @@
+"""A contact sheet: a few images of every site, as a run will see them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedcore.data.geometry import fit, fit_mask
+from fedcore.data.manifest import Row, read_manifest
+from fedcore.data.readers import ImageFault, read_image, read_mask
+from fedcore.data.scaling import Percentiles
+from fedcore.errors import InputError
+
+_INCHES = 1.25
+_INK, _FAINT, _CONTOUR = "#1f2933", "#7b8794", "#ffb000"
+
+
+def preview(manifest: Path, out: Path = Path("preview.png"), per_site: int = 6, size: int = 128) -> Path:
+    """Writes a PNG, a row a site; of volumes the middle slice, masks as outlines.
+
+    Images are spread evenly over the site's rows, so that a manifest sorted by class shows all of them.
+
+    Args:
+        manifest: A CSV; see fedcore.data.manifest.
+        out: The picture to write.
+        per_site: Images a site.
+        size: Pixels of a side.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if per_site < 1 or size < 8:
+        raise InputError(f"per_site must be 1 or more and size 8 or more, got {per_site} and {size}")
+    rows = read_manifest(manifest).rows
+    sites = sorted({row.site for row in rows})
+    labelled = any(row.label for row in rows)
+    row_inches = _INCHES * (1.17 if labelled else 1.06)
+    figure = Figure(figsize=(_INCHES * per_site + 1.7, row_inches * len(sites) + 0.45), facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(sites), per_site, squeeze=False)
+    top, left = 1 - 0.4 / figure.get_figheight(), 1.6 / figure.get_figwidth()
+    figure.subplots_adjust(
+        left=left,
+        right=0.99,
+        top=top,
+        bottom=0.02,
+        wspace=0.06,
+        hspace=0.18 if labelled else 0.06,
+    )
+    figure.text(
+        0.02, 1 - 0.15 / figure.get_figheight(), _title(manifest, rows), color=_INK, va="top", fontsize=9
+    )
+    for site, line in zip(sites, axes, strict=True):
+        own = [row for row in rows if row.site == site]
+        _name(line[0], site, len(own))
+        picks = np.unique(np.linspace(0, len(own) - 1, per_site).round().astype(int))
+        for axis in line:
+            axis.set_axis_off()
+        for axis, at in zip(line, picks, strict=False):
+            _draw(axis, own[at], size)
+    figure.savefig(out, dpi=200)
+    return out
+
+
+def _title(manifest: Path, rows: tuple[Row, ...]) -> str:
+    sites, patients = len({row.site for row in rows}), len({row.patient for row in rows})
+    name = manifest.absolute().parent.name
+    of_patients = f" of {patients} patients" if patients < len(rows) else ""
+    return f"{name}: {len(rows)} images{of_patients}, {sites} site{'s' * (sites > 1)}"
+
+
+def _name(axis: Any, site: str, count: int) -> None:
+    style: dict[str, Any] = {"transform": axis.transAxes, "ha": "right", "fontsize": 8}
+    axis.text(-0.08, 0.54, site.replace("_", " ")[:26], color=_INK, va="bottom", **style)
+    axis.text(-0.08, 0.46, f"{count} images", color=_FAINT, va="top", **style)
+
+
+def _draw(axis: Any, row: Row, size: int) -> None:
+    try:
+        pixels, mask = _slice(row, size)
+    except ImageFault as fault:
+        axis.text(0.5, 0.5, str(fault), ha="center", va="center", fontsize=5, color="#c0392b", wrap=True)
+        return
+    picture = (np.moveaxis(pixels, 0, -1) + 1) / 2
+    axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1)
+    if mask is not None and mask.any() and not mask.all():
+        axis.contour(mask > 0, levels=[0.5], colors=_CONTOUR, linewidths=0.6)
+    axis.set_title(row.label or "", fontsize=6, color=_FAINT, pad=2)
+
+
+def _slice(row: Row, size: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """(c, size, size) in [-1, 1] and its mask; of a volume the middle slice, of NIfTI the axial one."""
+    image = Percentiles()(read_image(row.image, row.member, row.index))
+    mask = None if row.mask is None else read_mask(row.mask)
+    if image.ndim == 4:
+        nifti = ".nii" in row.image.name
+        middle = image.shape[3 if nifti else 1] // 2
+        image = np.rot90(image[..., middle], axes=(1, 2)) if nifti else image[:, middle]
+        mask = mask if mask is None else np.rot90(mask[..., middle]) if nifti else mask[middle]
+    channels = 1 if (image == image[:1]).all() else 3
+    square = (size, size)
+    return fit(image, square, channels), None if mask is None else fit_mask(mask, square)

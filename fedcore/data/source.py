@@ -1,0 +1,166 @@
+"""The `data:` section of a recipe."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from fedcore.data.cache import Progress, Store, decode_sites, default_folder, open_cache, told
+from fedcore.data.content import Memo
+from fedcore.data.decode import Decoding
+from fedcore.data.geometry import full_size
+from fedcore.data.images import Cohort, Images
+from fedcore.data.manifest import Manifest, Row, read_manifest
+from fedcore.data.partition import Partition
+from fedcore.data.phantom import Phantoms
+from fedcore.data.readers import ImageFault, read_image
+from fedcore.data.scaling import Percentiles, Scaling
+from fedcore.errors import Faults, InputError
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the images come from and how they become arrays."""
+
+    manifest: str = "phantom"
+    """Path of a CSV (image, site, split, label, mask, patient), or 'phantom': the built-in hospitals."""
+    size: int | tuple[int, ...] = 64
+    """Pixels of a side, or of each axis; images are fitted inside, their aspect kept."""
+    channels: int | None = None
+    """1 or 3; None: 1 if the sites' images are grey, else 3."""
+    scaling: Scaling | None = None
+    """Raw intensities to [-1, 1]; None: fedcore.data.scaling.Percentiles."""
+    partition: Partition | None = None
+    """Deals the patients to other sites than the manifest's; None: the manifest's."""
+    test_fraction: float = 0.2
+    """Part of each site's patients held out; only where the manifest has no split column."""
+    on_fault: Literal["stop", "skip"] = "stop"
+    """An unreadable image stops the run before it starts, or is left out."""
+    cache: Path | None = None
+    """Folder of the decoded images; None: $FEDPRETRAIN_CACHE, else ~/.cache/fedpretrain."""
+    phantom: Phantoms = field(default_factory=Phantoms)
+    """Settings of the phantom hospitals."""
+    seed: int = 0
+    """Of the partition and of the held-out patients."""
+
+    def load(self, progress: Progress | None = None) -> Cohort:
+        """All sites, decoded or from the cache.
+
+        Raises:
+            Faults: of the manifest, or of the images, all at once.
+            InputError: a setting that does not suit the images, or a disk that cannot be written.
+        """
+        if self.manifest == "phantom":
+            return self.phantom.cohort(self.size)
+        manifest = read_manifest(Path(self.manifest))
+        sites = self._sites(manifest)
+        folder = self.cache or default_folder()
+        dims, channels = _survey(sites, folder)
+        how = Decoding(self.scaling or Percentiles(), full_size(self.size, dims), self.channels or channels)
+        stores = decode_sites(sites, how, folder, on_fault=self.on_fault, progress=progress)
+        return _cohort(manifest, sites, stores)
+
+    def _sites(self, manifest: Manifest) -> dict[str, list[Row]]:
+        """Rows by site, in the natural order of names, each with its split."""
+        if not 0 <= self.test_fraction < 1:
+            raise InputError(f"test_fraction must lie in [0, 1), got {self.test_fraction}")
+        names = (
+            self.partition(manifest.rows, self.seed)
+            if self.partition
+            else [row.site for row in manifest.rows]
+        )
+        sites: dict[str, list[Row]] = defaultdict(list)
+        for row, name in zip(manifest.rows, names, strict=True):
+            sites[name].append(replace(row, site=name))
+        held = set() if manifest.has_split else _held_out(sites, self.test_fraction, self.seed)
+        return {
+            site: [replace(row, split="test") if row.patient in held else row for row in sites[site]]
+            for site in sorted(sites, key=_natural)
+        }
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """site_2 before site_10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _held_out(sites: Mapping[str, Sequence[Row]], fraction: float, seed: int) -> set[str]:
+    """A part of each site's patients, at least one of two.
+
+    A patient of two sites who is held out at one is held out at the other too.
+    """
+    held: set[str] = set()
+    for site in sorted(sites):
+        patients = sorted({row.patient for row in sites[site]})
+        rng = np.random.default_rng([seed, *site.encode()])
+        count = min(max(1, round(fraction * len(patients))), len(patients) - 1) if fraction else 0
+        held |= {patients[at] for at in rng.permutation(len(patients))[:count]}
+    return held
+
+
+def _survey(sites: Mapping[str, Sequence[Row]], folder: Path) -> tuple[int, int]:
+    """(spatial dimensions, channels) by a look at one image a site.
+
+    One is enough: a site's files come from one export, and a colour image among grey ones is no worse for
+    being seen as grey. Three equal channels are grey, as many a JPEG export stores it.
+    """
+    with open_cache(folder):
+        memo = Memo(folder / "known.json")
+        seen = {site: _first_seen(rows, memo) for site, rows in sites.items()}
+        memo.save()
+    known = {site: look for site, look in seen.items() if look}
+    if not known:
+        raise Faults("images", [f"site '{site}': none of its images can be read" for site in sites])
+    if len({dims for dims, _ in known.values()}) > 1:
+        advice = "2D and 3D images need manifests of their own."
+        raise Faults(
+            "images", [f"site '{site}' has {dims}D images" for site, (dims, _) in known.items()], advice
+        )
+    return next(iter(known.values()))[0], max(channels for _, channels in known.values())
+
+
+def _first_seen(rows: Sequence[Row], memo: Memo) -> list[int]:
+    """[dimensions, channels] of the first image that can be read; [] without one."""
+    for row in rows:
+        if look := memo.recall(f"look {memo.digest(row)}", partial(_look, row)):
+            return look
+    return []
+
+
+def _look(row: Row) -> list[int]:
+    try:
+        image = read_image(row.image, row.member, row.index)
+    except ImageFault:
+        return []
+    grey = (image == image[:1]).all()
+    return [image.ndim - 1, 1 if grey else image.shape[0]]
+
+
+def _cohort(manifest: Manifest, sites: Mapping[str, Sequence[Row]], stores: Mapping[str, Store]) -> Cohort:
+    numbers = {patient: at for at, patient in enumerate(dict.fromkeys(row.patient for row in manifest.rows))}
+    classes = {None: -1} | {name: at for at, name in enumerate(manifest.classes)}
+    images, notes, faults = {}, list(manifest.notes), []
+    for site, store in stores.items():
+        faults += told(site, sites[site], store.faults)
+        notes += told(site, sites[site], tuple((at, "constant image") for at in store.constant))
+        if rows := [sites[site][at] for at in store.kept]:
+            images[site] = Images(
+                site=site,
+                pixels=store.pixels,
+                splits=np.array([row.split for row in rows]),
+                labels=torch.tensor([classes[row.label] for row in rows]),
+                patients=np.array([numbers[row.patient] for row in rows]),
+                masks=store.masks,
+                rows=np.array([row.number for row in rows]),
+            )
+    if not images:
+        raise Faults("images", faults, "Not one image can be used.")
+    return Cohort(images, manifest.classes, tuple(notes), tuple(faults))

@@ -1,0 +1,31 @@
+"""Errors that a user can mend, and failures that a site may speak of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class InputError(Exception):
+    """Something the user gave is wrong; the text says what must hold, what was found and what to do.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+class Faults(InputError):
+    """Several faults of one input (a manifest, a recipe), reported together."""
+
+    def __init__(self, where: str, faults: Sequence[str], advice: str = "", shown: int = 50):
+        self.faults = tuple(faults)
+        lines = [f"{where}: {len(faults)} fault{'s' if len(faults) != 1 else ''}"]
+        lines += [f"  {fault}" for fault in faults[:shown]]
+        if len(faults) > shown:
+            lines.append(f"  ... and {len(faults) - shown} more")
+        super().__init__("\n".join(lines + ([advice] if advice else [])))
+
+
+class Refused(Exception):
+    """A visit whose result must not leave the site (a loss of NaN, a message over the policy).
+
+    Its text may be told to the server, so it never holds pixels, paths or patient identifiers.
+    """

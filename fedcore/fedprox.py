@@ -1,0 +1,45 @@
+"""FedProx: a spring between the local and the global weights (Li et al. 2020, arXiv 1812.06127).
+
+The whole method is this file. It guides any LightningModule, because the spring acts on gradients
+and not on losses: in a recipe, FedAvg with `guides: [fedcore.fedprox.Spring]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+
+from fedcore.message import Tensors
+from fedcore.site import Round, Site
+
+
+@dataclass(frozen=True)
+class Spring:
+    """Adds mu * (w - w_global) to the gradient, the derivative of the paper's proximal term."""
+
+    mu: float = 0.01
+    """Stiffness, >= 0; 0 is FedAvg."""
+
+    def __post_init__(self) -> None:
+        if self.mu < 0:
+            raise ValueError(f"mu must be >= 0, got {self.mu}")
+
+    def callback(self, anchor: Tensors, site: Site, turn: Round) -> Callback:
+        return _Pull(self.mu, anchor)
+
+
+class _Pull(Callback):
+    def __init__(self, mu: float, anchor: Tensors):
+        self.mu, self.anchor = mu, anchor
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.anchor = {k: t.to(module.device) for k, t in self.anchor.items()}
+
+    @torch.no_grad()
+    def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
+        for name, p in module.named_parameters():
+            if p.grad is not None and name in self.anchor:
+                p.grad.add_(p - self.anchor[name], alpha=self.mu)

@@ -1,0 +1,92 @@
+"""A federated training from a checked start to a committed end, whatever is trained.
+
+Pretraining and fine-tuning differ in module, data and result; what they share is here: the run
+folder, resuming, progress, logs, and the loop itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pytorch_lightning import LightningModule
+
+from fedcore.algorithm import Algorithm, share_of
+from fedcore.border import Policy
+from fedcore.data.images import Images
+from fedcore.federation import Rounds, Survey, federate
+from fedcore.ledger import RoundRecord
+from fedcore.local import LocalTrainer, Visit
+from fedcore.logs import Logs
+from fedcore.message import Message, weights_of
+from fedcore.progress import Progress
+from fedcore.run import RunFolder
+from fedcore.transport import InProcess
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a federated training needs beside its module."""
+
+    train: Mapping[str, Images]
+    """What each site trains on."""
+    test: Mapping[str, Images] = field(default_factory=dict)
+    """What each site measures on; a site without is not measured."""
+    algorithm: Algorithm = field(kw_only=True)
+    visit: Visit = Visit()
+    rounds: Rounds = Rounds()
+    policy: Policy = Policy()
+    survey: Survey | None = None
+    loggers: Sequence[Literal["csv", "tensorboard"]] = ("csv",)
+    labels: bool = False
+    """Batches are (images, labels) instead of images."""
+    seed: int = 0
+
+    def train_in(self, run: RunFolder, module: LightningModule, about: dict[str, Any]) -> tuple[Message, InProcess]:
+        """Runs or resumes the job; afterwards `module` holds the server's weights.
+
+        Returns:
+            The server's last state, and the transport, by which the sites can be asked more.
+        """
+        local = LocalTrainer(module, share_of(self.algorithm, module), self.visit, self.labels)
+        state = self.algorithm.start(local)
+        checkpoint = run.begin(about | {"rounds": self.rounds.count, "parameters": _parameters(module)})
+        if checkpoint.rounds:
+            state = checkpoint.restore(state)
+        begun, spent = time.perf_counter(), sum(r["seconds"] for r in run.rounds())
+        with Progress(self.rounds.count, checkpoint.rounds) as progress, Logs(run, self.loggers) as logs:
+            transport = InProcess(
+                self.train, local, self.test, self.policy, checkpoint, run.path / "sites", progress.visiting
+            )
+
+            def finished(record: RoundRecord, state: Message) -> None:
+                run.append(record)
+                checkpoint.commit(record.round, state)
+                logs.write(record)
+                progress.finished(record)
+
+            try:
+                state = federate(
+                    self.algorithm, transport, state, self.rounds, self.seed,
+                    begin=checkpoint.rounds, survey=self.survey, finished=finished,
+                )  # fmt: skip
+            except BaseException as e:
+                seconds = round(spent + time.perf_counter() - begun, 1)
+                run.close("stopped" if isinstance(e, KeyboardInterrupt) else "failed", error=_safe(e), seconds=seconds)
+                raise
+        local.load(weights_of(state))
+        run.close("trained", seconds=round(spent + time.perf_counter() - begun, 1))
+        return state, transport
+
+
+def _parameters(module: LightningModule) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def _safe(error: BaseException) -> str:
+    """What the run's page may say of an error: ours are written to be shown, others are named by kind."""
+    from fedcore.errors import InputError
+
+    return str(error) if isinstance(error, InputError) else type(error).__name__

@@ -1,0 +1,97 @@
+"""Bytes and revelations per site and round, as the server sees them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fedcore.message import Contribution, Message, Refusal, Reveals, exposure, leaves
+
+SCALAR_BYTES = 8
+
+
+@dataclass
+class Bytes:
+    """Split by what they are for: `weights` is the model, `exchange` all other tensors, `metrics` scalars."""
+
+    weights: int = 0
+    exchange: int = 0
+    metrics: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.exchange + self.metrics
+
+
+@dataclass
+class SiteRecord:
+    """One site's part in one round; `up` leaves the site, `down` comes to it."""
+
+    examples: int = 0
+    seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    up: Bytes = field(default_factory=Bytes)
+    down: Bytes = field(default_factory=Bytes)
+    reveals: str = Reveals.WEIGHTS.name
+
+
+@dataclass
+class RoundRecord:
+    """One line of `rounds.jsonl`."""
+
+    round: int
+    seconds: float = 0.0
+    sites: dict[str, SiteRecord] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    survey: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def sent(self, site: str, message: Message) -> None:
+        """Books a message on its way down."""
+        record = self.sites.setdefault(site, SiteRecord())
+        record.down = _add(record.down, count(message))
+
+    def arrived(self, contribution: Contribution[Any]) -> None:
+        record = self.sites[contribution.site]
+        record.examples, record.seconds = contribution.examples, round(contribution.seconds, 4)
+        record.metrics = contribution.metrics
+        self._book(contribution)
+
+    def surveyed(self, contribution: Contribution[Any]) -> None:
+        """Books an answer to a question that trains nothing."""
+        self.survey[contribution.site] = contribution.metrics
+        self._book(contribution)
+
+    def failed(self, refusal: Refusal) -> None:
+        self.refused[refusal.site] = refusal.reason
+
+    def mean(self, metric: str) -> float | None:
+        """Mean of a metric over the sites that sent it, weighted by their images."""
+        sent = [(s.metrics[metric], s.examples) for s in self.sites.values() if metric in s.metrics]
+        mass = sum(n for _, n in sent)
+        return sum(v * n for v, n in sent) / mass if mass else None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def _book(self, contribution: Contribution[Any]) -> None:
+        record = self.sites[contribution.site]
+        counted = count(contribution.message)
+        # Its name and its number of images go with every answer: one scalar more than the metrics.
+        counted.metrics += SCALAR_BYTES * (1 + len(contribution.metrics))
+        record.up = _add(record.up, counted)
+        record.reveals = max(exposure(contribution.message), Reveals[record.reveals]).name
+
+
+def count(message: Message) -> Bytes:
+    """Bytes of a message on the wire, without framing."""
+    total = Bytes()
+    for leaf in leaves(message):
+        if leaf.reveals == Reveals.WEIGHTS:
+            total.weights += leaf.nbytes
+        else:
+            total.exchange += leaf.nbytes
+    return total
+
+
+def _add(a: Bytes, b: Bytes) -> Bytes:
+    return Bytes(a.weights + b.weights, a.exchange + b.exchange, a.metrics + b.metrics)

@@ -1,0 +1,210 @@
+"""Local training: one resident LightningModule that visits the sites, a fresh quiet Trainer a visit.
+
+The module is built once; a visit copies the site's tensors into it in place. So a round over a
+thousand sites holds one model, and a visit costs a few milliseconds beside its training steps.
+This is the only file that touches Lightning's Trainer.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from fedcore.data.images import loader
+from fedcore.errors import InputError, Refused
+from fedcore.message import Tensors
+from fedcore.seeds import seeded
+from fedcore.site import Round, Site
+
+MODULE, OPTIMIZER = "module/", "optimizer/"
+
+
+@dataclass(frozen=True)
+class Visit:
+    """How long and how a site trains in one round; the names are those of Lightning's Trainer."""
+
+    batch_size: int = 64
+    """Images a step. A site with fewer trains on all of them at once."""
+    max_epochs: int = 1
+    """Passes over the site's images."""
+    max_steps: int = -1
+    """Optimizer steps at most; -1: as many as the epochs hold."""
+    accelerator: str = "auto"
+    """`auto` takes a GPU where there is one."""
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    """bf16-mixed about halves time and memory on a recent GPU; on most CPUs it is slower."""
+    gradient_clip_val: float | None = None
+    """Largest gradient norm; null does not clip."""
+    keep_optimizer: bool = False
+    """Momentum and the like stay at the site from visit to visit (two models of disk a site for Adam); else it starts anew."""
+
+    def trainer(self, callbacks: Sequence[Callback]) -> Trainer:
+        """A Trainer that says, writes and checks nothing of its own."""
+        with _quiet():
+            return Trainer(
+                max_epochs=self.max_epochs, max_steps=self.max_steps, accelerator=self.accelerator, devices=1,
+                precision=self.precision, gradient_clip_val=self.gradient_clip_val, callbacks=list(callbacks),
+                logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+                num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False, barebones=False,
+            )  # fmt: skip
+
+
+@runtime_checkable
+class Traveller(Protocol):
+    """A module that wants to know where it is (a bank that marks its entries)."""
+
+    def arrive(self, site: str, turn: Round) -> None: ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A callback that measures something of a visit, told to the server among its metrics."""
+
+    def report(self) -> dict[str, float]: ...
+
+
+class LocalTrainer:
+    """Holds the module and lends it to one site after another.
+
+    `share` names the state that travels by prefixes of `state_dict()`; what is left (a feature bank,
+    a personal layer) is the site's own: it is put into `site.memory` when the module leaves.
+    """
+
+    def __init__(self, module: LightningModule, share: Sequence[str], visit: Visit = Visit(), labels: bool = False):
+        self.module, self.share, self.visit, self.labels = module, tuple(share), visit, labels
+        state = module.state_dict()
+        for prefix in self.share:
+            if not any(name.startswith(prefix) for name in state):
+                raise InputError(
+                    f"share names {prefix!r}, but no tensor of {type(module).__name__} starts with it; "
+                    f"it has {sorted({n.split('.')[0] + '.' for n in state})}"
+                )
+        self._fresh = {k: v.detach().clone() for k, v in state.items() if not self._travels(k)}
+        self._optimizer: Tensors = {}
+
+    @contextmanager
+    def at(self, site: Site) -> Iterator[None]:
+        """The module is at `site`: its own tensors are in place, and are kept if the visit succeeds."""
+        own = {k.removeprefix(MODULE): v for k, v in site.memory.items() if k.startswith(MODULE)}
+        self.load(self._fresh | own)
+        self._optimizer = {k.removeprefix(OPTIMIZER): v for k, v in site.memory.items() if k.startswith(OPTIMIZER)}
+        yield
+        own = {MODULE + k: v.detach().clone() for k, v in self.module.state_dict().items() if not self._travels(k)}
+        site.memory = own | {OPTIMIZER + k: v for k, v in self._optimizer.items()}
+
+    def shared(self) -> Tensors:
+        """Copies of the tensors that travel."""
+        return {k: v.detach().clone() for k, v in self.module.state_dict().items() if self._travels(k)}
+
+    @torch.no_grad()
+    def load(self, tensors: Tensors) -> None:
+        """Copies `tensors` into the module in place."""
+        state = self.module.state_dict()
+        if missing := sorted(tensors.keys() - state.keys()):
+            raise InputError(
+                f"{type(self.module).__name__} has no tensor {missing[0]!r} ({len(missing)} in all are unknown); "
+                "the weights were made by another architecture"
+            )
+        for name, t in tensors.items():
+            if state[name].shape != t.shape:
+                raise InputError(
+                    f"{name} has shape {tuple(t.shape)} in the weights and {tuple(state[name].shape)} in "
+                    f"{type(self.module).__name__}; the weights were made by another architecture"
+                )
+            state[name].copy_(t)
+
+    def fit(self, site: Site, turn: Round, callbacks: Sequence[Callback] = ()) -> dict[str, float]:
+        """Trains at `site` and returns what the module logged.
+
+        Raises:
+            Refused: The loss or a weight is no longer finite.
+        """
+        keep = [_KeepOptimizer(self._optimizer)] if self.visit.keep_optimizer else []
+        if isinstance(self.module, Traveller):
+            self.module.arrive(site.name, turn)
+        with seeded(turn.seed_of(site.name)), _quiet():
+            order = torch.Generator().manual_seed(turn.seed_of(site.name, "order"))
+            batches = loader(site.images, self.visit.batch_size, True, True, self.labels, order)
+            trainer = self.visit.trainer([*callbacks, *keep])
+            trainer.fit(self.module, batches)
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        for callback in callbacks:
+            metrics |= callback.report() if isinstance(callback, Reporting) else {}
+        self._require_finite(metrics)
+        return metrics
+
+    @contextmanager
+    def measuring(self) -> Iterator[torch.device]:
+        """The module in evaluation mode, without gradients, on the device the visits use."""
+        gpu = self.visit.accelerator != "cpu" and torch.cuda.is_available()
+        device = torch.device("cuda" if gpu else "cpu")
+        self.module.to(device).eval()
+        try:
+            with torch.inference_mode():
+                yield device
+        finally:
+            self.module.cpu().train()
+
+    def _travels(self, name: str) -> bool:
+        return name.startswith(self.share)
+
+    def _require_finite(self, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            if not torch.isfinite(torch.tensor(value)):
+                raise Refused(f"the {name} became {value}; a lower learning rate or gradient_clip_val may help")
+        for name, t in self.module.state_dict().items():
+            if t.is_floating_point() and not bool(torch.isfinite(t).all()):
+                raise Refused(f"{name} is no longer finite; a lower learning rate or gradient_clip_val may help")
+
+
+class _KeepOptimizer(Callback):
+    """Carries the optimizer's tensors from one visit of a site to its next, in place in `kept`."""
+
+    def __init__(self, kept: Tensors):
+        self.kept = kept
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        for o, optimizer in enumerate(trainer.optimizers):
+            for p, parameter in enumerate(_parameters(optimizer)):
+                prefix = f"{o}/{p}/"
+                own = {k.removeprefix(prefix): v for k, v in self.kept.items() if k.startswith(prefix)}
+                # A step counter stays where the optimizer made it (the CPU); moments follow their parameter.
+                for name, t in own.items():
+                    optimizer.state[parameter][name] = t.clone() if t.dim() == 0 else t.to(parameter.device, copy=True)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.kept.clear()
+        for o, optimizer in enumerate(trainer.optimizers):
+            for p, parameter in enumerate(_parameters(optimizer)):
+                for name, t in optimizer.state[parameter].items():
+                    if isinstance(t, Tensor):
+                        self.kept[f"{o}/{p}/{name}"] = t.detach().cpu().clone()
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning repeats hardware lines and loader advice at every fit; a visit is no place for either."""
+    names = ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda")
+    before = {name: logging.getLogger(name).level for name in names}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning.*")
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, level in before.items():
+                logging.getLogger(name).setLevel(level)

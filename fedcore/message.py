@@ -1,0 +1,159 @@
+"""What crosses the border of a site: frozen dataclasses whose leaves are tensors.
+
+A field's type says its shape, its `Reveals` mark says what an eavesdropper learns. Everything else
+(bytes on the wire, the names in a file, the policy check) is derived from the fields, so a method
+that sends something new declares one dataclass and writes no serialisation.
+
+Conventions kept everywhere: images lie in [-1, 1], channels first, `(n, c, *space)`; spacing in mm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor
+
+from fedcore.errors import InputError
+
+Tensors = dict[str, Tensor]
+
+
+class Reveals(IntEnum):
+    """What a field gives away about patients, in rising order of risk."""
+
+    WEIGHTS = 0
+    STATISTICS = 1
+    FEATURES = 2
+    SAMPLES = 3
+
+
+WEIGHTS, STATISTICS, FEATURES, SAMPLES = ({"reveals": level} for level in Reveals)
+
+
+@dataclass(frozen=True)
+class Message:
+    """Base of everything sent. A field is a tensor, a dict of tensors or a further message."""
+
+
+@dataclass(frozen=True)
+class Empty(Message):
+    """Nothing: what is sent where a role is not filled."""
+
+
+@dataclass(frozen=True)
+class Weights(Message):
+    tensors: Tensors = field(metadata=WEIGHTS)
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One tensor of a message with its name, `field/key`, and what it reveals."""
+
+    name: str
+    tensor: Tensor
+    reveals: Reveals
+
+    @property
+    def nbytes(self) -> int:
+        return self.tensor.numel() * self.tensor.element_size()
+
+
+def leaves(message: Message, prefix: str = "") -> Iterator[Leaf]:
+    """Every tensor of `message`, nested messages included.
+
+    Raises:
+        TypeError: A field holds something else than tensors and messages, or declares no `reveals`.
+    """
+    for f in dataclasses.fields(message):
+        value, name = getattr(message, f.name), f"{prefix}{f.name}"
+        if isinstance(value, Message):
+            yield from leaves(value, f"{name}/")
+            continue
+        if "reveals" not in f.metadata:
+            raise TypeError(f"{type(message).__name__}.{f.name} must declare what it reveals, e.g. metadata=WEIGHTS")
+        level = Reveals(f.metadata["reveals"])
+        if isinstance(value, Tensor):
+            yield Leaf(name, value, level)
+        elif isinstance(value, Mapping):
+            yield from (Leaf(f"{name}/{key}", t, level) for key, t in value.items())
+        else:
+            raise TypeError(f"{type(message).__name__}.{f.name} must hold tensors, found {type(value).__name__}")
+
+
+def flatten(message: Message) -> Tensors:
+    """Names every tensor `field` or `field/key`, the layout of a safetensors file."""
+    return {leaf.name: leaf.tensor for leaf in leaves(message)}
+
+
+def nbytes(message: Message) -> int:
+    return sum(leaf.nbytes for leaf in leaves(message))
+
+
+def exposure(message: Message) -> Reveals:
+    """The highest mark of any field that holds a tensor."""
+    return max((leaf.reveals for leaf in leaves(message)), default=Reveals.WEIGHTS)
+
+
+def weights_of(message: Message) -> Tensors:
+    """The module's tensors inside a message or a server's state, however deep; none is an empty dict."""
+    if isinstance(message, Weights):
+        return message.tensors
+    inner = [getattr(message, f.name) for f in dataclasses.fields(message)]
+    return next((found for m in inner if isinstance(m, Message) and (found := weights_of(m))), {})
+
+
+Sent = TypeVar("Sent", bound=Message)
+
+
+def unflatten(like: Sent, tensors: Mapping[str, Tensor], prefix: str = "") -> Sent:
+    """Rebuilds a message of the shape of `like` from `flatten`'s tensors; the inverse of `flatten`.
+
+    Keys of a dict come from `tensors`, not from `like`: a pool of feature banks starts empty.
+
+    Raises:
+        InputError: A plain tensor field of `like` is not among `tensors`.
+    """
+    values: dict[str, Any] = {}
+    for f in dataclasses.fields(like):
+        old, name = getattr(like, f.name), f"{prefix}{f.name}"
+        if isinstance(old, Message):
+            values[f.name] = unflatten(old, tensors, f"{name}/")
+        elif isinstance(old, Tensor):
+            if name not in tensors:
+                raise InputError(f"the saved {type(like).__name__} lacks {name!r}; it was written by another method")
+            values[f.name] = tensors[name]
+        else:
+            values[f.name] = {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(f"{name}/")}
+    return dataclasses.replace(like, **values)
+
+
+Up = TypeVar("Up", bound=Message)
+
+
+@dataclass(frozen=True)
+class Contribution(Generic[Up]):
+    """One site's answer to one round.
+
+    `examples` (images the site trained on) and `metrics` (scalars such as the mean loss) leave the
+    site too: they are statistics, and are audited beside the message.
+    """
+
+    site: str
+    message: Up
+    examples: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A site that gives no answer this round, and a reason that holds nothing of its patients."""
+
+    site: str
+    reason: str
+    cause: Exception | None = None
+    """Kept for a run in one process, whose traceback it completes; never sent."""

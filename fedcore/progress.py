@@ -1,0 +1,70 @@
+"""Progress of a run in the terminal; silent where there is none."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from fedcore.ledger import RoundRecord
+
+
+class Progress:
+    """One bar of rounds, with the site being visited and the last round's means beside it."""
+
+    def __init__(self, rounds: int, done: int = 0, title: str = "rounds"):
+        console = Console(stderr=True)
+        self.bars = Bars(
+            TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("[dim]left"), TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"),
+            console=console, disable=not sys.stderr.isatty(), transient=True,
+        )  # fmt: skip
+        self.task = self.bars.add_task(title, total=rounds, completed=done, note="")
+        self.last = ""
+
+    def __enter__(self) -> Progress:
+        self.bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bars.stop()
+
+    def visiting(self, site: str) -> None:
+        self.bars.update(self.task, note=f"{self.last}  at {site}")
+
+    def finished(self, record: RoundRecord) -> None:
+        means = {"loss": record.mean("loss")} | _survey_means(record)
+        self.last = "  ".join(f"{name} {value:.3f}" for name, value in means.items() if value is not None)
+        self.bars.update(self.task, advance=1, note=self.last)
+        for site, reason in record.refused.items():
+            self.bars.console.print(f"round {record.round}: {site} left out: {reason}", style="yellow", highlight=False)
+
+
+class Decoding:
+    """A bar for the decoding of images; called with (done, all)."""
+
+    def __init__(self) -> None:
+        self.bars = Bars(
+            TextColumn("reading images"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn(),
+            console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True,
+        )  # fmt: skip
+        self.task = self.bars.add_task("", total=None)
+
+    def __enter__(self) -> Decoding:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        self.bars.update(self.task, completed=done, total=total)
+
+
+def _survey_means(record: RoundRecord) -> dict[str, float | None]:
+    sent = [(v["knn"], v.get("images", 1.0)) for v in record.survey.values() if "knn" in v]
+    mass = sum(n for _, n in sent)
+    return {"knn": sum(v * n for v, n in sent) / mass if mass else None}

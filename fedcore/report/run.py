@@ -1,0 +1,109 @@
+"""What a run folder says, as frozen dataclasses. `read.py` fills them; the page is made from them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+KINDS = ("weights", "exchange", "metrics")
+LEVELS = ("WEIGHTS", "STATISTICS", "FEATURES", "SAMPLES")
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One site in one round; `up` and `down` are bytes by kind, `reveals` is one of `LEVELS` or empty."""
+
+    examples: int
+    seconds: float | None
+    metrics: Mapping[str, float]
+    up: Mapping[str, int]
+    down: Mapping[str, int]
+    reveals: str
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One round: the visits that counted, the refusals with their reasons, the survey if there was one."""
+
+    index: int
+    seconds: float | None
+    visits: Mapping[str, Visit]
+    refused: Mapping[str, str]
+    survey: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Departure:
+    """What left under one name, summed: `count` times, `size` bytes."""
+
+    count: int
+    size: int
+    reveals: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score with the ends of its confidence interval where they are known."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """The scores of one model on one test set of so many images."""
+
+    metrics: Mapping[str, Estimate]
+    images: int | None
+
+
+@dataclass(frozen=True)
+class Scores:
+    label_fraction: float | None
+    encoder: str | None
+    sites: Mapping[str, Score]
+    pooled: Score | None
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder. `gaps` says in sentences what its files lack; `audits` is site -> field -> departures."""
+
+    name: str
+    folder: Path
+    command: str
+    status: str
+    planned_rounds: int | None
+    seconds: float | None
+    sites: Mapping[str, Mapping[str, int]]
+    classes: tuple[str, ...]
+    size: tuple[int, ...]
+    channels: int | None
+    parameters: int | None
+    feature_dim: int | None
+    error: str
+    faults: tuple[str, ...]
+    notes: tuple[str, ...]
+    gaps: tuple[str, ...]
+    recipe: str
+    environment: Mapping[str, str]
+    turns: tuple[Turn, ...]
+    audits: Mapping[str, Mapping[str, Departure]]
+    scores: Scores | None
+    table: Table | None
+
+
+def highest(levels: list[str]) -> str:
+    """The riskiest of some revelations; a name that `LEVELS` lacks outranks them, "" means none."""
+    rank = {level: at for at, level in enumerate(("", *LEVELS))}
+    return max(levels, key=lambda level: rank.get(level, len(rank)), default="")

@@ -1,0 +1,118 @@
+"""The folder of a run: what was asked, where it ran, how it went, and what to resume from.
+
+    recipe.yaml        the recipe with every value resolved
+    environment.json   versions, commit, hardware
+    run.json           what kind of run, its sites and sizes, how it ended
+    rounds.jsonl       a line a round: seconds, bytes per kind, metrics per site
+    logs/              Lightning's CSV and TensorBoard logs
+    state/             what to resume from (fedcore.checkpoint)
+    sites/<site>/      what belongs to a site: its audit file, its errors, its sample images
+    encoder/           the result
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedcore.checkpoint import Checkpoint
+from fedcore.environment import environment
+from fedcore.errors import Faults, InputError
+from fedcore.files import explained, require_writable, write_atomically, write_json
+from fedcore.ledger import RoundRecord
+
+# A resumed run may differ in these keys, which have no influence on its numbers.
+_FREE = ("out", "resume", "config", "data.cache")
+
+
+@dataclass
+class RunFolder:
+    """Nothing is written before `begin`, so bad input leaves no half-made folder."""
+
+    path: Path
+    recipe: str = ""
+    """The resolved recipe, YAML."""
+    resume: bool = False
+    """Go on with the run that is there, if there is one."""
+
+    def prepare(self) -> None:
+        """Checks, before anything expensive is done, that the run can be written or resumed.
+
+        Raises:
+            InputError: The folder is in use, cannot be written, or holds a run of another recipe.
+        """
+        require_writable(self.path)
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return
+        if not (self.path / "run.json").exists():
+            raise InputError(f"{self.path} is not empty and holds no run; choose another folder with --out")
+        if not self.resume:
+            raise InputError(
+                f"{self.path} holds a run already; go on with it by --resume true, or choose another folder with --out"
+            )
+        self._require_same_recipe()
+
+    def begin(self, about: dict[str, Any]) -> Checkpoint:
+        """Makes the folder, or opens it again, and returns where the run stands."""
+        checkpoint = Checkpoint.open(self.path / "state")
+        fingerprint = self.about().get("data") if checkpoint.rounds else about.get("data")
+        if fingerprint != about.get("data"):
+            raise InputError(f"the images have changed since {self.path} was begun; an exact resume needs the same data")
+        write_atomically(self.path / "recipe.yaml", self.recipe.encode())
+        write_json(self.path / "environment.json", environment())
+        write_json(self.path / "run.json", about | {"status": "running"})
+        kept = [json.dumps(r) + "\n" for r in self.rounds() if r["round"] < checkpoint.rounds]
+        write_atomically(self.path / "rounds.jsonl", "".join(kept).encode())
+        return checkpoint
+
+    def append(self, record: RoundRecord) -> None:
+        line = json.dumps(record.as_dict()) + "\n"
+        path = self.path / "rounds.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as e:
+            raise explained(e, path, len(line)) from e
+
+    def close(self, status: str, **more: Any) -> None:
+        """Notes how the run ended: finished, failed or stopped."""
+        write_json(self.path / "run.json", self.about() | {"status": status, **more})
+
+    def about(self) -> dict[str, Any]:
+        path = self.path / "run.json"
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return content
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """The rounds on record; a line cut short by a killed process is left out."""
+        path = self.path / "rounds.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}\n")]
+
+    def site(self, name: str) -> Path:
+        """The site's own folder."""
+        return self.path / "sites" / name
+
+    def _require_same_recipe(self) -> None:
+        there = (self.path / "recipe.yaml").read_text(encoding="utf-8")
+        old, new = _flat(yaml.safe_load(there) or {}), _flat(yaml.safe_load(self.recipe) or {})
+        differing = [
+            f"{key}: {old.get(key, 'absent')} then, {new.get(key, 'absent')} now"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key) and not key.startswith(_FREE)
+        ]
+        if differing:
+            raise Faults(f"{self.path} was begun with another recipe", differing, "Resume with the recipe it has, or choose another --out.")
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix.removesuffix("."): tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.")
+    return flat

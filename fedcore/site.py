@@ -1,0 +1,45 @@
+"""A site, which keeps its data and its memory to itself, and the round it takes part in."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+
+from fedcore.data.images import Images
+from fedcore.message import Tensors
+
+
+@dataclass
+class Site:
+    """One hospital. Nothing of it leaves but what an algorithm puts into a message."""
+
+    name: str
+    images: Images
+    """What it trains on."""
+    test: Images | None = None
+    """What it measures on, if anything."""
+    memory: Tensors = field(default_factory=dict)
+    """What stays at the site from visit to visit: unshared tensors of the module, its bank, its optimizer."""
+
+    @property
+    def size(self) -> int:
+        """Number of training images."""
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Round:
+    """Where the schedule stands when a site is visited."""
+
+    index: int
+    count: int
+    seed: int
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the rounds that are done, in [0, 1)."""
+        return self.index / self.count
+
+    def seed_of(self, site: str, purpose: str = "visit") -> int:
+        """Seed of one visit; the same after a resume and under any order of visits."""
+        return zlib.crc32(f"{self.seed}/{self.index}/{site}/{purpose}".encode())

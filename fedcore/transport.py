@@ -1,0 +1,77 @@
+"""Ways of reaching the sites. All of them yield answers as they arrive."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from fedcore.algorithm import Algorithm, Visitor
+from fedcore.border import Border, Policy
+from fedcore.data.images import Images
+from fedcore.errors import Refused
+from fedcore.local import LocalTrainer
+from fedcore.memory import InMemory, Memories
+from fedcore.message import Contribution, Message, Refusal
+from fedcore.site import Round, Site
+
+Answer = Contribution[Any] | Refusal
+Tasks = Iterable[tuple[str, Message]]
+
+
+@runtime_checkable
+class Transport(Protocol):
+    def names(self) -> Sequence[str]: ...
+    def ask(self, visitor: Visitor, tasks: Tasks, turn: Round) -> Iterator[Answer]: ...
+
+
+@dataclass
+class InProcess:
+    """Visits the sites one after another in this process; no copies beyond the weights themselves.
+
+    A site that fails answers with a `Refusal` and keeps the memory it had before; its neighbours go on.
+    """
+
+    train: Mapping[str, Images]
+    local: LocalTrainer
+    test: Mapping[str, Images] = field(default_factory=dict)
+    policy: Policy = Policy()
+    memories: Memories = field(default_factory=InMemory)
+    folder: Path | None = None
+    """Parent of the sites' own folders, where their audit files are."""
+    on_visit: Callable[[str], None] = lambda site: None
+    """Told the site's name before each visit (progress bars)."""
+
+    def names(self) -> Sequence[str]:
+        return list(self.train)
+
+    def site(self, name: str) -> Site:
+        return Site(name, self.train[name], self.test.get(name), self.memories.get(name))
+
+    def ask(self, visitor: Visitor, tasks: Tasks, turn: Round) -> Iterator[Answer]:
+        for name, down in tasks:
+            self.on_visit(name)
+            yield self._visit(visitor, name, down, turn)
+
+    def _visit(self, visitor: Visitor, name: str, down: Message, turn: Round) -> Answer:
+        site = self.site(name)
+        border = Border(self.policy, self.folder / name if self.folder else None)
+        begun = time.perf_counter()
+        try:
+            with self.local.at(site):
+                contribution = visitor.visit(site, down, self.local, turn)
+            contribution = dataclasses.replace(contribution, seconds=time.perf_counter() - begun)
+            released = border.release(contribution, turn)
+        except Refused as e:
+            return Refusal(name, str(e))
+        except Exception as e:
+            # Whatever went wrong may quote pixels, paths or patients: the text stays at the site.
+            border.note_error(e, traceback.format_exc(), turn)
+            return Refusal(name, f"{type(e).__name__} in {type(visitor).__name__}.visit; the site's errors.jsonl has it", e)
+        if isinstance(visitor, Algorithm):  # a survey leaves no trace
+            self.memories.put(name, site.memory, turn)
+        return released

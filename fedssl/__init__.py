@@ -1,0 +1,1 @@
+"""Federated self-supervised pretraining."""

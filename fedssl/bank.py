@@ -1,0 +1,81 @@
+"""The feature bank: a ring of normalised features that a contrastive loss takes as negatives.
+
+It is state like any other: it starts empty, is saved with the module, stays at its site unless an
+exchange sends it, and knows of every entry where it came from and in which round it was made.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+EMPTY = -1
+
+
+class FeatureBank(nn.Module):
+    """Holds the last `capacity` features pushed; the oldest goes out first.
+
+    lightly 1.6's memory bank is in no `state_dict`, drops rows when a batch reaches the end, and
+    starts as random vectors; hence a bank of our own.
+    """
+
+    features: Float[Tensor, "capacity dim"]
+    site: Int[Tensor, "capacity"]
+    born: Int[Tensor, "capacity"]
+    head: Int[Tensor, ""]
+
+    def __init__(self, capacity: int, dim: int):
+        super().__init__()
+        if capacity < 1:
+            raise ValueError(f"the capacity of a bank must be at least 1, got {capacity}")
+        self.register_buffer("features", torch.zeros(capacity, dim))
+        self.register_buffer("site", torch.zeros(capacity, dtype=torch.int64))
+        self.register_buffer("born", torch.full((capacity,), EMPTY))
+        self.register_buffer("head", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def capacity(self) -> int:
+        return len(self.born)
+
+    @torch.no_grad()
+    def push(self, features: Float[Tensor, "n dim"], site: int | Int[Tensor, "n"], born: int | Int[Tensor, "n"]) -> None:
+        """Writes `features` over the oldest entries; of more than `capacity` the last ones stay."""
+        n, new = len(features), features[-self.capacity :]
+        slots = (self.head + torch.arange(n - len(new), n, device=features.device)) % self.capacity
+        self.features[slots] = new.to(self.features.dtype)
+        self.site[slots] = _last(site, len(new))
+        self.born[slots] = _last(born, len(new))
+        self.head.add_(n).remainder_(self.capacity)
+
+    def clear(self) -> None:
+        self.born.fill_(EMPTY)
+        self.head.zero_()
+
+    def __len__(self) -> int:
+        return int((self.born != EMPTY).sum())
+
+    def entries(self) -> Float[Tensor, "n dim"]:
+        """The features that are there, in the order of their slots."""
+        return self.features[self.born != EMPTY]
+
+    def newest(self, n: int) -> tuple[Float[Tensor, "m dim"], Int[Tensor, "m"]]:
+        """The last `n` features pushed (fewer if it holds fewer), oldest first, and their rounds."""
+        slots = (self.head + torch.arange(self.capacity, device=self.born.device)) % self.capacity
+        slots = slots[self.born[slots] != EMPTY][-n:]
+        return self.features[slots], self.born[slots]
+
+    def ages(self, now: int) -> Int[Tensor, "n"]:
+        """Rounds since each entry was made."""
+        return now - self.born[self.born != EMPTY]
+
+
+def site_number(name: str) -> int:
+    """The number that stands for a site in a bank; needs no list of sites that all would have to share."""
+    return zlib.crc32(name.encode())
+
+
+def _last(value: int | Tensor, n: int) -> int | Tensor:
+    return value[-n:] if isinstance(value, Tensor) else value

@@ -1,0 +1,53 @@
+"""What a self-supervised method must say to be federated."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import ClassVar
+
+import pytorch_lightning as pl
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from fedcore.views import Views
+
+OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
+"""Builds the optimizer of a visit from the parameters."""
+
+
+class Method(pl.LightningModule):
+    """Turns `loss(views)` into a LightningModule; the only base class of the kit.
+
+    A batch is a tensor of images, (n, c, *space) in [-1, 1]; the views are made from it on the device.
+    """
+
+    share: ClassVar[tuple[str, ...]] = ("encoder.", "head.")
+    """Prefixes of the state that travels; everything else stays at the site."""
+
+    def __init__(
+        self, encoder: nn.Module, views: Views = Views(),
+        optimizer: OptimizerFactory = lambda p: SGD(p, lr=0.06, momentum=0.9, weight_decay=5e-4),
+    ):  # fmt: skip
+        """
+        Args:
+            encoder: (n, c, *space) to (n, width), with an attribute `width`.
+            views: Random transforms of an image.
+            optimizer: Builds the optimizer of a visit.
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.views = views
+        self.optimizer = optimizer
+
+    @abstractmethod
+    def loss(self, views: list[Float[Tensor, "n c *space"]]) -> Float[Tensor, ""]: ...
+
+    def training_step(self, images: Float[Tensor, "n c *space"], _: int) -> Tensor:
+        loss = self.loss(self.views(images))
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(images))
+        return loss
+
+    def configure_optimizers(self) -> Optimizer:
+        return self.optimizer([p for p in self.parameters() if p.requires_grad])

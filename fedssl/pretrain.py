@@ -1,0 +1,106 @@
+"""`fedpretrain pretrain`: several hospitals train one encoder on images without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedcore.algorithm import Algorithm, FedAvg
+from fedcore.border import Policy
+from fedcore.data.images import Cohort, Images
+from fedcore.data.describe import describe
+from fedcore.data.source import Data
+from fedcore.encoders import ResNet
+from fedcore.exchange import Carry, Exchange
+from fedcore.federation import Rounds, Survey
+from fedcore.job import Job
+from fedcore.local import Visit
+from fedcore.localonly import LocalOnly
+from fedcore.message import Reveals, weights_of
+from fedcore.progress import Decoding
+from fedcore.run import RunFolder
+from fedcore.seeds import seeded
+from fedcore.site import Round
+from fedcore.store import save_encoder
+from fedcore.transport import InProcess
+from fedssl.card import card
+from fedssl.method import Method
+from fedssl.probe import Probe
+from fedssl.simclr import SimCLR
+
+EncoderFactory = Callable[[int, int], nn.Module]
+"""(spatial_dims, channels) to an encoder; both come from the data."""
+
+
+def pretrain(
+    run: RunFolder,
+    encoder: EncoderFactory = ResNet,
+    method: Callable[[nn.Module], Method] = SimCLR,
+    data: Data = Data(),
+    algorithm: Algorithm | None = None,
+    exchange: Exchange | None = None,
+    visit: Visit = Visit(),
+    rounds: Rounds = Rounds(),
+    policy: Policy = Policy(),
+    probe: Probe | None = Probe(),
+    loggers: tuple[Literal["csv", "tensorboard"], ...] = ("csv",),
+    seed: int = 0,
+) -> None:
+    """Pretrains an encoder across hospitals on unlabeled images that stay where they are.
+
+    Args:
+        run: Folder of the run.
+        encoder: What is pretrained.
+        method: The self-supervised objective.
+        data: The images.
+        algorithm: How sites cooperate; null: fedcore.algorithm.FedAvg.
+        exchange: What they share besides weights, e.g. feature banks; null shares weights alone.
+        visit: Local training in one round.
+        rounds: The schedule.
+        policy: What sites agree to send.
+        probe: kNN score and collapse gauge at the sites between rounds; null measures nothing.
+        loggers: Lightning loggers, of csv and tensorboard.
+        seed: Seed of every generator.
+    """
+    run.prepare()
+    algorithm = algorithm or FedAvg()
+    with Decoding() as progress:
+        cohort = data.load(progress)
+    with seeded(seed):
+        module = method(encoder(cohort.spatial_dims, cohort.channels))
+    job = Job(
+        train=cohort.split("train"), test=cohort.split("test"),
+        algorithm=Carry(algorithm, exchange) if exchange else algorithm, visit=visit, rounds=rounds,
+        policy=policy, survey=Survey(probe, probe.every) if probe else None, loggers=loggers, seed=seed,
+    )  # fmt: skip
+    state, transport = job.train_in(run, module, describe(cohort) | {"command": "pretrain"})
+    for site, images in job.train.items():
+        _keep_samples(run.site(site), images, module, seed)
+    _save(run, cohort, module, transport, alone=isinstance(algorithm, LocalOnly))
+    run.close("finished")
+
+
+def _save(run: RunFolder, cohort: Cohort, module: Method, transport: InProcess, alone: bool) -> None:
+    """The federation's encoder, or each site's own where they trained alone."""
+    about: dict[str, Any] = {"classes": list(cohort.classes), "size": list(cohort.size), "method": type(module).__name__}
+    if not alone:
+        save_encoder(run.path / "encoder", module.encoder, about, card(run, module))
+        return
+    for name in transport.names():
+        with transport.local.at(transport.site(name)):
+            save_encoder(run.site(name) / "encoder", module.encoder, about, card(run, module, site=name))
+
+
+def _keep_samples(folder: Path, images: Images, module: Method, seed: int, count: int = 6) -> None:
+    """A few images with their views for the report; they stay in the site's own folder."""
+    places = np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).astype(int))
+    batch = images.batch(places)
+    with seeded(seed), torch.no_grad():
+        views = torch.stack(module.views(batch), dim=1)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(folder / "samples.npz", images=batch.half().numpy(), views=views.half().numpy())

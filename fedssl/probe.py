@@ -1,0 +1,89 @@
+"""How good an encoder is, measured at each site on its own images: a kNN probe and a collapse gauge.
+
+Only scalars leave the site. The kNN probe needs labels and a test split and is left out elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from fedcore.data.images import Images
+from fedcore.local import LocalTrainer
+from fedcore.message import Contribution, Empty, Weights
+from fedcore.site import Round, Site
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Asked of every site between rounds."""
+
+    every: int = 1
+    """Rounds between two probes; the last round is always probed."""
+    k: int = 20
+    """Neighbours that vote."""
+    images: int = 1000
+    """Images at most, of the training and of the test part, taken evenly from each."""
+
+    def __post_init__(self) -> None:
+        if min(self.every, self.k, self.images) < 1:
+            raise ValueError(f"every, k and images must be at least 1, got {self}")
+
+    def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Empty]:
+        local.load(down.tensors)
+        with local.measuring() as device:
+            return Contribution(site.name, Empty(), site.size, self._measure(site, local.module.encoder, device))
+
+    def _measure(self, site: Site, encoder: Any, device: torch.device) -> dict[str, float]:
+        train, labels = embed(encoder, site.images, self.images, device)
+        metrics = {}
+        if len(train) > 1:
+            metrics = {"feature_std": feature_std(train), "effective_rank": effective_rank(train)}
+        if site.test is not None and len(site.test):
+            test, truth = embed(encoder, site.test, self.images, device)
+            metrics |= _knn(train, labels, test, truth, self.k)
+        return metrics
+
+
+def embed(encoder: nn.Module, images: Images, at_most: int, device: torch.device, batch: int = 256) -> tuple[Tensor, Tensor]:
+    """Features (n, width) and labels (n,) of up to `at_most` images, spread evenly."""
+    places = torch.linspace(0, len(images) - 1, min(at_most, len(images))).long()
+    features = [encoder(images.batch(part).to(device)).float().cpu() for part in places.split(batch)]
+    return torch.cat(features), images.labels[places]
+
+
+def _knn(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, k: int) -> dict[str, float]:
+    known, asked = labels >= 0, truth >= 0
+    if not known.any() or not asked.any():
+        return {}
+    guesses = knn(train[known], labels[known], test[asked], k)
+    return {"knn": float((guesses == truth[asked]).float().mean()), "images": float(asked.sum())}
+
+
+def knn(train: Float[Tensor, "n d"], labels: Int[Tensor, "n"], test: Float[Tensor, "m d"], k: int = 20) -> Int[Tensor, "m"]:
+    """Labels of `test` by a vote of the k nearest by cosine, weighted by exp(cosine / 0.1) (Wu et al. 2018, arXiv 1805.01978)."""
+    from lightly.utils.benchmarking.knn import knn_predict
+
+    bank, query = normalize(train, dim=1).T.contiguous(), normalize(test, dim=1)
+    ranked: Tensor = knn_predict(query, bank, labels, int(labels.max()) + 1, min(k, len(train)))
+    return ranked[:, 0]
+
+
+def feature_std(features: Float[Tensor, "n d"]) -> float:
+    """Mean standard deviation of the normalised features, times sqrt(d): near 1 is healthy, 0 is collapsed.
+
+    Needs two images. After Chen & He 2020 (arXiv 2011.10566), whose value is not multiplied by sqrt(d).
+    """
+    return float(normalize(features, dim=1).std(0).mean()) * features.shape[1] ** 0.5
+
+
+def effective_rank(features: Float[Tensor, "n d"]) -> float:
+    """exp of the entropy of the normalised singular values (Roy & Vetterli 2007), in [1, min(n, d)]."""
+    values = torch.linalg.svdvals(features.double() - features.double().mean(0))
+    shares = (values / values.sum().clamp_min(1e-300)).clamp_min(1e-300)
+    return float(torch.exp(-(shares * shares.log()).sum()))

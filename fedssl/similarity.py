@@ -1,0 +1,76 @@
+"""FedMoCo's self-adaptive aggregation by representational similarity (Dong & Voiculescu 2021, arXiv 2109.07504).
+
+How much did a visit change what the encoder tells apart? r is the correlation of the
+representational dissimilarity matrices of a fixed local batch before and after the visit; a site's
+weight in the mean is proportional to 1 - r, so sites from which the encoder learned more count
+more. The formula of the weight is our reading. In a recipe::
+
+    algorithm:
+      class_path: fedcore.algorithm.FedAvg
+      init_args:
+        guides: [fedssl.similarity.RepresentationChange]
+        aggregator: {class_path: fedcore.aggregate.Mean, init_args: {weight: representation_change}}
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from fedcore.message import Tensors
+from fedcore.site import Round, Site
+
+
+@dataclass(frozen=True)
+class RepresentationChange:
+    """Measures 1 - r at every visit and reports it as the metric `representation_change`, in [0, 2]."""
+
+    images: int = 64
+    """Size of the fixed local batch, spread evenly over the site's images."""
+
+    def callback(self, anchor: Tensors, site: Site, turn: Round) -> Callback:
+        places = torch.linspace(0, site.size - 1, min(self.images, site.size)).long().unique()
+        return _Compare(site.images.batch(places))
+
+
+class _Compare(Callback):
+    def __init__(self, batch: Float[Tensor, "n c *space"]):
+        self.batch = batch
+        self.before = self.after = torch.zeros(0)
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.before = self._matrix(module)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.after = self._matrix(module)
+
+    def report(self) -> dict[str, float]:
+        return {"representation_change": 1 - correlation(self.before, self.after)}
+
+    @torch.no_grad()
+    def _matrix(self, module: LightningModule) -> Tensor:
+        encoder = module.encoder
+        assert isinstance(encoder, torch.nn.Module)
+        training = encoder.training
+        encoder.eval()  # batch norm must neither use nor learn this batch's statistics
+        features = encoder(self.batch.to(module.device)).float()
+        encoder.train(training)
+        return dissimilarity(features)
+
+
+def dissimilarity(features: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
+    """1 - Pearson correlation of the features of every pair of images (Kriegeskorte et al. 2008)."""
+    return 1 - torch.corrcoef(features).nan_to_num(0.0)
+
+
+def correlation(a: Float[Tensor, "n n"], b: Float[Tensor, "n n"]) -> float:
+    """Pearson correlation of the upper triangles; 1 where one of them is constant (nothing can be told apart)."""
+    i, j = torch.triu_indices(len(a), len(a), offset=1)
+    pair = torch.stack([a[i, j], b[i, j]])
+    if pair.shape[1] < 2 or bool((pair.std(1) == 0).any()):
+        return 1.0
+    return float(torch.corrcoef(pair)[0, 1])

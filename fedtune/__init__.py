@@ -1,0 +1,1 @@
+"""Federated fine-tuning from pretrained encoders."""

@@ -1,0 +1,47 @@
+"""`fedpretrain evaluate RUN`: the scores of a fine-tuned run, on its own or on other images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedcore.data.images import Cohort
+from fedcore.errors import InputError
+from fedcore.local import LocalTrainer
+from fedcore.progress import Decoding
+from fedcore.recipe import read_recipe
+from fedcore.run import RunFolder
+from fedcore.transport import InProcess
+from fedtune.evaluate import evaluate, show
+from fedtune.finetune import build, finetune, labelled_tests, load_classifier
+
+USAGE = """usage: fedpretrain evaluate RUN [--data.manifest other.csv] [--KEY VALUE ...]
+
+Scores of a finished finetune run per site and pooled, on its own test images or on others."""
+
+
+def command(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    run = RunFolder(Path(arguments[0]))
+    if run.about().get("command") != "finetune":
+        found = run.about().get("command", "no run")
+        raise InputError(f"evaluate takes a finetune run, {run.path} holds {found}; the report shows a pretraining run's probe")
+    recipe = read_recipe(finetune, "evaluate", [str(run.path / "recipe.yaml"), *arguments[1:]])
+    asked = recipe.build()
+    with Decoding() as progress:
+        cohort = asked["data"].load(progress)
+    _require_same_classes(run, cohort)
+    module = build(cohort, asked["encoder"], asked["classifier"], asked["seed"])
+    load_classifier(run, module)
+    local = LocalTrainer(module, ("encoder.", "head."), asked["visit"], labels=True)
+    test = labelled_tests(cohort)
+    show(*evaluate(InProcess(test, local, test, asked["policy"], folder=run.path / "sites"), asked["seed"], asked["bootstrap"]))
+    return 0
+
+
+def _require_same_classes(run: RunFolder, cohort: Cohort) -> None:
+    trained = run.about().get("classes", [])
+    if list(cohort.classes) != trained:
+        raise InputError(f"the classifier knows the classes {trained}, the images have {list(cohort.classes)}; the labels must be the same")

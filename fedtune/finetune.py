@@ -1,0 +1,134 @@
+"""`fedpretrain finetune`: several hospitals train a classifier, from an encoder or from random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from fedcore.algorithm import Algorithm, FedAvg
+from fedcore.border import Policy
+from fedcore.data.images import Cohort, Images
+from fedcore.data.describe import describe
+from fedcore.data.source import Data
+from fedcore.encoders import ResNet
+from fedcore.errors import InputError
+from fedcore.federation import Rounds
+from fedcore.files import write_atomically, write_json
+from fedcore.job import Job
+from fedcore.local import Visit
+from fedcore.progress import Decoding
+from fedcore.run import RunFolder
+from fedcore.seeds import seeded
+from fedcore.store import differences, find_encoder, load_encoder
+from fedtune.classifier import Classifier
+from fedtune.evaluate import as_json, evaluate, show
+from fedtune.labels import labelled
+
+MODEL = "classifier/classifier.safetensors"
+
+
+def finetune(
+    run: RunFolder,
+    start: str | None = None,
+    encoder: Callable[[int, int], nn.Module] = ResNet,
+    classifier: Callable[[nn.Module, int], Classifier] = Classifier,
+    label_fraction: float = 1.0,
+    data: Data = Data(),
+    algorithm: Algorithm | None = None,
+    visit: Visit = Visit(batch_size=32),
+    rounds: Rounds = Rounds(),
+    policy: Policy = Policy(),
+    bootstrap: int = 200,
+    loggers: tuple[Literal["csv", "tensorboard"], ...] = ("csv",),
+    seed: int = 0,
+) -> None:
+    """Trains a classifier across hospitals, from a pretrained encoder or from random weights.
+
+    Args:
+        run: Folder of the run.
+        start: A pretraining run or an encoder's folder; null starts from random weights.
+        encoder: The encoder; must be the one that was pretrained.
+        classifier: What is trained on it, frozen or not.
+        label_fraction: Fraction of the patients of each class whose labels are used, in (0, 1].
+        data: The images.
+        algorithm: How sites cooperate; null: fedcore.algorithm.FedAvg.
+        visit: Local training in one round.
+        rounds: The schedule.
+        policy: What sites agree to send.
+        bootstrap: Draws for the intervals of the scores.
+        loggers: Lightning loggers, of csv and tensorboard.
+        seed: Seed of every generator.
+    """
+    run.prepare()
+    weights = find_encoder(Path(start)) if start else None
+    with Decoding() as progress:
+        cohort = data.load(progress)
+    train, test = _tasks(cohort, label_fraction, seed)
+    module = build(cohort, encoder, classifier, seed, weights)
+    job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
+              loggers=loggers, labels=True, seed=seed)  # fmt: skip
+    about = describe(cohort) | {"command": "finetune", "label_fraction": label_fraction}
+    _, transport = job.train_in(run, module, about | {"labelled": {s: len(i) for s, i in train.items()}})
+    write_atomically(run.path / MODEL, safetensors.torch.save(_tensors(module)))
+    table, images = evaluate(transport, seed, bootstrap)
+    write_json(run.path / "scores.json", {"label_fraction": label_fraction, "encoder": start, **as_json(table, images)})
+    show(table, images)
+    run.close("finished")
+
+
+def build(
+    cohort: Cohort, encoder: Callable[[int, int], nn.Module], classifier: Callable[[nn.Module, int], Classifier],
+    seed: int, weights: Path | None = None,
+) -> Classifier:  # fmt: skip
+    """The classifier for these images, its encoder from `weights` if given."""
+    if len(cohort.classes) < 2:
+        raise InputError(
+            f"a classifier needs at least 2 classes, the images have {list(cohort.classes) or 'no labels'}; "
+            "give the manifest a column 'label'"
+        )
+    with seeded(seed):
+        backbone = encoder(cohort.spatial_dims, cohort.channels)
+        if weights:
+            load_encoder(weights, backbone)
+        return classifier(backbone, len(cohort.classes))
+
+
+def load_classifier(run: RunFolder, module: Classifier) -> None:
+    """The weights of a fine-tuned run.
+
+    Raises:
+        InputError: They are missing, damaged or of another architecture.
+    """
+    path = run.path / MODEL
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as e:
+        raise InputError(f"{path} is missing, corrupted or truncated; evaluate takes a finished finetune run") from e
+    if wrong := differences(module.state_dict(), tensors):
+        raise InputError(f"{path} holds another architecture ({len(wrong)} tensors differ, e.g. {wrong[0]})")
+    module.load_state_dict(tensors)
+
+
+def _tasks(cohort: Cohort, fraction: float, seed: int) -> tuple[dict[str, Images], dict[str, Images]]:
+    """Training images with labels that are given away, and all labelled test images, by site."""
+    if not 0 < fraction <= 1:
+        raise InputError(f"label_fraction must lie in (0, 1], got {fraction}")
+    train = {site: labelled(images, fraction, seed) for site, images in cohort.split("train").items()}
+    train = {site: images for site, images in train.items() if len(images)}
+    if not train:
+        raise InputError("no site has a labelled training image; give the manifest a column 'label'")
+    return train, labelled_tests(cohort)
+
+
+def labelled_tests(cohort: Cohort) -> dict[str, Images]:
+    tests = {site: images.take((images.labels >= 0).nonzero().flatten()) for site, images in cohort.split("test").items()}
+    return {site: images for site, images in tests.items() if len(images)}
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {k: t.detach().cpu().contiguous() for k, t in module.state_dict().items()}

@@ -1,0 +1,48 @@
+"""Which labels a site gives away: a fraction of its patients, stratified by class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from fedcore.data.images import Images
+
+
+def labelled(images: Images, fraction: float, seed: int) -> Images:
+    """The images of a fraction of the labelled patients of each class.
+
+    At least one patient of every class is kept, so a fraction of 0.01 still has all the classes the
+    site has. With the same seed a smaller fraction's patients are among a larger one's.
+
+    Args:
+        images: A site's training images.
+        fraction: In (0, 1]; of the patients of each class. A patient with several classes counts for the most frequent.
+        seed: Which patients.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"label_fraction must lie in (0, 1], got {fraction}")
+    known = np.flatnonzero(images.labels.numpy() >= 0)
+    images = images.take(known)
+    chosen = np.concatenate([np.zeros(0, dtype=np.int64), *_chosen_patients(images, fraction, seed)])
+    return images.take(np.flatnonzero(np.isin(images.patients, chosen)))
+
+
+def _chosen_patients(images: Images, fraction: float, seed: int) -> Iterator[np.ndarray]:
+    patients, owner = np.unique(images.patients, return_inverse=True)
+    classes = int(images.labels.max()) + 1 if len(images) else 0
+    counts = np.zeros((len(patients), classes), dtype=np.int64)
+    np.add.at(counts, (owner, images.labels.numpy()), 1)
+    strata = counts.argmax(1) if classes else np.zeros(0, dtype=np.int64)
+    for k in range(classes):
+        members = patients[strata == k]
+        order = np.random.default_rng([seed, k]).permutation(len(members))
+        yield members[order[: max(1, round(fraction * len(members)))]]
+
+
+def weights_of_classes(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """Inverse frequency, mean 1 over the images; a class that is absent weighs 0."""
+    counts = torch.bincount(labels, minlength=classes).float()
+    present = counts > 0
+    return torch.where(present, len(labels) / (counts.clamp_min(1) * present.sum()), torch.zeros(()))

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedcore.data.check import check, check_command, preview
+from fedcore.errors import InputError
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    lines = ["image,site,split,label,mask"]
+    for at in range(6):
+        Image.fromarray(rng.integers(0, 255, (20, 16 + at), dtype=np.uint8)).save(tmp_path / f"{at}.png")
+        lines.append(f"{at}.png,north,{'test' if at > 3 else 'train'},{'ab'[at % 2]},")
+    nib.save(nib.Nifti1Image(rng.random((9, 8, 7)) * 1e6, np.eye(4)), tmp_path / "v.nii")
+    nib.save(nib.Nifti1Image(np.ones((9, 8, 7), np.uint8), np.eye(4)), tmp_path / "m.nii")
+    Image.new("L", (8, 8)).save(tmp_path / "flat.png")
+    (tmp_path / "manifest.csv").write_text(
+        "\n".join([*lines, "v.nii,south,train,a,m.nii", "flat.png,north,train,a,"])
+    )
+    return tmp_path / "manifest.csv"
+
+
+def test_a_sound_manifest(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check_command(manifest) == 0
+    out = capsys.readouterr().out
+    for text in (
+        "row 9, flat.png: constant image",
+        "site 'south' has one image",
+        "site 'south' has no image of b",
+        "2D and 3D images in one manifest",
+        "intensities of 'south' spread",
+        "No faults.",
+        "masks 1",
+    ):
+        assert text in out
+
+
+def test_faults_are_counted(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (manifest.parent / "1.png").write_bytes(b"damaged")
+    nib.save(nib.Nifti1Image(np.ones((9, 8, 6), np.uint8), np.eye(4)), manifest.parent / "m.nii")
+    assert check(manifest) == 2
+    out = capsys.readouterr().out
+    assert "row 3, 1.png: truncated or unreadable (PNG)" in out
+    assert "row 8, v.nii: mask has shape (9, 8, 6), its image (9, 8, 7)" in out
+    assert check_command(manifest) == 2
+    assert check_command(manifest, quick=True) == 0  # the images are not opened
+
+
+def test_a_faulty_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "manifest.csv").write_text("image,site\nnone.png,a\nno.png,\n")
+    assert check(tmp_path / "manifest.csv") == 3
+    assert "row 3: site is empty" in capsys.readouterr().out
+
+
+def test_preview_shows_every_site(manifest: Path, tmp_path: Path) -> None:
+    (manifest.parent / "1.png").write_bytes(b"damaged")  # told in its place, no reason to stop
+    picture = np.asarray(Image.open(preview(manifest, tmp_path / "p.png", per_site=3, size=32)).convert("L"))
+    half = len(picture) // 2
+    for part in (picture[:half], picture[half:]):
+        assert (part < 64).sum() > 5000  # dark pixels of an image on the white sheet
+    with pytest.raises(InputError, match="per_site"):
+        preview(manifest, tmp_path / "p.png", per_site=0)

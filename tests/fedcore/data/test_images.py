@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedcore.data.images import Cohort, Images, loader
+
+
+def site(count: int, *, masks: bool = False, pixels: np.ndarray | None = None) -> Images:
+    """Image i is filled with i / 1000, its label is i."""
+    if pixels is None:
+        pixels = np.broadcast_to((np.arange(count) / 1000)[:, None, None, None], (count, 1, 4, 5)).astype(
+            np.float16
+        )
+    return Images(
+        site="north",
+        pixels=pixels,
+        splits=np.array(["train" if at % 3 else "test" for at in range(count)]),
+        labels=torch.arange(count),
+        patients=np.arange(count) // 2,
+        masks=np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None], (count, 4, 5))
+        if masks
+        else None,
+        rows=np.arange(count) + 2,
+    )
+
+
+def test_parts_agree_with_the_whole() -> None:
+    whole = site(10, masks=True)
+    part = whole.select("train").take([2, 0])
+    assert part.labels.tolist() == [4, 1]
+    assert (part.rows.tolist(), part.patients.tolist()) == ([6, 3], [2, 0])
+    assert torch.equal(part.batch([0, 1]), whole.batch([4, 1]))
+    assert torch.equal(part.mask_batch([0]), whole.mask_batch(torch.tensor([4])))
+    assert part.pixels is whole.pixels
+    assert (len(whole.select("test")), len(whole.select("val"))) == (4, 0)
+
+
+def test_a_batch_is_read_from_the_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "p.npy", site(6).pixels)
+    mapped = site(6, pixels=np.load(tmp_path / "p.npy", mmap_mode="r"))
+    batch = mapped.batch(np.array([5, 0]))
+    assert (batch.dtype, batch.shape) == (torch.float32, (2, 1, 4, 5))
+    assert torch.equal(batch, site(6).batch([5, 0]))
+    batch.zero_()  # a batch is one's own: the file stays
+    assert torch.equal(mapped.batch([5]), site(6).batch([5]))
+
+
+def test_fields_must_agree() -> None:
+    with pytest.raises(ValueError, match="has 4 images"):
+        Images(
+            "s",
+            np.zeros((4, 1, 2, 2), np.float16),
+            np.array(["train"] * 3),
+            torch.zeros(4).long(),
+            np.arange(4),
+        )
+    with pytest.raises(ValueError, match="has no masks"):
+        site(3).mask_batch([0])
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.booleans(), st.booleans())
+def test_every_image_once(count: int, size: int, shuffle: bool, drop_last: bool) -> None:
+    batches = list(loader(site(count), size, shuffle, drop_last, labels=True))
+    seen = torch.cat([labels for _, labels in batches]).tolist()
+    assert len(set(seen)) == len(seen) >= min(count, size)
+    assert len(batches) == len(loader(site(count), size, shuffle, drop_last))
+    assert all(torch.equal(pixels, site(count).batch(labels)) for pixels, labels in batches)
+    left = count - len(seen)
+    if drop_last:
+        assert left == (count % size if count > size else 0)
+    else:
+        assert left == int(shuffle and size > 1 and count > size and count % size == 1)
+    if not shuffle:
+        assert seen == list(range(len(seen)))
+
+
+def test_order_comes_from_the_generator_alone() -> None:
+    def orders(seed: int) -> list[list[int]]:
+        one = loader(site(30), 8, shuffle=True, labels=True, generator=torch.Generator().manual_seed(seed))
+        return [torch.cat([labels for _, labels in one]).tolist() for _ in range(2)]
+
+    before = torch.random.get_rng_state()
+    assert orders(1) == orders(1)
+    assert orders(1) != orders(2)
+    assert orders(1)[0] != orders(1)[1]
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_cohort() -> None:
+    trainless = site(3).select("test")
+    cohort = Cohort({"north": site(6), "south": trainless}, ("a",))
+    assert (cohort.channels, cohort.size, cohort.spatial_dims) == (1, (4, 5), 2)
+    assert list(cohort.split("train")) == ["north"]
+    assert len(cohort.split("test")["south"]) == 1

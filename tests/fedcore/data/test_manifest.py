@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedcore.data import npz
+from fedcore.data.manifest import Manifest, read_manifest
+from fedcore.errors import Faults
+
+
+def written(folder: Path, text: str | bytes, files: str = "a.png b.png c.png") -> Path:
+    for name in files.split():
+        (folder / name).write_bytes(b"x")
+    path = folder / "manifest.csv"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def faults_of(path: Path) -> str:
+    with pytest.raises(Faults) as caught:
+        read_manifest(path)
+    return "\n".join(caught.value.faults)
+
+
+def read(folder: Path, text: str) -> Manifest:
+    return read_manifest(written(folder, text))
+
+
+def test_a_full_manifest(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        "image,site,split,label,mask,patient,licence\n"
+        "a.png,north,train,cat,c.png,p1,CC0\n\n"
+        'b.png,south 2,Validation,,,"p2",CC0\n',
+    )
+    first, second = found.rows
+    assert (first.number, first.image, first.mask) == (2, tmp_path / "a.png", tmp_path / "c.png")
+    assert (second.number, second.split, second.label, second.mask) == (4, "val", None, None)
+    assert (found.classes, found.has_split) == (("cat",), True)
+    assert found.notes == ("columns ignored: 'licence'",)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_dialects(tmp_path: Path, delimiter: str, mark: bytes, end: str) -> None:
+    text = f"image{delimiter}site{end}a.png{delimiter}north{end}b.png{delimiter}south{end}"
+    rows = read_manifest(written(tmp_path, mark + text.encode())).rows
+    assert [row.site for row in rows] == ["north", "south"]
+
+
+def test_without_split_and_patient(tmp_path: Path) -> None:
+    found = read(tmp_path, "image,site\na.png,n\nb.png,n\n")
+    assert {row.split for row in found.rows} == {"train"}
+    assert len({row.patient for row in found.rows}) == 2
+    assert not found.has_split
+    assert "no split column" in found.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "empty"),
+        ("image,site\n", "no rows"),
+        ("image,label\na.png,x\n", "column 'site' is missing"),
+        ("image,site,lable\na.png,n,x\n", "column 'lable' is unknown; did you mean 'label'?"),
+        ("image,site,site\na.png,n,m\n", "column 'site' stands 2 times"),
+        ("image,site\nmissing.png,n\n", "row 2: missing.png is missing"),
+        ("image,site,mask\na.png,n,none.png\n", "row 2: none.png is missing"),
+        ("image,site\n,n\n", "row 2: image is empty"),
+        ("image,site\na.png,n\na.png,m\n", "row 3: the same image as row 2"),
+        ("image,site\na.png,\n", "row 2: site is empty"),
+        ("image,site\na.png,../up\n", "row 2: a site's name"),
+        ("image,site,split\na.png,n,training\n", "row 2: split must be train, val or test; got 'training'"),
+        ("image,site,split\na.png,n,\n", "row 2: split must be train, val or test"),
+        ("image,site\na.png,n,extra\n", "row 2: 3 cells, 2 columns"),
+        (
+            "image,site,split,patient\na.png,n,train,p\nb.png,m,test,p\n",
+            "row 3: patient in test, but in train in row 2",
+        ),
+        (b"image,site\n\xff.png,n\n", "not UTF-8 text (byte 11)"),
+    ],
+)
+def test_faults(tmp_path: Path, text: str | bytes, fault: str) -> None:
+    assert fault in faults_of(written(tmp_path, text))
+
+
+def test_empty_file_and_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "series").mkdir()
+    faults = faults_of(written(tmp_path, "image,site\nempty.png,n\nseries,n\n"))
+    assert "row 2: empty.png is empty" in faults
+    assert "row 3: series is empty" in faults
+
+
+def test_all_faults_at_once(tmp_path: Path) -> None:
+    faults = faults_of(written(tmp_path, "image,site,split\nmissing.png,,x\na.png,n,train\na.png,n,train\n"))
+    assert len(faults.splitlines()) == 4
+    assert "row 4" in faults
+
+
+def test_a_missing_manifest(tmp_path: Path) -> None:
+    assert "cannot be read" in faults_of(tmp_path / "none.csv")
+
+
+@pytest.fixture
+def medmnist(tmp_path: Path) -> Path:
+    arrays = {
+        f"{split}_{kind}": array
+        for split, n in (("train", 3), ("val", 1), ("test", 2))
+        for kind, array in (
+            ("images", np.arange(n * 20, dtype=np.uint8).reshape(n, 4, 5)),
+            ("labels", np.arange(n)[:, None]),
+        )
+    }
+    np.savez_compressed(tmp_path / "blood.npz", **arrays)
+    return tmp_path
+
+
+def test_npz_expands(medmnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npz, "item", None)  # the images themselves must stay unread
+    found = read_manifest(written(medmnist, "image,site\nblood.npz,lab\n"))
+    assert [row.split for row in found.rows] == ["train"] * 3 + ["val"] + ["test"] * 2
+    assert [row.label for row in found.rows] == ["0", "1", "2", "0", "0", "1"]
+    assert (found.rows[2].member, found.rows[2].index) == ("train_images", 2)
+    assert found.rows[2].patient == "blood.npz#train_images[2]"
+    assert (found.has_split, found.classes) == (True, ("0", "1", "2"))
+
+
+def test_npz_of_one_split(medmnist: Path) -> None:
+    found = read_manifest(written(medmnist, "image,site,split\nblood.npz,a,train\nblood.npz,b,test\n"))
+    assert [(row.site, row.split) for row in found.rows] == [("a", "train")] * 3 + [("b", "test")] * 2
+
+
+def test_npz_faults(medmnist: Path) -> None:
+    np.savez(medmnist / "other.npz", pixels=np.zeros(3))
+    np.savez(medmnist / "uneven.npz", train_images=np.zeros((3, 2, 2)), train_labels=np.zeros((2, 1)))
+    np.savez(medmnist / "objects.npz", train_images=np.array([None, "x"]), allow_pickle=True)
+    text = "image,site\nother.npz,n\nuneven.npz,n\na.npz,n\nobjects.npz,n\nblood.npz,n\nblood.npz,m\n"
+    faults = faults_of(written(medmnist, text, files="a.npz"))
+    assert "row 2: other.npz: no train_images" in faults
+    assert "row 3: uneven.npz: 3 train_images, but 2 train_labels" in faults
+    assert "row 4: a.npz: File is not a zip file" in faults
+    assert "row 5: objects.npz: arrays of Python objects are not read" in faults
+    assert faults.count("row 7: the same image as row 6") == 1
+
+
+def test_multilabel_npz_stays_unlabelled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "chest.npz", train_images=np.zeros((2, 4, 4)), train_labels=np.zeros((2, 14)))
+    found = read_manifest(written(tmp_path, "image,site\nchest.npz,n\n"))
+    assert [row.label for row in found.rows] == [None, None]
+    assert "not (n, 1)" in found.notes[0]
+
+
+def test_npz_items_equal_the_array(tmp_path: Path) -> None:
+    stored = np.random.default_rng(0).normal(size=(5, 3, 4))
+    np.savez_compressed(tmp_path / "c.npz", a=stored, b=np.asfortranarray(stored))
+    for member in "ab":
+        assert all((npz.item(tmp_path / "c.npz", member, at) == stored[at]).all() for at in (4, 0, 2))

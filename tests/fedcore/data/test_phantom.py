@@ -1,0 +1,247 @@
+"""Phantom hospitals: what they promise, and that a scanner's shift hurts."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from fedcore.data.anatomy import FINDINGS, draw
+from fedcore.data.images import Images
+from fedcore.data.phantom import FIELD_OF_VIEW_MM, Phantoms
+from fedcore.data.scaling import Percentiles
+from fedcore.data.source import Data
+from fedcore.errors import Faults, InputError
+
+CLEAR = FINDINGS.index("clear")
+SMALL_2D = Phantoms(sites=3, images_per_site=41)
+SMALL_3D = Phantoms(sites=2, images_per_site=12, spatial_dims=3)
+BOTH = pytest.mark.parametrize(("phantoms", "size"), [(SMALL_2D, (32, 40)), (SMALL_3D, (16, 20, 24))])
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# --- the cohort ---
+
+
+@BOTH
+def test_cohort_keeps_its_promises(phantoms: Phantoms, size: tuple[int, ...]) -> None:
+    cohort = phantoms.cohort(size)
+    assert list(cohort.sites) == [f"hospital_{i + 1}" for i in range(phantoms.sites)]
+    assert cohort.classes == FINDINGS == tuple(sorted(FINDINGS))
+    for site in cohort.sites.values():
+        assert site.pixels.shape == (phantoms.images_per_site, 1, *size)
+        assert site.pixels.dtype == np.float16
+        assert np.isfinite(site.pixels).all()
+        assert site.pixels.min() == -1
+        assert site.pixels.max() == 1
+        assert site.masks is not None
+        assert site.masks.shape == (phantoms.images_per_site, *size)
+        assert site.masks.dtype == np.uint8
+
+
+@BOTH
+def test_a_mask_shows_a_finding_exactly_where_the_label_says_so(
+    phantoms: Phantoms, size: tuple[int, ...]
+) -> None:
+    for scans in phantoms.scans(size):
+        masks = scans.masks.flatten(1)
+        assert torch.equal((masks == 2).any(1), scans.labels != CLEAR)
+        assert (masks == 1).any(1).all()
+        assert (masks == 0).any(1).all()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_no_finding_is_missed_at_the_smallest_size(dims: int) -> None:
+    labels = torch.arange(240) % 4
+    _, masks = draw(labels, torch.arange(240), (16,) * dims, generator())
+    assert torch.equal((masks.flatten(1) == 2).any(1), labels != CLEAR)
+
+
+def test_the_seed_decides_everything() -> None:
+    one, same, other = (SMALL_2D.cohort(32), SMALL_2D.cohort(32), replace(SMALL_2D, seed=1).cohort(32))
+    for name, site in one.sites.items():
+        assert np.array_equal(site.pixels, same.sites[name].pixels)
+        assert torch.equal(site.labels, same.sites[name].labels)
+        assert not np.array_equal(site.pixels, other.sites[name].pixels)
+
+
+def test_global_random_state_is_neither_used_nor_changed() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    first = next(SMALL_2D.scans(32)).raw
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(4)
+    assert torch.equal(next(SMALL_2D.scans(32)).raw, first)
+
+
+def test_a_site_does_not_depend_on_how_many_there_are() -> None:
+    few, many = replace(SMALL_2D, sites=1), replace(SMALL_2D, sites=6)
+    assert torch.equal(next(few.scans(32)).raw, next(many.scans(32)).raw)
+
+
+def test_hospitals_hold_different_patients() -> None:
+    first, second, third = SMALL_2D.scans(32)
+    assert not torch.equal(first.masks, second.masks)
+    everyone = [set(scans.patients.tolist()) for scans in (first, second, third)]
+    assert sum(map(len, everyone)) == len(set.union(*everyone))
+
+
+@pytest.mark.parametrize(("images", "fraction"), [(400, 0.25), (41, 0.25), (4, 0.01), (4, 0.99)])
+def test_splits_share_no_patient_and_none_is_empty(images: int, fraction: float) -> None:
+    phantoms = Phantoms(sites=2, images_per_site=images, test_fraction=fraction)
+    for site in phantoms.cohort(16).sites.values():
+        train, test = site.select("train"), site.select("test")
+        assert len(train) + len(test) == images
+        assert len(train) > 0
+        assert len(test) > 0
+        assert not set(train.patients) & set(test.patients)
+
+
+def test_one_patient_is_for_training() -> None:
+    assert next(Phantoms(images_per_site=2).scans(16)).splits == ("train", "train")
+
+
+def test_images_of_one_patient_are_akin() -> None:
+    patients = torch.arange(60) // 2
+    clean, _ = draw(torch.zeros(60, dtype=torch.long), patients, (32, 32), generator())
+    pairs = clean.view(30, 2, -1)
+    kin = (pairs[:, 0] - pairs[:, 1]).square().mean()
+    strangers = (pairs[:, 0] - pairs[:, 1].roll(1, 0)).square().mean()
+    assert 0 < 2 * kin < strangers
+
+
+def test_class_priors_differ_between_hospitals_but_no_class_is_missing() -> None:
+    counts = torch.stack([torch.bincount(s.labels, minlength=4) for s in Phantoms().scans(16)]) / 400
+    assert counts.min() > 0.1
+    assert (counts.amax(0) - counts.amin(0)).min() > 0.04
+
+
+def test_the_label_cannot_be_told_from_brightness() -> None:
+    scans = next(Phantoms(sites=1).scans(64))
+    mean = scans.raw.flatten(1).mean(1)
+    within = torch.stack([mean[scans.labels == k].mean() for k in range(4)])
+    assert within.std() < 0.5 * mean.std()
+
+
+def test_hundreds_of_hospitals() -> None:
+    hospitals = list(Phantoms(sites=200, images_per_site=1).scans(16))
+    assert len({scans.site for scans in hospitals}) == 200
+    assert all(scans.raw.isfinite().all() and scans.raw.min() >= 0 for scans in hospitals)
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(Faults) as told:
+        Phantoms(sites=0, spatial_dims=4, test_fraction=1.0)
+    assert len(told.value.faults) == 3
+    with pytest.raises(InputError, match="at least 16"):
+        Phantoms().cohort(8)
+
+
+# --- files ---
+
+
+def read_table(manifest: Path) -> list[dict[str, str]]:
+    with manifest.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_png_files_hold_what_the_cohort_holds(tmp_path: Path) -> None:
+    phantoms = Phantoms(sites=4, images_per_site=6)
+    table = read_table(phantoms.write(tmp_path / "new" / "folder", size=(32, 40)))
+    assert list(table[0]) == ["image", "site", "split", "label", "mask", "patient"]
+    sites, patients = phantoms.cohort((32, 40)).sites.values(), []
+    rows = iter(table)
+    for site in sites:
+        assert site.masks is not None
+        for i in range(6):
+            row = next(rows)
+            image = np.array(Image.open(tmp_path / "new" / "folder" / row["image"]))
+            assert image.dtype == np.uint16
+            scaled = Percentiles()(image[None].astype(np.float32))
+            grey_level = 2 / np.ptp(image.astype(np.float32))
+            assert np.abs(scaled - site.pixels[i].astype(np.float32)).mean() < grey_level + 1e-3
+            mask = np.array(Image.open(tmp_path / "new" / "folder" / row["mask"]))
+            assert np.array_equal(mask, site.masks[i])
+            assert (row["site"], row["split"]) == (site.site, site.splits[i])
+            assert row["label"] == FINDINGS[int(site.labels[i])]
+            patients.append((row["patient"], int(site.patients[i])))
+    assert next(rows, None) is None
+    assert len(set(patients)) == len({p for p, _ in patients}) == 12
+
+
+def test_nifti_files_hold_raw_intensities_and_millimetres(tmp_path: Path) -> None:
+    phantoms = Phantoms(sites=2, images_per_site=3, spatial_dims=3)
+    table = iter(read_table(phantoms.write(tmp_path, size=16)))
+    for scans in phantoms.scans(16):
+        for raw, mask in zip(scans.raw, scans.masks, strict=True):
+            row = next(table)
+            volume = nibabel.load(tmp_path / row["image"])
+            assert np.array_equal(np.asarray(volume.dataobj), raw.numpy())
+            assert volume.header.get_zooms() == (FIELD_OF_VIEW_MM / 16,) * 3
+            assert np.array_equal(np.asarray(nibabel.load(tmp_path / row["mask"]).dataobj), mask.numpy())
+
+
+def test_written_files_load_as_the_cohort(tmp_path: Path) -> None:
+    phantoms = Phantoms(sites=2, images_per_site=5, spatial_dims=3)
+    manifest = phantoms.write(tmp_path / "files", size=16)
+    built_in = Data(phantom=phantoms, size=16).load()
+    loaded = Data(manifest=str(manifest), size=16, cache=tmp_path / "cache").load()
+    assert loaded.classes == built_in.classes
+    for name, site in loaded.sites.items():
+        twin = built_in.sites[name]
+        assert np.array_equal(site.pixels, twin.pixels)
+        assert site.masks is not None
+        assert twin.masks is not None
+        assert np.array_equal(site.masks, twin.masks)
+        assert torch.equal(site.labels, twin.labels)
+        assert np.array_equal(site.splits, twin.splits)
+        assert np.array_equal(site.rows, twin.rows)
+
+
+def test_raw_scales_differ_a_hundredfold_and_more() -> None:
+    brightest = [scans.raw.max() for scans in Phantoms(images_per_site=4).scans(32)]
+    assert max(brightest) / min(brightest) > 500
+
+
+# --- shift ---
+
+
+def features(site: Images) -> Float[Tensor, "n f"]:
+    """Largest and root mean square responses of random filters without a mean."""
+    filters = torch.randn(64, 1, 7, 7, generator=generator())
+    filters = filters - filters.mean((2, 3), keepdim=True)
+    found = torch.nn.functional.conv2d(site.batch(list(range(len(site)))), filters)
+    return torch.cat([found.amax((2, 3)), found.relu().square().mean((2, 3)).sqrt()], dim=1)
+
+
+def balanced_accuracy(guess: Tensor, truth: Tensor) -> float:
+    return float(torch.stack([(guess[truth == k] == k).float().mean() for k in range(4)]).mean())
+
+
+def test_a_model_of_one_hospital_does_worse_on_the_others() -> None:
+    sites = Phantoms(images_per_site=240).cohort(64).sites
+    home = sites["hospital_1"].select("train")
+    x, targets = features(home), torch.nn.functional.one_hot(home.labels, 4).float()
+    mean, std, prior = x.mean(0), x.std(0), targets.mean(0)
+    z = (x - mean) / std
+    ridge = torch.linalg.solve(z.T @ z + 30 * torch.eye(z.shape[1]), z.T @ (targets - prior))
+    scores = {}
+    for name, site in sites.items():
+        test = site.select("test")
+        scores[name] = balanced_accuracy(
+            (((features(test) - mean) / std) @ ridge + prior).argmax(1), test.labels
+        )
+    own = scores.pop("hospital_1")
+    assert own > 0.5
+    assert own - max(scores.values()) > 0.15

@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+from fedcore.data.readers import ImageFault, read_image, read_mask
+
+GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)  # 3 rows, 4 columns, no symmetry
+COLOUR = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
+
+
+def saved(path: Path, array: np.ndarray, mode: str | None = None) -> Path:
+    picture = Image.fromarray(array)
+    (picture.convert(mode) if mode else picture).save(path)
+    return path
+
+
+def fault(path: Path, read=read_image) -> str:
+    with pytest.raises(ImageFault) as caught:
+        read(path)
+    assert path.name not in str(caught.value)
+    assert caught.value.__cause__ is None
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "tiff", "PNG"])
+def test_grey_pictures_stand_upright(tmp_path: Path, suffix: str) -> None:
+    image = read_image(saved(tmp_path / f"a.{suffix}", GREY))
+    assert image.dtype == np.float32
+    assert image.tolist() == [GREY.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype", "high"),
+    [
+        ("png", np.uint16, 60000),
+        ("tif", np.uint16, 60000),
+        ("tif", np.int32, -70000),
+        ("tif", np.float32, 0.25),
+    ],
+)
+def test_deep_pictures_keep_their_values(tmp_path: Path, suffix: str, dtype: type, high: float) -> None:
+    array = GREY.astype(dtype)
+    array[0, 1] = high
+    assert read_image(saved(tmp_path / f"a.{suffix}", array))[0].tolist() == array.astype(np.float32).tolist()
+
+
+def test_colour_alpha_palette_bits(tmp_path: Path) -> None:
+    expected = np.moveaxis(COLOUR, -1, 0).tolist()
+    assert read_image(saved(tmp_path / "rgb.png", COLOUR)).tolist() == expected
+    alpha = np.dstack([COLOUR, np.full((3, 4), 7, np.uint8)])
+    assert read_image(saved(tmp_path / "rgba.png", alpha)).tolist() == expected
+    assert read_image(saved(tmp_path / "p.png", COLOUR, "P")).shape == (3, 3, 4)
+    assert read_image(saved(tmp_path / "la.png", GREY, "LA")).tolist() == [GREY.tolist()]
+    assert read_image(saved(tmp_path / "1.png", GREY > 5)).tolist() == [(GREY > 5).astype(float).tolist()]
+
+
+def test_jpeg_is_upright_and_close(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 255, 24 * 16).reshape(24, 16).astype(np.uint8)
+    image = read_image(saved(tmp_path / "a.jpg", ramp))
+    assert image.shape == (1, 24, 16)
+    assert np.abs(image[0] - ramp).max() < 8
+
+
+def test_camera_orientation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show rotated by 90 degrees
+    Image.fromarray(GREY).save(tmp_path / "a.png", exif=exif)
+    assert read_image(tmp_path / "a.png")[0].tolist() == np.rot90(GREY, -1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((5, 6), (1, 5, 6)),
+        ((5, 6, 3), (3, 5, 6)),
+        ((5, 6, 4), (3, 5, 6)),
+        ((3, 5, 6), (3, 5, 6)),
+        ((1, 5, 6), (1, 5, 6)),
+        ((7, 5, 6), (1, 7, 5, 6)),
+        ((1, 7, 5, 6), (1, 7, 5, 6)),
+        ((7, 5, 6, 3), (3, 7, 5, 6)),
+    ],
+)
+def test_plain_arrays(tmp_path: Path, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    np.save(tmp_path / "a.npy", np.arange(np.prod(shape)).reshape(shape))
+    assert read_image(tmp_path / "a.npy").shape == expected
+
+
+def test_npz_item(tmp_path: Path) -> None:
+    stack = np.arange(2 * 5 * 6 * 3, dtype=np.uint8).reshape(2, 5, 6, 3)
+    np.savez_compressed(tmp_path / "a.npz", train_images=stack)
+    image = read_image(tmp_path / "a.npz", "train_images", 1)
+    assert image.tolist() == np.moveaxis(stack[1], -1, 0).astype(float).tolist()
+
+
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
+def test_nifti_is_turned_to_ras(tmp_path: Path, suffix: str) -> None:
+    volume = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / f"ras.{suffix}")
+    nib.save(nib.Nifti1Image(volume[::-1, ::-1], np.diag([-1, -1, 1, 1])), tmp_path / f"lps.{suffix}")
+    swapped = np.eye(4)[[2, 1, 0, 3]]
+    nib.save(nib.Nifti1Image(volume.transpose(2, 1, 0), swapped), tmp_path / f"sar.{suffix}")
+    for name in ("ras", "lps", "sar"):
+        assert read_image(tmp_path / f"{name}.{suffix}").tolist() == [volume.tolist()]
+
+
+def test_nifti_channels_slices_and_scaling(tmp_path: Path) -> None:
+    def read(shape: tuple[int, ...]) -> tuple[int, ...]:
+        nib.save(nib.Nifti1Image(np.zeros(shape, np.uint8), np.eye(4)), tmp_path / "a.nii")
+        return read_image(tmp_path / "a.nii").shape
+
+    assert read((5, 6, 7, 2)) == (2, 5, 6, 7)
+    assert read((5, 6, 1)) == (1, 5, 6)
+    assert read((5, 6)) == (1, 5, 6)
+    with pytest.raises(ImageFault, match="at most 4 channels"):
+        read((5, 6, 7, 9))
+    scaled = nib.Nifti1Image(np.full((2, 2, 2), 3, np.int16), np.eye(4))
+    scaled.header.set_slope_inter(2, -1)
+    nib.save(scaled, tmp_path / "s.nii")
+    assert (read_image(tmp_path / "s.nii") == 3 * 2 - 1).all()
+
+
+def test_nibabels_own_files() -> None:
+    folder = Path(nib.__file__).parent / "tests" / "data"
+    assert read_image(folder / "anatomical.nii").shape == (1, 33, 41, 25)
+    assert read_image(folder / "example4d.nii.gz").shape[0] == 2
+
+
+def dicom(path: Path, pixels: np.ndarray, **tags: object) -> Path:
+    file = Dataset()
+    file.file_meta = FileMetaDataset()
+    file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = MRImageStorage
+    file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID = generate_uid()
+    file.PatientName = "Secret^Name"
+    file.Rows, file.Columns = pixels.shape[-2:]
+    if pixels.ndim == 3:
+        file.NumberOfFrames = len(pixels)
+    file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
+    file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 16, 12, 11, 0
+    file.PixelData = pixels.astype("<u2").tobytes()
+    for name, value in tags.items():
+        setattr(file, name, value)
+    file.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_dicom_units_and_orientation(tmp_path: Path) -> None:
+    plain = read_image(dicom(tmp_path / "a.dcm", GREY))
+    assert plain.dtype == np.float32
+    assert plain.tolist() == [GREY.tolist()]
+    hounsfield = read_image(dicom(tmp_path / "b", GREY, RescaleSlope=2, RescaleIntercept=-1000))
+    assert hounsfield[0].tolist() == (GREY * 2.0 - 1000).tolist()
+    negative = read_image(dicom(tmp_path / "c.dcm", GREY, PhotometricInterpretation="MONOCHROME1"))
+    assert negative[0].tolist() == (4095.0 - GREY).tolist()
+    frames = np.arange(24).reshape(2, 3, 4)
+    assert read_image(dicom(tmp_path / "d.dcm", frames)).tolist() == [frames.tolist()]
+
+
+def series(folder: Path, order: list[int], **tags: object) -> Path:
+    folder.mkdir()
+    for at, place in enumerate(order):
+        geometry = {
+            "ImagePositionPatient": [0, 0, 2.5 * place],
+            "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        }
+        shared = {"SeriesInstanceUID": "1.2.3", "InstanceNumber": at + 1}
+        dicom(folder / f"{at}.dcm", GREY + 100 * place, **{**geometry, **shared, **tags})
+    return folder
+
+
+def test_a_series_is_sorted_by_position(tmp_path: Path) -> None:
+    volume = read_image(series(tmp_path / "s", [2, 0, 1]))
+    assert volume.tolist() == [[(GREY + 100.0 * place).tolist() for place in range(3)]]
+
+
+def test_a_series_without_positions_is_sorted_by_number(tmp_path: Path) -> None:
+    volume = read_image(series(tmp_path / "s", [2, 0, 1], ImagePositionPatient=None))
+    assert volume[0, :, 0, 0].tolist() == [200, 0, 100]
+
+
+def test_series_faults(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "readme.txt").write_text("no image")
+    assert fault(tmp_path / "notes") == "a folder without DICOM files"
+    assert "share a place" in fault(series(tmp_path / "twice", [1, 1]))
+    two = series(tmp_path / "two", [0, 1])
+    dicom(two / "other.dcm", GREY, SeriesInstanceUID="1.2.4")
+    assert fault(two) == "2 series in one folder; a folder holds one"
+    lost = series(tmp_path / "lost", [0, 1], ImagePositionPatient=None, InstanceNumber=None)
+    assert "without position" in fault(lost)
+    uneven = series(tmp_path / "uneven", [0, 1])
+    dicom(
+        uneven / "2.dcm",
+        GREY[:2],
+        SeriesInstanceUID="1.2.3",
+        ImagePositionPatient=[0, 0, 9],
+        ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+    )
+    assert "unequal shape" in fault(uneven)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("CT_small.dcm", (1, 128, 128)),
+        ("MR_small_RLE.dcm", (1, 64, 64)),
+        ("MR_small_bigendian.dcm", (1, 64, 64)),
+        ("SC_rgb_small_odd.dcm", (3, 3, 3)),
+        ("SC_rgb_rle_2frame.dcm", (3, 2, 100, 100)),
+        ("examples_palette.dcm", (3, 350, 800)),
+        ("SC_rgb_jpeg_dcmtk.dcm", (3, 100, 100)),
+        ("rtdose_1frame.dcm", (1, 10, 10)),
+    ],
+)
+def test_pydicoms_own_files(name: str, shape: tuple[int, ...]) -> None:
+    assert read_image(Path(str(get_testdata_file(name, download=False)))).shape == shape
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("MR_truncated.dcm", "truncated or unreadable (DICOM)"),
+        ("rtplan.dcm", "DICOM without pixels"),
+        ("test-SR.dcm", "DICOM without pixels"),
+        ("JPEGLSNearLossless_08.dcm", "no decoder for JPEG-LS Lossy (Near-Lossless) Image Compression"),
+    ],
+)
+def test_dicom_faults(name: str, text: str) -> None:
+    assert text in fault(Path(str(get_testdata_file(name, download=False))))
+
+
+def test_nothing_of_the_header_gets_out(tmp_path: Path) -> None:
+    path = dicom(tmp_path / "a.dcm", GREY, BitsAllocated=7)
+    assert "Secret" not in fault(path)
+    path = dicom(tmp_path / "b.dcm", GREY)
+    path.write_bytes(path.read_bytes()[:-5])
+    assert "Secret" not in fault(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "nii.gz", "nii", "npy", "dcm"])
+def test_damaged_files(tmp_path: Path, suffix: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40), dtype=np.uint8)
+    path = tmp_path / f"a.{suffix}"
+    if suffix.startswith("nii"):
+        nib.save(nib.Nifti1Image(noise[..., None], np.eye(4)), path)
+    elif suffix == "npy":
+        np.save(path, noise)
+    elif suffix == "dcm":
+        dicom(path, noise)
+    else:
+        saved(path, noise)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "truncated or unreadable" in fault(path)
+    path.write_bytes(b"GIF89a, or anything else" * 20)
+    assert "truncated or unreadable" in fault(path)
+    path.write_bytes(b"")
+    assert fault(path) == "zero bytes"
+
+
+def test_pixels_that_are_no_image(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+
+    def told(array: np.ndarray) -> str:
+        np.save(path, array)
+        return fault(path)
+
+    bad = np.zeros((64, 64), np.float32)
+    bad[0, :11], bad[1, 0] = np.nan, np.inf
+    assert told(bad) == "NaN or infinite pixels (12 of 4096)"
+    assert told(np.full((2, 2), 1e300)) == "NaN or infinite pixels (4 of 4)"
+    assert told(np.zeros((0, 5))) == "empty image (0 pixels)"
+    assert told(np.zeros((2, 2), complex)) == "pixels must be real numbers, got complex128"
+    assert "neither a picture nor a volume" in told(np.zeros(5))
+    assert "unreadable" in told(np.array([None, {}]))
+    assert "unknown kind of file '.txt'" in fault(tmp_path / "a.txt")
+
+
+def test_a_tiff_of_many_pages(tmp_path: Path) -> None:
+    pages = [Image.fromarray(GREY)] * 3
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert fault(tmp_path / "a.tif").startswith("3 pages")
+
+
+def test_masks(tmp_path: Path) -> None:
+    assert read_mask(saved(tmp_path / "bit.png", GREY > 5)).tolist() == (GREY > 5).astype(int).tolist()
+    yes_no = (GREY > 5).astype(np.uint8) * 255
+    assert read_mask(saved(tmp_path / "255.png", yes_no)).tolist() == (yes_no // 255).tolist()
+    assert read_mask(saved(tmp_path / "classes.png", GREY)).tolist() == GREY.tolist()
+    palette = Image.fromarray(GREY % 3, mode=None).convert("L").convert("P")
+    palette.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0])
+    palette.save(tmp_path / "p.png")
+    assert set(read_mask(tmp_path / "p.png").flatten()) == {0, 1, 2}
+    assert "colour" in fault(saved(tmp_path / "rgb.png", COLOUR), read_mask)
+    np.save(tmp_path / "half.npy", GREY + 0.5)
+    assert "whole numbers" in fault(tmp_path / "half.npy", read_mask)
+    np.save(tmp_path / "big.npy", GREY + np.int64(300))
+    assert "whole numbers" in fault(tmp_path / "big.npy", read_mask)
+
+
+def test_threads_leave_the_warning_filters_alone(tmp_path: Path) -> None:
+    paths = [dicom(tmp_path / f"{at}.dcm", GREY) for at in range(20)]
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read_image, paths))
+    assert list(warnings.filters) == before
+
+
+def test_real_dicom_series(real_data: Path) -> None:
+    folder = next((real_data / "dicom_samples" / "series").iterdir())
+    volume = read_image(folder)
+    slices = [read_image(path)[0] for path in folder.iterdir()]
+    assert volume.shape == (1, len(slices), *slices[0].shape)
+    assert np.sort(volume[0].sum(axis=(1, 2))).tolist() == pytest.approx(sorted(s.sum() for s in slices))
+
+
+def test_pydicom_reads_what_the_tests_wrote(tmp_path: Path) -> None:
+    assert (pydicom.dcmread(dicom(tmp_path / "a.dcm", GREY)).pixel_array == GREY).all()

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from jsonargparse import ArgumentParser, set_parsing_settings
+from PIL import Image
+
+from fedcore.data import decode
+from fedcore.data.partition import Dirichlet, Quantity
+from fedcore.data.phantom import Phantoms
+from fedcore.data.scaling import Window
+from fedcore.data.source import Data
+from fedcore.errors import Faults, InputError
+
+
+def hospital(folder: Path, header: str = "image,site,split,label,patient", colour: bool = False) -> Data:
+    """Two sites, six patients each with two images of 12 x 10 pixels."""
+    lines = [header]
+    rng = np.random.default_rng(0)
+    for at in range(24):
+        scale = 1 if at < 12 else 1000  # the second site's scanner counts in other units
+        array = (rng.random((12, 10, 3) if colour else (12, 10)) * scale).astype(np.float32)
+        np.save(folder / f"{at}.npy", array)
+        record = {
+            "image": f"{at}.npy",
+            "site": "site_10" if at < 12 else "site_9",
+            "split": "test" if at % 6 < 2 else "train",
+            "label": "ab"[at % 2] if at % 4 else "",
+            "patient": f"p{at // 2}",
+        }
+        lines.append(",".join(record[name] for name in header.split(",")))
+    (folder / "manifest.csv").write_text("\n".join(lines))
+    return Data(manifest=str(folder / "manifest.csv"), size=8, cache=folder / "cache")
+
+
+def test_load(tmp_path: Path) -> None:
+    cohort = hospital(tmp_path).load()
+    assert list(cohort.sites) == ["site_9", "site_10"]
+    assert (cohort.channels, cohort.size, cohort.spatial_dims) == (1, (8, 8), 2)
+    assert (cohort.classes, cohort.notes, cohort.faults) == (("a", "b"), (), ())
+    north = cohort.sites["site_10"]
+    assert north.labels.tolist() == [-1, 1, 0, 1] * 3
+    assert north.rows.tolist() == list(range(2, 14))
+    assert north.patients.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert len(north.select("test")) == 4
+
+
+def test_thousandfold_scales_meet(tmp_path: Path) -> None:
+    one, thousand = (images.batch(range(12)) for images in hospital(tmp_path).load().sites.values())
+    assert one.std() == pytest.approx(thousand.std().item(), rel=0.1)
+    assert one.mean() == pytest.approx(thousand.mean().item(), abs=0.1)
+
+
+def test_a_second_load_reads_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = hospital(tmp_path)
+    first = data.load()
+    monkeypatch.setattr("fedcore.data.source.read_image", None)
+    monkeypatch.setattr(decode, "read_image", None)
+    again = data.load()
+    assert all(
+        torch.equal(again.sites[site].batch([3]), images.batch([3])) for site, images in first.sites.items()
+    )
+
+
+@pytest.mark.parametrize("partition", [None, Dirichlet(sites=2, min_images=4), Quantity(sites=2)])
+def test_held_out_patients(tmp_path: Path, partition: Dirichlet | Quantity | None) -> None:
+    plain = hospital(tmp_path, "image,site,label,patient")
+    data = Data(plain.manifest, size=8, cache=plain.cache, partition=partition, test_fraction=1 / 3, seed=4)
+    cohort = data.load()
+    for images in cohort.sites.values():
+        train, test = images.select("train"), images.select("test")
+        assert len(train)
+        assert len(test)
+        assert not set(train.patients.tolist()) & set(test.patients.tolist())
+    again = data.load()
+    assert all((again.sites[site].splits == images.splits).all() for site, images in cohort.sites.items())
+    if partition is None:
+        assert [len(images.select("test")) for images in cohort.sites.values()] == [4, 4]
+
+
+def test_no_test_fraction(tmp_path: Path) -> None:
+    plain = hospital(tmp_path, "image,site")
+    cohort = Data(plain.manifest, size=8, cache=plain.cache, test_fraction=0.0).load()
+    assert not cohort.split("test")
+    with pytest.raises(InputError, match="test_fraction"):
+        Data(plain.manifest, test_fraction=1.0).load()
+
+
+def test_channels_are_seen(tmp_path: Path) -> None:
+    data = hospital(tmp_path, colour=True)
+    assert data.load().channels == 3
+    assert Data(data.manifest, size=8, cache=data.cache, channels=1).load().channels == 1
+    grey = Image.fromarray(np.arange(100, dtype=np.uint8).reshape(10, 10)).convert("RGB")
+    grey.save(tmp_path / "grey.png")
+    (tmp_path / "manifest.csv").write_text("image,site\ngrey.png,s\n")
+    assert data.load().channels == 1
+
+
+def test_2d_and_3d_do_not_mix(tmp_path: Path) -> None:
+    data = hospital(tmp_path)
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).random((5, 6, 7)), np.eye(4)), tmp_path / "v.nii.gz")
+    path = tmp_path / "manifest.csv"
+    whole = path.read_text()
+    path.write_text(f"{whole}\nv.nii.gz,volumes,train,a,v")
+    with pytest.raises(Faults, match="site 'volumes' has 3D images"):
+        data.load()
+    path.write_text(f"{whole}\nv.nii.gz,site_9,train,a,v")
+    with pytest.raises(Faults, match=r"row 26, v.nii.gz: a 3D image among 2D ones"):
+        data.load()
+    path.write_text("image,site,split\nv.nii.gz,volumes,train")
+    assert Data(str(path), size=(4, 5, 6), cache=data.cache).load().size == (4, 5, 6)
+
+
+def test_skipped_images_are_told(tmp_path: Path) -> None:
+    data = hospital(tmp_path)
+    for at in range(12):  # the whole of site_10 but for its last image
+        if at != 11:
+            (tmp_path / f"{at}.npy").write_bytes(b"damaged")
+    np.save(tmp_path / "11.npy", np.ones((12, 10)))
+    with pytest.raises(Faults, match="images: 11 faults"):
+        data.load()
+    cohort = Data(data.manifest, size=8, cache=data.cache, on_fault="skip").load()
+    assert len(cohort.faults) == 11
+    assert cohort.notes == ("site 'site_10', row 13, 11.npy: constant image",)
+    assert cohort.sites["site_10"].rows.tolist() == [13]
+    assert len(cohort.sites["site_9"]) == 12
+
+
+def test_no_image_at_all(tmp_path: Path) -> None:
+    data = hospital(tmp_path)
+    for at in range(24):
+        (tmp_path / f"{at}.npy").write_bytes(b"damaged")
+    with pytest.raises(Faults, match="none of its images can be read"):
+        Data(data.manifest, cache=data.cache, on_fault="skip").load()
+
+
+def test_medmnist(tmp_path: Path) -> None:
+    images = np.arange(3 * 8 * 8, dtype=np.uint8).reshape(3, 8, 8)
+    np.savez_compressed(
+        tmp_path / "m.npz", train_images=images, train_labels=[[1], [0], [1]], test_images=images[:1]
+    )
+    (tmp_path / "manifest.csv").write_text("image,site\nm.npz,lab\n")
+    lab = Data(str(tmp_path / "manifest.csv"), size=8, cache=tmp_path / "cache").load().sites["lab"]
+    assert lab.labels.tolist() == [1, 0, 1, -1]
+    assert lab.splits.tolist() == ["train"] * 3 + ["test"]
+    assert torch.equal(lab.batch([0]), lab.batch([3]))
+
+
+def test_phantoms() -> None:
+    cohort = Data(size=16, phantom=Phantoms(sites=2, images_per_site=8)).load()
+    assert (len(cohort.sites), cohort.size) == (2, (16, 16))
+
+
+def recipe(*arguments: str) -> Data:
+    def run(data: Data = Data()) -> None:  # noqa: B008 (a frozen default, as in a recipe)
+        raise AssertionError("only parsed")
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(run)
+    assert "Pixels of a side" in parser.format_help()  # the fields' docstrings explain them
+    return parser.instantiate(parser.parse_args(list(arguments))).data
+
+
+def test_recipes_parse() -> None:
+    assert recipe("--data.manifest", "x.csv", "--data.size", "48") == Data(manifest="x.csv", size=48)
+    assert recipe("--data.size", "[48,56,48]").size == (48, 56, 48)
+    window = ["--data.scaling.class_path", "fedcore.data.scaling.Window"]
+    ends = ["--data.scaling.init_args.low", "-1000", "--data.scaling.init_args.high", "400"]
+    assert recipe(*window, *ends).scaling == Window(-1000.0, 400.0)
+    skew = recipe("--data.partition", "fedcore.data.partition.Dirichlet", "--data.partition.alpha", "0.1")
+    assert skew.partition == Dirichlet(alpha=0.1)
+    assert recipe("--data.phantom.sites", "7").phantom.sites == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["brain_tumor_mri", "cxr_covid_multisite", "nuclei_dsb2018", "hippocampus3d", "dicom_samples"]
+)
+def test_real_sets(real_data: Path, tmp_path: Path, name: str) -> None:
+    manifest = real_data / name / "manifest.csv"
+    cohort = Data(str(manifest), size=32, cache=tmp_path).load()
+    assert sum(map(len, cohort.sites.values())) == len(manifest.read_text().strip().splitlines()) - 1
+    for images in cohort.sites.values():
+        batch = images.batch(range(min(8, len(images))))
+        assert -1 <= batch.min() < -0.7
+        assert 0.5 < batch.max() <= 1

@@ -1,0 +1,158 @@
+"""Synthetic run folders, as the kit writes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+SITES = ("hospital_1", "hospital_2", "hospital_3", "hospital_4")
+
+
+def write_run(
+    folder: Path,
+    *,
+    sites: tuple[str, ...] = SITES,
+    rounds: int = 12,
+    planned: int | None = None,
+    space: tuple[int, ...] = (64, 64),
+    channels: int = 1,
+    **about: Any,
+) -> Path:
+    """A pretraining run: `rounds` of `planned` done, a survey every third round, samples at every site."""
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(
+        "# ours\nmanifest: /clinic/Jane Doe/manifest.csv\nmethod:\n  class_path: fedssl.SimCLR\n"
+    )
+    _write(
+        folder / "environment.json",
+        {"fedpretrain": "0.1.0", "python": "3.12", "device": "cpu", "git_commit": None},
+    )
+    _write(
+        folder / "run.json",
+        {
+            "command": "pretrain",
+            "status": "finished",
+            "rounds": planned or rounds,
+            "seconds": 81.2,
+            "sites": {site: {"train": 300, "test": 100} for site in sites},
+            "classes": ["normal", "pneumonia"],
+            "size": list(space),
+            "channels": channels,
+            "parameters": 123456,
+            "feature_dim": 128,
+            "notes": ["hospital_2 holds 3 duplicates"],
+            "faults": [],
+        }
+        | about,
+    )
+    lines = [_turn(at, sites) for at in range(rounds)]
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for at, site in enumerate(sites):
+        _write_site(folder / "sites" / site, seed=at, rounds=rounds, shape=(channels, *space))
+    return folder
+
+
+def _turn(at: int, sites: tuple[str, ...]) -> dict[str, Any]:
+    survey = {
+        site: {
+            "knn": 0.9 - 0.4 * 0.9**at - 0.02 * n,
+            "feature_std": 0.085 - 0.01 * n / (1 + at),
+            "effective_rank": 20.0 + at + n,
+        }
+        for n, site in enumerate(sites)
+    }
+    return {
+        "round": at,
+        "seconds": 2.0,
+        "sites": {
+            site: _visit(loss=5.2 * 0.93**at + 0.15 * n, seconds=0.5 + 0.1 * n)
+            for n, site in enumerate(sites)
+        },
+        "refused": {},
+        "survey": survey if at % 3 == 2 else {},
+    }
+
+
+def _visit(*, loss: float, seconds: float) -> dict[str, Any]:
+    return {
+        "examples": 300,
+        "seconds": seconds,
+        "metrics": {"loss": loss, "lr": 0.05},
+        "up": {"weights": 1_200_000, "exchange": 300_000, "metrics": 16},
+        "down": {"weights": 1_200_000, "exchange": 900_000},
+        "reveals": "FEATURES",
+    }
+
+
+def _write_site(folder: Path, *, seed: int, rounds: int, shape: tuple[int, ...]) -> None:
+    folder.mkdir(parents=True)
+    entries = [
+        {"round": at, "what": what, "field": field, "reveals": reveals, "bytes": size}
+        for at in range(rounds)
+        for what, field, reveals, size in (
+            ("weights", "weights/tensors", "WEIGHTS", 1_200_000),
+            ("exchange", "exchange/features", "FEATURES", 300_000),
+        )
+    ]
+    (folder / "audit.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    noise = np.random.default_rng(seed).normal(scale=0.1, size=(6, 3, *shape))
+    axes = np.meshgrid(*(np.linspace(-1.2, 1.2, side) for side in shape[1:]), indexing="ij")
+    images = np.cos(3 * np.sqrt(sum(axis**2 for axis in axes)) + seed) + noise
+    np.savez(
+        folder / "samples.npz", images=images[:, 0].astype("float16"), views=images[:, 1:].astype("float16")
+    )
+
+
+def _write(path: Path, found: Any) -> None:
+    path.write_text(json.dumps(found))
+
+
+def write_scores(folder: Path, sites: tuple[str, ...] = SITES) -> None:
+    def score(at: float) -> dict[str, Any]:
+        return {
+            name: {"value": at - down, "low": at - down - 0.05, "high": at - down + 0.04}
+            for name, down in _DOWN.items()
+        }
+
+    found = {site: score(0.92 - 0.03 * n) | {"images": 100} for n, site in enumerate(sites)}
+    _write(
+        folder / "scores.json",
+        {"label_fraction": 0.1, "encoder": "checkpoints/x/encoder", "sites": found, "pooled": score(0.88)},
+    )
+
+
+_DOWN = {"auroc": 0.0, "balanced_accuracy": 0.08, "f1": 0.1}
+
+
+def write_table(folder: Path) -> None:
+    rows = [["random init", "0.61 (0.55-0.66)", "0.70"], ["federated SimCLR", "0.74 (0.69-0.79)", "0.83"]]
+    columns = ["start", "balanced accuracy", "AUROC"]
+    _write(
+        folder / "table.json",
+        {"title": "Ten per cent of the labels", "columns": columns, "rows": rows, "note": "3 seeds"},
+    )
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """`make_run(**options)` writes a pretraining run into a fresh folder and returns it."""
+    return lambda name="run", **options: write_run(tmp_path / name, **options)
+
+
+@pytest.fixture
+def full_run(make_run: Callable[..., Path]) -> Path:
+    """A run with every section: refusals, scores, a table."""
+    folder = make_run("shared-bank-simclr", faults=["hospital_4: 2 images could not be read"])
+    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    for at in (4, 5):
+        del lines[at]["sites"]["hospital_3"]
+        lines[at]["refused"] = {"hospital_3": "the loss became NaN"}
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_scores(folder)
+    write_table(folder)
+    return folder
