@@ -74,12 +74,12 @@ class ShareVectors:
         for name, rows in down.features.items():
             # Renormalised here, so a site that breaks its bound gains no weight.
             features = normalize(decode(rows, down.scale[name]), dim=1).to(module.remote.features.device)
-            module.remote.push(features, site_number(name), down.born[name].to(features.device))
+            module.remote.push(features, site_number(name), down.born[name].to(features.device, torch.int64))
 
     def collect(self, module: MoCo, site: str, turn: Round) -> SiteVectors:
         features, born = module.bank.newest(self.per_site)
         rows, scale = encode(bounded(features), self.wire)
-        return SiteVectors(rows.cpu(), scale.cpu(), born.cpu())
+        return SiteVectors(rows.cpu(), scale.cpu(), born.cpu().int())
 
     def merge(self, pool: VectorPool, uploads: dict[str, SiteVectors]) -> VectorPool:
         return VectorPool(

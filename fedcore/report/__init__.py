@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from fedcore.words import call
 
 
 def write_report(run: Path, images: bool = True) -> Path:
@@ -25,3 +28,8 @@ def report_command(run: Path, images: bool = True) -> None:
         images: whether the page shows the sites' images; without them absolute paths are shortened too.
     """
     print(write_report(run, images))
+
+
+def command(arguments: Sequence[str]) -> None:
+    """`fedpretrain report RUN`."""
+    call(report_command, "report", arguments)

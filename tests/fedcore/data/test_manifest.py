@@ -65,7 +65,7 @@ def test_without_split_and_patient(tmp_path: Path) -> None:
         ("", "empty"),
         ("image,site\n", "no rows"),
         ("image,label\na.png,x\n", "column 'site' is missing"),
-        ("image,site,lable\na.png,n,x\n", "column 'lable' is unknown; did you mean 'label'?"),
+        ("image,site,patients\na.png,n,x\n", "column 'patients' is unknown; did you mean 'patient'?"),
         ("image,site,site\na.png,n,m\n", "column 'site' stands 2 times"),
         ("image,site\nmissing.png,n\n", "row 2: missing.png is missing"),
         ("image,site,mask\na.png,n,none.png\n", "row 2: none.png is missing"),

@@ -1,0 +1,48 @@
+"""`fedpretrain data`: look at a manifest before a run does, or write phantom hospitals to try things on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedcore.data.check import check_command
+from fedcore.data.phantom import Phantoms
+from fedcore.data.preview import preview
+from fedcore.errors import InputError
+from fedcore.nearest import nearest
+from fedcore.words import call
+
+USAGE = """usage: fedpretrain data check MANIFEST [--quick true]      every fault, by row
+       fedpretrain data preview MANIFEST [--out preview.png]   a contact sheet, a row a site
+       fedpretrain data phantom FOLDER [--sites 4]             writes phantom hospitals with a manifest"""
+
+
+def command(arguments: Sequence[str]) -> int:
+    match list(arguments):
+        case ["check", *rest]:
+            return int(call(check_command, "data check", rest))
+        case ["preview", *rest]:
+            print(call(preview, "data preview", rest))
+        case ["phantom", *rest]:
+            print(call(phantom, "data phantom", rest))
+        case ["-h" | "--help"] | []:
+            print(USAGE)
+        case [word, *_]:
+            raise InputError(f"data has no command {word!r}{nearest(word, ['check', 'preview', 'phantom'])}\n{USAGE}")
+    return 0
+
+
+def phantom(folder: Path, sites: int = 4, images_per_site: int = 400, spatial_dims: int = 2, size: int = 64, seed: int = 0) -> Path:
+    """Writes phantom hospitals as PNG (2D) or NIfTI (3D) with masks and a manifest.
+
+    Args:
+        folder: Where to; made if it is not there.
+        sites: Number of hospitals.
+        images_per_site: Images a hospital.
+        spatial_dims: 2 or 3.
+        size: Pixels of a side.
+        seed: Seed of everything drawn.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty; name another folder")
+    return Phantoms(sites, images_per_site, spatial_dims, seed).write(folder, size)
