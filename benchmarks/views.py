@@ -116,9 +116,7 @@ def monai_views(space: tuple[int, ...], fused: bool = False) -> Maker:
             RandGaussianNoise(prob=1.0, std=VIEWS.noise),
         ]
     )
-    return lambda images: [
-        torch.stack([change(image).as_tensor() for image in images]) for _ in range(VIEWS.count)
-    ]
+    return lambda images: [torch.stack([change(image).as_tensor() for image in images]) for _ in range(VIEWS.count)]
 
 
 def lightly_views(size: int) -> Maker:

@@ -42,9 +42,13 @@ class Mean:
                 types[name] = t.dtype
                 # Running mean: total += (t - total) * w/mass, exact for one site and free of overflow.
                 acc = total.setdefault(name, torch.zeros_like(t, dtype=_accumulator(t)))
-                acc.lerp_(t.to(acc.dtype), w / mass if mass else 1.0)
-        if not total:
+                acc.lerp_(t.to(acc.dtype), w / mass if mass else 0.0)
+        if not types:
             raise InputError("no site contributed to this round, so there is nothing to average")
+        if not mass:
+            raise InputError(
+                f"Mean(weight={self.weight!r}) needs a weight above 0 of some site, all sent 0; weigh by examples"
+            )
         return {name: _as(t, types[name]) for name, t in total.items()}
 
     def _weight_of(self, c: Contribution[Weights]) -> float:

@@ -17,14 +17,13 @@ State = TypeVar("State")
 Down = TypeVar("Down")
 Up = TypeVar("Up", bound=Message)
 Received = TypeVar("Received", contravariant=True)
-Sent = TypeVar("Sent", bound=Message, covariant=True)
 
 
 @runtime_checkable
-class Visitor(Protocol[Received, Sent]):
+class Visitor(Protocol[Received, Up]):
     """What is done at a site, whether it trains or only measures."""
 
-    def visit(self, site: Site, down: Received, local: LocalTrainer, turn: Round) -> Contribution[Sent]: ...
+    def visit(self, site: Site, down: Received, local: LocalTrainer, turn: Round) -> Contribution[Up]: ...
 
 
 @runtime_checkable
@@ -51,10 +50,6 @@ class Algorithm(Protocol[State, Down, Up]):
     def broadcast(self, state: State, site: str, turn: Round) -> Down: ...
     def visit(self, site: Site, down: Down, local: LocalTrainer, turn: Round) -> Contribution[Up]: ...
     def merge(self, state: State, contributions: Iterable[Contribution[Up]]) -> State: ...
-
-
-
-
 
 
 def share_of(algorithm: Any, module: Any) -> tuple[str, ...]:

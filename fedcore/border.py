@@ -86,8 +86,10 @@ def _entries(contribution: Contribution[Any], turn: Round) -> Iterator[dict[str,
 def _entry(turn: Round, what: str, field: str, reveals: Reveals, parts: list[Leaf]) -> dict[str, Any]:
     digest = hashlib.sha256()
     for leaf in parts:
-        digest.update(leaf.tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
+        digest.update(leaf.tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
     shape = list(parts[0].tensor.shape) if len(parts) == 1 else [sum(leaf.tensor.numel() for leaf in parts)]
-    return {"round": turn.index, "what": what, "field": field, "reveals": reveals.name, "tensors": len(parts), "shape": shape,
-            "dtype": str(parts[0].tensor.dtype).removeprefix("torch."), "bytes": sum(leaf.nbytes for leaf in parts),
-            "sha256": digest.hexdigest()}  # fmt: skip
+    return {
+        "round": turn.index, "what": what, "field": field, "reveals": reveals.name, "tensors": len(parts),
+        "shape": shape, "dtype": str(parts[0].tensor.dtype).removeprefix("torch."),
+        "bytes": sum(leaf.nbytes for leaf in parts), "sha256": digest.hexdigest(),
+    }  # fmt: skip

@@ -53,7 +53,10 @@ class Checkpoint:
         try:
             index = json.loads(path.read_text(encoding="utf-8"))
             if index["format"] != FORMAT:
-                raise InputError(f"{path} has format {index['format']}, this version reads {FORMAT}; resume it with the version that made it")
+                raise InputError(
+                    f"{path} has format {index['format']}, this version reads {FORMAT}; "
+                    "resume it with the version that made it"
+                )
             return cls(folder, index["rounds"], index["server"], index["sites"])
         except (ValueError, KeyError, TypeError) as e:
             raise InputError(f"{path} is damaged ({type(e).__name__}); {_RESTART}") from e
@@ -72,7 +75,7 @@ class Checkpoint:
 
     def put(self, site: str, memory: Tensors, turn: Round) -> None:
         if memory or site in self.sites:
-            self._pending[site] = self._write(f"{turn.index:05d}/{site}.safetensors", memory)
+            self._pending[site] = self._write(f"{turn.index:05d}/site-{site}.safetensors", memory)
 
     def commit(self, index: int, state: Message) -> None:
         """Makes round `index` the one to resume from, then removes what no longer counts."""
@@ -95,7 +98,9 @@ class Checkpoint:
         except OSError as e:
             raise InputError(f"{path} cannot be read ({e.strerror}); {_RESTART}") from e
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise InputError(f"{path} is corrupted or truncated ({len(data)} bytes, its checksum does not fit); {_RESTART}")
+            raise InputError(
+                f"{path} is corrupted or truncated ({len(data)} bytes, its checksum does not fit); {_RESTART}"
+            )
         try:
             tensors: Tensors = safetensors.torch.load(data)
         except SafetensorError as e:

@@ -10,14 +10,16 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from fedcore.errors import InputError
 
 STAGES = {
     "pretrain": ("fedssl.pretrain:pretrain", "hospitals pretrain an encoder together on unlabeled images"),
-    "finetune": ("fedtune.finetune:finetune", "hospitals train a classifier, from an encoder or from scratch"),
+    "finetune": (
+        "fedtune.finetune:finetune",
+        "hospitals train a classifier, from an encoder or from scratch",
+    ),
 }
 COMMANDS = {
     "demo": ("fedcore.demo:command", "the whole road on phantom hospitals, in a few minutes"),
@@ -99,7 +101,3 @@ usage: fedpretrain COMMAND ...
 
 def _complain(text: str) -> None:
     print(f"fedpretrain: {text}", file=sys.stderr)
-
-
-def default_out(stage: str, recipe: Path | None) -> Path:
-    return Path("checkpoints") / (recipe.stem if recipe else stage)

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 
 from fedcore.environment import PACKAGES, version
 
+
 @dataclass(frozen=True)
 class Finding:
     name: str
@@ -35,7 +36,11 @@ def python() -> Finding:
 def packages() -> Finding:
     versions = {name: version(name) for name in PACKAGES if name != "fedpretrain"}
     missing = [name for name, v in versions.items() if v is None]
-    told = f"missing: {', '.join(missing)}; pip install fedpretrain" if missing else ", ".join(f"{n} {v}" for n, v in versions.items())
+    told = (
+        f"missing: {', '.join(missing)}; pip install fedpretrain"
+        if missing
+        else ", ".join(f"{n} {v}" for n, v in versions.items())
+    )
     return Finding("packages", not missing, told)
 
 

@@ -5,24 +5,37 @@ They stand in fedcore because pretraining makes them and fine-tuning starts from
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Float
 from monai.networks.nets.resnet import ResNet as MonaiResNet
 from monai.networks.nets.resnet import resnet_params
-from torch import Tensor
+from torch import Tensor, nn
 
 
-class ResNet(MonaiResNet):  # type: ignore[misc]  # MONAI ships no types
+class Encoder(nn.Module):
+    """What pretraining makes and fine-tuning starts from; a subclass sets both."""
+
+    width: int
+    """Length of a feature."""
+    config: dict[str, Any]
+    """Arguments that build it again."""
+
+
+class ResNet(MonaiResNet, Encoder):
     """MONAI's residual network (He et al. 2016, arXiv 1512.03385) without its classifier.
 
     With `stem=64` its tensors have the names and shapes of MONAI's `ResNetFeatures`, and so of the
     encoder inside a `FlexibleUNet(backbone="resnet18")`.
     """
 
-    def __init__(
-        self, spatial_dims: int = 2, channels: int = 1, depth: Literal[10, 18, 34, 50] = 18, stem: int = 64
-    ):
+    conv1: nn.Module
+    bn1: nn.Module
+    act: nn.Module
+    maxpool: nn.Module
+    in_planes: int
+
+    def __init__(self, spatial_dims: int = 2, channels: int = 1, depth: Literal[10, 18, 34, 50] = 18, stem: int = 64):
         """
         Args:
             spatial_dims: 2 for images, 3 for volumes; a run takes it from its data.
@@ -36,15 +49,15 @@ class ResNet(MonaiResNet):  # type: ignore[misc]  # MONAI ships no types
             spatial_dims=spatial_dims, n_input_channels=channels, conv1_t_stride=2,
             shortcut_type=shortcut, bias_downsample=bias, feed_forward=False,
         )  # fmt: skip
-        self.width = int(self.in_planes)
+        self.width = self.in_planes
         self.config = {"spatial_dims": spatial_dims, "channels": channels, "depth": depth, "stem": stem}
 
     def features(self, images: Float[Tensor, "n c *space"]) -> list[Tensor]:
         """The five maps a U-shaped decoder reads, each half the size of the one before."""
         maps = [self.act(self.bn1(self.conv1(images)))]
         x = self.maxpool(maps[0])
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
+        for number in range(1, 5):
+            x = self.get_submodule(f"layer{number}")(x)
             maps.append(x)
         return maps
 

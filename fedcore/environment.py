@@ -10,7 +10,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("fedpretrain", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "monai", "lightly", "numpy")
+PACKAGES = (
+    "fedpretrain",
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "torchmetrics",
+    "monai",
+    "lightly",
+    "numpy",
+)
 
 
 def environment() -> dict[str, Any]:
@@ -44,5 +53,7 @@ def commit() -> str | None:
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():
         return None
-    asked = subprocess.run(["git", "-C", root, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    asked = subprocess.run(
+        ["git", "-C", root, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
     return asked.stdout.strip() or None

@@ -15,7 +15,6 @@ from fedcore.local import LocalTrainer
 from fedcore.message import Contribution, Message
 from fedcore.site import Round, Site
 
-
 Pool = TypeVar("Pool")
 Down = TypeVar("Down")
 Up = TypeVar("Up")
@@ -39,9 +38,6 @@ class Exchange(Protocol[Pool, Down, Up]):
 
     def merge(self, pool: Pool, uploads: dict[str, Up]) -> Pool:
         """At the server: the pool with this round's uploads."""
-
-
-
 
 
 @dataclass(frozen=True)

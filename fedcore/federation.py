@@ -100,18 +100,18 @@ def _survey_tasks(state: Message, names: Iterable[str], record: RoundRecord) -> 
 
 def _arriving(answers: Iterator[Answer], record: RoundRecord) -> Iterator[Contribution[Any]]:
     """Books every answer and passes the contributions on, one at a time."""
-    arrived, last = 0, None
+    arrived, cause = 0, None
     for answer in answers:
         if isinstance(answer, Refusal):
             record.failed(answer)
-            last = answer
+            cause = answer.cause
             continue
         record.arrived(answer)
         arrived += 1
         yield answer
     if not arrived:
         reasons = "".join(f"\n  {site}: {reason}" for site, reason in record.refused.items())
-        raise NoSiteLeft(f"round {record.round}: no site is left to go on with{reasons}") from (last and last.cause)
+        raise NoSiteLeft(f"round {record.round}: no site is left to go on with{reasons}") from cause
 
 
 def _take(answers: Iterator[Answer], record: RoundRecord) -> None:

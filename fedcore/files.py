@@ -38,7 +38,9 @@ def write_json(path: Path, content: Any, durable: bool = False) -> None:
 def explained(error: OSError, path: Path, size: int) -> InputError:
     """An OSError in words that say what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return InputError(f"the disk is full: {path} needs {size / 1e6:.1f} MB; free some space, nothing older was lost")
+        return InputError(
+            f"the disk is full: {path} needs {size / 1e6:.1f} MB; free some space, nothing older was lost"
+        )
     return InputError(f"{path.parent} cannot be written ({error.strerror}); choose another folder or change its rights")
 
 

@@ -44,11 +44,11 @@ class Job:
     """Batches are (images, labels) instead of images."""
     seed: int = 0
 
-    def train_in(self, run: RunFolder, module: LightningModule, about: dict[str, Any]) -> tuple[Message, InProcess]:
+    def train_in(self, run: RunFolder, module: LightningModule, about: dict[str, Any]) -> InProcess:
         """Runs or resumes the job; afterwards `module` holds the server's weights.
 
         Returns:
-            The server's last state, and the transport, by which the sites can be asked more.
+            The transport, by which the sites can be asked more.
         """
         local = LocalTrainer(module, share_of(self.algorithm, module), self.visit, self.labels)
         state = self.algorithm.start(local)
@@ -74,11 +74,15 @@ class Job:
                 )  # fmt: skip
             except BaseException as e:
                 seconds = round(spent + time.perf_counter() - begun, 1)
-                run.close("stopped" if isinstance(e, KeyboardInterrupt) else "failed", error=_safe(e), seconds=seconds)
+                run.close(
+                    "stopped" if isinstance(e, KeyboardInterrupt) else "failed",
+                    error=_safe(e),
+                    seconds=seconds,
+                )
                 raise
         local.load(weights_of(state))
         run.close("trained", seconds=round(spent + time.perf_counter() - begun, 1))
-        return state, transport
+        return transport
 
 
 def _parameters(module: LightningModule) -> int:

@@ -44,7 +44,7 @@ class Visit:
     gradient_clip_val: float | None = None
     """Largest gradient norm; null does not clip."""
     keep_optimizer: bool = False
-    """Momentum and the like stay at the site from visit to visit (two models of disk a site for Adam); else it starts anew."""
+    """Momentum and the like stay at the site between visits (Adam: two models of disk a site); else it starts anew."""
 
     def trainer(self, callbacks: Sequence[Callback]) -> Trainer:
         """A Trainer that says, writes and checks nothing of its own."""
@@ -161,7 +161,8 @@ class LocalTrainer:
             if not torch.isfinite(torch.tensor(value)):
                 raise Refused(f"the {name} became {value}; a lower learning rate or gradient_clip_val may help")
         for name, t in self.module.state_dict().items():
-            if t.is_floating_point() and not bool(torch.isfinite(t).all()):
+            # A sum is ten times as fast as a look at every element; only a sum that is not finite needs that look.
+            if t.is_floating_point() and not t.sum().isfinite() and not t.isfinite().all():
                 raise Refused(f"{name} is no longer finite; a lower learning rate or gradient_clip_val may help")
 
 
@@ -205,7 +206,11 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Lightning repeats hardware lines and loader advice at every fit; a visit is no place for either."""
-    names = ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda")
+    names = (
+        "pytorch_lightning",
+        "pytorch_lightning.utilities.rank_zero",
+        "pytorch_lightning.accelerators.cuda",
+    )
     before = {name: logging.getLogger(name).level for name in names}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning.*")

@@ -52,7 +52,10 @@ def _scalars(record: Mapping[str, Any]) -> dict[str, float]:
     scalars: dict[str, float] = {"seconds": record["seconds"]}
     for site, entry in record["sites"].items():
         scalars |= {f"{site}/{name}": value for name, value in entry["metrics"].items()}
-        scalars |= {f"{site}/up_bytes": sum(entry["up"].values()), f"{site}/down_bytes": sum(entry["down"].values())}
+        scalars |= {
+            f"{site}/up_bytes": sum(entry["up"].values()),
+            f"{site}/down_bytes": sum(entry["down"].values()),
+        }
     for site, values in record["survey"].items():
         scalars |= {f"{site}/{name}": value for name, value in values.items()}
     return scalars

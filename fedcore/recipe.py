@@ -14,7 +14,6 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from fedcore.cli import default_out
 from fedcore.errors import Faults, InputError
 from fedcore.nearest import nearest
 from fedcore.recipes import find
@@ -67,7 +66,7 @@ def read_recipe(stage: Callable[..., Any], name: str, arguments: Sequence[str]) 
         config = parser.parse_args(arguments)
     except argparse.ArgumentError as e:
         raise InputError(explain(parser, str(e))) from e
-    config.out = config.out or str(default_out(name, path))
+    config.out = config.out or str(Path("checkpoints") / (path.stem if path else name))
     return Recipe(parser, config, parser.dump(config, skip_none=False))
 
 
@@ -117,7 +116,9 @@ def explain(parser: ArgumentParser, text: str) -> str:
     if missing := re.search(r"No module named '([\w.]+)'", text):
         return f"there is no module {missing[1]!r}; a class is named by its import path, such as fedssl.moco.MoCo"
     keys = ".".join(re.findall(r'Parser key "([\w.]+)"', text))
-    last = re.sub(r"<class '([\w.]+)'>", r"\1", text.strip().splitlines()[-1].strip().split(". Got value: Namespace")[0])
+    last = re.sub(
+        r"<class '([\w.]+)'>", r"\1", text.strip().splitlines()[-1].strip().split(". Got value: Namespace")[0]
+    )
     return f"{keys}: {last}" if keys else last
 
 
@@ -137,7 +138,9 @@ def _known_keys(parser: ArgumentParser, key: str, text: str) -> Iterable[str]:
     classes = re.findall(r"class_path='([\w.]+)'", text)
     if ".init_args." in key and classes:
         prefix = key.rsplit(".", 1)[0]
-        return [f"{prefix}.{name}" for name in _arguments_of(classes[-1])] + [prefix.removesuffix(".init_args") + ".class_path"]
+        return [f"{prefix}.{name}" for name in _arguments_of(classes[-1])] + [
+            prefix.removesuffix(".init_args") + ".class_path"
+        ]
     return [action.dest for action in parser._actions if action.dest not in ("help", "print_config")]
 
 

@@ -1,13 +1,13 @@
 """The folder of a run: what was asked, where it ran, how it went, and what to resume from.
 
-    recipe.yaml        the recipe with every value resolved
-    environment.json   versions, commit, hardware
-    run.json           what kind of run, its sites and sizes, how it ended
-    rounds.jsonl       a line a round: seconds, bytes per kind, metrics per site
-    logs/              Lightning's CSV and TensorBoard logs
-    state/             what to resume from (fedcore.checkpoint)
-    sites/<site>/      what belongs to a site: its audit file, its errors, its sample images
-    encoder/           the result
+recipe.yaml        the recipe with every value resolved
+environment.json   versions, commit, hardware
+run.json           what kind of run, its sites and sizes, how it ended
+rounds.jsonl       a line a round: seconds, bytes per kind, metrics per site
+logs/              Lightning's CSV and TensorBoard logs
+state/             what to resume from (fedcore.checkpoint)
+sites/<site>/      what belongs to a site: its audit file, its errors, its sample images
+encoder/           the result
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class RunFolder:
         checkpoint = Checkpoint.open(self.path / "state")
         fingerprint = self.about().get("data") if checkpoint.rounds else about.get("data")
         if fingerprint != about.get("data"):
-            raise InputError(f"the images have changed since {self.path} was begun; an exact resume needs the same data")
+            raise InputError(
+                f"the images have changed since {self.path} was begun; an exact resume needs the same data"
+            )
         write_atomically(self.path / "recipe.yaml", self.recipe.encode())
         write_json(self.path / "environment.json", environment())
         write_json(self.path / "run.json", about | {"status": "running"})
@@ -106,7 +108,11 @@ class RunFolder:
             if old.get(key) != new.get(key) and not key.startswith(_FREE)
         ]
         if differing:
-            raise Faults(f"{self.path} was begun with another recipe", differing, "Resume with the recipe it has, or choose another --out.")
+            raise Faults(
+                f"{self.path} was begun with another recipe",
+                differing,
+                "Resume with the recipe it has, or choose another --out.",
+            )
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from fedcore.site import Round, Site
 
 @dataclass(frozen=True)
 class Cosine:
-    """Scales the method's learning rate: a linear rise, then half a cosine (Loshchilov & Hutter 2017, arXiv 1608.03983).
+    """Scales the method's learning rate: a rise, then half a cosine (Loshchilov & Hutter 2017, arXiv 1608.03983).
 
     The rate is constant within a round, because rounds are what all sites share.
     """

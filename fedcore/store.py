@@ -14,13 +14,14 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from fedcore.encoders import Encoder
 from fedcore.errors import InputError
 from fedcore.files import write_atomically, write_json
 
 TENSORS, CONFIG, CARD = "encoder.safetensors", "encoder.json", "README.md"
 
 
-def save_encoder(folder: Path, encoder: nn.Module, about: Mapping[str, Any], card: str) -> Path:
+def save_encoder(folder: Path, encoder: Encoder, about: Mapping[str, Any], card: str) -> Path:
     """Writes `encoder` (an encoder with `config`) with what is known about it and a card in Markdown."""
     tensors = {k: t.detach().cpu().contiguous() for k, t in encoder.state_dict().items()}
     write_atomically(folder / TENSORS, safetensors.torch.save(tensors))
@@ -38,8 +39,8 @@ def find_encoder(path: Path) -> Path:
     for folder in (path, path / "encoder"):
         if (folder / TENSORS).exists():
             return folder
-    held = sorted(p.parent.name for p in path.glob("sites/*/encoder/..") if (p / "encoder" / TENSORS).exists())
-    hint = f"; it was trained by each site alone, so name one: {path}/sites/{held[0]}/encoder" if held else ""
+    held = sorted(path.glob(f"sites/*/encoder/{TENSORS}"))
+    hint = f"; it was trained by each site alone, so name one: {held[0].parent}" if held else ""
     raise InputError(f"{path} holds no encoder ({TENSORS}){hint or '; give the folder of a finished pretraining run'}")
 
 
@@ -47,22 +48,24 @@ def encoder_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        config["encoder"], config["init_args"]  # noqa: B018 - both must be there
+        config["encoder"], config["init_args"]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise InputError(f"{path} is missing or damaged ({type(e).__name__}); copy the encoder's folder anew") from e
     return config
 
 
-def build_encoder(folder: Path) -> nn.Module:
+def build_encoder(folder: Path) -> Encoder:
     """The encoder of `folder`, built as it was and with its weights."""
     from fedcore import encoders
 
     config = encoder_config(folder)
     kind = getattr(encoders, config["encoder"], None)
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__ == encoders.__name__):
-        raise InputError(f"{folder / CONFIG} names the encoder {config['encoder']!r}, which fedcore.encoders does not have; "
-                         "set `encoder` in the recipe")  # fmt: skip
-    encoder: nn.Module = kind(**config["init_args"])
+    if not (isinstance(kind, type) and issubclass(kind, encoders.Encoder) and kind.__module__ == encoders.__name__):
+        raise InputError(
+            f"{folder / CONFIG} names the encoder {config['encoder']!r}, which fedcore.encoders does not have; "
+            "set `encoder` in the recipe"
+        )
+    encoder: Encoder = kind(**config["init_args"])
     load_encoder(folder, encoder)
     return encoder
 

@@ -71,7 +71,11 @@ class InProcess:
         except Exception as e:
             # Whatever went wrong may quote pixels, paths or patients: the text stays at the site.
             border.note_error(e, traceback.format_exc(), turn)
-            return Refusal(name, f"{type(e).__name__} in {type(visitor).__name__}.visit; the site's errors.jsonl has it", e)
+            return Refusal(
+                name,
+                f"{type(e).__name__} in {type(visitor).__name__}.visit; the site's errors.jsonl has it",
+                e,
+            )
         if isinstance(visitor, Algorithm):  # a survey leaves no trace
             self.memories.put(name, site.memory, turn)
         return released

@@ -41,7 +41,9 @@ class FeatureBank(nn.Module):
         return len(self.born)
 
     @torch.no_grad()
-    def push(self, features: Float[Tensor, "n dim"], site: int | Int[Tensor, "n"], born: int | Int[Tensor, "n"]) -> None:
+    def push(
+        self, features: Float[Tensor, "n dim"], site: int | Int[Tensor, "n"], born: int | Int[Tensor, "n"]
+    ) -> None:
         """Writes `features` over the oldest entries; of more than `capacity` the last ones stay."""
         n, new = len(features), features[-self.capacity :]
         slots = (self.head + torch.arange(n - len(new), n, device=features.device)) % self.capacity

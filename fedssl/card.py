@@ -16,17 +16,19 @@ def card(run: RunFolder, module: Method, site: str | None = None) -> str:
     counts = "\n".join(f"| {name} | {n['train']} | {n['test']} |" for name, n in sites.items())
     how = f"by {site} alone" if site else f"by {len(sites)} sites together"
     config = ", ".join(f"{k}={v}" for k, v in module.encoder.config.items())
+    size = " x ".join(map(str, about["size"]))
     return f"""# Encoder pretrained {how}
 
 {type(module.encoder).__name__}({config}), {sum(p.numel() for p in module.encoder.parameters()):,} parameters,
-pretrained with {type(module).__name__} for {len(rounds)} rounds on images of {' x '.join(map(str, about['size']))} pixels
-in [-1, 1]. Start from it with `fedpretrain finetune ... --start {run.path.name}`.
+pretrained with {type(module).__name__} for {len(rounds)} rounds on images of {size} pixels in [-1, 1].
+Start from it with `fedpretrain finetune RECIPE --start` and this folder, or in Python:
+`encoder = fedcore.store.build_encoder(Path("..."))`.
 
 | site | training images | test images (never trained on) |
 |---|---|---|
 {counts}
 
-What left the sites at most: **{highest(rounds)}**. Each site's `audit.jsonl` lists everything.
+What left the sites at most: **{highest(rounds)}**. The `audit.jsonl` of each site lists everything.
 
 Not a medical device. Scores on these sites say little about others; check before use.
 """

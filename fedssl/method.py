@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import pytorch_lightning as pl
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD, Optimizer
 
+from fedcore.encoders import Encoder
 from fedcore.views import Views
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
@@ -27,7 +28,7 @@ class Method(pl.LightningModule):
     """Prefixes of the state that travels; everything else stays at the site."""
 
     def __init__(
-        self, encoder: nn.Module, views: Views = Views(),
+        self, encoder: Encoder, views: Views = Views(),
         optimizer: OptimizerFactory = lambda p: SGD(p, lr=0.06, momentum=0.9, weight_decay=5e-4),
     ):  # fmt: skip
         """

@@ -1,4 +1,7 @@
-"""MoCo v2 with a bank of negatives that sites can share (He et al. 2020, arXiv 1911.05722; Chen et al. 2020, arXiv 2003.04297)."""
+"""MoCo v2 with a bank of negatives that sites can share.
+
+He et al. 2020, arXiv 1911.05722; Chen et al. 2020, arXiv 2003.04297.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ import torch
 from jaxtyping import Float
 from lightly.models.modules.heads import MoCoProjectionHead
 from lightly.models.utils import deactivate_requires_grad, update_momentum
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from torch.optim import SGD
 
+from fedcore.encoders import Encoder
 from fedcore.site import Round
 from fedcore.views import Views
 from fedssl.bank import FeatureBank, site_number
@@ -29,7 +33,7 @@ class MoCo(Method):
     share = ("encoder.", "head.", "momentum_encoder.", "momentum_head.")
 
     def __init__(
-        self, encoder: nn.Module, views: Views = Views(),
+        self, encoder: Encoder, views: Views = Views(),
         optimizer: OptimizerFactory = lambda p: SGD(p, lr=0.06, momentum=0.9, weight_decay=5e-4),
         temperature: float = 0.2, momentum: float = 0.99, bank: int = 4096, remote: int = 4096,
         hidden: int = 256, dim: int = 128,
@@ -74,7 +78,10 @@ class MoCo(Method):
 
 
 def info_nce(
-    query: Float[Tensor, "n d"], key: Float[Tensor, "n d"], negatives: Float[Tensor, "k d"], temperature: float
+    query: Float[Tensor, "n d"],
+    key: Float[Tensor, "n d"],
+    negatives: Float[Tensor, "k d"],
+    temperature: float,
 ) -> Float[Tensor, ""]:
     """-log softmax of q.k+ among q.k+ and all q.k- (eq. 1 of the paper); all rows have unit length.
 

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from fedcore.algorithm import Algorithm, FedAvg
 from fedcore.border import Policy
-from fedcore.data.images import Cohort, Images
 from fedcore.data.describe import describe
+from fedcore.data.images import Cohort, Images
 from fedcore.data.source import Data
-from fedcore.encoders import ResNet
+from fedcore.encoders import Encoder, ResNet
 from fedcore.exchange import Carry, Exchange
 from fedcore.federation import Rounds, Survey
 from fedcore.job import Job
 from fedcore.local import Visit
 from fedcore.localonly import LocalOnly
-from fedcore.message import Reveals, weights_of
 from fedcore.progress import Decoding
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded
-from fedcore.site import Round
 from fedcore.store import save_encoder
 from fedcore.transport import InProcess
 from fedssl.card import card
@@ -33,14 +30,14 @@ from fedssl.method import Method
 from fedssl.probe import Probe
 from fedssl.simclr import SimCLR
 
-EncoderFactory = Callable[[int, int], nn.Module]
+EncoderFactory = Callable[[int, int], Encoder]
 """(spatial_dims, channels) to an encoder; both come from the data."""
 
 
 def pretrain(
     run: RunFolder,
     encoder: EncoderFactory = ResNet,
-    method: Callable[[nn.Module], Method] = SimCLR,
+    method: Callable[[Encoder], Method] = SimCLR,
     data: Data = Data(),
     algorithm: Algorithm | None = None,
     exchange: Exchange | None = None,
@@ -78,7 +75,7 @@ def pretrain(
         algorithm=Carry(algorithm, exchange) if exchange else algorithm, visit=visit, rounds=rounds,
         policy=policy, survey=Survey(probe, probe.every) if probe else None, loggers=loggers, seed=seed,
     )  # fmt: skip
-    state, transport = job.train_in(run, module, describe(cohort) | {"command": "pretrain"})
+    transport = job.train_in(run, module, describe(cohort) | {"command": "pretrain"})
     for site, images in job.train.items():
         _keep_samples(run.site(site), images, module, seed)
     _save(run, cohort, module, transport, alone=isinstance(algorithm, LocalOnly))
@@ -87,7 +84,11 @@ def pretrain(
 
 def _save(run: RunFolder, cohort: Cohort, module: Method, transport: InProcess, alone: bool) -> None:
     """The federation's encoder, or each site's own where they trained alone."""
-    about: dict[str, Any] = {"classes": list(cohort.classes), "size": list(cohort.size), "method": type(module).__name__}
+    about: dict[str, Any] = {
+        "classes": list(cohort.classes),
+        "size": list(cohort.size),
+        "method": type(module).__name__,
+    }
     if not alone:
         save_encoder(run.path / "encoder", module.encoder, about, card(run, module))
         return

@@ -50,7 +50,9 @@ class Probe:
         return metrics
 
 
-def embed(encoder: nn.Module, images: Images, at_most: int, device: torch.device, batch: int = 256) -> tuple[Tensor, Tensor]:
+def embed(
+    encoder: nn.Module, images: Images, at_most: int, device: torch.device, batch: int = 256
+) -> tuple[Tensor, Tensor]:
     """Features (n, width) and labels (n,) of up to `at_most` images, spread evenly."""
     places = torch.linspace(0, len(images) - 1, min(at_most, len(images))).long()
     features = [encoder(images.batch(part).to(device)).float().cpu() for part in places.split(batch)]
@@ -65,8 +67,10 @@ def _knn(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, k: int) -> 
     return {"knn": float((guesses == truth[asked]).float().mean()), "images": float(asked.sum())}
 
 
-def knn(train: Float[Tensor, "n d"], labels: Int[Tensor, "n"], test: Float[Tensor, "m d"], k: int = 20) -> Int[Tensor, "m"]:
-    """Labels of `test` by a vote of the k nearest by cosine, weighted by exp(cosine / 0.1) (Wu et al. 2018, arXiv 1805.01978)."""
+def knn(
+    train: Float[Tensor, "n d"], labels: Int[Tensor, "n"], test: Float[Tensor, "m d"], k: int = 20
+) -> Int[Tensor, "m"]:
+    """Labels by a vote of the k nearest by cosine, weighted by exp(cosine / 0.1) (Wu et al. 2018, arXiv 1805.01978)."""
     from lightly.utils.benchmarking.knn import knn_predict
 
     bank, query = normalize(train, dim=1).T.contiguous(), normalize(test, dim=1)

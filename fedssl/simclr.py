@@ -5,9 +5,10 @@ from __future__ import annotations
 from jaxtyping import Float
 from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import SimCLRProjectionHead
-from torch import Tensor, cat, nn
+from torch import Tensor, cat
 from torch.optim import SGD
 
+from fedcore.encoders import Encoder
 from fedcore.views import Views
 from fedssl.method import Method, OptimizerFactory
 
@@ -16,7 +17,7 @@ class SimCLR(Method):
     """With FedAvg this is FedSimCLR, the baseline of the federated contrastive papers."""
 
     def __init__(
-        self, encoder: nn.Module, views: Views = Views(),
+        self, encoder: Encoder, views: Views = Views(),
         optimizer: OptimizerFactory = lambda p: SGD(p, lr=0.06, momentum=0.9, weight_decay=5e-4),
         temperature: float = 0.2, hidden: int = 256, dim: int = 128,
     ):  # fmt: skip

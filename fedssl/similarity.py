@@ -64,7 +64,8 @@ class _Compare(Callback):
 
 def dissimilarity(features: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
     """1 - Pearson correlation of the features of every pair of images (Kriegeskorte et al. 2008)."""
-    return 1 - torch.corrcoef(features).nan_to_num(0.0)
+    n = len(features)
+    return 1 - torch.corrcoef(features).reshape(n, n).nan_to_num(0.0)  # torch gives a scalar for one image
 
 
 def correlation(a: Float[Tensor, "n n"], b: Float[Tensor, "n n"]) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -93,4 +94,4 @@ def _draw(sizes: Sequence[int], k: int, seed: int) -> list[Int[Tensor, "_"]]:
     """`k` rows out of several parts laid end to end, without repetition; row numbers within each part."""
     places = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))[:k].sort().values
     starts = torch.tensor([0, *sizes], dtype=torch.int64).cumsum(0)
-    return [places[(places >= a) & (places < b)] - a for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    return [places[(places >= a) & (places < b)] - a for a, b in pairwise(starts)]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import AdamW, Optimizer
 
+from fedcore.encoders import Encoder
 from fedcore.views import Views
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
@@ -23,7 +24,7 @@ class Classifier(pl.LightningModule):
     """
 
     def __init__(
-        self, encoder: nn.Module, classes: int, frozen: bool = False, augment: Views | None = MILD,
+        self, encoder: Encoder, classes: int, frozen: bool = False, augment: Views | None = MILD,
         optimizer: OptimizerFactory = lambda p: AdamW(p, lr=1e-3, weight_decay=1e-4),
     ):  # fmt: skip
         """

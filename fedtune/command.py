@@ -27,7 +27,9 @@ def command(arguments: Sequence[str]) -> int:
     run = RunFolder(Path(arguments[0]))
     if run.about().get("command") != "finetune":
         found = run.about().get("command", "no run")
-        raise InputError(f"evaluate takes a finetune run, {run.path} holds {found}; the report shows a pretraining run's probe")
+        raise InputError(
+            f"evaluate takes a finetune run, {run.path} holds {found}; the report shows a pretraining run's probe"
+        )
     recipe = read_recipe(finetune, "evaluate", [str(run.path / "recipe.yaml"), *arguments[1:]])
     asked = recipe.build()
     with Decoding() as progress:
@@ -37,11 +39,20 @@ def command(arguments: Sequence[str]) -> int:
     load_classifier(run, module)
     local = LocalTrainer(module, ("encoder.", "head."), asked["visit"], labels=True)
     test = labelled_tests(cohort)
-    show(*evaluate(InProcess(test, local, test, asked["policy"], folder=run.path / "sites"), asked["seed"], asked["bootstrap"]))
+    show(
+        *evaluate(
+            InProcess(test, local, test, asked["policy"], folder=run.path / "sites"),
+            asked["seed"],
+            asked["bootstrap"],
+        )
+    )
     return 0
 
 
 def _require_same_classes(run: RunFolder, cohort: Cohort) -> None:
     trained = run.about().get("classes", [])
     if list(cohort.classes) != trained:
-        raise InputError(f"the classifier knows the classes {trained}, the images have {list(cohort.classes)}; the labels must be the same")
+        raise InputError(
+            f"the classifier knows the classes {trained}, the images have {list(cohort.classes)}; "
+            "the labels must be the same"
+        )

@@ -58,7 +58,9 @@ def evaluate(transport: InProcess, seed: int, draws: int = 200) -> tuple[Table, 
         InputError: No site has labelled test images, or a site may not send its counts.
     """
     if not transport.test:
-        raise InputError("no site has labelled test images; give the manifest a split column with 'test', or set data.test_fraction")
+        raise InputError(
+            "no site has labelled test images; give the manifest a split column with 'test', or set data.test_fraction"
+        )
     weights = Weights(transport.local.shared())
     asked = dataclasses.replace(transport, train=transport.test)  # a site may have test images only
     answers = list(asked.ask(Evaluate(draws), ((name, weights) for name in asked.names()), Round(0, 1, seed)))
@@ -89,7 +91,10 @@ def _sum(counts: Iterable[Counts]) -> Counts:
 
 def as_json(table: Table, images: Mapping[str, int]) -> dict[str, Any]:
     """The layout of `scores.json`; a score that does not exist is null."""
-    rows = {site: {k: _without_nan(asdict(s)) for k, s in row.items()} | {"images": images[site]} for site, row in table.items()}
+    rows = {
+        site: {k: _without_nan(asdict(s)) for k, s in row.items()} | {"images": images[site]}
+        for site, row in table.items()
+    }
     return {"sites": {site: row for site, row in rows.items() if site != POOLED}, POOLED: rows[POOLED]}
 
 
@@ -99,7 +104,13 @@ def show(table: Table, images: Mapping[str, int]) -> None:
     from rich.table import Table as Grid
 
     grid = Grid(box=None, pad_edge=False)
-    for title, side in (("site", "left"), ("test images", "right"), ("AUROC", "right"), ("balanced acc.", "right"), ("F1", "right")):
+    for title, side in (
+        ("site", "left"),
+        ("test images", "right"),
+        ("AUROC", "right"),
+        ("balanced acc.", "right"),
+        ("F1", "right"),
+    ):
         grid.add_column(title, justify=side)  # type: ignore[arg-type]  # rich's literal
     for site, row in table.items():
         cells = [format_score(row[name]) for name in ("auroc", "balanced_accuracy", "f1")]

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from fedcore.algorithm import Algorithm, FedAvg
 from fedcore.border import Policy
-from fedcore.data.images import Cohort, Images
 from fedcore.data.describe import describe
+from fedcore.data.images import Cohort, Images
 from fedcore.data.source import Data
-from fedcore.encoders import ResNet
+from fedcore.encoders import Encoder, ResNet
 from fedcore.errors import InputError
 from fedcore.federation import Rounds
 from fedcore.files import write_atomically, write_json
@@ -35,8 +35,8 @@ MODEL = "classifier/classifier.safetensors"
 def finetune(
     run: RunFolder,
     start: str | None = None,
-    encoder: Callable[[int, int], nn.Module] = ResNet,
-    classifier: Callable[[nn.Module, int], Classifier] = Classifier,
+    encoder: Callable[[int, int], Encoder] = ResNet,
+    classifier: Callable[[Encoder, int], Classifier] = Classifier,
     label_fraction: float = 1.0,
     data: Data = Data(),
     algorithm: Algorithm | None = None,
@@ -73,16 +73,19 @@ def finetune(
     job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
               loggers=loggers, labels=True, seed=seed)  # fmt: skip
     about = describe(cohort) | {"command": "finetune", "label_fraction": label_fraction}
-    _, transport = job.train_in(run, module, about | {"labelled": {s: len(i) for s, i in train.items()}})
+    transport = job.train_in(run, module, about | {"labelled": {s: len(i) for s, i in train.items()}})
     write_atomically(run.path / MODEL, safetensors.torch.save(_tensors(module)))
     table, images = evaluate(transport, seed, bootstrap)
-    write_json(run.path / "scores.json", {"label_fraction": label_fraction, "encoder": start, **as_json(table, images)})
+    write_json(
+        run.path / "scores.json",
+        {"label_fraction": label_fraction, "encoder": start, **as_json(table, images)},
+    )
     show(table, images)
     run.close("finished")
 
 
 def build(
-    cohort: Cohort, encoder: Callable[[int, int], nn.Module], classifier: Callable[[nn.Module, int], Classifier],
+    cohort: Cohort, encoder: Callable[[int, int], Encoder], classifier: Callable[[Encoder, int], Classifier],
     seed: int, weights: Path | None = None,
 ) -> Classifier:  # fmt: skip
     """The classifier for these images, its encoder from `weights` if given."""
@@ -126,7 +129,9 @@ def _tasks(cohort: Cohort, fraction: float, seed: int) -> tuple[dict[str, Images
 
 
 def labelled_tests(cohort: Cohort) -> dict[str, Images]:
-    tests = {site: images.take((images.labels >= 0).nonzero().flatten()) for site, images in cohort.split("test").items()}
+    tests = {
+        site: images.take((images.labels >= 0).nonzero().flatten()) for site, images in cohort.split("test").items()
+    }
     return {site: images for site, images in tests.items() if len(images)}
 
 

@@ -54,7 +54,8 @@ def count(
     odds = torch.logit(probability, eps=1e-12)
     bins = ((odds / LOG_ODDS + 1) / 2 * BINS).long().clamp(0, BINS - 1)
     histogram = torch.stack(
-        [_tally(weights, (labels == c).long() * BINS + bins[:, c], 2 * BINS).view(-1, 2, BINS) for c in range(k)], 1
+        [_tally(weights, (labels == c).long() * BINS + bins[:, c], 2 * BINS).view(-1, 2, BINS) for c in range(k)],
+        1,
     )
     return Counts(confusion, histogram)
 
@@ -70,7 +71,11 @@ def scores(counts: Counts) -> dict[str, Score]:
 
 def exact(logits: Float[Tensor, "n k"], labels: Int[Tensor, "n"]) -> dict[str, float]:
     """The same three scores of one site by torchmetrics, without bins; NaN where no class has a score."""
-    from torchmetrics.functional.classification import multiclass_auroc, multiclass_f1_score, multiclass_recall
+    from torchmetrics.functional.classification import (
+        multiclass_auroc,
+        multiclass_f1_score,
+        multiclass_recall,
+    )
 
     k = logits.shape[1]
     guesses = logits.argmax(1)
@@ -85,14 +90,20 @@ def exact(logits: Float[Tensor, "n k"], labels: Int[Tensor, "n"]) -> dict[str, f
         "balanced_accuracy": (multiclass_recall(guesses, labels, k, average=None), truth > 0),
         "f1": (multiclass_f1_score(guesses, labels, k, average=None), seen > 0),
     }
-    return {name: float(_over_classes(values[None].double(), defined[None])) for name, (values, defined) in parts.items()}
+    return {
+        name: float(_over_classes(values[None].double(), defined[None])) for name, (values, defined) in parts.items()
+    }
 
 
 def _multiplicities(patients: Int[Tensor, "n"], draws: int, seed: int) -> Int[Tensor, "r n"]:
     """How often each image counts: once in row 0, as often as its patient was drawn in the others."""
     distinct, owner = patients.unique(return_inverse=True)
     m = len(distinct)
-    drawn = torch.randint(m, (draws, m), generator=torch.Generator().manual_seed(seed)) if m else torch.zeros(draws, 0).long()
+    drawn = (
+        torch.randint(m, (draws, m), generator=torch.Generator().manual_seed(seed))
+        if m
+        else torch.zeros(draws, 0).long()
+    )
     times = torch.zeros(draws, m, dtype=torch.int64).scatter_add_(1, drawn, torch.ones_like(drawn))
     return torch.cat([torch.ones(1, len(patients), dtype=torch.int64), times[:, owner]])
 

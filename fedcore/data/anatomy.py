@@ -126,9 +126,7 @@ def _finding(
     return paint, torch.where(label == _RING, ball, paint)
 
 
-def _spikes(
-    offset: Float[Tensor, "n d *space"], length: Float[Tensor, "n *_"], kin: Kin
-) -> Float[Tensor, "n *space"]:
+def _spikes(offset: Float[Tensor, "n d *space"], length: Float[Tensor, "n *_"], kin: Kin) -> Float[Tensor, "n *space"]:
     """Distance to needles from the origin in random directions, thick at their roots."""
     nearest = torch.full_like(offset[:, 0], torch.inf)
     for _ in range(_SPIKES):

@@ -92,9 +92,7 @@ def decode_sites(
             found = _write(places[site], sites[site], how, on_fault == "skip", tally)
             faults += told(site, sites[site], found)
     if faults and on_fault == "stop":
-        raise Faults(
-            "images", faults, "Mend or remove these rows, or set on_fault to skip to go on without them."
-        )
+        raise Faults("images", faults, "Mend or remove these rows, or set on_fault to skip to go on without them.")
     opened = {site: stores[site] or _opened(place) for site, place in places.items()}
     return {site: store for site, store in opened.items() if store is not None}
 
@@ -138,9 +136,7 @@ def _sweep(folder: Path) -> None:
 
 def _place(folder: Path, rows: Sequence[Row], how: Decoding, memo: Memo) -> Path:
     """Named by content alone, so a site may be renamed; a new decoder may read what was a fault before."""
-    decoders = [
-        find_spec(name) is not None for name in ("pylibjpeg", "libjpeg", "openjpeg", "gdcm", "jpeg_ls")
-    ]
+    decoders = [find_spec(name) is not None for name in ("pylibjpeg", "libjpeg", "openjpeg", "gdcm", "jpeg_ls")]
     return folder / key_of([memo.digest(row) for row in rows], how, decoders, VERSION)
 
 
@@ -169,9 +165,7 @@ def _opened(place: Path) -> Store | None:
 
 def _write(place: Path, rows: Sequence[Row], how: Decoding, skip: bool, tally: _Tally) -> Faulty:
     """Decodes one site into a folder beside, and renames that when it is whole; gives the faults."""
-    with tempfile.TemporaryDirectory(
-        prefix=".decoding-", dir=place.parent, ignore_cleanup_errors=True
-    ) as name:
+    with tempfile.TemporaryDirectory(prefix=".decoding-", dir=place.parent, ignore_cleanup_errors=True) as name:
         half = Path(name) / "site"
         half.mkdir()
         index = _fill(half, rows, how, tally)

@@ -62,9 +62,7 @@ def check(manifest: Path, deep: bool = True) -> int:
     for row, look in _looked(found.rows, deep):
         sites.setdefault(row.site, []).append((row, look))
     _print_table(console, sites)
-    faults_found = [
-        f"row {row.number}, {row.image.name}: {look.fault}" for row, look in _all(sites) if look.fault
-    ]
+    faults_found = [f"row {row.number}, {row.image.name}: {look.fault}" for row, look in _all(sites) if look.fault]
     for title, lines in (
         ("Notes", found.notes),
         ("Warnings", _warnings(found, sites)),
@@ -135,9 +133,7 @@ def _ends(looks: Sequence[Look]) -> str:
 
 
 def _colours(looks: Sequence[Look]) -> list[str]:
-    return [
-        {1: "grey", 3: "colour"}.get(n, f"{n} channels") for n in sorted({look.channels for look in looks})
-    ]
+    return [{1: "grey", 3: "colour"}.get(n, f"{n} channels") for n in sorted({look.channels for look in looks})]
 
 
 def _span(shapes: Iterable[tuple[int, ...]]) -> str:
@@ -154,9 +150,7 @@ def _span(shapes: Iterable[tuple[int, ...]]) -> str:
 
 def _warnings(manifest: Manifest, sites: dict[str, list[tuple[Row, Look]]]) -> list[str]:
     """What is no fault, but may spoil a run."""
-    lines = [
-        f"row {row.number}, {row.image.name}: constant image" for row, look in _all(sites) if look.constant
-    ]
+    lines = [f"row {row.number}, {row.image.name}: constant image" for row, look in _all(sites) if look.constant]
     for site, pairs in sites.items():
         if len(pairs) == 1:
             lines.append(f"site '{site}' has one image")
@@ -168,9 +162,7 @@ def _warnings(manifest: Manifest, sites: dict[str, list[tuple[Row, Look]]]) -> l
     if len({len(look.shape) for look in looks}) > 1:
         lines.append("2D and 3D images in one manifest; a run takes one of them")
     if len(channels := {look.channels for look in looks}) > 1:
-        lines.append(
-            f"images of {' and '.join(map(str, sorted(channels)))} channels; grey is repeated to colour"
-        )
+        lines.append(f"images of {' and '.join(map(str, sorted(channels)))} channels; grey is repeated to colour")
     return lines + _scales(sites)
 
 

@@ -32,7 +32,14 @@ def command(arguments: Sequence[str]) -> int:
     return 0
 
 
-def phantom(folder: Path, sites: int = 4, images_per_site: int = 400, spatial_dims: int = 2, size: int = 64, seed: int = 0) -> Path:
+def phantom(
+    folder: Path,
+    sites: int = 4,
+    images_per_site: int = 400,
+    spatial_dims: int = 2,
+    size: int = 64,
+    seed: int = 0,
+) -> Path:
     """Writes phantom hospitals as PNG (2D) or NIfTI (3D) with masks and a manifest.
 
     Args:

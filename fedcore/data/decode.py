@@ -60,9 +60,7 @@ def _mask(row: Row, space: tuple[int, ...], size: tuple[int, ...]) -> np.ndarray
     except ImageFault as fault:
         raise ImageFault(f"mask: {fault}") from None
     if mask.shape != space:
-        raise ImageFault(
-            f"mask has shape {_times(mask.shape)}, its image {_times(space)}; they must be equal"
-        )
+        raise ImageFault(f"mask has shape {_times(mask.shape)}, its image {_times(space)}; they must be equal")
     return fit_mask(mask, size)
 
 

@@ -13,10 +13,14 @@ from fedcore.data.images import Cohort, Images
 def describe(cohort: Cohort) -> dict[str, Any]:
     """The part of `run.json` that is about images."""
     return {
-        "sites": {name: {s: int((i.splits == s).sum()) for s in ("train", "val", "test")} for name, i in cohort.sites.items()},
+        "sites": {name: _counts(images) for name, images in cohort.sites.items()},
         "classes": list(cohort.classes), "size": list(cohort.size), "channels": cohort.channels,
         "notes": list(cohort.notes), "faults": list(cohort.faults), "data": fingerprint(cohort),
     }  # fmt: skip
+
+
+def _counts(images: Images) -> dict[str, int]:
+    return {split: int((images.splits == split).sum()) for split in ("train", "val", "test")}
 
 
 def fingerprint(cohort: Cohort, looks: int = 16) -> str:
@@ -25,7 +29,7 @@ def fingerprint(cohort: Cohort, looks: int = 16) -> str:
     for name, images in cohort.sites.items():
         digest.update(name.encode())
         for part in _parts(images, looks):
-            digest.update(np.ascontiguousarray(part))
+            digest.update(part.tobytes())
     return digest.hexdigest()[:16]
 
 

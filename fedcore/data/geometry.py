@@ -18,15 +18,11 @@ def full_size(size: int | Sequence[int], dims: int) -> tuple[int, ...]:
     """One number stands for all dimensions; raises InputError where their count or a value is wrong."""
     full = (size,) * dims if isinstance(size, int) else tuple(size)
     if len(full) != dims or min(full) < 1:
-        raise InputError(
-            f"size must be one number or {dims} (the images are {dims}D), all positive; got {size}"
-        )
+        raise InputError(f"size must be one number or {dims} (the images are {dims}D), all positive; got {size}")
     return full
 
 
-def fit(
-    image: Float32[np.ndarray, "c *space"], size: tuple[int, ...], channels: int
-) -> Float32[np.ndarray, "..."]:
+def fit(image: Float32[np.ndarray, "c *space"], size: tuple[int, ...], channels: int) -> Float32[np.ndarray, "..."]:
     """(channels, *size): resized to fit inside, centred, padded with the image's own minimum.
 
     Shrinking averages (no aliasing): antialiased bilinear in 2D, area in 3D. Voxels count as cubes.

@@ -86,9 +86,7 @@ class Images:
         """
         if self.masks is None:
             raise ValueError(f"site '{self.site}' has no masks")
-        return torch.from_numpy(
-            np.asarray(self.masks[self._stored(np.asarray(indices, dtype=np.int64))])
-        ).long()
+        return torch.from_numpy(np.asarray(self.masks[self._stored(np.asarray(indices, dtype=np.int64))])).long()
 
     def _stored(self, at: np.ndarray) -> np.ndarray:
         return at if self.index is None else self.index[at]
@@ -157,9 +155,7 @@ class Batches(Sampler[Tensor]):
         self.least = size if drop_last else 2 if shuffle else 1
 
     def __iter__(self) -> Iterator[Tensor]:
-        order = (
-            torch.randperm(self.count, generator=self.generator) if self.shuffle else torch.arange(self.count)
-        )
+        order = torch.randperm(self.count, generator=self.generator) if self.shuffle else torch.arange(self.count)
         for batch in range(len(self)):
             yield order[batch * self.size : (batch + 1) * self.size]
 

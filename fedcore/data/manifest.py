@@ -102,9 +102,7 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise Faults(str(path), ["empty; a header such as 'image,site,split,label' must come first"])
     delimiter = max(",;\t", key=lines[0].count)
     try:
-        for number, cells in enumerate(
-            csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), start=1
-        ):
+        for number, cells in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), start=1):
             if any(cell.strip() for cell in cells):
                 yield number, cells
     except csv.Error as error:
@@ -142,13 +140,9 @@ def _rows(
     packed = image.suffix.lower() == ".npz"
     split = SPLITS.get(record["split"].lower(), "")
     found = [] if record["image"] else ["image is empty"]
-    found += [
-        fault for path in (image, mask) if path and record["image"] and (fault := _file_fault(path, folder))
-    ]
+    found += [fault for path in (image, mask) if path and record["image"] and (fault := _file_fault(path, folder))]
     if not _SITE_NAME.fullmatch(record["site"]):
-        rule = (
-            "a site's name starts with a letter or digit and holds letters, digits, '.', '_', '-' and spaces"
-        )
+        rule = "a site's name starts with a letter or digit and holds letters, digits, '.', '_', '-' and spaces"
         found.append(f"{rule}; got '{record['site']}'" if record["site"] else "site is empty")
     if split_given and not split and (record["split"] or not packed):
         found.append(f"split must be train, val or test; got '{record['split']}'")
@@ -170,9 +164,7 @@ def _file_fault(path: Path, folder: Path) -> str:
     return f"{name} is empty (zero bytes or files)" if empty else ""
 
 
-def _expanded(
-    number: int, path: Path, site: str, split: str, faults: list[str], notes: list[str]
-) -> list[Row]:
+def _expanded(number: int, path: Path, site: str, split: str, faults: list[str], notes: list[str]) -> list[Row]:
     """A row an image of an .npz in MedMNIST's layout (Yang et al. 2023, arXiv 2110.14795)."""
     try:
         shapes = npz.shapes(path)
@@ -184,9 +176,7 @@ def _expanded(
             if split in ("", word):
                 names = _labels(path, word, shapes, notes)
                 rows += [
-                    Row(
-                        number, path, site, word, label, None, f"{path.name}#{member}[{index}]", member, index
-                    )
+                    Row(number, path, site, word, label, None, f"{path.name}#{member}[{index}]", member, index)
                     for index, label in enumerate(names)
                 ]
         return rows
@@ -195,9 +185,7 @@ def _expanded(
         return []
 
 
-def _labels(
-    path: Path, split: str, shapes: Mapping[str, tuple[int, ...]], notes: list[str]
-) -> list[str | None]:
+def _labels(path: Path, split: str, shapes: Mapping[str, tuple[int, ...]], notes: list[str]) -> list[str | None]:
     count, member = shapes[f"{split}_images"][0], f"{split}_labels"
     shape = shapes.get(member, ())
     if not shape:

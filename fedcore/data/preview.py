@@ -49,9 +49,7 @@ def preview(manifest: Path, out: Path = Path("preview.png"), per_site: int = 6, 
         wspace=0.06,
         hspace=0.18 if labelled else 0.06,
     )
-    figure.text(
-        0.02, 1 - 0.15 / figure.get_figheight(), _title(manifest, rows), color=_INK, va="top", fontsize=9
-    )
+    figure.text(0.02, 1 - 0.15 / figure.get_figheight(), _title(manifest, rows), color=_INK, va="top", fontsize=9)
     for site, line in zip(sites, axes, strict=True):
         own = [row for row in rows if row.site == site]
         _name(line[0], site, len(own))

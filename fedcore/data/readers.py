@@ -27,9 +27,7 @@ _silence, _silent = Lock(), ExitStack()
 _readers = 0
 
 
-def read_image(
-    path: Path, member: str | None = None, index: int | None = None
-) -> Float32[np.ndarray, "c *space"]:
+def read_image(path: Path, member: str | None = None, index: int | None = None) -> Float32[np.ndarray, "c *space"]:
     """Raw intensities of one image, channels first.
 
     - PNG, JPEG, BMP, TIFF (8, 16, 32 bits): (c, h, w), upright as a viewer shows it; alpha is dropped, a
@@ -83,9 +81,7 @@ def _reader(path: Path, member: str | None, index: int | None) -> tuple[str, Cal
         return "NIfTI", _nifti
     if suffix in _DICOM or suffix[1:].isdigit():  # names such as 1.2.840.113619.2.5
         return "DICOM", read_dicom
-    raise ImageFault(
-        f"unknown kind of file '{suffix}'; known: {', '.join(_PICTURES)}, .npy, .npz, .nii, .nii.gz, .dcm"
-    )
+    raise ImageFault(f"unknown kind of file '{suffix}'; known: {', '.join(_PICTURES)}, .npy, .npz, .nii, .nii.gz, .dcm")
 
 
 def _guarded(kind: str, read: Callable[[], np.ndarray]) -> np.ndarray:

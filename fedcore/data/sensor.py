@@ -29,9 +29,7 @@ class Sensor:
     gain: float
     """Raw units of a signal of 1."""
 
-    def __call__(
-        self, clean: Float[Tensor, "n *space"], generator: torch.Generator
-    ) -> Float[Tensor, "n *space"]:
+    def __call__(self, clean: Float[Tensor, "n *space"], generator: torch.Generator) -> Float[Tensor, "n *space"]:
         """Scan `clean` materials in [0, 1]; the raw intensities are never negative."""
         signal = blur(self._toned(clean), self.point_spread)
         knots = torch.randn(len(clean), *[_BIAS_KNOTS] * (clean.ndim - 1), generator=generator)

@@ -21,9 +21,7 @@ def upsample(knots: Float[Tensor, "n *_"], space: Sequence[int]) -> Float[Tensor
 
     Standard normal knots give a field of unit variance at every pixel, and the same field at every `space`.
     """
-    return along_axes(
-        knots, [_bumps(size, cells) for size, cells in zip(space, knots.shape[1:], strict=True)]
-    )
+    return along_axes(knots, [_bumps(size, cells) for size, cells in zip(space, knots.shape[1:], strict=True)])
 
 
 def blur(x: Float[Tensor, "n *space"], sigma: float) -> Float[Tensor, "n *space"]:

@@ -72,11 +72,7 @@ class Data:
         """Rows by site, in the natural order of names, each with its split."""
         if not 0 <= self.test_fraction < 1:
             raise InputError(f"test_fraction must lie in [0, 1), got {self.test_fraction}")
-        names = (
-            self.partition(manifest.rows, self.seed)
-            if self.partition
-            else [row.site for row in manifest.rows]
-        )
+        names = self.partition(manifest.rows, self.seed) if self.partition else [row.site for row in manifest.rows]
         sites: dict[str, list[Row]] = defaultdict(list)
         for row, name in zip(manifest.rows, names, strict=True):
             sites[name].append(replace(row, site=name))
@@ -121,9 +117,7 @@ def _survey(sites: Mapping[str, Sequence[Row]], folder: Path) -> tuple[int, int]
         raise Faults("images", [f"site '{site}': none of its images can be read" for site in sites])
     if len({dims for dims, _ in known.values()}) > 1:
         advice = "2D and 3D images need manifests of their own."
-        raise Faults(
-            "images", [f"site '{site}' has {dims}D images" for site, (dims, _) in known.items()], advice
-        )
+        raise Faults("images", [f"site '{site}' has {dims}D images" for site, (dims, _) in known.items()], advice)
     return next(iter(known.values()))[0], max(channels for _, channels in known.values())
 
 

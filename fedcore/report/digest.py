@@ -120,21 +120,17 @@ def departures(run: Run) -> tuple[Left, ...]:
 def curves(run: Run, value: Callable[[Turn, str], float | None]) -> dict[str, list[tuple[int, float]]]:
     """Site -> (round, value) where there is one; sites without any are left out."""
     found = {
-        site: [(turn.index, at) for turn in run.turns if (at := value(turn, site)) is not None]
-        for site in run.sites
+        site: [(turn.index, at) for turn in run.turns if (at := value(turn, site)) is not None] for site in run.sites
     }
     return {site: points for site, points in found.items() if points}
 
 
 def training_charts(run: Run) -> tuple[LineChart, ...]:
     """Loss and duration of the visits."""
-    loss = curves(
-        run, lambda turn, site: turn.visits[site].metrics.get("loss") if site in turn.visits else None
-    )
+    loss = curves(run, lambda turn, site: turn.visits[site].metrics.get("loss") if site in turn.visits else None)
     seconds = curves(run, lambda turn, site: turn.visits[site].seconds if site in turn.visits else None)
     refused = {
-        site: [(turn.index, turn.refused[site]) for turn in run.turns if site in turn.refused]
-        for site in run.sites
+        site: [(turn.index, turn.refused[site]) for turn in run.turns if site in turn.refused] for site in run.sites
     }
     caption = "Mean training loss of a visit, by round."
     if any(refused.values()):
@@ -154,9 +150,7 @@ def survey_charts(run: Run) -> tuple[LineChart, ...]:
 
 def _survey_chart(run: Run, name: str) -> LineChart:
     """The gauges of collapse start at 0, which is what they warn of."""
-    title, caption = _SURVEYS.get(
-        name, (name.replace("_", " ").capitalize(), "Measured by survey, by round.")
-    )
+    title, caption = _SURVEYS.get(name, (name.replace("_", " ").capitalize(), "Measured by survey, by round."))
     points = curves(run, lambda turn, site: turn.survey.get(site, {}).get(name))
     spread = name == "feature_std"
     even = (1 / math.sqrt(run.feature_dim), "1/√d, spread evenly") if spread and run.feature_dim else None

@@ -129,9 +129,7 @@ def line_chart(
     return LineChart(title, caption, _round_ticks(rounds, x), yticks, tuple(lines), level)
 
 
-def stack_chart(
-    title: str, caption: str, rounds: Sequence[tuple[int, Mapping[str, int]]], *, top: float
-) -> StackChart:
+def stack_chart(title: str, caption: str, rounds: Sequence[tuple[int, Mapping[str, int]]], *, top: float) -> StackChart:
     """A bar per round, stacked by kind, of (round, kind -> bytes); `top` bytes is the height charts share.
 
     Above 48 rounds a bar is the mean of several neighbours.
@@ -153,9 +151,7 @@ def stack_chart(
             blocks.append(Block(kind, round(left, 1), y(below + mean), round(0.76 * pitch, 1), height, label))
             below += mean
     step = math.ceil(len(groups) / 6)
-    xticks = [
-        Tick(round(LEFT + pitch * (at + 0.5), 1), str(groups[at][0][0])) for at in range(0, len(groups), step)
-    ]
+    xticks = [Tick(round(LEFT + pitch * (at + 0.5), 1), str(groups[at][0][0])) for at in range(0, len(groups), step)]
     yticks = [Tick(y(mark * unit), f"{mark:.4g}" if mark else f"0 {name}") for mark in marks]
     return StackChart(title, caption, tuple(xticks), tuple(yticks), tuple(blocks))
 

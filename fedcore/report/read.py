@@ -38,9 +38,7 @@ def read_run(folder: Path, *, private: bool = False) -> Run:
         )
     gaps: list[str] = []
     clean = shorten_paths if private else _same
-    about = clean(
-        read_object(folder / "run.json", gaps, lacking="run.json is missing: how it ended is unknown.")
-    )
+    about = clean(read_object(folder / "run.json", gaps, lacking="run.json is missing: how it ended is unknown."))
     recipe = read_text(folder / "recipe.yaml", gaps, lacking="recipe.yaml is missing.")
     lines = read_lines(folder / "rounds.jsonl", gaps, label="rounds.jsonl", lacking=_no_rounds(about))
     turns = _turns((clean(line) for line in lines), gaps)

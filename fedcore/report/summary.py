@@ -71,9 +71,7 @@ def _extent(run: Run) -> list[Figure]:
     done, planned = len(run.turns), run.planned_rounds
     return [
         Figure("Rounds", str(done) if done or planned else "", f"of {planned} planned" if planned else ""),
-        Figure(
-            "Sites", str(len(run.sites) or ""), plural(refusals, "refusal") if refusals else "no refusals"
-        ),
+        Figure("Sites", str(len(run.sites) or ""), plural(refusals, "refusal") if refusals else "no refusals"),
         Figure(
             "Images",
             f"{sum(totals.values()):,}" if totals else "",

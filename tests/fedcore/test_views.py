@@ -68,9 +68,7 @@ def test_the_seed_decides_the_views_and_the_images_are_left_alone() -> None:
     [("crop", (0.2, 0.8)), ("rotate", 20.0), ("flip", 0.5), ("noise", 0.5), ("blur_probability", 1.0)]
     + [(field, 0.5) for field in ("gamma", "contrast", "brightness")],
 )
-def test_each_sample_and_each_view_draws_its_own_parameters(
-    space: tuple[int, ...], field: str, value: object
-) -> None:
+def test_each_sample_and_each_view_draws_its_own_parameters(space: tuple[int, ...], field: str, value: object) -> None:
     """A batch of one image repeated: a parameter shared by the batch would leave all of it equal."""
     images = (random_images(1, 1, *space) * 0.4).expand(12, 1, *space)
     first, second = but(count=2, **{field: value})(images)
@@ -155,9 +153,7 @@ def test_a_turn_is_rigid_in_voxels() -> None:
         sides = torch.tensor(space, dtype=torch.float32)
         planes = len(space) * (len(space) - 1) // 2
         rigid = turn(torch.rand(20, planes) - 0.5, space) * (sides[:, None] / sides)
-        torch.testing.assert_close(
-            rigid @ rigid.mT, torch.eye(len(space)).expand_as(rigid), atol=1e-5, rtol=0
-        )
+        torch.testing.assert_close(rigid @ rigid.mT, torch.eye(len(space)).expand_as(rigid), atol=1e-5, rtol=0)
         torch.testing.assert_close(torch.linalg.det(rigid), torch.ones(20))
 
 
@@ -187,9 +183,7 @@ def test_blur_equals_a_loop_over_pairs_of_voxels(space: tuple[int, ...]) -> None
     places = list(torch.cartesian_prod(*(torch.arange(size) for size in space)))
     for i in range(2):
         for here in places:
-            weights = [
-                exp(-((here - there) ** 2).sum().item() / (2 * sigma[i].item() ** 2)) for there in places
-            ]
+            weights = [exp(-((here - there) ** 2).sum().item() / (2 * sigma[i].item() ** 2)) for there in places]
             near = torch.tensor(weights).view(space) / sum(weights)
             expected = (images[i] * near).flatten(1).sum(1)
             torch.testing.assert_close(blurred[(i, slice(None), *here)], expected, atol=1e-5, rtol=0)

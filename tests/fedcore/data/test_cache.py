@@ -38,8 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def stored(stores: dict[str, Store]) -> dict[str, list[int]]:
     return {
-        site: np.rint((store.pixels[:, 0, 5, 5] + 1.0) * 127.5).astype(int).tolist()
-        for site, store in stores.items()
+        site: np.rint((store.pixels[:, 0, 5, 5] + 1.0) * 127.5).astype(int).tolist() for site, store in stores.items()
     }
 
 
@@ -72,9 +71,7 @@ def test_an_unchanged_set_is_not_read(sites: Sites, folder: Path, monkeypatch: p
     decode_sites(sites, HOW, folder)
     opened: list[str] = []
     honest = Path.open
-    monkeypatch.setattr(
-        Path, "open", lambda path, *args, **kw: opened.append(path.suffix) or honest(path, *args, **kw)
-    )
+    monkeypatch.setattr(Path, "open", lambda path, *args, **kw: opened.append(path.suffix) or honest(path, *args, **kw))
     decode_sites(sites, HOW, folder)
     assert ".png" not in opened
 

@@ -21,9 +21,7 @@ def manifest(tmp_path: Path) -> Path:
     nib.save(nib.Nifti1Image(rng.random((9, 8, 7)) * 1e6, np.eye(4)), tmp_path / "v.nii")
     nib.save(nib.Nifti1Image(np.ones((9, 8, 7), np.uint8), np.eye(4)), tmp_path / "m.nii")
     Image.new("L", (8, 8)).save(tmp_path / "flat.png")
-    (tmp_path / "manifest.csv").write_text(
-        "\n".join([*lines, "v.nii,south,train,a,m.nii", "flat.png,north,train,a,"])
-    )
+    (tmp_path / "manifest.csv").write_text("\n".join([*lines, "v.nii,south,train,a,m.nii", "flat.png,north,train,a,"]))
     return tmp_path / "manifest.csv"
 
 

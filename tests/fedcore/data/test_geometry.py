@@ -31,9 +31,7 @@ def test_the_mask_lies_where_the_image_does(shape: tuple[int, ...], side: int) -
     image = np.ones((1, *shape), np.float32)
     marked = np.pad(image, [(0, 0)] + [(0, 0)] * len(shape))
     covered = fit_mask(np.ones(shape, np.uint8), size)
-    inner = [
-        np.flatnonzero(covered.any(axis=tuple(set(range(len(shape))) - {axis}))) for axis in range(len(shape))
-    ]
+    inner = [np.flatnonzero(covered.any(axis=tuple(set(range(len(shape))) - {axis}))) for axis in range(len(shape))]
     assert fit(marked, size, 1).shape[1:] == covered.shape
     assert max(len(line) / n for line, n in zip(inner, size, strict=True)) == 1  # it touches two sides
     for line, n in zip(inner, size, strict=True):

@@ -14,18 +14,14 @@ from fedcore.data.images import Cohort, Images, loader
 def site(count: int, *, masks: bool = False, pixels: np.ndarray | None = None) -> Images:
     """Image i is filled with i / 1000, its label is i."""
     if pixels is None:
-        pixels = np.broadcast_to((np.arange(count) / 1000)[:, None, None, None], (count, 1, 4, 5)).astype(
-            np.float16
-        )
+        pixels = np.broadcast_to((np.arange(count) / 1000)[:, None, None, None], (count, 1, 4, 5)).astype(np.float16)
     return Images(
         site="north",
         pixels=pixels,
         splits=np.array(["train" if at % 3 else "test" for at in range(count)]),
         labels=torch.arange(count),
         patients=np.arange(count) // 2,
-        masks=np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None], (count, 4, 5))
-        if masks
-        else None,
+        masks=np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None], (count, 4, 5)) if masks else None,
         rows=np.arange(count) + 2,
     )
 

@@ -14,9 +14,7 @@ from fedcore.data.partition import ByColumn, Dirichlet, Partition, Quantity
 from fedcore.errors import InputError
 
 
-def cohort(
-    patients: int, *, images: int = 2, labels: str = "abcd", test: float = 0.3, seed: int = 0
-) -> list[Row]:
+def cohort(patients: int, *, images: int = 2, labels: str = "abcd", test: float = 0.3, seed: int = 0) -> list[Row]:
     """Patients of one to `images` images; the label is drawn by image, the split by patient."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -57,10 +55,7 @@ def mixes(rows: list[Row], names: list[str], split: str) -> np.ndarray:
 
 def test_small_alpha_skews_labels_and_large_does_not() -> None:
     rows = cohort(800, images=1)
-    skew = {
-        alpha: np.ptp(mixes(rows, Dirichlet(alpha)(rows, 0), "train"), axis=0).mean()
-        for alpha in (0.1, 1000.0)
-    }
+    skew = {alpha: np.ptp(mixes(rows, Dirichlet(alpha)(rows, 0), "train"), axis=0).mean() for alpha in (0.1, 1000.0)}
     assert skew[0.1] > 0.4
     assert skew[1000.0] < 0.15
 

@@ -51,9 +51,7 @@ def test_cohort_keeps_its_promises(phantoms: Phantoms, size: tuple[int, ...]) ->
 
 
 @BOTH
-def test_a_mask_shows_a_finding_exactly_where_the_label_says_so(
-    phantoms: Phantoms, size: tuple[int, ...]
-) -> None:
+def test_a_mask_shows_a_finding_exactly_where_the_label_says_so(phantoms: Phantoms, size: tuple[int, ...]) -> None:
     for scans in phantoms.scans(size):
         masks = scans.masks.flatten(1)
         assert torch.equal((masks == 2).any(1), scans.labels != CLEAR)
@@ -239,9 +237,7 @@ def test_a_model_of_one_hospital_does_worse_on_the_others() -> None:
     scores = {}
     for name, site in sites.items():
         test = site.select("test")
-        scores[name] = balanced_accuracy(
-            (((features(test) - mean) / std) @ ridge + prior).argmax(1), test.labels
-        )
+        scores[name] = balanced_accuracy((((features(test) - mean) / std) @ ridge + prior).argmax(1), test.labels)
     own = scores.pop("hospital_1")
     assert own > 0.5
     assert own - max(scores.values()) > 0.15

@@ -61,9 +61,7 @@ def test_a_second_load_reads_no_image(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("fedcore.data.source.read_image", None)
     monkeypatch.setattr(decode, "read_image", None)
     again = data.load()
-    assert all(
-        torch.equal(again.sites[site].batch([3]), images.batch([3])) for site, images in first.sites.items()
-    )
+    assert all(torch.equal(again.sites[site].batch([3]), images.batch([3])) for site, images in first.sites.items())
 
 
 @pytest.mark.parametrize("partition", [None, Dirichlet(sites=2, min_images=4), Quantity(sites=2)])
@@ -140,9 +138,7 @@ def test_no_image_at_all(tmp_path: Path) -> None:
 
 def test_medmnist(tmp_path: Path) -> None:
     images = np.arange(3 * 8 * 8, dtype=np.uint8).reshape(3, 8, 8)
-    np.savez_compressed(
-        tmp_path / "m.npz", train_images=images, train_labels=[[1], [0], [1]], test_images=images[:1]
-    )
+    np.savez_compressed(tmp_path / "m.npz", train_images=images, train_labels=[[1], [0], [1]], test_images=images[:1])
     (tmp_path / "manifest.csv").write_text("image,site\nm.npz,lab\n")
     lab = Data(str(tmp_path / "manifest.csv"), size=8, cache=tmp_path / "cache").load().sites["lab"]
     assert lab.labels.tolist() == [1, 0, 1, -1]

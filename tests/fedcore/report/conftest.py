@@ -69,10 +69,7 @@ def _turn(at: int, sites: tuple[str, ...]) -> dict[str, Any]:
     return {
         "round": at,
         "seconds": 2.0,
-        "sites": {
-            site: _visit(loss=5.2 * 0.93**at + 0.15 * n, seconds=0.5 + 0.1 * n)
-            for n, site in enumerate(sites)
-        },
+        "sites": {site: _visit(loss=5.2 * 0.93**at + 0.15 * n, seconds=0.5 + 0.1 * n) for n, site in enumerate(sites)},
         "refused": {},
         "survey": survey if at % 3 == 2 else {},
     }
@@ -103,9 +100,7 @@ def _write_site(folder: Path, *, seed: int, rounds: int, shape: tuple[int, ...])
     noise = np.random.default_rng(seed).normal(scale=0.1, size=(6, 3, *shape))
     axes = np.meshgrid(*(np.linspace(-1.2, 1.2, side) for side in shape[1:]), indexing="ij")
     images = np.cos(3 * np.sqrt(sum(axis**2 for axis in axes)) + seed) + noise
-    np.savez(
-        folder / "samples.npz", images=images[:, 0].astype("float16"), views=images[:, 1:].astype("float16")
-    )
+    np.savez(folder / "samples.npz", images=images[:, 0].astype("float16"), views=images[:, 1:].astype("float16"))
 
 
 def _write(path: Path, found: Any) -> None:

@@ -65,9 +65,7 @@ def test_pickled_or_misshapen_samples_are_a_gap(tmp_path: Path) -> None:
 def test_views_may_have_another_size_or_be_missing(tmp_path: Path) -> None:
     images = np.zeros((2, 1, 8, 8), dtype=np.float16)
     (bare,) = albums(save(tmp_path / "x", images=images), ["a"], [])
-    (seen,) = albums(
-        save(tmp_path / "y", images=images, views=np.zeros((2, 3, 1, 4, 4), np.float16)), ["a"], []
-    )
+    (seen,) = albums(save(tmp_path / "y", images=images, views=np.zeros((2, 3, 1, 4, 4), np.float16)), ["a"], [])
     assert [len(row) for row in bare.rows] == [1, 1]
     assert [len(row) for row in seen.rows] == [4, 4]
 
@@ -75,6 +73,4 @@ def test_views_may_have_another_size_or_be_missing(tmp_path: Path) -> None:
 def test_a_sites_name_cannot_lead_out_of_the_run(tmp_path: Path) -> None:
     save(tmp_path / "elsewhere", images=np.zeros((1, 1, 4, 4), dtype=np.float16))
     (tmp_path / "run" / "sites").mkdir(parents=True)
-    assert (
-        albums(tmp_path / "run", ["../../elsewhere/sites/a", str(tmp_path / "elsewhere/sites/a")], []) == ()
-    )
+    assert albums(tmp_path / "run", ["../../elsewhere/sites/a", str(tmp_path / "elsewhere/sites/a")], []) == ()

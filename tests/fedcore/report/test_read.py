@@ -79,9 +79,7 @@ def test_values_of_wrong_types_count_as_absent(make_run: MakeRun) -> None:
     folder = make_run(size=7, classes="x", sites=("a",))
     with (folder / "rounds.jsonl").open("a") as file:
         file.write(
-            json.dumps(wrong)
-            + "\n"
-            + '{"round": NaN}\n{"round": 13, "sites": {"a": {"metrics": {"loss": NaN}}}}\n'
+            json.dumps(wrong) + "\n" + '{"round": NaN}\n{"round": 13, "sites": {"a": {"metrics": {"loss": NaN}}}}\n'
         )
     run = read_run(folder)
     assert run.turns[12].visits["a"].metrics == {}

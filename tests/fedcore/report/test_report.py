@@ -33,9 +33,7 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        self.links += [
-            value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")
-        ]
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
         assert not [name for name, _ in attrs if name.startswith("on")]
         if tag not in _VOID:
             self.open.append(tag)
@@ -63,9 +61,7 @@ def read(page: Path) -> Reader:
     assert reader.open == []
     assert len(text.encode()) < 5_000_000
     assert all(link.startswith("data:image/png;base64,") for link in reader.links)
-    assert not re.search(
-        r"https?:|url\(|@import|//[a-z]", re.sub(r"data:image/png;base64,[\w+/=]+", "", text)
-    )
+    assert not re.search(r"https?:|url\(|@import|//[a-z]", re.sub(r"data:image/png;base64,[\w+/=]+", "", text))
     assert not reader.tags & {"script", "iframe", "link", "object", "embed", "base"}
     return reader
 
@@ -129,9 +125,7 @@ def test_a_page_comes_of_whatever_is_there(full_run: Path, lost: str) -> None:
 def test_no_text_of_a_run_becomes_markup(make_run: MakeRun) -> None:
     evil = '<img src=x onerror="alert(1)"><script>alert(2)</script>'
     name = "a\"'><b onclick=x>&amp;"
-    folder = make_run(
-        "<i>run", sites=(name,), notes=[evil], faults=[evil], status="failed", error=evil, classes=[evil]
-    )
+    folder = make_run("<i>run", sites=(name,), notes=[evil], faults=[evil], status="failed", error=evil, classes=[evil])
     (folder / "table.json").write_text(
         json.dumps({"title": evil, "columns": [evil], "rows": [[evil, evil]], "note": evil})
     )
@@ -141,9 +135,7 @@ def test_no_text_of_a_run_becomes_markup(make_run: MakeRun) -> None:
         kinds = {evil: 3, "</svg>": 4}
         visit = {"metrics": {"loss": 1.0}, "up": kinds, "reveals": evil}
         file.write(
-            json.dumps(
-                {"round": 12, "sites": {name: visit}, "refused": {name: evil}, "survey": {name: {evil: 1}}}
-            )
+            json.dumps({"round": 12, "sites": {name: visit}, "refused": {name: evil}, "survey": {name: {evil: 1}}})
             + "\n"
         )
     reader = read(write_report(folder))

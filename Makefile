@@ -1,0 +1,38 @@
+# Every target sets up what it needs: a fresh clone and one word are enough.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test slow check docs bench clean
+
+demo: $(READY)          ## the whole road on phantom hospitals
+	$(BIN)/fedpretrain demo
+
+test: $(READY)          ## quick tests
+	$(BIN)/python -m pytest
+
+slow: $(READY)          ## all tests that need no GPU, real images included
+	$(BIN)/python -m pytest -m "not gpu"
+
+check: $(READY)         ## format, lint, types, layers, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+docs: $(READY)          ## the recipe reference, from the recipes and signatures themselves
+	$(BIN)/python docs/make_reference.py
+
+bench: $(READY)         ## measurements; each file's docstring holds the last result
+	$(BIN)/python -m benchmarks.visit_overhead
+	$(BIN)/python -m benchmarks.views
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

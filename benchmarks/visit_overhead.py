@@ -1,0 +1,168 @@
+"""What a federated visit costs beside its training steps.
+
+    python -m benchmarks.visit_overhead
+
+In one process, interleaved: a round of FedAvg through the whole kit (border, audit file, ledger, in-process
+transport, Lightning, checkpoint of the round) against a plain PyTorch loop that takes the same optimizer steps on the same
+batches, site after site. Then the peak memory of a round over 4 and over 64 sites.
+
+RESULT
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD
+
+from fedcore.algorithm import FedAvg
+from fedcore.checkpoint import Checkpoint
+from fedcore.data.images import Images, loader
+from fedcore.encoders import ResNet
+from fedcore.federation import Rounds, federate
+from fedcore.local import LocalTrainer, Visit
+from fedcore.transport import InProcess
+
+CLASSES = 4
+
+
+class Net(pl.LightningModule):
+    share = ("net.",)
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        loss = cross_entropy(self.net(batch[0]), batch[1])
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch[0]))
+        return loss
+
+    def configure_optimizers(self) -> SGD:
+        return SGD(self.parameters(), lr=0.01)
+
+
+def small() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 32, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(32, CLASSES),
+    )  # fmt: skip
+
+
+def resnet18() -> nn.Module:
+    return nn.Sequential(ResNet(depth=18), nn.Linear(512, CLASSES))
+
+
+def make_sites(count: int, images: int, size: int) -> dict[str, Images]:
+    rng = np.random.default_rng(0)
+    return {f"site_{i}": Images(
+        site=f"site_{i}", pixels=rng.uniform(-1, 1, (images, 1, size, size)).astype(np.float16),
+        splits=np.full(images, "train"), labels=torch.from_numpy(rng.integers(0, CLASSES, images)),
+        patients=np.arange(images),
+    ) for i in range(count)}  # fmt: skip
+
+
+def through_the_kit(net: nn.Module, sites: dict[str, Images], batch: int, folder: Path) -> Callable[[], None]:
+    local = LocalTrainer(Net(net), ("net.",), Visit(batch_size=batch, accelerator="cpu"), labels=True)
+    algorithm, checkpoint = FedAvg(), Checkpoint(folder / "state")
+    transport = InProcess(sites, local, memories=checkpoint, folder=folder / "sites")
+
+    def one_round() -> None:
+        federate(
+            algorithm, transport, algorithm.start(local), Rounds(1), 0,
+            finished=lambda record, state: checkpoint.commit(record.round, state),
+        )  # fmt: skip
+
+    return one_round
+
+
+def plain_loop(net: nn.Module, sites: dict[str, Images], batch: int) -> Callable[[], None]:
+    """Copies the weights in, trains, adds the weights up: nothing else."""
+
+    def one_round() -> None:
+        start = {k: v.clone() for k, v in net.state_dict().items()}
+        total: dict[str, Tensor] = {}
+        for images in sites.values():
+            net.load_state_dict(start)
+            optimizer = SGD(net.parameters(), lr=0.01)
+            for x, y in loader(images, batch, shuffle=True, drop_last=True, labels=True):
+                optimizer.zero_grad()
+                cross_entropy(net(x), y).backward()
+                optimizer.step()
+            for k, v in net.state_dict().items():
+                total[k] = total.get(k, 0) + v.double() / len(sites)
+        net.load_state_dict(total)
+
+    return one_round
+
+
+def interleaved(a: Callable[[], None], b: Callable[[], None], repeats: int) -> tuple[list[float], list[float]]:
+    times: tuple[list[float], list[float]] = ([], [])
+    for i in range(repeats + 1):
+        for run, kept in ((a, times[0]), (b, times[1])):
+            begun = time.perf_counter()
+            run()
+            if i:  # the first of each warms up
+                kept.append(time.perf_counter() - begun)
+    return times
+
+
+def compare(title: str, make: Callable[[], nn.Module], count: int, images: int, batch: int, repeats: int) -> None:
+    sites = make_sites(count, images, 64)
+    with tempfile.TemporaryDirectory() as folder:
+        kit = through_the_kit(make(), sites, batch, Path(folder))
+        net = make()
+        for p in net.parameters():  # the kit's memory format, so that the steps cost the same
+            p.data = p.data.contiguous(memory_format=torch.channels_last) if p.dim() == 4 else p.data
+        kits, plains = interleaved(kit, plain_loop(net, sites, batch), repeats)
+    more = statistics.median((k - p) / count for k, p in zip(kits, plains, strict=True))
+    ratio = statistics.median(k / p for k, p in zip(kits, plains, strict=True))
+    plain = statistics.median(plains) / count
+    print(f"{title:<34} plain {plain * 1e3:7.1f} ms a visit, kit +{more * 1e3:5.1f} ms, ratio {ratio:.3f}")
+
+
+def peak_memory(count: int) -> None:
+    """Runs in a process of its own: prints the growth of the resident peak over one round, in MB."""
+    import resource
+
+    sites = make_sites(1, 64, 64)["site_0"]
+    with tempfile.TemporaryDirectory() as folder:
+        run = through_the_kit(resnet18(), {f"site_{i}": sites for i in range(count)}, 32, Path(folder))
+        gc.collect()
+        run()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def memory_of(count: int) -> float:
+    import subprocess
+
+    asked = [sys.executable, "-m", "benchmarks.visit_overhead", "--memory", str(count)]
+    return float(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; medians of interleaved rounds")
+    compare("small CNN, 8 sites x 5 steps of 10", small, 8, 50, 10, 15)
+    compare("ResNet-18, 2 sites x 5 steps of 32", resnet18, 2, 160, 32, 7)
+    model = sum(t.numel() * t.element_size() for t in resnet18().state_dict().values()) / 2**20
+    few, many = memory_of(4), memory_of(64)
+    print(f"peak memory, ResNet-18: {few:.0f} MB with 4 sites, {many:.0f} MB with 64; one model is {model:.0f} MB")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--memory"]:
+        peak_memory(int(sys.argv[2]))
+    else:
+        main()

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fedcore.border import Border, Policy
+from fedcore.errors import Refused
+from fedcore.ledger import RoundRecord
+from fedcore.message import FEATURES, SAMPLES, STATISTICS, Contribution, Message, Reveals, Weights
+from fedcore.site import Round
+
+
+@dataclass(frozen=True)
+class Rich(Message):
+    model: Weights
+    mean: Tensor = field(metadata=STATISTICS)
+    rows: Tensor = field(metadata=FEATURES)
+    empty: Tensor = field(metadata=SAMPLES)
+
+
+RICH = Rich(
+    Weights({"w": torch.ones(5), "steps": torch.tensor(3)}),
+    mean=torch.zeros(2, dtype=torch.float64),
+    rows=torch.ones(4, 8, dtype=torch.float16),
+    empty=torch.zeros(0),
+)
+SENT = Contribution("a", RICH, 12, {"loss": 0.123456789, "knn": 0.5})
+TURN = Round(3, 5, 0)
+
+
+def entries(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("level", [Reveals.WEIGHTS, Reveals.STATISTICS, Reveals.FEATURES])
+def test_more_than_the_policy_allows_is_refused_by_field(level: Reveals) -> None:
+    first = {Reveals.WEIGHTS: "STATISTICS \\(mean\\)", Reveals.STATISTICS: "FEATURES \\(rows\\)"}
+    expected = first.get(level, "SAMPLES \\(empty\\)")
+    with pytest.raises(Refused, match=rf"Rich reveals {expected}, the policy allows {level.name}; set policy\.at_most"):
+        Policy(level).check(RICH)
+
+
+def test_what_the_policy_allows_passes_unchanged() -> None:
+    Policy(Reveals.SAMPLES).check(RICH)
+    Policy(Reveals.WEIGHTS).check(RICH.model)
+    assert Border(Policy(Reveals.SAMPLES)).release(SENT, TURN) is SENT
+    assert Policy().at_most == Reveals.STATISTICS  # features leave only where a recipe says so
+
+
+def test_what_is_refused_is_not_audited_because_it_never_left(tmp_path: Path) -> None:
+    with pytest.raises(Refused):
+        Border(Policy(), tmp_path / "a").release(SENT, TURN)
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_audit_lists_everything_that_leaves(tmp_path: Path) -> None:
+    Border(Policy(Reveals.SAMPLES), tmp_path / "a").release(SENT, TURN)
+    audit = entries(tmp_path / "a" / "audit.jsonl")
+    assert [(e["field"], e["reveals"], e["bytes"]) for e in audit] == [
+        ("mean", "STATISTICS", 16),
+        ("rows", "FEATURES", 64),
+        ("empty", "SAMPLES", 0),
+        ("weights", "WEIGHTS", 28),
+        ("metrics", "STATISTICS", 24),
+    ]
+    assert {e["round"] for e in audit} == {3}
+    assert (audit[1]["shape"], audit[1]["dtype"]) == ([4, 8], "float16")
+    assert (audit[3]["shape"], audit[3]["tensors"]) == ([6], 2)
+    assert audit[4]["values"] == {"examples": 12.0, "loss": 0.123457, "knn": 0.5}
+
+
+def test_the_audit_and_the_servers_ledger_count_the_same_bytes(tmp_path: Path) -> None:
+    record = RoundRecord(3)
+    record.sent("a", RICH)
+    record.arrived(Border(Policy(Reveals.SAMPLES), tmp_path).release(SENT, TURN))
+    by_kind = dict.fromkeys(("weights", "exchange", "metrics"), 0)
+    for entry in entries(tmp_path / "audit.jsonl"):
+        by_kind[entry["what"]] += entry["bytes"]
+    up = record.sites["a"].up
+    assert by_kind == {"weights": up.weights, "exchange": up.exchange, "metrics": up.metrics}
+
+
+def test_the_audit_knows_the_very_bytes(tmp_path: Path) -> None:
+    Border(Policy(Reveals.SAMPLES), tmp_path).release(SENT, TURN)
+    audit = {e["field"]: e for e in entries(tmp_path / "audit.jsonl")}
+    assert audit["rows"]["sha256"] == hashlib.sha256(RICH.rows.numpy().tobytes()).hexdigest()
+    both = RICH.model.tensors["w"].numpy().tobytes() + RICH.model.tensors["steps"].numpy().tobytes()
+    assert audit["weights"]["sha256"] == hashlib.sha256(both).hexdigest()
+
+
+def test_tensors_of_every_kind_are_audited(tmp_path: Path) -> None:
+    odd = Weights({
+        "transposed": torch.arange(6.0).reshape(2, 3).T, "flag": torch.tensor([True, False]),
+        "brain": torch.ones(2, dtype=torch.bfloat16), "learned": torch.ones(1, requires_grad=True),
+    })  # fmt: skip
+    Border(Policy(), tmp_path).release(Contribution("a", odd, 1), TURN)
+    assert entries(tmp_path / "audit.jsonl")[0]["bytes"] == 24 + 2 + 4 + 4
+
+
+def test_without_metrics_only_the_number_of_images_leaves(tmp_path: Path) -> None:
+    released = Border(Policy(Reveals.SAMPLES, metrics=False), tmp_path).release(SENT, TURN)
+    assert (released.metrics, released.examples) == ({}, 12)
+    assert entries(tmp_path / "audit.jsonl")[-1]["values"] == {"examples": 12.0}
+
+
+def test_the_audit_is_added_to_and_never_rewritten(tmp_path: Path) -> None:
+    border = Border(Policy(Reveals.SAMPLES), tmp_path)
+    border.release(SENT, TURN)
+    before = (tmp_path / "audit.jsonl").read_text()
+    border.release(SENT, Round(4, 5, 0))
+    after = (tmp_path / "audit.jsonl").read_text()
+    assert after.startswith(before)
+    assert {e["round"] for e in entries(tmp_path / "audit.jsonl")} == {3, 4}
+
+
+def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    border = Border(Policy(Reveals.SAMPLES))
+    border.release(SENT, TURN)
+    border.note_error(ValueError("patient John"), "trace", TURN)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedcore.algorithm import FedAvg
+from fedcore.border import Policy
+from fedcore.federation import NoSiteLeft, Rounds, Survey, federate
+from fedcore.ledger import RoundRecord
+from fedcore.local import LocalTrainer
+from fedcore.message import Contribution, Empty, Weights
+from fedcore.site import Round, Site
+from fedcore.transport import InProcess
+from tests.fedcore.toys import Sender, broken, hospitals, images, local, same
+
+
+def run(transport: InProcess, rounds: int = 2, survey: Survey | None = None) -> tuple[Weights, list[RoundRecord]]:
+    records: list[RoundRecord] = []
+    state = federate(
+        FedAvg(), transport, FedAvg().start(transport.local), Rounds(rounds), 0, survey=survey,
+        finished=lambda record, state: records.append(record),
+    )  # fmt: skip
+    return state, records
+
+
+def test_the_draw_depends_on_seed_and_round_alone() -> None:
+    names, rounds = [f"site_{i}" for i in range(20)], Rounds(50, per_round=4)
+    draws = [tuple(rounds.draw(names, Round(i, 50, 0))) for i in range(50)]
+    random.seed(1)
+    assert [tuple(rounds.draw(names, Round(i, 50, 0))) for i in range(50)] == draws
+    assert [tuple(rounds.draw(names, Round(i, 50, 1))) for i in range(50)] != draws
+    assert all(len(set(draw)) == 4 for draw in draws)
+    assert set().union(*draws) == set(names)  # nobody is left out for ever
+
+
+@pytest.mark.parametrize("per_round", [None, 3, 9])
+def test_all_sites_take_part_where_no_fewer_are_asked_for(per_round: int | None) -> None:
+    assert Rounds(1, per_round).draw(["a", "b", "c"], Round(0, 1, 0)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("count", "per_round"), [(0, None), (3, 0), (-1, 2)])
+def test_a_schedule_has_rounds_and_sites(count: int, per_round: int | None) -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        Rounds(count, per_round)
+
+
+def test_only_drawn_sites_are_visited() -> None:
+    algorithm, records = Sender({name: Empty() for name in "abcd"}), []
+    transport = InProcess(hospitals("abcd"), local())
+    federate(algorithm, transport, Weights({}), Rounds(3, per_round=2), 5, finished=lambda r, _: records.append(r))
+    drawn = [Rounds(3, 2).draw(list("abcd"), Round(i, 3, 5)) for i in range(3)]
+    assert [list(record.sites) for record in records] == drawn
+    assert algorithm.merged == sum(drawn, [])
+
+
+def test_a_site_of_nan_is_refused_by_name_and_the_round_goes_on_without_it() -> None:
+    sick = hospitals("abc") | {"b": broken("b")}
+    transport = InProcess(sick, local())
+    state, records = run(transport)
+    without, _ = run(InProcess({name: sick[name] for name in "ac"}, local()))
+    assert same(state.tensors, without.tensors)
+    assert [record.refused.keys() for record in records] == [{"b"}, {"b"}]
+    assert "loss became nan" in records[0].refused["b"]
+    assert transport.memories.get("b") == {}
+
+
+def test_no_site_left() -> None:
+    transport = InProcess({name: broken(name) for name in "ab"}, local())
+    with pytest.raises(NoSiteLeft, match=r"round 0: no site is left to go on with\n  a: .*nan.*\n  b: .*nan"):
+        run(transport)
+
+
+def test_what_an_error_says_stays_at_its_site(tmp_path: Path) -> None:
+    """A reader's error may quote a patient's name; the server learns the error's kind."""
+    secret = "patient John, /clinic/john.dcm"
+    algorithm = Sender({"a": Empty(), "b": RuntimeError(secret)})
+    transport = InProcess(hospitals("ab"), local(), folder=tmp_path)
+    records: list[RoundRecord] = []
+    federate(algorithm, transport, Weights({}), Rounds(2), 0, finished=lambda record, _: records.append(record))
+    told = json.dumps([record.as_dict() for record in records])
+    assert "John" not in told
+    assert records[0].refused == {"b": "RuntimeError in Sender.visit; the site's errors.jsonl has it"}
+    holders = [path for path in tmp_path.rglob("*") if path.is_file() and "John" in path.read_text()]
+    assert holders == [tmp_path / "b" / "errors.jsonl"]
+    first, second = map(json.loads, holders[0].read_text().splitlines())
+    assert (first["round"], second["round"]) == (0, 1)
+    assert first["error"] == f"RuntimeError: {secret}"
+    assert "in visit" in first["trace"]
+
+
+def test_the_end_of_a_run_says_no_more_but_completes_the_traceback() -> None:
+    error = RuntimeError("patient John")
+    with pytest.raises(NoSiteLeft) as caught:
+        federate(Sender({"a": error}), InProcess(hospitals("a"), local()), Weights({}), Rounds(1), 0)
+    assert "John" not in str(caught.value)
+    assert caught.value.__cause__ is error
+
+
+class Curious:
+    """A survey that looks at everything and leaves a mess."""
+
+    def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Empty]:
+        local.load(down.tensors)
+        mean = float(local.module.layer.weight.detach().mean())
+        local.module.seen.fill_(1e9)
+        local.module.layer.weight.data.zero_()
+        torch.rand(1)
+        return Contribution(site.name, Empty(), site.size, {"weights": mean})
+
+
+def test_a_survey_leaves_no_trace_in_the_run_or_the_memories() -> None:
+    plain, asked = (InProcess(hospitals("ab"), local()) for _ in range(2))
+    (expected, _), (state, records) = run(plain, 3), run(asked, 3, Survey(Curious()))
+    assert same(state.tensors, expected.tensors)
+    for name in "ab":
+        assert same(asked.memories.get(name), plain.memories.get(name))
+    assert records[-1].survey["a"] == {"weights": pytest.approx(float(state.tensors["layer.weight"].mean()))}
+
+
+def test_a_survey_asks_every_site_when_it_is_due_and_after_the_last_round() -> None:
+    records: list[RoundRecord] = []
+    federate(
+        FedAvg(), transport := InProcess(hospitals("abc"), local()), FedAvg().start(transport.local),
+        Rounds(5, per_round=1), 0, survey=Survey(Curious(), every=2), finished=lambda r, _: records.append(r),
+    )  # fmt: skip
+    assert [set(record.survey) for record in records] == [set(), {*"abc"}, set(), {*"abc"}, {*"abc"}]
+
+
+def test_a_survey_is_sent_the_weights_and_nothing_else() -> None:
+    from fedcore.exchange import Carry
+    from tests.fedcore.test_exchange import Tally
+
+    heard: list[object] = []
+
+    class Listener(Curious):
+        def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Empty]:
+            heard.append(type(down))
+            return super().visit(site, down, local, turn)
+
+    transport = InProcess(hospitals("a"), local())
+    carry = Carry(FedAvg(), Tally())
+    federate(carry, transport, carry.start(transport.local), Rounds(1), 0, survey=Survey(Listener()))
+    assert heard == [Weights]
+
+
+def test_a_round_begun_later_goes_on_as_if_it_had_never_stopped() -> None:
+    whole = InProcess(hospitals("abc"), local())
+    expected, _ = run(whole, 4)
+    parts, states = InProcess(hospitals("abc"), local()), []
+    state = FedAvg().start(parts.local)
+
+    def stop(record: RoundRecord, now: Weights) -> None:
+        states.append(now)
+        if record.round == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        federate(FedAvg(), parts, state, Rounds(4), 0, finished=stop)
+    fresh = InProcess(hospitals("abc"), local(), memories=parts.memories)
+    resumed = federate(FedAvg(), fresh, states[-1], Rounds(4), 0, begin=2)
+    assert same(resumed.tensors, expected.tensors)
+
+
+def test_contributions_are_a_stream() -> None:
+    """The second site is visited only after the first one's answer was merged: one model of memory."""
+    events: list[str] = []
+
+    class Watching(FedAvg):
+        def merge(self, state: Weights, contributions: Iterable[Contribution[Weights]]) -> Weights:
+            for c in contributions:
+                events.append(f"merged {c.site}")
+            return state
+
+    transport = InProcess(hospitals("ab"), local(), on_visit=lambda site: events.append(f"at {site}"))
+    federate(Watching(), transport, FedAvg().start(transport.local), Rounds(1), 0)
+    assert events == ["at a", "merged a", "at b", "merged b"]
+
+
+def test_the_policy_holds_for_the_loop_too() -> None:
+    transport = InProcess({"a": images()}, local(), policy=Policy(metrics=False))
+    _, records = run(transport, 1)
+    assert records[0].sites["a"].metrics == {}

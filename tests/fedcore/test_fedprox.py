@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from fedcore.algorithm import FedAvg
+from fedcore.fedprox import Spring
+from fedcore.local import Visit
+from fedcore.message import Tensors
+from fedcore.site import Round, Site
+from tests.fedcore.toys import Toy, images, local, same
+
+TURN = Round(0, 1, 0)
+SITE = Site("a", images())
+
+
+def noise(module: Toy, seed: int) -> Tensors:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(p.shape, generator=generator) for name, p in module.named_parameters()}
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.01, 2.5])
+def test_the_spring_is_the_gradient_of_the_proximal_term(mu: float) -> None:
+    """h(w) = F(w) + mu/2 |w - w_global|^2 (eq. 2 of the paper), by autograd."""
+    module = Toy()
+    anchor, batch = noise(module, seed=1), SITE.images.batch(range(8))
+    proximal = sum((p - anchor[n]).square().sum() for n, p in module.named_parameters())
+    (module.loss(batch) + mu / 2 * proximal).backward()
+    expected = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+
+    module.zero_grad()
+    module.loss(batch).backward()
+    pull(mu, anchor, module)
+    for name, p in module.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name])
+
+
+def test_what_is_frozen_or_stays_at_the_site_is_not_pulled() -> None:
+    module = Toy()
+    module.layer.bias.grad = None
+    module.layer.weight.grad, module.norm.weight.grad = torch.ones(3, 64), torch.ones(3)
+    pull(1.0, {"layer.weight": torch.zeros(3, 64), "layer.bias": torch.zeros(3)}, module)
+    assert module.layer.bias.grad is None
+    assert torch.equal(module.norm.weight.grad, torch.ones(3))
+    assert torch.equal(module.layer.weight.grad, 1 + module.layer.weight.detach())
+
+
+def pull(mu: float, anchor: Tensors, module: Toy) -> None:
+    callback = Spring(mu).callback(anchor, SITE, TURN)
+    callback.on_before_optimizer_step(Visit(accelerator="cpu").trainer([]), module, module.configure_optimizers())
+
+
+def trained(*guides: Any) -> Tensors:
+    trainer = local(Visit(batch_size=4, max_epochs=3, accelerator="cpu"))
+    algorithm = FedAvg(guides=guides)
+    return algorithm.visit(SITE, algorithm.start(trainer), trainer, TURN).message.tensors
+
+
+def test_no_stiffness_is_fedavg_to_the_bit() -> None:
+    assert same(trained(Spring(0.0)), trained())
+
+
+def test_a_stiffer_spring_ends_nearer_to_the_global_weights() -> None:
+    start = Toy().layer.weight.detach()
+    drift = [float((trained(Spring(mu))["layer.weight"] - start).norm()) for mu in (0.0, 0.5, 2.0)]
+    assert drift[0] > drift[1] > drift[2] > 0
+
+
+def test_stiffness_is_not_negative() -> None:
+    with pytest.raises(ValueError, match="mu must be >= 0, got -1.0"):
+        Spring(-1.0)

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pytorch_lightning import Callback
+from torch import Tensor
+
+from fedcore.errors import InputError, Refused
+from fedcore.local import MODULE, OPTIMIZER, Visit
+from fedcore.site import Round, Site
+from tests.fedcore.toys import Toy, broken, images, local, same
+
+TURN = Round(0, 2, 0)
+VISIT = Visit(batch_size=4, accelerator="cpu", keep_optimizer=True)
+
+
+def test_share_names_what_travels_and_the_rest_stays() -> None:
+    trainer, site = local(VISIT), Site("a", images())
+    with trainer.at(site):
+        trainer.fit(site, TURN)
+    assert {name.split(".")[0] for name in trainer.shared()} == {"layer", "norm"}
+    assert {name for name in site.memory if name.startswith(MODULE)} == {"module/seen"}
+    assert len([name for name in site.memory if name.startswith(OPTIMIZER)]) == 4  # a momentum a parameter
+
+
+def test_what_does_not_travel_never_reaches_another_site() -> None:
+    trainer = local()
+    a, b = Site("a", images("a", shift=0.5)), Site("b", images("b"))
+    for site in (a, b, a):
+        with trainer.at(site):
+            trainer.fit(site, TURN)
+    assert a.memory["module/seen"] == pytest.approx(2 * float(a.images.batch(range(12)).sum()), rel=1e-5)
+    assert b.memory["module/seen"] == pytest.approx(float(b.images.batch(range(12)).sum()), rel=1e-4)
+
+
+def test_a_site_seen_first_finds_the_module_as_it_was_made() -> None:
+    trainer, site = local(), Site("a", images())
+    with trainer.at(site):
+        trainer.module.seen.fill_(5.0)
+    with trainer.at(Site("b", images("b"))):
+        assert trainer.module.seen == 0.0
+    with trainer.at(site):
+        assert trainer.module.seen == 5.0
+
+
+def test_a_refused_visit_leaves_the_memory_as_it_was() -> None:
+    trainer, site = local(VISIT), Site("a", images())
+    with trainer.at(site):
+        trainer.fit(site, TURN)
+    before = {k: t.clone() for k, t in site.memory.items()}
+    site.images = broken("a")
+    with pytest.raises(Refused, match="the loss became nan; a lower learning rate"), trainer.at(site):
+        trainer.fit(site, TURN)
+    assert same(site.memory, before)
+
+
+def test_a_weight_that_is_not_finite_is_refused_where_the_loss_is_not_logged() -> None:
+    class Silent(Toy):
+        def training_step(self, images: Tensor, _: int) -> Tensor:
+            return self.loss(images) / 0
+
+    trainer = local(module=Silent())
+    with pytest.raises(Refused, match=r"layer\.weight is no longer finite"):
+        trainer.fit(Site("a", images()), TURN)
+
+
+def test_metrics_are_what_was_logged_and_what_callbacks_report() -> None:
+    class Thermometer(Callback):
+        def report(self) -> dict[str, float]:
+            return {"celsius": 21.0}
+
+    site = Site("a", images())
+    losses: list[float] = []
+
+    class Spy(Toy):
+        def loss(self, images: Tensor) -> Tensor:
+            loss = super().loss(images)
+            losses.append(float(loss.detach()))
+            return loss
+
+    metrics = local(module=Spy()).fit(site, TURN, [Thermometer()])
+    assert metrics == {"loss": pytest.approx(np.mean(losses)), "celsius": 21.0}
+    assert len(losses) == 3
+
+
+def test_a_report_that_is_not_finite_is_refused() -> None:
+    class Broken(Callback):
+        def report(self) -> dict[str, float]:
+            return {"celsius": float("inf")}
+
+    with pytest.raises(Refused, match="the celsius became inf"):
+        local().fit(Site("a", images()), TURN, [Broken()])
+
+
+@pytest.mark.parametrize(
+    ("visit", "steps"),
+    [
+        ({"batch_size": 4}, 3),
+        ({"batch_size": 5}, 2),
+        ({"batch_size": 64}, 1),
+        ({"batch_size": 4, "max_epochs": 3}, 9),
+        ({"batch_size": 4, "max_epochs": 3, "max_steps": 7}, 7),
+    ],
+)
+def test_how_long_a_visit_is(visit: dict[str, Any], steps: int) -> None:
+    module = Toy()
+    local(Visit(accelerator="cpu", **visit), module).fit(Site("a", images("a", 12)), TURN)
+    assert module.norm.num_batches_tracked == steps
+
+
+def test_batches_come_with_labels_if_asked() -> None:
+    class Labelled(Toy):
+        def training_step(self, batch: Any, _: int) -> Tensor:
+            pixels, labels = batch
+            assert pixels.shape == (4, 1, 8, 8)
+            assert labels.shape == (4,)
+            return self.loss(pixels)
+
+    local(module=Labelled(), labels=True).fit(Site("a", images()), TURN)
+
+
+def test_a_module_that_travels_is_told_where_it_is() -> None:
+    class Tourist(Toy):
+        been: tuple[str, int] | None = None
+
+        def arrive(self, site: str, turn: Round) -> None:
+            self.been = (site, turn.index)
+
+    module = Tourist()
+    local(module=module).fit(Site("a", images()), Round(1, 2, 0))
+    assert module.been == ("a", 1)
+
+
+def test_the_order_of_images_is_the_sites_and_the_rounds_own() -> None:
+    def first(site: str, index: int) -> Tensor:
+        class Spy(Toy):
+            batches: list[Tensor] = []  # noqa: RUF012
+
+            def loss(self, images: Tensor) -> Tensor:
+                self.batches.append(images)
+                return super().loss(images)
+
+        local(module=Spy()).fit(Site(site, images("a")), Round(index, 2, 0))
+        return torch.cat(Spy.batches)
+
+    assert torch.equal(first("a", 0), first("a", 0))
+    assert not torch.equal(first("a", 0), first("a", 1))
+    assert not torch.equal(first("a", 0), first("b", 0))
+
+
+def test_a_visit_leaves_the_callers_random_numbers_and_logging_alone() -> None:
+    """Python's generator is looked at in test_seeds: beartype, which checks types in tests, draws from it."""
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    level = logging.getLogger("pytorch_lightning").level
+    local().fit(Site("a", images()), TURN)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+    assert logging.getLogger("pytorch_lightning").level == level
+
+
+def test_a_visit_writes_nothing(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    local().fit(Site("a", images()), TURN)
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_share_that_names_nothing() -> None:
+    with pytest.raises(InputError, match=r"share names 'encoder\.', but no tensor of Toy .* \['layer\.', 'norm\.', 'seen\.'\]"):
+        local(share=("layer.", "encoder."))
+
+
+def test_tensors_of_another_module() -> None:
+    trainer = local()
+    before = {k: t.clone() for k, t in trainer.module.state_dict().items()}
+    with pytest.raises(InputError, match=r"Toy has no tensor 'head\.weight' \(2 in all are unknown\).*another architecture"):
+        trainer.load({"head.weight": torch.zeros(1), "head.zip": torch.zeros(1)})
+    with pytest.raises(InputError, match=r"layer\.weight has shape \(3, 1\) in the weights and \(3, 64\) in Toy"):
+        trainer.load({"layer.weight": torch.zeros(3, 1)})
+    assert same(trainer.module.state_dict(), before)
+
+
+def test_measuring_trains_nothing_and_gives_the_module_back_as_it_was() -> None:
+    trainer = local()
+    before = {k: t.clone() for k, t in trainer.module.state_dict().items()}
+    with trainer.measuring() as device:
+        assert device.type == "cpu"
+        assert not trainer.module.training
+        assert not trainer.module.norm(torch.ones(2, 3)).requires_grad
+    assert trainer.module.training
+    assert same(trainer.module.state_dict(), before)

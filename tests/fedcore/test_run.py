@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedcore.errors import Faults, InputError
+from fedcore.ledger import RoundRecord
+from fedcore.message import Weights
+from fedcore.run import RunFolder
+
+RECIPE = "visit:\n  batch_size: 64\nrounds:\n  count: 3\nout: here\nresume: false\n"
+ABOUT = {"command": "pretrain", "data": "abc"}
+
+
+def begun(path: Path, rounds: int = 0) -> RunFolder:
+    run = RunFolder(path, RECIPE)
+    run.prepare()
+    checkpoint = run.begin(ABOUT)
+    for index in range(rounds):
+        run.append(RoundRecord(index))
+        checkpoint.commit(index, Weights({"w": torch.ones(1)}))
+    return run
+
+
+def test_preparing_makes_nothing(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "run", RECIPE).prepare()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_that_holds_something_else(tmp_path: Path, resume: bool) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(InputError, match="is not empty and holds no run; choose another folder with --out"):
+        RunFolder(tmp_path, RECIPE, resume).prepare()
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_holds_a_run(tmp_path: Path) -> None:
+    begun(tmp_path)
+    with pytest.raises(InputError, match="holds a run already; go on with it by --resume true"):
+        RunFolder(tmp_path, RECIPE).prepare()
+    RunFolder(tmp_path, RECIPE, resume=True).prepare()
+
+
+def test_resuming_where_there_is_nothing_begins(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run", RECIPE, resume=True)
+    run.prepare()
+    assert run.begin(ABOUT).rounds == 0
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="must be a folder"):
+        RunFolder(tmp_path / "file" / "run", RECIPE).prepare()
+
+
+def test_another_recipe_is_told_key_by_key(tmp_path: Path) -> None:
+    before = _tree(begun(tmp_path).path)
+    other = RECIPE.replace("64", "32").replace("count: 3", "per_round: 2")
+    with pytest.raises(Faults) as caught:
+        RunFolder(tmp_path, other, resume=True).prepare()
+    assert caught.value.faults == (
+        "rounds.count: 3 then, absent now",
+        "rounds.per_round: absent then, 2 now",
+        "visit.batch_size: 64 then, 32 now",
+    )
+    assert _tree(tmp_path) == before
+
+
+def test_what_has_no_influence_may_differ(tmp_path: Path) -> None:
+    begun(tmp_path)
+    RunFolder(tmp_path, RECIPE.replace("here", "there").replace("false", "true"), resume=True).prepare()
+
+
+def test_other_images_are_refused_and_nothing_is_changed(tmp_path: Path) -> None:
+    before = _tree(begun(tmp_path, rounds=1).path)
+    with pytest.raises(InputError, match="the images have changed since .* was begun"):
+        RunFolder(tmp_path, RECIPE, resume=True).begin(ABOUT | {"data": "xyz"})
+    assert _tree(tmp_path) == before
+
+
+def test_other_images_do_not_matter_before_the_first_round_is_done(tmp_path: Path) -> None:
+    begun(tmp_path)
+    assert RunFolder(tmp_path, RECIPE, resume=True).begin(ABOUT | {"data": "xyz"}).rounds == 0
+
+
+def test_rounds_that_were_not_committed_are_taken_off_the_record(tmp_path: Path) -> None:
+    """A process killed between the line and the checkpoint, and one killed within a line."""
+    run = begun(tmp_path, rounds=2)
+    run.append(RoundRecord(2))
+    with (tmp_path / "rounds.jsonl").open("a") as file:
+        file.write('{"round": 3, "sec')
+    assert [r["round"] for r in run.rounds()] == [0, 1, 2]
+    assert RunFolder(tmp_path, RECIPE, resume=True).begin(ABOUT).rounds == 2
+    assert [r["round"] for r in run.rounds()] == [0, 1]
+    assert len((tmp_path / "rounds.jsonl").read_text().splitlines()) == 2
+
+
+def test_how_it_ended_is_noted_beside_what_it_was(tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    assert run.about() == ABOUT | {"status": "running"}
+    run.close("finished", seconds=1.5)
+    assert run.about() == ABOUT | {"status": "finished", "seconds": 1.5}
+
+
+def test_a_full_disk_while_a_round_is_noted(tmp_path: Path, monkeypatch: Any) -> None:
+    run = begun(tmp_path)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(InputError, match=r"the disk is full: .*rounds\.jsonl"):
+        run.append(RoundRecord(0))
+
+
+def test_the_environment_names_no_one(tmp_path: Path) -> None:
+    begun(tmp_path)
+    held = (tmp_path / "environment.json").read_text()
+    assert "torch" in json.loads(held)
+    assert str(tmp_path) not in held
+
+
+def test_a_sites_folder(tmp_path: Path) -> None:
+    assert RunFolder(tmp_path).site("a") == tmp_path / "sites" / "a"
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

@@ -1,0 +1,129 @@
+"""The smallest hospitals and module that have everything a real one has: weights, buffers, private state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from fedcore.data.images import Images, loader
+from fedcore.local import LocalTrainer, Visit
+from fedcore.message import Contribution, Message, Tensors, Weights
+from fedcore.seeds import seeded
+from fedcore.site import Round, Site
+
+Factory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+def momentum(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    return SGD(parameters, lr=0.1, momentum=0.9)
+
+
+class Toy(pl.LightningModule):
+    """A linear layer and a batch norm that travel, and a sum over the images seen that stays at its site."""
+
+    share = ("layer.", "norm.")
+    seen: Tensor
+
+    def __init__(self, optimizer: Factory = momentum):
+        super().__init__()
+        with seeded(0):
+            self.layer, self.norm = nn.Linear(64, 3), nn.BatchNorm1d(3)
+        self.register_buffer("seen", torch.zeros(()))
+        self.optimizer = optimizer
+
+    def loss(self, images: Tensor) -> Tensor:
+        self.seen += images.sum()
+        target = images.flatten(1)[:, :3]
+        return (self.norm(self.layer(images.flatten(1))).tanh() - target).square().mean()
+
+    def training_step(self, images: Tensor, _: int) -> Tensor:
+        loss = self.loss(images)
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(images))
+        return loss
+
+    def configure_optimizers(self) -> Optimizer:
+        return self.optimizer(self.parameters())
+
+
+def images(site: str = "a", count: int = 12, shift: float = 0.0) -> Images:
+    """Noise of 8 x 8 pixels around `shift`, another for every site; all of it to train on."""
+    rng = np.random.default_rng(list(site.encode()))
+    pixels = (rng.uniform(-0.5, 0.5, (count, 1, 8, 8)) + shift).astype(np.float16)
+    return Images(site, pixels, np.array(["train"] * count), torch.arange(count) % 2, np.arange(count))
+
+
+def broken(site: str, count: int = 8) -> Images:
+    """Images whose loss is NaN."""
+    whole = images(site, count)
+    return Images(site, np.full_like(whole.pixels, np.nan), whole.splits, whole.labels, whole.patients)
+
+
+def hospitals(names: str = "abc") -> dict[str, Images]:
+    """Sites of 8, 12, 16, ... images."""
+    return {name: images(name, 8 + 4 * at) for at, name in enumerate(names)}
+
+
+def local(visit: Visit | None = None, module: pl.LightningModule | None = None, **kwargs: Any) -> LocalTrainer:
+    module = module or Toy()
+    share = kwargs.pop("share", Toy.share)
+    return LocalTrainer(module, share, visit or Visit(batch_size=4, accelerator="cpu"), **kwargs)
+
+
+def central(module: Toy, data: Images, visit: Visit, rounds: int, begin: int = 0) -> Tensors:
+    """Plain training on one site's images in the order of its visits; returns all of the module's state."""
+    optimizer = module.configure_optimizers()
+    for index in range(begin, rounds):
+        if not visit.keep_optimizer:
+            optimizer = module.configure_optimizers()
+        order = torch.Generator().manual_seed(Round(index, rounds, seed=0).seed_of(data.site, "order"))
+        batches = loader(data, visit.batch_size, True, True, generator=order)
+        for _ in range(visit.max_epochs):
+            for batch in batches:
+                optimizer.zero_grad()
+                module.loss(batch).backward()
+                optimizer.step()
+    return module.state_dict()
+
+
+def contribution(site: str, examples: int = 1, metrics: dict[str, float] | None = None, **tensors: Any) -> Any:
+    """Weights as a site would send them, from plain numbers."""
+    sent = {name: torch.as_tensor(value) for name, value in tensors.items()}
+    return Contribution(site, Weights(sent), examples, metrics or {})
+
+
+def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Equal to the bit, in names, types and values."""
+    return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
+
+
+@dataclass
+class Sender:
+    """An algorithm that trains nothing: every site sends what `sends` holds for it, or raises it."""
+
+    sends: Mapping[str, Message | Exception]
+    metrics: dict[str, float] = field(default_factory=dict)
+    merged: list[str] = field(default_factory=list)
+
+    def start(self, local: LocalTrainer) -> Weights:
+        return Weights({})
+
+    def broadcast(self, state: Weights, site: str, turn: Round) -> Weights:
+        return state
+
+    def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Any]:
+        answer = self.sends[site.name]
+        if isinstance(answer, Exception):
+            raise answer
+        site.memory = {"noted": torch.tensor(turn.index)}
+        return Contribution(site.name, answer, site.size, self.metrics)
+
+    def merge(self, state: Weights, contributions: Iterable[Contribution[Any]]) -> Weights:
+        self.merged.extend(c.site for c in contributions)
+        return state

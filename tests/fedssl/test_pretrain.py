@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from fedcore.border import Policy
+from fedcore.checkpoint import Checkpoint
+from fedcore.cli import main
+from fedcore.data.phantom import Phantoms
+from fedcore.data.source import Data
+from fedcore.encoders import ResNet
+from fedcore.errors import InputError
+from fedcore.federation import Rounds
+from fedcore.local import Visit
+from fedcore.localonly import LocalOnly
+from fedcore.message import Reveals, Weights
+from fedcore.run import RunFolder
+from fedcore.store import build_encoder
+from fedssl.method import Method
+from fedssl.moco import MoCo
+from fedssl.pretrain import pretrain
+from fedssl.simclr import SimCLR
+from fedssl.statistics import ShareStatistics
+from fedssl.vectors import ShareVectors
+
+ENCODER = partial(ResNet, depth=10, stem=8)
+FLAT = Data(size=32, phantom=Phantoms(sites=2, images_per_site=24))
+DEEP = Data(size=16, phantom=Phantoms(sites=2, images_per_site=8, spatial_dims=3))
+MOCO = partial(MoCo, bank=32, remote=32, hidden=16, dim=8)
+
+
+def ran(folder: Path, method: Callable[..., Method] = SimCLR, data: Data = FLAT, **more: Any) -> RunFolder:
+    run, visit = RunFolder(folder), Visit(batch_size=8, accelerator="cpu")
+    pretrain(run, ENCODER, method, data, visit=visit, rounds=Rounds(2), loggers=(), **more)
+    return run
+
+
+def without_time(run: RunFolder) -> list[dict[str, Any]]:
+    """The rounds on record but for their clocks."""
+    records = run.rounds()
+    for record in records:
+        record.pop("seconds")
+        for site in record["sites"].values():
+            site.pop("seconds")
+    return records
+
+
+def require_sound(run: RunFolder) -> None:
+    assert run.about()["status"] == "finished"
+    assert [(r["round"], r["refused"]) for r in run.rounds()] == [(0, {}), (1, {})]
+    encoder = build_encoder(run.path / "encoder").eval()
+    dims = len(run.about()["size"])
+    assert encoder(torch.zeros(2, 1, *[32] * dims)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("method", "data", "more"),
+    [
+        (SimCLR, FLAT, {}),
+        (MOCO, FLAT, {}),
+        (MOCO, FLAT, {"exchange": ShareVectors(per_site=8, draw=8, wire="int8")}),
+        (MOCO, FLAT, {"exchange": ShareStatistics(draw=16, at_least=8)}),
+        (MOCO, DEEP, {"exchange": ShareStatistics(draw=16, at_least=4)}),
+    ],
+    ids=["simclr", "moco", "moco vectors", "moco statistics", "moco statistics 3D"],
+)
+def test_two_rounds_are_repeatable_to_the_bit(
+    tmp_path: Path, method: Callable[..., Method], data: Data, more: dict[str, Any]
+) -> None:
+    reveals = "WEIGHTS"
+    if exchange := more.get("exchange"):
+        reveals = "FEATURES" if isinstance(exchange, ShareVectors) else "STATISTICS"
+        more["policy"] = Policy(Reveals[reveals])
+    runs = []
+    for name in ("first", "second"):
+        torch.rand(7)  # whatever the caller's generator has come to
+        runs.append(ran(tmp_path / name, method, data, **more))
+        require_sound(runs[-1])
+    first, second = (run.path / "encoder/encoder.safetensors" for run in runs)
+    assert first.read_bytes() == second.read_bytes()
+    assert without_time(runs[0]) == without_time(runs[1])
+    assert all(site["reveals"] == reveals for r in runs[0].rounds() for site in r["sites"].values())
+    assert f"at most: **{reveals}**" in (runs[0].path / "encoder/README.md").read_text()
+
+
+def test_the_encoder_on_disk_is_the_servers_and_the_seed_decides_it(tmp_path: Path) -> None:
+    run = ran(tmp_path / "a", SimCLR)
+    server = Checkpoint.open(run.path / "state").restore(Weights({})).tensors
+    kept = safetensors.torch.load_file(run.path / "encoder/encoder.safetensors")
+    assert all(torch.equal(server[f"encoder.{k}"], t) for k, t in kept.items())
+    other = safetensors.torch.load_file(ran(tmp_path / "b", SimCLR, seed=1).path / "encoder/encoder.safetensors")
+    assert not torch.equal(kept["conv1.weight"], other["conv1.weight"])
+
+
+def test_every_site_keeps_a_few_images_and_their_views_to_itself(tmp_path: Path) -> None:
+    run = ran(tmp_path / "run", SimCLR)
+    for site in run.about()["sites"]:
+        with np.load(run.site(site) / "samples.npz", allow_pickle=False) as samples:
+            assert samples["images"].shape == (6, 1, 32, 32)
+            assert samples["views"].shape == (6, 2, 1, 32, 32)
+            assert np.abs(samples["views"]).max() <= 1
+
+
+def test_sites_alone_send_no_weights_and_end_with_an_encoder_each(tmp_path: Path) -> None:
+    run = ran(tmp_path / "run", MOCO, algorithm=LocalOnly())
+    up = [site["up"] for record in run.rounds() for site in record["sites"].values()]
+    assert all(part["weights"] == part["exchange"] == 0 < part["metrics"] for part in up)
+    assert not (run.path / "encoder").exists()
+    sites = list(run.about()["sites"])
+    ours = [build_encoder(run.site(name) / "encoder").state_dict() for name in sites]
+    assert not torch.equal(ours[0]["conv1.weight"], ours[1]["conv1.weight"])
+    for name, state in zip(sites, ours, strict=True):
+        memory = Checkpoint.open(run.path / "state").get(name)
+        assert all(torch.equal(memory[f"module/encoder.{k}"], t) for k, t in state.items())
+        assert f"by {name} alone" in (run.site(name) / "encoder/README.md").read_text()
+
+
+@pytest.fixture
+def lonely(tmp_path: Path) -> Data:
+    """A manifest of two sites, one of which has a single training image, without labels."""
+    rng, lines = np.random.default_rng(0), ["image,site,split,patient"]
+    for at in range(9):
+        np.save(tmp_path / f"{at}.npy", rng.random((32, 32)).astype(np.float32))
+        lines.append(f"{at}.npy,{'small' if at == 0 else 'large'},train,p{at}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    return Data(manifest=str(tmp_path / "manifest.csv"), size=32)
+
+
+def test_a_site_with_one_image_takes_part_in_simclr(tmp_path: Path, lonely: Data) -> None:
+    run = ran(tmp_path / "run", SimCLR, lonely)
+    require_sound(run)
+    assert {site: r["examples"] for site, r in run.rounds()[-1]["sites"].items()} == {"large": 8, "small": 1}
+
+
+def test_where_batch_norm_cannot_bear_one_image_the_others_go_on(tmp_path: Path, lonely: Data) -> None:
+    """MoCo's query sees one image, whose last map at 32 x 32 is one number a channel."""
+    run = ran(tmp_path / "run", MOCO, lonely)
+    assert run.about()["status"] == "finished"
+    for record in run.rounds():
+        assert "ValueError" in record["refused"]["small"]
+        assert record["sites"]["large"]["examples"] == 8
+    assert "Expected more than 1 value per channel" in (run.site("small") / "errors.jsonl").read_text()
+
+
+def test_what_the_policy_forbids_fails_the_run_and_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"reveals FEATURES \(exchange/features\), the policy allows STATISTICS"):
+        ran(tmp_path / "run", MOCO, exchange=ShareVectors())
+    about = RunFolder(tmp_path / "run").about()
+    assert about["status"] == "failed"
+    assert "the policy allows STATISTICS; set policy.at_most to FEATURES" in about["error"]
+    assert not (tmp_path / "run" / "encoder").exists()
+    assert not list((tmp_path / "run").glob("sites/*/audit.jsonl"))  # nothing left
+
+
+RECIPE = """
+encoder: {class_path: fedcore.encoders.ResNet, init_args: {depth: 10, stem: 8}}
+method: {class_path: fedssl.moco.MoCo, init_args: {bank: 32, remote: 32, hidden: 16, dim: 8}}
+data: {manifest: phantom, size: 32, phantom: {sites: 2, images_per_site: 24}}
+exchange: {class_path: fedssl.vectors.ShareVectors, init_args: {per_site: 8, draw: 8}}
+visit: {batch_size: 8, accelerator: cpu}
+rounds: {count: 1}
+"""
+
+
+def test_the_command_ends_with_2_where_the_policy_forbids_and_with_0_where_it_allows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    with pytest.raises(SystemExit) as ended:
+        main(["pretrain", str(recipe), "--out", str(tmp_path / "refused")])
+    assert ended.value.code == 2
+    assert "reveals FEATURES (exchange/features), the policy allows STATISTICS" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["pretrain", str(recipe), "--out", str(tmp_path / "run"), "--policy.at_most", "FEATURES"])
+    assert ended.value.code == 0
+    entries = [json.loads(line) for line in (tmp_path / "run/sites/hospital_1/audit.jsonl").read_text().splitlines()]
+    assert {(e["field"], e["reveals"]) for e in entries if e["what"] == "exchange"} == {
+        ("exchange/features", "FEATURES"), ("exchange/scale", "FEATURES"), ("exchange/born", "STATISTICS")
+    }  # fmt: skip

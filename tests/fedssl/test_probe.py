@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable
+from math import exp
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cosine_similarity
+
+from fedcore.data.images import Images
+from fedcore.local import LocalTrainer, Visit
+from fedcore.message import Contribution, Empty, Weights
+from fedcore.site import Round
+from fedcore.transport import InProcess
+from fedssl.moco import MoCo
+from fedssl.probe import Probe, effective_rank, feature_std, knn
+
+TURN = Round(0, 1, seed=0)
+
+
+@pytest.mark.parametrize("k", [1, 5, 20, 100])
+def test_knn_equals_a_loop(k: int) -> None:
+    train, test, labels = torch.randn(40, 6), torch.randn(15, 6), torch.arange(40) % 4
+    guesses = knn(train, labels, test, k)
+    for row, guess in zip(test, guesses.tolist(), strict=True):
+        near = cosine_similarity(train, row[None]).tolist()
+        votes: dict[int, float] = defaultdict(float)
+        for i in sorted(range(40), key=lambda i: -near[i])[:k]:
+            votes[int(labels[i])] += exp(near[i] / 0.1)
+        assert guess == max(votes, key=votes.__getitem__)
+
+
+def test_a_training_image_is_its_own_nearest_at_any_length() -> None:
+    train, labels = torch.randn(30, 8), torch.arange(30) % 7
+    assert torch.equal(knn(train, labels, 5 * train, k=1), labels)
+
+
+def test_feature_std_is_one_for_isotropic_features_and_zero_for_collapsed_ones() -> None:
+    assert feature_std(torch.randn(2000, 64)) == pytest.approx(1, abs=0.02)
+    assert feature_std(torch.ones(10, 64)) == 0
+    assert feature_std(torch.randn(10, 1) .abs() * torch.ones(64)) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_effective_rank_counts_equal_directions(rank: int) -> None:
+    """+-e_1, ..., +-e_r about any mean have r equal singular values."""
+    features = torch.cat([torch.eye(8)[:rank], -torch.eye(8)[:rank]]) + 5
+    assert effective_rank(features) == pytest.approx(rank, rel=1e-6)
+
+
+def test_effective_rank_of_two_unequal_directions_by_hand() -> None:
+    """Singular values 3 : 1, entropy of (3/4, 1/4)."""
+    features = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    assert effective_rank(features) == pytest.approx(4 / 3**0.75, rel=1e-6)
+    assert effective_rank(torch.ones(4, 2)) == pytest.approx(1)
+
+
+def asked(sites: InProcess, probe: Probe) -> dict[str, Contribution[Empty]]:
+    down = Weights(sites.local.shared())
+    answers = list(sites.ask(probe, ((name, down) for name in sites.names()), TURN))
+    return {a.site: a for a in answers if isinstance(a, Contribution)}
+
+
+@pytest.fixture
+def local(toy: Callable[..., nn.Module]) -> LocalTrainer:
+    module = MoCo(toy(), bank=8, remote=8, hidden=8, dim=6)
+    return LocalTrainer(module, module.share, Visit(accelerator="cpu"))
+
+
+def test_a_probe_changes_no_weight_no_buffer_and_no_memory(local: LocalTrainer, images: Callable[..., Images]) -> None:
+    sites = InProcess({"a": images("a")}, local, {"a": images("ab")})
+    sites.memories.put("a", {"module/bank.head": torch.tensor(5)}, TURN)
+    before = {k: t.clone() for k, t in local.shared().items()}
+    answer = asked(sites, Probe())["a"]
+    assert answer.metrics.keys() == {"knn", "images", "feature_std", "effective_rank"}
+    assert isinstance(answer.message, Empty)
+    assert all(torch.equal(before[k], t) for k, t in local.shared().items())
+    memory = sites.memories.get("a")
+    assert memory.keys() == {"module/bank.head"}
+    assert memory["module/bank.head"] == 5
+    assert all(part.training for part in local.module.modules())
+
+
+def test_the_score_is_the_fraction_of_right_guesses_among_labelled_images(
+    local: LocalTrainer, images: Callable[..., Images]
+) -> None:
+    train, test = images("a", 30), images("b", 9)
+    test = dataclasses.replace(test, labels=test.labels.index_fill(0, torch.tensor([0, 4]), -1))
+    metrics = asked(InProcess({"a": train}, local, {"a": test}), Probe(k=3))["a"].metrics
+    encoder = local.module.encoder.eval()
+    with torch.no_grad():
+        guesses = knn(encoder(train.batch(range(30))), train.labels, encoder(test.batch(range(9))), 3)
+    right = [int(guesses[i] == test.labels[i]) for i in range(9) if i not in (0, 4)]
+    assert metrics["knn"] == pytest.approx(sum(right) / 7)
+    assert metrics["images"] == 7
+
+
+def test_a_site_without_labels_or_test_images_has_gauges_alone(
+    local: LocalTrainer, images: Callable[..., Images]
+) -> None:
+    train = {"unlabelled": images("a", labelled=False), "untested": images("b"), "unlabelled test": images("c")}
+    test = {"unlabelled": images("d"), "unlabelled test": images("e", labelled=False)}
+    for answer in asked(InProcess(train, local, test), Probe()).values():
+        assert answer.metrics.keys() == {"feature_std", "effective_rank"}
+
+
+def test_a_site_of_one_image_has_no_gauge(local: LocalTrainer, images: Callable[..., Images]) -> None:
+    answers = asked(InProcess({"a": images(n=1), "b": images("b", 1)}, local, {"b": images("c", 3)}), Probe())
+    assert answers["a"].metrics == {}
+    assert answers["b"].metrics.keys() == {"knn", "images"}
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        Probe(k=0)

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+
+from fedcore.aggregate import Mean
+from fedcore.algorithm import FedAvg
+from fedcore.data.images import Images
+from fedcore.errors import InputError
+from fedcore.local import LocalTrainer, Visit
+from fedcore.message import Contribution, Weights
+from fedcore.site import Round, Site
+from fedcore.transport import InProcess
+from fedssl.simclr import SimCLR
+from fedssl.similarity import RepresentationChange, correlation, dissimilarity
+
+TURN = Round(0, 1, seed=0)
+BY_CHANGE = Mean(weight="representation_change")
+
+
+def trainer(encoder: nn.Module, rate: float) -> LocalTrainer:
+    module = SimCLR(encoder, optimizer=lambda p: SGD(p, lr=rate), hidden=8, dim=4)
+    return LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
+
+
+def sent(site: str, value: float, change: float) -> Contribution[Weights]:
+    return Contribution(site, Weights({"w": torch.tensor([value])}), 1, {"representation_change": change})
+
+
+def test_dissimilarity_equals_a_loop() -> None:
+    features = torch.randn(6, 5)
+    matrix = dissimilarity(features)
+    for i, j in combinations(range(6), 2):
+        expected = 1 - np.corrcoef(features[i], features[j])[0, 1]
+        assert matrix[i, j].item() == pytest.approx(expected, abs=1e-5)
+    torch.testing.assert_close(matrix, matrix.T)
+    torch.testing.assert_close(matrix.diagonal(), torch.zeros(6), atol=1e-6, rtol=0)
+
+
+def test_correlation_equals_a_loop_over_pairs() -> None:
+    a, b = dissimilarity(torch.randn(6, 5)), dissimilarity(torch.randn(6, 5))
+    pairs = list(combinations(range(6), 2))
+    expected = np.corrcoef([a[p].item() for p in pairs], [b[p].item() for p in pairs])[0, 1]
+    assert correlation(a, b) == pytest.approx(expected, abs=1e-5)
+
+
+def test_correlation_knows_no_scale_of_the_features() -> None:
+    features = torch.randn(6, 5)
+    assert correlation(dissimilarity(features), dissimilarity(3 * features + 1)) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("features", [torch.ones(4, 5), torch.randn(2, 5), torch.randn(1, 5)], ids=["constant", "two", "one"])
+def test_where_nothing_can_be_told_apart_nothing_changed(features: torch.Tensor) -> None:
+    assert correlation(dissimilarity(features), dissimilarity(torch.randn_like(features))) == 1
+
+
+def test_a_visit_that_changes_nothing_reports_nothing(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:
+    local, site = trainer(toy(norm=False), rate=0.0), Site("a", images())
+    metrics = local.fit(site, TURN, [RepresentationChange().callback({}, site, TURN)])
+    assert metrics["representation_change"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2, 12])
+def test_a_visit_reports_a_change_from_0_to_2(
+    toy: Callable[..., nn.Module], images: Callable[..., Images], n: int
+) -> None:
+    local, site = trainer(toy(norm=n > 1), rate=1.0), Site("a", images(n=n))
+    metrics = local.fit(site, TURN, [RepresentationChange().callback({}, site, TURN)])
+    assert 0 <= metrics["representation_change"] <= 2
+    assert (metrics["representation_change"] > 1e-3) == (n > 2)  # two images have one pair, which says nothing
+
+
+def test_comparing_leaves_no_trace_in_the_encoder(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:
+    """A visit with the guide ends with the same weights and batch norm statistics as one without."""
+    states = []
+    for guided in (True, False):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            local = trainer(toy(), rate=0.1)
+        site = Site("a", images())
+        local.fit(site, TURN, [RepresentationChange(images=5).callback({}, site, TURN)] if guided else [])
+        states.append(local.shared())
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[1])
+
+
+def test_the_mean_by_hand() -> None:
+    """(1 * 0.5 + 5 * 1.5 + 9 * 0) / 2 = 4; a negative rounding error counts as 0."""
+    merged = BY_CHANGE.combine([sent("a", 1, 0.5), sent("b", 5, 1.5), sent("c", 9, -1e-8)])
+    assert merged["w"].item() == pytest.approx(4.0)
+
+
+def test_sites_that_taught_the_encoder_more_count_more(
+    toy: Callable[..., nn.Module], images: Callable[..., Images]
+) -> None:
+    algorithm, local = FedAvg(BY_CHANGE, (RepresentationChange(),)), trainer(toy(), rate=0.5)
+    sites = InProcess({"a": images("a", 12), "b": images("b", 24)}, local)
+    state = algorithm.start(local)
+    answers = list(sites.ask(algorithm, ((name, state) for name in "ab"), TURN))
+    a, b = (answer.message.tensors["head.layers.0.weight"] for answer in answers)  # type: ignore[union-attr]
+    r, s = (answer.metrics["representation_change"] for answer in answers)  # type: ignore[union-attr]
+    assert r > 0
+    assert s > 0
+    merged = algorithm.merge(state, answers).tensors["head.layers.0.weight"]  # type: ignore[arg-type]
+    torch.testing.assert_close(merged, (r * a + s * b) / (r + s))
+
+
+def test_where_no_site_changed_anything_there_is_no_mean() -> None:
+    with pytest.raises(InputError, match="all sent 0"):
+        BY_CHANGE.combine([sent("a", 1, 0.0), sent("b", 5, 0.0)])

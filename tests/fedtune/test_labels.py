@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from fedcore.data.images import Images
+from fedtune.labels import labelled, weights_of_classes
+
+
+def hospital(make: Callable[..., Images], sizes: tuple[int, ...] = (200, 60, 3), each: int = 2) -> Images:
+    """`sizes` patients of the classes with `each` images, in a mixed order."""
+    labels = np.repeat(np.arange(len(sizes)), np.multiply(sizes, each))
+    patients = np.repeat(np.arange(sum(sizes)), each)
+    order = np.random.default_rng(0).permutation(len(labels))
+    images: Images = make(labels[order].tolist(), patients[order].tolist())
+    return images
+
+
+def patients_by_class(images: Images) -> dict[int, set[int]]:
+    return {k: set(images.patients[(images.labels == k).numpy()].tolist()) for k in set(images.labels.tolist())}
+
+
+@pytest.mark.parametrize(
+    ("fraction", "counts"), [(0.01, [2, 1, 1]), (0.1, [20, 6, 1]), (0.5, [100, 30, 2]), (1.0, [200, 60, 3])]
+)
+def test_the_fraction_is_of_the_patients_of_each_class(
+    images: Callable[..., Images], fraction: float, counts: list[int]
+) -> None:
+    chosen = patients_by_class(labelled(hospital(images), fraction, seed=0))
+    assert [len(chosen[k]) for k in range(3)] == counts
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_fractions_are_nested(images: Callable[..., Images], seed: int) -> None:
+    site = hospital(images)
+    chosen = [set(labelled(site, f, seed).patients.tolist()) for f in (0.01, 0.05, 0.1, 0.5, 1.0)]
+    assert all(small < large for small, large in zip(chosen, chosen[1:], strict=False))
+
+
+def test_the_seed_decides_which(images: Callable[..., Images]) -> None:
+    site = hospital(images)
+    first = labelled(site, 0.1, seed=0).patients
+    assert np.array_equal(labelled(site, 0.1, seed=0).patients, first)
+    assert set(labelled(site, 0.1, seed=1).patients.tolist()) != set(first.tolist())
+
+
+def test_the_order_of_the_images_does_not_matter(images: Callable[..., Images]) -> None:
+    site = hospital(images)
+    turned = site.take(list(range(len(site)))[::-1])
+    assert set(labelled(site, 0.1, 0).patients.tolist()) == set(labelled(turned, 0.1, 0).patients.tolist())
+
+
+def test_a_patient_is_never_split(images: Callable[..., Images]) -> None:
+    """Patients with images of several classes too."""
+    rng = np.random.default_rng(1)
+    site = images(rng.integers(0, 3, 120).tolist(), rng.integers(0, 30, 120).tolist())
+    for fraction in (0.05, 0.3, 0.7):
+        chosen = labelled(site, fraction, seed=0)
+        for patient in set(chosen.patients.tolist()):
+            assert (chosen.patients == patient).sum() == (site.patients == patient).sum()
+
+
+def test_a_patient_of_several_classes_counts_for_the_most_frequent(images: Callable[..., Images]) -> None:
+    """One patient a class by that rule, so the least fraction keeps both and all of their images."""
+    site = images([0, 0, 1, 1, 1, 0], patients=[7, 7, 7, 9, 9, 9])
+    assert sorted(labelled(site, 0.01, seed=0).patients.tolist()) == [7, 7, 7, 9, 9, 9]
+
+
+def test_the_unlabelled_are_left_out_and_their_patients_are_not_counted(images: Callable[..., Images]) -> None:
+    site = images([-1, 0, -1, 0, -1, -1], patients=[0, 0, 1, 1, 2, 3])
+    assert labelled(site, 0.5, seed=0).labels.tolist() == [0]  # one of the two patients with a label
+    assert len(labelled(site, 1.0, seed=0)) == 2
+    assert len(labelled(images([-1, -1]), 1.0, seed=0)) == 0
+    assert len(labelled(images([]), 0.1, seed=0)) == 0
+
+
+def test_pixels_stay_with_their_labels(images: Callable[..., Images]) -> None:
+    site = hospital(images, (6, 6))
+    part = labelled(site, 0.5, seed=0)
+    places = [int(np.flatnonzero((site.pixels == p.half().numpy()).all((1, 2, 3)))[0]) for p in part.batch(range(len(part)))]
+    assert site.labels[places].tolist() == part.labels.tolist()
+    assert site.patients[places].tolist() == part.patients.tolist()
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, float("nan")])
+def test_a_fraction_out_of_range_is_refused(images: Callable[..., Images], fraction: float) -> None:
+    with pytest.raises(ValueError, match=r"lie in \(0, 1\]"):
+        labelled(hospital(images), fraction, seed=0)
+
+
+def test_weights_of_classes_by_hand() -> None:
+    """Three of class 0, one of class 2: each class weighs 4 / 2 in sum, shared by its images."""
+    labels = torch.tensor([0, 0, 0, 2])
+    weights = weights_of_classes(labels, 4)
+    torch.testing.assert_close(weights, torch.tensor([2 / 3, 0, 2, 0]))
+    assert weights[labels].mean().item() == pytest.approx(1)
