@@ -101,3 +101,7 @@ usage: fedpretrain COMMAND ...
 
 def _complain(text: str) -> None:
     print(f"fedpretrain: {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -67,7 +67,7 @@ def read_recipe(stage: Callable[..., Any], name: str, arguments: Sequence[str]) 
     except argparse.ArgumentError as e:
         raise InputError(explain(parser, str(e))) from e
     config.out = config.out or str(Path("checkpoints") / (path.stem if path else name))
-    return Recipe(parser, config, parser.dump(config, skip_none=False))
+    return Recipe(parser, config, parser.dump(config, skip_unset=False))
 
 
 def _with_path(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
@@ -87,12 +87,17 @@ def _with_path(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
 def _require_known_keys(parser: ArgumentParser, path: Path) -> None:
     """Takes one unknown key after another out of the tree, so that all are reported together."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise InputError(f"{path} is no valid YAML: {str(e).splitlines()[0]}") from e
     if not isinstance(tree, dict):
-        raise InputError(f"{path} must hold keys and values, found a {type(tree).__name__}")
-    faults: list[str] = []
+        found = "nothing" if tree is None else f"a {type(tree).__name__}"
+        raise InputError(f"{path} must hold keys and values, found {found}")
+    faults = [
+        f"{key} must hold keys and values, found {tree[key]!r}"
+        for key in parser.groups
+        if not isinstance(tree.get(key, {}), dict)
+    ]
     while True:
         try:
             parser.parse_object(tree)
@@ -135,7 +140,7 @@ def _unknown_key(text: str) -> str | None:
 
 
 def _known_keys(parser: ArgumentParser, key: str, text: str) -> Iterable[str]:
-    classes = re.findall(r"class_path='([\w.]+)'", text)
+    classes = re.findall(r"class_path[= ]'([\w.]+)'", text)
     if ".init_args." in key and classes:
         prefix = key.rsplit(".", 1)[0]
         return [f"{prefix}.{name}" for name in _arguments_of(classes[-1])] + [
@@ -154,8 +159,10 @@ def _public(module: str) -> list[str]:
 
 
 def _remove(tree: Any, path: list[str]) -> bool:
-    """Deletes a key by its path; the dialect allows `init_args` to be left out of it."""
+    """Deletes a key by its path, which counts no places in lists; the dialect lets `init_args` be left out of it."""
     head, *rest = path
+    if isinstance(tree, list):
+        return any(_remove(item, path) for item in tree)
     if not isinstance(tree, dict):
         return False
     if head == "init_args" and head not in tree:

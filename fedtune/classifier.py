@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import pytorch_lightning as pl
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import AdamW, Optimizer
@@ -48,8 +48,8 @@ class Classifier(pl.LightningModule):
         """Logits."""
         return self.head(self.encoder(images))
 
-    def training_step(self, batch: tuple[Float[Tensor, "n c *space"], Int[Tensor, "n"]], _: int) -> Tensor:
-        images, labels = batch
+    def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
+        images, labels = batch  # (n, c, *space) and (n,); torch's loader makes a list of the pair
         if self.augment is not None:
             images = self.augment(images)[0]
         loss = cross_entropy(self(images), labels)

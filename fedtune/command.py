@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedcore.algorithm import FedAvg, share_of
+from fedcore.checkpoint import Checkpoint
 from fedcore.data.images import Cohort
 from fedcore.errors import InputError
 from fedcore.local import LocalTrainer
@@ -37,15 +39,11 @@ def command(arguments: Sequence[str]) -> int:
     _require_same_classes(run, cohort)
     module = build(cohort, asked["encoder"], asked["classifier"], asked["seed"])
     load_classifier(run, module)
-    local = LocalTrainer(module, ("encoder.", "head."), asked["visit"], labels=True)
-    test = labelled_tests(cohort)
-    show(
-        *evaluate(
-            InProcess(test, local, test, asked["policy"], folder=run.path / "sites"),
-            asked["seed"],
-            asked["bootstrap"],
-        )
-    )
+    local = LocalTrainer(module, share_of(asked["algorithm"] or FedAvg(), module), asked["visit"], labels=True)
+    # What a site keeps to itself (all of it, where sites train alone) is used at that site again.
+    memories, test = Checkpoint.open(run.path / "state"), labelled_tests(cohort)
+    sites = InProcess(test, local, test, asked["policy"], memories, run.path / "sites")
+    show(*evaluate(sites, asked["seed"], asked["bootstrap"]))
     return 0
 
 

@@ -48,7 +48,8 @@ class Evaluate:
         patients = torch.from_numpy(site.test.patients)
         counted = count(logits, site.test.labels, patients, self.draws, turn.seed_of(site.name, "bootstrap"))
         message = SiteCounts(counted.confusion.int(), counted.histogram.int())
-        return Contribution(site.name, message, len(site.test), exact(logits, site.test.labels))
+        known = {name: v for name, v in exact(logits, site.test.labels).items() if not math.isnan(v)}
+        return Contribution(site.name, message, len(site.test), known)
 
 
 def evaluate(transport: InProcess, seed: int, draws: int = 200) -> tuple[Table, dict[str, int]]:
@@ -57,10 +58,7 @@ def evaluate(transport: InProcess, seed: int, draws: int = 200) -> tuple[Table, 
     Raises:
         InputError: No site has labelled test images, or a site may not send its counts.
     """
-    if not transport.test:
-        raise InputError(
-            "no site has labelled test images; give the manifest a split column with 'test', or set data.test_fraction"
-        )
+    require_tests(transport.test)
     weights = Weights(transport.local.shared())
     asked = dataclasses.replace(transport, train=transport.test)  # a site may have test images only
     answers = list(asked.ask(Evaluate(draws), ((name, weights) for name in asked.names()), Round(0, 1, seed)))
@@ -69,6 +67,14 @@ def evaluate(transport: InProcess, seed: int, draws: int = 200) -> tuple[Table, 
             raise InputError(f"{refusal.site} could not be evaluated: {refusal.reason}") from refusal.cause
     given = [a for a in answers if not isinstance(a, Refusal)]
     return _table(given), {a.site: a.examples for a in given} | {POOLED: sum(a.examples for a in given)}
+
+
+def require_tests(tests: Mapping[str, Images]) -> None:
+    """Raises InputError if no site has labelled test images."""
+    if not tests:
+        raise InputError(
+            "no site has labelled test images; give the manifest a split column with 'test', or set data.test_fraction"
+        )
 
 
 def _table(answers: Sequence[Contribution[SiteCounts]]) -> Table:

@@ -26,7 +26,7 @@ from fedcore.run import RunFolder
 from fedcore.seeds import seeded
 from fedcore.store import differences, find_encoder, load_encoder
 from fedtune.classifier import Classifier
-from fedtune.evaluate import as_json, evaluate, show
+from fedtune.evaluate import as_json, evaluate, require_tests, show
 from fedtune.labels import labelled
 
 MODEL = "classifier/classifier.safetensors"
@@ -125,7 +125,9 @@ def _tasks(cohort: Cohort, fraction: float, seed: int) -> tuple[dict[str, Images
     train = {site: images for site, images in train.items() if len(images)}
     if not train:
         raise InputError("no site has a labelled training image; give the manifest a column 'label'")
-    return train, labelled_tests(cohort)
+    tests = labelled_tests(cohort)
+    require_tests(tests)
+    return train, tests
 
 
 def labelled_tests(cohort: Cohort) -> dict[str, Images]:

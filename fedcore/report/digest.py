@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -145,7 +144,7 @@ def survey_charts(run: Run) -> tuple[LineChart, ...]:
     """A chart for each measure of the surveys, the known ones first."""
     measured = {name for turn in run.turns for survey in turn.survey.values() for name in survey}
     known = [name for name in _SURVEYS if name in measured]
-    return tuple(_survey_chart(run, name) for name in [*known, *sorted(measured - {*known, "feature_dim"})])
+    return tuple(_survey_chart(run, name) for name in [*known, *sorted(measured - {*known, "images"})])
 
 
 def _survey_chart(run: Run, name: str) -> LineChart:
@@ -153,7 +152,7 @@ def _survey_chart(run: Run, name: str) -> LineChart:
     title, caption = _SURVEYS.get(name, (name.replace("_", " ").capitalize(), "Measured by survey, by round."))
     points = curves(run, lambda turn, site: turn.survey.get(site, {}).get(name))
     spread = name == "feature_std"
-    even = (1 / math.sqrt(run.feature_dim), "1/√d, spread evenly") if spread and run.feature_dim else None
+    even = (1.0, "1, spread evenly") if spread else None
     return line_chart(title, caption, points, reference=even, zero=spread or name == "effective_rank")
 
 

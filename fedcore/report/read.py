@@ -55,7 +55,6 @@ def read_run(folder: Path, *, private: bool = False) -> Run:
         size=tuple(int(side) for side in items(about.get("size")) if number(side)),
         channels=whole(about.get("channels")),
         parameters=whole(about.get("parameters")),
-        feature_dim=_feature_dim(about, turns),
         error=str(about.get("error") or ""),
         faults=texts(about.get("faults")),
         notes=texts(about.get("notes")),
@@ -127,11 +126,6 @@ def _sites(
 
 def _site_folders(folder: Path) -> list[Path]:
     return sorted(found for found in folder.iterdir() if found.is_dir()) if folder.is_dir() else []
-
-
-def _feature_dim(about: Mapping[str, Any], turns: Iterable[Turn]) -> int | None:
-    surveyed = (found.get("feature_dim") for turn in turns for found in turn.survey.values())
-    return whole(about.get("feature_dim")) or whole(next(filter(None, surveyed), None))
 
 
 def _environment(path: Path, gaps: list[str], clean: Any) -> dict[str, str]:

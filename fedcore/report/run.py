@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedcore.message import Reveals
+
 KINDS = ("weights", "exchange", "metrics")
-LEVELS = ("WEIGHTS", "STATISTICS", "FEATURES", "SAMPLES")
+LEVELS = tuple(level.name for level in Reveals)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,6 @@ class Run:
     size: tuple[int, ...]
     channels: int | None
     parameters: int | None
-    feature_dim: int | None
     error: str
     faults: tuple[str, ...]
     notes: tuple[str, ...]

@@ -12,6 +12,7 @@ _NAMES = {"auroc": "AUROC", "f1": "F1", "knn": "kNN", "auprc": "AUPRC", "mcc": "
 _VERDICTS = {
     "finished": ("good", "Finished"),
     "failed": ("bad", "Failed"),
+    "stopped": ("open", "Stopped, can be resumed"),
     "running": ("open", "Not finished"),
 }
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import settings
 
 # The same examples on every machine, however busy it is.
-settings.register_profile("fedpretrain", derandomize=True, deadline=None, database=None)
+settings.register_profile("fedpretrain", derandomize=True, deadline=None, database=None, max_examples=40)
 settings.load_profile("fedpretrain")
 
 

@@ -104,6 +104,10 @@ def test_types_are_kept(rule: Aggregator) -> None:
     assert combined["flag"]
 
 
+def test_a_mean_of_counters_is_rounded_and_not_cut() -> None:
+    assert Mean().combine([contribution("s", steps=v) for v in (1, 2, 2)])["steps"] == 2
+
+
 def test_halves_are_summed_in_single_precision() -> None:
     sites = [contribution("s", w=torch.tensor(60000.0, dtype=torch.float16)) for _ in range(8)]
     assert Mean().combine(sites)["w"] == 60000.0

@@ -134,17 +134,15 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, damage: Callable[[Pa
     path = tmp_path / "00000" / f"{name}.safetensors"
     damage(path)
     checkpoint = Checkpoint.open(tmp_path)
+    like = Weights({"w": torch.zeros(2)})
     with pytest.raises(InputError) as caught:
-        if name == "server":
-            checkpoint.restore(Weights({"w": torch.zeros(2)}))
-        else:
-            checkpoint.get("a")
+        _ = checkpoint.restore(like) if name == "server" else checkpoint.get("a")
     assert str(path) in str(caught.value)
     assert words in str(caught.value)
     assert "restore the file from a backup, or start the run again" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', "null", "{\"format\": 1, \"rounds\": 1}"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', "null", '{"format": 1, "rounds": 1}'])
 def test_a_damaged_index_is_named(tmp_path: Path, text: str) -> None:
     committed(tmp_path)
     (tmp_path / "state.json").write_text(text)
@@ -156,7 +154,7 @@ def test_another_format_says_what_to_do(tmp_path: Path) -> None:
     committed(tmp_path)
     index = json.loads((tmp_path / "state.json").read_text())
     (tmp_path / "state.json").write_text(json.dumps(index | {"format": 2}))
-    with pytest.raises(InputError, match=r"has format 2, this version reads 1; resume it with the version that made it"):
+    with pytest.raises(InputError, match="has format 2, this version reads 1; resume it with the version that"):
         Checkpoint.open(tmp_path)
 
 
@@ -166,7 +164,7 @@ def test_another_format_says_what_to_do(tmp_path: Path) -> None:
 )
 def test_another_architecture_is_named(tmp_path: Path, like: Tensors, differing: str) -> None:
     committed(tmp_path)
-    with pytest.raises(InputError, match=rf"another architecture \(1 tensors differ, e\.g\. {differing}"):
+    with pytest.raises(InputError, match=rf"another architecture \(1 tensors differ, e\.g\. tensors/{differing}"):
         Checkpoint.open(tmp_path).restore(Weights(like))
 
 
@@ -181,10 +179,13 @@ def test_a_full_disk_costs_nothing_that_was_committed(tmp_path: Path, monkeypatc
             raise OSError(errno.ENOSPC, "No space left on device")
         return opened(path, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(InputError, match=r"the disk is full: .* needs 0\.0 MB; free some space, nothing older was lost"):
+    def go_on() -> None:
         checkpoint.put("a", {"x": torch.tensor(9.0)}, turn(1))
         checkpoint.commit(1, Weights({"w": torch.ones(2)}))
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(InputError, match=r"the disk is full: .* needs 0\.0 MB; free some space, nothing older"):
+        go_on()
     monkeypatch.undo()
     assert before <= files(tmp_path)
     assert not [name for name in files(tmp_path) if name.endswith(".part")]

@@ -55,7 +55,7 @@ def test_only_drawn_sites_are_visited() -> None:
     federate(algorithm, transport, Weights({}), Rounds(3, per_round=2), 5, finished=lambda r, _: records.append(r))
     drawn = [Rounds(3, 2).draw(list("abcd"), Round(i, 3, 5)) for i in range(3)]
     assert [list(record.sites) for record in records] == drawn
-    assert algorithm.merged == sum(drawn, [])
+    assert algorithm.merged == [name for names in drawn for name in names]
 
 
 def test_a_site_of_nan_is_refused_by_name_and_the_round_goes_on_without_it() -> None:
@@ -172,8 +172,7 @@ def test_contributions_are_a_stream() -> None:
 
     class Watching(FedAvg):
         def merge(self, state: Weights, contributions: Iterable[Contribution[Weights]]) -> Weights:
-            for c in contributions:
-                events.append(f"merged {c.site}")
+            events.extend(f"merged {c.site}" for c in contributions)
             return state
 
     transport = InProcess(hospitals("ab"), local(), on_visit=lambda site: events.append(f"at {site}"))

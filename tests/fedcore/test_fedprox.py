@@ -69,5 +69,5 @@ def test_a_stiffer_spring_ends_nearer_to_the_global_weights() -> None:
 
 
 def test_stiffness_is_not_negative() -> None:
-    with pytest.raises(ValueError, match="mu must be >= 0, got -1.0"):
+    with pytest.raises(ValueError, match=r"mu must be >= 0, got -1\.0"):
         Spring(-1.0)

@@ -170,14 +170,15 @@ def test_a_visit_writes_nothing(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_share_that_names_nothing() -> None:
-    with pytest.raises(InputError, match=r"share names 'encoder\.', but no tensor of Toy .* \['layer\.', 'norm\.', 'seen\.'\]"):
+    told = r"share names 'encoder\.', but no tensor of Toy .* \['layer\.', 'norm\.', 'seen\.'\]"
+    with pytest.raises(InputError, match=told):
         local(share=("layer.", "encoder."))
 
 
 def test_tensors_of_another_module() -> None:
     trainer = local()
     before = {k: t.clone() for k, t in trainer.module.state_dict().items()}
-    with pytest.raises(InputError, match=r"Toy has no tensor 'head\.weight' \(2 in all are unknown\).*another architecture"):
+    with pytest.raises(InputError, match=r"Toy has no tensor 'head\.weight' \(2 in all .*another architecture"):
         trainer.load({"head.weight": torch.zeros(1), "head.zip": torch.zeros(1)})
     with pytest.raises(InputError, match=r"layer\.weight has shape \(3, 1\) in the weights and \(3, 64\) in Toy"):
         trainer.load({"layer.weight": torch.zeros(3, 1)})

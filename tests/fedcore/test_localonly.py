@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from fedcore.algorithm import Guide
 from fedcore.federation import Rounds, federate
 from fedcore.ledger import RoundRecord
 from fedcore.local import Visit
@@ -12,8 +13,8 @@ from tests.fedcore.toys import Toy, central, hospitals, local, same
 VISIT = Visit(batch_size=4, accelerator="cpu", keep_optimizer=True)
 
 
-def run(names: str, rounds: int = 3, algorithm: LocalOnly = LocalOnly()) -> tuple[InProcess, list[RoundRecord]]:
-    records: list[RoundRecord] = []
+def run(names: str, rounds: int = 3, *guides: Guide) -> tuple[InProcess, list[RoundRecord]]:
+    algorithm, records = LocalOnly(guides), list[RoundRecord]()
     transport = InProcess(hospitals(names), local(VISIT, share=LocalOnly.share))
     state = federate(
         algorithm, transport, algorithm.start(transport.local), Rounds(rounds), 0,
@@ -39,5 +40,5 @@ def test_nothing_but_metrics_leaves() -> None:
 
 
 def test_guides_act_here_too() -> None:
-    guided, _ = run("a", algorithm=LocalOnly(guides=(Cosine(),)))
+    guided, _ = run("a", 3, Cosine())
     assert not same(guided.memories.get("a"), run("a")[0].memories.get("a"))

@@ -80,7 +80,7 @@ def test_what_has_no_influence_may_differ(tmp_path: Path) -> None:
 
 def test_other_images_are_refused_and_nothing_is_changed(tmp_path: Path) -> None:
     before = _tree(begun(tmp_path, rounds=1).path)
-    with pytest.raises(InputError, match="the images have changed since .* was begun"):
+    with pytest.raises(InputError, match=r"the images have changed since .* was begun"):
         RunFolder(tmp_path, RECIPE, resume=True).begin(ABOUT | {"data": "xyz"})
     assert _tree(tmp_path) == before
 

@@ -41,7 +41,7 @@ def test_a_training_image_is_its_own_nearest_at_any_length() -> None:
 def test_feature_std_is_one_for_isotropic_features_and_zero_for_collapsed_ones() -> None:
     assert feature_std(torch.randn(2000, 64)) == pytest.approx(1, abs=0.02)
     assert feature_std(torch.ones(10, 64)) == 0
-    assert feature_std(torch.randn(10, 1) .abs() * torch.ones(64)) == pytest.approx(0, abs=1e-5)
+    assert feature_std(torch.randn(10, 1).abs() * torch.ones(64)) == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 8])

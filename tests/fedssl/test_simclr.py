@@ -18,10 +18,10 @@ def algorithm_1(a: Tensor, b: Tensor, tau: float) -> float:
     def s(i: int, j: int) -> float:
         return float(z[i] @ z[j] / (z[i].norm() * z[j].norm()))
 
-    def l(i: int, j: int) -> float:
+    def loss(i: int, j: int) -> float:
         return -log(exp(s(i, j) / tau) / sum(exp(s(i, k) / tau) for k in range(2 * n) if k != i))
 
-    return sum(l(2 * k, 2 * k + 1) + l(2 * k + 1, 2 * k) for k in range(n)) / (2 * n)
+    return sum(loss(2 * k, 2 * k + 1) + loss(2 * k + 1, 2 * k) for k in range(n)) / (2 * n)
 
 
 @pytest.mark.parametrize(("n", "tau"), [(1, 0.5), (2, 0.2), (5, 0.1)])

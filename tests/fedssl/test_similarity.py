@@ -55,12 +55,16 @@ def test_correlation_knows_no_scale_of_the_features() -> None:
     assert correlation(dissimilarity(features), dissimilarity(3 * features + 1)) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("features", [torch.ones(4, 5), torch.randn(2, 5), torch.randn(1, 5)], ids=["constant", "two", "one"])
+@pytest.mark.parametrize(
+    "features", [torch.ones(4, 5), torch.randn(2, 5), torch.randn(1, 5)], ids=["constant", "two", "one"]
+)
 def test_where_nothing_can_be_told_apart_nothing_changed(features: torch.Tensor) -> None:
     assert correlation(dissimilarity(features), dissimilarity(torch.randn_like(features))) == 1
 
 
-def test_a_visit_that_changes_nothing_reports_nothing(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:
+def test_a_visit_that_changes_nothing_reports_nothing(
+    toy: Callable[..., nn.Module], images: Callable[..., Images]
+) -> None:
     local, site = trainer(toy(norm=False), rate=0.0), Site("a", images())
     metrics = local.fit(site, TURN, [RepresentationChange().callback({}, site, TURN)])
     assert metrics["representation_change"] == pytest.approx(0, abs=1e-6)

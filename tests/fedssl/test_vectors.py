@@ -159,14 +159,20 @@ def test_bytes_on_the_wire(toy: Callable[..., nn.Module], wire: Wire, expected: 
 def test_a_policy_of_statistics_refuses_vectors(toy: Callable[..., nn.Module]) -> None:
     up = FP32.collect(with_features(toy(), 3), "a", Round(0, 1, seed=0))
     assert exposure(up) == Reveals.FEATURES
-    with pytest.raises(Refused, match="SiteVectors reveals FEATURES .* the policy allows STATISTICS"):
+    with pytest.raises(Refused, match=r"SiteVectors reveals FEATURES .* the policy allows STATISTICS"):
         Policy(Reveals.STATISTICS).check(up)
     Policy(Reveals.FEATURES).check(up)
 
 
 def test_a_pool_survives_the_wire_and_the_checkpoint(tmp_path: Path) -> None:
     exchange = ShareVectors(wire="int8")
-    held = exchange.merge(exchange.start(), {s: SiteVectors(torch.ones(n, 2).to(torch.int8), torch.rand(n), torch.arange(n).int()) for s, n in SIZES.items()})
+    held = exchange.merge(
+        exchange.start(),
+        {
+            s: SiteVectors(torch.ones(n, 2).to(torch.int8), torch.rand(n), torch.arange(n).int())
+            for s, n in SIZES.items()
+        },
+    )
     state = Carried(Weights({"encoder.w": torch.rand(3)}), held)
     empty = Carried(Weights({"encoder.w": torch.zeros(3)}), exchange.start())
     Checkpoint.open(tmp_path).commit(0, state)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_the_fraction_is_of_the_patients_of_each_class(
 def test_fractions_are_nested(images: Callable[..., Images], seed: int) -> None:
     site = hospital(images)
     chosen = [set(labelled(site, f, seed).patients.tolist()) for f in (0.01, 0.05, 0.1, 0.5, 1.0)]
-    assert all(small < large for small, large in zip(chosen, chosen[1:], strict=False))
+    assert all(small < large for small, large in pairwise(chosen))
 
 
 def test_the_seed_decides_which(images: Callable[..., Images]) -> None:
@@ -80,7 +81,9 @@ def test_the_unlabelled_are_left_out_and_their_patients_are_not_counted(images: 
 def test_pixels_stay_with_their_labels(images: Callable[..., Images]) -> None:
     site = hospital(images, (6, 6))
     part = labelled(site, 0.5, seed=0)
-    places = [int(np.flatnonzero((site.pixels == p.half().numpy()).all((1, 2, 3)))[0]) for p in part.batch(range(len(part)))]
+    places = [
+        int(np.flatnonzero((site.pixels == p.half().numpy()).all((1, 2, 3)))[0]) for p in part.batch(range(len(part)))
+    ]
     assert site.labels[places].tolist() == part.labels.tolist()
     assert site.patients[places].tolist() == part.patients.tolist()
 

@@ -28,7 +28,9 @@ def auroc_by_loops(logits: Tensor, labels: Tensor) -> float:
     values = []
     for c in range(logits.shape[1]):
         probability = logits.double().softmax(1)[:, c].tolist()
-        of, rest = ([p for p, l in zip(probability, labels.tolist(), strict=True) if (l == c) == own] for own in (True, False))
+        of, rest = (
+            [p for p, l in zip(probability, labels.tolist(), strict=True) if (l == c) == own] for own in (True, False)
+        )
         if of and rest:
             values.append(sum((p > q) + (p == q) / 2 for p, q in product(of, rest)) / (len(of) * len(rest)))
     return sum(values) / len(values)
@@ -103,7 +105,9 @@ def test_the_seed_decides_the_draws() -> None:
 
 def test_the_interval_of_a_perfect_classifier_is_a_point() -> None:
     labels = torch.arange(40) % 4
-    assert all(s == Score(1.0, 1.0, 1.0) for s in scores(counted(20.0 * one_hot(labels, 4), labels, draws=100)).values())
+    assert all(
+        s == Score(1.0, 1.0, 1.0) for s in scores(counted(20.0 * one_hot(labels, 4), labels, draws=100)).values()
+    )
 
 
 def test_the_interval_holds_the_value_and_narrows_with_patients() -> None:

@@ -44,7 +44,6 @@ def write_run(
             "size": list(space),
             "channels": channels,
             "parameters": 123456,
-            "feature_dim": 128,
             "notes": ["hospital_2 holds 3 duplicates"],
             "faults": [],
         }
@@ -61,7 +60,7 @@ def _turn(at: int, sites: tuple[str, ...]) -> dict[str, Any]:
     survey = {
         site: {
             "knn": 0.9 - 0.4 * 0.9**at - 0.02 * n,
-            "feature_std": 0.085 - 0.01 * n / (1 + at),
+            "feature_std": 0.85 - 0.1 * n / (1 + at),
             "effective_rank": 20.0 + at + n,
         }
         for n, site in enumerate(sites)

@@ -85,16 +85,12 @@ def test_an_unknown_kind_is_drawn_after_the_known_ones(make_run: MakeRun) -> Non
     assert all(block.height == 0 for block in down.blocks)
 
 
-def test_the_gauge_compares_with_evenly_spread_features_only_where_their_size_is_known(
-    make_run: MakeRun,
-) -> None:
+def test_the_gauge_compares_with_evenly_spread_features(make_run: MakeRun) -> None:
     charts = {chart.title: chart for chart in survey_charts(read_run(make_run("known")))}
     gauge = charts["Collapse gauge: spread of the features"]
     assert gauge.reference is not None
     assert gauge.reference.at < BOTTOM
     assert [chart.reference for title, chart in charts.items() if chart is not gauge] == [None, None]
-    unknown = survey_charts(read_run(make_run("unknown", feature_dim=None)))
-    assert [chart.reference for chart in unknown] == [None, None, None]
 
 
 def test_a_site_refused_in_every_round_still_shows_its_crosses(make_run: MakeRun) -> None:

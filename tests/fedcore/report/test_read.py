@@ -22,7 +22,6 @@ def test_a_whole_run_has_no_gaps(make_run: MakeRun) -> None:
     assert run.turns[0].visits["hospital_1"].up["weights"] == 1_200_000
     assert run.audits["hospital_4"]["exchange/features"].count == 12
     assert run.audits["hospital_4"]["exchange/features"].size == 12 * 300_000
-    assert run.feature_dim == 128
 
 
 def test_a_line_cut_by_a_kill_is_skipped_with_a_note(make_run: MakeRun) -> None:

@@ -74,7 +74,7 @@ def test_every_section_of_a_full_run(full_run: Path) -> None:
         "Finished", "4 sites took part in 12 rounds on images of 64 × 64 pixels and 1 channel",
         "1,200 train, 400 test", "1 min 21 s", "1.5 MB", "2.1 MB", "feature vectors of single images",
         "Ten per cent of the labels", "0.74 (0.69-0.79)", "trained with 10 % of the labels", "0.830 to 0.920",
-        "2 refusals", "Probe: accuracy of nearest neighbours", "1/√d", "Effective rank",
+        "2 refusals", "Probe: accuracy of nearest neighbours", "1, spread evenly", "Effective rank",
         "This page shows images of the sites.", "What crossed the sites' borders", "exchange/features",
         "hospital_3, round 4: the loss became NaN", "hospital_4: 2 images could not be read",
         "hospital_2 holds 3 duplicates", "class_path: fedssl.SimCLR",

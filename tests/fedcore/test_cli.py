@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedcore import cli
+
+
+def call(*words: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    code = caught.value.code
+    assert isinstance(code, int)
+    return code
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("words", [(), ("--help",), ("-h",)])
+def test_help_lists_every_command(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(*words) == 0
+    told = capsys.readouterr().out
+    listed = told.split("COMMAND ...\n\n")[1].split("\n\n")[0]
+    assert {line.split()[0] for line in listed.splitlines()} == {*cli.STAGES, *cli.COMMANDS}
+
+
+def test_help_is_instant() -> None:
+    """Nothing heavy is imported; a process of its own, because this one has."""
+    code = (
+        "import sys\nfrom fedcore.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'monai', 'numpy', 'lightly', 'matplotlib', 'jsonargparse', 'pytorch_lightning'}\n"
+        "sys.exit(f'imported {heavy & sys.modules.keys()}' if heavy & sys.modules.keys() else 0)"
+    )
+    root = Path(cli.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_mistake_is_told_on_stderr_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text("rounds: {cuont: 3}\nzebra: 1\n")
+    assert call("pretrain", "mine.yaml") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        "fedpretrain: mine.yaml: 2 faults\n"
+        "  'rounds.cuont' is no key of this recipe (did you mean 'rounds.count'?)\n"
+        "  'zebra' is no key of this recipe\n"
+    )
+    assert [p.name for p in Path().iterdir()] == ["mine.yaml"]
+
+
+def test_a_mistake_of_a_process_too() -> None:
+    words = [sys.executable, "-c", "from fedcore.cli import main; main()", "pretrian"]
+    done = subprocess.run(words, cwd=Path(cli.__file__).parents[1], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "fedpretrain: there is no command 'pretrian' (did you mean 'pretrain'?); see fedpretrain --help"
+    ]
+
+
+def test_print_config_gives_a_whole_recipe_and_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text("rounds: {count: 3}\n")
+    assert call("pretrain", "mine.yaml", "--visit.batch_size", "5", "--print_config") == 0
+    tree = yaml.safe_load(capsys.readouterr().out)
+    assert (tree["rounds"]["count"], tree["visit"]["batch_size"]) == (3, 5)
+    assert tree["encoder"]["init_args"]["depth"]
+    assert [p.name for p in Path().iterdir()] == ["mine.yaml"]
+
+
+@pytest.mark.parametrize("stage", list(cli.STAGES))
+def test_a_stage_explains_its_keys(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(stage, "--help") == 0
+    told = capsys.readouterr().out
+    assert "--rounds.count" in told
+    assert "Communication rounds." in told
+
+
+def test_bad_input_makes_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text("data: {manifest: none.csv}\n")
+    assert call("pretrain", "mine.yaml", "--out", "run") == 2
+    assert "none.csv" in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
+def test_stopping(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_dispatch", stop)
+    assert call("pretrain") == 130
+    assert "goes on from its last whole round with --resume true" in capsys.readouterr().err
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "_dispatch", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["pretrain"])
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--version") == 0
+    assert capsys.readouterr().out.startswith("fedpretrain ")
+
+
+@pytest.mark.parametrize("path", [path for path, _ in (cli.STAGES | cli.COMMANDS).values()])
+def test_every_command_is_there(path: str) -> None:
+    assert callable(cli._load(path))

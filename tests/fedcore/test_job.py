@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fedcore.algorithm import Algorithm, FedAvg
+from fedcore.checkpoint import Checkpoint
+from fedcore.errors import InputError
+from fedcore.exchange import Carry
+from fedcore.federation import NoSiteLeft, Rounds
+from fedcore.job import Job
+from fedcore.local import Visit
+from fedcore.localonly import LocalOnly
+from fedcore.message import Tensors, flatten
+from fedcore.run import RunFolder
+from fedcore.site import Round
+from tests.fedcore.test_exchange import Tally
+from tests.fedcore.toys import Toy, broken, hospitals, same
+
+ABOUT = {"command": "test", "data": "abc"}
+
+
+class Stopping(Toy):
+    """Ctrl-C while this site trains in this round, with its neighbours' visits done."""
+
+    at: tuple[str, int] | None = None
+
+    def arrive(self, site: str, turn: Round) -> None:
+        if (site, turn.index) == self.at:
+            raise KeyboardInterrupt
+
+
+def job(algorithm: Algorithm | None = None, **changes: Any) -> Job:
+    visit = Visit(batch_size=4, accelerator="cpu", keep_optimizer=True)
+    usual = {"train": hospitals("abc"), "algorithm": algorithm or FedAvg(), "visit": visit, "rounds": Rounds(3)}
+    return Job(**usual | changes)
+
+
+def start(folder: Path, task: Job, module: Toy | None = None, resume: bool = False) -> Tensors:
+    """Runs it and returns the server's committed state."""
+    run = RunFolder(folder, "seed: 0\n", resume)
+    run.prepare()
+    transport = task.train_in(run, module or Toy(), ABOUT)
+    checkpoint = Checkpoint.open(folder / "state")
+    return flatten(checkpoint.restore(task.algorithm.start(transport.local)))
+
+
+def memories(folder: Path) -> dict[str, Tensors]:
+    checkpoint = Checkpoint.open(folder / "state")
+    return {site: checkpoint.get(site) for site in checkpoint.sites}
+
+
+def told(folder: Path) -> list[Any]:
+    """rounds.jsonl without its clocks."""
+
+    def timeless(tree: Any) -> Any:
+        return {k: timeless(v) for k, v in tree.items() if k != "seconds"} if isinstance(tree, dict) else tree
+
+    return [timeless(json.loads(line)) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "rounds"),
+    [
+        (FedAvg(), Rounds(3)),
+        (FedAvg(), Rounds(3, per_round=2)),
+        (Carry(FedAvg(), Tally()), Rounds(3)),
+        (LocalOnly(), Rounds(3)),
+    ],
+    ids=["fedavg", "two of three", "exchange", "local"],
+)
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_run_stopped_amid_a_round_and_resumed_equals_an_uninterrupted_one(
+    tmp_path: Path, algorithm: Algorithm, rounds: Rounds, index: int
+) -> None:
+    task = job(algorithm, rounds=rounds)
+    expected = start(tmp_path / "whole", task)
+    module = Stopping()
+    module.at = (rounds.draw(list(task.train), Round(index, 3, 0))[-1], index)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "parts", task, module)
+    assert RunFolder(tmp_path / "parts").about()["status"] == "stopped"
+    assert Checkpoint.open(tmp_path / "parts" / "state").rounds == index
+    assert list((tmp_path / "parts" / "state").glob(f"{index:05d}/*"))  # visits that must not count
+
+    found = start(tmp_path / "parts", task, resume=True)
+    assert same(found, expected)
+    whole, parts = memories(tmp_path / "whole"), memories(tmp_path / "parts")
+    assert whole.keys() == parts.keys() == set(task.train)
+    assert all(same(parts[site], whole[site]) for site in whole)
+    assert any(name.startswith("optimizer/") for name in parts["a"])
+    assert told(tmp_path / "parts") == told(tmp_path / "whole")
+
+
+def test_a_run_that_is_done_has_nothing_left_to_do(tmp_path: Path) -> None:
+    first = start(tmp_path, job())
+    lines = (tmp_path / "rounds.jsonl").read_bytes()
+    assert same(start(tmp_path, job(), resume=True), first)
+    assert (tmp_path / "rounds.jsonl").read_bytes() == lines
+
+
+def test_the_module_ends_with_the_servers_weights(tmp_path: Path) -> None:
+    module = Toy()
+    state = start(tmp_path, job(), module)
+    assert all(torch.equal(module.state_dict()[k.removeprefix("tensors/")], t) for k, t in state.items())
+    about = RunFolder(tmp_path).about()
+    assert (about["status"], about["rounds"], about["parameters"]) == ("trained", 3, 64 * 3 + 3 + 2 * 3)
+
+
+def test_two_runs_of_one_seed_are_one_run(tmp_path: Path) -> None:
+    one, two, other = (start(tmp_path / n, job(seed=s)) for n, s in (("one", 0), ("two", 0), ("other", 1)))
+    assert same(one, two)
+    assert not same(one, other)
+
+
+def test_what_an_error_says_is_in_its_sites_folder_alone(tmp_path: Path) -> None:
+    class Quoting(Toy):
+        def training_step(self, images: Tensor, _: int) -> Tensor:
+            if len(images) == 2:  # site b's only batch
+                raise RuntimeError("patient John")
+            return super().training_step(images, _)
+
+    train = hospitals("a") | {"b": hospitals("b")["b"].take([0, 1])}
+    start(tmp_path, job(train=train), Quoting())
+    holders = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file() and b"John" in p.read_bytes()}
+    assert holders == {"sites/b/errors.jsonl"}
+    assert told(tmp_path)[0]["refused"] == {"b": "RuntimeError in FedAvg.visit; the site's errors.jsonl has it"}
+
+
+def test_the_end_of_a_failed_run_is_told_and_can_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(NoSiteLeft):
+        start(tmp_path, job(train={"a": broken("a")}))
+    about = RunFolder(tmp_path).about()
+    assert about["status"] == "failed"
+    assert about["error"].startswith("round 0: no site is left to go on with\n  a: the loss became nan")
+    assert same(start(tmp_path, job(), resume=True), start(tmp_path.with_name("whole"), job()))
+
+
+def test_a_fault_of_ours_is_named_by_kind_alone(tmp_path: Path) -> None:
+    class Faulty(FedAvg):
+        def merge(self, *_: Any) -> Any:
+            raise ZeroDivisionError("patient John")
+
+    with pytest.raises(ZeroDivisionError):
+        start(tmp_path, job(Faulty()))
+    assert RunFolder(tmp_path).about()["error"] == "ZeroDivisionError"
+
+
+def test_a_resume_with_another_module_is_refused(tmp_path: Path) -> None:
+    class Wider(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(64, 3, bias=False)
+            self.register_parameter("extra", torch.nn.Parameter(torch.zeros(1)))
+            self.share = (*Toy.share, "extra")
+
+    start(tmp_path, job())
+    with pytest.raises(InputError, match="another architecture"):
+        start(tmp_path, job(), Wider(), resume=True)

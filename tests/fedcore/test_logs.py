@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from fedcore.ledger import RoundRecord
+from fedcore.logs import Logs
+from fedcore.message import Contribution, Empty
+from fedcore.run import RunFolder
+
+
+def record(index: int) -> RoundRecord:
+    r = RoundRecord(index, seconds=0.5)
+    r.sent("a", Empty())
+    r.arrived(Contribution("a", Empty(), 5, {"loss": 1.0 / (index + 1)}))
+    r.surveyed(Contribution("a", Empty(), 5, {"knn": 0.25}))
+    return r
+
+
+def write(run: RunFolder, rounds: range, name: str = "csv") -> None:
+    with Logs(run, [name]) as logs:  # type: ignore[list-item]
+        for index in rounds:
+            run.append(record(index))
+            logs.write(record(index))
+
+
+def rows(run: RunFolder) -> list[dict[str, str]]:
+    with (run.path / "logs" / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_row_a_round(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    write(run, range(3))
+    found = rows(run)
+    assert [float(r["a/loss"]) for r in found] == pytest.approx([1, 1 / 2, 1 / 3])
+    assert [int(r["step"]) for r in found] == [0, 1, 2]
+    # One metric and the number of images go up with the visit, the same with the survey.
+    assert {(r["a/up_bytes"], r["a/down_bytes"], r["a/knn"]) for r in found} == {("32", "0", "0.25")}
+
+
+def test_a_resumed_log_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
+    for run in (whole, parts):
+        run.path.mkdir()
+    write(whole, range(4))
+    write(parts, range(2))
+    with (parts.path / "logs" / "metrics.csv").open("a") as file:
+        file.write("a row of a round that was never committed\n")
+    write(parts, range(2, 4))
+    assert rows(parts) == rows(whole)
+
+
+def test_tensorboard_is_there_if_asked_for(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    write(run, range(1), "tensorboard")
+    assert list((tmp_path / "logs").glob("events.out.tfevents.*"))
+    assert not (tmp_path / "logs" / "metrics.csv").exists()

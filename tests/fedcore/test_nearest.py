@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+from fedcore.nearest import nearest
+
+
+def test_a_slip_is_mended_and_nonsense_is_not() -> None:
+    known = ["rounds.count", "rounds.per_round", "visit.batch_size"]
+    assert nearest("rounds.cuont", known) == " (did you mean 'rounds.count'?)"
+    assert nearest("zebra", known) == ""
+    assert nearest("zebra", []) == ""

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+
+from fedcore.ledger import RoundRecord
+from fedcore.message import Contribution, Empty, Refusal
+from fedcore.progress import Decoding, Progress
+
+
+def record() -> RoundRecord:
+    r = RoundRecord(0)
+    for site, images, loss, knn in (("a", 30, 1.0, 0.5), ("b", 10, 3.0, 0.9)):
+        r.sent(site, Empty())
+        r.arrived(Contribution(site, Empty(), images, {"loss": loss}))
+        r.surveyed(Contribution(site, Empty(), images, {"knn": knn, "images": float(images)}))
+    return r
+
+
+def test_the_last_rounds_means_stand_beside_the_bar() -> None:
+    with Progress(rounds=5, done=2) as progress:
+        progress.visiting("a")
+        progress.finished(record())
+        progress.visiting("b")
+        (task,) = progress.bars.tasks
+    assert (task.completed, task.total) == (3, 5)
+    assert progress.last == "loss 1.500  knn 0.600"
+    assert task.fields["note"] == "loss 1.500  knn 0.600  at b"
+
+
+def test_a_round_without_metrics() -> None:
+    with Progress(rounds=1) as progress:
+        progress.finished(RoundRecord(0))
+    assert progress.last == ""
+
+
+def test_a_refusal_is_told_even_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(rounds=1) as progress:
+        r = record()
+        r.failed(Refusal("b", "the loss became nan"))
+        progress.finished(r)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "round 0: b left out: the loss became nan" in err
+
+
+def test_without_a_terminal_bars_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(rounds=2) as progress, Decoding() as decoding:
+        progress.finished(record())
+        decoding(3, 9)
+    assert capsys.readouterr() == ("", "")
+    assert (decoding.bars.tasks[0].completed, decoding.bars.tasks[0].total) == (3, 9)

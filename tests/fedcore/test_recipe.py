@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedcore.algorithm import FedAvg
+from fedcore.errors import Faults, InputError
+from fedcore.fedprox import Spring
+from fedcore.recipe import Recipe, read_recipe
+from fedssl.pretrain import pretrain
+
+GUIDED = """
+algorithm:
+  class_path: fedcore.algorithm.FedAvg
+  init_args:
+    guides: [{class_path: fedcore.fedprox.Spring, init_args: {mu: 0.5}}]
+rounds: {count: 7}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def read(text: str, *overrides: str) -> Recipe:
+    Path("mine.yaml").write_text(text)
+    return read_recipe(pretrain, "pretrain", ["mine.yaml", *overrides])
+
+
+def test_values_become_the_stages_arguments() -> None:
+    built = read(GUIDED, "--visit.batch_size", "16").build()
+    assert built["algorithm"] == FedAvg(guides=(Spring(mu=0.5),))
+    assert (built["rounds"].count, built["visit"].batch_size) == (7, 16)
+    assert "out" not in built
+    assert "run" not in built
+
+
+@pytest.mark.parametrize(
+    ("override", "value", "path"),
+    [
+        ("--rounds.count", 9, "rounds.count"),
+        ("--method.init_args.temperature", 0.3, "method.init_args.temperature"),
+        ("--data.phantom.sites", 3, "data.phantom.sites"),
+        ("--policy.at_most", "FEATURES", "policy.at_most"),
+        ("--resume", True, "resume"),
+    ],
+)
+def test_the_command_line_has_the_last_word(override: str, value: object, path: str) -> None:
+    text = "method: {class_path: fedssl.moco.MoCo, init_args: {bank: 8}}\nrounds: {count: 7}"
+    tree = yaml.safe_load(read(text, override, str(value)).text)
+    found = tree
+    for key in path.split("."):
+        found = found[key]
+    assert found == value
+    assert tree["method"]["init_args"]["bank"] == 8
+
+
+def test_the_resolved_recipe_gives_itself() -> None:
+    first = read(GUIDED)
+    Path("resolved.yaml").write_text(first.text)
+    again = read_recipe(pretrain, "pretrain", ["resolved.yaml"])
+    assert yaml.safe_load(again.text) == yaml.safe_load(first.text)
+    assert yaml.safe_load(first.text)["method"]["init_args"]["temperature"] > 0  # defaults are spelled out
+
+
+def test_the_folder_is_named_after_the_recipe() -> None:
+    assert read(GUIDED).out == Path("checkpoints/mine")
+    assert read(GUIDED, "--out", "there").out == Path("there")
+    assert read_recipe(pretrain, "pretrain", []).out == Path("checkpoints/pretrain")
+
+
+def test_every_unknown_key_is_told_with_the_nearest_right_one() -> None:
+    text = """
+visti: {batch_size: 4}
+rounds: {cuont: 3}
+zebra: 1
+method: {class_path: fedssl.moco.MoCo, init_args: {tempreature: 0.1, bonk: 3}}
+algorithm:
+  class_path: fedcore.algorithm.FedAvg
+  init_args: {guides: [{class_path: fedcore.fedprox.Spring, init_args: {muu: 1}}]}
+"""
+    with pytest.raises(Faults) as caught:
+        read(text)
+    told = set(caught.value.faults)
+    assert told == {
+        "'visti.batch_size' is no key of this recipe (did you mean 'visit.batch_size'?)",
+        "'rounds.cuont' is no key of this recipe (did you mean 'rounds.count'?)",
+        "'zebra' is no key of this recipe",
+        "'method.init_args.tempreature' is no key of this recipe (did you mean 'method.init_args.temperature'?)",
+        "'method.init_args.bonk' is no key of this recipe (did you mean 'method.init_args.bank'?)",
+        "'algorithm.init_args.guides.init_args.muu' is no key of this recipe "
+        "(did you mean 'algorithm.init_args.guides.init_args.mu'?)",
+    }
+    assert str(caught.value).startswith("mine.yaml: 6 faults\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--visit.batch_sise", "3"], "'visit.batch_sise' is no key of this recipe (did you mean 'visit.batch_size'?)"),
+        (["--visit.batch", "3"], "'visit.batch' is no key of this recipe (did you mean 'visit.batch_size'?)"),
+        (["--zebra", "3"], "'zebra' is no key of this recipe"),
+        (["--visit.batch_size", "many"], "visit.batch_size: Expected a int. Got value: many"),
+        (["--visit.batch_size"], "argument --visit.batch_size: expected one argument"),
+        (["stray"], "unrecognized arguments: stray"),
+        (
+            ["--method", "fedssl.moco.MoCo", "--method.tempreature", "3"],
+            "'method.init_args.tempreature' is no key of this recipe (did you mean 'method.init_args.temperature'?)",
+        ),
+    ],
+)
+def test_mistakes_on_the_command_line(words: list[str], told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read("rounds: {count: 3}", *words)
+    assert str(caught.value) == told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("method: {class_path: fedssl.moco.MoKo}", r"there is no class fedssl\.moco\.MoKo \(did you mean 'MoCo'\?\)"),
+        ("method: {class_path: fedsl.moco.MoCo}", "there is no module 'fedsl'; a class is named by its import path"),
+        ("rounds: {count: many}", "rounds.count: Expected a int. Got value: many"),
+        ("policy: {at_most: FEATURE}", "policy.at_most: .*{WEIGHTS,STATISTICS,FEATURES,SAMPLES}. Got value: FEATURE"),
+        ("encoder: {class_path: torch.nn.ReLU}", "encoder: .*Expected 'torch.nn.ReLU' to be a subclass of"),
+        ("encoder: {class_path: fedcore.encoders.ResNet, init_args: {depth: 11}}", "encoder.depth: .*Got value: 11"),
+        ("visit: 3", "visit must hold keys and values, found 3"),
+        ("visit: 3\nzebra: 1", "(?s)visit must hold .*'zebra' is no key of this recipe"),
+        ("rounds: [\n", "mine.yaml is no valid YAML"),
+        ("- rounds", "mine.yaml must hold keys and values, found a list"),
+        ("# to be written\n", "mine.yaml must hold keys and values, found nothing"),
+    ],
+)
+def test_mistakes_in_the_file(text: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        read(text)
+
+
+def test_a_file_that_is_no_text() -> None:
+    Path("mine.yaml").write_bytes(b"\xff\xfe\x00rounds")
+    with pytest.raises(InputError, match=r"mine\.yaml is no valid YAML"):
+        read_recipe(pretrain, "pretrain", ["mine.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("demo_pretran", r"no recipe 'demo_pretran' \(did you mean 'demo_pretrain'\?\); see fedpretrain recipes"),
+        ("folder/none.yaml", r"there is no recipe 'folder/none.yaml'; see"),
+    ],
+)
+def test_a_recipe_that_is_not_there(name: str, told: str) -> None:
+    for words in ([name], ["--config", name], [f"--config={name}"]):
+        with pytest.raises(InputError, match=told):
+            read_recipe(pretrain, "pretrain", words)
+
+
+def test_what_a_class_refuses_is_the_users_to_mend() -> None:
+    with pytest.raises(InputError, match=r"the recipe cannot be built: rounds\.count .* must be at least 1"):
+        read("rounds: {count: 0}").build()
+
+
+def test_reading_a_recipe_writes_nothing() -> None:
+    read(GUIDED).build()
+    assert [p.name for p in Path().iterdir()] == ["mine.yaml"]

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedcore.errors import InputError
+from fedcore.recipes import command, find, purpose, shipped
+
+
+def test_every_recipe_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["ls"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(shipped())
+    for path in shipped().values():
+        assert path.read_text().startswith("# ")
+        assert len(purpose(path)) > 10
+
+
+def test_a_file_goes_before_a_shipped_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, path = next(iter(shipped().items()))
+    assert find(name) == find(f"{name}.yaml") == path
+    Path(f"{name}.yaml").touch()
+    assert find(f"{name}.yaml") == Path(f"{name}.yaml")
+
+
+def test_copying_to_a_folder_or_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, source = next(iter(shipped().items()))
+    command(["cp", name])
+    command(["cp", name, "deep/mine.yaml"])
+    for copy in (Path(source.name), Path("deep/mine.yaml")):
+        assert copy.read_bytes() == source.read_bytes()
+
+
+def test_a_copy_overwrites_nothing(tmp_path: Path) -> None:
+    name, source = next(iter(shipped().items()))
+    (tmp_path / source.name).write_text("edited")
+    with pytest.raises(InputError, match="exists; name another file"):
+        command(["cp", name, str(tmp_path)])
+    assert (tmp_path / source.name).read_text() == "edited"
+
+
+@pytest.mark.parametrize("words", [[], ["cp"], ["cp", "a", "b", "c"], ["rm", "x"]])
+def test_other_words(words: list[str]) -> None:
+    with pytest.raises(InputError, match="recipes takes ls or cp"):
+        command(words)
+
+
+def test_an_unknown_name() -> None:
+    with pytest.raises(InputError, match=r"no recipe 'demo_pretran' \(did you mean 'demo_pretrain'\?\)"):
+        command(["cp", "demo_pretran"])

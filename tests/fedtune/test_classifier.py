@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD
+
+from fedcore.data.images import Images
+from fedcore.encoders import Encoder
+from fedcore.local import LocalTrainer, Visit
+from fedcore.site import Round, Site
+from fedtune.classifier import Classifier
+
+
+def visited(module: Classifier, site: Images, **visit: int) -> dict[str, float]:
+    how = Visit(batch_size=4, accelerator="cpu", **visit)  # type: ignore[arg-type]
+    local = LocalTrainer(module, module.share, how, labels=True)
+    return local.fit(Site(site.site, site), Round(0, 1, seed=0))
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    return {k: t.clone() for k, t in module.state_dict().items()}
+
+
+def test_it_is_a_linear_layer_on_the_encoder_and_learns_cross_entropy(
+    toy: Callable[[], Encoder], images: Callable[..., Images]
+) -> None:
+    site = images([0, 1, 2, 1, 0, 2, 2, 1])
+    module = Classifier(toy(), 3, frozen=True, augment=None, optimizer=lambda p: SGD(p, lr=0.0))
+    logged = visited(module, site)["loss"]
+    with torch.no_grad():
+        features = module.encoder.eval()(site.batch(range(8)))
+        logits = features @ module.head.weight.T + module.head.bias
+    torch.testing.assert_close(module(site.batch(range(8))), logits)
+    assert logged == pytest.approx(cross_entropy(logits, site.labels).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_training_finds_labels_that_are_in_the_images(
+    toy: Callable[[], Encoder], images: Callable[..., Images], frozen: bool
+) -> None:
+    site = images([0, 1] * 8)
+    site.pixels[(site.labels == 1).numpy()] *= -1
+    site.pixels[:] = abs(site.pixels) * (1 - 2 * site.labels.numpy()[:, None, None, None])
+    module = Classifier(toy(), 2, frozen, optimizer=lambda p: SGD(p, lr=0.3))
+    visited(module, site, max_epochs=10)
+    assert torch.equal(module.eval()(site.batch(range(16))).argmax(1), site.labels)
+
+
+def test_a_frozen_encoder_keeps_every_bit_batch_norm_included(
+    toy: Callable[[], Encoder], images: Callable[..., Images]
+) -> None:
+    module = Classifier(toy(), 2, frozen=True)
+    encoder, head = state(module.encoder), state(module.head)
+    visited(module, images([0, 1] * 8), max_epochs=3)
+    assert all(torch.equal(t, encoder[k]) for k, t in module.encoder.state_dict().items())
+    assert not torch.equal(module.head.weight, head["weight"])
+
+
+def test_an_encoder_that_is_not_frozen_learns_all_of_it(
+    toy: Callable[[], Encoder], images: Callable[..., Images]
+) -> None:
+    module = Classifier(toy(), 2)
+    before = state(module)
+    visited(module, images([0, 1] * 8))
+    assert all(not torch.equal(t, before[k]) for k, t in module.state_dict().items())
+
+
+def test_a_frozen_encoder_does_not_travel_nor_reach_the_optimizer(toy: Callable[[], Encoder]) -> None:
+    for frozen, travels in ((True, {"head"}), (False, {"encoder", "head"})):
+        module = Classifier(toy(), 2, frozen)
+        assert {k.split(".")[0] for k in module.state_dict() if k.startswith(module.share)} == travels
+        given = {id(p) for group in module.configure_optimizers().param_groups for p in group["params"]}
+        assert given == {id(p) for name, p in module.named_parameters() if name.split(".")[0] in travels}

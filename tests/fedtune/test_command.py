@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fedcore.cli import main
+from fedcore.files import write_json
+from fedtune.command import USAGE
+
+RECIPE = """
+encoder: {class_path: fedcore.encoders.ResNet, init_args: {depth: 10, stem: 8}}
+classifier: {class_path: fedtune.classifier.Classifier, init_args: {frozen: FROZEN}}
+algorithm: {class_path: ALGORITHM}
+data: {manifest: phantom, size: 32, phantom: {sites: 2, images_per_site: 24}}
+visit: {batch_size: 8, accelerator: cpu}
+rounds: {count: 2}
+bootstrap: 20
+"""
+
+Said = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    """A command's exit code, and what it wrote to stdout and stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
+
+
+WAYS = {
+    "together": ("false", "fedcore.algorithm.FedAvg"),
+    "frozen": ("true", "fedcore.algorithm.FedAvg"),
+    "alone": ("false", "fedcore.localonly.LocalOnly"),
+}
+
+
+@pytest.fixture(params=["together"])
+def finished(request: pytest.FixtureRequest, tmp_path: Path, said: Said) -> tuple[Path, str]:
+    """A finetune run and the table it ended with."""
+    recipe = tmp_path / "recipe.yaml"
+    frozen, algorithm = WAYS[request.param]
+    recipe.write_text(RECIPE.replace("FROZEN", frozen).replace("ALGORITHM", algorithm))
+    code, out, err = said("finetune", recipe, "--out", tmp_path / "run")
+    assert code == 0, err
+    return tmp_path / "run", out.split("result:")[0]
+
+
+@pytest.mark.parametrize("finished", WAYS, indirect=True)
+def test_the_same_images_give_the_same_table_and_others_another(finished: tuple[Path, str], said: Said) -> None:
+    run, table = finished
+    kept = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "audit.jsonl"}
+    assert "hospital_1" in table
+    assert "pooled" in table
+    assert said("evaluate", run) == (0, table, "")
+    assert {p: p.read_bytes() for p in kept} == kept
+    code, other, _ = said("evaluate", run, "--data.phantom.seed", 5, "--data.phantom.sites", 3)
+    assert code == 0
+    assert "hospital_3" in other
+    assert said("evaluate", run, "--policy.at_most", "WEIGHTS")[0] == 2
+
+
+def test_images_of_other_classes_are_refused(finished: tuple[Path, str], said: Said) -> None:
+    run, _ = finished
+    write_json(run / "run.json", {"command": "finetune", "classes": ["cat", "dog"]})
+    code, _, err = said("evaluate", run)
+    assert code == 2
+    assert "knows the classes ['cat', 'dog'], the images have ['clear', 'ring'" in err
+
+
+def test_a_run_that_is_not_there_or_of_another_kind_is_refused(said: Said, tmp_path: Path) -> None:
+    code, _, err = said("evaluate", tmp_path / "nowhere")
+    assert code == 2
+    assert "holds no run" in err
+    write_json(tmp_path / "run.json", {"command": "pretrain"})
+    code, _, err = said("evaluate", tmp_path)
+    assert code == 2
+    assert "evaluate takes a finetune run" in err
+    assert "holds pretrain" in err
+
+
+def test_an_unfinished_run_is_refused(finished: tuple[Path, str], said: Said) -> None:
+    run, _ = finished
+    shutil.rmtree(run / "classifier")
+    code, _, err = said("evaluate", run)
+    assert code == 2
+    assert "takes a finished finetune run" in err
+
+
+def test_help(said: Said) -> None:
+    assert said("evaluate") == said("evaluate", "--help") == (0, USAGE + "\n", "")

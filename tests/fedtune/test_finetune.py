@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from fedcore.border import Policy
+from fedcore.data.phantom import Phantoms
+from fedcore.data.source import Data
+from fedcore.encoders import ResNet
+from fedcore.errors import InputError
+from fedcore.federation import Rounds
+from fedcore.local import Visit
+from fedcore.message import Reveals
+from fedcore.run import RunFolder
+from fedcore.store import save_encoder
+from fedtune.classifier import Classifier
+from fedtune.finetune import MODEL, build, finetune, load_classifier
+from fedtune.labels import labelled
+
+DATA = Data(size=32, phantom=Phantoms(sites=2, images_per_site=48))
+ENCODER = partial(ResNet, depth=10, stem=8)
+WIDTH, CLASSES = 64, 4
+
+
+def ran(folder: Path, data: Data = DATA, **more: Any) -> RunFolder:
+    run, visit = RunFolder(folder), Visit(batch_size=8, accelerator="cpu")
+    more = {"encoder": ENCODER, "rounds": Rounds(2), "bootstrap": 20, "loggers": (), **more}
+    finetune(run, data=data, visit=visit, **more)
+    return run
+
+
+def trained(run: RunFolder) -> dict[str, Tensor]:
+    return safetensors.torch.load_file(run.path / MODEL)
+
+
+def scores(run: RunFolder) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run.path / "scores.json").read_text())
+    return content
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> Path:
+    """A run's folder with an encoder whose batch norms have seen images."""
+    torch.manual_seed(1)  # not the run's own, which would make the same random weights
+    encoder = ENCODER(2, 1)
+    encoder(torch.randn(8, 1, 32, 32) * 2 + 1)
+    save_encoder(tmp_path / "pretrained" / "encoder", encoder, {}, "card")
+    return tmp_path / "pretrained"
+
+
+def encoder_of(pretrained: Path) -> dict[str, Tensor]:
+    return safetensors.torch.load_file(pretrained / "encoder" / "encoder.safetensors")
+
+
+def test_from_random_weights_and_repeatable_to_the_bit(tmp_path: Path) -> None:
+    first, second = ran(tmp_path / "a"), ran(tmp_path / "b")
+    assert first.about()["status"] == "finished"
+    assert (first.path / MODEL).read_bytes() == (second.path / MODEL).read_bytes()
+    assert scores(first) == scores(second)
+    content, about = scores(first), first.about()
+    assert content["encoder"] is None
+    assert {site: row["images"] for site, row in content["sites"].items()} == {
+        site: n["test"] for site, n in about["sites"].items()
+    }
+    assert content["pooled"]["images"] == sum(n["test"] for n in about["sites"].values())
+    for row in [*content["sites"].values(), content["pooled"]]:
+        for name in ("auroc", "balanced_accuracy", "f1"):
+            assert 0 <= row[name]["low"] <= row[name]["high"] <= 1
+
+
+@pytest.mark.parametrize("folder", ["", "encoder"])
+def test_it_starts_from_the_encoder_of_a_run(tmp_path: Path, pretrained: Path, folder: str) -> None:
+    cohort = DATA.load()
+    module = build(cohort, ENCODER, Classifier, 0, pretrained / "encoder")
+    assert all(torch.equal(t, module.encoder.state_dict()[k]) for k, t in encoder_of(pretrained).items())
+    started = ran(tmp_path / "a", start=str(pretrained / folder))
+    at_random = ran(tmp_path / "b")
+    assert scores(started)["encoder"] == str(pretrained / folder)
+    assert not torch.equal(trained(started)["encoder.conv1.weight"], trained(at_random)["encoder.conv1.weight"])
+    # Three visits of a few steps at 1e-3 move the weights a little from where they started.
+    drift = trained(started)["encoder.conv1.weight"] - encoder_of(pretrained)["conv1.weight"]
+    assert 0 < drift.abs().max() < 0.05
+
+
+def test_a_frozen_encoder_keeps_its_bits_and_stays_where_it_is(tmp_path: Path, pretrained: Path) -> None:
+    run = ran(tmp_path / "run", start=str(pretrained), classifier=partial(Classifier, frozen=True))
+    ours = trained(run)
+    assert all(torch.equal(ours[f"encoder.{k}"], t) for k, t in encoder_of(pretrained).items())
+    head = 4 * (WIDTH * CLASSES + CLASSES)
+    for record in run.rounds():
+        assert {(s["up"]["weights"], s["down"]["weights"]) for s in record["sites"].values()} == {(head, head)}
+    at_start = build(DATA.load(), ENCODER, Classifier, 0, pretrained / "encoder")
+    assert not torch.equal(ours["head.weight"], at_start.head.weight)
+
+
+def test_a_tenth_of_the_labels(tmp_path: Path) -> None:
+    run = ran(tmp_path / "run", label_fraction=0.1)
+    expected = {site: len(labelled(images, 0.1, seed=0)) for site, images in DATA.load().split("train").items()}
+    assert run.about()["labelled"] == expected
+    assert all(n < run.about()["sites"][site]["train"] for site, n in expected.items())
+    for record in run.rounds():
+        assert {site: s["examples"] for site, s in record["sites"].items()} == expected
+    assert scores(run)["label_fraction"] == 0.1
+    assert scores(run)["pooled"]["images"] == sum(n["test"] for n in run.about()["sites"].values())
+
+
+def test_an_encoder_of_another_architecture_is_refused_by_both_names(tmp_path: Path, pretrained: Path) -> None:
+    with pytest.raises(InputError, match="another architecture") as caught:
+        ran(tmp_path / "run", start=str(pretrained), encoder=partial(ResNet, depth=18, stem=16))
+    assert "ResNet(spatial_dims=2, channels=1, depth=10, stem=8)" in str(caught.value)
+    assert "ResNet(spatial_dims=2, channels=1, depth=18, stem=16)" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def hospital(folder: Path, columns: str, classes: str = "ab", unlabelled: str = "") -> Data:
+    """Two sites of six patients with an image each, the last two for testing."""
+    rng, lines = np.random.default_rng(0), [columns]
+    for at in range(12):
+        np.save(folder / f"{at}.npy", rng.random((32, 32)).astype(np.float32))
+        split = "test" if at % 6 > 3 else "train"
+        label = "" if split == unlabelled else classes[at % len(classes)]
+        row = {"image": f"{at}.npy", "site": f"s{at // 6}", "patient": f"p{at}", "split": split, "label": label}
+        lines.append(",".join(row[name] for name in columns.split(",")))
+    (folder / "manifest.csv").write_text("\n".join(lines))
+    return Data(manifest=str(folder / "manifest.csv"), size=32)
+
+
+FULL = "image,site,patient,split,label"
+
+
+@pytest.mark.parametrize(
+    ("columns", "classes", "unlabelled", "text"),
+    [
+        ("image,site,patient,split", "ab", "", "at least 2 classes|no site has a labelled training image"),
+        (FULL, "a", "", "at least 2 classes, the images have .*a"),
+        (FULL, "ab", "train", "no site has a labelled training image"),
+        (FULL, "ab", "test", "no site has labelled test images"),
+    ],
+    ids=["no labels", "one class", "no training labels", "no test labels"],
+)
+def test_without_the_labels_it_needs_nothing_is_begun(
+    tmp_path: Path, columns: str, classes: str, unlabelled: str, text: str
+) -> None:
+    with pytest.raises(InputError, match=text):
+        ran(tmp_path / "run", hospital(tmp_path, columns, classes, unlabelled))
+    assert not (tmp_path / "run").exists()
+
+
+def test_partly_labelled_sites_train_on_what_is_labelled(tmp_path: Path) -> None:
+    data = hospital(tmp_path, FULL)
+    manifest = tmp_path / "manifest.csv"
+    lines = manifest.read_text().splitlines()
+    lines[1] = lines[1].rsplit(",", 1)[0] + ","
+    lines[7:] = [line.rsplit(",", 1)[0] + "," for line in lines[7:]]  # the second site has no label at all
+    manifest.write_text("\n".join(lines))
+    run = ran(tmp_path / "run", data)
+    assert run.about()["labelled"] == {"s0": 3}
+    assert scores(run)["sites"].keys() == {"s0"}
+
+
+def test_a_fraction_out_of_range_and_a_start_without_an_encoder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"label_fraction must lie in \(0, 1\], got 0"):
+        ran(tmp_path / "run", label_fraction=0.0)
+    with pytest.raises(InputError, match="holds no encoder"):
+        ran(tmp_path / "run", start=str(tmp_path))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_scores_go_through_the_policy(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="SiteCounts reveals STATISTICS"):
+        ran(tmp_path / "run", policy=Policy(Reveals.WEIGHTS))
+
+
+def test_weights_that_are_missing_damaged_or_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    cohort, run = DATA.load(), RunFolder(tmp_path)
+    module = build(cohort, ENCODER, Classifier, 0)
+    with pytest.raises(InputError, match="missing"):
+        load_classifier(run, module)
+    (tmp_path / MODEL).parent.mkdir()
+    (tmp_path / MODEL).write_bytes(safetensors.torch.save(module.state_dict())[:-9])
+    with pytest.raises(InputError, match="truncated"):
+        load_classifier(run, module)
+    (tmp_path / MODEL).write_bytes(safetensors.torch.save(module.state_dict()))
+    load_classifier(run, module)
+    with pytest.raises(InputError, match="another architecture"):
+        load_classifier(run, build(cohort, partial(ResNet, depth=10, stem=4), Classifier, 0))
