@@ -34,7 +34,7 @@ class Policy:
         if exposure(message) > self.at_most:
             over = next(leaf for leaf in leaves(message) if leaf.reveals > self.at_most)
             raise Refused(
-                f"{type(message).__name__} reveals {over.reveals.name} ({over.name}), the policy allows "
+                f"{over.kind} reveals {over.reveals.name} ({over.name}), the policy allows "
                 f"{self.at_most.name}; set policy.at_most to {over.reveals.name} if the site agrees"
             )
 

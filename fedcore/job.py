@@ -80,7 +80,7 @@ class Job:
                     seconds=seconds,
                 )
                 raise
-        local.load(weights_of(state))
+        local.reset(weights_of(state))
         run.close("trained", seconds=round(spent + time.perf_counter() - begun, 1))
         return transport
 

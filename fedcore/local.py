@@ -97,8 +97,18 @@ class LocalTrainer:
         self.load(self._fresh | own)
         self._optimizer = {k.removeprefix(OPTIMIZER): v for k, v in site.memory.items() if k.startswith(OPTIMIZER)}
         yield
-        own = {MODULE + k: v.detach().clone() for k, v in self.module.state_dict().items() if not self._travels(k)}
-        site.memory = own | {OPTIMIZER + k: v for k, v in self._optimizer.items()}
+        site.memory = {MODULE + k: v for k, v in self._changed().items()} | {
+            OPTIMIZER + k: v for k, v in self._optimizer.items()
+        }
+
+    def reset(self, weights: Tensors) -> None:
+        """The module as the server sees it: `weights`, and what belongs to sites as it was at the start."""
+        self.load(self._fresh | weights)
+
+    def _changed(self) -> Tensors:
+        """Copies of what belongs to the site and is no longer as it was made; a frozen encoder is not kept."""
+        state = self.module.state_dict()
+        return {k: state[k].detach().clone() for k, fresh in self._fresh.items() if not torch.equal(state[k], fresh)}
 
     def shared(self) -> Tensors:
         """Copies of the tensors that travel."""

@@ -51,11 +51,12 @@ class Weights(Message):
 
 @dataclass(frozen=True)
 class Leaf:
-    """One tensor of a message with its name, `field/key`, and what it reveals."""
+    """One tensor of a message with its name, `field/key`, what it reveals, and the kind of message it is of."""
 
     name: str
     tensor: Tensor
     reveals: Reveals
+    kind: str
 
     @property
     def nbytes(self) -> int:
@@ -77,9 +78,9 @@ def leaves(message: Message, prefix: str = "") -> Iterator[Leaf]:
             raise TypeError(f"{type(message).__name__}.{f.name} must declare what it reveals, e.g. metadata=WEIGHTS")
         level = Reveals(f.metadata["reveals"])
         if isinstance(value, Tensor):
-            yield Leaf(name, value, level)
+            yield Leaf(name, value, level, type(message).__name__)
         elif isinstance(value, Mapping):
-            yield from (Leaf(f"{name}/{key}", t, level) for key, t in value.items())
+            yield from (Leaf(f"{name}/{key}", t, level, type(message).__name__) for key, t in value.items())
         else:
             raise TypeError(f"{type(message).__name__}.{f.name} must hold tensors, found {type(value).__name__}")
 

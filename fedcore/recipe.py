@@ -95,7 +95,7 @@ def _require_known_keys(parser: ArgumentParser, path: Path) -> None:
         raise InputError(f"{path} must hold keys and values, found {found}")
     faults = [
         f"{key} must hold keys and values, found {tree[key]!r}"
-        for key in parser.groups
+        for key in parser.groups or ()
         if not isinstance(tree.get(key, {}), dict)
     ]
     while True:

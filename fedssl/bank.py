@@ -80,4 +80,4 @@ def site_number(name: str) -> int:
 
 
 def _last(value: int | Tensor, n: int) -> int | Tensor:
-    return value[-n:] if isinstance(value, Tensor) else value
+    return value[-n:].long() if isinstance(value, Tensor) else value

@@ -65,7 +65,6 @@ class ShareStatistics:
         total = sum(float(n) for n in down.count.values())
         for name in sorted(down.mean):
             n = round(self.draw * float(down.count[name]) / total)
-            # One seed for a site's statistics and round: every receiver draws the same synthetic features.
             generator = torch.Generator().manual_seed(turn.seed_of(name, "statistics"))
             synthetic = draw_features(down.mean[name], self.eta * down.covariance[name], n, generator)
             module.remote.push(synthetic.to(module.remote.features.device), site_number(name), turn.index)

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fedcore.errors import Refused
 from fedcore.message import FEATURES, STATISTICS, Message, Tensors
 from fedcore.site import Round
 from fedssl.bank import site_number
@@ -71,11 +72,16 @@ class ShareVectors:
         )
 
     def receive(self, module: MoCo, down: VectorPool, turn: Round) -> None:
+        if self.draw > module.remote.capacity:
+            raise Refused(
+                f"the exchange draws {self.draw} features, the method's `remote` holds {module.remote.capacity}; "
+                "set remote to at least draw"
+            )
         module.remote.clear()
         for name, rows in down.features.items():
             # Renormalised here, so a site that breaks its bound gains no weight.
             features = normalize(decode(rows, down.scale[name]), dim=1).to(module.remote.features.device)
-            module.remote.push(features, site_number(name), down.born[name].to(features.device, torch.int64))
+            module.remote.push(features, site_number(name), down.born[name].to(features.device))
 
     def collect(self, module: MoCo, site: str, turn: Round) -> SiteVectors:
         features, born = module.bank.newest(self.per_site)

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fedcore.border import Policy
 from fedcore.data.images import Images
-from fedcore.errors import InputError
+from fedcore.errors import InputError, Refused
 from fedcore.local import LocalTrainer
 from fedcore.message import STATISTICS, Contribution, Message, Refusal, Weights
 from fedcore.site import Round, Site
@@ -67,6 +68,15 @@ def evaluate(transport: InProcess, seed: int, draws: int = 200) -> tuple[Table, 
             raise InputError(f"{refusal.site} could not be evaluated: {refusal.reason}") from refusal.cause
     given = [a for a in answers if not isinstance(a, Refusal)]
     return _table(given), {a.site: a.examples for a in given} | {POOLED: sum(a.examples for a in given)}
+
+
+def require_countable(policy: Policy) -> None:
+    """Raises InputError, before anything is trained, if sites may not send what scores are made of."""
+    nothing = torch.zeros(0, 1, 1, dtype=torch.int32)
+    try:
+        policy.check(SiteCounts(nothing, nothing[..., None]))
+    except Refused as e:
+        raise InputError(f"no score could be computed: {e}") from e
 
 
 def require_tests(tests: Mapping[str, Images]) -> None:

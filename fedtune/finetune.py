@@ -26,7 +26,7 @@ from fedcore.run import RunFolder
 from fedcore.seeds import seeded
 from fedcore.store import differences, find_encoder, load_encoder
 from fedtune.classifier import Classifier
-from fedtune.evaluate import as_json, evaluate, require_tests, show
+from fedtune.evaluate import as_json, evaluate, require_countable, require_tests, show
 from fedtune.labels import labelled
 
 MODEL = "classifier/classifier.safetensors"
@@ -65,6 +65,7 @@ def finetune(
         seed: Seed of every generator.
     """
     run.prepare()
+    require_countable(policy)
     weights = find_encoder(Path(start)) if start else None
     with Decoding() as progress:
         cohort = data.load(progress)

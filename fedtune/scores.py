@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-BINS = 256
+BINS = 1024
 # Scores are binned by log-odds, since a confident model crowds its probabilities at 0 and 1.
 LOG_ODDS = 14.0
 

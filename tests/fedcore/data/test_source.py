@@ -152,7 +152,7 @@ def test_phantoms() -> None:
 
 
 def recipe(*arguments: str) -> Data:
-    def run(data: Data = Data()) -> None:  # noqa: B008 (a frozen default, as in a recipe)
+    def run(data: Data = Data()) -> None:
         raise AssertionError("only parsed")
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
