@@ -3,8 +3,8 @@
     python -m benchmarks.visit_overhead
 
 In one process, interleaved: a round of FedAvg through the whole kit (border, audit file, ledger, in-process
-transport, Lightning, checkpoint of the round) against a plain PyTorch loop that takes the same optimizer steps on the same
-batches, site after site. Then the peak memory of a round over 4 and over 64 sites.
+transport, Lightning, checkpoint of the round) against a plain PyTorch loop that takes the same optimizer steps on the
+same batches, site after site. Then the peak memory of a round over 4 and over 64 sites.
 
 RESULT
 """

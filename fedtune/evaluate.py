@@ -72,9 +72,9 @@ def evaluate(transport: InProcess, seed: int, draws: int = 200) -> tuple[Table, 
 
 def require_countable(policy: Policy) -> None:
     """Raises InputError, before anything is trained, if sites may not send what scores are made of."""
-    nothing = torch.zeros(0, 1, 1, dtype=torch.int32)
+    nothing = torch.zeros(1, 1, 2, 1, dtype=torch.int32)
     try:
-        policy.check(SiteCounts(nothing, nothing[..., None]))
+        policy.check(SiteCounts(nothing[:, :, 0], nothing))
     except Refused as e:
         raise InputError(f"no score could be computed: {e}") from e
 

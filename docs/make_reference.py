@@ -1,0 +1,103 @@
+"""Writes docs/recipes.md from the recipes and the signatures they are checked against.
+
+python docs/make_reference.py
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from fedcore.cli import STAGES
+from fedcore.recipe import parser_of
+from fedcore.recipes import purpose, shipped
+
+PAGE = Path(__file__).parent / "recipes.md"
+CHOICES = {
+    "Methods (`method`)": ["fedssl.simclr.SimCLR", "fedssl.moco.MoCo"],
+    "Encoders (`encoder`)": ["fedcore.encoders.ResNet"],
+    "Algorithms (`algorithm`)": ["fedcore.algorithm.FedAvg", "fedcore.localonly.LocalOnly"],
+    "Guides (`algorithm.init_args.guides`)": [
+        "fedcore.fedprox.Spring", "fedcore.schedule.Cosine", "fedssl.similarity.RepresentationChange",
+    ],
+    "Aggregators (`algorithm.init_args.aggregator`)": [
+        "fedcore.aggregate.Mean", "fedcore.aggregate.TrimmedMean", "fedcore.aggregate.Median",
+    ],
+    "Exchanges (`exchange`)": ["fedssl.vectors.ShareVectors", "fedssl.statistics.ShareStatistics"],
+    "Scaling (`data.scaling`)": [
+        "fedcore.data.scaling.Percentiles", "fedcore.data.scaling.Window", "fedcore.data.scaling.FullRange",
+    ],
+    "Partitions (`data.partition`)": [
+        "fedcore.data.partition.ByColumn", "fedcore.data.partition.Dirichlet", "fedcore.data.partition.Quantity",
+    ],
+    "Classifiers (`classifier`)": ["fedtune.classifier.Classifier"],
+}  # fmt: skip
+
+
+def main() -> None:
+    PAGE.write_text("\n".join(page()) + "\n", encoding="utf-8")
+
+
+def page() -> Iterator[str]:
+    yield "# Recipe reference\n"
+    yield "Made by `make docs` from the recipes and signatures; do not edit.\n"
+    yield "A recipe is YAML, checked against the signature of a stage. Every value can be overridden:"
+    yield "`--rounds.count 50`, `--method.init_args.temperature 0.1`. Classes are named by import path, with `class_path`"
+    yield "and `init_args`, as Lightning's CLI does; your own class needs no registration.\n"
+    yield "## Recipes that come with the kit\n\n| recipe | purpose |\n|---|---|"
+    yield from (f"| `{name}` | {purpose(path)} |" for name, path in shipped().items())
+    for name, (path, told) in STAGES.items():
+        yield f"\n## `fedpretrain {name}`: {told}\n"
+        yield from table(parser_of(load(path.replace(":", ".")), name))
+    yield "\n## Classes to choose from\n"
+    for title, classes in CHOICES.items():
+        yield f"\n### {title}"
+        for path in classes:
+            yield from of_class(path)
+
+
+def of_class(path: str) -> Iterator[str]:
+    kind = load(path)
+    yield f"\n#### `{path}`\n\n{(kind.__doc__ or '').strip().splitlines()[0]}\n"
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, skip={"encoder", "classes"} if path.startswith(("fedssl", "fedtune")) else set())
+    yield from table(parser)
+
+
+def table(parser: ArgumentParser) -> Iterator[str]:
+    rows = list(_rows(parser))
+    if rows:
+        yield "| key | default | |\n|---|---|---|"
+        yield from rows
+
+
+def _rows(parser: ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        if action.dest in ("help", "print_config", "config") or action.help is None or action.dest.endswith(".help"):
+            continue
+        told = " ".join(str(action.help).split())
+        if action.option_strings and action.default != "==SUPPRESS==":
+            yield f"| `{action.dest}` | {_shown(action.default)} | {told.replace('|', '/')} |"
+
+
+def _shown(default: Any) -> str:
+    """A default as YAML says it; of a class its name."""
+    if default is None or isinstance(default, bool):
+        return {None: "null", True: "true", False: "false"}[default]
+    if isinstance(default, dict):
+        return f"`{default['class_path']}`" if "class_path" in default else "its own"
+    return str(list(default) if isinstance(default, tuple) else getattr(default, "name", default))
+
+
+def load(path: str) -> Callable[..., Any]:
+    module, name = path.rsplit(".", 1)
+    loaded: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return loaded
+
+
+if __name__ == "__main__":
+    main()
