@@ -25,9 +25,9 @@ class Policy:
     """What sites agree to send."""
 
     at_most: Reveals = Reveals.STATISTICS
-    """Highest revelation allowed: WEIGHTS < STATISTICS < FEATURES < SAMPLES."""
+    """Highest revelation of a message allowed: WEIGHTS < STATISTICS < FEATURES < SAMPLES."""
     metrics: bool = True
-    """Sites may send scalars such as their mean loss and probe scores."""
+    """Whether sites send scalars (mean loss, probe scores) beside their messages."""
 
     def check(self, message: Message) -> None:
         """Raises Refused if `message` reveals more than is allowed."""

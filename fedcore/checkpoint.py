@@ -57,8 +57,9 @@ class Checkpoint:
                     f"{path} has format {index['format']}, this version reads {FORMAT}; "
                     "resume it with the version that made it"
                 )
+            _require_entries(index)
             return cls(folder, index["rounds"], index["server"], index["sites"])
-        except (ValueError, KeyError, TypeError) as e:
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise InputError(f"{path} is damaged ({type(e).__name__}); {_RESTART}") from e
 
     def restore(self, like: State) -> State:
@@ -118,6 +119,14 @@ class Checkpoint:
 
 
 _RESTART = "restore the file from a backup, or start the run again in another folder"
+
+
+def _require_entries(index: dict[str, Any]) -> None:
+    """Raises TypeError, KeyError or AttributeError where a part of the index is missing or of another kind."""
+    if not isinstance(index["rounds"], int):
+        raise TypeError("rounds is no whole number")
+    for entry in (index["server"], *index["sites"].values()):
+        entry["file"], entry["sha256"]
 
 
 def _require_same_shapes(expected: Tensors, found: Tensors) -> None:

@@ -43,6 +43,8 @@ class ResNet(MonaiResNet, Encoder):
             depth: Layers; 10 is for laptops.
             stem: Channels of the first stage; each further stage has twice as many. 64 is the paper's.
         """
+        if stem < 1:
+            raise ValueError(f"encoder.stem must be at least 1, got {stem}")
         block, layers, shortcut, bias, _ = resnet_params[f"resnet{depth}"]
         super().__init__(
             block=block, layers=layers, block_inplanes=[stem, 2 * stem, 4 * stem, 8 * stem],

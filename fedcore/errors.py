@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 class InputError(Exception):
@@ -22,6 +23,15 @@ class Faults(InputError):
         if len(faults) > shown:
             lines.append(f"  ... and {len(faults) - shown} more")
         super().__init__("\n".join(lines + ([advice] if advice else [])))
+
+
+@contextmanager
+def building(what: str) -> Iterator[None]:
+    """What a constructor refuses of a recipe's values is the user's to mend: it becomes an InputError."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError) as e:
+        raise InputError(f"{what} cannot be built: {e}") from e
 
 
 class Refused(Exception):

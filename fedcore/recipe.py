@@ -39,7 +39,7 @@ class Recipe:
         try:
             built = self.parser.instantiate(self.config)
         except (ValueError, TypeError) as e:
-            raise InputError(f"the recipe cannot be built: {e}") from e
+            raise InputError(f"the recipe cannot be built: {_meant(str(e))}") from e
         return {k: v for k, v in built.items() if k not in ("config", "out", "resume")}
 
 
@@ -84,12 +84,24 @@ def _with_path(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
     return words, path
 
 
+def _place(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return str(error).splitlines()[0]
+
+
+def _meant(text: str) -> str:
+    """jsonargparse tries every type of a union in turn, nested ones too; the first refusal that says why is meant."""
+    reasons = re.findall(r"^ *- (?!Does not validate)(.+)$", text, re.MULTILINE)
+    return reasons[0] if reasons else text
+
+
 def _require_known_keys(parser: ArgumentParser, path: Path) -> None:
     """Takes one unknown key after another out of the tree, so that all are reported together."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise InputError(f"{path} is no valid YAML: {str(e).splitlines()[0]}") from e
+        raise InputError(f"{path} is no valid YAML: {_place(e)}") from e
     if not isinstance(tree, dict):
         found = "nothing" if tree is None else f"a {type(tree).__name__}"
         raise InputError(f"{path} must hold keys and values, found {found}")
@@ -104,8 +116,8 @@ def _require_known_keys(parser: ArgumentParser, path: Path) -> None:
             break
         except argparse.ArgumentError as e:
             faults.append(explain(parser, str(e)))
-            key = _unknown_key(str(e))
-            if key is None or not _remove(tree, key.split(".")):
+            key = _unknown_key(str(e)) or ".".join(_inside(str(e)))
+            if not key or not _remove(tree, key.split(".")):
                 break
     if faults:
         raise Faults(str(path), faults)
@@ -118,9 +130,11 @@ def explain(parser: ArgumentParser, text: str) -> str:
     if missing := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", text):
         module, name = missing.groups()
         return f"there is no class {module}.{name}{nearest(name, _public(module))}"
+    if wrong := re.search(r"Expected '([\w.]+)' to be a subclass of (?:<class ')?([\w.]*\w)", text):
+        return f"{'.'.join(_inside(text))}: {wrong[1]} is not a {wrong[2]}"
     if missing := re.search(r"No module named '([\w.]+)'", text):
         return f"there is no module {missing[1]!r}; a class is named by its import path, such as fedssl.moco.MoCo"
-    keys = ".".join(re.findall(r'Parser key "([\w.]+)"', text))
+    keys = ".".join(_inside(text))
     last = re.sub(
         r"<class '([\w.]+)'>", r"\1", text.strip().splitlines()[-1].strip().split(". Got value: Namespace")[0]
     )
@@ -134,16 +148,23 @@ def _unknown_key(text: str) -> str | None:
     if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text):
         return f"{found[1]}.{found[2]}"
     if found := re.search(r"Option '([\w.]+)' is not accepted", text):
-        inside = re.findall(r'Parser key "([\w.]+)"', text[: found.start()])
+        inside = _inside(text[: found.start()])
         return ".".join([f"{key}.init_args" for key in inside] + [found[1]])
     return None
 
 
+def _inside(text: str) -> list[str]:
+    """The keys that jsonargparse was reading, the outermost first."""
+    return re.findall(r'Parser key "([\w.]+)"', text)
+
+
 def _known_keys(parser: ArgumentParser, key: str, text: str) -> Iterable[str]:
-    classes = re.findall(r"class_path[= ]'([\w.]+)'", text)
+    # Its class is named before the refusal, nearest last, or else quoted behind it with those it holds after it.
+    before, _, behind = text.partition("is not accepted")
+    classes = re.findall(r"given class_path '([\w.]+)'", before)[-1:] or re.findall(r"class_path='([\w.]+)'", behind)
     if ".init_args." in key and classes:
         prefix = key.rsplit(".", 1)[0]
-        return [f"{prefix}.{name}" for name in _arguments_of(classes[-1])] + [
+        return [f"{prefix}.{name}" for name in _arguments_of(classes[0])] + [
             prefix.removesuffix(".init_args") + ".class_path"
         ]
     return [action.dest for action in parser._actions if action.dest not in ("help", "print_config")]
@@ -159,7 +180,7 @@ def _public(module: str) -> list[str]:
 
 
 def _remove(tree: Any, path: list[str]) -> bool:
-    """Deletes a key by its path, which counts no places in lists; the dialect lets `init_args` be left out of it."""
+    """Deletes a key by its path, which counts no places in lists; `init_args` may be left out of path and tree."""
     head, *rest = path
     if isinstance(tree, list):
         return any(_remove(item, path) for item in tree)
@@ -167,6 +188,8 @@ def _remove(tree: Any, path: list[str]) -> bool:
         return False
     if head == "init_args" and head not in tree:
         return _remove(tree, rest)
+    if head not in tree and "init_args" in tree:
+        return _remove(tree["init_args"], path)
     if head not in tree:
         return tree.pop(".".join(path), None) is not None
     if not rest:

@@ -13,6 +13,8 @@ encoder/           the result
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,8 @@ class RunFolder:
             return
         if not (self.path / "run.json").exists():
             raise InputError(f"{self.path} is not empty and holds no run; choose another folder with --out")
+        if self._came_to_nothing():
+            return
         if not self.resume:
             raise InputError(
                 f"{self.path} holds a run already; go on with it by --resume true, or choose another folder with --out"
@@ -57,17 +61,27 @@ class RunFolder:
         self._require_same_recipe()
 
     def begin(self, about: dict[str, Any]) -> Checkpoint:
-        """Makes the folder, or opens it again, and returns where the run stands."""
+        """Makes the folder, or opens it again, and returns where the run stands.
+
+        Raises:
+            InputError: The images are others, or what is there is damaged; nothing is changed then.
+        """
         checkpoint = Checkpoint.open(self.path / "state")
         fingerprint = self.about().get("data") if checkpoint.rounds else about.get("data")
         if fingerprint != about.get("data"):
             raise InputError(
                 f"the images have changed since {self.path} was begun; an exact resume needs the same data"
             )
+        recorded = self.rounds()
+        if len(recorded) > checkpoint.rounds + 1:  # a killed run leaves one line more than it committed
+            raise InputError(
+                f"{self.path} records {len(recorded)} rounds, but its state/ holds {checkpoint.rounds}; "
+                "restore state/ from a backup, or start the run again in another folder"
+            )
         write_atomically(self.path / "recipe.yaml", self.recipe.encode())
         write_json(self.path / "environment.json", environment())
         write_json(self.path / "run.json", about | {"status": "running"})
-        kept = [json.dumps(r) + "\n" for r in self.rounds() if r["round"] < checkpoint.rounds]
+        kept = [json.dumps(r) + "\n" for r in recorded if r["round"] < checkpoint.rounds]
         write_atomically(self.path / "rounds.jsonl", "".join(kept).encode())
         return checkpoint
 
@@ -85,23 +99,44 @@ class RunFolder:
         write_json(self.path / "run.json", self.about() | {"status": status, **more})
 
     def about(self) -> dict[str, Any]:
+        """What `run.json` says; nothing where there is none.
+
+        Raises:
+            InputError: It is damaged.
+        """
         path = self.path / "run.json"
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        with _intact(path):
+            content: dict[str, Any] = {**json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
         return content
 
     def rounds(self) -> list[dict[str, Any]]:
-        """The rounds on record; a line cut short by a killed process is left out."""
+        """The rounds on record; a line cut short by a killed process is left out.
+
+        Raises:
+            InputError: Another line is damaged.
+        """
         path = self.path / "rounds.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("}\n")]
+        with _intact(path):
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+            records = [json.loads(line) for line in lines if line.endswith("}\n")]
+            if not all("round" in record for record in records):
+                raise ValueError("a line names no round")
+        return records
 
     def site(self, name: str) -> Path:
         """The site's own folder."""
         return self.path / "sites" / name
 
+    def _came_to_nothing(self) -> bool:
+        """A run that ended before its first whole round: mended, it may begin anew in the same folder."""
+        ended = self.about().get("status") in ("failed", "stopped")
+        return ended and not self.rounds() and not (self.path / "state" / "state.json").exists()
+
     def _require_same_recipe(self) -> None:
-        there = (self.path / "recipe.yaml").read_text(encoding="utf-8")
-        old, new = _flat(yaml.safe_load(there) or {}), _flat(yaml.safe_load(self.recipe) or {})
+        path = self.path / "recipe.yaml"
+        with _intact(path):
+            old = _flat({**(yaml.safe_load(path.read_text(encoding="utf-8")) or {})})
+        new = _flat(yaml.safe_load(self.recipe) or {})
         differing = [
             f"{key}: {old.get(key, 'absent')} then, {new.get(key, 'absent')} now"
             for key in sorted(old.keys() | new.keys())
@@ -113,6 +148,17 @@ class RunFolder:
                 differing,
                 "Resume with the recipe it has, or choose another --out.",
             )
+
+
+@contextmanager
+def _intact(path: Path) -> Iterator[None]:
+    """What goes wrong while a file of the run is read becomes an InputError that names it."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as e:
+        raise InputError(
+            f"{path} is missing or damaged ({type(e).__name__}); restore it from a backup, or choose another --out"
+        ) from e
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

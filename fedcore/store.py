@@ -48,8 +48,8 @@ def encoder_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        config["encoder"], config["init_args"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
+        config["encoder"], config["init_args"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise InputError(f"{path} is missing or damaged ({type(e).__name__}); copy the encoder's folder anew") from e
     return config
 

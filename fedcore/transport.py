@@ -66,6 +66,9 @@ class InProcess:
                 contribution = visitor.visit(site, down, self.local, turn)
             contribution = dataclasses.replace(contribution, seconds=time.perf_counter() - begun)
             released = border.release(contribution, turn)
+        except SystemExit as e:
+            # Lightning answers Ctrl-C within a fit by leaving the process; it is stopped as anywhere else.
+            raise KeyboardInterrupt from e
         except Refused as e:
             return Refusal(name, str(e))
         except Exception as e:

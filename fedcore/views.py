@@ -78,8 +78,9 @@ class Views:
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "n c *space"]) -> list[Float[Tensor, "n c *space"]]:
         """`count` views in [-1, 1] of images in [-1, 1], of their shape and dtype."""
-        # Sampling positions in bfloat16 would be half a pixel off at 128 pixels.
-        return [self._view(images.float()).to(images.dtype) for _ in range(self.count)]
+        # Mixed precision is for the network: sampling positions in bfloat16 would be half a pixel off at 128 pixels.
+        with torch.autocast(images.device.type, enabled=False):
+            return [self._view(images.float()).to(images.dtype) for _ in range(self.count)]
 
     def _view(self, images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
         n, device = len(images), images.device

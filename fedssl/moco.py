@@ -64,9 +64,12 @@ class MoCo(Method):
         self.stamp = (site_number(site), turn.index)
 
     def loss(self, views: list[Float[Tensor, "n c *space"]]) -> Float[Tensor, ""]:
-        query = normalize(self.head(self.encoder(views[0])), dim=1)
+        query = normalize(self.head(self.encoder(views[0])).float(), dim=1)
         key = self.keys(views[1])
-        loss = info_nce(query, key, torch.cat([self.bank.entries(), self.remote.entries()]), self.temperature)
+        negatives = torch.cat([self.bank.entries(), self.remote.entries()])
+        # Cosines over tau in bf16 would be off by several hundredths.
+        with torch.autocast(query.device.type, enabled=False):
+            loss = info_nce(query, key, negatives, self.temperature)
         self.bank.push(key, *self.stamp)
         return loss
 
@@ -74,7 +77,7 @@ class MoCo(Method):
     def keys(self, view: Float[Tensor, "n c *space"]) -> Float[Tensor, "n dim"]:
         update_momentum(self.encoder, self.momentum_encoder, self.momentum)
         update_momentum(self.head, self.momentum_head, self.momentum)
-        return normalize(self.momentum_head(self.momentum_encoder(view)), dim=1)
+        return normalize(self.momentum_head(self.momentum_encoder(view)).float(), dim=1)
 
 
 def info_nce(

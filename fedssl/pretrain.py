@@ -15,6 +15,7 @@ from fedcore.data.describe import describe
 from fedcore.data.images import Cohort, Images
 from fedcore.data.source import Data
 from fedcore.encoders import Encoder, ResNet
+from fedcore.errors import InputError, building
 from fedcore.exchange import Carry, Exchange
 from fedcore.federation import Rounds, Survey
 from fedcore.job import Job
@@ -68,7 +69,8 @@ def pretrain(
     algorithm = algorithm or FedAvg()
     with Decoding() as progress:
         cohort = data.load(progress)
-    with seeded(seed):
+    _require_training(cohort)
+    with seeded(seed), building("the method or its encoder"):
         module = method(encoder(cohort.spatial_dims, cohort.channels))
     job = Job(
         train=cohort.split("train"), test=cohort.split("test"),
@@ -80,6 +82,12 @@ def pretrain(
         _keep_samples(run.site(site), images, module, seed)
     _save(run, cohort, module, transport, alone=isinstance(algorithm, LocalOnly))
     run.close("finished")
+
+
+def _require_training(cohort: Cohort) -> None:
+    """Raises InputError if no site has an image to train on."""
+    if not cohort.split("train"):
+        raise InputError("no site has a training image; give some rows of the manifest the split 'train'")
 
 
 def _save(run: RunFolder, cohort: Cohort, module: Method, transport: InProcess, alone: bool) -> None:

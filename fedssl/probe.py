@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from fedcore.data.images import Images
+from fedcore.errors import Refused
 from fedcore.local import LocalTrainer
 from fedcore.message import Contribution, Empty, Weights
 from fedcore.site import Round, Site
@@ -41,6 +42,8 @@ class Probe:
 
     def _measure(self, site: Site, encoder: Any, device: torch.device) -> dict[str, float]:
         train, labels = embed(encoder, site.images, self.images, device)
+        if not train.isfinite().all():
+            raise Refused("the encoder's features are no longer finite")
         metrics = {}
         if len(train) > 1:
             metrics = {"feature_std": feature_std(train), "effective_rank": effective_rank(train)}

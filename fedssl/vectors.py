@@ -72,10 +72,11 @@ class ShareVectors:
         )
 
     def receive(self, module: MoCo, down: VectorPool, turn: Round) -> None:
-        if self.draw > module.remote.capacity:
+        given = sum(len(rows) for rows in down.features.values())
+        if given > module.remote.capacity:
             raise Refused(
-                f"the exchange draws {self.draw} features, the method's `remote` holds {module.remote.capacity}; "
-                "set remote to at least draw"
+                f"{given} features arrived, the method's `remote` holds {module.remote.capacity}; "
+                "set remote to at least the exchange's draw"
             )
         module.remote.clear()
         for name, rows in down.features.items():

@@ -137,6 +137,8 @@ def show(table: Table, images: Mapping[str, int]) -> None:
 def format_score(score: Score) -> str:
     if math.isnan(score.value):
         return "-"
+    if math.isnan(score.low):
+        return f"{score.value:.3f}"
     return f"{score.value:.3f} ({score.low:.2f}-{score.high:.2f})"
 
 

@@ -16,7 +16,7 @@ from fedcore.data.describe import describe
 from fedcore.data.images import Cohort, Images
 from fedcore.data.source import Data
 from fedcore.encoders import Encoder, ResNet
-from fedcore.errors import InputError
+from fedcore.errors import InputError, building
 from fedcore.federation import Rounds
 from fedcore.files import write_atomically, write_json
 from fedcore.job import Job
@@ -66,6 +66,8 @@ def finetune(
     """
     run.prepare()
     require_countable(policy)
+    if bootstrap < 0:
+        raise InputError(f"bootstrap must be at least 0 (no intervals), got {bootstrap}")
     weights = find_encoder(Path(start)) if start else None
     with Decoding() as progress:
         cohort = data.load(progress)
@@ -95,7 +97,7 @@ def build(
             f"a classifier needs at least 2 classes, the images have {list(cohort.classes) or 'no labels'}; "
             "give the manifest a column 'label'"
         )
-    with seeded(seed):
+    with seeded(seed), building("the classifier or its encoder"):
         backbone = encoder(cohort.spatial_dims, cohort.channels)
         if weights:
             load_encoder(weights, backbone)

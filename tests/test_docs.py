@@ -63,7 +63,8 @@ def test_the_tutorial_of_a_method_is_all_there_is() -> None:
     imports = (
         "from lightly.loss import NegativeCosineSimilarity\n"
         "from lightly.models.modules.heads import SimSiamPredictionHead, SimSiamProjectionHead\n"
-        "from fedcore.encoders import Encoder, ResNet\nfrom fedcore.views import Views\nfrom fedssl.method import Method\n"
+        "from fedcore.encoders import Encoder, ResNet\nfrom fedcore.views import Views\n"
+        "from fedssl.method import Method\n"
     )
     names: dict[str, object] = {}
     exec(imports + code[1], names)

@@ -152,11 +152,12 @@ def _warnings(manifest: Manifest, sites: dict[str, list[tuple[Row, Look]]]) -> l
     """What is no fault, but may spoil a run."""
     lines = [f"row {row.number}, {row.image.name}: constant image" for row, look in _all(sites) if look.constant]
     for site, pairs in sites.items():
-        if len(pairs) == 1:
-            lines.append(f"site '{site}' has one image")
+        training = sum(row.split == "train" for row, _ in pairs)
+        if training == 1:
+            lines.append(f"site '{site}' has one image for training; it is left out where batch norm needs two")
         if manifest.classes and (missing := set(manifest.classes) - {row.label for row, _ in pairs}):
             lines.append(f"site '{site}' has no image of {', '.join(sorted(missing))}")
-        if not any(row.split == "train" for row, _ in pairs):
+        if training == 0:
             lines.append(f"site '{site}' has no image for training")
     looks = [look for _, look in _all(sites) if look.shape]
     if len({len(look.shape) for look in looks}) > 1:

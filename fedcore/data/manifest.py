@@ -96,7 +96,7 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
     except UnicodeDecodeError as error:
         raise Faults(str(path), [f"not UTF-8 text (byte {error.start}); save it as 'CSV UTF-8'"]) from None
     except OSError as error:
-        raise Faults(str(path), [f"cannot be read: {error.strerror}"]) from None
+        raise Faults(str(path), [f"cannot be read: {error.strerror}; give the path of a CSV file"]) from None
     lines = text.lstrip().splitlines()
     if not lines:
         raise Faults(str(path), ["empty; a header such as 'image,site,split,label' must come first"])

@@ -50,6 +50,7 @@ class Dirichlet:
     def __call__(self, rows: Sequence[Row], seed: int) -> list[str]:
         if self.alpha <= 0:
             raise InputError(f"Dirichlet: alpha must be positive, got {self.alpha}")
+        _require_sites("Dirichlet", self.sites)
         rng = np.random.default_rng(seed)
         label_of = _labels(rows)
         classes = sorted(set(label_of.values()))
@@ -74,6 +75,7 @@ class Quantity:
     def __call__(self, rows: Sequence[Row], seed: int) -> list[str]:
         if self.beta <= 0:
             raise InputError(f"Quantity: beta must be positive, got {self.beta}")
+        _require_sites("Quantity", self.sites)
         rng = np.random.default_rng(seed)
         shares = rng.dirichlet([self.beta] * self.sites)
         dealt: dict[str, int] = {}
@@ -81,6 +83,11 @@ class Quantity:
             sizes = _whole(shares, len(patients))
             dealt |= zip(patients, np.repeat(np.arange(self.sites), sizes).tolist(), strict=True)
         return _named("Quantity", rows, dealt, self.sites, min_images=1)
+
+
+def _require_sites(rule: str, sites: int) -> None:
+    if sites < 1:
+        raise InputError(f"{rule}: sites must be at least 1, got {sites}")
 
 
 def _labels(rows: Sequence[Row]) -> dict[str, str]:

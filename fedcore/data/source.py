@@ -72,6 +72,8 @@ class Data:
         """Rows by site, in the natural order of names, each with its split."""
         if not 0 <= self.test_fraction < 1:
             raise InputError(f"test_fraction must lie in [0, 1), got {self.test_fraction}")
+        if self.channels not in (None, 1, 3):
+            raise InputError(f"channels must be 1, 3 or null (as the images are), got {self.channels}")
         names = self.partition(manifest.rows, self.seed) if self.partition else [row.site for row in manifest.rows]
         sites: dict[str, list[Row]] = defaultdict(list)
         for row, name in zip(manifest.rows, names, strict=True):

@@ -142,7 +142,20 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, damage: Callable[[Pa
     assert "restore the file from a backup, or start the run again" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', "null", '{"format": 1, "rounds": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"format": 1}',
+        "null",
+        '{"format": 1, "rounds": 1}',
+        '{"format": 1, "rounds": "1", "server": {"file": "s", "sha256": ""}, "sites": {}}',
+        '{"format": 1, "rounds": 1, "server": {"file": "s"}, "sites": {}}',
+        '{"format": 1, "rounds": 1, "server": null, "sites": {}}',
+    ],
+)
 def test_a_damaged_index_is_named(tmp_path: Path, text: str) -> None:
     committed(tmp_path)
     (tmp_path / "state.json").write_text(text)

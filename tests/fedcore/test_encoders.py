@@ -58,6 +58,11 @@ def test_a_feature_is_the_mean_of_the_last_map(depth: Any, width: int) -> None:
     torch.testing.assert_close(feature, last.mean((2, 3)))
 
 
+def test_a_stem_without_channels_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"encoder\.stem must be at least 1, got 0"):
+        ResNet(stem=0)
+
+
 @BOTH
 def test_it_is_built_again_from_its_config(dims: int) -> None:
     encoder = ResNet(dims, 3, 10, 4)

@@ -125,11 +125,21 @@ def test_mistakes_on_the_command_line(words: list[str], told: str) -> None:
         ("method: {class_path: fedsl.moco.MoCo}", "there is no module 'fedsl'; a class is named by its import path"),
         ("rounds: {count: many}", "rounds.count: Expected a int. Got value: many"),
         ("policy: {at_most: FEATURE}", "policy.at_most: .*{WEIGHTS,STATISTICS,FEATURES,SAMPLES}. Got value: FEATURE"),
-        ("encoder: {class_path: torch.nn.ReLU}", "encoder: .*Expected 'torch.nn.ReLU' to be a subclass of"),
+        ("encoder: {class_path: torch.nn.ReLU}", "encoder: torch.nn.ReLU is not a .*Encoder"),
         ("encoder: {class_path: fedcore.encoders.ResNet, init_args: {depth: 11}}", "encoder.depth: .*Got value: 11"),
         ("visit: 3", "visit must hold keys and values, found 3"),
         ("visit: 3\nzebra: 1", "(?s)visit must hold .*'zebra' is no key of this recipe"),
-        ("rounds: [\n", "mine.yaml is no valid YAML"),
+        ("seed: 1\nrounds: [\n", "mine.yaml is no valid YAML: line 3: "),
+        ("rounds: {count: many}\nseed: x", "(?s)2 faults.*seed: Expected a int.*"),
+        (
+            "method: {class_path: fedssl.moco.MoCo, init_args: {temperature: warm, bank: x}}",
+            "(?s)2 faults.*method.temperature: Expected a float.*method.bank: Expected a int",
+        ),
+        (
+            "method: {class_path: fedssl.moco.MoCo, init_args: {temprature: 1, "
+            "optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1}}}}",
+            "'method.init_args.temprature' .*did you mean 'method.init_args.temperature'",
+        ),
         ("- rounds", "mine.yaml must hold keys and values, found a list"),
         ("# to be written\n", "mine.yaml must hold keys and values, found nothing"),
     ],
@@ -161,6 +171,23 @@ def test_a_recipe_that_is_not_there(name: str, told: str) -> None:
 def test_what_a_class_refuses_is_the_users_to_mend() -> None:
     with pytest.raises(InputError, match=r"the recipe cannot be built: rounds\.count .* must be at least 1"):
         read("rounds: {count: 0}").build()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("probe: {every: 0}", "every, k and images must be at least 1, got Probe(every=0, k=20, images=1000)"),
+        (
+            "algorithm: {class_path: fedcore.algorithm.FedAvg, init_args: {aggregator: "
+            "{class_path: fedcore.aggregate.TrimmedMean, init_args: {trim: 0.7}}}}",
+            "trim must lie in [0, 0.5), got 0.7",
+        ),
+    ],
+)
+def test_of_a_union_the_refusal_that_says_why_is_told(text: str, told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(text).build()
+    assert str(caught.value) == f"the recipe cannot be built: {told}"
 
 
 def test_reading_a_recipe_writes_nothing() -> None:

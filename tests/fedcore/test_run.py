@@ -102,6 +102,42 @@ def test_rounds_that_were_not_committed_are_taken_off_the_record(tmp_path: Path)
     assert len((tmp_path / "rounds.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("run.json", '{"comm'), ("run.json", "[3]"), ("recipe.yaml", "a: [1"), ("recipe.yaml", "- 3"),
+     ("rounds.jsonl", "{rubbish}\n"), ("rounds.jsonl", "{}\n")],
+)  # fmt: skip
+def test_a_damaged_file_is_named_and_nothing_is_changed(tmp_path: Path, name: str, text: str) -> None:
+    (begun(tmp_path, rounds=1).path / name).write_text(text)
+    before = _tree(tmp_path)
+    run = RunFolder(tmp_path, RECIPE, resume=True)
+
+    def resume() -> None:
+        run.prepare()
+        run.begin(ABOUT)
+
+    with pytest.raises(InputError, match=rf"{name} is missing or damaged .*restore it from a backup"):
+        resume()
+    assert _tree(tmp_path) == before
+
+
+def test_a_lost_state_does_not_begin_anew_over_the_record(tmp_path: Path) -> None:
+    (begun(tmp_path, rounds=2).path / "state" / "state.json").unlink()
+    before = _tree(tmp_path)
+    with pytest.raises(InputError, match=r"records 2 rounds, but its state/ holds 0; restore state/ from a backup"):
+        RunFolder(tmp_path, RECIPE, resume=True).begin(ABOUT)
+    assert _tree(tmp_path) == before
+
+
+def test_a_run_that_came_to_nothing_may_begin_anew_with_a_mended_recipe(tmp_path: Path) -> None:
+    mended = RECIPE.replace("64", "32")
+    begun(tmp_path / "a").close("failed")
+    RunFolder(tmp_path / "a", mended).prepare()
+    begun(tmp_path / "b", rounds=1).close("failed")
+    with pytest.raises(InputError, match="holds a run already"):
+        RunFolder(tmp_path / "b", mended).prepare()
+
+
 def test_how_it_ended_is_noted_beside_what_it_was(tmp_path: Path) -> None:
     run = begun(tmp_path)
     assert run.about() == ABOUT | {"status": "running"}

@@ -116,6 +116,12 @@ def test_a_class_that_is_not_an_encoder_of_ours_is_not_looked_up(
     assert "trap" not in sys.modules
 
 
+def test_a_config_whose_arguments_are_no_mapping_is_damaged(folder: Path) -> None:
+    edit(folder, init_args=[])
+    with pytest.raises(InputError, match=r"encoder\.json is missing or damaged"):
+        build_encoder(folder)
+
+
 def test_an_encoder_is_found_in_its_folder_or_its_run(folder: Path) -> None:
     assert find_encoder(folder) == find_encoder(folder.parent) == folder
 

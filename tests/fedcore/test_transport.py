@@ -50,15 +50,16 @@ def test_the_policy_refuses_at_the_site_and_its_memory_stays() -> None:
 
 @pytest.mark.parametrize("error", [Refused("too loud"), ValueError("patient John"), MemoryError()], ids=repr)
 def test_a_site_that_fails_keeps_its_memory_and_its_neighbours_go_on(error: Exception, tmp_path: Path) -> None:
-    transport = InProcess(hospitals("abc"), local(), folder=tmp_path)
+    memories = InMemory({"b": {"module/seen": torch.tensor(7.0)}})
+    transport = InProcess(hospitals("abc"), local(), memories=memories, folder=tmp_path)
     a, b, c = ask(transport, Sender({"a": HEAVY, "b": error, "c": HEAVY}))
     assert isinstance(a, Contribution)
     assert isinstance(c, Contribution)
     assert isinstance(b, Refusal)
     assert "John" not in b.reason
     assert b.reason == "too loud" or b.reason.startswith(f"{type(error).__name__} in Sender.visit")
-    assert transport.memories.get("b") == {}
-    assert transport.memories.get("c").keys() == {"module/seen"}
+    assert memories.get("b") == {"module/seen": torch.tensor(7.0)}
+    assert memories.held.keys() == {"a", "b", "c"}
     assert (tmp_path / "b" / "errors.jsonl").exists() == (not isinstance(error, Refused))
 
 
@@ -69,6 +70,18 @@ def test_stopping_is_no_failure_of_a_site() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         ask(InProcess(hospitals("a"), local()), Stop())
+
+
+def test_lightnings_way_of_stopping_is_stopping() -> None:
+    class Fit:
+        def visit(self, *_: object) -> Contribution[Empty]:
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                raise SystemExit(1)  # noqa: B904  # as Trainer.fit does
+
+    with pytest.raises(KeyboardInterrupt):
+        ask(InProcess(hospitals("a"), local()), Fit())
 
 
 def test_a_site_has_its_images_and_its_memory() -> None:

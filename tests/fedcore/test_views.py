@@ -252,3 +252,14 @@ def test_all_faults_are_told_at_once() -> None:
         Views(count=0, crop=(0.5, 0.2), flip=2.0, noise=-1.0)
     assert len(caught.value.faults) == 4
     assert "crop must hold 0 < least <= greatest <= 1, got (0.5, 0.2)" in str(caught.value)
+
+
+def test_mixed_precision_leaves_views_as_they_are() -> None:
+    images = torch.rand(3, 1, 16, 16) * 2 - 1
+    torch.manual_seed(1)
+    outside = Views()(images)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = Views()(images)
+    for a, b in zip(outside, inside, strict=True):
+        assert torch.equal(a, b)

@@ -2,43 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
 from fedcore.data.images import Images
-from fedcore.encoders import Encoder
-
-
-class Toy(Encoder):
-    """The least encoder that has a width and the buffers of a batch norm: 8 x 8 pixels to 8 numbers."""
-
-    def __init__(self, norm: bool = True):
-        super().__init__()
-        self.width, self.config = 8, {"norm": norm}
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8) if norm else nn.Identity())
-
-    def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.layers(images)
-        return features
-
-
-@pytest.fixture(autouse=True)
-def _one_thread_and_a_seed() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def toy() -> Callable[..., Toy]:
-    return Toy
 
 
 @pytest.fixture

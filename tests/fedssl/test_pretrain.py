@@ -150,6 +150,18 @@ def test_where_batch_norm_cannot_bear_one_image_the_others_go_on(tmp_path: Path,
     assert "Expected more than 1 value per channel" in (run.site("small") / "errors.jsonl").read_text()
 
 
+def test_values_the_method_refuses_and_sites_without_training_images_begin_nothing(
+    tmp_path: Path, lonely: Data
+) -> None:
+    with pytest.raises(InputError, match=r"the method .* cannot be built: the capacity of a bank .* got 0"):
+        ran(tmp_path / "run", partial(MoCo, bank=0))
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace(",train,", ",test,"))
+    with pytest.raises(InputError, match="no site has a training image; give some rows of the manifest the split"):
+        ran(tmp_path / "run", SimCLR, lonely)
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_the_policy_forbids_fails_the_run_and_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"reveals FEATURES \(exchange/features\), the policy allows STATISTICS"):
         ran(tmp_path / "run", MOCO, exchange=ShareVectors())

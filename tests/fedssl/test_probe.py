@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity
 
 from fedcore.data.images import Images
 from fedcore.local import LocalTrainer, Visit
-from fedcore.message import Contribution, Empty, Weights
+from fedcore.message import Contribution, Empty, Refusal, Weights
 from fedcore.site import Round
 from fedcore.transport import InProcess
 from fedssl.moco import MoCo
@@ -111,6 +111,14 @@ def test_a_site_of_one_image_has_no_gauge(local: LocalTrainer, images: Callable[
     answers = asked(InProcess({"a": images(n=1), "b": images("b", 1)}, local, {"b": images("c", 3)}), Probe())
     assert answers["a"].metrics == {}
     assert answers["b"].metrics.keys() == {"knn", "images"}
+
+
+def test_a_broken_encoder_is_refused_in_words(local: LocalTrainer, images: Callable[..., Images]) -> None:
+    sites = InProcess({"a": images()}, local)
+    broken = Weights({k: t.fill_(torch.nan) if t.is_floating_point() else t for k, t in local.shared().items()})
+    (answer,) = sites.ask(Probe(), [("a", broken)], Round(0, 1, 0))
+    assert isinstance(answer, Refusal)
+    assert answer.reason == "the encoder's features are no longer finite"
 
 
 def test_settings_out_of_range_are_refused() -> None:

@@ -20,7 +20,7 @@ from fedcore.site import Round
 from fedcore.transport import InProcess
 from fedtune.classifier import Classifier
 from fedtune.evaluate import POOLED, Evaluate, Table, as_json, evaluate, format_score, show
-from fedtune.scores import Score, exact
+from fedtune.scores import BINS, Score, exact
 
 SIZES = {"a": 40, "b": 25, "c": 12}
 
@@ -111,7 +111,7 @@ def test_what_leaves_is_audited_and_holds_counts_alone(
         entries = [strict(line) for line in (tmp_path / name / "audit.jsonl").read_text().splitlines()]
         told = {e["field"]: (e["reveals"], e.get("shape")) for e in entries}
         assert told["confusion"] == ("STATISTICS", [6, 3, 3])
-        assert told["histogram"] == ("STATISTICS", [6, 3, 2, 256])
+        assert told["histogram"] == ("STATISTICS", [6, 3, 2, BINS])
         assert told.keys() == {"confusion", "histogram", "metrics"}
 
 
@@ -119,7 +119,7 @@ def test_what_leaves_does_not_grow_with_the_site(local: LocalTrainer, tests: dic
     sites, down = InProcess(tests, local, tests), Weights(local.shared())
     answers = list(sites.ask(Evaluate(5), ((name, down) for name in SIZES), Round(0, 1, seed=0)))
     messages = [a.message for a in answers if isinstance(a, Contribution)]
-    assert [nbytes(m) for m in messages] == [4 * 6 * (9 + 3 * 2 * 256)] * 3
+    assert [nbytes(m) for m in messages] == [4 * 6 * (9 + 3 * 2 * BINS)] * 3
     assert {exposure(m) for m in messages} == {Reveals.STATISTICS}
 
 
@@ -170,6 +170,7 @@ def test_without_test_images_there_is_nothing_to_evaluate(local: LocalTrainer, t
 def test_the_table_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert format_score(Score(0.12349, 0.1, 0.2)) == "0.123 (0.10-0.20)"
     assert format_score(Score(nan, nan, nan)) == "-"
+    assert format_score(Score(0.5, nan, nan)) == "0.500"  # no bootstrap, no interval
     row = {"auroc": Score(nan, nan, nan), "balanced_accuracy": Score(0.5, 0.25, 0.75), "f1": Score(1.0, 1.0, 1.0)}
     table: Table = {"north": row, POOLED: row}
     show(table, {"north": 7, POOLED: 7})

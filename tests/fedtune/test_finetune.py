@@ -169,6 +169,8 @@ def test_partly_labelled_sites_train_on_what_is_labelled(tmp_path: Path) -> None
 def test_a_fraction_out_of_range_and_a_start_without_an_encoder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"label_fraction must lie in \(0, 1\], got 0"):
         ran(tmp_path / "run", label_fraction=0.0)
+    with pytest.raises(InputError, match="bootstrap must be at least 0"):
+        ran(tmp_path / "run", bootstrap=-1)
     with pytest.raises(InputError, match="holds no encoder"):
         ran(tmp_path / "run", start=str(tmp_path))
     assert not (tmp_path / "run").exists()

@@ -30,7 +30,7 @@ def test_a_sound_manifest(manifest: Path, capsys: pytest.CaptureFixture[str]) ->
     out = capsys.readouterr().out
     for text in (
         "row 9, flat.png: constant image",
-        "site 'south' has one image",
+        "site 'south' has one image for training",
         "site 'south' has no image of b",
         "2D and 3D images in one manifest",
         "intensities of 'south' spread",

@@ -102,7 +102,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
 
 
 def test_a_missing_manifest(tmp_path: Path) -> None:
-    assert "cannot be read" in faults_of(tmp_path / "none.csv")
+    assert "cannot be read: No such file or directory; give the path of a CSV file" in faults_of(tmp_path / "none.csv")
 
 
 @pytest.fixture

@@ -90,6 +90,8 @@ def test_by_column_keeps_the_sites() -> None:
 @pytest.mark.parametrize(
     ("partition", "text"),
     [
+        (Dirichlet(sites=0), "Dirichlet: sites must be at least 1, got 0"),
+        (Quantity(sites=-1), "Quantity: sites must be at least 1, got -1"),
         (Dirichlet(sites=8), "each of 8 sites must get 10 images or more"),
         (Quantity(sites=50), "each of 50 sites must get 1 images or more"),
         (Dirichlet(alpha=0.0), "alpha must be positive"),

@@ -98,6 +98,13 @@ def test_channels_are_seen(tmp_path: Path) -> None:
     assert data.load().channels == 1
 
 
+@pytest.mark.parametrize("channels", [0, 2, -1])
+def test_channels_that_no_image_has_are_refused(tmp_path: Path, channels: int) -> None:
+    data = hospital(tmp_path)
+    with pytest.raises(InputError, match=rf"channels must be 1, 3 or null .* got {channels}"):
+        Data(data.manifest, size=8, cache=data.cache, channels=channels).load()
+
+
 def test_2d_and_3d_do_not_mix(tmp_path: Path) -> None:
     data = hospital(tmp_path)
     nib.save(nib.Nifti1Image(np.random.default_rng(0).random((5, 6, 7)), np.eye(4)), tmp_path / "v.nii.gz")
