@@ -155,7 +155,7 @@ def main() -> None:
     torch.set_num_threads(2)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; medians of interleaved rounds")
     compare("small CNN, 8 sites x 5 steps of 10", small, 8, 50, 10, 15)
-    compare("ResNet-18, 2 sites x 5 steps of 32", resnet18, 2, 160, 32, 7)
+    compare("ResNet-18, 4 sites x 20 steps of 32", resnet18, 4, 640, 32, 5)
     model = sum(t.numel() * t.element_size() for t in resnet18().state_dict().values()) / 2**20
     few, many = memory_of(4), memory_of(64)
     print(f"peak memory, ResNet-18: {few:.0f} MB with 4 sites, {many:.0f} MB with 64; one model is {model:.0f} MB")

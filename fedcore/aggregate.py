@@ -41,8 +41,10 @@ class Mean:
             for name, t in c.message.tensors.items():
                 types[name] = t.dtype
                 # Running mean: total += (t - total) * w/mass, exact for one site and free of overflow.
-                acc = total.setdefault(name, torch.zeros_like(t, dtype=_accumulator(t)))
-                acc.lerp_(t.to(acc.dtype), w / mass if mass else 0.0)
+                if name in total:
+                    total[name].lerp_(t.to(total[name].dtype), w / mass if mass else 0.0)
+                else:
+                    total[name] = t.to(_accumulator(t), copy=True)
         if not types:
             raise InputError("no site contributed to this round, so there is nothing to average")
         if not mass:

@@ -151,7 +151,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, damage: Callable[[Pa
         '{"format": 1}',
         "null",
         '{"format": 1, "rounds": 1}',
-        '{"format": 1, "rounds": "1", "server": {"file": "s", "sha256": ""}, "sites": {}}',
+        '{"format": 1, "rounds": "1", "server": {"file": "s", "crc32": ""}, "sites": {}}',
         '{"format": 1, "rounds": 1, "server": {"file": "s"}, "sites": {}}',
         '{"format": 1, "rounds": 1, "server": null, "sites": {}}',
     ],
