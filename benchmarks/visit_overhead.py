@@ -45,9 +45,7 @@ class Net(pl.LightningModule):
         self.net = net
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        loss = cross_entropy(self.net(batch[0]), batch[1])
-        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch[0]))
-        return loss
+        return cross_entropy(self.net(batch[0]), batch[1])
 
     def configure_optimizers(self) -> SGD:
         return SGD(self.parameters(), lr=0.01)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import inspect
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from fedcore.errors import Faults, InputError
-from fedcore.nearest import nearest
+from fedcore.mistakes import explain, keys_of, meant, unknown_key
 from fedcore.recipes import find
 
 
@@ -39,7 +37,7 @@ class Recipe:
         try:
             built = self.parser.instantiate(self.config)
         except (ValueError, TypeError) as e:
-            raise InputError(f"the recipe cannot be built: {_meant(str(e))}") from e
+            raise InputError(f"the recipe cannot be built: {meant(str(e))}") from e
         return {k: v for k, v in built.items() if k not in ("config", "out", "resume")}
 
 
@@ -90,12 +88,6 @@ def _place(error: yaml.YAMLError | UnicodeDecodeError) -> str:
     return str(error).splitlines()[0]
 
 
-def _meant(text: str) -> str:
-    """jsonargparse tries every type of a union in turn, nested ones too; the first refusal that says why is meant."""
-    reasons = re.findall(r"^ *- (?!Does not validate)(.+)$", text, re.MULTILINE)
-    return reasons[0] if reasons else text
-
-
 def _require_known_keys(parser: ArgumentParser, path: Path) -> None:
     """Takes one unknown key after another out of the tree, so that all are reported together."""
     try:
@@ -116,67 +108,11 @@ def _require_known_keys(parser: ArgumentParser, path: Path) -> None:
             break
         except argparse.ArgumentError as e:
             faults.append(explain(parser, str(e)))
-            key = _unknown_key(str(e)) or ".".join(_inside(str(e)))
+            key = unknown_key(str(e)) or ".".join(keys_of(str(e)))
             if not key or not _remove(tree, key.split(".")):
                 break
     if faults:
         raise Faults(str(path), faults)
-
-
-def explain(parser: ArgumentParser, text: str) -> str:
-    """jsonargparse's message in short words, with the nearest right key or class."""
-    if key := _unknown_key(text):
-        return f"{key!r} is no key of this recipe{nearest(key, _known_keys(parser, key, text))}"
-    if missing := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", text):
-        module, name = missing.groups()
-        return f"there is no class {module}.{name}{nearest(name, _public(module))}"
-    if wrong := re.search(r"Expected '([\w.]+)' to be a subclass of (?:<class ')?([\w.]*\w)", text):
-        return f"{'.'.join(_inside(text))}: {wrong[1]} is not a {wrong[2]}"
-    if missing := re.search(r"No module named '([\w.]+)'", text):
-        return f"there is no module {missing[1]!r}; a class is named by its import path, such as fedssl.moco.MoCo"
-    keys = ".".join(_inside(text))
-    last = re.sub(
-        r"<class '([\w.]+)'>", r"\1", text.strip().splitlines()[-1].strip().split(". Got value: Namespace")[0]
-    )
-    return f"{keys}: {last}" if keys else last
-
-
-def _unknown_key(text: str) -> str | None:
-    """The full name of a key that jsonargparse does not know, if that is what it says."""
-    if found := re.search(r"unrecognized arguments: --([\w.]+)", text):
-        return found[1]
-    if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text):
-        return f"{found[1]}.{found[2]}"
-    if found := re.search(r"Option '([\w.]+)' is not accepted", text):
-        inside = _inside(text[: found.start()])
-        return ".".join([f"{key}.init_args" for key in inside] + [found[1]])
-    return None
-
-
-def _inside(text: str) -> list[str]:
-    """The keys that jsonargparse was reading, the outermost first."""
-    return re.findall(r'Parser key "([\w.]+)"', text)
-
-
-def _known_keys(parser: ArgumentParser, key: str, text: str) -> Iterable[str]:
-    # Its class is named before the refusal, nearest last, or else quoted behind it with those it holds after it.
-    before, _, behind = text.partition("is not accepted")
-    classes = re.findall(r"given class_path '([\w.]+)'", before)[-1:] or re.findall(r"class_path='([\w.]+)'", behind)
-    if ".init_args." in key and classes:
-        prefix = key.rsplit(".", 1)[0]
-        return [f"{prefix}.{name}" for name in _arguments_of(classes[0])] + [
-            prefix.removesuffix(".init_args") + ".class_path"
-        ]
-    return [action.dest for action in parser._actions if action.dest not in ("help", "print_config")]
-
-
-def _arguments_of(class_path: str) -> list[str]:
-    module, name = class_path.rsplit(".", 1)
-    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
-
-
-def _public(module: str) -> list[str]:
-    return [name for name in dir(importlib.import_module(module)) if not name.startswith("_")]
 
 
 def _remove(tree: Any, path: list[str]) -> bool:

@@ -46,9 +46,7 @@ class Method(pl.LightningModule):
     def loss(self, views: list[Float[Tensor, "n c *space"]]) -> Float[Tensor, ""]: ...
 
     def training_step(self, images: Float[Tensor, "n c *space"], _: int) -> Tensor:
-        loss = self.loss(self.views(images))
-        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(images))
-        return loss
+        return self.loss(self.views(images))
 
     def configure_optimizers(self) -> Optimizer:
         return self.optimizer([p for p in self.parameters() if p.requires_grad])

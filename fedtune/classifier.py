@@ -52,9 +52,7 @@ class Classifier(pl.LightningModule):
         images, labels = batch  # (n, c, *space) and (n,); torch's loader makes a list of the pair
         if self.augment is not None:
             images = self.augment(images)[0]
-        loss = cross_entropy(self(images), labels)
-        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(images))
-        return loss
+        return cross_entropy(self(images), labels)
 
     def on_train_epoch_start(self) -> None:
         self.encoder.train(not self.frozen)

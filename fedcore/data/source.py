@@ -35,17 +35,17 @@ class Data:
     size: int | tuple[int, ...] = 64
     """Pixels of a side, or of each axis; images are fitted inside, their aspect kept."""
     channels: int | None = None
-    """1 or 3; None: 1 if the sites' images are grey, else 3."""
+    """1 or 3; null: 1 if the sites' images are grey, else 3."""
     scaling: Scaling | None = None
-    """Raw intensities to [-1, 1]; None: fedcore.data.scaling.Percentiles."""
+    """Raw intensities to [-1, 1]; null: fedcore.data.scaling.Percentiles."""
     partition: Partition | None = None
-    """Deals the patients to other sites than the manifest's; None: the manifest's."""
+    """Deals the patients to other sites than the manifest's; null: the manifest's."""
     test_fraction: float = 0.2
     """Part of each site's patients held out; only where the manifest has no split column."""
     on_fault: Literal["stop", "skip"] = "stop"
     """An unreadable image stops the run before it starts, or is left out."""
     cache: Path | None = None
-    """Folder of the decoded images; None: $FEDPRETRAIN_CACHE, else ~/.cache/fedpretrain."""
+    """Folder of the decoded images; null: $FEDPRETRAIN_CACHE, else ~/.cache/fedpretrain."""
     phantom: Phantoms = field(default_factory=Phantoms)
     """Settings of the phantom hospitals."""
     seed: int = 0
