@@ -120,14 +120,9 @@ def show(table: Table, images: Mapping[str, int]) -> None:
     from rich.table import Table as Grid
 
     grid = Grid(box=None, pad_edge=False)
-    for title, side in (
-        ("site", "left"),
-        ("test images", "right"),
-        ("AUROC", "right"),
-        ("balanced acc.", "right"),
-        ("F1", "right"),
-    ):
-        grid.add_column(title, justify=side)  # type: ignore[arg-type]  # rich's literal
+    grid.add_column("site", overflow="fold")
+    for title in ("images", "AUROC", "balanced acc.", "F1"):
+        grid.add_column(title, justify="right", no_wrap=True)
     for site, row in table.items():
         cells = [format_score(row[name]) for name in ("auroc", "balanced_accuracy", "f1")]
         grid.add_row(site, str(images[site]), *cells, style="bold" if site == POOLED else None)

@@ -110,7 +110,14 @@ def test_a_site_without_labels_or_test_images_has_gauges_alone(
 def test_a_site_of_one_image_has_no_gauge(local: LocalTrainer, images: Callable[..., Images]) -> None:
     answers = asked(InProcess({"a": images(n=1), "b": images("b", 1)}, local, {"b": images("c", 3)}), Probe())
     assert answers["a"].metrics == {}
-    assert answers["b"].metrics.keys() == {"knn", "images"}
+    assert answers["b"].metrics == {}
+
+
+def test_where_all_labels_are_the_same_there_is_no_score(local: LocalTrainer, images: Callable[..., Images]) -> None:
+    train = images()
+    one = train.take((train.labels == 1).nonzero().flatten())
+    (answer,) = asked(InProcess({"a": one}, local, {"a": one}), Probe()).values()
+    assert answer.metrics.keys() == {"feature_std", "effective_rank"}
 
 
 def test_a_broken_encoder_is_refused_in_words(local: LocalTrainer, images: Callable[..., Images]) -> None:
