@@ -60,7 +60,7 @@ def command(arguments: Sequence[str]) -> int:
             raise InputError(f"demo takes --out and nothing else\n{USAGE}")
     from fedcore.report import write_report
 
-    print("Four phantom hospitals, four scanners, 300 unlabeled training images each.\n")
+    print("Four phantom hospitals, four scanners, 600 unlabeled training images each.\n")
     road = Road(folder)
     together = road.stage("pretrain together, shared feature bank", "pretrain", "demo_pretrain", "together")
     alone = road.stage("pretrain, each hospital alone", "pretrain", "demo_pretrain", "alone", *ALONE)

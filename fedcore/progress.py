@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from fedcore.data.images import Cohort
+from fedcore.data.source import Data
 from fedcore.ledger import RoundRecord
 
 
@@ -64,6 +66,18 @@ class Decoding:
 
     def __call__(self, done: int, total: int) -> None:
         self.bars.update(self.task, completed=done, total=total)
+
+
+def load(data: Data) -> Cohort:
+    """The images of a recipe, with a bar while they are read and a word if some are left out."""
+    with Decoding() as progress:
+        cohort = data.load(progress)
+    if cohort.faults:
+        print(
+            f"{len(cohort.faults)} image{'s' * (len(cohort.faults) > 1)} left out; run.json and the report say which",
+            file=sys.stderr,
+        )
+    return cohort
 
 
 def _survey_means(record: RoundRecord) -> dict[str, float | None]:

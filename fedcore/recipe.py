@@ -44,8 +44,8 @@ class Recipe:
 def parser_of(stage: Callable[..., Any], name: str) -> ArgumentParser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
-        prog=f"fedpretrain {name}", description=inspect.cleandoc(stage.__doc__ or "").split("\n")[0],
-        allow_abbrev=False, exit_on_error=False,
+        prog=f"fedpretrain {name}", usage=f"fedpretrain {name} [RECIPE] [--out FOLDER] [--KEY VALUE ...]",
+        description=inspect.cleandoc(stage.__doc__ or "").split("\n")[0], allow_abbrev=False, exit_on_error=False,
     )  # fmt: skip
     parser.add_argument("--config", action="config", help="Recipe: a YAML file or the name of a shipped one.")
     parser.add_argument("--out", type=str, help="Folder of the run; checkpoints/<recipe> if not given.")

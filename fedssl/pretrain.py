@@ -21,7 +21,7 @@ from fedcore.federation import Rounds, Survey
 from fedcore.job import Job
 from fedcore.local import Visit
 from fedcore.localonly import LocalOnly
-from fedcore.progress import Decoding
+from fedcore.progress import load
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded
 from fedcore.store import save_encoder
@@ -67,8 +67,7 @@ def pretrain(
     """
     run.prepare()
     algorithm = algorithm or FedAvg()
-    with Decoding() as progress:
-        cohort = data.load(progress)
+    cohort = load(data)
     _require_training(cohort)
     with seeded(seed), building("the method or its encoder"):
         module = method(encoder(cohort.spatial_dims, cohort.channels))

@@ -10,7 +10,7 @@ from fedcore.checkpoint import Checkpoint
 from fedcore.data.images import Cohort
 from fedcore.errors import InputError
 from fedcore.local import LocalTrainer
-from fedcore.progress import Decoding
+from fedcore.progress import load
 from fedcore.recipe import read_recipe
 from fedcore.run import RunFolder
 from fedcore.transport import InProcess
@@ -34,8 +34,7 @@ def command(arguments: Sequence[str]) -> int:
         )
     recipe = read_recipe(finetune, "evaluate", [str(run.path / "recipe.yaml"), *arguments[1:]])
     asked = recipe.build()
-    with Decoding() as progress:
-        cohort = asked["data"].load(progress)
+    cohort = load(asked["data"])
     _require_same_classes(run, cohort)
     module = build(cohort, asked["encoder"], asked["classifier"], asked["seed"])
     load_classifier(run, module)

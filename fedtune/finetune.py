@@ -21,7 +21,7 @@ from fedcore.federation import Rounds
 from fedcore.files import write_atomically, write_json
 from fedcore.job import Job
 from fedcore.local import Visit
-from fedcore.progress import Decoding
+from fedcore.progress import load
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded
 from fedcore.store import differences, find_encoder, load_encoder
@@ -69,8 +69,7 @@ def finetune(
     if bootstrap < 0:
         raise InputError(f"bootstrap must be at least 0 (no intervals), got {bootstrap}")
     weights = find_encoder(Path(start)) if start else None
-    with Decoding() as progress:
-        cohort = data.load(progress)
+    cohort = load(data)
     train, test = _tasks(cohort, label_fraction, seed)
     module = build(cohort, encoder, classifier, seed, weights)
     job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,

@@ -97,9 +97,10 @@ def decode_sites(
     return {site: store for site, store in opened.items() if store is not None}
 
 
-def told(site: str, rows: Sequence[Row], faulty: Faulty) -> list[str]:
-    """The faults with what a user needs to find the file."""
-    return [f"site '{site}', row {rows[at].number}, {rows[at].image.name}: {text}" for at, text in faulty]
+def told(site: str, rows: Sequence[Row], faulty: Faulty, names: bool = True) -> list[str]:
+    """The faults with the row and, where it may be told, the name of the file (which may name a patient)."""
+    where = [f", {rows[at].image.name}" if names else "" for at, _ in faulty]
+    return [f"site '{site}', row {rows[at].number}{w}: {text}" for (at, text), w in zip(faulty, where, strict=True)]
 
 
 @dataclass

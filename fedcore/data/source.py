@@ -145,8 +145,8 @@ def _cohort(manifest: Manifest, sites: Mapping[str, Sequence[Row]], stores: Mapp
     classes = {None: -1} | {name: at for at, name in enumerate(manifest.classes)}
     images, notes, faults = {}, list(manifest.notes), []
     for site, store in stores.items():
-        faults += told(site, sites[site], store.faults)
-        notes += told(site, sites[site], tuple((at, "constant image") for at in store.constant))
+        faults += told(site, sites[site], store.faults, names=False)
+        notes += told(site, sites[site], tuple((at, "constant image") for at in store.constant), names=False)
         if rows := [sites[site][at] for at in store.kept]:
             images[site] = Images(
                 site=site,

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from fedcore.data.phantom import Phantoms
+from fedcore.data.source import Data
 from fedcore.ledger import RoundRecord
 from fedcore.message import Contribution, Empty, Refusal
-from fedcore.progress import Decoding, Progress
+from fedcore.progress import Decoding, Progress, load
 
 
 def record() -> RoundRecord:
@@ -49,3 +53,13 @@ def test_without_a_terminal_bars_are_silent(capsys: pytest.CaptureFixture[str]) 
         decoding(3, 9)
     assert capsys.readouterr() == ("", "")
     assert (decoding.bars.tasks[0].completed, decoding.bars.tasks[0].total) == (3, 9)
+
+
+def test_images_left_out_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = Phantoms(sites=1, images_per_site=8).write(tmp_path / "phantoms", 32)
+    broken = sorted((tmp_path / "phantoms" / "hospital_1").glob("*[0-9].png"))[0]
+    broken.write_bytes(broken.read_bytes()[:60])
+    cohort = load(Data(str(manifest), 32, on_fault="skip", cache=tmp_path / "cache"))
+    assert len(cohort.sites["hospital_1"]) == 7
+    assert broken.name not in cohort.faults[0]
+    assert capsys.readouterr().err == "1 image left out; run.json and the report say which\n"

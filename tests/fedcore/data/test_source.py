@@ -130,7 +130,7 @@ def test_skipped_images_are_told(tmp_path: Path) -> None:
         data.load()
     cohort = Data(data.manifest, size=8, cache=data.cache, on_fault="skip").load()
     assert len(cohort.faults) == 11
-    assert cohort.notes == ("site 'site_10', row 13, 11.npy: constant image",)
+    assert cohort.notes == ("site 'site_10', row 13: constant image",)
     assert cohort.sites["site_10"].rows.tolist() == [13]
     assert len(cohort.sites["site_9"]) == 12
 
