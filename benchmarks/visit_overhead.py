@@ -8,8 +8,8 @@ same batches, site after site. Then the peak memory of a round over 4 and over 6
 
 2026-11-21, 2-core x86 CPU, torch 2.15, 2 threads; the checkpoint of each round is counted to the kit:
 
-small CNN, 8 sites x 5 steps of 10    plain    7.4 ms a visit, kit + 7.0 to 8.1 ms (four runs)
-ResNet-18, 4 sites x 20 steps of 32   plain 2220 to 2600 ms a visit, kit + 67 to 102 ms, ratio 1.027 to 1.040 (three runs)
+small CNN, 8 sites x 5 steps of 10    plain 7.4 ms a visit, kit + 7.0 and 7.7 ms (two runs)
+ResNet-18, 4 sites x 20 steps of 32   plain 2220 to 2600 ms, kit + 67 to 102 ms, ratio 1.027 to 1.040 (three)
 peak memory, ResNet-18                1374 MB with 4 sites, 1374 MB with 64; one model is 42 MB
 
 While the machine ran slower (plain 7.8 to 13.8 ms a visit) the small CNN's visits cost 10 to 14 ms more. Of the 7 ms
