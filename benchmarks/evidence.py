@@ -23,7 +23,7 @@ BEGIN, END = "<!-- brain: begin -->", "<!-- brain: end -->"
 ALONE = ["--algorithm", "fedcore.localonly.LocalOnly", "--exchange", "null"]
 # No step is taken: the probe then sees the encoder as it was made.
 UNTRAINED = ["--rounds.count", "1", "--visit.max_steps", "0", "--exchange", "null"]
-STATISTICS = ["--exchange", "fedssl.statistics.ShareStatistics", "--policy.at_most", "STATISTICS"]
+VECTORS = ["--exchange", "fedssl.vectors.ShareVectors", "--exchange.wire", "int8", "--policy.at_most", "FEATURES"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ STARTS = (
     Start("random", "random init", tuple(UNTRAINED)),
     Start("local", "local SSL, each site alone", tuple(ALONE)),
     Start("none", "federated, no bank shared", ("--exchange", "null")),
-    Start("vectors", "federated, bank of vectors", ()),
-    Start("statistics", "federated, bank of statistics", tuple(STATISTICS)),
+    Start("vectors", "federated, bank of vectors", tuple(VECTORS)),
+    Start("statistics", "federated, bank of statistics", ()),
 )
 
 
