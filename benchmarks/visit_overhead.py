@@ -8,8 +8,9 @@ same batches, site after site. Then the peak memory of a round over 4 and over 6
 
 2026-11-21, 2-core x86 CPU, torch 2.15, 2 threads; the checkpoint of each round is counted to the kit:
 
-small CNN, 8 sites x 5 steps of 10    plain 7.4 ms a visit, kit + 7.0 and 7.7 ms (two runs)
+small CNN, 8 sites x 5 steps of 10    plain 7.4 ms a visit, kit + 7.0, 7.7 and 7.9 ms (three runs)
 ResNet-18, 4 sites x 20 steps of 32   plain 2220 to 2600 ms, kit + 67 to 102 ms, ratio 1.027 to 1.040 (three)
+ResNet-18, 4 sites x 5 steps of 32    plain 587 ms, kit + 58 ms, ratio 1.098 (one)
 peak memory, ResNet-18                1374 MB with 4 sites, 1374 MB with 64; one model is 42 MB
 
 While the machine ran slower (plain 7.8 to 13.8 ms a visit) the small CNN's visits cost 10 to 14 ms more. Of the 7 ms
@@ -161,6 +162,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; medians of interleaved rounds")
     compare("small CNN, 8 sites x 5 steps of 10", small, 8, 50, 10, 15)
     compare("ResNet-18, 4 sites x 20 steps of 32", resnet18, 4, 640, 32, 5)
+    compare("ResNet-18, 4 sites x 5 steps of 32", resnet18, 4, 160, 32, 9)
     model = sum(t.numel() * t.element_size() for t in resnet18().state_dict().values()) / 2**20
     few, many = memory_of(4), memory_of(64)
     print(f"peak memory, ResNet-18: {few:.0f} MB with 4 sites, {many:.0f} MB with 64; one model is {model:.0f} MB")
