@@ -35,11 +35,6 @@ class Round:
     count: int
     seed: int
 
-    @property
-    def progress(self) -> float:
-        """Fraction of the rounds that are done, in [0, 1)."""
-        return self.index / self.count
-
     def seed_of(self, site: str, purpose: str = "visit") -> int:
         """Seed of one visit; the same after a resume and under any order of visits."""
         return zlib.crc32(f"{self.seed}/{self.index}/{site}/{purpose}".encode())

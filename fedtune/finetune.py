@@ -78,10 +78,8 @@ def finetune(
     transport = job.train_in(run, module, about | {"labelled": {s: len(i) for s, i in train.items()}})
     write_atomically(run.path / MODEL, safetensors.torch.save(_tensors(module)))
     table, images = evaluate(transport, seed, bootstrap)
-    write_json(
-        run.path / "scores.json",
-        {"label_fraction": label_fraction, "encoder": start, **as_json(table, images)},
-    )
+    settings = {"label_fraction": label_fraction, "encoder": start}
+    write_json(run.path / "scores.json", settings | as_json(table, images))
     show(table, images)
     run.close("finished")
 
