@@ -46,7 +46,7 @@ CLASSES = 4
 
 
 class Net(pl.LightningModule):
-    share = ("net.",)
+    share, beside = ("net.",), "labels"
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -80,7 +80,7 @@ def make_sites(count: int, images: int, size: int) -> dict[str, Images]:
 
 
 def through_the_kit(net: nn.Module, sites: dict[str, Images], batch: int, folder: Path) -> Callable[[], None]:
-    local = LocalTrainer(Net(net), ("net.",), Visit(batch_size=batch, accelerator="cpu"), labels=True)
+    local = LocalTrainer(Net(net), ("net.",), Visit(batch_size=batch, accelerator="cpu"))
     algorithm, checkpoint = FedAvg(), Checkpoint(folder / "state")
     transport = InProcess(sites, local, memories=checkpoint, folder=folder / "sites")
 
@@ -102,7 +102,7 @@ def plain_loop(net: nn.Module, sites: dict[str, Images], batch: int) -> Callable
         for images in sites.values():
             net.load_state_dict(start)
             optimizer = SGD(net.parameters(), lr=0.01)
-            for x, y in loader(images, batch, shuffle=True, drop_last=True, labels=True):
+            for x, y in loader(images, batch, shuffle=True, drop_last=True, beside="labels"):
                 optimizer.zero_grad()
                 cross_entropy(net(x), y).backward()
                 optimizer.step()

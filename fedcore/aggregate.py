@@ -19,9 +19,12 @@ from fedcore.message import Contribution, Tensors, Weights
 
 @runtime_checkable
 class Aggregator(Protocol):
-    """Permutation invariant; the identity on one site."""
+    """Permutation invariant; a mean of any kind is the identity on one site.
 
-    def combine(self, contributions: Iterable[Contribution[Weights]]) -> Tensors: ...
+    `current` are the server's tensors, from which the sites of this round began.
+    """
+
+    def combine(self, contributions: Iterable[Contribution[Weights]], current: Tensors) -> Tensors: ...
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Mean:
     weight: str = "examples"
     """Weight of a site: `examples`, `equal`, or the name of a metric that its visit reports (>= 0)."""
 
-    def combine(self, contributions: Iterable[Contribution[Weights]]) -> Tensors:
+    def combine(self, contributions: Iterable[Contribution[Weights]], current: Tensors) -> Tensors:
         total: Tensors = {}
         types: dict[str, torch.dtype] = {}
         mass = 0.0
@@ -75,7 +78,7 @@ class TrimmedMean:
         if not 0 <= self.trim < 0.5:
             raise ValueError(f"trim must lie in [0, 0.5), got {self.trim}")
 
-    def combine(self, contributions: Iterable[Contribution[Weights]]) -> Tensors:
+    def combine(self, contributions: Iterable[Contribution[Weights]], current: Tensors) -> Tensors:
         return {name: _as(self._trimmed(t), dtype) for name, t, dtype in _stacked(contributions)}
 
     def _trimmed(self, values: Tensor) -> Tensor:
@@ -90,7 +93,7 @@ class Median:
     Holds every contribution.
     """
 
-    def combine(self, contributions: Iterable[Contribution[Weights]]) -> Tensors:
+    def combine(self, contributions: Iterable[Contribution[Weights]], current: Tensors) -> Tensors:
         return {name: _as(t.quantile(0.5, dim=0), dtype) for name, t, dtype in _stacked(contributions)}
 
 

@@ -86,4 +86,4 @@ class FedAvg:
         return Contribution(site.name, Weights(local.shared()), site.size, metrics)
 
     def merge(self, state: Weights, contributions: Iterable[Contribution[Weights]]) -> Weights:
-        return Weights((self.aggregator or Mean()).combine(contributions))
+        return Weights((self.aggregator or Mean()).combine(contributions, state.tensors))

@@ -40,8 +40,6 @@ class Job:
     policy: Policy = Policy()
     survey: Survey | None = None
     loggers: Sequence[Literal["csv", "tensorboard"]] = ("csv",)
-    labels: bool = False
-    """Batches are (images, labels) instead of images."""
     seed: int = 0
 
     def train_in(self, run: RunFolder, module: LightningModule, about: dict[str, Any]) -> InProcess:
@@ -50,7 +48,7 @@ class Job:
         Returns:
             The transport, by which the sites can be asked more.
         """
-        local = LocalTrainer(module, share_of(self.algorithm, module), self.visit, self.labels)
+        local = LocalTrainer(module, share_of(self.algorithm, module), self.visit)
         state = self.algorithm.start(local)
         checkpoint = run.begin(about | {"rounds": self.rounds.count, "parameters": _parameters(module)})
         if checkpoint.rounds:

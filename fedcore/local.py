@@ -87,11 +87,12 @@ class LocalTrainer:
     """Holds the module and lends it to one site after another.
 
     `share` names the state that travels by prefixes of `state_dict()`; what is left (a feature bank,
-    a personal layer) is the site's own: it is put into `site.memory` when the module leaves.
+    a personal layer) is the site's own: it is put into `site.memory` when the module leaves. A module
+    that trains on more than pixels says so in an attribute `beside` (see `fedcore.data.images.Beside`).
     """
 
-    def __init__(self, module: LightningModule, share: Sequence[str], visit: Visit = Visit(), labels: bool = False):
-        self.module, self.share, self.visit, self.labels = _channels_last(module), tuple(share), visit, labels
+    def __init__(self, module: LightningModule, share: Sequence[str], visit: Visit = Visit()):
+        self.module, self.share, self.visit = _channels_last(module), tuple(share), visit
         state = module.state_dict()
         for prefix in self.share:
             if not any(name.startswith(prefix) for name in state):
@@ -109,9 +110,11 @@ class LocalTrainer:
         self.load(self._fresh | own)
         self._optimizer = {k.removeprefix(OPTIMIZER): v for k, v in site.memory.items() if k.startswith(OPTIMIZER)}
         yield
-        site.memory = {MODULE + k: v for k, v in self._changed().items()} | {
-            OPTIMIZER + k: v for k, v in self._optimizer.items()
-        }
+        module = {MODULE + k: v for k, v in self._changed().items()}
+        optimizer = {OPTIMIZER + k: v for k, v in self._optimizer.items()}
+        # What an algorithm itself keeps at the site has another prefix and stays as the visit left it.
+        others = {k: v for k, v in site.memory.items() if not k.startswith((MODULE, OPTIMIZER))}
+        site.memory = others | module | optimizer
 
     def reset(self, weights: Tensors) -> None:
         """The module as the server sees it: `weights`, and what belongs to sites as it was at the start."""
@@ -156,7 +159,8 @@ class LocalTrainer:
             self.module.arrive(site.name, turn)
         with seeded(turn.seed_of(site.name)), _quiet():
             order = torch.Generator().manual_seed(turn.seed_of(site.name, "order"))
-            batches = loader(site.images, self.visit.batch_size, True, True, self.labels, order)
+            beside = getattr(self.module, "beside", None)
+            batches = loader(site.images, self.visit.batch_size, True, True, beside, order)
             callbacks = [_MeanLoss(), *callbacks, *keep]
             trainer = self.visit.trainer(callbacks)
             trainer.fit(self.module, batches)

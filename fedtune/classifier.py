@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar
 
 import pytorch_lightning as pl
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import AdamW, Optimizer
 
+from fedcore.data.images import Beside
 from fedcore.encoders import Encoder
 from fedcore.views import Views
 
@@ -22,6 +24,8 @@ class Classifier(pl.LightningModule):
 
     A frozen encoder is used as it is, batch norm statistics included, and does not travel.
     """
+
+    beside: ClassVar[Beside] = "labels"
 
     def __init__(
         self, encoder: Encoder, classes: int, frozen: bool = False, augment: Views | None = MILD,

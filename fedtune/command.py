@@ -38,7 +38,7 @@ def command(arguments: Sequence[str]) -> int:
     _require_same_classes(run, cohort)
     module = build(cohort, asked["encoder"], asked["classifier"], asked["seed"])
     load_classifier(run, module)
-    local = LocalTrainer(module, share_of(asked["algorithm"] or FedAvg(), module), asked["visit"], labels=True)
+    local = LocalTrainer(module, share_of(asked["algorithm"] or FedAvg(), module), asked["visit"])
     # What a site keeps to itself (all of it, where sites train alone) is used at that site again.
     memories, test = Checkpoint.open(run.path / "state"), labelled_tests(cohort)
     sites = InProcess(test, local, test, asked["policy"], memories, run.path / "sites")

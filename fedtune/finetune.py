@@ -73,7 +73,7 @@ def finetune(
     train, test = _tasks(cohort, label_fraction, seed)
     module = build(cohort, encoder, classifier, seed, weights)
     job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
-              loggers=loggers, labels=True, seed=seed)  # fmt: skip
+              loggers=loggers, seed=seed)  # fmt: skip
     about = describe(cohort) | {"command": "finetune", "label_fraction": label_fraction}
     transport = job.train_in(run, module, about | {"labelled": {s: len(i) for s, i in train.items()}})
     write_atomically(run.path / MODEL, safetensors.torch.save(_tensors(module)))

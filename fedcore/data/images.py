@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 Indices = Tensor | np.ndarray | Sequence[int]
+Beside = Literal["labels", "masks", "positions"]
+"""What a batch may hold beside its pixels."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,15 @@ class Images:
     """(n,) int64 rows of the manifest; None where there is none."""
     index: np.ndarray | None = None
     """(n,) places in `pixels`; None: all, in order."""
+    positions: np.ndarray | None = None
+    """(n,) float32 in [0, 1], where in its volume a slice lies, first to last; None where it is not known."""
 
     def __post_init__(self) -> None:
         counts = {"splits": len(self.splits), "labels": len(self.labels), "patients": len(self.patients)}
         if self.rows is not None:
             counts["rows"] = len(self.rows)
+        if self.positions is not None:
+            counts["positions"] = len(self.positions)
         if set(counts.values()) != {len(self)}:
             raise ValueError(f"site '{self.site}' has {len(self)} images, but {counts}")
 
@@ -70,6 +77,7 @@ class Images:
             labels=self.labels[torch.from_numpy(at)],
             patients=self.patients[at],
             rows=None if self.rows is None else self.rows[at],
+            positions=None if self.positions is None else self.positions[at],
             index=self._stored(at),
         )
 
@@ -87,6 +95,20 @@ class Images:
         if self.masks is None:
             raise ValueError(f"site '{self.site}' has no masks")
         return torch.from_numpy(np.asarray(self.masks[self._stored(np.asarray(indices, dtype=np.int64))])).long()
+
+    def beside(self, what: Beside, indices: Indices) -> Tensor:
+        """What belongs to the pixels of `batch(indices)`.
+
+        Raises:
+            ValueError: the site has none.
+        """
+        if what == "masks":
+            return self.mask_batch(indices)
+        if what == "labels":
+            return self.labels[torch.as_tensor(indices)]
+        if self.positions is None:
+            raise ValueError(f"site '{self.site}' does not know where in a volume its images lie")
+        return torch.from_numpy(self.positions[np.asarray(indices, dtype=np.int64)])
 
     def _stored(self, at: np.ndarray) -> np.ndarray:
         return at if self.index is None else self.index[at]
@@ -125,10 +147,10 @@ def loader(
     batch_size: int,
     shuffle: bool,
     drop_last: bool = False,
-    labels: bool = False,
+    beside: Beside | None = None,
     generator: torch.Generator | None = None,
 ) -> DataLoader[Tensor | tuple[Tensor, Tensor]]:
-    """Batches of pixels (b, c, *space), or with `labels` pairs (pixels, labels).
+    """Batches of pixels (b, c, *space), or pairs of them and what is asked for `beside` them.
 
     No workers: a batch is one read of a mapped array, cheaper than a process's start. Whatever the size of
     the site at least one batch comes: `drop_last` drops an incomplete batch only behind a full one, and while
@@ -139,12 +161,12 @@ def loader(
         batch_size: Images a batch.
         shuffle: A new order each time; of a generator, else of torch's fixed first seed.
         drop_last: Drop an incomplete last batch if it is not the only one.
-        labels: Give pairs with class indices.
+        beside: Give pairs with labels (class indices), masks or positions.
         generator: Its state is the order's only source.
     """
     generator = generator or torch.Generator()
     batches = Batches(len(images), batch_size, shuffle=shuffle, drop_last=drop_last, generator=generator)
-    return DataLoader(_Batched(images, labels), sampler=batches, batch_size=None, generator=generator)
+    return DataLoader(_Batched(images, beside), sampler=batches, batch_size=None, generator=generator)
 
 
 class Batches(Sampler[Tensor]):
@@ -167,9 +189,9 @@ class Batches(Sampler[Tensor]):
 class _Batched(Dataset[Tensor | tuple[Tensor, Tensor]]):
     """A data set whose items are whole batches, so that one read serves a batch."""
 
-    def __init__(self, images: Images, labels: bool):
-        self.images, self.labels = images, labels
+    def __init__(self, images: Images, beside: Beside | None):
+        self.images, self.beside = images, beside
 
     def __getitem__(self, indices: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         pixels = self.images.batch(indices)
-        return (pixels, self.images.labels[indices]) if self.labels else pixels
+        return (pixels, self.images.beside(self.beside, indices)) if self.beside else pixels

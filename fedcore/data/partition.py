@@ -32,6 +32,14 @@ class ByColumn:
 
 
 @dataclass(frozen=True)
+class Pooled:
+    """One site that holds everything: the centralised baseline, which no federation can have."""
+
+    def __call__(self, rows: Sequence[Row], seed: int) -> list[str]:
+        return ["all"] * len(rows)
+
+
+@dataclass(frozen=True)
 class Dirichlet:
     """Label skew by a Dirichlet prior (Hsu et al. 2019, arXiv 1909.06335).
 

@@ -24,6 +24,7 @@ from fedcore.data.phantom import Phantoms
 from fedcore.data.readers import ImageFault, read_image
 from fedcore.data.scaling import Percentiles, Scaling
 from fedcore.errors import Faults, InputError
+from fedcore.nearest import nearest
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Data:
     """1 or 3; null: 1 if the sites' images are grey, else 3."""
     scaling: Scaling | None = None
     """Raw intensities to [-1, 1]; null: fedcore.data.scaling.Percentiles."""
+    sites: tuple[str, ...] | None = None
+    """Only these sites of the manifest; null: all of them."""
     partition: Partition | None = None
     """Deals the patients to other sites than the manifest's; null: the manifest's."""
     test_fraction: float = 0.2
@@ -60,13 +63,24 @@ class Data:
         """
         if self.manifest == "phantom":
             return self.phantom.cohort(self.size)
-        manifest = read_manifest(Path(self.manifest))
+        manifest = self._chosen(read_manifest(Path(self.manifest)))
         sites = self._sites(manifest)
         folder = self.cache or default_folder()
         dims, channels = _survey(sites, folder)
         how = Decoding(self.scaling or Percentiles(), full_size(self.size, dims), self.channels or channels)
         stores = decode_sites(sites, how, folder, on_fault=self.on_fault, progress=progress)
         return _cohort(manifest, sites, stores)
+
+    def _chosen(self, manifest: Manifest) -> Manifest:
+        """The manifest's rows of the sites asked for; its classes are those that occur there."""
+        if self.sites is None:
+            return manifest
+        names = {row.site for row in manifest.rows}
+        if unknown := [f"{name!r} is no site{nearest(name, names)}" for name in self.sites if name not in names]:
+            raise Faults("data.sites", unknown, f"The manifest has {', '.join(sorted(names, key=_natural))}.")
+        rows = tuple(row for row in manifest.rows if row.site in self.sites)
+        classes = tuple(sorted({row.label for row in rows if row.label is not None}))
+        return replace(manifest, rows=rows, classes=classes)
 
     def _sites(self, manifest: Manifest) -> dict[str, list[Row]]:
         """Rows by site, in the natural order of names, each with its split."""

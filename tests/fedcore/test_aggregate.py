@@ -32,7 +32,7 @@ SITES = st.lists(
 @given(sites=SITES, order=st.randoms(use_true_random=False))
 def test_the_order_of_sites_does_not_matter(rule: Aggregator, sites: list[Any], order: Any) -> None:
     mixed = order.sample(sites, len(sites))
-    a, b = rule.combine(iter(sites)), rule.combine(iter(mixed))
+    a, b = rule.combine(iter(sites), {}), rule.combine(iter(mixed), {})
     torch.testing.assert_close(a["w"], b["w"], rtol=1e-4, atol=1e-3)
     assert abs(int(a["steps"] - b["steps"])) <= 1  # halves may round either way
 
@@ -40,13 +40,13 @@ def test_the_order_of_sites_does_not_matter(rule: Aggregator, sites: list[Any], 
 @every_rule
 @given(site=SITES.map(lambda sites: sites[0]))
 def test_one_site_comes_back_to_the_bit(rule: Aggregator, site: Any) -> None:
-    assert same(rule.combine(iter([site])), site.message.tensors)
+    assert same(rule.combine(iter([site]), {}), site.message.tensors)
 
 
 @every_rule
 @given(site=SITES.map(lambda sites: sites[0]), count=st.integers(2, 9))
 def test_sites_that_agree_are_left_alone(rule: Aggregator, site: Any, count: int) -> None:
-    combined = rule.combine(iter([site] * count))
+    combined = rule.combine(iter([site] * count), {})
     assert torch.equal(combined["steps"], site.message.tensors["steps"])
     torch.testing.assert_close(combined["w"], site.message.tensors["w"])
 
@@ -55,7 +55,7 @@ def test_sites_that_agree_are_left_alone(rule: Aggregator, site: Any, count: int
 def test_the_mean_of_sites_equals_the_mean_of_pooled_images(sites: list[list[float]]) -> None:
     sent = [contribution("s", len(rows), w=torch.tensor(rows).mean()) for rows in sites]
     pooled = torch.tensor([value for rows in sites for value in rows], dtype=torch.float64).mean()
-    torch.testing.assert_close(Mean().combine(iter(sent))["w"].double(), pooled, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(Mean().combine(iter(sent), {})["w"].double(), pooled, rtol=1e-5, atol=1e-3)
 
 
 def test_means_by_hand() -> None:
@@ -63,29 +63,29 @@ def test_means_by_hand() -> None:
         contribution("a", 30, {"knn": 0.2}, w=[1.0, 0.0]),
         contribution("b", 10, {"knn": 0.6}, w=[5.0, 4.0]),
     ]
-    assert Mean().combine(sites)["w"].tolist() == pytest.approx([2.0, 1.0])
-    assert Mean("equal").combine(sites)["w"].tolist() == pytest.approx([3.0, 2.0])
-    assert Mean("knn").combine(sites)["w"].tolist() == pytest.approx([4.0, 3.0])
+    assert Mean().combine(sites, {})["w"].tolist() == pytest.approx([2.0, 1.0])
+    assert Mean("equal").combine(sites, {})["w"].tolist() == pytest.approx([3.0, 2.0])
+    assert Mean("knn").combine(sites, {})["w"].tolist() == pytest.approx([4.0, 3.0])
 
 
 def test_a_negative_weight_counts_as_none() -> None:
     sites = [contribution("a", 1, {"gain": -2.0}, w=9.0), contribution("b", 1, {"gain": 0.5}, w=1.0)]
-    assert Mean("gain").combine(sites)["w"] == 1.0
+    assert Mean("gain").combine(sites, {})["w"] == 1.0
 
 
 def test_tails_are_cut_by_hand() -> None:
     sites = [contribution(str(v), w=[float(v), float(-v)]) for v in (1, 100, 3, 2, -50)]
-    assert Median().combine(sites)["w"].tolist() == [2.0, -2.0]
-    assert Median().combine(sites[:4])["w"].tolist() == [2.5, -2.5]
-    assert TrimmedMean(0.2).combine(sites)["w"].tolist() == [2.0, -2.0]
-    assert TrimmedMean(0.0).combine(sites)["w"].tolist() == pytest.approx([11.2, -11.2])
+    assert Median().combine(sites, {})["w"].tolist() == [2.0, -2.0]
+    assert Median().combine(sites[:4], {})["w"].tolist() == [2.5, -2.5]
+    assert TrimmedMean(0.2).combine(sites, {})["w"].tolist() == [2.0, -2.0]
+    assert TrimmedMean(0.0).combine(sites, {})["w"].tolist() == pytest.approx([11.2, -11.2])
 
 
 @pytest.mark.parametrize("rule", [TrimmedMean(0.2), Median()], ids=repr)
 @given(honest=st.lists(NUMBERS, min_size=4, max_size=4), lie=st.sampled_from([1e30, -1e30]))
 def test_one_liar_among_five_moves_nothing_beyond_the_honest(rule: Aggregator, honest: list[float], lie: float) -> None:
     sites = [contribution("s", w=value) for value in [*honest, lie]]
-    combined = float(rule.combine(sites)["w"])
+    combined = float(rule.combine(sites, {})["w"])
     assert min(honest) - 1e-3 <= combined <= max(honest) + 1e-3
 
 
@@ -97,7 +97,7 @@ def test_types_are_kept(rule: Aggregator) -> None:
         contribution("a", 1, knn, half=half, steps=2**40 + 2, flag=torch.tensor(True), wide=torch.zeros(1).double()),
         contribution("b", 1, knn, half=3 * half, steps=2**40, flag=torch.tensor(True), wide=torch.ones(1).double()),
     ]
-    combined = rule.combine(sites)
+    combined = rule.combine(sites, {})
     assert {k: t.dtype for k, t in combined.items()} == {k: t.dtype for k, t in sites[0].message.tensors.items()}
     assert combined["half"].tolist() == [2.0, 4.0]
     assert combined["steps"] == 2**40 + 1
@@ -105,30 +105,30 @@ def test_types_are_kept(rule: Aggregator) -> None:
 
 
 def test_a_mean_of_counters_is_rounded_and_not_cut() -> None:
-    assert Mean().combine([contribution("s", steps=v) for v in (1, 2, 2)])["steps"] == 2
+    assert Mean().combine([contribution("s", steps=v) for v in (1, 2, 2)], {})["steps"] == 2
 
 
 def test_halves_are_summed_in_single_precision() -> None:
     sites = [contribution("s", w=torch.tensor(60000.0, dtype=torch.float16)) for _ in range(8)]
-    assert Mean().combine(sites)["w"] == 60000.0
-    assert TrimmedMean(0.25).combine(sites)["w"] == 60000.0  # their sum is beyond float16
+    assert Mean().combine(sites, {})["w"] == 60000.0
+    assert TrimmedMean(0.25).combine(sites, {})["w"] == 60000.0  # their sum is beyond float16
 
 
 @every_rule
 def test_no_site_at_all(rule: Aggregator) -> None:
     with pytest.raises(InputError, match="no site contributed"):
-        rule.combine(iter([]))
+        rule.combine(iter([]), {})
 
 
 def test_a_missing_metric_names_it_and_its_site() -> None:
     with pytest.raises(InputError, match=r"weight='knn'.* site 'b', which sent \['loss'\]"):
-        Mean("knn").combine([contribution("a", 1, {"knn": 1.0}, w=1.0), contribution("b", 1, {"loss": 1.0}, w=1.0)])
+        Mean("knn").combine([contribution("a", 1, {"knn": 1.0}, w=1.0), contribution("b", 1, {"loss": 1.0}, w=1.0)], {})
 
 
 def test_weights_that_are_all_zero_are_no_mean() -> None:
     """Otherwise the last site to answer would win."""
     with pytest.raises(InputError, match="needs a weight above 0"):
-        Mean("knn").combine([contribution(s, 1, {"knn": 0.0}, w=1.0) for s in "ab"])
+        Mean("knn").combine([contribution(s, 1, {"knn": 0.0}, w=1.0) for s in "ab"], {})
 
 
 @pytest.mark.parametrize("trim", [-0.1, 0.5, 1.0])

@@ -114,13 +114,25 @@ def test_how_long_a_visit_is(visit: dict[str, Any], steps: int) -> None:
 
 def test_batches_come_with_labels_if_asked() -> None:
     class Labelled(Toy):
+        beside = "labels"
+
         def training_step(self, batch: Any, _: int) -> Tensor:
             pixels, labels = batch
             assert pixels.shape == (4, 1, 8, 8)
             assert labels.shape == (4,)
             return self.loss(pixels)
 
-    local(module=Labelled(), labels=True).fit(Site("a", images()), TURN)
+    local(module=Labelled()).fit(Site("a", images()), TURN)
+
+
+def test_what_an_algorithm_keeps_at_a_site_stays_as_the_visit_left_it() -> None:
+    trainer = local()
+    site = Site("a", images(), memory={"mine/old": torch.ones(2), "module/seen": torch.ones(())})
+    with trainer.at(site):
+        site.memory |= {"mine/new": torch.zeros(1)}
+        trainer.fit(site, TURN)
+    assert sorted(site.memory) == ["mine/new", "mine/old", "module/seen"]
+    assert not torch.equal(site.memory["module/seen"], torch.ones(()))
 
 
 def test_a_module_that_travels_is_told_where_it_is() -> None:

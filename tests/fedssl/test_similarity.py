@@ -95,7 +95,7 @@ def test_comparing_leaves_no_trace_in_the_encoder(toy: Callable[..., nn.Module],
 
 def test_the_mean_by_hand() -> None:
     """(1 * 0.5 + 5 * 1.5 + 9 * 0) / 2 = 4; a negative rounding error counts as 0."""
-    merged = BY_CHANGE.combine([sent("a", 1, 0.5), sent("b", 5, 1.5), sent("c", 9, -1e-8)])
+    merged = BY_CHANGE.combine([sent("a", 1, 0.5), sent("b", 5, 1.5), sent("c", 9, -1e-8)], {})
     assert merged["w"].item() == pytest.approx(4.0)
 
 
@@ -116,4 +116,4 @@ def test_sites_that_taught_the_encoder_more_count_more(
 
 def test_where_no_site_changed_anything_there_is_no_mean() -> None:
     with pytest.raises(InputError, match="all sent 0"):
-        BY_CHANGE.combine([sent("a", 1, 0.0), sent("b", 5, 0.0)])
+        BY_CHANGE.combine([sent("a", 1, 0.0), sent("b", 5, 0.0)], {})

@@ -30,7 +30,7 @@ def local(toy: Callable[[], Encoder]) -> LocalTrainer:
     module = Classifier(toy(), 3)
     with torch.no_grad():
         module.head.weight *= 10  # a trained head's log-odds fill many of the bins
-    return LocalTrainer(module, ("encoder.", "head."), Visit(accelerator="cpu"), labels=True)
+    return LocalTrainer(module, ("encoder.", "head."), Visit(accelerator="cpu"))
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_evaluating_changes_neither_weights_nor_memories(local: LocalTrainer, te
 
 def test_what_is_a_sites_own_is_used_at_that_site(toy: Callable[[], Encoder], tests: dict[str, Images]) -> None:
     """Each site has a head of its own, which guesses one class whatever it sees."""
-    local = LocalTrainer(Classifier(toy(), 3), ("encoder.",), Visit(accelerator="cpu"), labels=True)
+    local = LocalTrainer(Classifier(toy(), 3), ("encoder.",), Visit(accelerator="cpu"))
     sites = InProcess(tests, local, tests)
     for k, name in enumerate(SIZES):
         bias = torch.zeros(3).index_fill(0, torch.tensor(k), 9.0)

@@ -62,7 +62,7 @@ def test_fields_must_agree() -> None:
 
 @given(st.integers(1, 40), st.integers(1, 12), st.booleans(), st.booleans())
 def test_every_image_once(count: int, size: int, shuffle: bool, drop_last: bool) -> None:
-    batches = list(loader(site(count), size, shuffle, drop_last, labels=True))
+    batches = list(loader(site(count), size, shuffle, drop_last, beside="labels"))
     seen = torch.cat([labels for _, labels in batches]).tolist()
     assert len(set(seen)) == len(seen) >= min(count, size)
     assert len(batches) == len(loader(site(count), size, shuffle, drop_last))
@@ -78,7 +78,7 @@ def test_every_image_once(count: int, size: int, shuffle: bool, drop_last: bool)
 
 def test_order_comes_from_the_generator_alone() -> None:
     def orders(seed: int) -> list[list[int]]:
-        one = loader(site(30), 8, shuffle=True, labels=True, generator=torch.Generator().manual_seed(seed))
+        one = loader(site(30), 8, shuffle=True, beside="labels", generator=torch.Generator().manual_seed(seed))
         return [torch.cat([labels for _, labels in one]).tolist() for _ in range(2)]
 
     before = torch.random.get_rng_state()

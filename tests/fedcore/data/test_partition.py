@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedcore.data.manifest import Row
-from fedcore.data.partition import ByColumn, Dirichlet, Partition, Quantity
+from fedcore.data.partition import ByColumn, Dirichlet, Partition, Pooled, Quantity
 from fedcore.errors import InputError
 
 
@@ -44,6 +44,10 @@ def test_laws(partition: Partition, patients: int, seed: int) -> None:
     assert all(len(home) == 1 for home in homes.values())
     assert set(names) == {f"site_{number + 1}" for number in range(partition.sites)}
     assert names == partition(rows, seed)
+
+
+def test_pooled_is_one_site() -> None:
+    assert Pooled()(cohort(5), 0) == ["all"] * len(cohort(5))
 
 
 def mixes(rows: list[Row], names: list[str], split: str) -> np.ndarray:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -47,6 +48,25 @@ def test_load(tmp_path: Path) -> None:
     assert north.rows.tolist() == list(range(2, 14))
     assert north.patients.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     assert len(north.select("test")) == 4
+
+
+def test_some_of_the_sites(tmp_path: Path) -> None:
+    data = replace(hospital(tmp_path), sites=("site_9",))
+    cohort = data.load()
+    assert list(cohort.sites) == ["site_9"]
+    assert len(cohort.sites["site_9"]) == 12
+    with pytest.raises(Faults, match=r"'site9' is no site \(did you mean 'site_9'\?\)[\s\S]*has site_9, site_10"):
+        replace(data, sites=("site9",)).load()
+
+
+def test_classes_are_those_of_the_chosen_sites(tmp_path: Path) -> None:
+    data = hospital(tmp_path)
+    manifest = tmp_path / "manifest.csv"
+    lines = manifest.read_text().splitlines()
+    mended = [line.replace(",b,", ",a,") if ",site_9," in line else line for line in lines]
+    manifest.write_text("\n".join(mended))
+    assert data.load().classes == ("a", "b")
+    assert replace(data, sites=("site_9",)).load().classes == ("a",)
 
 
 def test_thousandfold_scales_meet(tmp_path: Path) -> None:
