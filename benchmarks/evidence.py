@@ -1,115 +1,223 @@
-"""Regenerates the tables of docs/results.md from runs of the two recipes, cell by cell.
+"""What federated pretraining is worth: regenerates every number of docs/results.md.
 
-    python -m benchmarks.evidence --data ../shared/data
+    python -m benchmarks.evidence --data FOLDER                  # everything; goes on where it was stopped
+    python -m benchmarks.evidence --data FOLDER --only brain/statistics/0
+    python -m benchmarks.evidence --page                         # the page again from docs/results.csv
 
-Every cell is a run folder under checkpoints/evidence; a finished one is not run again, an interrupted
-one is resumed. With everything at its defaults two CPU cores take about an hour.
+FOLDER holds brain_tumor_mri/ and cxr_covid_multisite/. A cell is a data set, a way to pretrain and a seed: the
+pretraining, the probes of its encoder, and classifiers fine-tuned from it with several fractions of the labels. Every
+stage is a run folder under checkpoints/evidence; a finished one is not run again, an interrupted one is resumed. Each
+finished cell puts its rows into docs/results.csv, from which tables and plots of the page are made.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from threading import Lock
+
+from benchmarks.results import Result, Results, write_page
+from fedcore.cli import run_stage
+from fedcore.environment import commit, device, version
+from fedcore.files import write_json
+from fedssl.command import pooled, probe
 
 RUNS = Path("checkpoints/evidence")
-PAGE = Path("docs/results.md")
-BEGIN, END = "<!-- brain: begin -->", "<!-- brain: end -->"
-ALONE = ["--algorithm", "fedcore.localonly.LocalOnly", "--exchange", "null"]
-# No step is taken: the probe then sees the encoder as it was made.
-UNTRAINED = ["--rounds.count", "1", "--visit.max_steps", "0", "--exchange", "null"]
-VECTORS = ["--exchange", "fedssl.vectors.ShareVectors", "--exchange.wire", "int8", "--policy.at_most", "FEATURES"]
+SEEDS = (0, 1, 2)
+FRACTIONS = (0.01, 0.05, 0.1, 1.0)
 
-
-@dataclass(frozen=True)
-class Start:
-    """One row: how the encoder came about."""
-
-    name: str
-    title: str
-    overrides: tuple[str, ...]
-
-    def encoders(self, run: Path) -> list[Path]:
-        """What fine-tuning starts from: one encoder, or one for each site that trained alone."""
-        alone = sorted(run.glob("sites/*/encoder"))
-        return alone or [run]
-
-
-STARTS = (
-    Start("random", "random init", tuple(UNTRAINED)),
-    Start("local", "local SSL, each site alone", tuple(ALONE)),
-    Start("none", "federated, no bank shared", ("--exchange", "null")),
-    Start("vectors", "federated, bank of vectors", tuple(VECTORS)),
-    Start("statistics", "federated, bank of statistics", ()),
+ALONE = ("--algorithm", "fedcore.localonly.LocalOnly", "--exchange", "null")
+POOLED = ("--data.partition", "fedcore.data.partition.Pooled", "--exchange", "null")
+VECTORS = ("--exchange", "fedssl.vectors.ShareVectors", "--exchange.wire", "int8", "--policy.at_most", "FEATURES")
+# No step is taken: what is measured is the encoder as it was made.
+UNTRAINED = ("--rounds.count", "1", "--visit.max_steps", "0", "--exchange", "null")
+PRETRAIN = (
+    "--visit.precision",
+    "bf16-mixed",
+    "--visit.batch_size",
+    "32",
+    "--rounds.count",
+    "30",
+    "--probe.every",
+    "10",
+)
+# As many steps with few labels as with all of them: what differs is the labels alone.
+FINETUNE = (
+    "--visit.precision",
+    "bf16-mixed",
+    "--visit.max_epochs",
+    "1000",
+    "--visit.max_steps",
+    "20",
+    "--rounds.count",
+    "16",
 )
 
 
-def stage(command: str, recipe: str, out: Path, overrides: Sequence[str]) -> Path:
+@dataclass(frozen=True)
+class Way:
+    """How an encoder came about: a recipe and what overrides it."""
+
+    recipe: str = "moco_shared_bank"
+    overrides: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = SEEDS
+    fractions: tuple[float, ...] = FRACTIONS
+
+
+MAIN = {
+    "random": Way(overrides=UNTRAINED),
+    "local": Way(overrides=ALONE),
+    "central": Way(overrides=POOLED),
+    "simclr": Way("simclr"),
+    "none": Way(overrides=("--exchange", "null")),
+    "vectors": Way(overrides=VECTORS),
+    "statistics": Way(),
+    "statistics_rsa": Way("fedmoco"),
+}
+FAMILY = {
+    name: Way(name, seeds=(0,), fractions=(0.1,))
+    for name in ("byol", "fedema", "fedu", "simsiam", "vicreg", "dino", "mae", "fedx", "ldawa", "rotation")
+}
+SKEW = {
+    f"{name}_dirichlet_{alpha}": Way(
+        way.recipe,
+        (*way.overrides, "--data.partition", "fedcore.data.partition.Dirichlet", "--data.partition.alpha", alpha,
+         "--data.partition.sites", "3"),
+        seeds=(0,), fractions=(0.1,),
+    )
+    for alpha in ("0.1", "1", "10")
+    for name, way in MAIN.items()
+    if name in ("none", "vectors", "statistics")
+}  # fmt: skip
+SETS: dict[str, tuple[str, dict[str, Way]]] = {
+    "brain": ("brain_tumor_mri", MAIN | FAMILY | SKEW),
+    "cxr": ("cxr_covid_multisite", MAIN),
+}
+# Normal against pneumonia within one hospital; elsewhere in this collection label and site are one.
+TASK = {"brain": (), "cxr": ("--data.sites", "[nih_us]")}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way on one set with one seed."""
+
+    data: str
+    way: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.data}/{self.way}/{self.seed}"
+
+    @classmethod
+    def read(cls, text: str) -> Cell:
+        data, way, seed = text.split("/")
+        return cls(data, way, int(seed))
+
+    def measure(self, folder: Path) -> list[Result]:
+        """Runs what is missing of the cell and returns its numbers."""
+        name, ways = SETS[self.data]
+        way, images = ways[self.way], ("--data.manifest", str(folder / name / "manifest.csv"))
+        home = RUNS / str(self)
+        seed = ("--seed", str(self.seed))
+        run = stage("pretrain", way.recipe, home / "pretrain", *images, *seed, *PRETRAIN, *way.overrides)
+        # However the images were dealt for training, encoders are measured at the hospitals as they are.
+        there = () if self.way == "local" else ("--data.partition", "null")
+        table = probe(run, ["--probe.images", "1000000", *images, *there])
+        found = [
+            Result(str(self), key, value) for key in ("knn", "linear") if (value := pooled(table, key)) is not None
+        ]
+        found += [Result(str(self), key, value) for key, value in cost(run).items()]
+        begin = () if self.way == "random" else ("--start", str(self._start(run)))
+        for fraction in way.fractions:
+            tuned = stage("finetune", "classify", home / f"tuned_{fraction}", *images, *seed, *FINETUNE, *begin,
+                          "--label_fraction", str(fraction), *TASK[self.data])  # fmt: skip
+            scores = json.loads((tuned / "scores.json").read_text())["pooled"]
+            for key in ("balanced_accuracy", "auroc"):
+                found.append(Result(str(self), f"{key}@{fraction}", scores[key]["value"]))
+        return found
+
+    def _start(self, run: Path) -> Path:
+        """What fine-tuning starts from: where sites trained alone, another site's encoder with each seed."""
+        if self.way != "local":
+            return run
+        if self.data == "cxr":
+            return run / "sites/nih_us/encoder"
+        alone = sorted(run.glob("sites/*/encoder"))
+        return alone[self.seed % len(alone)]
+
+
+def stage(command: str, recipe: str, out: Path, *overrides: str) -> Path:
     about = out / "run.json"
     if not about.exists() or json.loads(about.read_text())["status"] != "finished":
-        call = [sys.executable, "-m", "fedcore.cli", command, recipe, "--out", str(out), "--resume", "true", *overrides]
-        print(" ".join(["fedpretrain", *call[3:]]), flush=True)
-        subprocess.run(call, check=True, stdout=subprocess.DEVNULL)
+        with contextlib.redirect_stdout(io.StringIO()):
+            run_stage(command, [recipe, "--out", str(out), "--resume", "true", *overrides])
     return out
 
 
-def last_probe(run: Path) -> float:
-    """kNN accuracy after the last round, over all sites' test images."""
-    survey = json.loads((run / "rounds.jsonl").read_text().splitlines()[-1])["survey"].values()
-    return sum(s["knn"] * s["images"] for s in survey) / sum(s["images"] for s in survey)
-
-
-def traffic(run: Path) -> tuple[float, float, float]:
-    """MB up a visit: weights, exchange; seconds of a run."""
+def cost(run: Path) -> dict[str, float]:
+    """MB up a visit, by kind, and seconds of the pretraining."""
     rounds = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
     visits = [site["up"] for r in rounds for site in r["sites"].values()]
-    mean = {kind: sum(v[kind] for v in visits) / len(visits) / 1e6 for kind in ("weights", "exchange")}
-    return mean["weights"], mean["exchange"], sum(r["seconds"] for r in rounds)
+    mean = {f"{kind}_mb": sum(v[kind] for v in visits) / len(visits) / 1e6 for kind in ("weights", "exchange")}
+    return mean | {"seconds": sum(r["seconds"] for r in rounds)}
 
 
-def tuned(run: Path) -> dict[str, Any]:
-    scores: dict[str, Any] = json.loads((run / "scores.json").read_text())["pooled"]
-    return scores
+def cells(only: str = "") -> Iterator[Cell]:
+    """All cells whose name begins with `only`, seed by seed, so that an interrupted night leaves whole tables."""
+    for seed in SEEDS:
+        for data, (_, ways) in SETS.items():
+            for way, how in ways.items():
+                cell = Cell(data, way, seed)
+                if seed in how.seeds and str(cell).startswith(only):
+                    yield cell
 
 
-def row(start: Start, data: Sequence[str]) -> str:
-    run = stage("pretrain", "moco_shared_bank", RUNS / start.name, [*start.overrides, *data])
-    begins = start.encoders(run) if start.name != "random" else [None]
-    scores = [
-        tuned(stage("finetune", "classify", RUNS / f"{start.name}_tuned_{i}",
-                    [*(["--start", str(begin)] if begin else []), *data]))
-        for i, begin in enumerate(begins)
-    ]  # fmt: skip
-    up, exchanged, seconds = traffic(run)
-    cells = [f"{last_probe(run):.3f}", *(cell(scores, key) for key in ("balanced_accuracy", "auroc"))]
-    costs = ["-", "-", "-"] if start.name == "random" else [f"{up:.2f}", f"{exchanged:.3f}", f"{seconds:.0f}"]
-    return f"| {start.title} | {' | '.join([*cells, *costs])} |"
+def run_apart(cell: Cell, data: Path, booking: Lock) -> None:
+    """A cell in a process of its own with one thread, so that several can run side by side; then books its numbers."""
+    call = [sys.executable, "-m", "benchmarks.evidence", "--data", str(data), "--cell", str(cell)]
+    begun = time.perf_counter()
+    done = subprocess.run(call, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        found = json.loads((RUNS / str(cell) / "cell.json").read_text())
+        with booking:
+            Results.load().put((Result(**one) for one in found), hardware()).save()
+    told = "" if done.returncode == 0 else f": {(done.stderr.strip().splitlines() or ['failed'])[-1]}"
+    print(f"{cell!s:<36}{time.perf_counter() - begun:6.0f} s{told}", flush=True)
 
 
-def cell(scores: Sequence[dict[str, Any]], key: str) -> str:
-    values = [s[key]["value"] for s in scores]
-    low, high = (min(values), max(values)) if len(values) > 1 else (scores[0][key]["low"], scores[0][key]["high"])
-    return f"{sum(values) / len(values):.3f} ({low:.3f}-{high:.3f})"
-
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds brain_tumor_mri/")
-    data = ["--data.manifest", str(parser.parse_args().data / "brain_tumor_mri" / "manifest.csv")]
-    head = [
-        "| encoder | kNN | balanced accuracy, 10 % labels | AUROC, 10 % labels | weights up, MB a visit "
-        "| exchange up, MB a visit | seconds |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    table = "\n".join([*head, *(row(start, data) for start in STARTS)])
-    print(table)
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}")
+    parser.add_argument("--data", type=Path, help="folder of the image sets")
+    parser.add_argument("--only", default="", help="cells whose name begins so: brain, brain/simclr, cxr/none/2")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time, a thread each")
+    parser.add_argument("--page", action="store_true", help="only write the page again")
+    parser.add_argument("--cell", help=argparse.SUPPRESS)
+    asked = parser.parse_args(arguments)
+    if asked.cell:
+        found = Cell.read(asked.cell).measure(asked.data)
+        write_json(RUNS / asked.cell / "cell.json", [asdict(one) for one in found])
+        return
+    if not asked.page:
+        if asked.data is None:
+            parser.error("--data is needed: the folder that holds brain_tumor_mri/ and cxr_covid_multisite/")
+        booking = Lock()
+        with ThreadPoolExecutor(asked.jobs) as pool:
+            list(pool.map(lambda cell: run_apart(cell, asked.data, booking), list(cells(asked.only))))
+    write_page(Results.load())
+
+
+def hardware() -> dict[str, str]:
+    return {"device": device(), "torch": version("torch") or "", "commit": commit() or ""}
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from statistics import median
 from time import process_time
@@ -120,25 +121,30 @@ def monai_views(space: tuple[int, ...], fused: bool = False) -> Maker:
     return lambda images: [torch.stack([change(image).as_tensor() for image in images]) for _ in range(VIEWS.count)]
 
 
-def lightly_views(size: int) -> Maker:
-    """SimCLR on 8-bit RGB pictures held in memory, its changes of hue, saturation and grey turned off."""
+def lightly_views(size: int, as_it_comes: bool = False) -> Maker:
+    """SimCLR on 8-bit RGB pictures held in memory, its changes of hue, saturation and grey turned off.
+
+    It turns by the nearest pixel and has neither gamma nor noise. As it comes: its defaults, with hue, saturation
+    and grey, without rotation.
+    """
     from lightly.transforms import SimCLRTransform
     from torchvision.transforms.functional import to_pil_image
 
-    change = SimCLRTransform(
-        input_size=size,
-        cj_bright=VIEWS.brightness,
-        cj_contrast=VIEWS.contrast,
-        cj_sat=0.0,
-        cj_hue=0.0,
-        random_gray_scale=0.0,
-        min_scale=VIEWS.crop[0],
-        gaussian_blur=VIEWS.blur_probability,
-        sigmas=VIEWS.blur,
-        hf_prob=VIEWS.flip,
-        rr_prob=1.0,
-        rr_degrees=VIEWS.rotate,
-    )
+    ours = {
+        "cj_prob": 1.0,
+        "cj_bright": VIEWS.brightness,
+        "cj_contrast": VIEWS.contrast,
+        "cj_sat": 0.0,
+        "cj_hue": 0.0,
+        "random_gray_scale": 0.0,
+        "min_scale": VIEWS.crop[0],
+        "gaussian_blur": VIEWS.blur_probability,
+        "sigmas": VIEWS.blur,
+        "hf_prob": VIEWS.flip,
+        "rr_prob": 1.0,
+        "rr_degrees": VIEWS.rotate,
+    }
+    change = SimCLRTransform(input_size=size, **({} if as_it_comes else ours))
     pictures: list[object] = []
 
     def make(images: Tensor) -> list[Tensor]:
@@ -168,6 +174,7 @@ def main() -> None:
     for n, space in [(128, (64, 64)), (128, (128, 128)), (8, (32, 32, 32)), (8, (36, 50, 36))]:
         makers: dict[str, Maker] = {
             "ours": VIEWS,
+            "ours, lightly's changes": replace(VIEWS, gamma=0.0, noise=0.0),
             "MONAI": monai_views(space),
             "MONAI, fused": monai_views(space, fused=True),
         }
@@ -175,11 +182,12 @@ def main() -> None:
             makers["kornia"] = kornia_views(space[0])
             makers["kornia, fused"] = kornia_views(space[0], fused=True)
             makers["lightly"] = lightly_views(space[0])
+            makers["lightly, as it comes"] = lightly_views(space[0], as_it_comes=True)
         images = torch.rand(n, 1, *space) * 2 - 1
         taken = seconds(makers, images)
         print(f"\n{n} x 1 x {' x '.join(map(str, space))}")
         for name, time in sorted(taken.items(), key=lambda item: item[1]):
-            print(f"  {name:14}{n / time:8.0f} images/s   {time / taken['ours']:5.1f} x our time")
+            print(f"  {name:24}{n / time:8.0f} images/s   {time / taken['ours']:5.1f} x our time")
 
 
 if __name__ == "__main__":

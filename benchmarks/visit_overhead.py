@@ -39,7 +39,7 @@ from fedcore.checkpoint import Checkpoint
 from fedcore.data.images import Images, loader
 from fedcore.encoders import ResNet
 from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer, Visit, channels_last
 from fedcore.transport import InProcess
 
 CLASSES = 4
@@ -128,9 +128,7 @@ def compare(title: str, make: Callable[[], nn.Module], count: int, images: int, 
     sites = make_sites(count, images, 64)
     with tempfile.TemporaryDirectory() as folder:
         kit = through_the_kit(make(), sites, batch, Path(folder))
-        net = make()
-        for p in net.parameters():  # the kit's memory format, so that the steps cost the same
-            p.data = p.data.contiguous(memory_format=torch.channels_last) if p.dim() == 4 else p.data
+        net = channels_last(make())  # the kit's memory format, so that the steps cost the same
         kits, plains = interleaved(kit, plain_loop(net, sites, batch), repeats)
     more = statistics.median((k - p) / count for k, p in zip(kits, plains, strict=True))
     ratio = statistics.median(k / p for k, p in zip(kits, plains, strict=True))

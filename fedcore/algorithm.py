@@ -53,7 +53,12 @@ class Algorithm(Protocol[State, Down, Up]):
 
 
 def share_of(algorithm: Any, module: Any) -> tuple[str, ...]:
-    """Prefixes of the module's state that travel: the module's own `share`, unless the algorithm narrows it."""
+    """Prefixes of the module's state that travel: the module's own `share`, unless the algorithm narrows it.
+
+    One that wraps another (an exchange's `Carry`) holds it as `algorithm` and leaves the answer to it.
+    """
+    while not hasattr(algorithm, "share") and hasattr(algorithm, "algorithm"):
+        algorithm = algorithm.algorithm
     share: tuple[str, ...] = getattr(algorithm, "share", module.share)
     return share
 

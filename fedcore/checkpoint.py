@@ -71,7 +71,8 @@ class Checkpoint:
         return state
 
     def get(self, site: str) -> Tensors:
-        entry = self.sites.get(site)
+        """The site's memory as its last visit left it, committed or not: a survey asks within the round."""
+        entry = self._pending.get(site) or self.sites.get(site)
         return self._read(entry) if entry else {}
 
     def put(self, site: str, memory: Tensors, turn: Round) -> None:

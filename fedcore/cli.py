@@ -23,8 +23,11 @@ STAGES = {
 }
 COMMANDS = {
     "demo": ("fedcore.demo:command", "the whole road on phantom hospitals, in a few minutes"),
+    "probe": ("fedssl.command:command", "kNN and linear probe of a pretrained encoder, per site"),
     "evaluate": ("fedtune.command:command", "scores of a fine-tuned run, per site and pooled"),
     "report": ("fedcore.report:command", "a page about a run: curves, images, what left the sites"),
+    "watch": ("fedcore.watch:command", "a run in the terminal while it goes: rounds, sites, curves, time left"),
+    "export": ("fedcore.export:command", "an encoder for plain MONAI, timm or torchvision models"),
     "data": ("fedcore.data.command:command", "check or preview a manifest, write phantom hospitals"),
     "recipes": ("fedcore.recipes:command", "list the recipes that come with the kit, or copy one"),
     "doctor": ("fedcore.doctor:command", "is this installation sound?"),
@@ -85,7 +88,8 @@ def _load(path: str) -> Callable[..., Any]:
 
 def _help() -> str:
     listed = {name: text for name, (_, text) in {**STAGES, **COMMANDS}.items()}
-    order = ["demo", "pretrain", "finetune", "evaluate", "report", "data", "recipes", "doctor"]
+    order = ["demo", "pretrain", "watch", "probe", "finetune", "evaluate"]
+    order += ["report", "export", "data", "recipes", "doctor"]
     lines = "\n".join(f"  {name:<10}{listed[name]}" for name in order)
     return f"""fedpretrain: federated pretraining for medical images that stay in their hospital
 

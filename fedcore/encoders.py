@@ -5,12 +5,17 @@ They stand in fedcore because pretraining makes them and fine-tuning starts from
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float
 from monai.networks.nets.resnet import ResNet as MonaiResNet
 from monai.networks.nets.resnet import resnet_params
 from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from fedcore.errors import Refused
 
 
 class Encoder(nn.Module):
@@ -54,6 +59,14 @@ class ResNet(MonaiResNet, Encoder):
         self.width = self.in_planes
         self.config = {"spatial_dims": spatial_dims, "channels": channels, "depth": depth, "stem": stem}
 
+    def _downsample_basic_block(self, x: Tensor, planes: int, stride: int, spatial_dims: int = 3) -> Tensor:
+        """The shortcut of depth 18 and 34: every `stride`-th pixel, and zeros for the new channels.
+
+        MONAI's has the same values but no gradient (it reads `.data`), so the blocks before it learn through the other branch alone.
+        """
+        kept = [slice(None)] * 2 + [slice(None, None, stride)] * spatial_dims
+        return pad(x[tuple(kept)], (0, 0) * spatial_dims + (0, planes - x.shape[1]))
+
     def features(self, images: Float[Tensor, "n c *space"]) -> list[Tensor]:
         """The five maps a U-shaped decoder reads, each half the size of the one before."""
         maps = [self.act(self.bn1(self.conv1(images)))]
@@ -65,3 +78,122 @@ class ResNet(MonaiResNet, Encoder):
 
     def forward(self, images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n width"]:
         return self.features(images)[-1].flatten(2).mean(2)
+
+
+class ViT(Encoder):
+    """A vision transformer (Dosovitskiy et al. 2020, arXiv 2010.11929) for pictures and volumes of any size
+    that its patches tile.
+
+    Positions are fixed sines and cosines (MAE, He et al. 2021, arXiv 2111.06377), made for the grid that comes,
+    so they are no part of the state. Blocks are torch's own: MONAI's need einops and carry a norm of `width`
+    that nothing reads. Pre-norm, GELU, biases in qkv, eps 1e-6 and a final norm are those of timm's
+    `VisionTransformer`, into which the tensors fit by other names.
+
+    A feature is the mean of the patches after the final norm, not the class token: MAE's loss reaches every
+    patch but never asks the token for a summary, its authors fine-tune from the mean, and a method that
+    trains the feature trains the mean as well. The token is there for timm's sake and takes part in attention.
+    """
+
+    def __init__(
+        self, spatial_dims: int = 2, channels: int = 1, patch: int = 16, width: int = 192, depth: int = 12,
+        heads: int = 3, mlp_ratio: float = 4.0,
+    ):  # fmt: skip
+        """
+        Args:
+            spatial_dims: 2 for images, 3 for volumes; a run takes it from its data.
+            channels: Channels of an image; a run takes it from its data.
+            patch: Pixels of a patch's side; half of it is 4 (in volumes 8) times the patches and the time.
+            width: Length of a token and of a feature; 192, 384 and 768 are the literature's tiny, small and base.
+            depth: Blocks.
+            heads: Heads of an attention; the literature gives each 64 of the width.
+            mlp_ratio: Hidden width of a block's perceptron against `width`.
+        """
+        if min(patch, depth) < 1 or mlp_ratio <= 0:
+            raise ValueError(
+                "encoder.patch and encoder.depth must be at least 1 and encoder.mlp_ratio positive, "
+                f"got {patch}, {depth} and {mlp_ratio}"
+            )
+        super().__init__()
+        conv = {2: nn.Conv2d, 3: nn.Conv3d}[spatial_dims]
+        self.patches = conv(channels, width, patch, stride=patch)
+        self.token = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02))
+        self.blocks = transformer(width, depth, heads, mlp_ratio, spatial_dims)
+        self.norm = nn.LayerNorm(width, EPS)
+        # As a linear layer on pixels, which it is (MAE); a convolution's own start is several times smaller.
+        nn.init.xavier_uniform_(self.patches.weight.flatten(1))
+        self.patch, self.width = patch, width
+        self.config = {
+            "spatial_dims": spatial_dims, "channels": channels, "patch": patch, "width": width, "depth": depth,
+            "heads": heads, "mlp_ratio": mlp_ratio,
+        }  # fmt: skip
+
+    def grid(self, images: Float[Tensor, "n c *space"]) -> tuple[int, ...]:
+        """Patches along each axis.
+
+        Raises:
+            Refused: Patches do not tile the images.
+        """
+        space = tuple(images.shape[2:])
+        if any(side % self.patch for side in space):
+            raise Refused(
+                f"patches of {self.patch} pixels do not tile images of {' x '.join(map(str, space))}; every side must "
+                f"be a multiple of {self.patch}: change data.size, or encoder.patch to a divisor of the sides"
+            )
+        return tuple(side // self.patch for side in space)
+
+    def tokens(self, images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n patches width"]:
+        """A token a patch, row by row, that knows its place; raises as `grid`."""
+        places = positions(self.grid(images), self.width, images.device)
+        return self.patches(images).flatten(2).mT + places
+
+    def encode(self, tokens: Float[Tensor, "n some width"]) -> Float[Tensor, "n 1+some width"]:
+        """The class token and what the blocks make of any of an image's tokens, in their order."""
+        x = torch.cat([self.token.expand(len(tokens), -1, -1), tokens], dim=1)
+        return self.norm(self.blocks(x))
+
+    def forward(self, images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n width"]:
+        return self.encode(self.tokens(images))[:, 1:].mean(1)
+
+
+EPS = 1e-6
+"""Of the layer norms; torch's own 1e-5 would make features differ from timm's with the same weights."""
+
+
+def transformer(width: int, depth: int, heads: int, mlp_ratio: float, spatial_dims: int) -> nn.Sequential:
+    """Blocks of a vision transformer, (n, tokens, width) to the same, with MAE's first weights.
+
+    Raises:
+        ValueError: Heads or positions do not divide the width.
+    """
+    if heads < 1 or width < 1 or width % heads or width % (2 * spatial_dims):
+        raise ValueError(
+            f"a transformer's width must be a multiple of its heads ({heads}) and of {2 * spatial_dims} "
+            f"(a sine and a cosine for each of {spatial_dims} axes), got {width}; 192 with 3 heads fits both 2D and 3D"
+        )
+    blocks = nn.Sequential(*[
+        nn.TransformerEncoderLayer(
+            width, heads, int(width * mlp_ratio), dropout=0.0, activation="gelu", layer_norm_eps=EPS,
+            batch_first=True, norm_first=True,
+        )
+        for _ in range(depth)
+    ])  # fmt: skip
+    for module in blocks.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    return blocks
+
+
+@lru_cache(maxsize=16)
+def positions(grid: tuple[int, ...], width: int, device: torch.device) -> Float[Tensor, "patches width"]:
+    """Where each patch of `grid` is, row by row: sines and cosines of its place along each axis, the last first.
+
+    Rates fall from 1 to nearly 1/10,000 geometrically (MAE's, appendix A). `width` must be a multiple of twice
+    the number of axes.
+    """
+    with torch.inference_mode(False):  # kept for later steps, which may train
+        count = width // (2 * len(grid))
+        rates = 10_000 ** -(torch.arange(count, device=device) / count)
+        places = torch.meshgrid(*[torch.arange(side, device=device) for side in grid], indexing="ij")
+        angles = [place.reshape(-1, 1) * rates for place in reversed(places)]
+        return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from pytorch_lightning import LightningModule
 from fedcore.algorithm import Algorithm, share_of
 from fedcore.border import Policy
 from fedcore.data.images import Images
+from fedcore.errors import InputError
 from fedcore.federation import Rounds, Survey, federate
 from fedcore.ledger import RoundRecord
 from fedcore.local import LocalTrainer, Visit
@@ -23,7 +25,8 @@ from fedcore.logs import Logs
 from fedcore.message import Message, weights_of
 from fedcore.progress import Progress
 from fedcore.run import RunFolder
-from fedcore.transport import InProcess
+from fedcore.transport import InProcess, Transport
+from fedcore.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,18 @@ class Job:
     survey: Survey | None = None
     loggers: Sequence[Literal["csv", "tensorboard"]] = ("csv",)
     seed: int = 0
+    workers: int = 1
+    """Sites visited at the same time, each by a process of its own; 1: one after another in this process."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise InputError(f"workers must be at least 1, got {self.workers}")
 
     def train_in(self, run: RunFolder, module: LightningModule, about: dict[str, Any]) -> InProcess:
         """Runs or resumes the job; afterwards `module` holds the server's weights.
 
         Returns:
-            The transport, by which the sites can be asked more.
+            The sites, which can be asked more in this process.
         """
         local = LocalTrainer(module, share_of(self.algorithm, module), self.visit)
         state = self.algorithm.start(local)
@@ -55,7 +64,7 @@ class Job:
             state = checkpoint.restore(state)
         begun, spent = time.perf_counter(), sum(r["seconds"] for r in run.rounds())
         with Progress(self.rounds.count, checkpoint.rounds) as progress, Logs(run, self.loggers) as logs:
-            transport = InProcess(
+            sites = InProcess(
                 self.train, local, self.test, self.policy, checkpoint, run.path / "sites", progress.visiting
             )
 
@@ -66,10 +75,11 @@ class Job:
                 progress.finished(record)
 
             try:
-                state = federate(
-                    self.algorithm, transport, state, self.rounds, self.seed,
-                    begin=checkpoint.rounds, survey=self.survey, finished=finished,
-                )  # fmt: skip
+                with self._transport(sites) as transport:
+                    state = federate(
+                        self.algorithm, transport, state, self.rounds, self.seed,
+                        begin=checkpoint.rounds, survey=self.survey, finished=finished,
+                    )  # fmt: skip
             except BaseException as e:
                 seconds = round(spent + time.perf_counter() - begun, 1)
                 run.close(
@@ -80,7 +90,10 @@ class Job:
                 raise
         local.reset(weights_of(state))
         run.close("trained", seconds=round(spent + time.perf_counter() - begun, 1))
-        return transport
+        return sites
+
+    def _transport(self, sites: InProcess) -> AbstractContextManager[Transport]:
+        return Workers(sites, self.workers) if self.workers > 1 else nullcontext(sites)
 
 
 def _parameters(module: LightningModule) -> int:
@@ -89,6 +102,4 @@ def _parameters(module: LightningModule) -> int:
 
 def _safe(error: BaseException) -> str:
     """What the run's page may say of an error: ours are written to be shown, others are named by kind."""
-    from fedcore.errors import InputError
-
     return str(error) if isinstance(error, InputError) else type(error).__name__

@@ -33,7 +33,8 @@ def find(name: str) -> Path:
         return path
     if (found := shipped().get(path.stem)) and len(path.parts) == 1:
         return found
-    raise InputError(f"there is no recipe {name!r}{nearest(path.stem, shipped())}; see fedpretrain recipes ls")
+    meant = nearest(path.stem, shipped()) if len(path.parts) == 1 else ""
+    raise InputError(f"there is no recipe {name!r}{meant}; see fedpretrain recipes ls")
 
 
 def purpose(path: Path) -> str:

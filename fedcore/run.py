@@ -28,7 +28,7 @@ from fedcore.files import explained, require_writable, write_atomically, write_j
 from fedcore.ledger import RoundRecord
 
 # A resumed run may differ in these keys, which have no influence on its numbers.
-_FREE = ("out", "resume", "config", "data.cache")
+_FREE = ("out", "resume", "config", "data.cache", "workers")
 
 
 @dataclass

@@ -13,11 +13,11 @@ at a time: 2.3 to 4.2 times as long in 3D, 6 to 31 times in 2D. lightly's views 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log, radians
+from math import ceil, log, radians
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from fedcore.errors import Faults
@@ -85,15 +85,17 @@ class Views:
     def _view(self, images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
         n, device = len(images), images.device
         view = resample(images, *self._window(n, images.ndim - 2, device, images.shape[2:]))
+        # From here on in place: fresh memory of this size costs as much as a pass over it.
         drawn = torch.rand(n, device=device) < self.blur_probability
-        view = blur_some(view, drawn, uniform(*self.blur, (n,), device))
-        view = jitter(
+        view[drawn] = blur(view[drawn], uniform(*self.blur, (n,), device)[drawn], reach=ceil(4 * self.blur[1]))
+        if self.gamma > 0:  # the power is a tenth of a view's time
+            bend_(view, uniform(-self.gamma, self.gamma, (n,), device).exp())
+        rescale_(
             view,
-            gamma=uniform(-self.gamma, self.gamma, (n,), device).exp(),
             contrast=uniform(1 - self.contrast, 1 + self.contrast, (n,), device),
             brightness=uniform(-self.brightness, self.brightness, (n,), device),
         )
-        if self.noise > 0:  # normal numbers are a seventh of a view's time
+        if self.noise > 0:  # normal numbers are a fifth
             view.addcmul_(torch.randn_like(view), per_sample(uniform(0.0, self.noise, (n,), device), view))
         return view.clamp_(-1, 1)
 
@@ -170,40 +172,44 @@ def resample(
     return F.grid_sample(images, grid.movedim(1, -1), padding_mode="border", align_corners=False)
 
 
-def blur_matrix(sigma: Float[Tensor, " n"], size: int) -> Float[Tensor, "n size size"]:
-    """Gaussian weights of `size` voxels (columns) for each voxel (rows): rows sum to 1, at the border too."""
-    place = torch.arange(size, dtype=sigma.dtype, device=sigma.device)
-    distance = place - place[:, None]
-    return torch.softmax(distance**2 * (-0.5 / sigma**2)[:, None, None], dim=-1)
+def blur_weights(sigma: Float[Tensor, " n"], size: int, reach: int) -> Float[Tensor, "offsets n size"]:
+    """Gaussian weights of the voxels -reach to reach away from each of `size` voxels.
 
-
-def blur(images: Float[Tensor, "n c *space"], sigma: Float[Tensor, " n"]) -> Float[Tensor, "n c *space"]:
-    """Gaussian blur by each sample's sigma (voxels), a matrix product an axis.
-
-    Neither cut-off nor padding: the kernel is renormalised inside the image.
+    They sum to 1 over the offsets, at the border too: what lies beyond it weighs 0.
     """
-    for size in images.shape[2:]:  # each axis in turn comes first and goes last; in the end all are back
-        images = torch.einsum("nts,ncs...->nc...t", blur_matrix(sigma, size), images)
+    offset = torch.arange(-reach, reach + 1, device=sigma.device)[:, None, None]
+    place = torch.arange(size, device=sigma.device) + offset
+    fade = offset**2 * (-0.5 / sigma**2)[:, None]
+    return torch.where((place < 0) | (place >= size), -torch.inf, fade).softmax(0)
+
+
+def blur(images: Float[Tensor, "n c *space"], sigma: Float[Tensor, " n"], reach: int) -> Float[Tensor, "n c *space"]:
+    """Gaussian blur by each sample's sigma (voxels), cut off beyond `reach` voxels: 4 sigma leave out 3e-6.
+
+    Each axis in turn is a sum of shifted images: a third of the time of a matrix product at 128 x 128, and in
+    volumes, unlike grouped convolutions, no slower.
+    """
+    for axis, size in enumerate(images.shape[2:], 2):
+        later = images.ndim - 1 - axis
+        weights = blur_weights(sigma, size, reach)
+        weights = weights.view(*weights.shape[:2], *[1] * (axis - 1), size, *[1] * later)
+        padded = F.pad(images, [0, 0] * later + [reach, reach])
+        images = padded.narrow(axis, 0, size) * weights[0]
+        for offset in range(1, 2 * reach + 1):
+            images.addcmul_(padded.narrow(axis, offset, size), weights[offset])
     return images
 
 
-def blur_some(
-    images: Float[Tensor, "n c *space"], drawn: Bool[Tensor, " n"], sigma: Float[Tensor, " n"]
-) -> Float[Tensor, "n c *space"]:
-    """The images with the drawn ones blurred; the others cost nothing."""
-    return images.index_put((drawn,), blur(images[drawn], sigma[drawn]))
+def bend_(images: Float[Tensor, "n c *space"], gamma: Float[Tensor, " n"]) -> None:
+    """Each sample's intensities u = (x + 1) / 2 to its gamma, in place: x in [-1, 1] becomes 2 u^gamma - 1."""
+    u = images.mul_(0.5).add_(0.5).clamp_(0, 1)
+    # The exponential of a logarithm takes two thirds of the time of `pow`; u = 0 gives 0 by way of -inf.
+    u.log2_().mul_(per_sample(gamma, images)).exp2_().mul_(2).sub_(1)
 
 
-def jitter(
-    images: Float[Tensor, "n c *space"],
-    gamma: Float[Tensor, " n"],
-    contrast: Float[Tensor, " n"],
-    brightness: Float[Tensor, " n"],
-) -> Float[Tensor, "n c *space"]:
-    """Each sample's intensities u = (x + 1) / 2 to its gamma, then contrast about its mean, then brightness.
-
-    x in [-1, 1] gives contrast (y - mean(y)) + mean(y) + brightness with y = 2 u^gamma - 1, not clamped.
-    """
-    bent = (images * 0.5).add_(0.5).clamp_(0, 1).pow_(per_sample(gamma, images))
-    shift = (2 * bent.flatten(1).mean(1) - 1) * (1 - contrast) - contrast + brightness
-    return bent.mul_(per_sample(2 * contrast, images)).add_(per_sample(shift, images))
+def rescale_(
+    images: Float[Tensor, "n c *space"], contrast: Float[Tensor, " n"], brightness: Float[Tensor, " n"]
+) -> None:
+    """Each sample's contrast and brightness, in place, not clamped: contrast (x - mean(x)) + mean(x) + brightness."""
+    shift = images.flatten(1).mean(1) * (1 - contrast) + brightness
+    images.mul_(per_sample(contrast, images)).add_(per_sample(shift, images))

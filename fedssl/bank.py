@@ -1,18 +1,22 @@
 """The feature bank: a ring of normalised features that a contrastive loss takes as negatives.
 
 It is state like any other: it starts empty, is saved with the module, stays at its site unless an
-exchange sends it, and knows of every entry where it came from and in which round it was made.
+exchange sends it, and knows of every entry where it came from, in which round it was made, and which
+part of a volume it shows.
 """
 
 from __future__ import annotations
 
 import zlib
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 EMPTY = -1
+UNKNOWN = -1
+"""The part of an entry that is of no known part of a volume."""
 
 
 class FeatureBank(nn.Module):
@@ -25,6 +29,7 @@ class FeatureBank(nn.Module):
     features: Float[Tensor, "capacity dim"]
     site: Int[Tensor, "capacity"]
     born: Int[Tensor, "capacity"]
+    part: Int[Tensor, "capacity"]
     head: Int[Tensor, ""]
 
     def __init__(self, capacity: int, dim: int):
@@ -34,6 +39,7 @@ class FeatureBank(nn.Module):
         self.register_buffer("features", torch.zeros(capacity, dim))
         self.register_buffer("site", torch.zeros(capacity, dtype=torch.int64))
         self.register_buffer("born", torch.full((capacity,), EMPTY))
+        self.register_buffer("part", torch.full((capacity,), UNKNOWN))
         self.register_buffer("head", torch.zeros((), dtype=torch.int64))
 
     @property
@@ -42,14 +48,16 @@ class FeatureBank(nn.Module):
 
     @torch.no_grad()
     def push(
-        self, features: Float[Tensor, "n dim"], site: int | Int[Tensor, "n"], born: int | Int[Tensor, "n"]
-    ) -> None:
+        self, features: Float[Tensor, "n dim"], site: int | Int[Tensor, "n"], born: int | Int[Tensor, "n"],
+        part: int | Int[Tensor, "n"] = UNKNOWN,
+    ) -> None:  # fmt: skip
         """Writes `features` over the oldest entries; of more than `capacity` the last ones stay."""
         n, new = len(features), features[-self.capacity :]
         slots = (self.head + torch.arange(n - len(new), n, device=features.device)) % self.capacity
         self.features[slots] = new.to(self.features.dtype)
         self.site[slots] = _last(site, len(new))
         self.born[slots] = _last(born, len(new))
+        self.part[slots] = _last(part, len(new))
         self.head.add_(n).remainder_(self.capacity)
 
     def clear(self) -> None:
@@ -63,15 +71,27 @@ class FeatureBank(nn.Module):
         """The features that are there, in the order of their slots."""
         return self.features[self.born != EMPTY]
 
-    def newest(self, n: int) -> tuple[Float[Tensor, "m dim"], Int[Tensor, "m"]]:
-        """The last `n` features pushed (fewer if it holds fewer), oldest first, and their rounds."""
+    def parts(self) -> Int[Tensor, "n"]:
+        """The part of each of `entries`."""
+        return self.part[self.born != EMPTY]
+
+    def newest(self, n: int) -> tuple[Float[Tensor, "m dim"], Int[Tensor, "m"], Int[Tensor, "m"]]:
+        """The last `n` features pushed (fewer if it holds fewer), oldest first, their rounds and their parts."""
         slots = (self.head + torch.arange(self.capacity, device=self.born.device)) % self.capacity
         slots = slots[self.born[slots] != EMPTY][-n:]
-        return self.features[slots], self.born[slots]
+        return self.features[slots], self.born[slots], self.part[slots]
 
     def ages(self, now: int) -> Int[Tensor, "n"]:
         """Rounds since each entry was made."""
         return now - self.born[self.born != EMPTY]
+
+
+@runtime_checkable
+class Banked(Protocol):
+    """A module with its own keys in `bank` and those of other sites in `remote`, filled by an exchange."""
+
+    bank: FeatureBank
+    remote: FeatureBank
 
 
 def site_number(name: str) -> int:

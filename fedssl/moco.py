@@ -6,12 +6,13 @@ He et al. 2020, arXiv 1911.05722; Chen et al. 2020, arXiv 2003.04297.
 from __future__ import annotations
 
 import copy
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from lightly.models.modules.heads import MoCoProjectionHead
 from lightly.models.utils import deactivate_requires_grad, update_momentum
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from torch.optim import SGD
 
@@ -20,6 +21,8 @@ from fedcore.site import Round
 from fedcore.views import Views
 from fedssl.bank import FeatureBank, site_number
 from fedssl.method import Method, OptimizerFactory
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class MoCo(Method):
@@ -52,9 +55,7 @@ class MoCo(Method):
         """
         super().__init__(encoder, views, optimizer)
         self.head = MoCoProjectionHead(encoder.width, hidden, dim)
-        self.momentum_encoder, self.momentum_head = copy.deepcopy(encoder), copy.deepcopy(self.head)
-        deactivate_requires_grad(self.momentum_encoder)
-        deactivate_requires_grad(self.momentum_head)
+        self.momentum_encoder, self.momentum_head = slow_copy(encoder), slow_copy(self.head)
         self.bank, self.remote = FeatureBank(bank, dim), FeatureBank(remote, dim)
         self.temperature, self.momentum = temperature, momentum
         self.stamp = (0, 0)
@@ -64,8 +65,7 @@ class MoCo(Method):
         self.stamp = (site_number(site), turn.index)
 
     def loss(self, views: list[Float[Tensor, "n c *space"]]) -> Float[Tensor, ""]:
-        query = normalize(self.head(self.encoder(views[0])).float(), dim=1)
-        key = self.keys(views[1])
+        query, key = queries(self, views[0]), keys(self, views[1])
         negatives = torch.cat([self.bank.entries(), self.remote.entries()])
         # Cosines over tau in bf16 would be off by several hundredths.
         with torch.autocast(query.device.type, enabled=False):
@@ -73,11 +73,36 @@ class MoCo(Method):
         self.bank.push(key, *self.stamp)
         return loss
 
-    @torch.no_grad()
-    def keys(self, view: Float[Tensor, "n c *space"]) -> Float[Tensor, "n dim"]:
-        update_momentum(self.encoder, self.momentum_encoder, self.momentum)
-        update_momentum(self.head, self.momentum_head, self.momentum)
-        return normalize(self.momentum_head(self.momentum_encoder(view)).float(), dim=1)
+
+@runtime_checkable
+class Followed(Protocol):
+    """An encoder and its head, each with a slow copy."""
+
+    encoder: Encoder
+    head: nn.Module
+    momentum_encoder: Encoder
+    momentum_head: nn.Module
+    momentum: float
+
+
+def slow_copy(module: Network) -> Network:
+    """A copy that no gradient reaches."""
+    copied = copy.deepcopy(module)
+    deactivate_requires_grad(copied)
+    return copied
+
+
+def queries(method: Followed, view: Float[Tensor, "n c *space"]) -> Float[Tensor, "n dim"]:
+    """What is trained: features of unit length."""
+    return normalize(method.head(method.encoder(view)).float(), dim=1)
+
+
+@torch.no_grad()
+def keys(method: Followed, view: Float[Tensor, "n c *space"]) -> Float[Tensor, "n dim"]:
+    """What it is held against: features of the slow copies, which follow a step first."""
+    update_momentum(method.encoder, method.momentum_encoder, method.momentum)
+    update_momentum(method.head, method.momentum_head, method.momentum)
+    return normalize(method.momentum_head(method.momentum_encoder(view)).float(), dim=1)
 
 
 def info_nce(

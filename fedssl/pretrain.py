@@ -27,6 +27,7 @@ from fedcore.seeds import seeded
 from fedcore.store import save_encoder
 from fedcore.transport import InProcess
 from fedssl.card import card
+from fedssl.gallery import Gallery
 from fedssl.method import Method
 from fedssl.probe import Probe
 from fedssl.simclr import SimCLR
@@ -48,6 +49,7 @@ def pretrain(
     probe: Probe | None = Probe(),
     loggers: tuple[Literal["csv", "tensorboard"], ...] = ("csv",),
     seed: int = 0,
+    workers: int = 1,
 ) -> None:
     """Pretrains an encoder across hospitals on unlabeled images that stay where they are.
 
@@ -64,6 +66,8 @@ def pretrain(
         probe: kNN score and collapse gauge at the sites between rounds; null measures nothing.
         loggers: Lightning loggers, of csv and tensorboard.
         seed: Seed of every generator.
+        workers: Sites visited at the same time, each by a process of its own; several may share a GPU. 1: one after
+            another in this process.
     """
     run.prepare()
     algorithm = algorithm or FedAvg()
@@ -75,12 +79,13 @@ def pretrain(
         train=cohort.split("train"), test=cohort.split("test"),
         algorithm=Carry(algorithm, exchange) if exchange else algorithm, visit=visit, rounds=rounds,
         policy=policy, survey=Survey(probe, probe.every) if probe else None, loggers=loggers, seed=seed,
+        workers=workers,
     )  # fmt: skip
     transport = job.train_in(run, module, describe(cohort) | {"command": "pretrain"})
     for site, images in job.train.items():
         _keep_samples(run.site(site), images, module, seed)
     _save(run, cohort, module, transport, alone=isinstance(algorithm, LocalOnly))
-    run.close("finished")
+    run.close("finished", notes=[*run.about()["notes"], *Gallery().keep(transport)])
 
 
 def _require_training(cohort: Cohort) -> None:

@@ -1,6 +1,6 @@
-"""How good an encoder is, measured at each site on its own images: a kNN probe and a collapse gauge.
+"""How good an encoder is, measured at each site on its own images: kNN, a linear probe and gauges of collapse.
 
-Only scalars leave the site. The kNN probe needs labels and a test split and is left out elsewhere.
+Only scalars leave the site. kNN and the linear probe need labels and a test split and are left out elsewhere.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fedcore.errors import Refused
 from fedcore.local import LocalTrainer
 from fedcore.message import Contribution, Empty, Weights
 from fedcore.site import Round, Site
+from fedssl.linear import linear_probe
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Probe:
     """Neighbours that vote."""
     images: int = 1000
     """Images at most, of the training and of the test part, taken evenly from each."""
+    linear: bool = False
+    """A linear layer on the frozen features too: a second or two a site."""
 
     def __post_init__(self) -> None:
         if min(self.every, self.k, self.images) < 1:
@@ -49,8 +52,19 @@ class Probe:
             metrics = {"feature_std": feature_std(train), "effective_rank": effective_rank(train)}
         if site.test is not None and len(site.test):
             test, truth = embed(encoder, site.test, self.images, device)
-            metrics |= _knn(train, labels, test, truth, self.k)
+            metrics |= self._scores(train, labels, test, truth)
         return metrics
+
+    def _scores(self, train: Tensor, labels: Tensor, test: Tensor, truth: Tensor) -> dict[str, float]:
+        known, asked = labels >= 0, truth >= 0
+        # Where all labels are the same, any features would be right.
+        if len(labels[known].unique()) < 2 or not asked.any():
+            return {}
+        train, labels, test, truth = train[known], labels[known], test[asked], truth[asked]
+        scores = {"knn": _accuracy(knn(train, labels, test, self.k), truth), "images": float(len(truth))}
+        if self.linear:
+            scores["linear"] = _accuracy(linear_probe(train, labels, test), truth)
+        return scores
 
 
 def embed(
@@ -62,13 +76,8 @@ def embed(
     return torch.cat(features), images.labels[places]
 
 
-def _knn(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, k: int) -> dict[str, float]:
-    known, asked = labels >= 0, truth >= 0
-    # Where all labels are the same, any features would be right.
-    if len(labels[known].unique()) < 2 or not asked.any():
-        return {}
-    guesses = knn(train[known], labels[known], test[asked], k)
-    return {"knn": float((guesses == truth[asked]).float().mean()), "images": float(asked.sum())}
+def _accuracy(guesses: Int[Tensor, "n"], truth: Int[Tensor, "n"]) -> float:
+    return float((guesses == truth).float().mean())
 
 
 def knn(

@@ -16,8 +16,7 @@ from torch.nn.functional import normalize
 
 from fedcore.message import STATISTICS, Message, Tensors
 from fedcore.site import Round
-from fedssl.bank import site_number
-from fedssl.moco import MoCo
+from fedssl.bank import Banked, site_number
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class ShareStatistics:
         parts = (pool.mean, pool.covariance, pool.count)
         return StatisticsPool(*({name: t for name, t in part.items() if name != site} for part in parts))
 
-    def receive(self, module: MoCo, down: StatisticsPool, turn: Round) -> None:
+    def receive(self, module: Banked, down: StatisticsPool, turn: Round) -> None:
         module.remote.clear()
         total = sum(float(n) for n in down.count.values())
         for name in sorted(down.mean):
@@ -69,7 +68,7 @@ class ShareStatistics:
             synthetic = draw_features(down.mean[name], self.eta * down.covariance[name], n, generator)
             module.remote.push(synthetic.to(module.remote.features.device), site_number(name), turn.index)
 
-    def collect(self, module: MoCo, site: str, turn: Round) -> SiteStatistics:
+    def collect(self, module: Banked, site: str, turn: Round) -> SiteStatistics:
         return moments(module.bank.entries().cpu(), self.at_least)
 
     def merge(self, pool: StatisticsPool, uploads: dict[str, SiteStatistics]) -> StatisticsPool:

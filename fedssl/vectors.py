@@ -20,18 +20,21 @@ from torch.nn.functional import normalize
 from fedcore.errors import Refused
 from fedcore.message import FEATURES, STATISTICS, Message, Tensors
 from fedcore.site import Round
-from fedssl.bank import site_number
-from fedssl.moco import MoCo
+from fedssl.bank import UNKNOWN, Banked, site_number
 from fedssl.wire import Wire, bounded, decode, encode
 
 
 @dataclass(frozen=True)
 class SiteVectors(Message):
-    """What one site uploads: features, the scale of each row (int8 only), and the round each was made in."""
+    """What one site uploads of its newest features."""
 
     features: Shaped[Tensor, "n d"] = field(metadata=FEATURES)
     scale: Float[Tensor, "m"] = field(metadata=FEATURES)
+    """Of each row in int8, else empty."""
     born: Int[Tensor, "n"] = field(metadata=STATISTICS)
+    """The round each was made in."""
+    part: Int[Tensor, "p"] = field(metadata=STATISTICS)
+    """The part of the volume each shows; empty where the method knows none."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class VectorPool(Message):
     features: Tensors = field(metadata=FEATURES)
     scale: Tensors = field(metadata=FEATURES)
     born: Tensors = field(metadata=STATISTICS)
+    part: Tensors = field(metadata=STATISTICS)
 
 
 @dataclass(frozen=True)
@@ -59,41 +63,42 @@ class ShareVectors:
             raise ValueError(f"per_site and draw must be at least 1, got {self.per_site} and {self.draw}")
 
     def start(self) -> VectorPool:
-        return VectorPool({}, {}, {})
+        return VectorPool({}, {}, {}, {})
 
     def broadcast(self, pool: VectorPool, site: str, turn: Round) -> VectorPool:
         others = sorted(pool.born.keys() - {site})
         drawn = _draw([len(pool.born[name]) for name in others], self.draw, turn.seed_of(site, "bank"))
         rows = dict(zip(others, drawn, strict=True))
-        return VectorPool(
-            {name: pool.features[name][r] for name, r in rows.items()},
-            {name: pool.scale[name][r] if len(pool.scale[name]) else pool.scale[name] for name, r in rows.items()},
-            {name: pool.born[name][r] for name, r in rows.items()},
-        )
+        fields = (pool.features, pool.scale, pool.born, pool.part)
+        return VectorPool(*({name: _rows(held[name], r) for name, r in rows.items()} for held in fields))
 
-    def receive(self, module: MoCo, down: VectorPool, turn: Round) -> None:
+    def receive(self, module: Banked, down: VectorPool, turn: Round) -> None:
         given = sum(len(rows) for rows in down.features.values())
         if given > module.remote.capacity:
             raise Refused(
                 f"{given} features arrived, the method's `remote` holds {module.remote.capacity}; "
                 "set remote to at least the exchange's draw"
             )
+        device = module.remote.features.device
         module.remote.clear()
         for name, rows in down.features.items():
             # Renormalised here, so a site that breaks its bound gains no weight.
-            features = normalize(decode(rows, down.scale[name]), dim=1).to(module.remote.features.device)
-            module.remote.push(features, site_number(name), down.born[name].to(features.device))
+            features = normalize(decode(rows, down.scale[name]), dim=1).to(device)
+            part = down.part[name].to(device) if len(down.part[name]) else UNKNOWN
+            module.remote.push(features, site_number(name), down.born[name].to(device), part)
 
-    def collect(self, module: MoCo, site: str, turn: Round) -> SiteVectors:
-        features, born = module.bank.newest(self.per_site)
+    def collect(self, module: Banked, site: str, turn: Round) -> SiteVectors:
+        features, born, part = module.bank.newest(self.per_site)
         rows, scale = encode(bounded(features), self.wire)
-        return SiteVectors(rows.cpu(), scale.cpu(), born.cpu().int())
+        told = part if bool((part != UNKNOWN).any()) else part[:0]
+        return SiteVectors(rows.cpu(), scale.cpu(), born.cpu().int(), told.cpu().to(torch.int16))
 
     def merge(self, pool: VectorPool, uploads: dict[str, SiteVectors]) -> VectorPool:
         return VectorPool(
             pool.features | {site: up.features for site, up in uploads.items()},
             pool.scale | {site: up.scale for site, up in uploads.items()},
             pool.born | {site: up.born for site, up in uploads.items()},
+            pool.part | {site: up.part for site, up in uploads.items()},
         )
 
 
@@ -102,3 +107,8 @@ def _draw(sizes: Sequence[int], k: int, seed: int) -> list[Int[Tensor, "_"]]:
     places = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))[:k].sort().values
     starts = torch.tensor([0, *sizes], dtype=torch.int64).cumsum(0)
     return [places[(places >= a) & (places < b)] - a for a, b in pairwise(starts)]
+
+
+def _rows(held: Tensor, rows: Int[Tensor, "_"]) -> Tensor:
+    """What is empty stays empty: scales but in int8, parts but of slices."""
+    return held[rows] if len(held) else held

@@ -46,6 +46,7 @@ def finetune(
     bootstrap: int = 200,
     loggers: tuple[Literal["csv", "tensorboard"], ...] = ("csv",),
     seed: int = 0,
+    workers: int = 1,
 ) -> None:
     """Trains a classifier across hospitals, from a pretrained encoder or from random weights.
 
@@ -63,6 +64,8 @@ def finetune(
         bootstrap: Draws for the intervals of the scores.
         loggers: Lightning loggers, of csv and tensorboard.
         seed: Seed of every generator.
+        workers: Sites visited at the same time, each by a process of its own; several may share a GPU. 1: one after
+            another in this process.
     """
     run.prepare()
     require_countable(policy)
@@ -73,7 +76,7 @@ def finetune(
     train, test = _tasks(cohort, label_fraction, seed)
     module = build(cohort, encoder, classifier, seed, weights)
     job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
-              loggers=loggers, seed=seed)  # fmt: skip
+              loggers=loggers, seed=seed, workers=workers)  # fmt: skip
     about = describe(cohort) | {"command": "finetune", "label_fraction": label_fraction}
     transport = job.train_in(run, module, about | {"labelled": {s: len(i) for s, i in train.items()}})
     write_atomically(run.path / MODEL, safetensors.torch.save(_tensors(module)))

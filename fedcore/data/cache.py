@@ -25,7 +25,7 @@ from fedcore.data.manifest import Row
 from fedcore.data.readers import ImageFault
 from fedcore.errors import Faults, InputError
 
-VERSION = 1
+VERSION = 2
 """Part of the key: raise it when decoding or the layout changes."""
 Progress = Callable[[int, int], None]
 Faulty = tuple[tuple[int, str], ...]
@@ -51,11 +51,15 @@ class Store:
     masks: np.ndarray | None
     """(n, *space) uint8, 255 where unlabelled; None where no row has a mask."""
     kept: tuple[int, ...]
-    """For each image its position among the site's rows."""
+    """For each image the place of its row among the site's rows; the slices of a volume share one."""
+    positions: np.ndarray | None
+    """(n,) float32 in [0, 1], of slices; None of whole images."""
     constant: tuple[int, ...]
-    """Positions of images of one single value (kept, all -1 by percentiles)."""
+    """Places of rows of one single value (kept, all -1 by percentiles, unless they were cut into slices)."""
+    empty: int
+    """Slices left out, since they hold one single value."""
     faults: Faulty
-    """Of the rows left out: position and reason."""
+    """Of the rows left out: place and reason."""
 
 
 def default_folder() -> Path:
@@ -159,8 +163,10 @@ def _opened(place: Path) -> Store | None:
         pixels=np.load(place / "images.npy", mmap_mode="r", allow_pickle=False),
         masks=np.load(masks, mmap_mode="r", allow_pickle=False) if masks.exists() else None,
         kept=tuple(index["kept"]),
+        positions=np.array(index["positions"], np.float32) if index["positions"] else None,
         constant=tuple(index["constant"]),
-        faults=tuple((position, text) for position, text in index["faults"]),
+        empty=index["empty"],
+        faults=tuple((place, text) for place, text in index["faults"]),
     )
 
 
@@ -173,26 +179,29 @@ def _write(place: Path, rows: Sequence[Row], how: Decoding, skip: bool, tally: _
         (half / "index.json").write_text(json.dumps(index), encoding="utf-8")
         if skip or not index["faults"]:
             _publish(half, place)
-    return tuple((position, text) for position, text in index["faults"])
+    return tuple((place, text) for place, text in index["faults"])
 
 
-def _fill(half: Path, rows: Sequence[Row], how: Decoding, tally: _Tally) -> dict[str, list[Any]]:
+def _fill(half: Path, rows: Sequence[Row], how: Decoding, tally: _Tally) -> dict[str, Any]:
     """Writes the arrays; gives the index."""
-    index: dict[str, list[Any]] = {"kept": [], "constant": [], "faults": []}
+    index: dict[str, Any] = {"kept": [], "positions": [], "constant": [], "empty": 0, "faults": []}
     with ExitStack() as files:
         images = files.enter_context(GrowingArray(half / "images.npy", (how.channels, *how.size), np.float16))
         if with_masks := any(row.mask for row in rows):
             masks = files.enter_context(GrowingArray(half / "masks.npy", how.size, np.uint8))
-        for position, image in enumerate(_decoded(rows, how)):
+        for place, found in enumerate(_decoded(rows, how)):
             tally.count()
-            if isinstance(image, str):
-                index["faults"].append((position, image))
+            if isinstance(found, str):
+                index["faults"].append((place, found))
                 continue
-            images.append(image.pixels)
+            images.extend(found.pixels)
             if with_masks:
-                masks.append(np.full(how.size, UNLABELED, np.uint8) if image.mask is None else image.mask)
-            index["kept"].append(position)
-            index["constant"] += [position] * image.constant
+                unlabeled = np.full((len(found.pixels), *how.size), UNLABELED, np.uint8)
+                masks.extend(unlabeled if found.masks is None else found.masks)
+            index["kept"] += [place] * len(found.pixels)
+            index["positions"] += [] if found.positions is None else found.positions.tolist()
+            index["constant"] += [place] * found.constant
+            index["empty"] += found.empty
     return index
 
 

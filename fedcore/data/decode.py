@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float16, UInt8
+from jaxtyping import Float16, Float32, UInt8
 
-from fedcore.data.geometry import fit, fit_mask
+from fedcore.data.geometry import fit, fit_mask, with_channels
 from fedcore.data.manifest import Row
 from fedcore.data.readers import ImageFault, read_image, read_mask
 from fedcore.data.scaling import Scaling
+from fedcore.data.slices import between_ends, cut, cut_mask, not_empty
 
 UNLABELED = 255
 """The mask value of pixels nobody has labelled, and of every pixel of an image without a mask."""
@@ -22,37 +23,64 @@ class Decoding:
 
     scaling: Scaling
     size: tuple[int, ...]
+    """Of what is kept: of an image, or of a slice."""
     channels: int
+    slices: int | None = None
+    """The spatial axis along which volumes are cut; None keeps images whole."""
+
+    @property
+    def dims(self) -> int:
+        """Spatial dimensions of the files."""
+        return len(self.size) + (self.slices is not None)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """One image in [-1, 1] and its mask; `constant` where every pixel has one value."""
+    """The k images of one row in [-1, 1]: one, or the slices of its volume that are not empty."""
 
-    pixels: Float16[np.ndarray, "c *space"]
-    mask: UInt8[np.ndarray, "*space"] | None
-    constant: bool
+    pixels: Float16[np.ndarray, "k c *space"]
+    masks: UInt8[np.ndarray, "k *space"] | None
+    positions: Float32[np.ndarray, " k"] | None = None
+    """Of slices, from the first that is not empty (0) to the last (1)."""
+    empty: int = 0
+    """Slices left out, since they hold one single value."""
+    constant: bool = False
+    """The whole image or volume holds one single value."""
 
 
 def decode(row: Row, how: Decoding) -> Decoded:
-    """Reads, scales and fits one image.
+    """Reads, scales and fits one image, or the slices of one volume.
 
-    Scaled before it is fitted: padding and smoothing must not move the percentiles.
+    Scaled before it is fitted or cut: padding and smoothing must not move the percentiles, and the slices of
+    a volume keep their brightness to one another.
 
     Raises:
         ImageFault: unreadable, of other dimensions than the rest, or a mask of another shape.
     """
     raw = read_image(row.image, row.member, row.index)
     dims = raw.ndim - 1
-    if dims != len(how.size):
-        raise ImageFault(f"a {dims}D image among {len(how.size)}D ones; put them in manifests of their own")
+    if dims != how.dims:
+        raise ImageFault(f"a {dims}D image among {how.dims}D ones; put them in manifests of their own")
     if raw.shape[0] not in (1, how.channels) and (raw.shape[0], how.channels) != (3, 1):
         raise ImageFault(f"{raw.shape[0]} channels cannot become {how.channels}")
-    pixels = fit(how.scaling(raw), how.size, how.channels).astype(np.float16)
-    return Decoded(pixels, _mask(row, raw.shape[1:], how.size), bool(raw.min() == raw.max()))
+    images = arrange(how.scaling(raw), _mask(row, raw.shape[1:]), how)
+    return replace(images, constant=bool(raw.min() == raw.max()))
 
 
-def _mask(row: Row, space: tuple[int, ...], size: tuple[int, ...]) -> np.ndarray | None:
+def arrange(
+    scaled: Float32[np.ndarray, "c *space"], mask: UInt8[np.ndarray, "*space"] | None, how: Decoding
+) -> Decoded:
+    """The images to keep of one that is scaled."""
+    if how.slices is None:
+        pixels = fit(scaled, how.size, how.channels).astype(np.float16)
+        return Decoded(pixels[None], None if mask is None else fit_mask(mask, how.size)[None])
+    slices = cut(with_channels(scaled, how.channels), how.slices, how.size).astype(np.float16)
+    shown = not_empty(slices)
+    masks = None if mask is None else cut_mask(mask, how.slices, how.size)[shown]
+    return Decoded(slices[shown], masks, between_ends(shown), empty=len(slices) - len(shown))
+
+
+def _mask(row: Row, space: tuple[int, ...]) -> UInt8[np.ndarray, "*space"] | None:
     if row.mask is None:
         return None
     try:
@@ -61,7 +89,7 @@ def _mask(row: Row, space: tuple[int, ...], size: tuple[int, ...]) -> np.ndarray
         raise ImageFault(f"mask: {fault}") from None
     if mask.shape != space:
         raise ImageFault(f"mask has shape {_times(mask.shape)}, its image {_times(space)}; they must be equal")
-    return fit_mask(mask, size)
+    return mask
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -36,4 +36,5 @@ def fingerprint(cohort: Cohort, looks: int = 16) -> str:
 def _parts(images: Images, looks: int) -> tuple[np.ndarray, ...]:
     places = np.linspace(0, len(images) - 1, min(looks, len(images))).astype(np.int64)
     splits = np.char.encode(images.splits.astype(str), "utf-8")
-    return images.labels.numpy(), images.patients, splits, images.batch(places).numpy()
+    positions = () if images.positions is None else (images.positions,)
+    return images.labels.numpy(), images.patients, splits, images.batch(places).numpy(), *positions

@@ -27,7 +27,7 @@ def fit(image: Float32[np.ndarray, "c *space"], size: tuple[int, ...], channels:
 
     Shrinking averages (no aliasing): antialiased bilinear in 2D, area in 3D. Voxels count as cubes.
     """
-    image = _with_channels(image, channels)
+    image = with_channels(image, channels)
     inner = _inner(image.shape[1:], size)
     low, high = float(image.min()), float(image.max())
     if inner != image.shape[1:]:
@@ -42,7 +42,8 @@ def fit_mask(mask: UInt8[np.ndarray, "*space"], size: tuple[int, ...]) -> UInt8[
     return np.pad(mask[np.ix_(*nearest)], _margins(inner, size))
 
 
-def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+def with_channels(image: Float32[np.ndarray, "c *space"], channels: int) -> Float32[np.ndarray, "channels *space"]:
+    """Grey repeated to colour, colour weighed to grey; raises ValueError for any other change."""
     have = image.shape[0]
     if have == channels:
         return image

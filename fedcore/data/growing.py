@@ -1,4 +1,4 @@
-"""An .npy file that arrays are appended to."""
+"""An .npy file that grows by arrays."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class GrowingArray:
         self.file = path.open("wb")
         self._write_header()
 
-    def append(self, array: np.ndarray) -> None:
-        """Adds one array of the given shape."""
-        if array.shape != self.shape:
-            raise ValueError(f"arrays of this file have shape {self.shape}, got {array.shape}")
-        self.file.write(np.ascontiguousarray(array, dtype=self.dtype).tobytes())
-        self.count += 1
+    def extend(self, arrays: np.ndarray) -> None:
+        """Adds (k, *shape): k arrays of the given shape."""
+        if arrays.shape[1:] != self.shape:
+            raise ValueError(f"arrays of this file have shape {self.shape}, got {arrays.shape[1:]}")
+        self.file.write(np.ascontiguousarray(arrays, dtype=self.dtype).tobytes())
+        self.count += len(arrays)
 
     def __enter__(self) -> GrowingArray:
         return self

@@ -12,6 +12,8 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from fedcore.errors import Refused
+
 Indices = Tensor | np.ndarray | Sequence[int]
 Beside = Literal["labels", "masks", "positions"]
 """What a batch may hold beside its pixels."""
@@ -41,7 +43,7 @@ class Images:
     index: np.ndarray | None = None
     """(n,) places in `pixels`; None: all, in order."""
     positions: np.ndarray | None = None
-    """(n,) float32 in [0, 1], where in its volume a slice lies, first to last; None where it is not known."""
+    """(n,) float32 in [0, 1], where in its volume a slice lies, first to last; None unless all are known."""
 
     def __post_init__(self) -> None:
         counts = {"splits": len(self.splits), "labels": len(self.labels), "patients": len(self.patients)}
@@ -100,14 +102,18 @@ class Images:
         """What belongs to the pixels of `batch(indices)`.
 
         Raises:
-            ValueError: the site has none.
+            ValueError: the site has no masks.
+            Refused: it does not know the positions.
         """
         if what == "masks":
             return self.mask_batch(indices)
         if what == "labels":
             return self.labels[torch.as_tensor(indices)]
         if self.positions is None:
-            raise ValueError(f"site '{self.site}' does not know where in a volume its images lie")
+            raise Refused(
+                "not every image's position in its volume is known; cut volumes by data.slices, or give every row "
+                "of the manifest a position"
+            )
         return torch.from_numpy(self.positions[np.asarray(indices, dtype=np.int64)])
 
     def _stored(self, at: np.ndarray) -> np.ndarray:

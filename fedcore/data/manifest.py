@@ -5,16 +5,21 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import math
 import re
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from fedcore.data import npz
+from fedcore.data.slices import between_ends
 from fedcore.errors import Faults
 
-COLUMNS = ("image", "site", "split", "label", "mask", "patient")
+COLUMNS = ("image", "site", "split", "label", "mask", "patient", "position")
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _SITE_NAME = re.compile(r"\w[\w. -]*")
 _ADVICE = "Mend the rows named above; the first row of the file counts as row 1."
@@ -36,8 +41,10 @@ class Row:
     patient: str
     """The image's own name where the manifest tells no patient: every image is then its own patient."""
     member: str | None = None
-    """The array of an .npz file, and `index` the position in it."""
+    """The array of an .npz file, and `index` the place in it."""
     index: int | None = None
+    position: float | None = None
+    """Where in its volume a slice lies, in [0, 1] from the patient's least to the greatest at the site."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,8 @@ class Manifest:
 def read_manifest(path: Path) -> Manifest:
     """Reads and checks a manifest; images are looked for, not opened.
 
-    Columns: image, site; optional split, label, mask, patient. Paths are relative to the manifest's folder.
+    Columns: image, site; optional split, label, mask, patient, position (of a slice: any number that rises
+    along the volume, such as its number or the table's mm). Paths are relative to the manifest's folder.
     Comma, semicolon or tab; UTF-8 with or without a mark. An image that ends in .npz in MedMNIST's layout
     (train_images, train_labels, ...) stands for all the images in it.
 
@@ -86,7 +94,7 @@ def read_manifest(path: Path) -> Manifest:
     if not has_split:
         notes.append("no split column: every image is for training until a part is held out by patient")
     classes = tuple(sorted({row.label for row in rows if row.label is not None}))
-    return Manifest(path, tuple(rows), classes, tuple(dict.fromkeys(notes)), has_split)
+    return Manifest(path, tuple(_placed(rows)), classes, tuple(dict.fromkeys(notes)), has_split)
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -146,13 +154,39 @@ def _rows(
         found.append(f"{rule}; got '{record['site']}'" if record["site"] else "site is empty")
     if split_given and not split and (record["split"] or not packed):
         found.append(f"split must be train, val or test; got '{record['split']}'")
+    if record["position"] and not _is_number(record["position"]):
+        found.append(f"position must be a number such as 12.5; got '{record['position']}'")
+    elif record["position"] and not record["patient"]:
+        found.append("position without patient; the slices of one patient make up a volume")
     faults += [f"row {number}: {fault}" for fault in found]
     if found:
         return []
     if packed:
         return _expanded(number, image, record["site"], split, faults, notes)
     label, patient = record["label"] or None, record["patient"] or record["image"]
-    return [Row(number, image, record["site"], split or "train", label, mask, patient)]
+    position = float(record["position"]) if record["position"] else None
+    return [Row(number, image, record["site"], split or "train", label, mask, patient, position=position)]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _placed(rows: Sequence[Row]) -> list[Row]:
+    """The rows with positions in [0, 1]: a patient's slices at a site count as one volume."""
+    volumes: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for at, row in enumerate(rows):
+        if row.position is not None:
+            volumes[row.site, row.patient].append(at)
+    placed = list(rows)
+    for places in volumes.values():
+        depths = between_ends(np.array([rows[at].position for at in places]))
+        for at, depth in zip(places, depths.tolist(), strict=True):
+            placed[at] = replace(rows[at], position=depth)
+    return placed
 
 
 def _file_fault(path: Path, folder: Path) -> str:

@@ -28,10 +28,12 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from fedcore.data.anatomy import FINDINGS, draw
+from fedcore.data.decode import Decoding, arrange
 from fedcore.data.geometry import full_size
 from fedcore.data.images import Cohort, Images
 from fedcore.data.scaling import Percentiles
 from fedcore.data.sensor import sensor_of
+from fedcore.data.slices import emptied
 from fedcore.errors import Faults
 
 FIELD_OF_VIEW_MM = 256.0
@@ -90,13 +92,21 @@ class Phantoms:
         for site in range(self.sites):
             yield self._scan(site, space)
 
-    def cohort(self, size: int | Sequence[int] = 64) -> Cohort:
-        """All hospitals in memory, scaled to [-1, 1] image by image; row numbers are those of `write`."""
-        sites, row = {}, 2
-        for scans in self.scans(size):
-            sites[scans.site] = _images(scans, first_row=row)
+    def cohort(self, size: int | Sequence[int] = 64, slices: int | None = None) -> Cohort:
+        """All hospitals in memory, scaled to [-1, 1] image by image; row numbers are those of `write`.
+
+        With `slices` volumes are cut along that axis into slices of `size`; as many as the longer side has
+        pixels, so that voxels are cubes.
+        """
+        dims = self.spatial_dims if slices is None else self.spatial_dims - 1
+        how = Decoding(Percentiles(), full_size(size, dims), channels=1, slices=slices)
+        space = how.size if slices is None else (*how.size[:slices], max(how.size), *how.size[slices:])
+        sites, row, notes = {}, 2, []
+        for scans in self.scans(space):
+            sites[scans.site], empty = _images(scans, how, first_row=row)
+            notes += emptied(scans.site, empty)
             row += len(scans.raw)
-        return Cohort(sites=sites, classes=FINDINGS, notes=(), faults=())
+        return Cohort(sites=sites, classes=FINDINGS, notes=tuple(notes), faults=())
 
     def write(self, folder: Path, size: int | Sequence[int] = 64) -> Path:
         """Write raw images, masks and `manifest.csv` to `folder` and return the manifest's path.
@@ -145,18 +155,25 @@ def _deal(patients: int, rng: np.random.Generator) -> np.ndarray:
     return rng.permutation(np.searchsorted(np.cumsum(priors / priors.sum())[:-1], levels))
 
 
-def _images(scans: Scans, first_row: int) -> Images:
-    scale = Percentiles()
-    pixels = np.stack([scale(image).astype(np.float16) for image in scans.raw[:, None].numpy()])
-    return Images(
+def _images(scans: Scans, how: Decoding, first_row: int) -> tuple[Images, int]:
+    """The images, and how many empty slices are left out."""
+    found = [
+        arrange(how.scaling(raw), mask, how)
+        for raw, mask in zip(scans.raw[:, None].numpy(), scans.masks.numpy(), strict=True)
+    ]
+    scan = np.repeat(np.arange(len(found)), [len(each.pixels) for each in found])
+    positions = [each.positions for each in found if each.positions is not None]
+    images = Images(
         site=scans.site,
-        pixels=pixels,
-        splits=np.array(scans.splits),
-        labels=scans.labels,
-        patients=scans.patients.numpy(),
-        masks=scans.masks.numpy(),
-        rows=np.arange(first_row, first_row + len(pixels)),
+        pixels=np.concatenate([each.pixels for each in found]),
+        splits=np.array(scans.splits)[scan],
+        labels=scans.labels[scan],
+        patients=scans.patients.numpy()[scan],
+        masks=np.concatenate([each.masks for each in found if each.masks is not None]),
+        rows=first_row + scan,
+        positions=np.concatenate(positions) if positions else None,
     )
+    return images, sum(each.empty for each in found)
 
 
 def _write_site(folder: Path, scans: Scans) -> Iterator[tuple[str, ...]]:

@@ -23,6 +23,7 @@ from fedcore.data.partition import Partition
 from fedcore.data.phantom import Phantoms
 from fedcore.data.readers import ImageFault, read_image
 from fedcore.data.scaling import Percentiles, Scaling
+from fedcore.data.slices import emptied
 from fedcore.errors import Faults, InputError
 from fedcore.nearest import nearest
 
@@ -32,9 +33,12 @@ class Data:
     """Where the images come from and how they become arrays."""
 
     manifest: str = "phantom"
-    """Path of a CSV (image, site, split, label, mask, patient), or 'phantom': the built-in hospitals."""
+    """Path of a CSV (image, site, split, label, mask, patient, position), or 'phantom': the built-in hospitals."""
     size: int | tuple[int, ...] = 64
     """Pixels of a side, or of each axis; images are fitted inside, their aspect kept."""
+    slices: int | None = None
+    """Cuts volumes along this axis (0, 1 or 2; in NIfTI 2 is feet to head) into all their slices: 2D images
+    that know their position in the volume. `size` is then a slice's; null keeps volumes whole."""
     channels: int | None = None
     """1 or 3; null: 1 if the sites' images are grey, else 3."""
     scaling: Scaling | None = None
@@ -62,14 +66,22 @@ class Data:
             InputError: a setting that does not suit the images, or a disk that cannot be written.
         """
         if self.manifest == "phantom":
-            return self.phantom.cohort(self.size)
+            self._require_cuttable(self.phantom.spatial_dims)
+            return self.phantom.cohort(self.size, self.slices)
         manifest = self._chosen(read_manifest(Path(self.manifest)))
         sites = self._sites(manifest)
         folder = self.cache or default_folder()
         dims, channels = _survey(sites, folder)
-        how = Decoding(self.scaling or Percentiles(), full_size(self.size, dims), self.channels or channels)
+        self._require_cuttable(dims)
+        size = full_size(self.size, dims if self.slices is None else dims - 1)
+        how = Decoding(self.scaling or Percentiles(), size, self.channels or channels, self.slices)
         stores = decode_sites(sites, how, folder, on_fault=self.on_fault, progress=progress)
         return _cohort(manifest, sites, stores)
+
+    def _require_cuttable(self, dims: int) -> None:
+        if self.slices is not None and (dims != 3 or not 0 <= self.slices < 3):
+            found = f"got axis {self.slices} of {dims}D images"
+            raise InputError(f"data.slices cuts volumes along axis 0, 1 or 2; {found}; null leaves images as they are")
 
     def _chosen(self, manifest: Manifest) -> Manifest:
         """The manifest's rows of the sites asked for; its classes are those that occur there."""
@@ -161,6 +173,7 @@ def _cohort(manifest: Manifest, sites: Mapping[str, Sequence[Row]], stores: Mapp
     for site, store in stores.items():
         faults += told(site, sites[site], store.faults, names=False)
         notes += told(site, sites[site], tuple((at, "constant image") for at in store.constant), names=False)
+        notes += emptied(site, store.empty)
         if rows := [sites[site][at] for at in store.kept]:
             images[site] = Images(
                 site=site,
@@ -170,7 +183,14 @@ def _cohort(manifest: Manifest, sites: Mapping[str, Sequence[Row]], stores: Mapp
                 patients=np.array([numbers[row.patient] for row in rows]),
                 masks=store.masks,
                 rows=np.array([row.number for row in rows]),
+                positions=_positions(rows) if store.positions is None else store.positions,
             )
     if not images:
         raise Faults("images", faults, "Not one image can be used.")
     return Cohort(images, manifest.classes, tuple(notes), tuple(faults))
+
+
+def _positions(rows: Sequence[Row]) -> np.ndarray | None:
+    """As the manifest tells them, of all images or of none."""
+    known = [row.position for row in rows if row.position is not None]
+    return np.array(known, np.float32) if len(known) == len(rows) else None

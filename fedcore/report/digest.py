@@ -14,6 +14,7 @@ _SURVEYS = {
         "Probe: accuracy of nearest neighbours",
         "How well frozen features tell the classes apart; higher is better.",
     ),
+    "linear": ("Linear probe", "Accuracy of a linear layer on frozen features; higher is better."),
     "feature_std": (
         "Collapse gauge: spread of the features",
         "Mean standard deviation per dimension; near 0 is collapse.",
@@ -71,13 +72,18 @@ def per_visit(run: Run, way: Callable[[Visit], Mapping[str, int]]) -> float | No
     return fmean(sizes) if sizes else None
 
 
-def best_probe(run: Run) -> tuple[float, int] | None:
-    """The highest mean kNN accuracy over the surveyed sites, and its round."""
-    means = [
-        (fmean(found), turn.index)
+def probes(run: Run) -> list[tuple[int, float]]:
+    """(round, mean kNN accuracy over the surveyed sites) of each round that has one."""
+    return [
+        (turn.index, fmean(found))
         for turn in run.turns
         if (found := [survey["knn"] for survey in turn.survey.values() if "knn" in survey])
     ]
+
+
+def best_probe(run: Run) -> tuple[float, int] | None:
+    """The highest mean kNN accuracy, and its round."""
+    means = [(value, at) for at, value in probes(run)]
     return max(means, key=lambda pair: pair[0], default=None)
 
 

@@ -10,8 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fedcore.report.units import size_unit
+
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 408.0, 12.0, 188.0
-_POINTS = 20_000  # over all lines of a chart: 50 sites x 1000 rounds stay a small page
+_POINTS = 12_000  # over all lines of a chart: 50 sites x 1000 rounds stay a small page
 _DOTS = 300  # beyond them a curve is a line without dots
 _BARS = 48
 
@@ -154,12 +156,6 @@ def stack_chart(title: str, caption: str, rounds: Sequence[tuple[int, Mapping[st
     xticks = [Tick(round(LEFT + pitch * (at + 0.5), 1), str(groups[at][0][0])) for at in range(0, len(groups), step)]
     yticks = [Tick(y(mark * unit), f"{mark:.4g}" if mark else f"0 {name}") for mark in marks]
     return StackChart(title, caption, tuple(xticks), tuple(yticks), tuple(blocks))
-
-
-def size_unit(size: float | int) -> tuple[float, str]:
-    """The decimal unit in which `size` bytes reads best."""
-    units = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-    return next(((unit, name) for unit, name in units if size >= unit), (1.0, "B"))
 
 
 def _thin(points: Sequence[tuple[int, float]], *, most: int) -> list[tuple[int, float]]:

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 _SIDE = 112  # pixels: as large as a tile is shown, twice as dense
 _TILES = 120  # images over all sites, before their views
 _VOLUMES = 2  # of a site: each takes a row
-_BYTES = 3_000_000  # of the page's 5 MB
+_BYTES = 2_000_000  # of the page's 5 MB
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,18 @@ def _album(path: Path, site: str, gaps: list[str], *, most: int) -> Album:
     return Album(site, rows, images.ndim == 5)
 
 
-def tile(image: Float[np.ndarray, "c *space"]) -> str:
-    """A data URI of one image in [-1, 1]: RGB or the first channel, of a volume three middle slices."""
+def tile(image: Float[np.ndarray, "c *space"], side: int = _SIDE) -> str:
+    """A data URI of one image in [-1, 1]: RGB or the first channel, of a volume three middle slices.
+
+    It is `side` pixels high at most.
+    """
     from PIL import Image
 
     planes = [_pixels(plane) for plane in _planes(image)]
     strip = Image.fromarray(np.concatenate([_squared(plane, planes) for plane in planes], axis=1))
-    scale = min(1.0, _SIDE / strip.height)
+    scale = min(1.0, side / strip.height)
     if scale < 1:
-        strip = strip.resize((round(strip.width * scale), _SIDE), Image.Resampling.BOX)
+        strip = strip.resize((max(1, round(strip.width * scale)), side), Image.Resampling.BOX)
     held = io.BytesIO()
     strip.save(held, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode("ascii")

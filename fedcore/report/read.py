@@ -55,6 +55,7 @@ def read_run(folder: Path, *, private: bool = False) -> Run:
         size=tuple(int(side) for side in items(about.get("size")) if number(side)),
         channels=whole(about.get("channels")),
         parameters=whole(about.get("parameters")),
+        data=str(about.get("data") or ""),
         error=str(about.get("error") or ""),
         faults=texts(about.get("faults")),
         notes=texts(about.get("notes")),

@@ -1,87 +1,110 @@
-"""From a `Run` to one self-contained HTML page: no script, no request, every text escaped."""
+"""From a `Run`, or several, to one self-contained HTML page: no script, no request, every text escaped."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fedcore.report import digest, summary
+from fedcore.report import comparison, digest, flow, results, summary, units
+from fedcore.report.embedding import Embedding, embed
+from fedcore.report.galleries import Gallery, read_galleries
+from fedcore.report.gauge import BASIS, health
 from fedcore.report.pictures import albums
-from fedcore.report.run import Estimate, Run, Score
+from fedcore.report.run import Run
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 _COLOURS, _DASHES = 7, 4  # as many as page.css has; 28 sites stay distinct
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A score of a site, or of all; `at` holds value, low and high in percent of a track from 0 to 1."""
-
-    owner: str
-    score: Estimate
-    at: dict[str, float]
+_TEXT = 200_000  # characters of one text: a recipe's length is anybody's
+_LIST = 400_000  # characters of a list: some thousand faults
 
 
 def page(run: Run, *, images: bool = True) -> str:
-    """The page as text; without `images` no pixel of a site is in it."""
+    """The page as text; without `images` no pixel of a site is in it, and nothing of its gallery."""
     gaps = list(run.gaps)
-    shown = albums(run.folder, run.sites, gaps) if images else ()
-    marks = {site: _mark(at) for at, site in enumerate(run.sites)}
-    template = _environment().get_template("page.html.j2")
-    return template.render(
+    galleries = read_galleries(run.folder, run.sites, run.classes, gaps) if images else ()
+    if images and _expected(run) and not galleries:
+        gaps.append("No site left a gallery, as runs of earlier versions do not: no map of features, no neighbours.")
+    return _render(
+        "page.html.j2",
+        kind="report",
+        title=f"{run.name} · fedpretrain {run.command}",
         run=run,
         verdict=summary.verdict(run),
         sentence=summary.sentence(run),
         figures=summary.key_figures(run),
-        results=results(run),
+        results=results.bars(run),
+        final=results.final(run),
         training=digest.training_charts(run),
+        health=health(run),
+        basis=BASIS,
         survey=digest.survey_charts(run),
-        albums=shown,
+        albums=albums(run.folder, run.sites, gaps) if images else (),
+        galleries=[gallery for gallery in galleries if gallery.rows],
+        embedding=_embedding(galleries, run, gaps),
+        flows=flow.flows(run),
+        revealed=flow.revealed(run),
+        faults=_fitting(run.faults),
         ledger=digest.ledger(run),
         ledger_charts=digest.ledger_charts(run),
         departures=digest.departures(run),
         kinds=digest.kinds(run),
         refusals=[(turn.index, site, why) for turn in run.turns for site, why in turn.refused.items()],
         gaps=gaps,
-        mark=lambda site: marks[site],
+        mark=_marks(run.sites),
     )
 
 
-def write(text: str, path: Path) -> Path:
-    """Write `text` beside `path` first and then move it there: a reader never meets half a page."""
-    half = path.with_name(f".{path.name}.half")
-    half.write_text(text, encoding="utf-8", errors="replace")  # JSON and file names may hold lone surrogates
-    return half.replace(path)
+def comparison_page(runs: Sequence[Run]) -> str:
+    """Several runs side by side, as text; it holds no pixels whatever the runs hold."""
+    entries = comparison.entries(runs)
+    starts = comparison.starts(entries)
+    return _render(
+        "comparison.html.j2",
+        kind="comparison",
+        title=f"{len(runs)} runs · fedpretrain comparison",
+        entries=entries,
+        starts=starts,
+        warnings=comparison.warnings(entries),
+        probe=comparison.probe_chart(entries),
+        efficiency=comparison.efficiency_charts(entries),
+        probe_traffic=comparison.probe_traffic(entries),
+        score_traffic=comparison.score_traffic(entries),
+        mark=_marks_of_runs(entries),
+    )
 
 
-def results(run: Run) -> dict[str, list[Bar]]:
-    """For each metric, by its name, a bar for each site and one for all of them."""
-    if not run.scores:
-        return {}
-    rows: dict[str, Score] = dict(run.scores.sites)
-    if run.scores.pooled:
-        rows["All sites, pooled"] = run.scores.pooled
-    bars: dict[str, list[Bar]] = {}
-    for owner, score in rows.items():
-        for metric, estimate in score.metrics.items():
-            bars.setdefault(summary.metric_name(metric), []).append(_bar(owner, estimate))
-    return bars
+def _expected(run: Run) -> bool:
+    return run.command == "pretrain" and run.status == "finished"
 
 
-def _bar(owner: str, score: Estimate) -> Bar:
-    ends = {"value": score.value, "low": score.low, "high": score.high}
-    at = {end: round(100 * min(max(found, 0.0), 1.0), 1) for end, found in ends.items() if found is not None}
-    return Bar(owner, score, at)
+def _embedding(galleries: Sequence[Gallery], run: Run, gaps: list[str]) -> Embedding | None:
+    return embed(galleries, run.classes, gaps) if galleries else None
 
 
-def _mark(at: int) -> str:
-    """CSS classes of the n-th site: a colour, and a dash once the colours are used up."""
-    return f"s{at % _COLOURS} d{at // _COLOURS % _DASHES}"
+def _marks(names: Iterable[str]) -> Callable[[str], str]:
+    """Name -> CSS classes of the n-th name: a colour, and a dash once the colours are used up."""
+    found = {name: f"s{at % _COLOURS} d{at // _COLOURS % _DASHES}" for at, name in enumerate(names)}
+    return lambda name: found.get(name, "pooled")
 
 
+def _marks_of_runs(entries: Sequence[comparison.Entry]) -> Callable[[str], str]:
+    """A fine-tuned run has the colour of its start, which may itself be one of the runs."""
+    group = _marks(dict.fromkeys(entry.start or entry.name for entry in entries))
+    found = {entry.name: group(entry.start or entry.name) for entry in entries}
+    found |= {entry.start: group(entry.start) for entry in entries if entry.start}
+    return found.__getitem__
+
+
+def _render(template: str, **values: Any) -> str:
+    return _environment().get_template(template).render(**values)
+
+
+@cache
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -92,9 +115,41 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"size": summary.size, "interval": summary.interval, "words": _words}
+    made.filters |= {
+        "size": units.size,
+        "interval": units.interval,
+        "duration": units.duration,
+        "words": _words,
+        "cut": _cut,
+        "revealing": _revealing,
+        "shortened": _shortened,
+    }
+    made.globals |= {"meaning": digest.meaning}
     return made
 
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _fitting(texts: Sequence[str]) -> Sequence[str]:
+    """As many as a small page has room for, which is all of them where they are not many thousand."""
+    ends = accumulate(len(text) for text in texts)
+    return texts[: sum(end < _LIST for end in ends)]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _TEXT else text[:_TEXT] + "\n[cut here: the file is longer]"
+
+
+def _shortened(name: str, most: int = 15) -> str:
+    """The middle goes first: names of sites often begin alike, and differ at the end."""
+    half = most // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
+
+
+def _revealing(level: str) -> str:
+    """The CSS class of what is revealed."""
+    from fedcore.report.run import LEVELS
+
+    return f"r{LEVELS.index(level) if level in LEVELS else len(LEVELS)}"

@@ -92,6 +92,8 @@ class Run:
     size: tuple[int, ...]
     channels: int | None
     parameters: int | None
+    data: str
+    """Fingerprint of the images; empty where it is not known."""
     error: str
     faults: tuple[str, ...]
     notes: tuple[str, ...]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedcore.report.digest import best_probe, highest_revelation, ledger, meaning, per_visit
-from fedcore.report.figures import size_unit
-from fedcore.report.run import Estimate, Run
+from fedcore.report.run import Run
+from fedcore.report.units import duration, interval, metric_name, plural, size
 
-_NAMES = {"auroc": "AUROC", "f1": "F1", "knn": "kNN", "auprc": "AUPRC", "mcc": "MCC"}
 _VERDICTS = {
     "finished": ("good", "Finished"),
+    "trained": ("open", "Trained, result not saved"),
     "failed": ("bad", "Failed"),
     "stopped": ("open", "Stopped, can be resumed"),
     "running": ("open", "Not finished"),
@@ -68,6 +68,7 @@ def _extent(run: Run) -> list[Figure]:
     for splits in run.sites.values():
         for split, images in splits.items():
             totals[split] = totals.get(split, 0) + images
+    left_out = [f"{len(run.faults):,} left out"] if run.faults else []
     refusals = sum(entry.refused for entry in ledger(run))
     done, planned = len(run.turns), run.planned_rounds
     return [
@@ -76,7 +77,7 @@ def _extent(run: Run) -> list[Figure]:
         Figure(
             "Images",
             f"{sum(totals.values()):,}" if totals else "",
-            ", ".join(f"{n:,} {s}" for s, n in totals.items()),
+            ", ".join([f"{n:,} {s}" for s, n in totals.items() if n] + left_out),
         ),
         Figure("Time", duration(run.seconds)),
     ]
@@ -90,39 +91,3 @@ def _traffic(run: Run) -> list[Figure]:
         Figure("Down", size(down), "per site and round"),
         Figure("Revealed at most", reveals.capitalize(), meaning(reveals)),
     ]
-
-
-def metric_name(name: str) -> str:
-    return _NAMES.get(name, name.replace("_", " ").capitalize())
-
-
-def interval(score: Estimate) -> str:
-    return "" if score.low is None or score.high is None else f"{score.low:.3f} to {score.high:.3f}"
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def size(found: float | int | None) -> str:
-    """Bytes in the decimal unit that reads best: 1.23 MB; "" for None."""
-    if found is None:
-        return ""
-    unit, name = size_unit(found)
-    return (
-        f"{found:.0f} B"
-        if unit == 1.0
-        else f"{found / unit:.3g} {name}"
-        if found / unit < 100
-        else f"{found / unit:.0f} {name}"
-    )
-
-
-def duration(seconds: float | None) -> str:
-    """1.9 s, 1 min 21 s, 2 h 05 min; "" for None."""
-    if seconds is None:
-        return ""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60:02d} min"

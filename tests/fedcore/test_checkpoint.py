@@ -86,12 +86,13 @@ def test_what_was_never_committed_does_not_count(tmp_path: Path) -> None:
     assert again.restore(Weights({"w": torch.zeros(2)})).tensors["w"].tolist() == [1.0, 1.0]
 
 
-def test_a_memory_counts_only_once_its_round_is_committed(tmp_path: Path) -> None:
+def test_a_memory_is_there_at_once_but_outlives_the_process_only_once_its_round_is_committed(tmp_path: Path) -> None:
     checkpoint = committed(tmp_path)
     checkpoint.put("a", {"x": torch.tensor(5.0)}, turn(1))
-    assert checkpoint.get("a")["x"] == 0.0
+    assert checkpoint.get("a")["x"] == 5.0  # a survey of this round asks the site as it is now
+    assert Checkpoint.open(tmp_path).get("a")["x"] == 0.0
     checkpoint.commit(1, STATE)
-    assert checkpoint.get("a")["x"] == 5.0
+    assert checkpoint.get("a")["x"] == Checkpoint.open(tmp_path).get("a")["x"] == 5.0
 
 
 def test_only_what_counts_is_kept(tmp_path: Path) -> None:

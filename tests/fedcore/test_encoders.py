@@ -42,6 +42,16 @@ def test_maps_are_those_of_monais_features_to_the_bit(dims: int) -> None:
 
 
 @BOTH
+def test_blocks_learn_through_the_shortcuts_too(dims: int) -> None:
+    """MONAI's shortcut of ResNet-18 has no gradient. With the other branch silenced ours is the only way."""
+    encoder = ResNet(dims, stem=4)
+    for block in (encoder.layer2[0], encoder.layer3[0], encoder.layer4[0]):
+        torch.nn.init.zeros_(block.bn2.weight)
+    encoder(torch.randn(2, 1, *[32] * dims)).sum().backward()
+    assert encoder.layer1[0].conv1.weight.grad.abs().sum() > 0
+
+
+@BOTH
 def test_weights_fit_into_a_flexible_unet(dims: int) -> None:
     encoder, unet = ResNet(dims), theirs("unet", "resnet18", dims)
     unet.encoder.load_state_dict(encoder.state_dict(), strict=True)

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedcore.algorithm import FedAvg
+from fedcore.algorithm import FedAvg, share_of
 from fedcore.checkpoint import Checkpoint
 from fedcore.exchange import Carry
 from fedcore.federation import Rounds, federate
+from fedcore.localonly import LocalOnly
 from fedcore.message import STATISTICS, Message, Tensors, exposure, flatten, nbytes
 from fedcore.site import Round
 from fedcore.transport import InProcess
@@ -62,6 +63,11 @@ def test_the_algorithm_trains_as_it_does_without_an_exchange() -> None:
     assert same(state.algorithm.tensors, expected.tensors)
     for name in "ab":
         assert same(carried.memories.get(name), plain.memories.get(name))
+
+
+def test_what_travels_is_for_the_carried_algorithm_to_say() -> None:
+    assert share_of(Carry(FedAvg(), Tally()), Toy()) == Toy.share
+    assert share_of(Carry(LocalOnly(), Tally()), Toy()) == ()
 
 
 def test_sites_receive_before_they_train_and_give_after() -> None:

@@ -206,3 +206,74 @@ def test_measuring_trains_nothing_and_gives_the_module_back_as_it_was() -> None:
         assert not trainer.module.norm(torch.ones(2, 3)).requires_grad
     assert trainer.module.training
     assert same(trainer.module.state_dict(), before)
+
+
+def test_a_gpu_asked_for_where_there_is_none_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"visit\.accelerator is gpu, but torch finds no GPU; .* or take auto"):
+        Visit(accelerator="gpu")
+    assert Visit(accelerator="auto").accelerator == "auto"
+
+
+class Greedy(Toy):
+    def loss(self, images: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("Tried to allocate 80.00 GiB")
+
+
+@pytest.mark.parametrize(
+    ("precision", "advice"),
+    [("32-true", r"visit\.batch_size 2 may fit, or visit\.precision bf16-mixed"), ("bf16-mixed", r".* 2 may fit$")],
+)
+def test_a_gpu_too_small_is_told_with_what_may_fit(
+    precision: Any, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**30, 24 * 2**30))
+    trainer = local(Visit(batch_size=4, accelerator="cpu", precision=precision), Greedy())
+    told = r"out of GPU memory \(23\.0 of 24\.0 GiB in use\) at visit\.batch_size 4; " + advice
+    with pytest.raises(Refused, match=told):
+        trainer.fit(Site("a", images()), TURN)
+
+
+def test_a_gpu_too_small_to_measure_on() -> None:
+    with pytest.raises(Refused, match=r"out of GPU memory .* while measuring"), local().measuring():
+        raise torch.OutOfMemoryError("Tried to allocate 80.00 GiB")
+
+
+def test_only_what_travels_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda part, **_: compiled.append(type(part).__name__))
+    local()
+    assert compiled == []
+    local(Visit(accelerator="cpu", compile=True))
+    assert compiled == ["Linear", "BatchNorm1d"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of itself
+def test_a_compiled_visit_equals_a_plain_one() -> None:
+    plain, other = local(), local(Visit(batch_size=4, accelerator="cpu", compile=True))
+    for trainer in (plain, other):
+        trainer.fit(Site("a", images()), TURN)
+        with trainer.measuring():
+            trainer.module.layer(torch.ones(3, 64))
+    assert plain.shared().keys() == other.shared().keys()
+    for name, t in plain.shared().items():
+        torch.testing.assert_close(other.shared()[name], t)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_convolution_of_one_channel_answers_channels_last_too(dims: int) -> None:
+    class Convolution(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = (torch.nn.Conv2d if dims == 2 else torch.nn.Conv3d)(1, 4, 3)
+
+    module = Convolution()
+    weight = module.layer.weight.detach().clone()
+    trainer = local(module=module)
+    answer = module.layer(torch.zeros(2, 1, *[8] * dims))
+    last = torch.channels_last if dims == 2 else torch.channels_last_3d
+    assert answer.is_contiguous(memory_format=last)
+    assert torch.equal(module.layer.weight, weight)
+    assert trainer.shared()["layer.weight"].is_contiguous()

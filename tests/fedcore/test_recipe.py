@@ -176,7 +176,10 @@ def test_what_a_class_refuses_is_the_users_to_mend() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("probe: {every: 0}", "every, k and images must be at least 1, got Probe(every=0, k=20, images=1000)"),
+        (
+            "probe: {every: 0}",
+            "every, k and images must be at least 1, got Probe(every=0, k=20, images=1000, linear=False)",
+        ),
         (
             "algorithm: {class_path: fedcore.algorithm.FedAvg, init_args: {aggregator: "
             "{class_path: fedcore.aggregate.TrimmedMean, init_args: {trim: 0.7}}}}",

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from itertools import product
-from math import exp, log, pi
+from math import ceil, exp, log, pi
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedcore.errors import Faults
-from fedcore.views import Views, blur, blur_matrix, blur_some, jitter, resample, turn, window_sides
+from fedcore.views import Views, bend_, blur, blur_weights, resample, rescale_, turn, window_sides
 
 NOTHING = ("flip", "rotate", "gamma", "contrast", "brightness", "blur_probability", "noise")
 STILL = Views(count=1, crop=(1.0, 1.0), **dict.fromkeys(NOTHING, 0.0))
@@ -166,53 +166,68 @@ def test_a_picture_equals_a_volume_of_one_slice() -> None:
     deep = turn(F.pad(angles, (2, 0)), (1, 6, 8)) * torch.tensor([1, 0.7, 0.7])
     solid = resample(volume, deep, F.pad(centre, (1, 0)))
     torch.testing.assert_close(solid[:, :, 0], flat, atol=1e-5, rtol=0)
-    torch.testing.assert_close(blur(volume, sigma)[:, :, 0], blur(picture, sigma))
+    torch.testing.assert_close(blur(volume, sigma, 4)[:, :, 0], blur(picture, sigma, 4))
 
 
-def test_blur_weights_sum_to_one_and_a_tiny_sigma_is_the_identity() -> None:
-    sigma = torch.tensor([0.01, 0.5, 1.0, 30.0])
-    weights = blur_matrix(sigma, 9)
-    torch.testing.assert_close(weights.sum(-1), torch.ones(4, 9))
-    torch.testing.assert_close(weights[0], torch.eye(9))
+def test_blur_weights_sum_to_one_inside_the_image_and_a_tiny_sigma_is_the_identity() -> None:
+    weights = blur_weights(torch.tensor([0.01, 0.5, 1.0, 30.0]), size=9, reach=4)
+    torch.testing.assert_close(weights.sum(0), torch.ones(4, 9))
+    assert weights[0, :, 3].max() == 0  # four voxels before the fourth there is none
+    assert weights[0, 3, 4] > 0
+    torch.testing.assert_close(weights[:, 0], F.one_hot(torch.tensor(4), 9).float()[:, None].expand(9, 9))
 
 
 @pytest.mark.parametrize("space", [(6, 5), (3, 4, 5)])
-def test_blur_equals_a_loop_over_pairs_of_voxels(space: tuple[int, ...]) -> None:
-    images, sigma = random_images(2, 2, *space), torch.tensor([0.6, 1.4])
-    blurred = blur(images, sigma)
+@pytest.mark.parametrize("sigma", [(0.1, 1.0), (0.6, 1.4)])
+def test_blur_equals_a_loop_over_pairs_of_voxels(space: tuple[int, ...], sigma: tuple[float, float]) -> None:
+    images = random_images(2, 2, *space)
+    blurred = blur(images, torch.tensor(sigma), reach=ceil(4 * sigma[1]))  # further than the image is wide
     places = list(torch.cartesian_prod(*(torch.arange(size) for size in space)))
     for i in range(2):
         for here in places:
-            weights = [exp(-((here - there) ** 2).sum().item() / (2 * sigma[i].item() ** 2)) for there in places]
+            weights = [exp(-((here - there) ** 2).sum().item() / (2 * sigma[i] ** 2)) for there in places]
             near = torch.tensor(weights).view(space) / sum(weights)
             expected = (images[i] * near).flatten(1).sum(1)
             torch.testing.assert_close(blurred[(i, slice(None), *here)], expected, atol=1e-5, rtol=0)
 
 
+def test_a_blur_cut_off_at_four_sigma_equals_one_that_is_not() -> None:
+    images, sigma = random_images(4, 1, 32, 24), torch.tensor([0.1, 0.4, 0.9, 1.0])
+    torch.testing.assert_close(blur(images, sigma, reach=4), blur(images, sigma, reach=32), atol=1e-5, rtol=0)
+
+
 def test_only_the_drawn_samples_are_blurred() -> None:
-    images, sigma = random_images(3, 1, 8, 8), torch.tensor([1.0, 1.0, 2.0])
-    some, every = blur_some(images, torch.tensor([True, False, True]), sigma), blur(images, sigma)
-    torch.testing.assert_close(some, torch.stack([every[0], images[1], every[2]]))
+    images = random_images(64, 1, 8, 8)
+    view = but(blur_probability=0.5, blur=(1.0, 1.0))(images)[0]
+    still = (view - images).abs().flatten(1).amax(1) < 1e-5
+    assert 16 < still.sum() < 48
+    blurred = blur(images, torch.ones(64), 4)
+    torch.testing.assert_close(view[~still], blurred[~still], atol=1e-5, rtol=0)
+    torch.testing.assert_close(but(blur_probability=0.0)(images)[0], images, atol=1e-5, rtol=0)
 
 
-def test_jitter_equals_its_formula_sample_by_sample() -> None:
+def test_gamma_contrast_and_brightness_equal_their_formulas_sample_by_sample() -> None:
     images = random_images(3, 2, 4, 5)
+    images[0, 0, 0, 0], images[1, 0, 0, 0] = -1.0, 1.0  # black stays black and white white
     gamma, contrast, brightness = (
         torch.tensor([0.7, 1.0, 1.5]),
         torch.tensor([1.3, 1, 0.6]),
         torch.tensor([0.1, 0, -1]),
     )
-    jittered = jitter(images, gamma, contrast, brightness)
-    for i in range(3):
-        y = 2 * ((images[i] + 1) / 2) ** gamma[i] - 1
-        expected = contrast[i] * (y - y.mean()) + y.mean() + brightness[i]
-        torch.testing.assert_close(jittered[i], expected, atol=1e-5, rtol=0)
+    bent, rescaled = images.clone(), images.clone()
+    bend_(bent, gamma)
+    rescale_(rescaled, contrast, brightness)
+    for i, x in enumerate(images):
+        torch.testing.assert_close(bent[i], 2 * ((x + 1) / 2) ** gamma[i] - 1, atol=1e-6, rtol=0)
+        expected = contrast[i] * (x - x.mean()) + x.mean() + brightness[i]
+        torch.testing.assert_close(rescaled[i], expected, atol=1e-6, rtol=0)
 
 
 def test_gamma_bears_values_just_outside_the_range() -> None:
     """Half precision and interpolation leave values like -1.0000001, whose power would be NaN."""
-    one = torch.ones(1)
-    assert jitter(torch.full((1, 1, 4, 4), -1.001), one * 0.5, one, one).isfinite().all()
+    images = torch.full((1, 1, 4, 4), -1.001)
+    bend_(images, torch.full((1,), 0.5))
+    assert (images == -1).all()
 
 
 def test_the_strengths_bound_what_is_drawn() -> None:

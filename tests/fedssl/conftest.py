@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pytest
@@ -22,3 +23,9 @@ def images() -> Callable[..., Images]:
         return Images(name, pixels, np.full(n, "train"), labels, np.arange(n))
 
     return make
+
+
+@pytest.fixture
+def half() -> Callable[[tuple[int, ...]], AbstractContextManager[None]]:
+    """bf16 as a visit on a CPU takes it: for pictures; of volumes torch 2.15 gets the gradients wrong there."""
+    return lambda space: torch.autocast("cpu", dtype=torch.bfloat16, enabled=len(space) == 2)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lightly.models.modules.memory_bank import MemoryBankModule
 from torch import Tensor
 
-from fedssl.bank import FeatureBank, site_number
+from fedssl.bank import UNKNOWN, FeatureBank, site_number
 
 
 def rows(first: int, n: int) -> Tensor:
@@ -28,26 +28,27 @@ def filled(capacity: int, sizes: list[int]) -> FeatureBank:
 @settings(deadline=None, max_examples=80)
 @given(capacity=st.integers(1, 7), sizes=st.lists(st.integers(0, 16), max_size=8))
 def test_it_is_a_deque_with_a_greatest_length(capacity: int, sizes: list[int]) -> None:
-    bank, expected, at = FeatureBank(capacity, 2), deque[tuple[int, int, int]](maxlen=capacity), 0
+    bank, expected, at = FeatureBank(capacity, 2), deque[tuple[int, int, int, int]](maxlen=capacity), 0
     for turn, n in enumerate(sizes):
-        bank.push(rows(at, n), site=turn % 3, born=turn)
-        expected.extend((at + i, turn % 3, turn) for i in range(n))
+        bank.push(rows(at, n), site=turn % 3, born=turn, part=torch.arange(at, at + n) % 4)
+        expected.extend((at + i, turn % 3, turn, (at + i) % 4) for i in range(n))
         at += n
 
-        features, born = bank.newest(capacity)
-        assert features[:, 0].tolist() == [place for place, _, _ in expected]
-        assert born.tolist() == [turn for _, _, turn in expected]
+        features, born, part = bank.newest(capacity)
+        assert features[:, 0].tolist() == [place for place, *_ in expected]
+        assert born.tolist() == [turn for *_, turn, _ in expected]
+        assert part.tolist() == [part for *_, part in expected]
         there = bank.born >= 0
-        entries = zip(bank.entries()[:, 0].tolist(), bank.site[there].tolist(), bank.born[there].tolist(), strict=True)
-        assert sorted(entries) == sorted(expected)
+        columns = (bank.entries()[:, 0], bank.site[there], bank.born[there], bank.parts())
+        assert sorted(zip(*(column.tolist() for column in columns), strict=True)) == sorted(expected)
         assert len(bank) == len(expected)
-        assert sorted(bank.ages(now=turn).tolist()) == sorted(turn - b for _, _, b in expected)
+        assert sorted(bank.ages(now=turn).tolist()) == sorted(turn - b for *_, b, _ in expected)
 
 
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6), n=st.integers(1, 12))
 def test_the_newest_are_the_end_of_the_stream(sizes: list[int], n: int) -> None:
     held = min(sum(sizes), 5)
-    features, _ = filled(5, sizes).newest(n)
+    features, *_ = filled(5, sizes).newest(n)
     assert features[:, 0].tolist() == list(range(sum(sizes) - min(n, held), sum(sizes)))
 
 
@@ -59,6 +60,13 @@ def test_it_starts_empty_and_clearing_empties_it() -> None:
     assert (len(bank), bank.entries().shape) == (0, (0, 2))
     bank.push(rows(7, 1), site=1, born=2)
     assert bank.entries().tolist() == [[7, 7]]
+
+
+def test_an_entry_is_of_no_known_part_unless_it_is_told() -> None:
+    bank = FeatureBank(4, 2)
+    bank.push(rows(0, 2), site=1, born=0)
+    bank.push(rows(2, 1), site=1, born=0, part=3)
+    assert bank.parts().tolist() == [UNKNOWN, UNKNOWN, 3]
 
 
 def test_sites_and_rounds_may_differ_within_a_push_even_one_that_is_too_large() -> None:

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 
-from fedcore.encoders import Encoder
+from fedcore.encoders import Encoder, ResNet
 from fedcore.files import write_json
 from fedcore.run import RunFolder
+from fedcore.store import save_encoder
 from fedssl.card import card, highest
 from fedssl.simclr import SimCLR
 
@@ -40,6 +43,94 @@ def test_an_encoder_of_one_site_speaks_of_that_site(run: RunFolder, toy: Callabl
     assert "by south alone" in text
     assert "| south | 67 | 8 |" in text
     assert "north" not in text
+
+
+RECIPE = """
+method:
+  class_path: fedssl.moco.MoCo
+  init_args:
+    views: {count: 2, crop: [0.2, 1.0]}
+    optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.06, nesterov: false, foreach: null}}
+    bank: 1024
+data: {manifest: /home/jane/secret.csv, scaling: {class_path: fedcore.data.scaling.Window, init_args: {low: -1000}}}
+algorithm: null
+exchange: {class_path: fedssl.vectors.ShareVectors, init_args: {wire: int8, lexicon: /home/jane/words.txt}}
+rounds: {count: 2, per_round: null}
+seed: 3
+"""
+
+
+@pytest.fixture
+def told(run: RunFolder, toy: Callable[..., Encoder]) -> str:
+    """The card of a run with all its records."""
+    environment = {"fedpretrain": "0.1.0", "torch": "2.15.0", "monai": None, "device": "CPU", "platform": "Linux",
+                   "git_commit": "abc1234", "started": "2026-11-21T09:21:49+00:00"}  # fmt: skip
+    write_json(run.path / "environment.json", environment)
+    write_json(run.path / "run.json", run.about() | {"seconds": 81.4})
+    records = run.rounds()
+    records[0]["survey"] = {"north": {"knn": 0.5, "feature_std": 0.9}, "south": {"feature_std": 0.7}}
+    records[1]["survey"] = {"north": {"knn": 0.75, "feature_std": 0.8}}
+    for index, r in enumerate(records):
+        for visit in r["sites"].values():
+            visit |= {"up": {"weights": 1_000_000 * (index + 1), "metrics": 0}, "down": {"weights": 500}}
+    (run.path / "rounds.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    return card(RunFolder(run.path, RECIPE), SimCLR(toy()))
+
+
+def test_the_last_scores_of_each_site_are_told(told: str) -> None:
+    assert "| kNN | spread |\n" in told
+    assert "| north | 123 | 45 | 0.75 | 0.8 |" in told
+    assert "| south | 67 | 8 | - | 0.7 |" in told
+    assert "effective rank |" not in told  # nobody measured it
+
+
+def test_traffic_is_that_of_a_site_and_round(told: str) -> None:
+    assert "at most: **FEATURES** (feature vectors of single images). A site and round: 1.5 MB up, 500 B down." in told
+
+
+def test_the_recipe_is_told_in_lines_and_without_paths(told: str) -> None:
+    for row in (
+        "| method | MoCo(optimizer=SGD(lr=0.06), bank=1024) |",
+        "| views | count=2, crop=[0.2, 1.0] |",
+        "| algorithm | FedAvg() |",
+        "| exchange | ShareVectors(wire=int8, lexicon=words.txt) |",
+        "| rounds | count=2 |",
+        "| intensities to [-1, 1] | Window(low=-1000) |",
+        "| seed | 3 |",
+    ):
+        assert row in told.splitlines()
+    assert "jane" not in told
+    assert "secret" not in told
+
+
+def test_phantoms_are_said_to_be_phantoms(run: RunFolder, toy: Callable[..., Encoder]) -> None:
+    text = card(RunFolder(run.path, "data: {manifest: phantom}"), SimCLR(toy()))
+    assert "| images | phantom hospitals, no patients |" in text
+    assert "| exchange | none, weights alone |" in text
+
+
+def test_where_and_when_it_was_made(told: str) -> None:
+    line = "fedpretrain 0.1.0, torch 2.15.0, commit abc1234, CPU (Linux), begun 2026-11-21T09:21:49+00:00"
+    assert f"{line}, 1 min 21 s of training." in told
+
+
+def test_its_head_is_yaml_and_names_no_licence(told: str) -> None:
+    _, head, page = told.split("---\n", 2)
+    assert yaml.safe_load(head) == {
+        "library_name": "fedpretrain",
+        "tags": ["medical-imaging", "federated-learning", "self-supervised-learning", "simclr", "toy"],
+    }
+    assert "## Licence\n\nNone is given with these weights" in page
+    assert all(len(line) <= 120 for line in page.splitlines() if not line.startswith("|"))
+
+
+def test_its_python_loads_the_encoder(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = SimCLR(ResNet(2, 1, 10, 4))
+    save_encoder(run.path / "encoder", module.encoder, {}, card(run, module))
+    monkeypatch.chdir(run.path)
+    names: dict[str, Any] = {}
+    exec((run.path / "encoder" / "README.md").read_text().split("```python\n")[1].split("```")[0], names)
+    assert names["encoder"](torch.zeros(2, 1, 32, 32)).shape == (2, 32)
 
 
 def test_the_highest_revelation_of_any_site_in_any_round_counts() -> None:

@@ -196,5 +196,6 @@ def test_the_command_ends_with_2_where_the_policy_forbids_and_with_0_where_it_al
     assert ended.value.code == 0
     entries = [json.loads(line) for line in (tmp_path / "run/sites/hospital_1/audit.jsonl").read_text().splitlines()]
     assert {(e["field"], e["reveals"]) for e in entries if e["what"] == "exchange"} == {
-        ("exchange/features", "FEATURES"), ("exchange/scale", "FEATURES"), ("exchange/born", "STATISTICS")
+        ("exchange/features", "FEATURES"), ("exchange/scale", "FEATURES"), ("exchange/born", "STATISTICS"),
+        ("exchange/part", "STATISTICS"),
     }  # fmt: skip

@@ -15,6 +15,7 @@ from fedcore.local import LocalTrainer, Visit
 from fedcore.message import Contribution, Empty, Refusal, Weights
 from fedcore.site import Round
 from fedcore.transport import InProcess
+from fedssl.linear import linear_probe
 from fedssl.moco import MoCo
 from fedssl.probe import Probe, effective_rank, feature_std, knn
 
@@ -96,6 +97,15 @@ def test_the_score_is_the_fraction_of_right_guesses_among_labelled_images(
     right = [int(guesses[i] == test.labels[i]) for i in range(9) if i not in (0, 4)]
     assert metrics["knn"] == pytest.approx(sum(right) / 7)
     assert metrics["images"] == 7
+
+
+def test_the_linear_probe_is_asked_for(local: LocalTrainer, images: Callable[..., Images]) -> None:
+    train, test = images("a", 30), images("b", 9)
+    metrics = asked(InProcess({"a": train}, local, {"a": test}), Probe(linear=True))["a"].metrics
+    encoder = local.module.encoder.eval()
+    with torch.no_grad():
+        guesses = linear_probe(encoder(train.batch(range(30))), train.labels, encoder(test.batch(range(9))))
+    assert metrics["linear"] == pytest.approx(float((guesses == test.labels).float().mean()))
 
 
 def test_a_site_without_labels_or_test_images_has_gauges_alone(

@@ -19,7 +19,7 @@ from fedcore.local import LocalTrainer, Visit
 from fedcore.message import Reveals, Weights, exposure, flatten, nbytes, unflatten
 from fedcore.site import Round
 from fedcore.transport import InProcess
-from fedssl.bank import site_number
+from fedssl.bank import UNKNOWN, site_number
 from fedssl.moco import MoCo
 from fedssl.vectors import ShareVectors, SiteVectors, VectorPool
 from fedssl.wire import Wire
@@ -29,9 +29,10 @@ FP32 = ShareVectors(per_site=8, draw=6, wire="fp32")
 
 
 def upload(site: str, n: int, born: int = 0) -> SiteVectors:
-    """Row i of site s is (number of s, i)."""
+    """Row i of site s is (number of s, i), of part i % 4 but at site b, which knows no parts."""
     rows = torch.tensor([[float("abc".index(site)), float(i)] for i in range(n)])
-    return SiteVectors(rows, torch.zeros(0), torch.full((n,), born, dtype=torch.int32))
+    part = torch.arange(n if site != "b" else 0).to(torch.int16) % 4
+    return SiteVectors(rows, torch.zeros(0), torch.full((n,), born, dtype=torch.int32), part)
 
 
 def pool(exchange: ShareVectors = FP32) -> VectorPool:
@@ -142,7 +143,8 @@ def test_what_arrives_is_what_was_sent_to_the_wires_precision(toy: Callable[...,
 
 def test_a_site_that_sends_long_vectors_gains_no_weight(toy: Callable[..., nn.Module]) -> None:
     module, turn = moco(toy()), Round(0, 1, seed=0)
-    long = SiteVectors(torch.full((2, 6), 50.0), torch.zeros(0), torch.zeros(2, dtype=torch.int32))
+    born, part = torch.zeros(2, dtype=torch.int32), torch.zeros(0, dtype=torch.int16)
+    long = SiteVectors(torch.full((2, 6), 50.0), torch.zeros(0), born, part)
     FP32.receive(module, FP32.broadcast(FP32.merge(FP32.start(), {"a": long}), "b", turn), turn)
     torch.testing.assert_close(module.remote.entries().norm(dim=1), torch.ones(2))
     module.bank.push(torch.full((1, 6), 50.0), 0, 0)
@@ -151,9 +153,30 @@ def test_a_site_that_sends_long_vectors_gains_no_weight(toy: Callable[..., nn.Mo
 
 @pytest.mark.parametrize(("wire", "expected"), [("fp32", 9 * 6 * 4), ("fp16", 9 * 6 * 2), ("int8", 9 * 6 + 9 * 4)])
 def test_bytes_on_the_wire(toy: Callable[..., nn.Module], wire: Wire, expected: int) -> None:
-    """d numbers a feature, 4 bytes for its scale in int8, 4 for its round."""
-    up = ShareVectors(wire=wire).collect(with_features(toy(), 9), "a", Round(0, 1, seed=0))
-    assert nbytes(up) == expected + 9 * 4
+    """d numbers a feature, 4 bytes for its scale in int8, 4 for its round, 2 for its part where one is known."""
+    module, turn = with_features(toy(), 9), Round(0, 1, seed=0)
+    assert nbytes(ShareVectors(wire=wire).collect(module, "a", turn)) == expected + 9 * 4
+    module.bank.part.fill_(2)
+    assert nbytes(ShareVectors(wire=wire).collect(module, "a", turn)) == expected + 9 * 4 + 9 * 2
+
+
+def test_parts_go_with_their_features(toy: Callable[..., nn.Module]) -> None:
+    """A feature of site a or c holds its number in its own row, and so says its part."""
+    for index in range(5):
+        down = FP32.broadcast(pool(), "b", Round(index, 5, seed=0))
+        for name, rows in down.features.items():
+            assert down.part[name].tolist() == [int(i) % 4 for _, i in rows.tolist()]
+    assert len(FP32.broadcast(pool(), "a", Round(0, 1, seed=0)).part["b"]) == 0
+
+
+def test_a_bank_knows_the_parts_another_site_sent(toy: Callable[..., nn.Module]) -> None:
+    sender, receiver, turn = with_features(toy(), 9), moco(toy()), Round(1, 2, seed=0)
+    sender.bank.part[:9] = torch.tensor([0, 1, 2, 3, UNKNOWN, 0, 1, 2, 3])
+    ups = {"a": FP32.collect(sender, "a", turn), "b": FP32.collect(with_features(toy(), 2), "b", turn)}
+    everything = ShareVectors(draw=100, wire="fp32")
+    everything.receive(receiver, everything.broadcast(everything.merge(everything.start(), ups), "c", turn), turn)
+    by_site = {s: receiver.remote.parts()[receiver.remote.site[:10] == site_number(s)].tolist() for s in "ab"}
+    assert by_site == {"a": [1, 2, 3, UNKNOWN, 0, 1, 2, 3], "b": [UNKNOWN, UNKNOWN]}  # the newest 8 of a
 
 
 def test_a_policy_of_statistics_refuses_vectors(toy: Callable[..., nn.Module]) -> None:
@@ -169,7 +192,7 @@ def test_a_pool_survives_the_wire_and_the_checkpoint(tmp_path: Path) -> None:
     held = exchange.merge(
         exchange.start(),
         {
-            s: SiteVectors(torch.ones(n, 2).to(torch.int8), torch.rand(n), torch.arange(n).int())
+            s: SiteVectors(torch.ones(n, 2).to(torch.int8), torch.rand(n), torch.arange(n).int(), upload(s, n).part)
             for s, n in SIZES.items()
         },
     )

@@ -178,7 +178,7 @@ def test_a_full_disk(sites: Sites, folder: Path, monkeypatch: pytest.MonkeyPatch
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cache.GrowingArray, "append", full)
+    monkeypatch.setattr(cache.GrowingArray, "extend", full)
     with pytest.raises(InputError, match="No space left on device"):
         decode_sites(sites, HOW, folder)
     assert [path.name for path in folder.iterdir()] == ["known.json"]

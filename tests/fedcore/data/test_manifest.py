@@ -80,11 +80,32 @@ def test_without_split_and_patient(tmp_path: Path) -> None:
             "image,site,split,patient\na.png,n,train,p\nb.png,m,test,p\n",
             "row 3: patient in test, but in train in row 2",
         ),
+        ("image,site,patient,position\na.png,n,p,12;5\n", "row 2: position must be a number such as 12.5; got '12;5'"),
+        ("image,site,patient,position\na.png,n,p,nan\n", "row 2: position must be a number such as 12.5; got 'nan'"),
+        ("image,site,patient,position\na.png,n,,3\n", "row 2: position without patient"),
+        ("image,site,positions\na.png,n,3\n", "column 'positions' is unknown; did you mean 'position'?"),
         (b"image,site\n\xff.png,n\n", "not UTF-8 text (byte 11)"),
     ],
 )
 def test_faults(tmp_path: Path, text: str | bytes, fault: str) -> None:
     assert fault in faults_of(written(tmp_path, text))
+
+
+def test_positions_run_from_0_to_1_in_each_patient_of_a_site(tmp_path: Path) -> None:
+    text = "image,site,patient,position\n"
+    records = [
+        ("n", "p", "-4.5"),
+        ("n", "p", "10"),
+        ("n", "p", ""),
+        ("n", "q", "3"),
+        ("s", "p", "900"),
+        ("n", "p", "0"),
+    ]
+    records += [("s", "p", "1e3")]
+    names = [f"{at}.png" for at in range(len(records))]
+    text += "".join(f"{name},{','.join(record)}\n" for name, record in zip(names, records, strict=True))
+    rows = read_manifest(written(tmp_path, text, files=" ".join(names))).rows
+    assert [row.position for row in rows] == [0, 1, None, 0.5, 0, pytest.approx(4.5 / 14.5), 1]
 
 
 def test_empty_file_and_folder(tmp_path: Path) -> None:

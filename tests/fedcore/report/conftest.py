@@ -99,14 +99,40 @@ def _write_site(folder: Path, *, seed: int, rounds: int, shape: tuple[int, ...])
     noise = np.random.default_rng(seed).normal(scale=0.1, size=(6, 3, *shape))
     axes = np.meshgrid(*(np.linspace(-1.2, 1.2, side) for side in shape[1:]), indexing="ij")
     images = np.cos(3 * np.sqrt(sum(axis**2 for axis in axes)) + seed) + noise
+    write_gallery(folder / "gallery.npz", seed)
     np.savez(folder / "samples.npz", images=images[:, 0].astype("float16"), views=images[:, 1:].astype("float16"))
+
+
+def write_gallery(path: Path, seed: int = 0, **other: Any) -> None:
+    """40 features of two classes that lie apart; 4 queries of class 0, 0, 1, 1 with 5 neighbours of class 1."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(40) % 2
+    features = rng.normal(scale=0.05, size=(40, 8)) + np.eye(8)[labels]
+    arrays = {
+        "features": features.astype(np.float16),
+        "labels": labels,
+        "queries": rng.integers(0, 256, (4, 1, 16, 16), dtype=np.uint8),
+        "query_labels": np.array([0, 0, 1, 1]),
+        "neighbours": rng.integers(0, 256, (4, 5, 1, 16, 16), dtype=np.uint8),
+        "neighbour_labels": np.ones((4, 5), dtype=np.int64),
+        "cosines": np.linspace(0.9, 0.5, 20).reshape(4, 5).astype(np.float16),
+        "encoder": np.array(7),
+    }
+    np.savez(path, **(arrays | other))
 
 
 def _write(path: Path, found: Any) -> None:
     path.write_text(json.dumps(found))
 
 
-def write_scores(folder: Path, sites: tuple[str, ...] = SITES) -> None:
+def write_scores(
+    folder: Path,
+    sites: tuple[str, ...] = SITES,
+    *,
+    fraction: float = 0.1,
+    encoder: str | None = "checkpoints/x/encoder",
+    pooled: float = 0.88,
+) -> None:
     def score(at: float) -> dict[str, Any]:
         return {
             name: {"value": at - down, "low": at - down - 0.05, "high": at - down + 0.04}
@@ -116,7 +142,7 @@ def write_scores(folder: Path, sites: tuple[str, ...] = SITES) -> None:
     found = {site: score(0.92 - 0.03 * n) | {"images": 100} for n, site in enumerate(sites)}
     _write(
         folder / "scores.json",
-        {"label_fraction": 0.1, "encoder": "checkpoints/x/encoder", "sites": found, "pooled": score(0.88)},
+        {"label_fraction": fraction, "encoder": encoder, "sites": found, "pooled": score(pooled)},
     )
 
 
@@ -150,3 +176,13 @@ def full_run(make_run: Callable[..., Path]) -> Path:
     write_scores(folder)
     write_table(folder)
     return folder
+
+
+@pytest.fixture(name="write_gallery")
+def write_gallery_fixture() -> Callable[..., None]:
+    return write_gallery
+
+
+@pytest.fixture(name="write_scores")
+def write_scores_fixture() -> Callable[..., None]:
+    return write_scores

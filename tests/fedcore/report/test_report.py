@@ -10,10 +10,12 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from fedcore.report import report_command, write_report
+from fedcore.errors import InputError
+from fedcore.report import command, report_command, write_comparison, write_report
 
 MakeRun = Callable[..., Path]
 _VOID = {"meta", "img", "br", "hr", "input", "link"}
@@ -27,6 +29,7 @@ class Reader(HTMLParser):
         self.open: list[str] = []
         self.tags: set[str] = set()
         self.links: list[str] = []
+        self.ids: set[str] = set()
         self.texts: list[str] = []
         self.feed(page)
         self.close()
@@ -34,6 +37,7 @@ class Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+        self.ids |= {value or "" for name, value in attrs if name == "id"}
         assert not [name for name, _ in attrs if name.startswith("on")]
         if tag not in _VOID:
             self.open.append(tag)
@@ -60,7 +64,8 @@ def read(page: Path) -> Reader:
     reader = Reader(text)
     assert reader.open == []
     assert len(text.encode()) < 5_000_000
-    assert all(link.startswith("data:image/png;base64,") for link in reader.links)
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in reader.links)
+    assert {link[1:] for link in reader.links if link.startswith("#")} <= reader.ids
     assert not re.search(r"https?:|url\(|@import|//[a-z]", re.sub(r"data:image/png;base64,[\w+/=]+", "", text))
     assert not reader.tags & {"script", "iframe", "link", "object", "embed", "base"}
     return reader
@@ -74,7 +79,10 @@ def test_every_section_of_a_full_run(full_run: Path) -> None:
         "Finished", "4 sites took part in 12 rounds on images of 64 × 64 pixels and 1 channel",
         "1,200 train, 400 test", "1 min 21 s", "1.5 MB", "2.1 MB", "feature vectors of single images",
         "Ten per cent of the labels", "0.74 (0.69-0.79)", "trained with 10 % of the labels", "0.830 to 0.920",
-        "2 refusals", "Probe: accuracy of nearest neighbours", "1, spread evenly", "Effective rank",
+        "2 refusals", "400 test, 1 left out", "Final scores by site", "Healthy.", "Map of the features",
+        "the two directions in which the features vary most", "hospital_2, normal", "Nearest neighbours",
+        "10 of 20 neighbours share the class", "Up, from the sites An average round", "samples: images or samples",
+        "Probe: accuracy of nearest neighbours", "1, spread evenly", "Effective rank",
         "This page shows images of the sites.", "What crossed the sites' borders", "exchange/features",
         "hospital_3, round 4: the loss became NaN", "hospital_4: 2 images could not be read",
         "hospital_2 holds 3 duplicates", "class_path: fedssl.SimCLR",
@@ -162,14 +170,16 @@ def test_without_images_no_pixel_and_no_path_is_left(full_run: Path) -> None:
     assert "img" not in reader.tags
     assert "base64" not in page
     assert "This page shows images" not in page
+    assert "Map of the features" not in reader.text
+    assert "Nearest neighbours" not in reader.text
+    assert "gallery" not in reader.text
     assert "Doe" not in page
     assert "/clinic" not in page
     assert "manifest: manifest.csv" in reader.text
 
 
-def test_many_sites_and_rounds_stay_small_and_say_what_they_left_out(make_run: MakeRun) -> None:
-    sites = tuple(f"site_{at}" for at in range(40))
-    folder = make_run(sites=sites, rounds=40, space=(112, 112), channels=3)
+def test_large_samples_stay_small_and_say_what_they_left_out(make_run: MakeRun) -> None:
+    folder = make_run(sites=tuple(f"site_{at}" for at in range(8)), rounds=3, space=(112, 112), channels=3)
     assert re.search(r"The images of \d+ sites are left out", read(write_report(folder)).text)
 
 
@@ -182,8 +192,8 @@ def test_volumes_show_slices(make_run: MakeRun) -> None:
 def test_colours_follow_the_site_through_every_figure(full_run: Path) -> None:
     page = write_report(full_run).read_text()
     for at in range(4):
-        owners = set(re.findall(rf'<g class="s{at} d0"><path[^>]*><title>([^<]*)', page))
-        owners |= set(re.findall(rf'<span class="swatch s{at} d0"></span>([^<,]*)', page))
+        owners = set(re.findall(rf'<g class="s{at} d0"><path[^>]*><title>([^<:]*)', page))
+        owners |= set(re.findall(rf'<span class="swatch s{at} d0"></span>([^<, ]*)', page))
         assert owners == {f"hospital_{at + 1}"}
 
 
@@ -195,25 +205,181 @@ def test_the_same_run_gives_the_same_page_and_nothing_else_is_left(full_run: Pat
 
 
 def test_the_command_prints_where_the_page_is(full_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report_command(full_run, images=False)
+    report_command([full_run], images=False)
     assert capsys.readouterr().out.strip() == str(full_run / "report.html")
+
+
+def test_every_fault_of_the_data_layer_is_shown(make_run: MakeRun) -> None:
+    faults = [f"row {at}: the image cannot be read" for at in range(400)]
+    text = read(write_report(make_run(faults=faults, notes=["columns ignored: 'licence'"]))).text
+    assert all(fault in text for fault in faults)
+    assert "All 400 faults" in text
+    assert "columns ignored: 'licence'" in text
+
+
+def test_texts_of_any_length_stay_a_small_page(make_run: MakeRun) -> None:
+    folder = make_run(faults=["x" * 300] * 20_000)
+    (folder / "recipe.yaml").write_text("a: b\n" * 1_000_000)
+    text = read(write_report(folder)).text
+    assert "and 18,667 more; run.json has them all." in text
+    assert "cut here: the file is longer" in text
+
+
+def test_a_run_of_an_earlier_version_says_that_it_has_no_gallery(make_run: MakeRun) -> None:
+    folder = make_run()
+    for path in folder.glob("sites/*/gallery.npz"):
+        path.unlink()
+    reader = read(write_report(folder))
+    assert "No site left a gallery, as runs of earlier versions do not" in reader.text
+    assert "Map of the features" not in reader.text
+    running = read(write_report(make_run("running", status="running", sites=())))
+    assert "gallery" not in running.text
+
+
+def test_a_damaged_gallery_leaves_the_others(make_run: MakeRun) -> None:
+    folder = make_run()
+    (folder / "sites" / "hospital_2" / "gallery.npz").write_bytes(b"PK")
+    reader = read(write_report(folder))
+    assert "The gallery of hospital_2 cannot be read." in reader.text
+    assert reader.text.count("neighbours share the class") == 3
+
+
+def test_encoders_of_their_own_are_told_of(make_run: MakeRun, write_gallery: Callable[..., None]) -> None:
+    folder = make_run()
+    assert "encoders differ" not in read(write_report(folder)).text
+    write_gallery(folder / "sites" / "hospital_1" / "gallery.npz", encoder=np.array(8))
+    assert "encoders differ" in read(write_report(folder)).text
+
+
+def test_fifty_sites_have_every_section_in_a_small_page(make_run: MakeRun) -> None:
+    text = read(write_report(make_run(sites=tuple(f"site_{at}" for at in range(50))))).text
+    assert "39 others" in text
+    assert "site_49" in text
+    assert "Map of the features" in text
+
+
+def runs_to_compare(make_run: MakeRun, write_scores: Callable[..., None]) -> list[Path]:
+    """A pretraining and what was tuned from it and from random weights, with a tenth and with all labels."""
+    folders = [make_run("moco", data="x")]
+    for start in ("checkpoints/moco", None):
+        for fraction in (0.1, 1.0):
+            name = f"{'moco' if start else 'random'}_{fraction}"
+            folders.append(make_run(name, data="x", command="finetune", rounds=2))
+            pooled = 0.7 + fraction / 10 + (0.05 if start else 0.0)
+            write_scores(folders[-1], encoder=start, fraction=fraction, pooled=pooled)
+    return folders
+
+
+def test_a_comparison_has_its_sections(make_run: MakeRun, write_scores: Callable[..., None]) -> None:
+    folders = runs_to_compare(make_run, write_scores)
+    page = write_comparison(folders)
+    assert page == folders[0].parent / "comparison.html"
+    reader = read(page)
+    for said in (
+        "5 runs side by side", "moco_0.1", "finetune", "SimCLR", "random weights", "0.760", "0.710 to 0.800",
+        "features", "Balanced accuracy by labels", "AUROC by labels", "Balanced accuracy by traffic",
+        "1 min 21 s", "1.5 MB",
+    ):  # fmt: skip
+        assert said in reader.text, said
+    assert "img" not in reader.tags
+    assert "Before you compare" not in reader.text
+
+
+def test_a_comparison_of_whatever_is_there(make_run: MakeRun, full_run: Path) -> None:
+    killed = make_run("killed", status="running", rounds=5, planned=20)
+    (killed / "rounds.jsonl").write_text((killed / "rounds.jsonl").read_text()[:-40])
+    bare = make_run("bare", rounds=0)
+    for name in ("run.json", "recipe.yaml", "environment.json"):
+        (bare / name).unlink()
+    text = read(write_comparison([killed, bare, full_run])).text
+    assert "killed: The last line of rounds.jsonl was cut off" in text
+    assert "bare: run.json is missing" in text
+    assert "shared-bank-simclr" in text
+    assert "3 runs side by side" in read(write_comparison([bare, bare, bare])).text
+
+
+def test_no_text_of_compared_runs_becomes_markup(make_run: MakeRun, write_scores: Callable[..., None]) -> None:
+    evil = '<img src=x onerror="alert(1)"><script>'
+    folder = make_run("<i>one", command=evil, status=evil)
+    (folder / "recipe.yaml").write_text(f"method: '{evil}'\nexchange: {{class_path: '{evil}'}}\n")
+    write_scores(folder, encoder=evil)
+    reader = read(write_comparison([folder, make_run("two")]))
+    assert reader.text.count("<script>") >= 4
+    assert not reader.tags & {"img", "i"}
+
+
+def test_a_comparison_holds_no_absolute_path(make_run: MakeRun, write_scores: Callable[..., None]) -> None:
+    folder = make_run(error="/clinic/Jane Doe/x.png is empty")
+    write_scores(folder, encoder="/clinic/Jane Doe/moco")
+    page = write_comparison([folder, make_run("other")]).read_text()
+    assert "Doe" not in page
+    assert str(folder.parent) not in page
+
+
+def test_only_a_page_of_the_same_kind_is_replaced(make_run: MakeRun, tmp_path: Path) -> None:
+    one, other = make_run("a"), make_run("b")
+    write_report(one)
+    with pytest.raises(InputError, match="exists and is no comparison page; choose another file with --out"):
+        write_comparison([one, other], one / "report.html")
+    page = write_comparison([one, other], tmp_path / "deep" / "page.html")
+    assert write_comparison([one, other], page) == page
+    with pytest.raises(InputError, match="is no report page"):
+        write_report(one, out=page)
+    (one / "report.html").write_text("an older version's page")
+    assert "Finished" in read(write_report(one)).text
+
+
+def test_the_command_line(make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other, page = str(make_run("a")), str(make_run("b")), tmp_path / "compared.html"
+    command([one, "--images", "false"])
+    command([one, other, "--out", str(page)])
+    assert capsys.readouterr().out.split() == [f"{one}/report.html", str(page)]
+    assert "base64" not in (Path(one) / "report.html").read_text()
+    assert "2 runs side by side" in page.read_text()
+    for wrong in ([], [one, "--image", "false"], [one, "--images", "perhaps"]):
+        with pytest.raises(InputError, match=r"usage: fedpretrain report RUN \[RUN \.\.\.\]"):
+            command(wrong)
+    with pytest.raises(InputError, match="there is no such folder"):
+        command([one, str(tmp_path / "absent")])
+
+
+def shown_in_a_browser(page: Path, folder: Path, width: int, dark: bool) -> Image.Image:
+    """A screenshot of the page, which must have complained of nothing on its console (a script, a request)."""
+    chromium = shutil.which("chromium") or pytest.skip("chromium is not installed")
+    picture = folder / "page.png"
+    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    flags += " disable-component-update disable-sync hide-scrollbars enable-logging=stderr"
+    flags += f" blink-settings=preferredColorScheme={0 if dark else 1} window-size={width},3000"
+    flags += f" user-data-dir={folder / 'profile'} screenshot={picture}"
+    ended = subprocess.run(
+        [chromium, *(f"--{flag}" for flag in flags.split()), page.as_uri()],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    assert b"CONSOLE" not in ended.stderr
+    return Image.open(picture).convert("RGB")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (1200, True), (500, False)])
-def test_a_browser_shows_it(full_run: Path, tmp_path: Path, width: int, dark: bool) -> None:
+@pytest.mark.parametrize("several", [False, True])
+def test_a_browser_shows_it(
+    full_run: Path, make_run: MakeRun, write_scores: Callable[..., None], tmp_path: Path,
+    width: int, dark: bool, several: bool,
+) -> None:  # fmt: skip
     """The screenshot has the theme's paper, an accent and no sideways overflow (paper at the right edge)."""
-    chromium = shutil.which("chromium") or pytest.skip("chromium is not installed")
-    picture = tmp_path / "page.png"
-    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-    flags += " disable-component-update disable-sync hide-scrollbars"
-    flags += f" blink-settings=preferredColorScheme={0 if dark else 1} window-size={width},3000"
-    flags += f" user-data-dir={tmp_path / 'profile'} screenshot={picture}"
-    page = write_report(full_run).as_uri()
-    command = [chromium, *(f"--{flag}" for flag in flags.split()), page]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    shown = Image.open(picture).convert("RGB")
+    page = write_comparison(runs_to_compare(make_run, write_scores)) if several else write_report(full_run)
+    shown = shown_in_a_browser(page, tmp_path, width, dark)
     paper = (20, 22, 27) if dark else (251, 251, 250)
     colours = {colour for _, colour in shown.getcolors(1 << 24)}
     assert {shown.getpixel((width - 3, y)) for y in range(0, 3000, 50)} == {paper}
     assert ((74, 163, 223) if dark else (0, 114, 178)) in colours
+
+
+@pytest.mark.slow
+def test_the_browsers_console_would_tell(tmp_path: Path) -> None:
+    page = tmp_path / "bad.html"
+    page.write_text("<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'\"><script>1</script>")
+    with pytest.raises(AssertionError):
+        shown_in_a_browser(page, tmp_path, 500, False)

@@ -1,0 +1,84 @@
+"""Flower's side of benchmarks.simulation: FedAvg on the same model, images and steps; needs torch and flwr alone.
+
+    PYTHON benchmarks/flower_app.py small|resnet18 SITES ROUNDS
+
+Its last line is JSON: seconds of each round, of the training steps of a visit in it (mean), and of the whole.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torchvision.models import resnet18 as torchvision_resnet18
+
+IMAGES, BATCH, CLASSES = 50, 10, 4
+
+
+def small() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 32, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(32, CLASSES),
+    )  # fmt: skip
+
+
+def resnet18() -> nn.Module:
+    net = torchvision_resnet18(num_classes=CLASSES)
+    net.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    return net
+
+
+def train(net: nn.Module) -> float:
+    """One epoch; returns its seconds, to which the images are counted: noise, made anew."""
+    begun = time.perf_counter()
+    images, labels = torch.rand(IMAGES, 1, 64, 64) * 2 - 1, torch.randint(0, CLASSES, (IMAGES,))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    for at in torch.split(torch.randperm(IMAGES), BATCH):
+        optimizer.zero_grad()
+        cross_entropy(net(images[at]), labels[at]).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return time.perf_counter() - begun
+
+
+def simulate(model: str, sites: int, rounds: int) -> dict[str, Any]:
+    from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import Grid, ServerApp
+    from flwr.serverapp.strategy import FedAvg
+    from flwr.simulation import run_simulation
+
+    make = {"small": small, "resnet18": resnet18}[model]
+    client, server = ClientApp(), ServerApp()
+    ends: list[float] = []
+    result: dict[str, Any] = {}
+
+    @client.train()  # type: ignore[untyped-decorator, unused-ignore]
+    def visit(message: Message, _: Context) -> Message:
+        torch.set_num_threads(1)
+        net = make()
+        net.load_state_dict(message.content["arrays"].to_torch_state_dict())
+        metrics = MetricRecord({"num-examples": IMAGES, "seconds": train(net)})
+        return Message(RecordDict({"arrays": ArrayRecord(net.state_dict()), "metrics": metrics}), reply_to=message)
+
+    @server.main()  # type: ignore[untyped-decorator, unused-ignore]
+    def main(grid: Grid, _: Context) -> None:
+        strategy = FedAvg(fraction_evaluate=0.0, min_evaluate_nodes=0, min_available_nodes=sites)
+        history = strategy.start(
+            grid, ArrayRecord(make().state_dict()), rounds, evaluate_fn=lambda *_: ends.append(time.perf_counter())
+        )
+        result["steps"] = [metrics["seconds"] for metrics in history.train_metrics_clientapp.values()]
+
+    begun = time.perf_counter()
+    run_simulation(server, client, sites, backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}})
+    whole = time.perf_counter() - begun
+    return result | {"rounds": [b - a for a, b in pairwise(ends)], "whole": whole}
+
+
+if __name__ == "__main__":
+    print(json.dumps(simulate(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))

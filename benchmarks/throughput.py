@@ -1,0 +1,164 @@
+"""Images per second of pretraining: the kit, a plain PyTorch loop, and lightly as its users write it.
+
+    python -m benchmarks.throughput   (two minutes; on a GPU where there is one)
+
+One site, 64 x 64, batches of 64, fp32, in one process, in turns:
+
+kit        a round of FedAvg: border, audit file, ledger, Lightning, memory and checkpoint on disk
+loop       the limit: images resident as one tensor, the same module (views, encoder, loss, optimizer, memory format)
+lightly    its SimCLRTransform (defaults) on PIL pictures in a DataLoader without and with two workers, its losses, the
+           same encoder with three channels, Lightning's Trainer with its defaults but for the printing
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from lightly.loss import NTXentLoss
+from lightly.models.modules.heads import SimCLRProjectionHead
+from lightly.transforms import SimCLRTransform
+from PIL.Image import Image
+from torch import Tensor
+from torch.optim import SGD
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.functional import to_pil_image
+
+from benchmarks.visit_overhead import make_sites
+from fedcore.algorithm import FedAvg
+from fedcore.checkpoint import Checkpoint
+from fedcore.data.images import Images
+from fedcore.encoders import ResNet
+from fedcore.federation import Rounds, federate
+from fedcore.local import LocalTrainer, Visit, channels_last
+from fedcore.transport import InProcess
+from fedssl.method import Method
+from fedssl.moco import MoCo
+from fedssl.simclr import SimCLR
+
+SIZE, BATCH = 64, 64
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+Run = Callable[[], object]
+"""Trains on all images once."""
+
+
+def kit(module: Method, images: Images, folder: Path) -> Run:
+    local, algorithm, checkpoint = LocalTrainer(module, module.share, Visit(BATCH)), FedAvg(), Checkpoint(folder / "s")
+    transport = InProcess({images.site: images}, local, memories=checkpoint, folder=folder / "sites")
+    return lambda: federate(
+        algorithm, transport, algorithm.start(local), Rounds(1), 0,
+        finished=lambda record, state: checkpoint.commit(record.round, state),
+    )  # fmt: skip
+
+
+def loop(module: Method, images: Images) -> Run:
+    channels_last(module).to(DEVICE)
+    resident = images.batch(range(len(images))).to(DEVICE)
+
+    def run() -> None:
+        optimizer = module.configure_optimizers()
+        for at in torch.split(torch.randperm(len(resident), device=DEVICE), BATCH):
+            optimizer.zero_grad()
+            module.training_step(resident[at], 0).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+    return run
+
+
+class Pictures(Dataset[tuple[list[Tensor], int, str]]):
+    """What lightly's LightlyDataset gives: views, target and name of a picture, here held in memory."""
+
+    def __init__(self, images: Images):
+        unit = images.batch(range(len(images))) / 2 + 0.5
+        self.pictures: list[Image] = [to_pil_image(image).convert("RGB") for image in unit]
+        self.transform = SimCLRTransform(input_size=SIZE)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, at: int) -> tuple[list[Tensor], int, str]:
+        return self.transform(self.pictures[at]), 0, str(at)
+
+
+class Lightly(pl.LightningModule):
+    """lightly's example of SimCLR."""
+
+    def __init__(self, encoder: ResNet):
+        super().__init__()
+        self.encoder, self.head = encoder, SimCLRProjectionHead(encoder.width, 256, 128)
+        self.criterion = NTXentLoss()
+
+    def training_step(self, batch: tuple[list[Tensor], Tensor, list[str]], _: int) -> Tensor:
+        a, b = (self.head(self.encoder(view)) for view in batch[0])
+        loss: Tensor = self.criterion(a, b)
+        self.log("train_loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> SGD:
+        return SGD(self.parameters(), lr=0.06, momentum=0.9, weight_decay=5e-4)
+
+
+def lightly(module: pl.LightningModule, images: Images, workers: int, folder: Path) -> Run:
+    batches = DataLoader(Pictures(images), BATCH, shuffle=True, drop_last=True, num_workers=workers)
+
+    def run() -> None:
+        trainer = pl.Trainer(
+            max_epochs=1, default_root_dir=folder, enable_progress_bar=False, enable_model_summary=False, devices=1
+        )
+        trainer.fit(module, batches)
+
+    return run
+
+
+def rates(ways: dict[str, Run], images: int, repeats: int) -> dict[str, list[float]]:
+    """Images per second of each, in turns so that a busy machine slows all alike; the first turn warms up."""
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(repeats + 1):
+        for name, run in ways.items():
+            begun = time.perf_counter()
+            run()
+            if DEVICE.type == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                taken[name].append(images / (time.perf_counter() - begun))
+    return taken
+
+
+def compare(title: str, encoder: Callable[..., ResNet], method: type[Method], count: int, repeats: int) -> None:
+    images = make_sites(1, count, SIZE)["site_0"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ways = {"loop": loop(method(encoder()), images), "kit": kit(method(encoder()), images, folder)}
+        if method is SimCLR:  # lightly's example of MoCo does other work in a step
+            for workers in (0, 2):
+                module = Lightly(encoder(channels=3))
+                ways[f"lightly, {workers} workers"] = lightly(module, images, workers, folder)
+        taken = rates(ways, count, repeats)
+    print(f"\n{title}")
+    for name, rate in taken.items():
+        ratio = statistics.median(k / r for k, r in zip(taken["kit"], rate, strict=True))
+        print(f"  {name:<20}{statistics.median(rate):8.0f} images/s   the kit is {ratio:5.2f} x as fast", flush=True)
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    warnings.filterwarnings("ignore")  # Lightning and torch advise more workers than there are cores
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    where = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__}, {where}; medians of interleaved runs")
+    small, large = partial(ResNet, depth=10, stem=32), partial(ResNet, depth=18, stem=64)
+    for method in (SimCLR, MoCo):
+        compare(f"{method.__name__}, ResNet-10, stem 32, 640 images", small, method, 640, repeats=5)
+        compare(f"{method.__name__}, ResNet-18, stem 64, 320 images", large, method, 320, repeats=3)
+
+
+if __name__ == "__main__":
+    main()

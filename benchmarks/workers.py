@@ -1,0 +1,65 @@
+"""Rounds a minute by worker processes, against one process with as many threads.
+
+    python -m benchmarks.workers
+
+A round of federated MoCo (ResNet-10, stem 32, 4 sites of 256 images of 64 x 64, batches of 64) through the whole kit,
+in one process with 2 threads and by 2 workers with 1 thread each, interleaved. The workers' start is told apart.
+
+2026-11-21, 2-core x86 CPU, torch 2.15, two runs while other programs kept both cores busy (load 4 to 10). Threads
+that wait for one another suffer most from that, so this tells of a shared machine and not of an idle one:
+
+start of 2 workers        22 and 14 s
+1 process x 2 threads     1.4 and 1.3 rounds a minute
+2 workers x 1 thread      14.5 and 10.4
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.visit_overhead import interleaved, make_sites
+from fedcore.algorithm import FedAvg
+from fedcore.encoders import ResNet
+from fedcore.federation import Rounds, federate
+from fedcore.local import LocalTrainer, Visit
+from fedcore.site import Round
+from fedcore.transport import InProcess, Transport
+from fedcore.workers import Workers
+from fedssl.moco import MoCo
+
+SITES, IMAGES, SIZE, BATCH, REPEATS = 4, 256, 64, 64, 3
+
+
+def in_process() -> InProcess:
+    module = MoCo(ResNet(depth=10, stem=32), bank=1024, remote=1)
+    local = LocalTrainer(module, module.share, Visit(batch_size=BATCH))
+    return InProcess(make_sites(SITES, IMAGES, SIZE), local)
+
+
+def one_round(transport: Transport, local: LocalTrainer) -> Callable[[], None]:
+    algorithm = FedAvg()
+    state = algorithm.start(local)
+    return lambda: federate(algorithm, transport, state, Rounds(1), 0)
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    print(f"torch {torch.__version__}, {SITES} sites x {IMAGES // BATCH} steps of {BATCH}, medians of {REPEATS} rounds")
+    alone = in_process()
+    with Workers(in_process(), 2) as workers:
+        begun = time.perf_counter()
+        list(workers.ask(FedAvg(), [], Round(0, 1, 0)))
+        print(f"start of 2 workers: {time.perf_counter() - begun:.1f} s")
+        times = interleaved(one_round(alone, alone.local), one_round(workers, workers.sites.local), REPEATS)
+    for name, seconds in zip(("1 process x 2 threads", "2 workers x 1 thread"), times, strict=True):
+        print(f"{name:<22} {60 / statistics.median(seconds):6.1f} rounds a minute")
+    ratio = statistics.median(a / b for a, b in zip(*times, strict=True))
+    print(f"workers are {ratio:.2f} times as fast")
+
+
+if __name__ == "__main__":
+    main()

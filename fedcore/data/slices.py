@@ -1,0 +1,45 @@
+"""Volumes cut into slices, and where in its volume a slice lies."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32, Int64, Num, UInt8
+
+from fedcore.data.geometry import fit, fit_mask
+
+
+def cut(
+    volume: Float32[np.ndarray, "c d h w"], axis: int, size: tuple[int, ...]
+) -> Float32[np.ndarray, "slices c h2 w2"]:
+    """The slices along spatial `axis`, all fitted alike into `size` and padded with the volume's minimum."""
+    slices = np.moveaxis(volume, axis + 1, 0)
+    stacked = slices.reshape(-1, *slices.shape[2:])  # as channels of one picture: resized in one go
+    return fit(stacked, size, len(stacked)).reshape(*slices.shape[:2], *size)
+
+
+def cut_mask(mask: UInt8[np.ndarray, "d h w"], axis: int, size: tuple[int, ...]) -> UInt8[np.ndarray, "slices h2 w2"]:
+    """The class numbers of the same slices."""
+    return np.stack([fit_mask(part, size) for part in np.moveaxis(mask, axis, 0)])
+
+
+def not_empty(slices: Num[np.ndarray, "slices c h w"]) -> Int64[np.ndarray, " shown"]:
+    """Places of the slices that hold more than one value."""
+    flat = slices.reshape(len(slices), -1)
+    return np.flatnonzero(flat.min(axis=1) < flat.max(axis=1))
+
+
+def between_ends(values: Num[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
+    """Linearly to [0, 1], the least value to 0 and the greatest to 1; 0.5 where there is but one value.
+
+    So positions of volumes of other lengths, units and origins can be compared. That a slice alone lies in
+    the middle is our choice.
+    """
+    values = values.astype(np.float64)
+    if len(values) == 0 or values.min() == values.max():
+        return np.full(len(values), 0.5, np.float32)
+    return ((values - values.min()) / (values.max() - values.min())).astype(np.float32)
+
+
+def emptied(site: str, count: int) -> list[str]:
+    """A note on slices left out, if there are any."""
+    return [f"site '{site}': empty slices left out: {count}"] if count else []

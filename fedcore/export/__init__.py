@@ -1,0 +1,102 @@
+"""`fedpretrain export`: an encoder's weights under the names of other libraries, with the lines that load them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors.torch
+
+from fedcore.encoders import Encoder, ResNet, ViT
+from fedcore.errors import InputError
+from fedcore.export.portable import Library, Portable
+from fedcore.export.resnet import portable_resnet
+from fedcore.export.vit import portable_vit
+from fedcore.files import write_atomically
+from fedcore.store import CARD, TENSORS, build_encoder, encoder_config, find_encoder
+from fedcore.words import call
+
+
+def export(run: Path, to: Library = "monai", out: Path | None = None, overwrite: bool = False) -> None:
+    """Write an encoder's weights as another library's, with a page on how to use them beside.
+
+    Args:
+        run: a finished pretraining run or an encoder's folder.
+        to: library whose plain model is to load them.
+        out: file to write, NAME.safetensors; LIBRARY.safetensors in the encoder's folder if not given.
+        overwrite: whether what is there may be replaced.
+    """
+    folder = find_encoder(run)
+    file = out or folder / f"{to}.safetensors"
+    _require_free(file, folder, overwrite)
+    made = portable(build_encoder(folder), to, tuple(encoder_config(folder).get("size", ())))
+    tensors = {name: t.contiguous() for name, t in made.tensors.items()}
+    write_atomically(file, safetensors.torch.save(tensors, {"format": "pt"}))
+    write_atomically(file.with_suffix(".md"), _page(made, folder, to, file.name).encode())
+    print(f"{file}\n{file.with_suffix('.md')}\n\n{made.snippet(str(file))}\n\n{_usage(made, folder)}")
+
+
+def portable(encoder: Encoder, to: Library, size: tuple[int, ...] = ()) -> Portable:
+    """What `to` needs of `encoder`, which was trained on images of `size`.
+
+    Raises:
+        InputError: The library has no such network.
+    """
+    if isinstance(encoder, ResNet):
+        return portable_resnet(encoder, to)
+    if isinstance(encoder, ViT):
+        return portable_vit(encoder, to, size)
+    raise InputError(f"export knows no {type(encoder).__name__}; in Python fedcore.store.build_encoder loads it")
+
+
+def command(arguments: Sequence[str]) -> None:
+    """`fedpretrain export RUN --to LIBRARY`."""
+    call(export, "export", arguments)
+
+
+def _require_free(file: Path, folder: Path, overwrite: bool) -> None:
+    """Raises InputError if `file` is no name for tensors, is taken, or is the encoder itself."""
+    if file.suffix != ".safetensors":
+        raise InputError(f"--out must name a .safetensors file, got {file}")
+    page = file.with_suffix(".md")
+    if {file.resolve(), page.resolve()} & {(folder / name).resolve() for name in (TENSORS, CARD)}:
+        raise InputError(f"{file} or {page.name} beside it is the encoder's own; choose another name with --out")
+    if taken := [path for path in (file, page) if path.exists() and not overwrite]:
+        raise InputError(f"{taken[0]} exists; replace it with --overwrite true, or choose another name with --out")
+
+
+def _page(made: Portable, folder: Path, to: Library, file: str) -> str:
+    card = folder / CARD
+    source = _without_front_matter(card.read_text(encoding="utf-8")) if card.is_file() else "It has no card.\n"
+    return f"""# {file}: a pretrained encoder for {to}
+
+```python
+{made.snippet(file)}
+```
+
+{_usage(made, folder)}
+
+What follows is the card of the encoder it was made from.
+
+---
+
+{source}"""
+
+
+def _usage(made: Portable, folder: Path) -> str:
+    """What to feed the model and what else to know, a line each."""
+    config = encoder_config(folder)
+    size = " x ".join(map(str, config.get("size", ()))) or "any number of"
+    channels = config["init_args"].get("channels", 1)
+    kind = "grey" if channels == 1 else f"{channels} channels"
+    lines = (
+        f"Images: float32, {kind}, channels first, {size} pixels as in training.",
+        "Intensities: in [-1, 1], scaled as the encoder's card says.",
+        *made.notes,
+    )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _without_front_matter(text: str) -> str:
+    return re.sub(r"\A---\n.*?\n---\n+", "", text, flags=re.DOTALL)

@@ -1,0 +1,69 @@
+"""Our ViT as timm's, where its positions, made for the size at hand with us, become weights of one size."""
+
+from __future__ import annotations
+
+import torch
+
+from fedcore.encoders import ViT, positions
+from fedcore.errors import InputError
+from fedcore.export.portable import Library, Portable
+from fedcore.message import Tensors
+
+_NAMES = {
+    "norm1.": "norm1.", "self_attn.in_proj_": "attn.qkv.", "self_attn.out_proj.": "attn.proj.",
+    "norm2.": "norm2.", "linear1.": "mlp.fc1.", "linear2.": "mlp.fc2.",
+}  # fmt: skip
+"""Prefixes inside a block, ours and timm's; both stack queries, keys and values in this order."""
+
+
+def portable_vit(encoder: ViT, to: Library, size: tuple[int, ...]) -> Portable:
+    """`size` is that of the images, in pixels.
+
+    Raises:
+        InputError: `to` has no such network, or the size is not known.
+    """
+    if encoder.config["spatial_dims"] != 2:
+        raise InputError("no library has this ViT for volumes; in Python fedcore.store.build_encoder loads it")
+    if to == "monai":
+        raise InputError("MONAI's ViT has another epsilon and no class token without a classifier; `--to timm` fits")
+    if to == "torchvision":
+        raise InputError("torchvision's ViT gives the class token, not the mean of the patches; `--to timm` fits")
+    if len(size) != 2:
+        raise InputError(
+            "timm's ViT is of one image size, and encoder.json names none; give it `size`: [height, width]"
+        )
+    return _timm(encoder, size)
+
+
+def _timm(encoder: ViT, size: tuple[int, ...]) -> Portable:
+    c = encoder.config
+    build = (
+        "model = VisionTransformer(",
+        f"    img_size={tuple(size)}, patch_size={c['patch']}, in_chans={c['channels']}, num_classes=0,",
+        f"    embed_dim={c['width']}, depth={c['depth']}, num_heads={c['heads']}, mlp_ratio={c['mlp_ratio']},",
+        '    global_pool="avg", fc_norm=False,', ")",
+    )  # fmt: skip
+    notes = ("Positions are weights here, of this size; for another, change `size` in encoder.json and export again.",)
+    imports = ("from timm.models.vision_transformer import VisionTransformer",)
+    return Portable(_renamed(encoder) | _places(encoder, size), imports, build, encoder.width, notes)
+
+
+def _renamed(encoder: ViT) -> Tensors:
+    return {_renamed_one(name): t for name, t in encoder.state_dict().items()}
+
+
+def _renamed_one(name: str) -> str:
+    if name == "token":
+        return "cls_token"
+    if not name.startswith("blocks."):
+        return name.replace("patches.", "patch_embed.proj.")
+    blocks, number, rest = name.split(".", 2)
+    ours = next(prefix for prefix in _NAMES if rest.startswith(prefix))
+    return f"{blocks}.{number}.{_NAMES[ours]}{rest.removeprefix(ours)}"
+
+
+def _places(encoder: ViT, size: tuple[int, ...]) -> Tensors:
+    """The class token has no place, so its row is zero."""
+    grid = tuple(side // encoder.patch for side in size)
+    places = positions(grid, encoder.width, torch.device("cpu"))
+    return {"pos_embed": torch.cat([torch.zeros(1, encoder.width), places])[None]}

@@ -1,0 +1,177 @@
+"""What several runs amount to, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from fedcore.report.digest import best_probe, highest_revelation, per_visit, probes
+from fedcore.report.figures import LineChart, line_chart
+from fedcore.report.naming import RANDOM, run_names, start_name
+from fedcore.report.plane import Plane, Point, plane
+from fedcore.report.run import Estimate, Run
+from fedcore.report.units import metric_name, percent, plural, size, size_unit
+
+_SCORES = ("balanced_accuracy", "auroc")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run under a name that tells it from the others; `start` is what a fine-tuned run started from."""
+
+    name: str
+    run: Run
+    method: str
+    algorithm: str
+    exchange: str
+    start: str
+
+    @property
+    def last_probe(self) -> float | None:
+        found = probes(self.run)
+        return found[-1][1] if found else None
+
+    @property
+    def best_probe(self) -> tuple[float, int] | None:
+        return best_probe(self.run)
+
+    @property
+    def pooled(self) -> Mapping[str, Estimate]:
+        return self.run.scores.pooled.metrics if self.run.scores and self.run.scores.pooled else {}
+
+    @property
+    def fraction(self) -> float | None:
+        """Of the labels, above 0."""
+        found = self.run.scores.label_fraction if self.run.scores else None
+        return found if found and found > 0 else None
+
+    @property
+    def up(self) -> float | None:
+        """Bytes of a visit, on average."""
+        return per_visit(self.run, lambda visit: visit.up)
+
+    @property
+    def up_in_all(self) -> float:
+        """Bytes that a site sent over the whole run, on average over the sites."""
+        sent = [sum(visit.up.values()) for turn in self.run.turns for visit in turn.visits.values()]
+        return sum(sent) / max(1, len(self.run.sites))
+
+    @property
+    def reveals(self) -> str:
+        return highest_revelation(self.run)
+
+
+def entries(runs: Sequence[Run]) -> tuple[Entry, ...]:
+    return tuple(_entry(name, run) for name, run in zip(run_names([run.folder for run in runs]), runs, strict=True))
+
+
+def probe_chart(found: Sequence[Entry]) -> LineChart | None:
+    """The mean kNN accuracy by round, a line a run."""
+    series = {entry.name: probes(entry.run) for entry in found}
+    series = {name: points for name, points in series.items() if points}
+    caption = "Mean over the sites of each run, by round; higher is better."
+    return line_chart("Probe: accuracy of nearest neighbours", caption, series) if series else None
+
+
+def efficiency_charts(found: Sequence[Entry]) -> tuple[Plane, ...]:
+    """Pooled scores by the fraction of labels, a line a start."""
+    charts = []
+    for metric in _SCORES:
+        series: dict[str, list[Point]] = {}
+        for entry in found:
+            fraction = entry.fraction
+            if metric in entry.pooled and fraction:
+                score = entry.pooled[metric]
+                label = f"{entry.start}, {percent(fraction)} of the labels: {score.value:.3f} ({entry.name})"
+                series.setdefault(entry.start, []).append(Point(fraction, score.value, score.low, score.high, label))
+        if series:
+            caption = "All sites' test images pooled. Lines join means, whiskers span each run's interval."
+            name = f"{metric_name(metric)} by labels"
+            charts.append(plane(name, caption, "of the labels", series, log=True, joined=True, tick=percent))
+    return tuple(charts)
+
+
+def probe_traffic(found: Sequence[Entry]) -> Plane | None:
+    """The best probe of each run by the bytes a site sent in it; None of a single run."""
+    probed = {e.name: [(e.up_in_all, Estimate(e.best_probe[0], None, None))] for e in found if e.best_probe}
+    return _traffic("Probe by traffic", "Best mean kNN accuracy of a run.", probed)
+
+
+def score_traffic(found: Sequence[Entry]) -> Plane | None:
+    """Scores of fine-tuned runs by the bytes of both stages, of those whose pretraining is among the runs too.
+
+    Of one fraction of labels: the one that most starts have, the smaller of two.
+    """
+    sent: dict[float, dict[str, list[tuple[float, Estimate]]]] = {}
+    for entry in found:
+        fraction, score = entry.fraction, entry.pooled.get("balanced_accuracy")
+        begun = [other.up_in_all for other in found if _made(other, entry)] or [0.0] * (entry.start == RANDOM)
+        if score and begun and fraction:
+            sent.setdefault(fraction, {}).setdefault(entry.start, []).append((entry.up_in_all + begun[0], score))
+    if not sent:
+        return None
+    usual = max(sent, key=lambda fraction: (len(sent[fraction]), -fraction))
+    caption = f"With {percent(usual)} of the labels; the bytes of the pretraining are counted in."
+    return _traffic("Balanced accuracy by traffic", caption, sent[usual])
+
+
+def warnings(found: Sequence[Entry]) -> list[str]:
+    """What forbids a fair comparison, in sentences."""
+    told = []
+    if len({entry.run.data for entry in found if entry.run.data}) > 1:
+        told.append("These runs were not made on the same images, so their scores cannot be ranked.")
+    if ended := [entry.name for entry in found if entry.run.status != "finished"]:
+        told.append(f"{plural(len(ended), 'run')} did not finish: {', '.join(ended)}. Their last records are shown.")
+    told += [f"{entry.name}: {gap}" for entry in found for gap in entry.run.gaps]
+    return told
+
+
+def starts(found: Sequence[Entry]) -> list[str]:
+    """The starts of the fine-tuned runs, in order."""
+    return list(dict.fromkeys(entry.start for entry in found if entry.start))
+
+
+def _traffic(title: str, caption: str, found: Mapping[str, Sequence[tuple[float, Estimate]]]) -> Plane | None:
+    if len(found) < 2:
+        return None
+    unit, name = size_unit(max(sent for pairs in found.values() for sent, _ in pairs))
+    series = {
+        of: [Point(sent / unit, s.value, s.low, s.high, f"{of}: {size(sent)}, {s.value:.3f}") for sent, s in pairs]
+        for of, pairs in found.items()
+    }
+    return plane(title, f"{caption} Left and high is best.", f"{name} that a site sent in all", series)
+
+
+def _entry(name: str, run: Run) -> Entry:
+    recipe = _recipe(run)
+    return Entry(
+        name=name,
+        run=run,
+        method=_class(recipe, "method") or _class(recipe, "classifier"),
+        algorithm=_class(recipe, "algorithm") or ("FedAvg" if recipe else ""),
+        exchange=_class(recipe, "exchange"),
+        start=start_name(run.scores.encoder) if run.scores else "",
+    )
+
+
+def _recipe(run: Run) -> Mapping[str, Any]:
+    try:
+        found = yaml.safe_load(run.recipe)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _class(recipe: Mapping[str, Any], key: str) -> str:
+    """The last part of a class path: fedssl.moco.MoCo is MoCo."""
+    found = recipe.get(key)
+    path = found.get("class_path") if isinstance(found, dict) else found
+    return str(path).rpartition(".")[2] if path else ""
+
+
+def _made(entry: Entry, tuned: Entry) -> bool:
+    """Whether `tuned` started from what `entry` made, as far as names tell."""
+    return entry.run.scores is None and tuned.start.partition(", ")[0] == entry.run.name

@@ -1,0 +1,76 @@
+"""The scores of a run: bars with intervals, and a table with a line a site."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedcore.report.run import Estimate, Run, Score
+from fedcore.report.units import metric_name
+
+POOLED = "All sites, pooled"
+_MEASURES = {"knn": "kNN", "linear": "Linear probe", "feature_std": "Spread", "effective_rank": "Effective rank"}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A score of a site, or of all; `at` holds value, low and high in percent of a track from 0 to 1."""
+
+    owner: str
+    score: Estimate
+    at: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Final:
+    """`rows` holds, by site, a value or None for each column, and the number of images it was measured on."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Estimate | None, ...], int | None], ...]
+    note: str
+
+
+def bars(run: Run) -> dict[str, list[Bar]]:
+    """For each metric, by its name, a bar for each site and one for all of them."""
+    found: dict[str, list[Bar]] = {}
+    for owner, score in _scored(run).items():
+        for metric, estimate in score.metrics.items():
+            found.setdefault(metric_name(metric), []).append(_bar(owner, estimate))
+    return found
+
+
+def final(run: Run) -> Final | None:
+    """The scores of a fine-tuned run, else what each site's last survey measured; None where there is neither."""
+    scored = _scored(run)
+    if scored:
+        metrics = list(dict.fromkeys(name for score in scored.values() for name in score.metrics))
+        rows = tuple((owner, tuple(map(score.metrics.get, metrics)), score.images) for owner, score in scored.items())
+        return Final(tuple(map(metric_name, metrics)), rows, "Behind each score stands its confidence interval.")
+    surveys = {site: survey for turn in run.turns for site, survey in turn.survey.items()}
+    names = [name for name in _MEASURES if any(name in survey for survey in surveys.values())]
+    rows = tuple(
+        (site, tuple(_plain(surveys[site].get(name)) for name in names), _images(surveys[site]))
+        for site in run.sites
+        if site in surveys
+    )
+    return Final(tuple(_MEASURES[name] for name in names), rows, "As measured by the last survey.") if names else None
+
+
+def _scored(run: Run) -> dict[str, Score]:
+    if not run.scores:
+        return {}
+    return {**run.scores.sites} | ({POOLED: run.scores.pooled} if run.scores.pooled else {})
+
+
+def _plain(value: float | None) -> Estimate | None:
+    return None if value is None else Estimate(value, None, None)
+
+
+def _images(survey: object) -> int | None:
+    found = survey.get("images") if isinstance(survey, dict) else None
+    return None if found is None else int(found)
+
+
+def _bar(owner: str, score: Estimate) -> Bar:
+    ends = {"value": score.value, "low": score.low, "high": score.high}
+    at = {end: round(100 * min(max(found, 0.0), 1.0), 1) for end, found in ends.items() if found is not None}
+    return Bar(owner, score, at)

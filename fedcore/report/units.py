@@ -1,0 +1,49 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+from fedcore.report.run import Estimate
+
+_NAMES = {"auroc": "AUROC", "f1": "F1", "knn": "kNN", "auprc": "AUPRC", "mcc": "MCC"}
+
+
+def size_unit(size: float | int) -> tuple[float, str]:
+    """The decimal unit in which `size` bytes reads best."""
+    units = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+    return next(((unit, name) for unit, name in units if size >= unit), (1.0, "B"))
+
+
+def size(found: float | int | None) -> str:
+    """Bytes in the decimal unit that reads best: 1.23 MB; "" for None."""
+    if found is None:
+        return ""
+    unit, name = size_unit(found)
+    if unit == 1.0:
+        return f"{found:.0f} B"
+    return f"{found / unit:.3g} {name}" if found / unit < 100 else f"{found / unit:.0f} {name}"
+
+
+def duration(seconds: float | None) -> str:
+    """1.9 s, 1 min 21 s, 2 h 05 min; "" for None."""
+    if seconds is None:
+        return ""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:g} %"
+
+
+def metric_name(name: str) -> str:
+    return _NAMES.get(name, name.replace("_", " ").capitalize())
+
+
+def interval(score: Estimate) -> str:
+    return "" if score.low is None or score.high is None else f"{score.low:.3f} to {score.high:.3f}"

@@ -1,0 +1,189 @@
+"""One process that visits sites for another, as `fedcore.workers` has several of."""
+
+from __future__ import annotations
+
+import os
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing.connection import Connection
+from threading import Thread
+from typing import Any
+
+import torch
+
+from fedcore.algorithm import Visitor
+from fedcore.errors import InputError
+from fedcore.local import LocalTrainer
+from fedcore.message import Message, Refusal, Tensors
+from fedcore.parcel import pack, unpack
+from fedcore.site import Round
+from fedcore.transport import Answer, InProcess
+
+_DYING_SECONDS = 10.0
+"""A process that has closed its pipe is given so long to leave its exit code."""
+
+
+@dataclass(frozen=True)
+class Outfit:
+    """What a worker is given once, at its start."""
+
+    sites: InProcess
+    threads: int
+    """Of torch."""
+    filters: list[Any]
+    """Python's filters of warnings: what is worth one is decided by the program, not by each of its workers."""
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What a worker is given for each visit."""
+
+    visitor: Visitor
+    site: str
+    down: Message
+    memory: Tensors
+    turn: Round
+
+
+@dataclass(frozen=True)
+class Done:
+    """What comes back of it."""
+
+    answer: Answer
+    memory: Tensors | None
+    """What the site's memory has become; None: as it was."""
+
+
+class Died(Exception):
+    """The process ended; its text says how."""
+
+
+class Worker:
+    """The process, seen from the one that starts it."""
+
+    def __init__(self) -> None:
+        context = get_context("spawn")  # CUDA forbids forks, and OpenMP's threads do not survive one
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs,), daemon=True)
+        with _deaf_to_ctrl_c():
+            self.process.start()
+        theirs.close()
+
+    def send(self, parcel: bytes) -> None:
+        with suppress(ConnectionError):  # it has died, which `receive` will tell
+            self.pipe.send_bytes(parcel)
+
+    def receive(self) -> Done | None:
+        """Waits for what it says: None once it has started, else how its errand ended.
+
+        Raises:
+            Died: It ended instead.
+            InputError: It cannot use what it was sent.
+            KeyboardInterrupt: The visit wants the run to stop.
+        """
+        try:
+            said = self.pipe.recv_bytes()
+        except (EOFError, OSError) as e:
+            self.process.join(_DYING_SECONDS)
+            self.end()
+            raise Died(f"exit code {self.process.exitcode}") from e
+        told = unpack(said)
+        if isinstance(told, BaseException):
+            raise told
+        done: Done | None = told
+        return done
+
+    def end(self) -> None:
+        """Killed, since Lightning puts off a termination until its batch is done; it holds nothing to be saved."""
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """A process started inside does not hear Ctrl-C, not even while it imports; its parent stops it."""
+    resource_tracker.ensure_running()  # else it starts with the first process, and lets the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(pipe: Connection) -> None:
+    """The life of the process, until its parent closes the pipe or ends."""
+    Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(EOFError, ConnectionError):
+        sites, said = _settled(pipe.recv_bytes())
+        pipe.send_bytes(said)
+        while sites:
+            pipe.send_bytes(_visited(sites, pipe.recv_bytes()))
+
+
+def _settled(parcel: bytes) -> tuple[InProcess | None, bytes]:
+    try:
+        outfit: Outfit = unpack(parcel)
+    except Exception as e:
+        return None, pack(_useless(e))
+    torch.set_num_threads(outfit.threads)
+    warnings.resetwarnings()
+    warnings.filters[:] = outfit.filters  # type: ignore[index]
+    return replace(outfit.sites, local=rebuilt(outfit.sites.local)), pack(None)
+
+
+def rebuilt(local: LocalTrainer) -> LocalTrainer:
+    """The same made here, since what torch compiled for it (`visit.compile`) does not travel."""
+    local.reset({})
+    return LocalTrainer(local.module, local.share, local.visit)
+
+
+def _visited(sites: InProcess, parcel: bytes) -> bytes:
+    try:
+        return pack(_visit(sites, unpack(parcel)))
+    except KeyboardInterrupt as e:
+        return pack(e)
+    except Exception as e:  # not the visit's, which has become a refusal
+        return pack(_useless(e))
+
+
+def _visit(sites: InProcess, errand: Errand) -> Done:
+    memory = _Memory(errand.memory)
+    visits = replace(sites, memories=memory).ask(errand.visitor, [(errand.site, errand.down)], errand.turn)
+    (answer,) = visits
+    if isinstance(answer, Refusal):
+        answer = replace(answer, cause=None)  # its text stays at the site
+    return Done(answer, memory.after)
+
+
+@dataclass
+class _Memory:
+    """The memory of the one site that is being visited, and what the visit made of it."""
+
+    before: Tensors
+    after: Tensors | None = None
+
+    def get(self, site: str) -> Tensors:
+        return self.before
+
+    def put(self, site: str, memory: Tensors, turn: Round) -> None:
+        self.after = memory
+
+
+def _useless(error: Exception) -> InputError:
+    return InputError(
+        f"a worker process cannot use what it was given ({type(error).__name__}: {error}); what a recipe or script "
+        "names must be defined in modules that can be imported, not in a notebook; else set workers to 1"
+    )
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed leaves no process that trains on and writes into its run."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

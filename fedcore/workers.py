@@ -1,0 +1,184 @@
+"""Sites of a round visited at the same time, each by a process; several processes may share a GPU.
+
+A worker holds an `InProcess` of its own, with a copy of the module, and visits by the same code. Everything random
+in a visit hangs on (seed, round, site), and answers are handed on in the order of the tasks, so the law is
+
+    a run with N workers  =  a run in one process, to the bit, at equal threads a visit
+
+Sums depend on the number of threads; the workers share out those that torch has here, and have at least one each.
+
+Sites and server are here parts of one program on one machine. So what passes between its processes is pickled
+(`fedcore.parcel`), against the rule that nothing received is unpickled; a site's border stands in the worker,
+before anything is passed on.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import wait
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from fedcore.algorithm import Visitor
+from fedcore.errors import InputError
+from fedcore.memory import InMemory
+from fedcore.message import Message, Refusal
+from fedcore.parcel import pack
+from fedcore.site import Round
+from fedcore.transport import Answer, InProcess, Tasks
+from fedcore.worker import Died, Done, Errand, Outfit, Worker
+
+_AHEAD = 4
+"""Visits a worker that may be begun before the first of them all is done: what a large site may hold up."""
+
+
+@dataclass
+class Workers:
+    """Visits `sites` by processes that start when they are first needed and are kept until `close`.
+
+    A visit that fails does what it does in one process: its site refuses, and keeps the memory it had. So does one
+    whose process dies (killed, out of memory); another process then takes its place.
+
+    A process takes about half a gigabyte beside module, training and images in RAM (maps of files are shared), and
+    as much of a GPU for its context. Up to four answers a worker wait in memory behind a large site.
+    """
+
+    sites: InProcess
+    """Where images, policy, memories and audit files are; its own module is not used."""
+    count: int = 2
+    """Processes; never more than sites."""
+    _crew: list[Worker] = field(default_factory=list, init=False)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def names(self) -> Sequence[str]:
+        return self.sites.names()
+
+    def ask(self, visitor: Visitor, tasks: Tasks, turn: Round) -> Iterator[Answer]:
+        """Answers in the order of the tasks.
+
+        Raises:
+            InputError: No process can be started, or it cannot use what it is sent.
+            KeyboardInterrupt: The run is to stop, as a visit or the user says.
+        """
+        try:
+            if not self._crew:
+                self._hire(self._size)
+            yield from self._answers(_Asked(visitor, iter(tasks), turn))
+        except BaseException:
+            self.close()  # nobody waits any more for the visits under way
+            raise
+
+    def close(self) -> None:
+        """Ends the processes, whatever they do; another `ask` would start others."""
+        while self._crew:
+            self._crew.pop().end()
+
+    @property
+    def _size(self) -> int:
+        return max(1, min(self.count, len(self.names())))
+
+    def _hire(self, count: int) -> None:
+        """New workers; they import at the same time, which is most of what a start takes."""
+        sites = replace(self.sites, memories=InMemory(), on_visit=_say_nothing)
+        threads = max(1, torch.get_num_threads() // self._size)
+        outfit = _packed(Outfit(sites, threads, list(warnings.filters)))
+        for _ in range(count):
+            self._crew.append(Worker())
+        for worker in self._crew[-count:]:
+            worker.send(outfit)
+        for worker in self._crew[-count:]:
+            _await_start(worker)
+
+    def _answers(self, asked: _Asked) -> Iterator[Answer]:
+        while True:
+            self._hand_out(asked)
+            if not asked.visits:
+                return
+            self._gather(asked)
+            if done := asked.visits[0].done:
+                asked.visits.popleft()
+                if done.memory is not None:
+                    self.sites.memories.put(done.answer.site, done.memory, asked.turn)
+                yield done.answer
+
+    def _hand_out(self, asked: _Asked) -> None:
+        """Gives every free worker a visit, as long as there are any and not too many wait for an earlier one."""
+        for worker in self._crew:
+            if worker in asked.busy or len(asked.visits) >= _AHEAD * len(self._crew):
+                continue
+            if task := next(asked.todo, None):
+                name, down = task
+                self.sites.on_visit(name)
+                memory = self.sites.memories.get(name)
+                worker.send(_packed(Errand(asked.visitor, name, down, memory, asked.turn)))
+                asked.busy[worker] = _Visit(name)
+                asked.visits.append(asked.busy[worker])
+
+    def _gather(self, asked: _Asked) -> None:
+        """Takes what is done; waits for it where nothing can be handed on."""
+        ready = wait([worker.pipe for worker in asked.busy], timeout=0 if asked.visits[0].done else None)
+        for worker in [worker for worker in asked.busy if worker.pipe in ready]:
+            visit = asked.busy.pop(worker)
+            try:
+                visit.done = worker.receive()
+            except Died as e:
+                reason = f"the worker process of the visit ended unexpectedly ({e})"
+                visit.done = Done(Refusal(visit.site, reason), None)
+                self._crew.remove(worker)
+                self._hire(1)
+
+
+@dataclass
+class _Visit:
+    """A visit that was handed out; `done` is None while it lasts."""
+
+    site: str
+    done: Done | None = None
+
+
+@dataclass
+class _Asked:
+    """How far an `ask` has come."""
+
+    visitor: Visitor
+    todo: Iterator[tuple[str, Message]]
+    turn: Round
+    visits: deque[_Visit] = field(default_factory=deque)
+    """Handed out and not yet handed on, in the order of the tasks."""
+    busy: dict[Worker, _Visit] = field(default_factory=dict)
+
+
+def _await_start(worker: Worker) -> None:
+    try:
+        worker.receive()
+    except Died as e:
+        raise InputError(
+            f"a worker process ended while it started ({e}); a script must train under "
+            "`if __name__ == '__main__':`; where memory is short, set workers to fewer, or to 1"
+        ) from e
+
+
+def _packed(thing: Any) -> bytes:
+    try:
+        return pack(thing)
+    except Exception as e:
+        raise InputError(
+            f"a worker process cannot be given all it needs ({type(e).__name__}: {e}); define classes at the top of "
+            "a module, or set workers to 1"
+        ) from e
+
+
+def _say_nothing(site: str) -> None:
+    """In a worker: a visit is told of where it is handed out."""

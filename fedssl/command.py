@@ -1,0 +1,109 @@
+"""`fedpretrain probe RUN`: how good a pretrained encoder is at every site, on the run's own or on other images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedcore.algorithm import FedAvg, share_of
+from fedcore.checkpoint import Checkpoint
+from fedcore.errors import InputError, building
+from fedcore.local import LocalTrainer
+from fedcore.localonly import LocalOnly
+from fedcore.message import Refusal, Weights
+from fedcore.progress import load
+from fedcore.recipe import read_recipe
+from fedcore.run import RunFolder
+from fedcore.seeds import seeded
+from fedcore.site import Round
+from fedcore.store import find_encoder, load_encoder
+from fedcore.transport import InProcess
+from fedssl.pretrain import pretrain
+from fedssl.probe import Probe
+
+USAGE = """usage: fedpretrain probe RUN [--data.manifest other.csv] [--KEY VALUE ...]
+
+kNN, linear probe and gauges of collapse of a pretrained encoder at every site that has test images, each
+site against its own training images. Scalars alone leave a site."""
+
+Table = dict[str, dict[str, float]]
+"""Metrics by site."""
+COLUMNS = {"knn": "kNN", "linear": "linear probe", "feature_std": "spread", "effective_rank": "effective rank"}
+
+
+def command(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    show(probe(Path(arguments[0]), arguments[1:]))
+    return 0
+
+
+def probe(path: Path, overrides: Sequence[str] = ()) -> Table:
+    """Metrics by site of the encoder of a pretraining run; where sites trained alone, of each site's own.
+
+    Raises:
+        InputError: There is no finished pretraining run, its encoder does not fit the images, or a site refused.
+    """
+    run = RunFolder(path)
+    if run.about().get("command") != "pretrain":
+        raise InputError(f"probe takes a pretrain run, {path} holds {run.about().get('command', 'no run')}")
+    asked = read_recipe(pretrain, "probe", [str(path / "recipe.yaml"), *overrides]).build()
+    cohort = load(asked["data"])
+    with seeded(asked["seed"]), building("the method or its encoder"):
+        module = asked["method"](asked["encoder"](cohort.spatial_dims, cohort.channels))
+    local = LocalTrainer(module, share_of(asked["algorithm"] or FedAvg(), module), asked["visit"])
+    sites = InProcess(cohort.split("train"), local, cohort.split("test"), asked["policy"], folder=path / "sites")
+    if isinstance(asked["algorithm"], LocalOnly):
+        sites.memories = _own_encoders(path, sites)
+    else:
+        load_encoder(find_encoder(path), module.encoder)
+    return _ask(sites, dataclasses.replace(asked["probe"] or Probe(), linear=True), asked["seed"])
+
+
+def _own_encoders(path: Path, sites: InProcess) -> Checkpoint:
+    """Where sites trained alone their encoders are in their memories."""
+    memories = Checkpoint.open(path / "state")
+    if strange := [name for name in sites.names() if name not in memories.sites]:
+        raise InputError(
+            f"the sites of {path} trained alone, and {strange[0]!r} is none of them ({', '.join(memories.sites)})"
+        )
+    return memories
+
+
+def _ask(sites: InProcess, visitor: Probe, seed: int) -> Table:
+    down = Weights(sites.local.shared())
+    answers = sites.ask(visitor, ((name, down) for name in sites.names()), Round(0, 1, seed))
+    table: Table = {}
+    for answer in answers:
+        if isinstance(answer, Refusal):
+            raise InputError(f"{answer.site} could not be probed: {answer.reason}") from answer.cause
+        table[answer.site] = answer.metrics
+    return table
+
+
+def pooled(table: Table, metric: str) -> float | None:
+    """Mean over the sites, weighted by their test images; None where no site has the metric."""
+    told = [(row[metric], row.get("images", 1.0)) for row in table.values() if metric in row]
+    mass = sum(n for _, n in told)
+    return sum(value * n for value, n in told) / mass if mass else None
+
+
+def show(table: Table) -> None:
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    grid = Grid(box=None, pad_edge=False)
+    grid.add_column("site", overflow="fold")
+    for title in ("test images", *COLUMNS.values()):
+        grid.add_column(title, justify="right", no_wrap=True)
+    for site, row in table.items():
+        grid.add_row(site, f"{row.get('images', 0):.0f}", *(_cell(row.get(name)) for name in COLUMNS))
+    images = sum(row.get("images", 0) for row in table.values())
+    grid.add_row("all", f"{images:.0f}", *(_cell(pooled(table, name)) for name in COLUMNS), style="bold")
+    Console().print(grid)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

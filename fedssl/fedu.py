@@ -1,0 +1,37 @@
+"""FedU: a site far from the federation keeps its own predictor (Zhuang et al. 2021, arXiv 2108.06492).
+
+In a recipe, with `method: fedssl.byol.BYOL`::
+
+    algorithm:
+      class_path: fedssl.fedu.FedU
+      init_args: {mu: 0.4, algorithm: {class_path: fedcore.algorithm.FedAvg}}
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fedcore.message import Tensors
+from fedssl.rejoin import ENCODER, Rejoin
+
+
+@dataclass(frozen=True)
+class FedU(Rejoin):
+    """The encoder is always the global one; the predictor only where divergence < mu, else the site's own.
+
+    Our reading: the projection head goes with the predictor, which predicts its outputs; and the
+    divergence is that of `fedssl.rejoin`.
+    """
+
+    always_global: ClassVar[tuple[str, ...]] = (ENCODER,)
+
+    mu: float = 0.4
+    """Threshold, >= 0, the paper's for ResNet-18. It has the scale of the weights: look at the metric `divergence`."""
+
+    def __post_init__(self) -> None:
+        if self.mu < 0:
+            raise ValueError(f"mu must be >= 0, got {self.mu}")
+
+    def mixing(self, divergence: float, notes: Tensors) -> tuple[float, Tensors]:
+        return (0.0 if divergence < self.mu else 1.0), notes

@@ -1,0 +1,71 @@
+"""L-DAWA: each layer of a site counts as far as it points where the server's does (Rehman et al. 2023).
+
+arXiv 2307.07393. In a recipe: FedAvg with `aggregator: fedssl.ldawa.LDAWA`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedcore.aggregate import Mean
+from fedcore.message import Contribution, Tensors, Weights
+
+
+@dataclass(frozen=True)
+class LDAWA:
+    """Scales each layer of each site's model by its cosine to the server's layer, then averages.
+
+    w_server^l <- sum_k n_k cos(w_k^l, w_server^l) w_k^l / sum_k n_k, in one pass and two models of memory.
+    The result of a site that turned is shorter than its weights, as in the paper: even one site alone is
+    not left as it is, unless it sends what it was sent. Our reading:
+
+    - sites weigh by their images;
+    - a layer is all that one module learns, weight and bias together: a norm's bias starts at 0, has no
+      cosine by itself then, and would stay 0 for ever;
+    - a negative cosine counts as 0, because a negated layer is none that a site trained;
+    - a layer that is 0 at the server has no direction, and is averaged plainly;
+    - running statistics and counters are averaged plainly: a variance scaled by a cosine is no variance.
+    """
+
+    weight: str = "examples"
+    """Weight of a site, as in fedcore.aggregate.Mean: `examples`, `equal`, or the name of a metric."""
+
+    def combine(self, contributions: Iterable[Contribution[Weights]], current: Tensors) -> Tensors:
+        scaled = (dataclasses.replace(c, message=Weights(_scaled(c.message.tensors, current))) for c in contributions)
+        return Mean(self.weight).combine(scaled, current)
+
+
+def _scaled(sent: Tensors, current: Tensors) -> Tensors:
+    """A site's tensors, each learned one times the factor of its layer."""
+    result = dict(sent)
+    for names in layers(sent):
+        factor = cosine([sent[n] for n in names], [current[n] for n in names])
+        result |= {n: sent[n] * factor for n in names}
+    return result
+
+
+def layers(tensors: Mapping[str, Tensor]) -> list[list[str]]:
+    """Names of what each module learns: floats that are no running statistics, grouped by the module's path."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, t in tensors.items():
+        module, _, leaf = name.rpartition(".")
+        if t.is_floating_point() and not leaf.startswith("running_"):
+            found[module].append(name)
+    return list(found.values())
+
+
+def cosine(a: list[Tensor], b: list[Tensor]) -> float:
+    """Cosine of two layers in [0, 1], negative ones as 0; 1 if `b` is 0.
+
+    In float64, so that of a layer to itself is 1 to float32's last bit.
+    """
+    x, y = (torch.cat([t.double().flatten() for t in layer]) for layer in (a, b))
+    if not y.any():
+        return 1.0
+    return float(torch.cosine_similarity(x, y, dim=0).clamp(0, 1))

@@ -1,0 +1,91 @@
+"""Bands in proportion to bytes, coloured by what they reveal, from one site to many."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedcore.report.flow import Band, Flow, flows, level, revealed
+from fedcore.report.read import read_run
+from fedcore.report.run import Run
+
+MakeRun = Callable[..., Path]
+
+
+def run_of(folder: Path, *rounds: dict[str, Any]) -> Run:
+    lines = [{"round": at, "sites": sites} for at, sites in enumerate(rounds)]
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return read_run(folder)
+
+
+def sent(weights: int = 0, exchange: int = 0, down: int = 0) -> dict[str, Any]:
+    return {"up": {"weights": weights, "exchange": exchange}, "down": {"weights": down}, "reveals": "FEATURES"}
+
+
+def width(band: Band) -> float:
+    """Height of the ribbon at its left end: its first and last edge."""
+    numbers = [float(found) for found in re.findall(r"-?[\d.]+", band.path)]
+    return numbers[-1] - numbers[1]
+
+
+def bands(flow: Flow) -> dict[tuple[str, str], Band]:
+    return {(side.name, band.kind): band for side in flow.sides for band in side.bands}
+
+
+def test_widths_are_proportional_on_one_scale_for_both_ways(make_run: MakeRun) -> None:
+    run = run_of(make_run(), {"hospital_1": sent(3_000_000, 1_000_000, 8_000_000), "hospital_2": sent(2_000_000)})
+    up, down = (bands(flow) for flow in flows(run))
+    unit = width(up["hospital_1", "exchange"])
+    assert width(up["hospital_1", "weights"]) == pytest.approx(3 * unit, abs=0.5)
+    assert width(up["hospital_2", "weights"]) == pytest.approx(2 * unit, abs=0.5)
+    assert width(down["hospital_1", "weights"]) == pytest.approx(8 * unit, abs=0.5)
+
+
+def test_the_servers_bar_is_the_sum_of_the_bands_and_totals_are_of_an_average_round(make_run: MakeRun) -> None:
+    both = {"hospital_1": sent(3_000_000, 1_000_000), "hospital_2": sent(1_000_000)}
+    up, _ = flows(run_of(make_run(), both, {"hospital_1": sent(1_000_000)}))
+    assert up.server[1] == pytest.approx(sum(width(band) for band in bands(up).values()), abs=0.3)
+    assert up.total == "3 MB"
+    assert [(total.kind, total.size) for total in up.totals] == [("weights", "2.5 MB"), ("exchange", "500 kB")]
+    assert [(side.name, side.size) for side in up.sides] == [("hospital_1", "2.5 MB"), ("hospital_2", "500 kB")]
+
+
+def test_what_is_small_is_still_seen(make_run: MakeRun) -> None:
+    up, _ = flows(run_of(make_run(), {"hospital_1": sent(10_000_000_000, 1)}))
+    assert width(bands(up)["hospital_1", "exchange"]) >= 1.1
+
+
+@pytest.mark.parametrize(("count", "rows"), [(1, 1), (12, 12), (13, 12), (50, 12)])
+def test_many_sites_are_gathered_and_nothing_is_lost(make_run: MakeRun, count: int, rows: int) -> None:
+    sizes = {f"site_{at}": sent((at + 1) * 1_000_000, down=1) for at in range(count)}
+    up, down = flows(run_of(make_run(sites=tuple(sizes)), sizes))
+    assert len(up.sides) == len(down.sides) == rows
+    assert [side.y for side in up.sides] == [side.y for side in down.sides]
+    assert up.height <= 700
+    if count > 12:
+        assert up.sides[-1].name == f"{count - 11} others"
+        assert [side.name for side in up.sides[:-1]] == [f"site_{at}" for at in range(count - 11, count)]
+    assert up.total == ("1 MB" if count == 1 else up.totals[0].size)
+    assert sum(width(band) for band in bands(up).values()) == pytest.approx(up.server[1], abs=1.0)
+
+
+def test_an_exchange_reveals_what_the_audits_say(make_run: MakeRun) -> None:
+    run = read_run(make_run())
+    assert [level(run, kind) for kind in ("weights", "exchange", "metrics")] == ["WEIGHTS", "FEATURES", "STATISTICS"]
+    assert revealed(run) == (("WEIGHTS", True), ("STATISTICS", True), ("FEATURES", True), ("SAMPLES", False))
+
+
+def test_a_revelation_nobody_knows_is_shown_too(make_run: MakeRun) -> None:
+    run = run_of(make_run(), {"hospital_1": {"up": {"keys": 5}, "reveals": "GENOMES"}})
+    assert revealed(run)[-1] == ("GENOMES", True)
+    assert bands(flows(run)[0])["hospital_1", "keys"].reveals == "GENOMES"
+
+
+def test_a_run_that_sent_nothing_has_no_flow(make_run: MakeRun) -> None:
+    assert flows(run_of(make_run(), {"hospital_1": {"up": {}, "down": {"weights": 0}}})) == ()
+    assert flows(read_run(make_run("none", rounds=0))) == ()

@@ -1,0 +1,365 @@
+"""One pool of two processes serves most of this file, since a process takes seconds to import torch."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from fedcore import cli
+from fedcore.algorithm import Algorithm, FedAvg
+from fedcore.border import Policy
+from fedcore.errors import InputError, Refused
+from fedcore.exchange import Carry
+from fedcore.federation import Rounds, Survey, federate
+from fedcore.fedprox import Spring
+from fedcore.job import Job
+from fedcore.ledger import RoundRecord
+from fedcore.local import LocalTrainer, Visit
+from fedcore.memory import InMemory
+from fedcore.message import Contribution, Empty, Refusal, Weights, flatten
+from fedcore.parcel import pack, unpack
+from fedcore.site import Round, Site
+from fedcore.transport import Answer, InProcess, Transport
+from fedcore.worker import rebuilt
+from fedcore.workers import Workers
+from tests.fedcore.test_border import RICH
+from tests.fedcore.test_exchange import Tally
+from tests.fedcore.toys import Sender, Toy, broken, hospitals, images, local, same
+
+TURN = Round(4, 9, 0)
+HEAVY = Weights({"w": torch.zeros(3)})
+NAMES = "abcdefghij"
+PATIENCE = 60.0
+
+
+def make_sites(folder: Path, module: Toy | None = None) -> InProcess:
+    """Ten hospitals, and one whose loss is NaN."""
+    trainer = local(Visit(batch_size=4, accelerator="cpu", keep_optimizer=True), module)
+    return InProcess(hospitals(NAMES) | {"nan": broken("nan")}, trainer, policy=Policy(), folder=folder)
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    with Workers(make_sites(tmp_path_factory.mktemp("workers")), 2) as workers:
+        yield workers
+    assert multiprocessing.active_children() == []
+
+
+@pytest.fixture
+def workers(pool: Workers) -> Workers:
+    """With new memories, and sites whose folders hold nothing."""
+    pool.sites = replace(pool.sites, memories=InMemory(), on_visit=InProcess.on_visit)
+    for file in (pool.sites.folder or Path()).glob("*/*.jsonl"):
+        file.unlink()
+    return pool
+
+
+def ask(transport: Transport, visitor: object, names: str | list[str] = "abc") -> list[Answer]:
+    return list(transport.ask(visitor, ((name, Weights({})) for name in names), TURN))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Look:
+    """A survey: measures, and would leave a trace if it could."""
+
+    def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Empty]:
+        local.load(down.tensors)
+        site.memory = {"trace": torch.ones(1)}
+        with local.measuring():
+            mean = float(local.module.layer(site.images.batch([0]).flatten(1).nan_to_num()).mean())
+        return Contribution(site.name, Empty(), site.size, {"mean": mean, "threads": float(torch.get_num_threads())})
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """Each site tells that it is there; those that wait for another end only once that one was there."""
+
+    folder: Path
+    waits: dict[str, str]
+
+    def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Empty]:
+        (self.folder / site.name).touch()
+        until = time.monotonic() + PATIENCE
+        while site.name in self.waits and not (self.folder / self.waits[site.name]).exists():
+            if time.monotonic() > until:
+                raise Refused("nobody came")
+            time.sleep(0.01)
+        return Contribution(site.name, Empty(), site.size)
+
+
+@dataclass(frozen=True)
+class Fatal(FedAvg):
+    """At this site the process is killed, as by a machine without memory; or the visit stops the run."""
+
+    at: str = ""
+    how: str = "kill"
+
+    def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Weights]:
+        if site.name == self.at and self.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if site.name == self.at:
+            raise SystemExit(1)  # as Lightning answers Ctrl-C
+        site.memory = {"noted": torch.tensor(turn.index)}
+        return Contribution(site.name, HEAVY, site.size)
+
+
+def trained(transport: Transport, sites: InProcess, algorithm: Algorithm, rounds: Rounds) -> list[Any]:
+    """All that a run leaves: state, memories, records and what the sites' own files say; without seconds."""
+    records: list[RoundRecord] = []
+    state = federate(
+        algorithm, transport, algorithm.start(sites.local), rounds, 3, survey=Survey(Look(), 2),
+        finished=lambda record, state: records.append(record),
+    )  # fmt: skip
+    for record in records:
+        record.seconds = 0.0
+        for site in record.sites.values():
+            site.seconds = 0.0
+    assert isinstance(sites.memories, InMemory)
+    assert sites.folder is not None
+    told = {p.relative_to(sites.folder).as_posix(): p.read_text() for p in sorted(sites.folder.glob("*/*.jsonl"))}
+    return [flatten(state), sites.memories.held, [r.as_dict() for r in records], told]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "rounds"),
+    [
+        (FedAvg(guides=(Spring(0.1),)), Rounds(2)),
+        (FedAvg(), Rounds(3, per_round=3)),
+        (Carry(FedAvg(), Tally()), Rounds(2)),
+    ],
+    ids=["guide", "some", "exchange"],
+)
+def test_a_run_by_workers_equals_one_in_one_process_to_the_bit(
+    workers: Workers, tmp_path: Path, algorithm: Algorithm, rounds: Rounds
+) -> None:
+    alone = make_sites(tmp_path)
+    state, memories, records, told = trained(alone, alone, algorithm, rounds)
+    found_state, found_memories, found_records, found_told = trained(workers, workers.sites, algorithm, rounds)
+    assert same(found_state, state)
+    assert list(found_memories) == list(memories)  # in the same order: the same index of a checkpoint
+    assert all(same(found_memories[site], memories[site]) for site in memories)
+    assert any(name.startswith("optimizer/") for name in memories["a"])
+    assert "trace" not in memories["a"]
+    assert found_records == records
+    assert any("nan" in record["refused"] for record in records)
+    assert found_told == told
+    assert "a/audit.jsonl" in told
+
+
+def test_sites_are_visited_at_the_same_time_and_answer_in_order(workers: Workers, tmp_path: Path) -> None:
+    """The first site ends only after the third has begun, which another worker visits."""
+    workers.sites.on_visit = (visited := []).append
+    answers = ask(workers, Rendezvous(tmp_path, {"a": "c"}), "abcd")
+    assert [a.site for a in answers] == visited == list("abcd")
+    assert all(isinstance(a, Contribution) for a in answers)
+
+
+def test_few_answers_wait_behind_a_slow_site(workers: Workers, tmp_path: Path) -> None:
+    workers.sites.on_visit = (visited := []).append
+    answers = workers.ask(Rendezvous(tmp_path, {"a": "h"}), ((n, Weights({})) for n in NAMES), TURN)
+    assert visited == []
+    assert isinstance(next(answers), Contribution)
+    assert visited == list("abcdefgh")
+    assert [a.site for a in answers] == list(NAMES[1:])
+
+
+@pytest.mark.parametrize("error", [Refused("too loud"), ValueError("patient John"), MemoryError()], ids=repr)
+def test_a_site_that_fails_keeps_its_memory_and_its_neighbours_go_on(workers: Workers, error: Exception) -> None:
+    workers.sites.memories.put("b", {"module/seen": torch.tensor(7.0)}, TURN)
+    a, b, c = ask(workers, Sender({"a": HEAVY, "b": error, "c": HEAVY}))
+    assert isinstance(a, Contribution)
+    assert isinstance(c, Contribution)
+    assert isinstance(b, Refusal)
+    assert b.cause is None
+    assert b.reason == "too loud" or b.reason.startswith(f"{type(error).__name__} in Sender.visit")
+    assert workers.sites.memories.get("b") == {"module/seen": torch.tensor(7.0)}
+    assert workers.sites.memories.get("c").keys() == {"noted"}
+    folder = workers.sites.folder
+    assert folder is not None
+    holders = [p.relative_to(folder).as_posix() for p in folder.glob("*/*") if "John" in p.read_text()]
+    assert holders == (["b/errors.jsonl"] if isinstance(error, ValueError) else [])
+
+
+def test_the_policy_refuses_in_the_worker(workers: Workers) -> None:
+    refused, answered = ask(workers, Sender({"a": RICH, "b": HEAVY}), "ab")
+    assert isinstance(refused, Refusal)
+    assert "reveals FEATURES (rows)" in refused.reason
+    assert isinstance(answered, Contribution)
+    assert workers.sites.folder is not None
+    assert not (workers.sites.folder / "a" / "audit.jsonl").exists()
+    assert (workers.sites.folder / "b" / "audit.jsonl").exists()
+
+
+def test_the_threads_are_shared_out(workers: Workers) -> None:
+    (answer,) = ask(workers, Look(), "a")
+    assert isinstance(answer, Contribution)
+    assert answer.metrics["threads"] == 1 == torch.get_num_threads()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors as Linux lists them")
+def test_many_visits_leave_no_descriptor_open(workers: Workers) -> None:
+    def descriptors() -> list[int]:
+        places = [Path(f"/proc/{child.pid}/fd") for child in multiprocessing.active_children()]
+        return [len(list(place.iterdir())) for place in (Path("/proc/self/fd"), *places)]
+
+    many = Weights({f"w{i}": torch.ones(10) for i in range(60)})
+    visitor = Sender(dict.fromkeys("ab", many))
+    ask(workers, visitor, "ab")
+    before = descriptors()
+    assert len(before) == 3
+    for answer in workers.ask(visitor, ((name, many) for name in "ab" * 100), TURN):
+        assert isinstance(answer, Contribution)
+    assert descriptors() == before
+
+
+def test_a_worker_that_dies_is_replaced(workers: Workers) -> None:
+    names = list("abcd")
+    a, b, c, d = ask(workers, Fatal(at="b"), names)
+    assert isinstance(b, Refusal)
+    assert b.reason == "the worker process of the visit ended unexpectedly (exit code -9)"
+    assert [x.site for x in (a, c, d) if isinstance(x, Contribution)] == ["a", "c", "d"]
+    assert isinstance(workers.sites.memories, InMemory)
+    assert workers.sites.memories.held.keys() == {"a", "c", "d"}
+    assert len(multiprocessing.active_children()) == 2
+    assert all(isinstance(x, Contribution) for x in ask(workers, Fatal(at="nobody"), names))
+
+
+def test_answers_that_nobody_takes_end_the_visits(workers: Workers, tmp_path: Path) -> None:
+    """Else the next round would be given the answers of this one."""
+    answers = workers.ask(Rendezvous(tmp_path, {"b": "never"}), ((n, Weights({})) for n in "abc"), TURN)
+    assert next(answers).site == "a"
+    answers.close()  # type: ignore[attr-defined]
+    assert multiprocessing.active_children() == []
+
+
+def test_what_cannot_be_sent_is_told_before_anything_starts() -> None:
+    class Hidden(Toy):
+        """Defined in a function, so no other process can import it."""
+
+    hidden = Workers(InProcess(hospitals("ab"), local(module=Hidden())))
+    with pytest.raises(InputError, match=r"cannot be given all it needs .*Hidden.* or set workers to 1"):
+        ask(hidden, FedAvg(), "ab")
+    assert multiprocessing.active_children() == []
+
+
+def test_what_was_compiled_is_compiled_again() -> None:
+    trainer = local(Visit(batch_size=4, accelerator="cpu", compile=True))
+    arrived = rebuilt(unpack(pack(trainer)))
+    assert all(part._compiled_call_impl is not None for part in (arrived.module.layer, arrived.module.norm))
+    assert same(arrived.module.state_dict(), trainer.module.state_dict())
+
+
+def test_a_worker_begins_with_the_module_as_it_was_made() -> None:
+    trainer = local()
+    trainer.load({"seen": torch.tensor(7.0)})
+    assert float(rebuilt(unpack(pack(trainer))).module.seen) == 0.0
+
+
+def test_the_number_of_workers() -> None:
+    with pytest.raises(InputError, match="workers must be at least 1, got 0"):
+        Job({"a": images()}, algorithm=FedAvg(), workers=0)
+
+
+@pytest.mark.slow
+def test_stopping_within_a_visit_is_stopping(workers: Workers) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        ask(workers, Fatal(at="b", how="stop"), "abc")
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_what_a_worker_cannot_import_is_told_once(workers: Workers, capfd: pytest.CaptureFixture[str]) -> None:
+    class Here(FedAvg):
+        pass
+
+    Here.__module__, Here.__qualname__ = "only_here", "Here"
+    sys.modules["only_here"] = module = ModuleType("only_here")
+    module.Here = Here  # type: ignore[attr-defined]
+    try:
+        with pytest.raises(InputError, match=r"cannot use what it was given \(ModuleNotFoundError: No module named"):
+            ask(workers, Here(), "abc")
+    finally:
+        del sys.modules["only_here"]
+    assert capfd.readouterr() == ("", "")
+    assert multiprocessing.active_children() == []
+
+
+RECIPE = """
+encoder: {class_path: fedcore.encoders.ResNet, init_args: {depth: 10, stem: 8}}
+method: {class_path: fedssl.moco.MoCo, init_args: {bank: 64, remote: 64, hidden: 16, dim: 16}}
+data: {size: 32, phantom: {images_per_site: 24, sites: 3}}
+exchange: {class_path: fedssl.statistics.ShareStatistics, init_args: {draw: 24, at_least: 2}}
+visit: {batch_size: 8, keep_optimizer: true, accelerator: cpu}
+rounds: {count: 40}
+"""
+
+
+def until(what: Callable[[], bool]) -> None:
+    begun = time.monotonic()
+    while not what():
+        assert time.monotonic() - begun < 4 * PATIENCE
+        time.sleep(0.05)
+
+
+def command(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """A training in a process group of its own, to which Ctrl-C goes as it would from a terminal."""
+    (folder / "mine.yaml").write_text(RECIPE)
+    return subprocess.Popen(
+        [sys.executable, "-m", "fedcore.cli", "pretrain", str(folder / "mine.yaml"), *words],
+        cwd=Path(cli.__file__).parents[1], env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+def lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("moment", ["while they start", "amid a round"])
+def test_ctrl_c_ends_all_processes_quietly(tmp_path: Path, moment: str) -> None:
+    run = tmp_path / "run"
+    with command(tmp_path, "--out", str(run), "--workers", "2") as parent:
+        until((run / ("run.json" if moment == "while they start" else "state/state.json")).exists)
+        os.killpg(parent.pid, signal.SIGINT)
+        out, error = parent.communicate(timeout=PATIENCE)
+    assert parent.returncode == 130
+    assert out == ""
+    assert error == "fedpretrain: stopped; a training goes on from its last whole round with --resume true\n"
+    assert '"stopped"' in (run / "run.json").read_text()
+    until(lambda: not lives(parent.pid))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_training_leaves_no_process_and_resumes_with_other_workers(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    words = ("--rounds.count", "6", "--out")
+    with command(tmp_path, *words, str(parts), "--workers", "2") as parent:
+        until((parts / "state" / "state.json").exists)
+        parent.kill()
+        parent.wait()
+        until(lambda: not lives(parent.pid))
+    for folder, *more in ((whole, "--workers", "1"), (parts, "--workers", "3", "--resume", "true")):
+        with command(tmp_path, *words, str(folder), *more) as again:
+            assert again.communicate(timeout=4 * PATIENCE) == (f"result: {folder}\n", "")
+    files = [p.relative_to(whole) for pattern in ("state/**/*.*", "encoder/*.safetensors") for p in whole.glob(pattern)]
+    assert len(files) >= 5
+    assert all((parts / file).read_bytes() == (whole / file).read_bytes() for file in files)

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedcore.algorithm import FedAvg
+from fedcore.checkpoint import Checkpoint
+from fedcore.data.images import Images, loader
+from fedcore.encoders import ResNet
+from fedcore.errors import Refused
+from fedcore.federation import Rounds, federate
+from fedcore.local import LocalTrainer, Visit
+from fedcore.message import Weights
+from fedcore.seeds import seeded
+from fedcore.site import Round
+from fedcore.transport import InProcess
+from fedssl.byol import BYOL
+from tests.fedcore.toys import same
+
+VISIT = Visit(batch_size=4, accelerator="cpu")
+ONLINE, TARGET = {"encoder", "head", "predictor"}, {"target_encoder", "target_head"}
+
+
+def byol(encoder: nn.Module, **more: float) -> BYOL:
+    return BYOL(encoder, hidden=8, dim=4, **more)  # type: ignore[arg-type]
+
+
+def views(n: int = 4) -> list[Tensor]:
+    return [torch.randn(n, 1, 8, 8), torch.randn(n, 1, 8, 8)]
+
+
+def moved(module: BYOL) -> BYOL:
+    """The target is no longer where the online network is, as after some steps."""
+    for p in [*module.target_encoder.parameters(), *module.target_head.parameters()]:
+        p.data.add_(0.3 * torch.randn_like(p))
+    return module
+
+
+def equation_2(prediction: Tensor, target: Tensor) -> float:
+    """Mean over the images of |q/|q| - z/|z||^2, number by number."""
+    total = 0.0
+    for q, z in zip(prediction.detach().double(), target.detach().double(), strict=True):
+        total += sum(float(a / q.norm() - b / z.norm()) ** 2 for a, b in zip(q, z, strict=True))
+    return total / len(prediction)
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_the_loss_equals_the_papers_in_both_directions(toy: Callable[..., nn.Module], n: int) -> None:
+    module, (a, b) = moved(byol(toy(), momentum=1.0)), views(n)
+    expected = 0.0
+    for seen, other in ((a, b), (b, a)):
+        prediction = module.predictor(module.head(module.encoder(seen)))
+        expected += equation_2(prediction, module.target_head(module.target_encoder(other)))
+    assert module.loss([a, b]).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_loss_knows_no_order_of_images_or_views(toy: Callable[..., nn.Module]) -> None:
+    module, (a, b), order = moved(byol(toy(), momentum=1.0)), views(6), torch.randperm(6)
+    torch.testing.assert_close(module.loss([a[order], b[order]]), module.loss([a, b]))
+    torch.testing.assert_close(module.loss([b, a]), module.loss([a, b]))
+
+
+def test_a_perfect_prediction_costs_nothing_and_its_opposite_eight(toy: Callable[..., nn.Module]) -> None:
+    module, image = byol(toy(norm=False), momentum=1.0), views(4)[0]
+    for sign, cost in ((1.0, 0.0), (-1.0, 8.0)):
+        module.predictor = nn.Linear(4, 4, bias=False)
+        module.predictor.weight.data = sign * torch.eye(4)
+        assert module.loss([image, image]).item() == pytest.approx(cost, abs=1e-5)
+
+
+def test_the_target_follows_by_the_formula(toy: Callable[..., nn.Module]) -> None:
+    module = moved(byol(toy(), momentum=0.9))
+    before = {k: p.detach().clone() for k, p in module.named_parameters()}
+    module.loss(views())
+    for name, p in module.named_parameters():
+        if not name.startswith("target_"):
+            assert torch.equal(p, before[name])
+            continue
+        online = before[name.removeprefix("target_")]
+        for new, old, fast in zip(p.flatten().tolist(), before[name].flatten(), online.flatten(), strict=True):
+            assert new == pytest.approx(0.9 * float(old) + 0.1 * float(fast), rel=1e-5, abs=1e-6)
+
+
+def test_the_gradient_stops_before_the_target(toy: Callable[..., nn.Module]) -> None:
+    module = moved(byol(toy()))
+    module.loss(views()).backward()
+    assert {name.split(".")[0] for name, p in module.named_parameters() if p.grad is not None} == ONLINE
+    optimised = {id(p) for group in module.configure_optimizers().param_groups for p in group["params"]}
+    assert optimised == {id(p) for k, p in module.named_parameters() if k.split(".")[0] in ONLINE}
+
+
+def test_the_online_network_travels_and_the_target_stays(toy: Callable[..., nn.Module]) -> None:
+    module = byol(toy())
+    assert {k.split(".")[0] for k in module.state_dict() if k.startswith(module.share)} == ONLINE
+    assert {k.split(".")[0] for k in module.state_dict() if not k.startswith(module.share)} == TARGET | {"begun"}
+
+
+def federation(toy: Callable[..., nn.Module], images: Callable[..., Images], names: str) -> InProcess:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        module = byol(toy())
+    return InProcess({name: images(name) for name in names}, LocalTrainer(module, module.share, VISIT))
+
+
+def test_each_site_has_a_target_of_its_own(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:
+    sites = federation(toy, images, "ab")
+    state = FedAvg().start(sites.local)
+    state = federate(FedAvg(), sites, state, Rounds(2), 0)
+    a, b = (sites.memories.get(name) for name in "ab")
+    assert not torch.equal(a["module/target_encoder.layers.1.weight"], b["module/target_encoder.layers.1.weight"])
+    assert not any("target_" in name for name in state.tensors)
+
+
+def test_a_site_that_joins_late_aims_at_what_it_was_sent(
+    toy: Callable[..., nn.Module], images: Callable[..., Images]
+) -> None:
+    sites = federation(toy, images, "a")
+    module = sites.local.module
+    trained = Weights({k: t + 1 if t.is_floating_point() else t for k, t in sites.local.shared().items()})
+    targets = []
+    module.loss = lambda views: targets.append(module.target_head.layers[0].weight.clone()) or BYOL.loss(module, views)  # type: ignore[func-returns-value]
+    for index in range(2):
+        list(sites.ask(FedAvg(), [("a", trained)], Round(5 + index, 9, seed=0)))
+    assert torch.equal(targets[0], trained.tensors["head.layers.0.weight"])
+    assert not torch.equal(targets[3], trained.tensors["head.layers.0.weight"])  # its own, at the second visit
+
+
+def test_one_site_equals_central_training(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:
+    sites, data = federation(toy, images, "a"), images("a")
+    module, found = copy.deepcopy(sites.local.module), FedAvg().start(sites.local)
+    found = federate(FedAvg(), sites, found, Rounds(3), 0)
+    for index in range(3):
+        turn, optimizer = Round(index, 3, seed=0), module.configure_optimizers()
+        order = torch.Generator().manual_seed(turn.seed_of("a", "order"))
+        with seeded(turn.seed_of("a")):
+            for batch in loader(data, 4, True, True, None, order):
+                optimizer.zero_grad()
+                module.training_step(batch, 0).backward()
+                optimizer.step()
+    assert same(found.tensors, {k: t for k, t in module.state_dict().items() if k.startswith(module.share)})
+    kept = {k.removeprefix("module/"): t for k, t in sites.memories.get("a").items()}
+    assert all(torch.equal(t, module.state_dict()[name]) for name, t in kept.items() if name != "begun")
+    assert any(name.startswith("target_encoder.") for name in kept)
+
+
+def test_resumed_equals_uninterrupted_to_the_bit(
+    toy: Callable[..., nn.Module], images: Callable[..., Images], tmp_path: Path
+) -> None:
+    whole = federation(toy, images, "ab")
+    expected = federate(FedAvg(), whole, FedAvg().start(whole.local), Rounds(3), 0)
+
+    first = federation(toy, images, "ab")
+    first.memories = checkpoint = Checkpoint(tmp_path)
+    federate(
+        FedAvg(), first, FedAvg().start(first.local), Rounds(3), 0,
+        finished=lambda record, state: checkpoint.commit(record.round, state) if record.round < 1 else None,
+    )  # fmt: skip
+    second = federation(toy, images, "ab")
+    second.memories = reopened = Checkpoint.open(tmp_path)
+    begin = reopened.restore(FedAvg().start(second.local))
+    found = federate(
+        FedAvg(), second, begin, Rounds(3), 0, begin=reopened.rounds,
+        finished=lambda record, state: reopened.commit(record.round, state),
+    )  # fmt: skip
+    assert reopened.rounds == 3
+    assert same(found.tensors, expected.tensors)
+    assert all(same(reopened.get(name), whole.memories.get(name)) for name in "ab")
+
+
+@pytest.mark.parametrize("space", [(32, 32), (32, 32, 32)], ids=["2d", "3d"])
+def test_it_trains_on_pictures_in_bf16_and_on_volumes(space: tuple[int, ...], half: Callable[..., Any]) -> None:
+    module = BYOL(ResNet(len(space), depth=10, stem=4), hidden=8, dim=4)
+    with half(space):
+        loss = module.training_step(torch.rand(4, 1, *space) * 2 - 1, 0)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert 0 <= loss.item() <= 8
+    assert all(p.grad.isfinite().all() for p in module.parameters() if p.requires_grad and p.grad is not None)
+
+
+@pytest.mark.parametrize(("count", "n", "told"), [(3, 4, "2 views"), (2, 1, "at least 2 images")])
+def test_what_cannot_be_compared_is_refused(toy: Callable[..., nn.Module], count: int, n: int, told: str) -> None:
+    with pytest.raises(Refused, match=told):
+        byol(toy()).loss([torch.randn(n, 1, 8, 8)] * count)
+
+
+def test_momentum_is_a_part_of_one(toy: Callable[..., nn.Module]) -> None:
+    with pytest.raises(ValueError, match=r"momentum must lie in \[0, 1\], got 1\.5"):
+        byol(toy(), momentum=1.5)

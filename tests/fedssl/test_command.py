@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fedcore.cli import main
+from fedcore.files import write_json
+from fedcore.run import RunFolder
+from fedssl.command import USAGE, pooled, probe
+
+RECIPE = """
+encoder: {class_path: fedcore.encoders.ResNet, init_args: {depth: 10, stem: 8}}
+method: {class_path: fedssl.simclr.SimCLR, init_args: {hidden: 16, dim: 8}}
+algorithm: {class_path: ALGORITHM}
+data: {manifest: phantom, size: 32, phantom: {sites: 2, images_per_site: 40}}
+visit: {batch_size: 16, accelerator: cpu}
+rounds: {count: 2}
+"""
+
+Said = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    """A command's exit code, and what it wrote to stdout and stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture(params=["fedcore.algorithm.FedAvg"])
+def finished(request: pytest.FixtureRequest, tmp_path: Path, said: Said) -> Path:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.replace("ALGORITHM", request.param))
+    code, _, err = said("pretrain", recipe, "--out", tmp_path / "run")
+    assert code == 0, err
+    return tmp_path / "run"
+
+
+BOTH = ["fedcore.algorithm.FedAvg", "fedcore.localonly.LocalOnly"]
+
+
+@pytest.mark.parametrize("finished", BOTH, indirect=True)
+def test_it_finds_what_the_runs_own_last_survey_found(finished: Path) -> None:
+    kept = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file() and p.name != "audit.jsonl"}
+    table = probe(finished)
+    for site, metrics in RunFolder(finished).rounds()[-1]["survey"].items():
+        assert {k: v for k, v in table[site].items() if k != "linear"} == metrics
+        assert 0 <= table[site]["linear"] <= 1
+    assert {p: p.read_bytes() for p in kept} == kept
+
+
+def test_other_images_give_another_table(finished: Path, said: Said) -> None:
+    code, out, err = said("probe", finished, "--data.phantom.seed", 5, "--data.phantom.sites", 3)
+    assert code == 0, err
+    assert [line.split()[0] for line in out.splitlines()] == ["site", "hospital_1", "hospital_2", "hospital_3", "all"]
+    images, *cells = out.splitlines()[-1].split()[1:]
+    assert int(images) == 30
+    assert [float(cell) >= 0 for cell in cells] == [True] * 4
+
+
+@pytest.mark.parametrize("finished", BOTH[1:], indirect=True)
+def test_a_site_that_did_not_train_alone_has_no_encoder(finished: Path, said: Said) -> None:
+    code, _, err = said("probe", finished, "--data.phantom.sites", 3)
+    assert code == 2
+    assert "trained alone, and 'hospital_3' is none of them (hospital_1, hospital_2)" in err
+
+
+def test_the_mean_weighs_sites_by_their_images() -> None:
+    table = {"a": {"knn": 1.0, "images": 30.0}, "b": {"knn": 0.5, "images": 10.0}, "c": {"feature_std": 1.0}}
+    assert pooled(table, "knn") == 0.875
+    assert pooled(table, "linear") is None
+
+
+def test_a_folder_of_another_kind_or_an_unfinished_run_is_refused(said: Said, tmp_path: Path, finished: Path) -> None:
+    code, _, err = said("probe", tmp_path / "nowhere")
+    assert (code, "holds no run" in err) == (2, True)
+    (finished / "encoder/encoder.safetensors").unlink()
+    code, _, err = said("probe", finished)
+    assert code == 2
+    assert "holds no encoder" in err
+    write_json(tmp_path / "run.json", {"command": "finetune"})
+    code, _, err = said("probe", tmp_path)
+    assert code == 2
+    assert "probe takes a pretrain run" in err
+    assert "holds finetune" in err
+
+
+def test_help(said: Said) -> None:
+    assert said("probe") == said("probe", "--help") == (0, USAGE + "\n", "")

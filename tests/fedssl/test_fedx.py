@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import exp, log
+from pathlib import Path
+
+import pytest
+import torch
+from lightly.loss import NTXentLoss
+from torch import Tensor, nn
+
+from fedcore.algorithm import FedAvg
+from fedcore.checkpoint import Checkpoint
+from fedcore.data.images import Images, loader
+from fedcore.encoders import ResNet
+from fedcore.errors import Refused
+from fedcore.federation import Rounds, federate
+from fedcore.local import LocalTrainer, Visit
+from fedcore.message import Weights
+from fedcore.seeds import seeded
+from fedcore.site import Round
+from fedcore.transport import InProcess
+from fedssl.fedx import FedX, js_divergence, relations
+
+
+def fedx(encoder: nn.Module, **more: float) -> FedX:
+    return FedX(encoder, hidden=8, dim=4, **more)  # type: ignore[arg-type]
+
+
+def views(n: int = 4) -> list[Tensor]:
+    return [torch.randn(n, 1, 8, 8), torch.randn(n, 1, 8, 8)]
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+def nt_xent(a: Tensor, b: Tensor, tau: float) -> float:
+    """Chen et al. 2020 as loops: each of the 2n against its partner and all others."""
+    z, n, total = [*a, *b], len(a), 0.0
+    for i in range(2 * n):
+        below = sum(exp(cosine(z[i], z[k]) / tau) for k in range(2 * n) if k != i)
+        total -= log(exp(cosine(z[i], z[(i + n) % (2 * n)]) / tau) / below)
+    return total / (2 * n)
+
+
+def relation(x: Tensor, others: Tensor, i: int, tau: float) -> list[float]:
+    weights = [exp(cosine(x[i], others[j]) / tau) for j in range(len(others)) if j != i]
+    return [w / sum(weights) for w in weights]
+
+
+def js(p: list[float], q: list[float]) -> float:
+    def kl(a: list[float], b: list[float]) -> float:
+        return sum(x * log(x / y) for x, y in zip(a, b, strict=True))
+
+    mean = [(x + y) / 2 for x, y in zip(p, q, strict=True)]
+    return (kl(p, mean) + kl(q, mean)) / 2
+
+
+def relational(a: Tensor, b: Tensor, others: Tensor, tau: float) -> float:
+    return sum(js(relation(a, others, i, tau), relation(b, others, i, tau)) for i in range(len(a))) / len(a)
+
+
+@pytest.mark.parametrize(("n", "tau", "tau_r"), [(2, 0.2, 0.1), (5, 0.5, 0.3)])
+def test_the_loss_is_its_four_terms_as_loops(toy: Callable[..., nn.Module], n: int, tau: float, tau_r: float) -> None:
+    module, pair = fedx(toy(), temperature=tau, relation_temperature=tau_r), views(n)
+    module.arrive("a", Round(0, 1, seed=0))
+    for p in module.parameters():  # the site has learnt since it arrived
+        p.data.add_(0.1 * torch.randn_like(p))
+    loss = module.loss(pair)
+    both = torch.cat(pair)
+    with torch.no_grad():
+        z = module.head(module.encoder(both))
+        (z1, z2), (p1, p2) = z.double().chunk(2), module.predictor(z).double().chunk(2)
+        g1, g2 = module.teacher.network(both).double().chunk(2)
+    local = nt_xent(z1, z2, tau) + relational(z1, z2, z1, tau_r)
+    contrast = (nt_xent(p1, g2, tau) + nt_xent(p2, g1, tau)) / 2
+    relate = (relational(p1, g2, g1, tau_r) + relational(p2, g1, g2, tau_r)) / 2
+    assert loss.item() == pytest.approx(local + contrast + relate, rel=1e-4)
+
+
+def test_relations_are_probabilities_over_the_other_images() -> None:
+    r = relations(torch.randn(5, 3), torch.randn(5, 3), 0.2).exp()
+    assert r.shape == (5, 4)
+    torch.testing.assert_close(r.sum(1), torch.ones(5))
+    e = torch.eye(3)
+    by_hand = relations(torch.stack([e[0], e[1], e[0]]), torch.stack([e[0], e[1], e[0]]), 1.0).exp()
+    near, far = exp(1) / (1 + exp(1)), 1 / (1 + exp(1))
+    torch.testing.assert_close(by_hand, torch.tensor([[far, near], [0.5, 0.5], [near, far]]))
+
+
+def test_js_divergence_is_symmetric_bounded_and_zero_for_equals() -> None:
+    a, b = torch.randn(6, 4).log_softmax(1), torch.randn(6, 4).log_softmax(1)
+    torch.testing.assert_close(js_divergence(a, b), js_divergence(b, a))
+    assert js_divergence(a, a).item() == pytest.approx(0, abs=1e-6)
+    apart = torch.tensor([[0.0, -80.0]]), torch.tensor([[-80.0, 0.0]])
+    assert js_divergence(*apart).item() == pytest.approx(log(2), rel=1e-5)
+
+
+def test_the_order_of_images_and_views_does_not_matter_to_the_global_terms(toy: Callable[..., nn.Module]) -> None:
+    module, (a, b), order = fedx(toy()), views(6), torch.randperm(6)
+    torch.testing.assert_close(module.loss([a[order], b[order]]), module.loss([a, b]))
+
+
+def test_an_agreement_of_equals_is_contrast_alone(toy: Callable[..., nn.Module]) -> None:
+    module, z = fedx(toy()), torch.randn(5, 4)
+    torch.testing.assert_close(module.agreement(z, z, z), NTXentLoss(0.2)(z, z))
+
+
+def test_the_teacher_is_what_arrived_and_stays_so(toy: Callable[..., nn.Module]) -> None:
+    module, batch = fedx(toy()), torch.randn(4, 1, 8, 8)
+    for p in module.parameters():
+        p.data.add_(torch.randn_like(p))
+    module.arrive("a", Round(0, 1, seed=0))
+    sent = nn.Sequential(module.encoder, module.head).eval()(batch).detach()
+    module.train()
+    before = module.teacher.network(batch)
+    torch.testing.assert_close(before, sent)
+    optimizer = module.configure_optimizers()
+    module.loss(views()).backward()
+    optimizer.step()
+    assert torch.equal(module.teacher.network(batch), before)
+    assert not torch.equal(module.head(module.encoder(batch)), before)
+
+
+def test_the_teacher_is_no_part_of_the_module(toy: Callable[..., nn.Module]) -> None:
+    module = fedx(toy())
+    assert {name.split(".")[0] for name in module.state_dict()} == {"encoder", "head", "predictor"}
+    assert all(name.startswith(module.share) for name in module.state_dict())
+    module.loss(views()).backward()
+    assert all(p.grad is not None for p in module.parameters())
+    assert not any(p.requires_grad for p in module.teacher.network.parameters())
+
+
+def test_a_visit_leaves_nothing_of_the_teacher_behind(
+    toy: Callable[..., nn.Module], images: Callable[..., Images]
+) -> None:
+    module = fedx(toy())
+    local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
+    sites = InProcess({name: images(name) for name in "ab"}, local)
+    state = federate(FedAvg(), sites, Weights(local.shared()), Rounds(2), seed=0)
+    assert all(not sites.memories.get(name) for name in "ab")
+    module.arrive("c", Round(2, 3, seed=0))
+    assert state.tensors.keys() == module.state_dict().keys()
+
+
+def test_one_site_is_central_training(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:
+    """With a teacher that is renewed every round."""
+    module, twin, site = fedx(toy()), fedx(toy()), images()
+    twin.load_state_dict(module.state_dict())
+    local = LocalTrainer(module, module.share, Visit(batch_size=6, accelerator="cpu"))
+    state = federate(FedAvg(), InProcess({"a": site}, local), Weights(local.shared()), Rounds(2), seed=0)
+    for index in range(2):
+        turn, optimizer = Round(index, 2, seed=0), twin.configure_optimizers()
+        order = torch.Generator().manual_seed(turn.seed_of("a", "order"))
+        twin.arrive("a", turn)
+        with seeded(turn.seed_of("a")):
+            for batch in loader(site, 6, True, True, generator=order):
+                optimizer.zero_grad()
+                twin.training_step(batch, 0).backward()
+                optimizer.step()
+    for name, tensor in state.tensors.items():
+        torch.testing.assert_close(tensor, twin.state_dict()[name])
+
+
+def test_stopped_and_resumed_it_ends_with_the_same_bits(
+    toy: Callable[..., nn.Module], images: Callable[..., Images], tmp_path: Path
+) -> None:
+    module = fedx(toy())
+    start = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+    def rounds(begin: int, end: int, state: Weights, trainer: LocalTrainer) -> Weights:
+        sites = InProcess({name: images(name) for name in "ab"}, trainer)
+        return federate(FedAvg(), sites, state, Rounds(end), seed=0, begin=begin)
+
+    def trainer() -> LocalTrainer:
+        fresh = fedx(toy())
+        fresh.load_state_dict(start)
+        return LocalTrainer(fresh, fresh.share, Visit(batch_size=4, accelerator="cpu"))
+
+    first = trainer()
+    whole = rounds(0, 3, Weights(first.shared()), first)
+    second = trainer()
+    half = rounds(0, 2, Weights(second.shared()), second)
+    Checkpoint.open(tmp_path).commit(1, half)
+    third = trainer()
+    again = rounds(2, 3, Checkpoint.open(tmp_path).restore(Weights(third.shared())), third)
+    assert all(torch.equal(tensor, again.tensors[name]) for name, tensor in whole.tensors.items())
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_pictures_and_volumes(dims: int) -> None:
+    module = fedx(ResNet(dims, 1, depth=10, stem=8))
+    loss = module.loss([torch.rand(4, 1, *(16,) * dims) for _ in range(2)])
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("space", [(8, 8), (4, 4, 4)], ids=["2d", "3d"])
+def test_bfloat16_is_finite_and_near(toy: Callable[..., nn.Module], space: tuple[int, ...]) -> None:
+    """Without convolutions: on CPUs torch 2.15 (oneDNN) gets bf16 weight gradients wrong on maps of 1 or 2 pixels."""
+    module, twin = fedx(toy()), fedx(toy())
+    twin.load_state_dict(module.state_dict())
+    twin.arrive("a", Round(0, 1, seed=0))
+    module.arrive("a", Round(0, 1, seed=0))
+    batch = ([torch.rand(4, 1, *space) for _ in range(2)],)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = module.loss(*batch)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(twin.loss(*batch).item(), rel=0.05)
+    assert all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)
+
+
+def test_one_image_or_one_view_is_refused(toy: Callable[..., nn.Module]) -> None:
+    with pytest.raises(Refused, match="at least 2 images"):
+        fedx(toy()).loss(views(1))
+    with pytest.raises(Refused, match="2 views"):
+        fedx(toy()).loss(views()[:1])

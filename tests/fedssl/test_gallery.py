@@ -1,0 +1,188 @@
+"""What a site keeps of its features: the images it says, the neighbours that loops find, and never a failed run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedcore.data.images import Images
+from fedcore.data.phantom import Phantoms
+from fedcore.data.source import Data
+from fedcore.encoders import Encoder, ResNet
+from fedcore.federation import Rounds
+from fedcore.local import LocalTrainer, Visit
+from fedcore.localonly import LocalOnly
+from fedcore.report import write_report
+from fedcore.run import RunFolder
+from fedcore.transport import InProcess
+from fedssl.gallery import FILE, Gallery
+from fedssl.pretrain import pretrain
+from fedssl.simclr import SimCLR
+
+MakeImages = Callable[..., Images]
+CPU = torch.device("cpu")
+
+
+class Flat(Encoder):
+    """Pixels as they are, plus a number that makes encoders differ."""
+
+    width = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = {}
+        self.shift = nn.Parameter(torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1) + self.shift
+
+
+@torch.no_grad()
+def arrays(train: Images, test: Images | None = None, gallery: Gallery | None = None) -> dict[str, np.ndarray]:
+    return {**(gallery or Gallery()).arrays(Flat(), train, test, CPU)}
+
+
+def kept_at(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as held:
+        return {**held}
+
+
+def test_neighbours_are_those_that_loops_over_cosines_find(images: MakeImages) -> None:
+    train, test = images("train", 30), replace(images("test", 9), patients=np.arange(100, 109))
+    kept = arrays(train, test)
+
+    def unit(site: Images, at: int) -> np.ndarray:
+        pixels = site.pixels[at].astype(np.float64).ravel()
+        return pixels / np.linalg.norm(pixels)
+
+    features = np.stack([unit(test, at) for at in range(9)])
+    assert np.allclose(kept["features"], features, atol=1e-3)
+    assert kept["labels"].tolist() == test.labels.tolist()
+    for row, query in enumerate(kept["queries"]):
+        levels = (test.pixels.astype(np.float64) + 1) * 127.5
+        at = int(np.abs(levels - query).max((1, 2, 3)).argmin())
+        cosines = [float(unit(test, at) @ unit(train, other)) for other in range(30)]
+        best = sorted(range(30), key=lambda other: -cosines[other])[:5]
+        assert kept["neighbour_labels"][row].tolist() == train.labels[best].tolist()
+        assert kept["cosines"][row] == pytest.approx([cosines[other] for other in best], abs=1e-3)
+        assert np.abs(kept["neighbours"][row] - (train.pixels[best].astype(np.float64) + 1) * 127.5).max() <= 0.51
+
+
+def test_an_image_is_no_neighbour_of_itself_nor_of_its_patient(images: MakeImages) -> None:
+    train = images("a", 12)
+    assert arrays(train)["cosines"].max() < 0.99
+    slices = replace(train, patients=np.arange(12) // 6)  # two volumes of six slices
+    kept = arrays(slices, gallery=Gallery(queries=12, neighbours=9))
+    assert kept["cosines"].shape == (12, 6)
+
+
+def test_features_are_spread_evenly_and_queries_over_the_classes(images: MakeImages) -> None:
+    train = replace(images("a", 500), labels=torch.tensor([0] * 400 + [1] * 100))
+    kept = arrays(train)
+    assert kept["features"].shape == (200, 64)
+    assert kept["features"].dtype == np.float16
+    assert kept["labels"].sum() == pytest.approx(40, abs=1)
+    few = arrays(replace(images("a", 12), labels=torch.tensor([0] * 6 + [1] * 2 + [2] * 2 + [-1] * 2)))
+    assert set(few["query_labels"].tolist()) >= {0, 1}
+
+
+def test_it_is_the_same_each_time(images: MakeImages) -> None:
+    one, other = arrays(images("a", 40)), arrays(images("a", 40))
+    assert all((one[name] == other[name]).all() for name in one)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_site_with_few_images_keeps_what_it_has(images: MakeImages, n: int, labelled: bool) -> None:
+    kept = arrays(images("a", n, labelled))
+    assert len(kept["features"]) == len(kept["queries"]) == n
+    assert kept["neighbours"].shape[:2] == kept["neighbour_labels"].shape == (n, n - 1)
+
+
+def test_an_empty_test_part_is_none(images: MakeImages) -> None:
+    train = images("a", 12)
+    assert (arrays(train, images("b", 0))["features"] == arrays(train)["features"]).all()
+
+
+def test_large_images_are_shrunk_and_of_volumes_the_middle_slice_is_kept(images: MakeImages) -> None:
+    volumes = np.full((3, 1, 4, 6, 200), -1, np.float16)
+    volumes[:, :, 2] = 1
+    site = replace(images("a", 3), pixels=volumes)
+    kept = arrays(site)
+    assert kept["queries"].shape == (3, 1, 3, 96)
+    assert (kept["queries"] == 255).all()
+
+
+def test_the_checksum_tells_encoders_apart(images: MakeImages) -> None:
+    def checksum(shift: float) -> int:
+        encoder = Flat()
+        nn.init.constant_(encoder.shift, shift)
+        with torch.no_grad():
+            return int(Gallery().arrays(encoder, images("a", 3), None, CPU)["encoder"])
+
+    assert checksum(0.0) == checksum(0.0) != checksum(1.0)
+
+
+def at_sites(folder: Path, encoder: Encoder, train: dict[str, Images]) -> InProcess:
+    local = LocalTrainer(SimCLR(encoder), ("encoder.",), Visit(accelerator="cpu"))
+    return InProcess(train, local, folder=folder)
+
+
+def test_what_goes_wrong_at_a_site_is_a_note_that_quotes_nothing(tmp_path: Path, images: MakeImages) -> None:
+    class Secret(Flat):
+        def forward(self, images: Tensor) -> Tensor:
+            if len(images) == 7:
+                raise RuntimeError("out of memory at /clinic/Jane Doe")
+            return super().forward(images)
+
+    train = {"a": images("a", 6), "b": images("b", 7), "c": images("c", 5)}
+    assert Gallery().keep(at_sites(tmp_path, Secret(), train)) == ["no gallery of b: RuntimeError"]
+    assert sorted(path.parent.name for path in tmp_path.glob(f"*/{FILE}")) == ["a", "c"]
+
+
+def test_features_that_are_not_finite_are_not_kept(tmp_path: Path, images: MakeImages) -> None:
+    encoder = Flat()
+    nn.init.constant_(encoder.shift, torch.nan)
+    notes = Gallery().keep(at_sites(tmp_path, encoder, {"a": images("a")}))
+    assert notes == ["no gallery of a: the encoder's features are not finite"]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_run_leaves_a_gallery_at_every_site_of_the_encoder_that_is_there(
+    tmp_path: Path, alone: bool, dims: int
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    data = Data(size=16, phantom=Phantoms(sites=2, images_per_site=12, spatial_dims=dims))
+    pretrain(
+        run, lambda d, c: ResNet(d, c, depth=10, stem=4), SimCLR, data, LocalOnly() if alone else None,
+        visit=Visit(batch_size=8, accelerator="cpu"), rounds=Rounds(1), loggers=(),
+    )  # fmt: skip
+    held = [kept_at(run.site(site) / FILE) for site in run.about()["sites"]]
+    for one, counts in zip(held, run.about()["sites"].values(), strict=True):
+        assert one["features"].shape == (counts["test"], 32)
+        assert one["queries"].shape == (min(4, counts["test"]), 1, 16, 16)
+    assert (held[0]["encoder"] == held[1]["encoder"]) == (not alone)
+    assert run.about()["notes"] == []
+    page = write_report(run.path).read_text()
+    assert "Nearest neighbours" in page
+    assert ("encoders differ" in page) == alone
+
+
+def test_nothing_of_a_gallery_is_sent(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    pretrain(
+        run, lambda d, c: ResNet(d, c, depth=10, stem=4), SimCLR,
+        Data(size=16, phantom=Phantoms(sites=1, images_per_site=12)),
+        visit=Visit(batch_size=8, accelerator="cpu"), rounds=Rounds(1), loggers=(),
+    )  # fmt: skip
+    (audit,) = run.path.glob("sites/*/audit.jsonl")
+    assert "gallery" not in audit.read_text()
+    assert set(run.rounds()[0]["survey"]["hospital_1"]) >= {"feature_std"}
+    assert [path.name for path in run.path.rglob(FILE)] == [FILE]

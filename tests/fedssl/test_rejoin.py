@@ -1,0 +1,196 @@
+"""What FedEMA and FedU have in common: memory, messages, resuming, and the company of other parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fedcore.algorithm import Algorithm, FedAvg
+from fedcore.checkpoint import Checkpoint
+from fedcore.data.images import Images
+from fedcore.errors import Refused
+from fedcore.exchange import Carried, Carry
+from fedcore.federation import NoSiteLeft, Rounds, federate
+from fedcore.fedprox import Spring
+from fedcore.ledger import RoundRecord
+from fedcore.local import LocalTrainer, Visit
+from fedcore.localonly import LocalOnly
+from fedcore.message import Weights, nbytes
+from fedcore.site import Round
+from fedcore.transport import InProcess
+from fedssl.byol import BYOL
+from fedssl.fedema import FedEMA
+from fedssl.fedu import FedU
+from fedssl.moco import MoCo
+from fedssl.rejoin import Rejoin, divergence, mix
+from fedssl.statistics import ShareStatistics
+from tests.fedcore.toys import same
+
+Sites = Callable[[str], InProcess]
+both = pytest.mark.parametrize("algorithm", [FedEMA(), FedU(mu=0.05)], ids=["fedema", "fedu"])
+
+
+@pytest.fixture
+def sites(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> Sites:
+    """Hospitals of 12 images under one BYOL, made anew with the same weights."""
+
+    def make(names: str, method: Callable[..., Any] = BYOL, **more: Any) -> InProcess:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            module = method(toy(), hidden=8, dim=4, **more)
+        visit = Visit(batch_size=4, accelerator="cpu", keep_optimizer=True)
+        return InProcess({name: images(name) for name in names}, LocalTrainer(module, module.share, visit))
+
+    return make
+
+
+def run(algorithm: Algorithm, sites: InProcess, rounds: Rounds = Rounds(3)) -> tuple[Any, list[RoundRecord]]:
+    records: list[RoundRecord] = []
+    state = federate(
+        algorithm, sites, algorithm.start(sites.local), rounds, 0, finished=lambda record, state: records.append(record)
+    )
+    return state, records
+
+
+def test_divergence_equals_a_loop() -> None:
+    a = {"encoder.conv.weight": torch.randn(3, 2, 3, 3), "encoder.fc.weight": torch.randn(4, 5)}
+    b = {k: torch.randn_like(t) for k, t in a.items()}
+    total = 0.0
+    for name in a:
+        total += (
+            sum((float(x) - float(y)) ** 2 for x, y in zip(a[name].flatten(), b[name].flatten(), strict=True)) ** 0.5
+        )
+    others = {
+        "encoder.bn.weight": torch.ones(3),
+        "encoder.bn.running_var": torch.ones(3),
+        "head.weight": torch.ones(2, 2),
+    }
+    found = divergence(a | others, b | {k: 9 * t for k, t in others.items()})
+    assert found == pytest.approx(total / 2, rel=1e-6)
+    assert divergence(b, a) == pytest.approx(divergence(a, b))
+    assert divergence(a, a) == 0
+
+
+def test_without_an_encoder_nothing_diverges() -> None:
+    with pytest.raises(Refused, match="no weight that was sent is named encoder"):
+        divergence({"layer.weight": torch.ones(2, 2)}, {"layer.weight": torch.ones(2, 2)})
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 1.0])
+def test_a_mix_by_hand(part: float) -> None:
+    sent, own = torch.tensor([1.0, -2.0, 1e30]), torch.tensor([3.0, 1e-30, 7.0])
+    found = mix(sent, own, part)
+    for x, s, o in zip(found.tolist(), sent.tolist(), own.tolist(), strict=True):
+        assert x == pytest.approx((1 - part) * s + part * o, rel=1e-6)
+    assert torch.equal(found, sent) == (part == 0)
+    assert torch.equal(found, own) == (part == 1)
+
+
+def test_a_counter_is_taken_as_it_was_sent() -> None:
+    assert mix(torch.tensor(7), torch.tensor(100), 0.5) == 7
+
+
+@both
+def test_a_site_begins_with_what_is_sent_and_then_has_its_own(algorithm: Rejoin, sites: Sites) -> None:
+    transport = sites("abc")
+    state, records = run(algorithm, transport)
+    assert all("divergence" not in s.metrics for s in records[0].sites.values())
+    for record in records[1:]:
+        for site in record.sites.values():
+            assert site.metrics["divergence"] > 0
+            assert 0 <= site.metrics["mixing"] <= 1
+    own = {k.removeprefix("own/") for k in transport.memories.get("a") if k.startswith("own/")}
+    assert own == state.tensors.keys()
+    assert any(k.startswith("module/target_") for k in transport.memories.get("a"))
+
+
+@both
+def test_what_is_kept_is_what_was_uploaded(algorithm: Rejoin, sites: Sites) -> None:
+    transport = sites("a")
+    state = Weights(transport.local.shared())
+    for index in range(2):
+        (answer,) = transport.ask(algorithm, [("a", state)], Round(index, 2, seed=0))
+        own = {k.removeprefix("own/"): t for k, t in transport.memories.get("a").items() if k.startswith("own/")}
+        assert same(own, answer.message.tensors)  # type: ignore[union-attr]
+
+
+@both
+def test_what_travels_is_what_travels_without(algorithm: Rejoin, sites: Sites) -> None:
+    (_, records), (_, plain) = run(algorithm, sites("ab")), run(FedAvg(), sites("ab"))
+    for with_, without in zip(records, plain, strict=True):
+        for name in "ab":
+            assert with_.sites[name].up.weights == without.sites[name].up.weights
+            assert with_.sites[name].down == without.sites[name].down
+
+
+@both
+def test_one_site_is_the_wrapped_algorithm_to_the_bit(algorithm: Rejoin, sites: Sites) -> None:
+    state, records = run(algorithm, sites("a"))
+    assert same(state.tensors, run(FedAvg(), sites("a"))[0].tensors)
+    assert [r.sites["a"].metrics.get("mixing") for r in records] == [None, 0.0, 0.0]
+
+
+@both
+def test_resumed_equals_uninterrupted_to_the_bit(algorithm: Rejoin, sites: Sites, tmp_path: Path) -> None:
+    rounds, whole = Rounds(4, per_round=2), sites("abc")
+    expected, _ = run(algorithm, whole, rounds)
+
+    def go_on(begin: int, end: int) -> tuple[Any, Checkpoint]:
+        transport = sites("abc")
+        transport.memories = checkpoint = Checkpoint.open(tmp_path)
+        state = algorithm.start(transport.local)
+        state = checkpoint.restore(state) if begin else state
+
+        def finished(record: RoundRecord, state: Any) -> None:
+            if record.round == end:
+                raise KeyboardInterrupt
+            checkpoint.commit(record.round, state)
+
+        return federate(algorithm, transport, state, rounds, 0, begin=begin, finished=finished), checkpoint
+
+    with pytest.raises(KeyboardInterrupt):
+        go_on(0, end=2)
+    found, checkpoint = go_on(2, end=9)
+    assert same(found.tensors, expected.tensors)
+    assert all(same(checkpoint.get(name), whole.memories.get(name)) for name in "abc")
+
+
+@both
+def test_a_failed_visit_leaves_the_memory_as_it_was(algorithm: Rejoin, sites: Sites) -> None:
+    transport = sites("a")
+    state = Weights(transport.local.shared())
+    list(transport.ask(algorithm, [("a", state)], Round(0, 2, seed=0)))
+    before = dict(transport.memories.get("a"))
+    broken = Weights({k: t * torch.nan if t.is_floating_point() else t for k, t in state.tensors.items()})
+    list(transport.ask(algorithm, [("a", broken)], Round(1, 2, seed=0)))
+    assert same(transport.memories.get("a"), before)
+
+
+@both
+def test_an_exchange_is_carried_around_it(algorithm: Rejoin, sites: Sites) -> None:
+    banks = {"bank": 16, "remote": 16}
+    carry = Carry(algorithm, ShareStatistics(draw=8, at_least=4))
+    transport = sites("ab", MoCo, **banks)
+    state, records = run(carry, transport)
+    assert isinstance(state, Carried)
+    assert nbytes(state.exchange) > 0
+    memory = transport.memories.get("a")
+    assert {"own", "module", "optimizer"} <= {k.split("/")[0] for k in memory}
+    assert any(k.startswith("module/bank.") for k in memory)
+    assert records[1].sites["a"].metrics["divergence"] > 0
+
+
+def test_guides_are_those_of_the_wrapped_algorithm(sites: Sites) -> None:
+    stiff = FedEMA(FedAvg(guides=(Spring(5.0),)))
+    assert not same(run(stiff, sites("ab"))[0].tensors, run(FedEMA(), sites("ab"))[0].tensors)
+
+
+@both
+def test_where_nothing_is_sent_there_is_nothing_to_mix(algorithm: Rejoin, sites: Sites) -> None:
+    with pytest.raises(NoSiteLeft, match=r"mixes weights, but LocalOnly sends Empty; wrap an algorithm that sends"):
+        run(type(algorithm)(LocalOnly()), sites("ab"))
