@@ -41,7 +41,7 @@ def train(net: nn.Module) -> float:
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     for at in torch.split(torch.randperm(IMAGES), BATCH):
         optimizer.zero_grad()
-        cross_entropy(net(images[at]), labels[at]).backward()  # type: ignore[no-untyped-call]
+        cross_entropy(net(images[at]), labels[at]).backward()
         optimizer.step()
     return time.perf_counter() - begun
 
@@ -58,7 +58,7 @@ def simulate(model: str, sites: int, rounds: int) -> dict[str, Any]:
     ends: list[float] = []
     result: dict[str, Any] = {}
 
-    @client.train()  # type: ignore[untyped-decorator, unused-ignore]
+    @client.train()
     def visit(message: Message, _: Context) -> Message:
         torch.set_num_threads(1)
         net = make()
@@ -66,7 +66,7 @@ def simulate(model: str, sites: int, rounds: int) -> dict[str, Any]:
         metrics = MetricRecord({"num-examples": IMAGES, "seconds": train(net)})
         return Message(RecordDict({"arrays": ArrayRecord(net.state_dict()), "metrics": metrics}), reply_to=message)
 
-    @server.main()  # type: ignore[untyped-decorator, unused-ignore]
+    @server.main()
     def main(grid: Grid, _: Context) -> None:
         strategy = FedAvg(fraction_evaluate=0.0, min_evaluate_nodes=0, min_available_nodes=sites)
         history = strategy.start(

@@ -18,14 +18,20 @@ from fedcore.recipes import purpose, shipped
 
 PAGE = Path(__file__).parent / "recipes.md"
 CHOICES = {
-    "Methods (`method`)": ["fedssl.simclr.SimCLR", "fedssl.moco.MoCo"],
-    "Encoders (`encoder`)": ["fedcore.encoders.ResNet"],
-    "Algorithms (`algorithm`)": ["fedcore.algorithm.FedAvg", "fedcore.localonly.LocalOnly"],
+    "Methods (`method`)": [
+        "fedssl.simclr.SimCLR", "fedssl.moco.MoCo", "fedssl.fcl.FCL", "fedssl.fedx.FedX", "fedssl.byol.BYOL",
+        "fedssl.simsiam.SimSiam", "fedssl.vicreg.VICReg", "fedssl.dino.DINO", "fedssl.mae.MAE",
+        "fedssl.rotation.Rotation",
+    ],
+    "Encoders (`encoder`)": ["fedcore.encoders.ResNet", "fedcore.encoders.ViT"],
+    "Algorithms (`algorithm`)": [
+        "fedcore.algorithm.FedAvg", "fedssl.fedema.FedEMA", "fedssl.fedu.FedU", "fedcore.localonly.LocalOnly",
+    ],
     "Guides (`algorithm.init_args.guides`)": [
         "fedcore.fedprox.Spring", "fedcore.schedule.Cosine", "fedssl.similarity.RepresentationChange",
     ],
     "Aggregators (`algorithm.init_args.aggregator`)": [
-        "fedcore.aggregate.Mean", "fedcore.aggregate.TrimmedMean", "fedcore.aggregate.Median",
+        "fedcore.aggregate.Mean", "fedcore.aggregate.TrimmedMean", "fedcore.aggregate.Median", "fedssl.ldawa.LDAWA",
     ],
     "Exchanges (`exchange`)": ["fedssl.vectors.ShareVectors", "fedssl.statistics.ShareStatistics"],
     "Scaling (`data.scaling`)": [
@@ -33,6 +39,7 @@ CHOICES = {
     ],
     "Partitions (`data.partition`)": [
         "fedcore.data.partition.ByColumn", "fedcore.data.partition.Dirichlet", "fedcore.data.partition.Quantity",
+        "fedcore.data.partition.Pooled",
     ],
     "Classifiers (`classifier`)": ["fedtune.classifier.Classifier"],
 }  # fmt: skip

@@ -25,7 +25,7 @@ COMMANDS = {
     "demo": ("fedcore.demo:command", "the whole road on phantom hospitals, in a few minutes"),
     "probe": ("fedssl.command:command", "kNN and linear probe of a pretrained encoder, per site"),
     "evaluate": ("fedtune.command:command", "scores of a fine-tuned run, per site and pooled"),
-    "report": ("fedcore.report:command", "a page about a run: curves, images, what left the sites"),
+    "report": ("fedcore.report:command", "a page about a run, or one that compares several"),
     "watch": ("fedcore.watch:command", "a run in the terminal while it goes: rounds, sites, curves, time left"),
     "export": ("fedcore.export:command", "an encoder for plain MONAI, timm or torchvision models"),
     "data": ("fedcore.data.command:command", "check or preview a manifest, write phantom hospitals"),

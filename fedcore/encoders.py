@@ -62,7 +62,7 @@ class ResNet(MonaiResNet, Encoder):
     def _downsample_basic_block(self, x: Tensor, planes: int, stride: int, spatial_dims: int = 3) -> Tensor:
         """The shortcut of depth 18 and 34: every `stride`-th pixel, and zeros for the new channels.
 
-        MONAI's has the same values but no gradient (it reads `.data`), so the blocks before it learn through the other branch alone.
+        MONAI's has the same values but no gradient (it reads `.data`), so that blocks learn by the other branch alone.
         """
         kept = [slice(None)] * 2 + [slice(None, None, stride)] * spatial_dims
         return pad(x[tuple(kept)], (0, 0) * spatial_dims + (0, planes - x.shape[1]))

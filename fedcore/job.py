@@ -50,6 +50,8 @@ class Job:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise InputError(f"workers must be at least 1, got {self.workers}")
+        for images in self.train.values():
+            self.visit.require_sound(images.space)
 
     def train_in(self, run: RunFolder, module: LightningModule, about: dict[str, Any]) -> InProcess:
         """Runs or resumes the job; afterwards `module` holds the server's weights.

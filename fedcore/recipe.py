@@ -58,8 +58,8 @@ def read_recipe(stage: Callable[..., Any], name: str, arguments: Sequence[str]) 
     """Raises Faults with every unknown key of the file, or InputError for the first other mistake."""
     parser = parser_of(stage, name)
     arguments, path = _with_path(arguments)
-    if path:
-        _require_known_keys(parser, path)
+    tree = _checked_tree(parser, path) if path else {}
+    _forget_defaults_of_other_classes(parser, tree, arguments)
     try:
         config = parser.parse_args(arguments)
     except argparse.ArgumentError as e:
@@ -88,8 +88,23 @@ def _place(error: yaml.YAMLError | UnicodeDecodeError) -> str:
     return str(error).splitlines()[0]
 
 
-def _require_known_keys(parser: ArgumentParser, path: Path) -> None:
-    """Takes one unknown key after another out of the tree, so that all are reported together."""
+def _forget_defaults_of_other_classes(parser: ArgumentParser, tree: dict[str, Any], words: Sequence[str]) -> None:
+    """Where file or words name a class, the default one is dropped.
+
+    jsonargparse would hand its arguments' defaults on to those of the same name (SimCLR's `hidden` to BYOL's).
+    """
+    for action in parser._actions:
+        if not isinstance(action.default, dict) or "class_path" not in action.default:
+            continue
+        key, said = action.dest, tree.get(action.dest)
+        in_file = isinstance(said, str) or (isinstance(said, dict) and "class_path" in said)
+        in_words = f"--{key}" in words or any(w.startswith((f"--{key}=", f"--{key}.class_path")) for w in words)
+        if in_file or in_words:
+            parser.set_defaults({key: None})
+
+
+def _checked_tree(parser: ArgumentParser, path: Path) -> dict[str, Any]:
+    """The file's keys and values. Takes one unknown key after another out, so that all are reported together."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as e:
@@ -113,6 +128,7 @@ def _require_known_keys(parser: ArgumentParser, path: Path) -> None:
                 break
     if faults:
         raise Faults(str(path), faults)
+    return tree
 
 
 def _remove(tree: Any, path: list[str]) -> bool:

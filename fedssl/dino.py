@@ -20,7 +20,7 @@ from fedcore.views import Views
 from fedssl.method import Method, OptimizerFactory
 
 GLOBAL = Views(count=2, crop=(0.4, 1.0))
-"""The paper's least crop for networks that see local views as well; 0.14 to 0.25 without."""
+"""The paper's least crop for networks that see local views as well; its code suggests 0.14 without."""
 
 
 class DINO(Method):

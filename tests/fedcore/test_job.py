@@ -132,6 +132,11 @@ def test_what_an_error_says_is_in_its_sites_folder_alone(tmp_path: Path) -> None
     assert told(tmp_path)[0]["refused"] == {"b": "RuntimeError in FedAvg.visit; the site's errors.jsonl has it"}
 
 
+def test_a_precision_that_trains_wrongly_begins_nothing() -> None:
+    with pytest.raises(InputError, match="these are 8 x 8: take 32-true"):
+        job(visit=Visit(accelerator="cpu", precision="bf16-mixed"))
+
+
 def test_the_end_of_a_failed_run_is_told_and_can_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(NoSiteLeft):
         start(tmp_path, job(train={"a": broken("a")}))

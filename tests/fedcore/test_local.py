@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,14 @@ def test_a_visit_writes_nothing(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, 
     local().fit(Site("a", images()), TURN)
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("space", "sound"), [((32, 40), True), ((64, 31), False), ((64, 64, 64), False)])
+def test_bf16_on_a_cpu_is_for_pictures_that_are_not_tiny(space: tuple[int, ...], sound: bool) -> None:
+    Visit(precision="32-true", accelerator="cpu").require_sound(space)
+    told = pytest.raises(InputError, match=rf"these are {' x '.join(map(str, space))}: take 32-true")
+    with nullcontext() if sound else told:
+        Visit(precision="bf16-mixed", accelerator="cpu").require_sound(space)
 
 
 def test_a_share_that_names_nothing() -> None:

@@ -173,6 +173,27 @@ def test_what_a_class_refuses_is_the_users_to_mend() -> None:
         read("rounds: {count: 0}").build()
 
 
+@pytest.mark.parametrize("way", ["file", "word", "word with =", "class_path"])
+def test_a_named_class_has_its_own_defaults(way: str, tmp_path: Path) -> None:
+    """SimCLR, the default, has `hidden` 256; BYOL has 512."""
+    (tmp_path / "r.yaml").write_text("method: {class_path: fedssl.byol.BYOL, init_args: {dim: 64}}")
+    words = {
+        "file": [str(tmp_path / "r.yaml")],
+        "word": ["--method", "fedssl.byol.BYOL", "--method.dim", "64"],
+        "word with =": ["--method=fedssl.byol.BYOL", "--method.dim", "64"],
+        "class_path": ["--method.class_path", "fedssl.byol.BYOL", "--method.init_args.dim", "64"],
+    }[way]
+    given = read_recipe(pretrain, "pretrain", words).config.method.init_args
+    assert (given.hidden, given.dim) == (512, 64)
+
+
+def test_the_default_class_is_there_for_those_who_only_set_its_arguments(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("method: {init_args: {temperature: 0.5}}")
+    for words in ([str(tmp_path / "r.yaml")], ["--method.temperature", "0.5"]):
+        method = read_recipe(pretrain, "pretrain", words).config.method
+        assert (method.class_path, method.init_args.temperature) == ("fedssl.simclr.SimCLR", 0.5)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

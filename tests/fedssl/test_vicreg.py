@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 from math import sqrt
+from typing import Any
 
 import pytest
 import torch
