@@ -14,7 +14,7 @@ PAGE, TABLE, PLOTS = Path("docs/results.md"), Path("docs/results.csv"), Path("do
 COLUMNS = ("cell", "measure", "value", "device", "torch", "commit")
 # Student's t at 97.5 % by the number of values.
 T = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
-FRACTIONS = {"0.01": "1 %", "0.05": "5 %", "0.1": "10 %", "1.0": "100 %"}
+FRACTIONS = {"0.01 frozen": "1 %, frozen", "0.01": "1 %", "0.05": "5 %", "0.1": "10 %", "1.0": "100 %"}
 NAMES = {
     "random": "random init", "local": "local SSL, each site alone", "central": "centralised SSL",
     "simclr": "FedSimCLR", "none": "FedMoCo, no bank shared", "vectors": "FedMoCo, bank of vectors",
@@ -182,11 +182,12 @@ def skew_table(results: Results) -> list[str]:
 
 def plot_label_efficiency(results: Results, data: str) -> None:
     figure, axes = _figure()
+    fractions = [f for f in FRACTIONS if "frozen" not in f]
     for way in ("random", "local", "central", "simclr", "none", "statistics"):
-        values = [list(results.by_seed(data, way, f"balanced_accuracy@{f}").values()) for f in FRACTIONS]
+        values = [list(results.by_seed(data, way, f"balanced_accuracy@{f}").values()) for f in fractions]
         if not all(values):
             continue
-        x, y = [100 * float(f) for f in FRACTIONS], [fmean(v) for v in values]
+        x, y = [100 * float(f) for f in fractions], [fmean(v) for v in values]
         low, high = ([fmean(v) - min(v) for v in values], [max(v) - fmean(v) for v in values])
         axes.errorbar(x, y, yerr=[low, high], label=NAMES[way], marker="o", markersize=4, capsize=3, linewidth=1.6)
     axes.set(xscale="log", xlabel="labels used, %", ylabel="balanced accuracy", xticks=[1, 5, 10, 100])

@@ -83,7 +83,7 @@ class Visit:
         if self.precision == "bf16-mixed" and self.device.type == "cpu" and (len(space) > 2 or min(space) < 32):
             raise InputError(
                 "visit.precision bf16-mixed takes images of at least 32 x 32 pixels on a CPU, and no volumes, because "
-                f"torch's gradients of small maps are wrong there; these are {' x '.join(map(str, space))}: take 32-true"
+                f"torch's gradients of small maps are wrong; these are {' x '.join(map(str, space))}: take 32-true"
             )
 
     def trainer(self, callbacks: Sequence[Callback]) -> Trainer:
