@@ -40,11 +40,15 @@ TUNINGS = ("0.01 frozen", "0.01", "0.05", "0.1", "1.0")
 ALONE = ("--algorithm", "fedcore.localonly.LocalOnly", "--exchange", "null")
 POOLED = ("--data.partition", "fedcore.data.partition.Pooled", "--exchange", "null")
 VECTORS = ("--exchange", "fedssl.vectors.ShareVectors", "--exchange.wire", "int8", "--policy.at_most", "FEATURES")
+SGD = ("--method.optimizer", "torch.optim.SGD", "--method.optimizer.lr", "0.06", "--method.optimizer.momentum", "0.9",
+       "--method.optimizer.weight_decay", "0.0005")  # fmt: skip
 # No step is taken: what is measured is the encoder as it was made.
 UNTRAINED = ("--rounds.count", "1", "--visit.max_steps", "0", "--exchange", "null")
 PRETRAIN = ("--visit.precision", "bf16-mixed", "--rounds.count", "30", "--probe.every", "10")
 # As many steps with few labels as with all of them: what differs is the labels alone.
-FINETUNE = tuple("--visit.precision bf16-mixed --visit.max_epochs 1000 --visit.max_steps 20 --rounds.count 16".split())
+FINETUNE = (
+    "--visit.precision", "bf16-mixed", "--visit.max_epochs", "1000", "--visit.max_steps", "20", "--rounds.count", "16",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ MAIN = {
     "random": Way(overrides=UNTRAINED),
     "local": Way(overrides=ALONE),
     "central": Way(overrides=POOLED),
+    "central_sgd": Way(overrides=(*POOLED, *SGD)),
     "simclr": Way("simclr"),
     "none": Way(overrides=("--exchange", "null")),
     "vectors": Way(overrides=VECTORS),

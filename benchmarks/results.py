@@ -16,13 +16,14 @@ COLUMNS = ("cell", "measure", "value", "device", "torch", "commit")
 T = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
 FRACTIONS = {"0.01 frozen": "1 %, frozen", "0.01": "1 %", "0.05": "5 %", "0.1": "10 %", "1.0": "100 %"}
 NAMES = {
-    "random": "random init", "local": "local SSL, each site alone", "central": "centralised SSL",
+    "random": "random init", "local": "local SSL, each site alone",
+    "central": "centralised SSL", "central_sgd": "centralised SSL, SGD",
     "simclr": "FedSimCLR", "none": "FedMoCo, no bank shared", "vectors": "FedMoCo, bank of vectors",
     "statistics": "FedMoCo, bank of statistics", "statistics_rsa": "the same, weighted by RSA",
     "byol": "FedBYOL", "fedema": "FedEMA", "fedu": "FedU", "simsiam": "SimSiam", "vicreg": "VICReg",
     "dino": "DINO", "mae": "Fed-MAE", "fedx": "FedX", "ldawa": "L-DAWA (SimCLR)", "rotation": "Rotation",
 }  # fmt: skip
-MAIN = ("random", "local", "central", "simclr", "none", "vectors", "statistics", "statistics_rsa")
+MAIN = ("random", "local", "central", "central_sgd", "simclr", "none", "vectors", "statistics", "statistics_rsa")
 FAMILY = ("byol", "fedema", "fedu", "simsiam", "vicreg", "dino", "mae", "fedx", "ldawa", "rotation")
 
 
@@ -129,7 +130,7 @@ def _cost(results: Results, data: str, way: str) -> list[str]:
     if way == "random":
         return ["-"] * 3
     mean = {m: list(results.by_seed(data, way, m).values()) for m in ("weights_mb", "exchange_mb", "seconds")}
-    if not all(mean.values()) or way == "central":
+    if not all(mean.values()) or way.startswith("central"):
         return ["-", "-", f"{fmean(mean['seconds']) / 60:.1f}" if mean["seconds"] else "-"]
     return [
         f"{fmean(mean['weights_mb']):.2f}",
