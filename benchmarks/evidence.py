@@ -4,10 +4,10 @@
     python -m benchmarks.evidence --data FOLDER --only brain/statistics/0
     python -m benchmarks.evidence --page                         # the page again from docs/results.csv
 
-FOLDER holds brain_tumor_mri/ and cxr_covid_multisite/. A cell is a data set, a way to pretrain and a seed: the
-pretraining, the probes of its encoder, and classifiers fine-tuned from it with several fractions of the labels. Every
-stage is a run folder under checkpoints/evidence; a finished one is not run again, an interrupted one is resumed. Each
-finished cell puts its rows into docs/results.csv, from which tables and plots of the page are made.
+FOLDER holds brain_tumor_mri/, cxr_covid_multisite/ and hippocampus3d/. A cell is a data set, a way to pretrain and a
+seed: the pretraining, the probes of its encoder, and classifiers fine-tuned from it with several fractions of the
+labels. Every stage is a run folder under checkpoints/evidence; a finished one is not run again, an interrupted one is
+resumed. Each finished cell puts its rows into docs/results.csv, from which tables and plots of the page are made.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 from threading import Lock
 
+from benchmarks.hippocampus import slices_of
 from benchmarks.results import Result, Results, write_page
 from fedcore.cli import run_stage
 from fedcore.environment import commit, device, version
@@ -87,12 +89,33 @@ SKEW = {
     for name, way in MAIN.items()
     if name in ("none", "vectors", "statistics")
 }  # fmt: skip
-SETS: dict[str, tuple[str, dict[str, Way]]] = {
-    "brain": ("brain_tumor_mri", MAIN | FAMILY | SKEW),
-    "cxr": ("cxr_covid_multisite", MAIN),
+STRUCTURAL = {
+    name: replace(MAIN[name], seeds=(0,), tunings=(), overrides=(*MAIN[name].overrides, "--data.size", "32"))
+    for name in ("random", "none", "vectors")
+} | {"fcl": Way("fcl", ("--data.slices", "null", "--data.size", "32"), seeds=(0,), tunings=())}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images, what is measured of them, and what overrides a recipe there."""
+
+    manifest: Callable[[Path], Path]
+    """From the folder of all sets."""
+    ways: dict[str, Way]
+    task: tuple[str, ...] = ()
+    """Which images the classifiers are for."""
+
+
+SETS = {
+    "brain": ImageSet(lambda sets: sets / "brain_tumor_mri" / "manifest.csv", MAIN | FAMILY | SKEW),
+    "cxr": ImageSet(
+        lambda sets: sets / "cxr_covid_multisite" / "manifest.csv",
+        {name: way for name, way in MAIN.items() if name != "central_sgd"},
+        # Normal against pneumonia within one hospital; elsewhere in this collection label and site are one.
+        ("--data.sites", "[nih_us]"),
+    ),
+    "hippocampus": ImageSet(lambda sets: slices_of(sets / "hippocampus3d", RUNS / "hippocampus_slices"), STRUCTURAL),
 }
-# Normal against pneumonia within one hospital; elsewhere in this collection label and site are one.
-TASK = {"brain": (), "cxr": ("--data.sites", "[nih_us]")}
 
 
 @dataclass(frozen=True)
@@ -113,8 +136,8 @@ class Cell:
 
     def measure(self, folder: Path) -> list[Result]:
         """Runs what is missing of the cell and returns its numbers."""
-        name, ways = SETS[self.data]
-        way, images = ways[self.way], ("--data.manifest", str(folder / name / "manifest.csv"))
+        images_of = SETS[self.data]
+        way, images = images_of.ways[self.way], ("--data.manifest", str(images_of.manifest(folder)))
         home = RUNS / str(self)
         seed = ("--seed", str(self.seed))
         run = stage("pretrain", way.recipe, home / "pretrain", *images, *seed, *PRETRAIN, *way.overrides)
@@ -130,7 +153,7 @@ class Cell:
             fraction, frozen = tuning.split()[0], "frozen" in tuning
             tuned = stage(
                 "finetune", "classify", home / f"tuned_{tuning.replace(' ', '_')}", *images, *seed, *FINETUNE, *begin,
-                "--label_fraction", fraction, *TASK[self.data], *rate(self.way, frozen),
+                "--label_fraction", fraction, *images_of.task, *rate(self.way, frozen),
             )  # fmt: skip
             scores = json.loads((tuned / "scores.json").read_text())["pooled"]
             for key in ("balanced_accuracy", "auroc"):
@@ -163,18 +186,18 @@ def rate(way: str, frozen: bool) -> tuple[str, ...]:
 
 
 def cost(run: Path) -> dict[str, float]:
-    """MB up a visit, by kind, and seconds of the pretraining."""
+    """MB up a visit, by kind, and seconds of the pretraining: rounds times their median, as a pause may lie between."""
     rounds = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
     visits = [site["up"] for r in rounds for site in r["sites"].values()]
     mean = {f"{kind}_mb": sum(v[kind] for v in visits) / len(visits) / 1e6 for kind in ("weights", "exchange")}
-    return mean | {"seconds": sum(r["seconds"] for r in rounds)}
+    return mean | {"seconds": len(rounds) * median(r["seconds"] for r in rounds)}
 
 
 def cells(only: str = "") -> Iterator[Cell]:
     """All cells whose name begins with `only`, seed by seed, so that an interrupted night leaves whole tables."""
     for seed in SEEDS:
-        for data, (_, ways) in SETS.items():
-            for way, how in ways.items():
+        for data, images in SETS.items():
+            for way, how in images.ways.items():
                 cell = Cell(data, way, seed)
                 if seed in how.seeds and str(cell).startswith(only):
                     yield cell
@@ -207,7 +230,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if not asked.page:
         if asked.data is None:
-            parser.error("--data is needed: the folder that holds brain_tumor_mri/ and cxr_covid_multisite/")
+            parser.error(
+                "--data is needed: the folder that holds brain_tumor_mri/, cxr_covid_multisite/ and hippocampus3d/"
+            )
         booking = Lock()
         with ThreadPoolExecutor(asked.jobs) as pool:
             list(pool.map(lambda cell: run_apart(cell, asked.data, booking), list(cells(asked.only))))

@@ -1,8 +1,9 @@
-"""Flower's side of benchmarks.simulation: FedAvg on the same model, images and steps; needs torch and flwr alone.
+"""Flower's side of benchmarks.simulation: FedAvg on the same model, images and steps; needs no part of the kit.
 
-    PYTHON benchmarks/flower_app.py small|resnet18 SITES ROUNDS
+    PYTHON benchmarks/flower_app.py small|resnet18 loop|lightning SITES ROUNDS
 
-Its last line is JSON: seconds of each round, of the training steps of a visit in it (mean), and of the whole.
+A visit trains in a plain loop, or with Lightning's Trainer as Flower's own Lightning example does. The last line is
+JSON: seconds of each round, of the training of a visit in it (mean), and of the whole.
 """
 
 from __future__ import annotations
@@ -46,7 +47,36 @@ def train(net: nn.Module) -> float:
     return time.perf_counter() - begun
 
 
-def simulate(model: str, sites: int, rounds: int) -> dict[str, Any]:
+def train_with_lightning(net: nn.Module) -> float:
+    """The same epoch by a Trainer that neither logs nor saves nor checks; returns the seconds of its fit."""
+    import pytorch_lightning as pl
+    from torch.utils.data import DataLoader, TensorDataset
+
+    class Module(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def training_step(self, batch: list[torch.Tensor], _: int) -> torch.Tensor:
+            return cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.SGD:
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    begun = time.perf_counter()
+    images, labels = torch.rand(IMAGES, 1, 64, 64) * 2 - 1, torch.randint(0, CLASSES, (IMAGES,))
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Module(), DataLoader(TensorDataset(images, labels), BATCH, shuffle=True))
+    return time.perf_counter() - begun
+
+
+WAYS = {"loop": train, "lightning": train_with_lightning}
+
+
+def simulate(model: str, way: str, sites: int, rounds: int) -> dict[str, Any]:
     from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid, ServerApp
@@ -63,7 +93,7 @@ def simulate(model: str, sites: int, rounds: int) -> dict[str, Any]:
         torch.set_num_threads(1)
         net = make()
         net.load_state_dict(message.content["arrays"].to_torch_state_dict())
-        metrics = MetricRecord({"num-examples": IMAGES, "seconds": train(net)})
+        metrics = MetricRecord({"num-examples": IMAGES, "seconds": WAYS[way](net)})
         return Message(RecordDict({"arrays": ArrayRecord(net.state_dict()), "metrics": metrics}), reply_to=message)
 
     @server.main()
@@ -81,4 +111,4 @@ def simulate(model: str, sites: int, rounds: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(simulate(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(simulate(*sys.argv[1:3], *map(int, sys.argv[3:5]))))

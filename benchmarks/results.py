@@ -22,6 +22,7 @@ NAMES = {
     "statistics": "FedMoCo, bank of statistics", "statistics_rsa": "the same, weighted by RSA",
     "byol": "FedBYOL", "fedema": "FedEMA", "fedu": "FedU", "simsiam": "SimSiam", "vicreg": "VICReg",
     "dino": "DINO", "mae": "Fed-MAE", "fedx": "FedX", "ldawa": "L-DAWA (SimCLR)", "rotation": "Rotation",
+    "fcl": "FCL: vectors, matched by position",
 }  # fmt: skip
 MAIN = ("random", "local", "central", "central_sgd", "simclr", "none", "vectors", "statistics", "statistics_rsa")
 FAMILY = ("byol", "fedema", "fedu", "simsiam", "vicreg", "dino", "mae", "fedx", "ldawa", "rotation")
@@ -95,6 +96,7 @@ def write_page(results: Results, page: Path = PAGE) -> None:
         "brain deltas": lambda: delta_table(results, "brain"),
         "family": lambda: family_table(results),
         "skew": lambda: skew_table(results),
+        "structural": lambda: structural_table(results),
         "cxr": lambda: main_table(results, "cxr"),
         "cxr deltas": lambda: delta_table(results, "cxr"),
     }
@@ -121,7 +123,8 @@ def main_table(results: Results, data: str) -> list[str]:
     rows = []
     for way in MAIN:
         values = [list(results.by_seed(data, way, m).values()) for m in measures]
-        rows.append([NAMES[way], *map(shown, values), *_cost(results, data, way)])
+        if any(values):
+            rows.append([NAMES[way], *map(shown, values), *_cost(results, data, way)])
     head = ["encoder", "kNN", "linear", *FRACTIONS.values(), "weights up, MB", "exchange up, MB", "minutes"]
     return table(head, rows)
 
@@ -179,6 +182,15 @@ def skew_table(results: Results) -> list[str]:
             ]
             rows.append([alpha, NAMES[way], *("-" if v is None else f"{v:.3f}" for v in found)])
     return table(["alpha", "encoder", "kNN", "linear", "10 %"], rows)
+
+
+def structural_table(results: Results) -> list[str]:
+    rows = []
+    for way in ("random", "none", "vectors", "fcl"):
+        found = [results.by_seed("hippocampus", way, m).get("0") for m in ("knn", "linear")]
+        cost = _cost(results, "hippocampus", way)
+        rows.append([NAMES[way], *("-" if v is None else f"{v:.3f}" for v in found), *cost])
+    return table(["encoder", "kNN", "linear", "weights up, MB", "exchange up, MB", "minutes"], rows)
 
 
 def plot_label_efficiency(results: Results, data: str) -> None:

@@ -2,26 +2,35 @@
 
     python -m benchmarks.simulation [--flower-python PYTHON]
 
-PYTHON is that of an environment of its own with the same torch and Flower, which is left out without it:
+PYTHON is that of an environment of its own with the same torch, Lightning and Flower, which is left out without it:
 
-    python -m venv FOLDER && FOLDER/bin/pip install -c constraints.txt torch torchvision 'flwr[simulation]'
+    python -m venv FOLDER
+    FOLDER/bin/pip install -c constraints.txt torch torchvision pytorch-lightning 'flwr[simulation]'
 
 Both run FedAvg over 8 sites, 5 steps of 10 images of 64 x 64 a visit, one thread a visit, in turns. Flower's engine
-(ray) visits as many sites at once as there are cores, each in a process; the kit visits one after another and keeps
-its policy, audit files, ledger and checkpoint. "Beside its steps" is what a visit takes beside its training steps; of
-Flower's round, its steps divided by the cores are taken off. Flower's first round, which starts its processes, is
-counted to the whole alone.
+(ray) visits as many sites at once as there are cores, each in a process; the kit visits one after another, or with
+workers as Flower does, and keeps its policy, audit files, ledger and checkpoint. "Beside its steps" is what a visit
+takes beside its training steps; where sites are visited at once, the steps divided by the cores are taken off. Flower's
+first round, which starts its processes, is counted to the whole alone. Flower's clients train in a plain loop, or by
+Lightning's Trainer as in its example.
 
-2026-11-21, 2-core x86 CPU shared with other work; torch 2.15.0, Flower 1.41.0, ray 2.55.1; ms a visit:
+2026-11-21, 2-core x86 CPU; torch 2.15.0, Flower 1.41.0, ray 2.55.1; ms a visit, and as a multiple of the kit's:
 
-small CNN   kit 18.7, beside its steps 10.7;    Flower 38.2, beside its steps 25.7 (two sites at once)
-            six rounds from start to end: 0.9 s and 17.6 s
-ResNet-18   kit 545.8, beside its steps 118.6;  Flower 593.3, beside its steps 180.9 (two sites at once)
-            six rounds from start to end: 26.3 s and 46.9 s
+                                visit   beside its steps   six rounds from start to end
+small CNN   the kit              12.3          5.6                 0.6 s
+            Flower, plain loop   25.6         20.2 (3.6)          11.9 s
+            Flower, Lightning    25.8         20.3 (3.6)          10.6 s
+ResNet-18   the kit             578.3         98.5                27.3 s
+            Flower, plain loop  397.3        158.2 (1.6)          29.9 s
+            Flower, Lightning   391.8        152.3 (1.5)          30.0 s
 
-   10 sites   17.6 ms a visit           peak 804 MB
-  100 sites   17.9 ms a visit (1.02 x)  peak 803 MB (1.00 x)
-1,000 sites   18.1 ms a visit (1.03 x)  peak 806 MB (1.00 x)
+In another run of the small CNN the kit took 15.3 ms (8.2 beside its steps), with two workers 9.3 (5.7), Flower 25.6
+(20.1). Flower waits for replies by asking now and then, which hides what Lightning takes. Of the kit's 5.6 ms
+Lightning takes most (benchmarks.visit_overhead); with ResNet-18 both move and hash or pack 45 MB a visit.
+
+   10 sites   12.1 ms a visit           peak 1449 MB
+  100 sites   12.1 ms a visit (1.01 x)  peak 1449 MB (1.00 x)
+1,000 sites   12.0 ms a visit (1.00 x)  peak 1449 MB (1.00 x)
 """
 
 from __future__ import annotations
@@ -36,6 +45,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -43,7 +53,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.flower_app import BATCH, IMAGES, resnet18, small, train
+from benchmarks.flower_app import BATCH, IMAGES, WAYS, resnet18, small, train
 from benchmarks.visit_overhead import Net, make_sites
 from fedcore.algorithm import FedAvg
 from fedcore.checkpoint import Checkpoint
@@ -51,24 +61,27 @@ from fedcore.federation import Rounds, federate
 from fedcore.ledger import RoundRecord
 from fedcore.local import LocalTrainer, Visit, channels_last
 from fedcore.message import Message
-from fedcore.transport import InProcess
+from fedcore.transport import InProcess, Transport
+from fedcore.workers import Workers
 
 MODELS = {"small": small, "resnet18": resnet18}
 SITES, ROUNDS, TURNS = 8, 6, 2
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
-def kit(net: nn.Module, sites: int, rounds: int) -> dict[str, Any]:
+def kit(net: nn.Module, sites: int, rounds: int, workers: int = 0) -> dict[str, Any]:
     """Seconds of each round and of the whole; all sites read the same images, as sites map files."""
     begun = time.perf_counter()
     images = make_sites(1, IMAGES, 64)["site_0"]
     local = LocalTrainer(Net(net), ("net.",), Visit(BATCH, accelerator="cpu"))
     ends = [time.perf_counter()]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         checkpoint, algorithm = Checkpoint(Path(folder) / "state"), FedAvg()
-        transport = InProcess(
+        transport: Transport = InProcess(
             {f"site_{i}": images for i in range(sites)}, local, memories=checkpoint, folder=Path(folder) / "sites"
         )
+        if workers:
+            transport = stack.enter_context(Workers(transport, workers))
 
         def finished(record: RoundRecord, state: Message) -> None:
             checkpoint.commit(record.round, state)
@@ -81,8 +94,8 @@ def kit(net: nn.Module, sites: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def flower(python: str, model: str) -> dict[str, Any]:
-    asked = [python, str(Path(__file__).with_name("flower_app.py")), model, str(SITES), str(ROUNDS)]
+def flower(python: str, model: str, way: str) -> dict[str, Any]:
+    asked = [python, str(Path(__file__).with_name("flower_app.py")), model, way, str(SITES), str(ROUNDS)]
     done = subprocess.run(asked, capture_output=True, text=True, check=True, env=os.environ | QUIET)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -96,25 +109,29 @@ def against_flower(python: str) -> None:
     cores = os.cpu_count() or 1
     print(f"Flower {version[0]}, ray {version[1]}, {cores} cores; {SITES} sites, ms a visit, medians")
     for model, make in MODELS.items():
-        ours: dict[str, list[float]] = {"visit": [], "beside": [], "whole": []}
-        theirs: dict[str, list[float]] = {"visit": [], "beside": [], "whole": []}
+        taken: dict[str, dict[str, list[float]]] = {}
         for _ in range(TURNS):
-            net, mine = channels_last(make()), kit(make(), SITES, ROUNDS)
+            net, mine, ours_too = channels_last(make()), kit(make(), SITES, ROUNDS), kit(make(), SITES, ROUNDS, cores)
             step = statistics.median(train(net) for _ in range(SITES))
-            other = flower(python, model)
-            for kept, done, steps in (
-                (ours, mine, [step] * ROUNDS),
-                (theirs, other, [seconds / cores for seconds in other["steps"]]),
+            loop, lightning = (flower(python, model, way) for way in WAYS)
+            theirs = [seconds / cores for seconds in loop["steps"]]
+            for name, done, steps in (
+                ("the kit", mine, [step] * ROUNDS),
+                (f"the kit, {cores} workers", ours_too, [step / cores] * ROUNDS),
+                ("Flower, plain loop", loop, theirs),
+                ("Flower, Lightning", lightning, theirs),
             ):
+                kept = taken.setdefault(name, {"visit": [], "beside": [], "whole": []})
                 visits = [seconds / SITES for seconds in done["rounds"]][1:]
                 kept["visit"] += visits
                 kept["beside"] += [visit - step for visit, step in zip(visits, steps[1:], strict=True)]
                 kept["whole"].append(done["whole"])
-        for name, kept in (("kit", ours), (f"Flower, {cores} sites at once", theirs)):
+        for name, kept in taken.items():
             visit, beside, whole = (statistics.median(kept[what]) for what in ("visit", "beside", "whole"))
+            ours = statistics.median(taken["the kit"]["beside"])
             print(
-                f"  {model:<9} {name:<23}{visit * 1e3:7.1f}, beside its steps {beside * 1e3:7.1f}; "
-                f"{ROUNDS} rounds from start to end {whole:6.1f} s",
+                f"  {model:<9} {name:<20}{visit * 1e3:7.1f}, beside its steps {beside * 1e3:7.1f} "
+                f"({beside / ours:4.1f} x); {ROUNDS} rounds from start to end {whole:6.1f} s",
                 flush=True,
             )
 

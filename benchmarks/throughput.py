@@ -9,14 +9,14 @@ loop       the limit: images resident as one tensor, the same module (views, enc
 lightly    its SimCLRTransform (defaults) on PIL pictures in a DataLoader without and with two workers, its losses, the
            same encoder with three channels, Lightning's Trainer with its defaults but for the printing
 
-2026-11-21, 2-core x86 CPU shared with other work, one thread; torch 2.15.0, lightly 1.6.0; images per second, and how
-many times as fast the kit is:
+2026-11-21, 2-core x86 CPU, one thread; torch 2.15.0, lightly 1.6.0; images per second, and how many times as fast the
+kit is:
 
                              kit   loop        lightly      lightly, 2 workers
-SimCLR, ResNet-10, stem 32   398   377 (0.99)  247 (1.50)   218 (1.83)
-SimCLR, ResNet-18, stem 64    78    76 (1.02)   69 (1.13)    63 (1.22)
-MoCo, ResNet-10, stem 32     577   609 (0.94)
-MoCo, ResNet-18, stem 64     103   115 (0.91)
+SimCLR, ResNet-10, stem 32   440   461 (0.95)  272 (1.58)   306 (1.44)
+SimCLR, ResNet-18, stem 64    81    80 (1.03)   72 (1.13)    69 (1.18)
+MoCo, ResNet-10, stem 32     702   742 (0.95)
+MoCo, ResNet-18, stem 64     119   131 (0.91)
 
 Most of what MoCo loses with ResNet-18 is the checkpoint of the round, 86 MB on disk for one visit of eight steps; with
 more sites or longer visits it weighs less.

@@ -3,19 +3,19 @@
 Run: python -m benchmarks.views   (needs the extra `bench`; a minute)
 
 Images per second, two views of each, in one process with one thread; (time as a multiple of ours).
-2026-11-21, 2-core x86 CPU shared with other work; torch 2.15.0, kornia 0.9.0, MONAI 1.6.1, lightly 1.6.0.
+2026-11-21, 2-core x86 CPU; torch 2.15.0, kornia 0.9.0, MONAI 1.6.1, lightly 1.6.0.
 
 | images          | ours | ours, less | kornia     | kornia, fused | lightly    | MONAI      | MONAI, fused |
 |-----------------|------|------------|------------|---------------|------------|------------|--------------|
-| 128 x 1 x 64^2  | 7816 | 12438      | 3132 (2.5) | 4287 (1.8)    | 1191 (6.6) | 206 (37.9) | 346 (22.6)   |
-| 128 x 1 x 128^2 | 2254 | 3256       | 1033 (2.2) | 1249 (1.8)    | 630 (3.6)  | 197 (11.5) | 276 (8.2)    |
-| 8 x 1 x 32^3    | 420  | 479        | -          | -             | -          | 101 (4.2)  | 148 (2.8)    |
-| 8 x 1 x 36x50x36| 226  | 260        | -          | -             | -          | 73 (3.1)   | 99 (2.3)     |
+| 128 x 1 x 64^2  | 7352 | 10910      | 3059 (2.4) | 4361 (1.7)    | 1159 (6.3) | 181 (40.6) | 307 (23.9)   |
+| 128 x 1 x 128^2 | 2011 | 3128       | 924 (2.2)  | 1246 (1.6)    | 576 (3.5)  | 163 (12.4) | 247 (8.1)    |
+| 8 x 1 x 32^3    | 410  | 480        | -          | -             | -          | 98 (4.2)   | 135 (3.0)    |
+| 8 x 1 x 36x50x36| 230  | 266        | -          | -             | -          | 69 (3.3)   | 91 (2.5)     |
 
-Less: lightly has neither gamma nor noise (and turns by the nearest pixel); without them ours are 10.4 and 5.2 times as
-fast. As it comes, with hue, saturation and grey but no rotation, it takes as long (1161 and 599 images/s).
+Less: lightly has neither gamma nor noise (and turns by the nearest pixel); without them ours are 9.4 and 5.4 times as
+fast. As it comes, with hue, saturation and grey but no rotation, it takes as long (1127 and 534 images/s).
 At 128^2 two calls take most of our time and set the limit: grid_sample 13 ms and normal numbers 5 ms of 28 ms a view of
-128 images. In other runs, with more other work on the machine, lightly took 4.2 and kornia 2.3 times as long.
+128 images.
 "Fused" draws another law than ours: see kornia_views.
 kornia has flips, affine maps and fixed-size crops in 3D, but no RandomResizedCrop3D, no Gaussian blur, gamma,
 contrast, brightness or noise for volumes. lightly augments PIL images: 8 bits, RGB, 2D.

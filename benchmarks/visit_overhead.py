@@ -8,13 +8,13 @@ same batches, site after site. Then the peak memory of a round over 4 and over 6
 
 2026-11-21, 2-core x86 CPU, torch 2.15, 2 threads; the checkpoint of each round is counted to the kit:
 
-small CNN, 8 sites x 5 steps of 10    plain 7.4 ms a visit, kit + 7.0, 7.7 and 7.9 ms (three runs)
-ResNet-18, 4 sites x 20 steps of 32   plain 2220 to 2600 ms, kit + 67 to 102 ms, ratio 1.027 to 1.040 (three)
-ResNet-18, 4 sites x 5 steps of 32    plain 587 ms, kit + 58 ms, ratio 1.098 (one)
-peak memory, ResNet-18                1374 MB with 4 sites, 1374 MB with 64; one model is 42 MB
+small CNN, 8 sites x 5 steps of 10    plain 5.4 to 6.2 ms a visit, kit + 6.6, 6.6 and 7.4 ms (three runs)
+ResNet-18, 4 sites x 20 steps of 32   plain 2140 and 2190 ms, kit + 103 and 120 ms, ratio 1.048 and 1.055 (two)
+ResNet-18, 4 sites x 5 steps of 32    plain 577 ms, kit + 70 ms, ratio 1.112 (one)
+peak memory, ResNet-18                1619 MB with 4 sites, 1619 MB with 64; one model is 42 MB
 
-While the machine ran slower (plain 7.8 to 13.8 ms a visit) the small CNN's visits cost 10 to 14 ms more. Of the 7 ms
-Lightning takes 6: 2 to begin a fit, 0.9 a step.
+Of the small CNN's 6.6 ms Lightning takes most: 2 to begin a fit, 0.7 to 0.9 a step. With ResNet-18 it is bytes: the
+audit's SHA-256 (25 ms), the checkpoint of the round (200 ms a round, 50 a visit), copies in and out.
 """
 
 from __future__ import annotations

@@ -5,12 +5,16 @@
 A round of federated MoCo (ResNet-10, stem 32, 4 sites of 256 images of 64 x 64, batches of 64) through the whole kit,
 in one process with 2 threads and by 2 workers with 1 thread each, interleaved. The workers' start is told apart.
 
-2026-11-21, 2-core x86 CPU, torch 2.15, two runs while other programs kept both cores busy (load 4 to 10). Threads
-that wait for one another suffer most from that, so this tells of a shared machine and not of an idle one:
+2026-11-21, 2-core x86 CPU, torch 2.15; medians of 3 rounds, rounds a minute:
 
-start of 2 workers        22 and 14 s
-1 process x 2 threads     1.4 and 1.3 rounds a minute
-2 workers x 1 thread      14.5 and 10.4
+                        idle machine   two runs while other programs kept both cores busy (load 4 to 10)
+1 process x 2 threads   67.1            1.4 and  1.3
+2 workers x 1 thread    61.9           14.5 and 10.4
+start of 2 workers      3.9 s          22 and 14 s
+
+On an idle machine of two cores workers win nothing: two threads share a step as well as two workers share the sites.
+Threads that wait for one another suffer most from other work, so on a shared machine workers keep going. With more
+cores than a step can use, or several small models on one GPU, they are what fills the machine; not measured here.
 """
 
 from __future__ import annotations

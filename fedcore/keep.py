@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -17,21 +19,24 @@ class KeepOptimizer(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         for o, optimizer in enumerate(trainer.optimizers):
-            for p, parameter in enumerate(_parameters(optimizer)):
+            for p, (parameter, group) in enumerate(_parameters(optimizer)):
                 prefix = f"{o}/{p}/"
                 own = {k.removeprefix(prefix): v for k, v in self.kept.items() if k.startswith(prefix)}
-                # A step counter stays where the optimizer made it (the CPU); moments follow their parameter.
+                # Moments follow their parameter; a step counter only if the optimizer counts on the device.
+                counts_there = group.get("fused") or group.get("capturable")
                 for name, t in own.items():
-                    optimizer.state[parameter][name] = t.clone() if t.dim() == 0 else t.to(parameter.device, copy=True)
+                    stays = t.dim() == 0 and not counts_there
+                    optimizer.state[parameter][name] = t.to("cpu" if stays else parameter.device, copy=True)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.kept.clear()
         for o, optimizer in enumerate(trainer.optimizers):
-            for p, parameter in enumerate(_parameters(optimizer)):
+            for p, (parameter, _) in enumerate(_parameters(optimizer)):
                 for name, t in optimizer.state[parameter].items():
                     if isinstance(t, Tensor):
                         self.kept[f"{o}/{p}/{name}"] = t.detach().cpu().clone()
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
+def _parameters(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, dict[str, Any]]]:
+    """Each parameter with the group it is of."""
+    return [(p, group) for group in optimizer.param_groups for p in group["params"]]

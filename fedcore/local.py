@@ -88,14 +88,13 @@ class Visit:
 
     def trainer(self, callbacks: Sequence[Callback]) -> Trainer:
         """A Trainer that says, writes and checks nothing of its own."""
-        with _quiet():
-            registry.entry_points = _entry_points  # type: ignore[attr-defined, assignment]
-            return Trainer(
-                max_epochs=self.max_epochs, max_steps=self.max_steps, accelerator=self.accelerator, devices=1,
-                precision=self.precision, gradient_clip_val=self.gradient_clip_val, callbacks=list(callbacks),
-                logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-                num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False, barebones=False,
-            )  # fmt: skip
+        registry.entry_points = _entry_points  # type: ignore[attr-defined, assignment]
+        return Trainer(
+            max_epochs=self.max_epochs, max_steps=self.max_steps, accelerator=self.accelerator, devices=1,
+            precision=self.precision, gradient_clip_val=self.gradient_clip_val, callbacks=list(callbacks),
+            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False, barebones=False,
+        )  # fmt: skip
 
 
 @runtime_checkable
@@ -194,7 +193,8 @@ class LocalTrainer:
             order = torch.Generator().manual_seed(turn.seed_of(site.name, "order"))
             beside = getattr(self.module, "beside", None)
             batches = loader(site.images, self.visit.batch_size, True, True, beside, order)
-            callbacks = [_MeanLoss(), *callbacks, *keep]
+            clip = [_ClipFused()] if self.visit.precision == "bf16-mixed" else []
+            callbacks = [_MeanLoss(), *callbacks, *keep, *clip]
             trainer = self.visit.trainer(callbacks)
             with _gpu_memory(self._smaller()):
                 trainer.fit(self.module, batches)
@@ -233,6 +233,14 @@ class LocalTrainer:
             # A sum is ten times as fast as a look at every element; only a sum that is not finite needs that look.
             if t.is_floating_point() and not t.sum().isfinite() and not t.isfinite().all():
                 raise Refused(f"{name} is no longer finite; a lower learning rate or gradient_clip_val may help")
+
+
+class _ClipFused(Callback):
+    """Lightning refuses to clip for a fused optimizer in mixed precision, where a scaler hides sizes; bf16 has none."""
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        for optimizer in trainer.optimizers:
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
 
 class _MeanLoss(Callback):
@@ -283,19 +291,13 @@ _entry_points = cache(registry.entry_points)  # type: ignore[attr-defined]
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Lightning repeats hardware lines and loader advice at every fit; a visit is no place for either."""
-    names = (
-        "pytorch_lightning",
-        "pytorch_lightning.utilities.rank_zero",
-        "pytorch_lightning.accelerators.cuda",
-    )
-    before = {name: logging.getLogger(name).level for name in names}
+    logger = logging.getLogger("pytorch_lightning")
+    before = logger.level
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning.*")
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        for name in names:
-            logging.getLogger(name).setLevel(logging.ERROR)
+        logger.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            for name, level in before.items():
-                logging.getLogger(name).setLevel(level)
+            logger.setLevel(before)

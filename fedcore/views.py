@@ -4,10 +4,10 @@ One resampling does crop, mirror and rotation; then blur, gamma, contrast, brigh
 draws its own parameters. Colour is left alone: grey CT, MR and X-ray have no hue, and solarising breaks the
 order of intensities on which their reading rests.
 
-Why not a library: on one CPU thread the same changes take kornia 2.2 to 2.5 times as long (1.8 times with a
+Why not a library: on one CPU thread the same changes take kornia 2.2 to 2.4 times as long (1.7 times with a
 looser crop), and it has no resized crop, blur or intensity changes for volumes. MONAI has them, but an image
-at a time: 2.3 to 4.2 times as long in 3D, 8 to 38 times in 2D. lightly's views are 8-bit RGB pictures in 2D,
-3.6 to 6.6 times as long, without gamma and noise (benchmarks/views.py).
+at a time: 2.5 to 4.2 times as long in 3D, 8 to 41 times in 2D. lightly's views are 8-bit RGB pictures in 2D,
+3.5 to 6.3 times as long, without gamma and noise (benchmarks/views.py).
 """
 
 from __future__ import annotations

@@ -21,6 +21,10 @@ def adam(parameters: object) -> Adam:
     return Adam(parameters, lr=0.01)  # type: ignore[arg-type]
 
 
+def fused(parameters: object) -> Adam:
+    return Adam(parameters, lr=0.01, fused=True)  # type: ignore[arg-type]
+
+
 def federated(visit: Visit, optimizer: Factory, rounds: int = 3) -> tuple[Tensors, Tensors]:
     """One site, all of the rounds; the server's weights and the site's memory."""
     trainer = local(visit, Toy(optimizer))
@@ -29,7 +33,7 @@ def federated(visit: Visit, optimizer: Factory, rounds: int = 3) -> tuple[Tensor
     return state.tensors, transport.memories.get("a")
 
 
-@pytest.mark.parametrize("optimizer", [momentum, adam])
+@pytest.mark.parametrize("optimizer", [momentum, adam, fused])
 @pytest.mark.parametrize("keep", [True, False], ids=["kept", "anew"])
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_one_site_equals_central_training_to_the_bit(optimizer: Factory, keep: bool, epochs: int) -> None:
@@ -41,7 +45,7 @@ def test_one_site_equals_central_training_to_the_bit(optimizer: Factory, keep: b
     assert torch.equal(memory["module/seen"], reference["seen"])
 
 
-@pytest.mark.parametrize("optimizer", [momentum, adam])
+@pytest.mark.parametrize("optimizer", [momentum, adam, fused])
 def test_a_kept_optimizer_is_another_training(optimizer: Factory) -> None:
     kept, anew = (federated(Visit(4, accelerator="cpu", keep_optimizer=k), optimizer)[0] for k in (True, False))
     assert not torch.equal(kept["layer.weight"], anew["layer.weight"])

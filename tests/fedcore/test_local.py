@@ -48,6 +48,18 @@ def test_a_site_seen_first_finds_the_module_as_it_was_made() -> None:
         assert trainer.module.seen == 5.0
 
 
+def test_bf16_clips_the_gradients_of_a_fused_optimizer() -> None:
+    """One step of SGD at rate 1 moves the weights by the gradient as it was clipped."""
+    module = Toy(lambda p: torch.optim.SGD(p, lr=1.0, fused=True))
+    visit = Visit(batch_size=12, max_steps=1, accelerator="cpu", precision="bf16-mixed", gradient_clip_val=1e-3)
+    trainer, site = local(visit, module), Site("a", images())
+    before = torch.cat([p.detach().flatten().clone() for p in module.parameters()])
+    with trainer.at(site):
+        trainer.fit(site, TURN)
+    moved = torch.cat([p.detach().flatten() for p in module.parameters()]) - before
+    assert moved.norm() == pytest.approx(1e-3, rel=1e-2)
+
+
 def test_a_refused_visit_leaves_the_memory_as_it_was() -> None:
     trainer, site = local(VISIT), Site("a", images())
     with trainer.at(site):
