@@ -24,6 +24,7 @@ from fedcore.views import Views
 from fedssl.bank import UNKNOWN, FeatureBank, site_number
 from fedssl.method import Method, OptimizerFactory
 from fedssl.moco import keys, queries, slow_copy
+from fedssl.pair import pair
 
 _MOST_PARTS = 2**15 - 1  # what an exchange's 16 bits hold
 
@@ -78,7 +79,8 @@ class FCL(Method):
     def loss(
         self, views: list[Float[Tensor, "n c *space"]], positions: Float[Tensor, " n"] | None = None
     ) -> Float[Tensor, ""]:
-        query, key = queries(self, views[0]), keys(self, views[1])
+        a, b = pair(views, least=1)
+        query, key = queries(self, a), keys(self, b)
         part = (
             parts_of(positions, self.parts)
             if positions is not None

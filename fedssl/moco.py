@@ -21,6 +21,7 @@ from fedcore.site import Round
 from fedcore.views import Views
 from fedssl.bank import FeatureBank, site_number
 from fedssl.method import Method, OptimizerFactory
+from fedssl.pair import pair
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -65,7 +66,8 @@ class MoCo(Method):
         self.stamp = (site_number(site), turn.index)
 
     def loss(self, views: list[Float[Tensor, "n c *space"]]) -> Float[Tensor, ""]:
-        query, key = queries(self, views[0]), keys(self, views[1])
+        a, b = pair(views, least=1)
+        query, key = queries(self, a), keys(self, b)
         negatives = torch.cat([self.bank.entries(), self.remote.entries()])
         # Cosines over tau in bf16 would be off by several hundredths.
         with torch.autocast(query.device.type, enabled=False):

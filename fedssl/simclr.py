@@ -11,6 +11,7 @@ from torch.optim import SGD
 from fedcore.encoders import Encoder
 from fedcore.views import Views
 from fedssl.method import Method, OptimizerFactory
+from fedssl.pair import pair
 
 
 class SimCLR(Method):
@@ -35,6 +36,6 @@ class SimCLR(Method):
         self.criterion = NTXentLoss(temperature)
 
     def loss(self, views: list[Float[Tensor, "n c *space"]]) -> Float[Tensor, ""]:
-        a, b = self.head(self.encoder(cat(views))).chunk(2)
+        a, b = self.head(self.encoder(cat(pair(views, least=1)))).chunk(2)
         loss: Tensor = self.criterion(a, b)
         return loss

@@ -3,8 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fedcore.encoders import ResNet
 from fedcore.errors import Refused
+from fedcore.views import Views
+from fedssl.fcl import FCL
+from fedssl.method import Method
+from fedssl.moco import MoCo
 from fedssl.pair import pair
+from fedssl.simclr import SimCLR
 
 
 def test_two_views_come_back_as_they_are() -> None:
@@ -23,3 +29,10 @@ def test_other_counts_are_refused(count: int) -> None:
 def test_an_image_by_itself_is_refused() -> None:
     with pytest.raises(Refused, match="at least 2 images a step, got 1"):
         pair([torch.zeros(1, 1, 4, 4)] * 2)
+    assert pair([torch.zeros(1, 1, 4, 4)] * 2, least=1)
+
+
+@pytest.mark.parametrize("method", [SimCLR, MoCo, FCL])
+def test_a_third_view_is_refused_where_two_are_compared(method: type[Method]) -> None:
+    with pytest.raises(Refused, match="2 views of an image, got 3"):
+        method(ResNet(depth=10, stem=4), views=Views(count=3)).loss([torch.zeros(4, 1, 32, 32)] * 3)

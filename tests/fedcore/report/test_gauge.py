@@ -28,23 +28,26 @@ def judged(folder: Path, *surveys: dict[str, dict[str, float]]) -> Health | None
         (0.3, 10.0, "Healthy"),
         (0.29, 140.0, "Watch"),
         (0.6, 9.9, "Watch"),
-        (0.04, 140.0, "Collapsed"),
+        (0.04, 140.0, "Watch"),
+        (0.04, 9.9, "Collapsed"),
         (0.6, 1.5, "Collapsed"),
         (0.0, 1.0, "Collapsed"),
     ],
 )
-def test_the_worse_measure_decides(make_run: MakeRun, spread: float, rank: float, word: str) -> None:
+def test_the_worse_decides_but_a_high_rank_is_no_collapse(
+    make_run: MakeRun, spread: float, rank: float, word: str
+) -> None:
     found = judged(make_run(), {"hospital_1": {"feature_std": spread, "effective_rank": rank}})
     assert found is not None
     assert found.word == word
 
 
 def test_the_worst_site_decides_and_is_named(make_run: MakeRun) -> None:
-    good, bad = {"feature_std": 0.6, "effective_rank": 90.0}, {"feature_std": 0.01, "effective_rank": 80.0}
+    good, bad = {"feature_std": 0.6, "effective_rank": 90.0}, {"feature_std": 0.01, "effective_rank": 8.0}
     found = judged(make_run(), {"hospital_1": good, "hospital_2": bad})
     assert found is not None
     assert (found.tone, found.word) == ("bad", "Collapsed")
-    assert "lowest spread of 0.01 (hospital_2) and lowest effective rank of 80 (hospital_2)" in found.text
+    assert "lowest spread of 0.01 (hospital_2) and lowest effective rank of 8 (hospital_2)" in found.text
 
 
 def test_the_last_survey_of_each_site_counts(make_run: MakeRun) -> None:
