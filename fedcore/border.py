@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from fedcore.errors import Refused
-from fedcore.message import Contribution, Leaf, Message, Reveals, exposure, leaves
+from fedcore.errors import InputError, Refused
+from fedcore.message import Contribution, Leaf, Message, Reveals, declared, exposure, leaves
 from fedcore.site import Round
 
 
@@ -28,6 +28,18 @@ class Policy:
     """Highest revelation of a message allowed: WEIGHTS < STATISTICS < FEATURES < SAMPLES."""
     metrics: bool = True
     """Whether sites send scalars (mean loss, probe scores) beside their messages."""
+
+    def foresee(self, kind: type[Message]) -> None:
+        """Raises InputError if messages of `kind` reveal more than is allowed, before any site has trained for them.
+
+        A field that may stay empty (a slice's position) counts as well: what may leave is agreed to beforehand.
+        """
+        level = declared(kind)
+        if level > self.at_most:
+            raise InputError(
+                f"{kind.__name__} reveals {level.name}, the policy allows {self.at_most.name}; set policy.at_most to "
+                f"{level.name} if the sites agree, or take an exchange that reveals less"
+            )
 
     def check(self, message: Message) -> None:
         """Raises Refused if `message` reveals more than is allowed."""

@@ -99,6 +99,12 @@ def exposure(message: Message) -> Reveals:
     return max((leaf.reveals for leaf in leaves(message)), default=Reveals.WEIGHTS)
 
 
+def declared(kind: type[Message]) -> Reveals:
+    """The highest mark of any field that `kind` declares itself, whatever a message of it will hold."""
+    marks = [f.metadata["reveals"] for f in dataclasses.fields(kind) if "reveals" in f.metadata]
+    return Reveals(max(marks, default=Reveals.WEIGHTS))
+
+
 def weights_of(message: Message) -> Tensors:
     """The module's tensors inside a message or a server's state, however deep; none is an empty dict."""
     if isinstance(message, Weights):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedcore.border import Border, Policy
-from fedcore.errors import Refused
+from fedcore.errors import InputError, Refused
 from fedcore.ledger import RoundRecord
 from fedcore.message import FEATURES, SAMPLES, STATISTICS, Contribution, Message, Reveals, Weights
 from fedcore.site import Round
@@ -52,6 +53,13 @@ def test_what_the_policy_allows_passes_unchanged() -> None:
     Policy(Reveals.WEIGHTS).check(RICH.model)
     assert Border(Policy(Reveals.SAMPLES)).release(SENT, TURN) is SENT
     assert Policy().at_most == Reveals.STATISTICS  # features leave only where a recipe says so
+
+
+@pytest.mark.parametrize("level", list(Reveals))
+def test_what_a_message_declares_is_foreseen_by_its_highest_field(level: Reveals) -> None:
+    Policy(level).foresee(Message)
+    with nullcontext() if level == Reveals.SAMPLES else pytest.raises(InputError, match="Rich reveals SAMPLES, the"):
+        Policy(level).foresee(Rich)
 
 
 def test_what_is_refused_is_not_audited_because_it_never_left(tmp_path: Path) -> None:

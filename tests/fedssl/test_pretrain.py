@@ -162,14 +162,10 @@ def test_values_the_method_refuses_and_sites_without_training_images_begin_nothi
     assert not (tmp_path / "run").exists()
 
 
-def test_what_the_policy_forbids_fails_the_run_and_says_so(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"reveals FEATURES \(exchange/features\), the policy allows STATISTICS"):
+def test_what_the_policy_forbids_begins_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"SiteVectors reveals FEATURES, the policy allows STATISTICS; set policy"):
         ran(tmp_path / "run", MOCO, exchange=ShareVectors())
-    about = RunFolder(tmp_path / "run").about()
-    assert about["status"] == "failed"
-    assert "the policy allows STATISTICS; set policy.at_most to FEATURES" in about["error"]
-    assert not (tmp_path / "run" / "encoder").exists()
-    assert not list((tmp_path / "run").glob("sites/*/audit.jsonl"))  # nothing left
+    assert not (tmp_path / "run").exists()
 
 
 RECIPE = """
@@ -190,7 +186,7 @@ def test_the_command_ends_with_2_where_the_policy_forbids_and_with_0_where_it_al
     with pytest.raises(SystemExit) as ended:
         main(["pretrain", str(recipe), "--out", str(tmp_path / "refused")])
     assert ended.value.code == 2
-    assert "reveals FEATURES (exchange/features), the policy allows STATISTICS" in capsys.readouterr().err
+    assert "SiteVectors reveals FEATURES, the policy allows STATISTICS" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         main(["pretrain", str(recipe), "--out", str(tmp_path / "run"), "--policy.at_most", "FEATURES"])
     assert ended.value.code == 0
