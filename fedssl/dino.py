@@ -45,8 +45,8 @@ class DINO(Method):
 
     def __init__(
         self, encoder: Encoder, views: Views = GLOBAL,
-        optimizer: OptimizerFactory = lambda p: AdamW(p, lr=2e-3, weight_decay=0.04),
-        local: Views | None = None, momentum: float = 0.9,
+        optimizer: OptimizerFactory = lambda p: AdamW(p, lr=3e-4, weight_decay=0.04),
+        local: Views | None = None, momentum: float = 0.98,
         student_temperature: float = 0.1, teacher_temperature: tuple[float, float] = (0.04, 0.07), warmup: int = 10,
         center_momentum: float = 0.9, still: int = 1,
         hidden: int = 512, bottleneck: int = 64, dim: int = 256,
@@ -55,11 +55,12 @@ class DINO(Method):
         Args:
             encoder: (n, c, *space) to (n, width), with an attribute `width`.
             views: Random transforms of an image for both networks; at least two views.
-            optimizer: Builds the optimizer of a visit.
+            optimizer: Builds the optimizer of a visit. At 2e-3 the features of ResNet-10 fell together within ten
+                rounds on brain MRI, at 3e-4 and 5e-4 they did not.
             local: Views of small parts for the student alone, e.g. {count: 4, crop: [0.05, 0.4]}; each costs the
                 student a pass, as they keep the image's size, which some encoders need (the paper's are smaller).
             momentum: lambda of the teacher in the first round; it rises to 1 by half a cosine. The paper's
-                0.996 is for some hundred thousand steps; within some hundred steps a slow teacher hardly leaves
+                0.996 is for some hundred thousand steps; within some hundred steps so slow a teacher hardly leaves
                 the first weights, and the loss stays at log(dim), which says that targets are still uniform.
             student_temperature: tau_s.
             teacher_temperature: tau_t of the first round and after the warm-up; below tau_s, so targets are sharp.
