@@ -41,8 +41,14 @@ CHOICES = {
         "fedcore.data.partition.ByColumn", "fedcore.data.partition.Dirichlet", "fedcore.data.partition.Quantity",
         "fedcore.data.partition.Pooled",
     ],
+    "Networks of generators (`network`)": ["fedgen.unet.UNet"],
+    "Generators (`generator`)": ["fedgen.diffusion.Diffusion"],
     "Classifiers (`classifier`)": ["fedtune.classifier.Classifier"],
 }  # fmt: skip
+
+
+FROM_DATA = {"encoder", "classes", "network", "known", "spatial_dims", "channels", "answers"}
+"""What the stage hands to a class, and a recipe does not say."""
 
 
 def main() -> None:
@@ -71,7 +77,7 @@ def of_class(path: str) -> Iterator[str]:
     kind = load(path)
     yield f"\n#### `{path}`\n\n{(kind.__doc__ or '').strip().splitlines()[0]}\n"
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind, skip={"encoder", "classes"} if path.startswith(("fedssl", "fedtune")) else set())
+    parser.add_class_arguments(kind, skip=FROM_DATA if path.startswith(("fedgen", "fedssl", "fedtune")) else set())
     yield from table(parser)
 
 

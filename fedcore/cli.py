@@ -20,11 +20,13 @@ STAGES = {
         "fedtune.finetune:finetune",
         "hospitals train a classifier, from an encoder or from scratch",
     ),
+    "generate train": ("fedgen.train:train", "hospitals train a generator of images together"),
 }
 COMMANDS = {
     "demo": ("fedcore.demo:command", "the whole road on phantom hospitals, in a few minutes"),
     "probe": ("fedssl.command:command", "kNN and linear probe of a pretrained encoder, per site"),
     "evaluate": ("fedtune.command:command", "scores of a fine-tuned run, per site and pooled"),
+    "generate": ("fedgen.command:command", "hospitals train a generator of images; sets are drawn from it"),
     "report": ("fedcore.report:command", "a page about a run, or one that compares several"),
     "watch": ("fedcore.watch:command", "a run in the terminal while it goes: rounds, sites, curves, time left"),
     "export": ("fedcore.export:command", "an encoder for plain MONAI, timm or torchvision models"),
@@ -58,6 +60,8 @@ def _dispatch(name: str, rest: list[str]) -> int:
         return 0
     if name in STAGES:
         return run_stage(name, rest)
+    if rest and f"{name} {rest[0]}" in STAGES:
+        return run_stage(f"{name} {rest[0]}", rest[1:])
     if name in COMMANDS:
         code: int | None = _load(COMMANDS[name][0])(rest)
         return code or 0
@@ -88,7 +92,7 @@ def _load(path: str) -> Callable[..., Any]:
 
 def _help() -> str:
     listed = {name: text for name, (_, text) in {**STAGES, **COMMANDS}.items()}
-    order = ["demo", "pretrain", "watch", "probe", "finetune", "evaluate"]
+    order = ["demo", "pretrain", "watch", "probe", "generate", "finetune", "evaluate"]
     order += ["report", "export", "data", "recipes", "doctor"]
     lines = "\n".join(f"  {name:<10}{listed[name]}" for name in order)
     return f"""fedpretrain: federated pretraining for medical images that stay in their hospital

@@ -47,17 +47,18 @@ class Progress:
             self.bars.console.print(f"round {record.round}: {site} left out: {reason}", style="yellow", highlight=False)
 
 
-class Decoding:
-    """A bar for the decoding of images; called with (done, all)."""
+class Counting:
+    """A bar for something that is counted; called with (done, all)."""
 
-    def __init__(self) -> None:
+    def __init__(self, title: str, done: int = 0) -> None:
         self.bars = Bars(
-            TextColumn("reading images"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("[dim]left"), TimeRemainingColumn(),
             console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True,
         )  # fmt: skip
-        self.task = self.bars.add_task("", total=None)
+        self.task = self.bars.add_task(title, total=None, completed=done)
 
-    def __enter__(self) -> Decoding:
+    def __enter__(self) -> Counting:
         self.bars.start()
         return self
 
@@ -70,7 +71,7 @@ class Decoding:
 
 def load(data: Data) -> Cohort:
     """The images of a recipe, with a bar while they are read and a word if some are left out."""
-    with Decoding() as progress:
+    with Counting("reading images") as progress:
         cohort = data.load(progress)
     if cohort.faults:
         print(

@@ -64,7 +64,7 @@ def read_recipe(stage: Callable[..., Any], name: str, arguments: Sequence[str]) 
         config = parser.parse_args(arguments)
     except argparse.ArgumentError as e:
         raise InputError(explain(parser, str(e))) from e
-    config.out = config.out or str(Path("checkpoints") / (path.stem if path else name))
+    config.out = config.out or str(Path("checkpoints") / (path.stem if path else name.split()[0]))
     return Recipe(parser, config, parser.dump(config, skip_unset=False))
 
 

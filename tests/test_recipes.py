@@ -13,7 +13,11 @@ SMALL = [
     "--rounds.count", "2", "--visit.max_epochs", "1", "--data.size", "32", "--data.phantom.images_per_site", "16",
     "--data.phantom.sites", "2",
 ]  # fmt: skip
-NARROW = {"ResNet": ["--encoder.init_args.stem", "8"], "ViT": ["--encoder.init_args.width", "48"]}
+NARROW = {
+    "fedcore.encoders.ResNet": ["--encoder.init_args.stem", "8"],
+    "fedcore.encoders.ViT": ["--encoder.init_args.width", "48"],
+    "fedgen.unet.UNet": ["--network.init_args.widths", "[8,16]"],
+}
 
 
 def stage_of(path: Path) -> str:
@@ -32,9 +36,9 @@ def test_parses_and_builds(path: Path) -> None:
 
 @pytest.mark.parametrize("path", shipped().values(), ids=lambda p: p.stem)
 def test_runs_two_rounds(path: Path, tmp_path: Path) -> None:
-    narrow = next(more for name, more in NARROW.items() if f"fedcore.encoders.{name}" in path.read_text())
+    narrow = next(more for name, more in NARROW.items() if name in path.read_text())
     with pytest.raises(SystemExit) as stopped:
-        main([stage_of(path), path.stem, "--out", str(tmp_path / "run"), *SMALL, *narrow])
+        main([*stage_of(path).split(), path.stem, "--out", str(tmp_path / "run"), *SMALL, *narrow])
     assert stopped.value.code == 0
     assert len((tmp_path / "run" / "rounds.jsonl").read_text().splitlines()) == 2
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"

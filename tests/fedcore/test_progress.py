@@ -8,7 +8,7 @@ from fedcore.data.phantom import Phantoms
 from fedcore.data.source import Data
 from fedcore.ledger import RoundRecord
 from fedcore.message import Contribution, Empty, Refusal
-from fedcore.progress import Decoding, Progress, load
+from fedcore.progress import Counting, Progress, load
 
 
 def record() -> RoundRecord:
@@ -48,7 +48,7 @@ def test_a_refusal_is_told_even_without_a_terminal(capsys: pytest.CaptureFixture
 
 
 def test_without_a_terminal_bars_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(rounds=2) as progress, Decoding() as decoding:
+    with Progress(rounds=2) as progress, Counting("reading images") as decoding:
         progress.finished(record())
         decoding(3, 9)
     assert capsys.readouterr() == ("", "")

@@ -1,0 +1,1 @@
+"""Generators that hospitals train together, and the synthetic sets drawn from them."""

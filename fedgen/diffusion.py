@@ -1,0 +1,101 @@
+"""Diffusion models that several sites train together (Ho et al. 2020, arXiv 2006.11239), by class and by site.
+
+Conditioned on the site as well as on the class, one network learns every hospital's look without blurring them
+into a mean one, and a small hospital's is drawn with what all have taught it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+from fedcore.data.images import Beside
+from fedcore.errors import Refused
+from fedcore.site import Round
+from fedgen.generator import UNSAID, Denoiser, Generator, Known
+from fedgen.noise import Noise
+from fedgen.unet import UNet
+
+OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
+
+
+class Diffusion(pl.LightningModule):
+    """The network learns; a slow average of it, which is what draws, travels with it.
+
+    An average over steps at a site and the server's mean over sites commute where sites take equally many steps, so
+    one average serves as the sites' and the server's.
+    """
+
+    share: ClassVar[tuple[str, ...]] = ("denoiser.", "average.", "steps")
+    beside: ClassVar[Beside] = "labels"
+
+    def __init__(
+        self, network: UNet, known: Known, noise: Noise = Noise(), dropped: float = 0.1, halflife: float = 20_000.0,
+        optimizer: OptimizerFactory = lambda p: AdamW(p, lr=1e-3, weight_decay=1e-4),
+    ):  # fmt: skip
+        """
+        Args:
+            network: Answers noisy images.
+            known: Classes and sites.
+            noise: The process and what is predicted of it.
+            dropped: Part of the images whose class and site are left unsaid while training, each by itself, which is
+                what guidance needs (Ho and Salimans 2022, arXiv 2207.12598).
+            halflife: Images after which a weight counts half in the average.
+            optimizer: Builds the optimizer of a visit.
+        """
+        super().__init__()
+        if not 0 <= dropped < 1 or halflife < 0:
+            raise ValueError(f"dropped must lie in [0, 1) and halflife be 0 or more, got {dropped} and {halflife}")
+        self.denoiser = Denoiser(network, known)
+        self.average = copy.deepcopy(self.denoiser).requires_grad_(False)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.float64))
+        self.steps: Tensor
+        self.known, self.noise, self.dropped, self.halflife = known, noise, dropped, halflife
+        self.optimizer = optimizer
+        self.site = UNSAID
+
+    def arrive(self, site: str, turn: Round) -> None:
+        """Images of this visit are of this site."""
+        if site not in self.known.sites:
+            raise Refused(f"the generator knows the sites {', '.join(self.known.sites)} and was sent to another")
+        self.site = self.known.site(site)
+
+    def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
+        images, labels = batch  # (n, c, *space) in [-1, 1] and (n,)
+        return self.loss(images, labels, torch.full_like(labels, self.site))
+
+    def loss(
+        self, images: Float[Tensor, "n c *space"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"]
+    ) -> Float[Tensor, ""]:
+        """The mean of weighted squared errors at random times."""
+        times, noise = self.noise.times(len(images), images.device), torch.randn_like(images)
+        said = self.denoiser(self.noise.mix(images, noise, times), times, self._drop(labels), self._drop(sites))
+        error = (said.float() - self.noise.target(images, noise, times)) ** 2
+        return (self.noise.weight(times) * error.flatten(1).mean(1)).mean()
+
+    def _drop(self, places: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+        return torch.where(torch.rand(len(places), device=places.device) < self.dropped, UNSAID, places)
+
+    @torch.no_grad()
+    def on_train_batch_end(self, outputs: object, batch: Sequence[Tensor], _: int) -> None:
+        """The average takes a step; at the start, a longer one, so that it does not stay where the weights began."""
+        decay = 0.5 ** (len(batch[0]) / self.halflife) if self.halflife else 0.0
+        decay = min(decay, float((1 + self.steps) / (10 + self.steps)))
+        self.steps += 1
+        for slow, fast in zip(self.average.parameters(), self.denoiser.parameters(), strict=True):
+            slow.lerp_(fast, 1 - decay)
+
+    @property
+    def generator(self) -> Generator:
+        """What draws: the average."""
+        return Generator(self.average, self.known, self.noise)
+
+    def configure_optimizers(self) -> Optimizer:
+        return self.optimizer(self.denoiser.parameters())

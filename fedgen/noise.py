@@ -1,0 +1,93 @@
+"""How an image becomes noise, and what a network is taught of the way: x_t = a_t x + s_t e, e standard normal.
+
+Time runs from 0, the image, to 1000, noise; diffusers' schedulers, which walk it back, count the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A noising process and what is predicted of it.
+
+    epsilon: e itself (Ho et al. 2020, arXiv 2006.11239). v: a_t e - s_t x (Salimans and Ho 2022, arXiv 2202.00512).
+    flow: e - x on the straight way x_t = (1 - t) x + t e (Lipman et al. 2022, arXiv 2210.02747; Liu et al. 2022,
+    arXiv 2209.03003), which has no `schedule`.
+    """
+
+    predicts: Literal["epsilon", "v", "flow"] = "v"
+    schedule: Literal["cosine", "linear"] = "cosine"
+    """Of a_t: cosine (Nichol and Dhariwal 2021, arXiv 2102.09672) suits small images, linear is Ho et al.'s."""
+    min_snr: float | None = 5.0
+    """gamma of min-SNR weighting (Hang et al. 2023, arXiv 2303.09556), for all but flow; null weighs all alike."""
+
+    def __post_init__(self) -> None:
+        if self.min_snr is not None and self.min_snr <= 0:
+            raise ValueError(f"min_snr must be positive or null, got {self.min_snr}")
+
+    @cached_property
+    def kept(self) -> Float[Tensor, " t"]:
+        """a_t^2 of t = 0 .. 999, from the scheduler that samples, so that both agree to the bit."""
+        from diffusers import DDPMScheduler
+
+        kept: Tensor = DDPMScheduler(beta_schedule=self.beta_schedule).alphas_cumprod
+        return kept
+
+    @property
+    def beta_schedule(self) -> str:
+        """diffusers' word for `schedule`."""
+        return {"cosine": "squaredcos_cap_v2", "linear": "linear"}[self.schedule]
+
+    def times(self, count: int, device: torch.device) -> Float[Tensor, " n"]:
+        """Random times, evenly over the way."""
+        if self.predicts == "flow":
+            return torch.rand(count, device=device) * STEPS
+        return torch.randint(STEPS, (count,), device=device).float()
+
+    def scales(self, times: Float[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """a_t and s_t."""
+        if self.predicts == "flow":
+            return 1 - times / STEPS, times / STEPS
+        kept = self.kept.to(times.device)[times.long()]
+        return kept.sqrt(), (1 - kept).sqrt()
+
+    def mix(
+        self, images: Float[Tensor, "n c *space"], noise: Float[Tensor, "n c *space"], times: Float[Tensor, " n"]
+    ) -> Float[Tensor, "n c *space"]:
+        """x_t."""
+        a, s = (_over(scale, images) for scale in self.scales(times))
+        return a * images + s * noise
+
+    def target(
+        self, images: Float[Tensor, "n c *space"], noise: Float[Tensor, "n c *space"], times: Float[Tensor, " n"]
+    ) -> Float[Tensor, "n c *space"]:
+        """What the network has to say of x_t."""
+        if self.predicts == "epsilon":
+            return noise
+        if self.predicts == "flow":
+            return noise - images
+        a, s = (_over(scale, images) for scale in self.scales(times))
+        return a * noise - s * images
+
+    def weight(self, times: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Of a time's squared error: min(SNR, gamma) of the image's error, SNR = a_t^2 / s_t^2."""
+        if self.min_snr is None or self.predicts == "flow":
+            return torch.ones_like(times)
+        a, s = self.scales(times)
+        snr = (a / s) ** 2
+        # The image's error is the noise's over SNR, and that of v over SNR + 1.
+        return snr.clamp(max=self.min_snr) / (snr if self.predicts == "epsilon" else snr + 1)
+
+
+def _over(scale: Float[Tensor, " n"], images: Float[Tensor, "n c *space"]) -> Tensor:
+    return scale.view(-1, *[1] * (images.dim() - 1))

@@ -1,0 +1,163 @@
+"""`fedpretrain generate sample`: a set of drawn images in a folder, with a manifest that the kit itself reads.
+
+A set is candidates: nobody has looked yet whether images of patients are among them.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from fedcore.errors import InputError
+from fedcore.files import explained, require_writable, write_atomically, write_json
+from fedcore.progress import Counting
+from fedgen.generator import Known
+from fedgen.pictures import encoded
+from fedgen.sampling import Sampler, noise_of
+from fedgen.store import TENSORS, Stored, load_generator
+from fedgen.train import GENERATOR
+
+SITE = "synthetic"
+"""What the manifest says where the images come from; `imitates` says whose look they were asked to have."""
+COLUMNS = ("image", "site", "split", "label", "imitates")
+MANIFEST, SETTINGS = "manifest.csv", "set.json"
+
+
+def sample(
+    run: Path,
+    out: Path,
+    count: int = 1000,
+    classes: list[str] | None = None,
+    sites: list[str] | None = None,
+    steps: int = 50,
+    solver: Literal["dpm", "ddim"] = "dpm",
+    guidance: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 64,
+    resume: bool = False,
+) -> Path:
+    """Draws a set of images from a trained generator and returns its manifest.
+
+    Args:
+        run: A finished run of `generate train`.
+        out: Folder of the set.
+        count: Images in all, evenly over classes and sites.
+        classes: Only these; null: all that the generator knows.
+        sites: Whose look the images have; null: each site's in turn.
+        steps: Of the sampler; more are finer and slower.
+        solver: dpm, or ddim, which wants more steps.
+        guidance: 1 draws what was learned; above, images are more typical of their class and less diverse.
+        seed: Image i of a seed is the same, however many are drawn and in whatever batches.
+        batch_size: Images drawn at once.
+        resume: Go on with the set in `out`, or draw more for it.
+    """
+    if count < 1 or batch_size < 1:
+        raise InputError(f"count and batch_size must be at least 1, got {count} and {batch_size}")
+    stored = load_generator(Path(run) / GENERATOR)
+    try:
+        sampler = Sampler(steps, solver, guidance)
+    except ValueError as e:
+        raise InputError(str(e)) from e
+    wanted = Wanted.of(stored.generator.known, classes, sites)
+    settings = {
+        "generator": hashlib.sha256((Path(run) / GENERATOR / TENSORS).read_bytes()).hexdigest(),
+        "classes": list(wanted.classes), "sites": list(wanted.sites), "steps": steps, "solver": solver,
+        "guidance": guidance, "seed": seed,
+    }  # fmt: skip
+    done = _begin(Path(out), settings, resume)
+    _draw(stored, sampler, wanted, range(done, count), seed, batch_size, Path(out))
+    return Path(out) / MANIFEST
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which class and whose look each image of a set has: all pairs in turn."""
+
+    known: Known
+    classes: tuple[str | None, ...]
+    sites: tuple[str | None, ...]
+
+    @classmethod
+    def of(cls, known: Known, classes: Sequence[str] | None, sites: Sequence[str] | None) -> Wanted:
+        """Raises InputError for a class or site that the generator does not know."""
+        asked = cls(known, tuple(classes or known.classes or (None,)), tuple(sites or known.sites or (None,)))
+        for name in asked.classes:
+            known.label(name)
+        for name in asked.sites:
+            known.site(name)
+        return asked
+
+    def names(self, i: int) -> tuple[str | None, str | None]:
+        """Class and site of image i."""
+        return self.classes[i % len(self.classes)], self.sites[i // len(self.classes) % len(self.sites)]
+
+
+def _begin(out: Path, settings: dict[str, Any], resume: bool) -> int:
+    """Checks the folder, writes the settings into a new one, and returns how many images it holds."""
+    require_writable(out)
+    if not out.exists() or not any(out.iterdir()):
+        write_json(out / SETTINGS, settings)
+        _write_rows(out, [])
+        return 0
+    try:
+        there = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
+        rows = (out / MANIFEST).read_text(encoding="utf-8")
+    except (OSError, ValueError) as e:
+        raise InputError(f"{out} is not empty and holds no set of drawn images; name another folder") from e
+    if not resume:
+        raise InputError(f"{out} holds a set already; go on with it by --resume true, or name another folder")
+    if differing := [key for key, value in settings.items() if there.get(key) != value]:
+        raise InputError(
+            f"{out} was drawn with another {' and '.join(differing)}; name another folder, or ask for the same"
+        )
+    whole = rows[: rows.rfind("\n") + 1]  # a last line that was cut off is drawn again
+    if whole != rows:
+        write_atomically(out / MANIFEST, whole.encode())
+    return whole.count("\n") - 1
+
+
+def _draw(
+    stored: Stored, sampler: Sampler, wanted: Wanted, numbers: range, seed: int, batch_size: int, out: Path
+) -> None:
+    """A batch of images, then its rows: the manifest never names an image that is not there."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    stored.generator.denoiser.to(device)
+    with Counting("drawing images", numbers.start) as counting, torch.inference_mode():
+        for first in range(numbers.start, numbers.stop, batch_size):
+            batch = range(first, min(first + batch_size, numbers.stop))
+            names = [wanted.names(i) for i in batch]
+            labels = torch.tensor([wanted.known.label(label) for label, _ in names], device=device)
+            sites = torch.tensor([wanted.known.site(site) for _, site in names], device=device)
+            noise = noise_of(seed, batch, stored.shape).to(device)
+            images = stored.generator.draw(noise, labels, sites, sampler)
+            _write_rows(out, [
+                (_write_image(out, i, image), SITE, "train", label or "", site or "")
+                for i, image, (label, site) in zip(batch, images, names, strict=True)
+            ])  # fmt: skip
+            counting(batch.stop, numbers.stop)
+
+
+def _write_image(out: Path, number: int, image: torch.Tensor) -> str:
+    data, ending = encoded(image)
+    name = f"images/{number:06d}.{ending}"
+    write_atomically(out / name, data)
+    return name
+
+
+def _write_rows(out: Path, rows: Sequence[Sequence[str]]) -> None:
+    """Adds rows to the manifest; without any, begins it."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows or [COLUMNS])
+    try:
+        with (out / MANIFEST).open("a", encoding="utf-8") as file:
+            file.write(text.getvalue())
+    except OSError as e:
+        raise explained(e, out / MANIFEST, len(text.getvalue())) from e

@@ -1,0 +1,70 @@
+"""`fedpretrain generate train`: several hospitals train a generator of images together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from fedcore.algorithm import Algorithm, FedAvg
+from fedcore.border import Policy
+from fedcore.data.describe import describe
+from fedcore.data.source import Data
+from fedcore.errors import InputError, building
+from fedcore.federation import Rounds
+from fedcore.job import Job
+from fedcore.local import Visit
+from fedcore.progress import load
+from fedcore.run import RunFolder
+from fedcore.seeds import seeded
+from fedgen.diffusion import Diffusion
+from fedgen.generator import Known
+from fedgen.store import Stored, save_generator
+from fedgen.unet import UNet
+
+GENERATOR = "generator"
+
+
+def train(
+    run: RunFolder,
+    network: Callable[[int, int], UNet] = UNet,
+    generator: Callable[[UNet, Known], Diffusion] = Diffusion,
+    data: Data = Data(),
+    algorithm: Algorithm | None = None,
+    visit: Visit = Visit(batch_size=32),
+    rounds: Rounds = Rounds(),
+    policy: Policy = Policy(),
+    loggers: tuple[Literal["csv", "tensorboard"], ...] = ("csv",),
+    seed: int = 0,
+    workers: int = 1,
+) -> None:
+    """Trains a generator across hospitals whose images stay where they are.
+
+    Args:
+        run: Folder of the run.
+        network: What is trained, from the images' dimensions and channels.
+        generator: How it learns to draw, from the network and what it can be asked for.
+        data: The images.
+        algorithm: How sites cooperate; null: fedcore.algorithm.FedAvg.
+        visit: Local training in one round.
+        rounds: The schedule.
+        policy: What sites agree to send.
+        loggers: Lightning loggers, of csv and tensorboard.
+        seed: Seed of every generator.
+        workers: Sites visited at the same time, each by a process of its own; several may share a GPU. 1: one after
+            another in this process.
+    """
+    run.prepare()
+    cohort = load(data)
+    images = cohort.split("train")
+    if not images:
+        raise InputError("no site has a training image; give some rows of the manifest the split 'train'")
+    known = Known(cohort.classes, tuple(images))
+    with seeded(seed), building("the generator or its network"):
+        net = network(cohort.spatial_dims, cohort.channels)
+        module = generator(net, known)
+    net.require_size(cohort.size)
+    job = Job(train=images, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
+              loggers=loggers, seed=seed, workers=workers)  # fmt: skip
+    job.train_in(run, module, describe(cohort) | {"command": "generate"})
+    save_generator(run.path / GENERATOR, Stored(module.generator, (cohort.channels, *cohort.size)))
+    run.close("finished")

@@ -1,0 +1,94 @@
+"""The network of a diffusion model: U-Nets of diffusers (2D) and MONAI (3D) with one signature.
+
+Neither is loaded before it is built, since importing diffusers alone takes seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fedcore.errors import InputError
+
+GROUPS = 8
+
+
+class UNet(nn.Module):
+    """Answers an image of any size that its levels can halve; group norm alone, so no batch statistics travel."""
+
+    def __init__(
+        self, spatial_dims: int, channels: int, answers: int | None = None,
+        widths: Sequence[int] = (32, 64, 128), blocks: int = 1, attention: bool = False,
+    ):  # fmt: skip
+        """
+        Args:
+            spatial_dims: 2 or 3.
+            channels: Of what it is shown.
+            answers: Channels of what it answers; null: as many.
+            widths: Channels of each level, multiples of 8; each level but the first halves the image.
+            blocks: Residual blocks a level.
+            attention: Self-attention at the last level; needs a GPU to be worth its time.
+        """
+        super().__init__()
+        if wrong := [w for w in widths if w < GROUPS or w % GROUPS]:
+            raise ValueError(f"widths must be multiples of {GROUPS}, got {wrong[0]}")
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
+        self.config = {
+            "spatial_dims": spatial_dims, "channels": channels, "answers": answers, "widths": list(widths),
+            "blocks": blocks, "attention": attention,
+        }  # fmt: skip
+        self.condition_width = 4 * widths[0]
+        """Length of the vector that conditions: that of the embedded time, to which it is added."""
+        build = _flat if spatial_dims == 2 else _deep
+        self.net = build(channels, answers or channels, list(widths), blocks, attention)
+        self.flat, self.halvings = spatial_dims == 2, len(widths) - 1
+
+    def forward(
+        self, images: Float[Tensor, "n c *space"], times: Float[Tensor, " n"], condition: Float[Tensor, "n width"]
+    ) -> Float[Tensor, "n answers *space"]:
+        if self.flat:
+            answer: Tensor = self.net(images, times, class_labels=condition, return_dict=False)[0]
+        else:
+            answer = self.net(images, times, class_labels=condition)
+        return answer
+
+    def require_size(self, size: Sequence[int]) -> None:
+        """Raises InputError if the levels cannot halve an image of that size; the text names sizes that work."""
+        step = 2**self.halvings
+        if all(n % step == 0 for n in size):
+            return
+        lower, upper = ([max(step, up * step + n // step * step) for n in size] for up in (0, 1))
+        fits = " or ".join(" x ".join(map(str, fit)) for fit in (lower, upper))
+        raise InputError(
+            f"a U-Net of {self.halvings + 1} levels takes sizes that are multiples of {step}, the images are "
+            f"{' x '.join(map(str, size))}; set data.size to {fits}, or take fewer network.widths"
+        )
+
+
+def _flat(channels: int, answers: int, widths: list[int], blocks: int, attention: bool) -> nn.Module:
+    from diffusers import UNet2DModel
+
+    plain = len(widths) - 1
+    last = ("AttnDownBlock2D", "AttnUpBlock2D") if attention else ("DownBlock2D", "UpBlock2D")
+    # "identity" adds a vector of ours to the embedded time; diffusers' own knows one table of classes.
+    return UNet2DModel(
+        in_channels=channels, out_channels=answers, block_out_channels=tuple(widths), layers_per_block=blocks,
+        down_block_types=("DownBlock2D",) * plain + last[:1], up_block_types=last[1:] + ("UpBlock2D",) * plain,
+        norm_num_groups=GROUPS, add_attention=attention, class_embed_type="identity",
+    )  # fmt: skip
+
+
+def _deep(channels: int, answers: int, widths: list[int], blocks: int, attention: bool) -> nn.Module:
+    from monai.networks.nets import DiffusionModelUNet
+
+    levels = [False] * (len(widths) - 1) + [attention]
+    net: Any = DiffusionModelUNet(
+        spatial_dims=3, in_channels=channels, out_channels=answers, channels=widths, num_res_blocks=blocks,
+        attention_levels=levels, num_head_channels=GROUPS, norm_num_groups=GROUPS, num_class_embeds=1,
+    )  # fmt: skip
+    net.class_embedding = nn.Identity()  # as above
+    return net

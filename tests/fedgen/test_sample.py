@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import csv
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fedcore.data.source import Data
+from fedcore.errors import InputError
+from fedgen import sample as module
+from fedgen.generator import Denoiser, Generator, Known
+from fedgen.noise import Noise
+from fedgen.pictures import encoded
+from fedgen.sample import sample
+from fedgen.store import TENSORS, Stored, save_generator
+from fedgen.unet import UNet
+
+KNOWN = Known(("cat", "dog"), ("a", "b", "c"))
+QUICK = {"steps": 2, "batch_size": 4}
+
+
+def generator(folder: Path, size: tuple[int, ...] = (8, 8), known: Known = KNOWN, channels: int = 1) -> Path:
+    """A run with an untrained generator whose answers are not 0."""
+    torch.manual_seed(0)
+    denoiser = Denoiser(UNet(len(size), channels, widths=(8, 16)), known)
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_generator(folder / "generator", Stored(Generator(denoiser, known, Noise()), (channels, *size)))
+    return folder
+
+
+def rows(manifest: Path) -> list[dict[str, str]]:
+    with manifest.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def pixels(folder: Path) -> dict[str, np.ndarray]:
+    return {p.name: np.asarray(Image.open(p)).astype(int) for p in sorted((folder / "images").iterdir())}
+
+
+@pytest.mark.parametrize(("size", "channels"), [((8, 8), 1), ((8, 8), 3), ((8, 8, 8), 1)])
+def test_the_kit_reads_the_set_as_a_further_site(tmp_path: Path, size: tuple[int, ...], channels: int) -> None:
+    manifest = sample(generator(tmp_path / "run", size, channels=channels), tmp_path / "set", 12, **QUICK)
+    cohort = Data(manifest=str(manifest), size=8, cache=tmp_path / "cache").load()
+    assert list(cohort.sites) == ["synthetic"]
+    assert (cohort.classes, cohort.channels, cohort.size) == (("cat", "dog"), channels, size)
+    assert len(cohort.split("train")["synthetic"]) == 12
+
+
+def test_classes_and_sites_come_in_turn(tmp_path: Path) -> None:
+    found = rows(sample(generator(tmp_path / "run"), tmp_path / "set", 13, **QUICK))
+    assert [(row["label"], row["imitates"]) for row in found[:6]] == [
+        (label, site) for site in "abc" for label in ("cat", "dog")
+    ]
+    assert found[6:12] == [{**row, "image": f"images/{i:06d}.png"} for i, row in enumerate(found[:6], start=6)]
+    only = rows(sample(tmp_path / "run", tmp_path / "only", 4, classes=["dog"], sites=["c", "a"], **QUICK))
+    assert [(row["label"], row["imitates"]) for row in only] == [("dog", "c"), ("dog", "a")] * 2
+
+
+def test_a_generator_without_classes_leaves_the_label_open(tmp_path: Path) -> None:
+    found = rows(sample(generator(tmp_path / "run", known=Known((), ("a",))), tmp_path / "set", 3, **QUICK))
+    assert {(row["label"], row["imitates"]) for row in found} == {("", "a")}
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_an_image_hangs_on_seed_and_number_alone(tmp_path: Path, batch_size: int) -> None:
+    run = generator(tmp_path / "run")
+    sample(run, tmp_path / "one", 7, **QUICK)
+    sample(run, tmp_path / "two", 9, **QUICK | {"batch_size": batch_size})
+    sample(run, tmp_path / "three", 7, seed=1, **QUICK)
+    one, two, three = (pixels(tmp_path / name) for name in ("one", "two", "three"))
+    assert all(np.abs(one[name] - two[name]).max() <= 1 for name in one)
+    assert all(np.abs(one[name] - three[name]).max() > 10 for name in one)
+
+
+def test_an_interrupted_set_goes_on_to_what_it_would_have_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, write, written = generator(tmp_path / "run"), module.write_atomically, []
+
+    def full(path: Path, data: bytes, durable: bool = False) -> None:
+        written.append(path)
+        if len(written) == 7:
+            raise InputError("the disk is full")
+        write(path, data)
+
+    sample(run, tmp_path / "whole", 10, **QUICK)
+    monkeypatch.setattr(module, "write_atomically", full)
+    with pytest.raises(InputError, match="the disk is full"):
+        sample(run, tmp_path / "set", 10, **QUICK)
+    monkeypatch.undo()
+    assert len(rows(tmp_path / "set" / "manifest.csv")) == 4  # one whole batch; a row's image is always there
+    with (tmp_path / "set" / "manifest.csv").open("a") as file:
+        file.write("images/0000")  # killed while writing
+    sample(run, tmp_path / "set", 10, resume=True, **QUICK)
+    assert (tmp_path / "set" / "manifest.csv").read_bytes() == (tmp_path / "whole" / "manifest.csv").read_bytes()
+    one, two = pixels(tmp_path / "set"), pixels(tmp_path / "whole")
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_a_set_can_grow_and_a_whole_one_is_left_as_it_is(tmp_path: Path) -> None:
+    run = generator(tmp_path / "run")
+    sample(run, tmp_path / "set", 4, **QUICK)
+    assert len(rows(sample(run, tmp_path / "set", 8, resume=True, **QUICK))) == 8
+    assert len(rows(sample(run, tmp_path / "set", 6, resume=True, **QUICK))) == 8
+
+
+def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
+    run, there = generator(tmp_path / "run"), tmp_path / "set"
+    sample(run, there, 2, **QUICK)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "note.txt").write_text("mine")
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("holds a set already; go on with it by --resume true", {"out": there}),
+        ("was drawn with another guidance and seed", {"out": there, "resume": True, "seed": 3, "guidance": 2.0}),
+        ("is not empty and holds no set of drawn images", {"out": tmp_path / "full"}),
+        ("knows no class 'cow'; it knows cat, dog", {"classes": ["cow"]}),
+        ("knows no site 'd'; it knows a, b, c", {"sites": ["d"]}),
+        ("count and batch_size must be at least 1, got 0 and 4", {"count": 0}),
+        (r"steps must lie in 1\.\.1000", {"steps": 0}),
+        ("holds no generator", {"run": tmp_path / "full"}),
+    ]  # fmt: skip
+    for said, changed in cases:
+        asked: dict[str, Any] = {"run": run, "out": tmp_path / "new", "count": 2, **QUICK, **changed}
+        with pytest.raises(InputError, match=said):
+            sample(**asked)
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "full" / "note.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("broken", ["json", "weights", "network"])
+def test_a_damaged_generator_is_refused(tmp_path: Path, broken: str) -> None:
+    folder = generator(tmp_path / "run") / "generator"
+    config = json.loads((folder / "generator.json").read_text())
+    if broken == "weights":
+        (folder / TENSORS).write_bytes(b"nonsense")
+    else:
+        changed = {"json": {"network": None}, "network": {"network": config["network"] | {"widths": [8, 24]}}}[broken]
+        (folder / "generator.json").write_text(json.dumps(config | changed))
+    with pytest.raises(InputError, match=r"corrupted|damaged|another architecture"):
+        sample(tmp_path / "run", tmp_path / "set", 2, **QUICK)
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = generator(tmp_path / "run")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(InputError, match="the disk is full"):
+        sample(run, tmp_path / "set", 2, **QUICK)
+
+
+def test_levels_of_grey_are_rounded_and_equal_volumes_are_equal_files() -> None:
+    data, ending = encoded(torch.tensor([[[-1.0, 0.0], [1.0, 2.0]]]))
+    assert ending == "png"
+    import io
+
+    assert np.asarray(Image.open(io.BytesIO(data))).tolist() == [[0, 128], [255, 255]]
+    volume = torch.linspace(-1, 1, 64).view(1, 4, 4, 4)
+    assert encoded(volume) == encoded(volume)

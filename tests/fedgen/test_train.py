@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from fedcore.cli import main
+from fedcore.data.phantom import Phantoms
+from fedcore.data.source import Data
+from fedcore.errors import InputError
+from fedcore.federation import Rounds
+from fedcore.local import Visit
+from fedcore.run import RunFolder
+from fedgen.store import load_generator
+from fedgen.train import train
+from fedgen.unet import UNet
+
+
+def narrow(spatial_dims: int, channels: int) -> UNet:
+    return UNet(spatial_dims, channels, widths=(8, 16))
+
+
+def phantoms(size: int = 16, dims: int = 2) -> Data:
+    return Data(size=size, phantom=Phantoms(sites=2, images_per_site=8, spatial_dims=dims))
+
+
+def trained(folder: Path, resume: bool = False, **changes: Any) -> RunFolder:
+    run = RunFolder(folder, "seed: 0\n", resume)
+    visit = Visit(batch_size=4, accelerator="cpu")
+    train(run, **{"network": narrow, "data": phantoms(), "visit": visit, "rounds": Rounds(2), **changes})
+    return run
+
+
+def weights(run: RunFolder) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(run.path / "generator" / "generator.safetensors")
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_run_leaves_a_generator_of_its_sites_and_classes(tmp_path: Path, dims: int) -> None:
+    run = trained(tmp_path / "run", data=phantoms(dims=dims))
+    stored = load_generator(run.path / "generator")
+    assert stored.shape == (1, *[16] * dims)
+    assert stored.generator.known.sites == ("hospital_1", "hospital_2")
+    assert len(stored.generator.known.classes) == 4
+    about = run.about()
+    assert (about["status"], about["command"]) == ("finished", "generate")
+    assert {site["reveals"] for turn in run.rounds() for site in turn["sites"].values()} == {"WEIGHTS"}
+
+
+def test_a_run_repeats_and_a_resumed_one_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trained(tmp_path / "whole")
+    append = RunFolder.append
+
+    def stopping(self: RunFolder, record: Any) -> None:
+        append(self, record)
+        if record.round == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "append", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "run")
+    monkeypatch.undo()
+    resumed = trained(tmp_path / "run", resume=True)
+    assert weights(resumed).keys() == weights(whole).keys()
+    assert all(torch.equal(t, weights(resumed)[k]) for k, t in weights(whole).items())
+
+
+def test_a_size_that_cannot_be_halved_begins_nothing(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"multiples of 2, the images are 17 x 17; set data.size to 16 x 16 or 18 x 18"
+    ):
+        trained(tmp_path / "run", data=phantoms(17))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_site_whose_loss_is_no_number_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedgen.diffusion import Diffusion
+
+    loss = Diffusion.loss
+
+    def broken(self: Diffusion, images: Any, labels: Any, sites: Any) -> Any:
+        return loss(self, images, labels, sites) * (float("nan") if self.site == 1 else 1.0)
+
+    monkeypatch.setattr(Diffusion, "loss", broken)
+    run = trained(tmp_path / "run")
+    assert all("loss" not in turn["sites"]["hospital_2"].get("metrics", {}) for turn in run.rounds())
+    assert all("became nan" in turn["refused"]["hospital_2"] for turn in run.rounds())
+    assert all(t.isfinite().all() for t in weights(run).values())
+
+
+def test_the_commands_train_and_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, drawn = str(tmp_path / "run"), str(tmp_path / "set")
+    small = ["--data.size", "16", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "8"]
+    words = ["generate", "train", "diffusion", "--out", run, "--rounds.count", "1", "--visit.max_epochs", "1", *small]
+    for call, code in (
+        ([*words, "--network.init_args.widths", "[8,16]", "--visit.accelerator", "cpu"], 0),
+        (["generate", "sample", run, drawn, "--count", "6", "--steps", "2"], 0),
+        (["generate", "sample", run, drawn, "--count", "6", "--steps", "2"], 2),
+        (["generate", "sample", run, drawn, "--class", "cow"], 2),
+        (["generate", "smaple", run, drawn], 2),
+        (["generate"], 0),
+        (["data", "check", f"{drawn}/manifest.csv"], 0),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(call)
+        assert ended.value.code == code, call
+    told = capsys.readouterr()
+    assert f"{drawn}/manifest.csv" in told.out
+    assert "holds a set already; go on with it by --resume true" in told.err
+    assert "did you mean 'sample'?" in told.err

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedcore.errors import InputError
+from fedgen.unet import UNet
+
+
+@pytest.mark.parametrize(("dims", "size"), [(2, (16, 24)), (3, (8, 12, 16))])
+@pytest.mark.parametrize("attention", [False, True])
+def test_answers_have_the_images_size_and_their_own_channels(dims: int, size: tuple[int, ...], attention: bool) -> None:
+    torch.manual_seed(0)
+    net = UNet(dims, channels=2, answers=3, widths=(8, 16), attention=attention)
+    answer = net(torch.randn(2, 2, *size), torch.tensor([3.0, 900.0]), torch.randn(2, net.condition_width))
+    assert answer.shape == (2, 3, *size)
+
+
+@pytest.mark.parametrize(("dims", "size"), [(2, (8, 8)), (3, (8, 8, 8))])
+def test_time_and_condition_are_heard(dims: int, size: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    net = UNet(dims, 1, widths=(8, 16))
+    # MONAI starts the last convolution at 0, so that every answer is 0 until a step was taken.
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    image, time, condition = torch.randn(1, 1, *size), torch.tensor([10.0]), torch.randn(1, net.condition_width)
+    answer = net(image, time, condition)
+    assert not torch.allclose(answer, net(image, time + 500, condition), atol=1e-5)
+    assert not torch.allclose(answer, net(image, time, condition + 1), atol=1e-5)
+    assert torch.equal(answer, net(image, time, condition))
+
+
+def test_no_buffer_travels_and_no_image_hears_another() -> None:
+    torch.manual_seed(0)
+    net = UNet(2, 1, widths=(8, 16))
+    assert not list(net.buffers())
+    images, times, condition = torch.randn(3, 1, 8, 8), torch.tensor([1.0, 2.0, 3.0]), torch.randn(3, 32)
+    alone = net(images[1:2], times[1:2], condition[1:2])
+    assert torch.allclose(net(images, times, condition)[1:2], alone, atol=1e-5)
+
+
+def test_sizes_that_cannot_be_halved_are_refused_with_those_that_can() -> None:
+    net = UNet(3, 1, widths=(8, 16, 32))
+    net.require_size((8, 12, 64))
+    with pytest.raises(InputError, match=r"multiples of 4, the images are 35 x 50 x 36; set data.size to 32 x 48 x 36"):
+        net.require_size((35, 50, 36))
+    with pytest.raises(InputError, match=r"or 36 x 52 x 40"):
+        net.require_size((35, 50, 37))
+    with pytest.raises(InputError, match=r"set data.size to 4 x 4 x 4 or 4 x 4 x 4"):
+        net.require_size((2, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"spatial_dims": 4, "channels": 1}, "spatial_dims must be 2 or 3, got 4"),
+        ({"spatial_dims": 2, "channels": 1, "widths": (12, 16)}, "widths must be multiples of 8, got 12"),
+        ({"spatial_dims": 2, "channels": 1, "widths": (0,)}, "widths must be multiples of 8, got 0"),
+    ],
+)
+def test_what_cannot_be_built_says_why(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        UNet(**settings)  # type: ignore[arg-type]
