@@ -92,12 +92,12 @@ def shown(values: Sequence[float], digits: int = 3, sign: bool = False) -> str:
 def write_page(results: Results, page: Path = PAGE) -> None:
     """Replaces what stands between the markers of the page, and the plots."""
     parts: dict[str, Callable[[], list[str]]] = {
-        "brain": lambda: main_table(results, "brain"),
+        "brain": lambda: [*main_table(results, "brain"), *plots(results, "brain", "brain MRI")],
         "brain deltas": lambda: delta_table(results, "brain"),
         "family": lambda: family_table(results),
         "skew": lambda: skew_table(results),
         "structural": lambda: structural_table(results),
-        "cxr": lambda: main_table(results, "cxr"),
+        "cxr": lambda: [*main_table(results, "cxr"), *plots(results, "cxr", "chest X-ray")],
         "cxr deltas": lambda: delta_table(results, "cxr"),
     }
     text = page.read_text(encoding="utf-8")
@@ -109,9 +109,6 @@ def write_page(results: Results, page: Path = PAGE) -> None:
         )
         assert count == 1, f"{page} must hold the markers of {name!r} once"
     page.write_text(text, encoding="utf-8")
-    for data in ("brain", "cxr"):
-        plot_label_efficiency(results, data)
-        plot_traffic(results, data)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -193,7 +190,17 @@ def structural_table(results: Results) -> list[str]:
     return table(["encoder", "kNN", "linear", "weights up, MB", "exchange up, MB", "minutes"], rows)
 
 
-def plot_label_efficiency(results: Results, data: str) -> None:
+def plots(results: Results, data: str, title: str) -> list[str]:
+    """Draws both pictures of a set and returns their lines; none of a set that was not measured."""
+    found = (
+        (f"Balanced accuracy by fraction of labels, {title}", plot_label_efficiency(results, data)),
+        (f"Linear probe by traffic, {title}", plot_traffic(results, data)),
+    )
+    lines = [f"![{told}](images/{name})" for told, name in found if name]
+    return ["", *lines] if lines else []
+
+
+def plot_label_efficiency(results: Results, data: str) -> str | None:
     figure, axes = _figure()
     fractions = [f for f in FRACTIONS if "frozen" not in f]
     for way in ("random", "local", "central", "simclr", "none", "statistics"):
@@ -205,10 +212,10 @@ def plot_label_efficiency(results: Results, data: str) -> None:
         axes.errorbar(x, y, yerr=[low, high], label=NAMES[way], marker="o", markersize=4, capsize=3, linewidth=1.6)
     axes.set(xscale="log", xlabel="labels used, %", ylabel="balanced accuracy", xticks=[1, 5, 10, 100])
     axes.set_xticklabels(["1", "5", "10", "100"])
-    _save(figure, axes, f"label_efficiency_{data}.svg")
+    return _save(figure, axes, f"label_efficiency_{data}.svg")
 
 
-def plot_traffic(results: Results, data: str) -> None:
+def plot_traffic(results: Results, data: str) -> str | None:
     figure, axes = _figure()
     for way in ("local", "simclr", "none", "vectors", "statistics", "statistics_rsa"):
         score, mb = (list(results.by_seed(data, way, m).values()) for m in ("linear", "weights_mb"))
@@ -218,7 +225,7 @@ def plot_traffic(results: Results, data: str) -> None:
             axes.errorbar([x], [fmean(score)], yerr=[[fmean(score) - min(score)], [max(score) - fmean(score)]],
                           marker="o", capsize=3, label=NAMES[way], linestyle="none")  # fmt: skip
     axes.set(xlabel="up, MB a visit", ylabel="accuracy of the linear probe")
-    _save(figure, axes, f"traffic_{data}.svg")
+    return _save(figure, axes, f"traffic_{data}.svg")
 
 
 def _figure():  # type: ignore[no-untyped-def]
@@ -232,10 +239,12 @@ def _figure():  # type: ignore[no-untyped-def]
     return plt.subplots(figsize=(6.2, 3.6), layout="constrained")
 
 
-def _save(figure, axes, name: str) -> None:  # type: ignore[no-untyped-def]
-    if axes.has_data():
+def _save(figure, axes, name: str) -> str | None:  # type: ignore[no-untyped-def]
+    drawn = axes.has_data()
+    if drawn:
         axes.legend(frameon=False, fontsize=8.5)
         figure.savefig(PLOTS / name, metadata={"Date": None})
     import matplotlib.pyplot as plt
 
     plt.close(figure)
+    return name if drawn else None

@@ -102,7 +102,7 @@ def test_the_commands_train_and_draw(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["generate", "sample", run, drawn, "--count", "6", "--steps", "2"], 0),
         (["generate", "sample", run, drawn, "--count", "6", "--steps", "2"], 2),
         (["generate", "sample", run, drawn, "--class", "cow"], 2),
-        (["generate", "smaple", run, drawn], 2),
+        (["generate", "sampl", run, drawn], 2),
         (["generate"], 0),
         (["data", "check", f"{drawn}/manifest.csv"], 0),
     ):
