@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedcore.message import Reveals, exposure
+from fedgen.moments import Moments, frechet, pooled
+
+
+def features(seed: int, count: int = 40, shift: float = 0.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(6, 6, generator=torch.Generator().manual_seed(9))
+    return torch.randn(count, 6, generator=generator) @ mixing + shift
+
+
+def test_moments_are_those_of_the_features() -> None:
+    seen = features(0).double()
+    moments = Moments.of(features(0))
+    assert torch.allclose(moments.mean, seen.mean(0))
+    assert torch.allclose(moments.covariance, seen.T.cov())
+    assert exposure(moments) == Reveals.STATISTICS
+
+
+def test_the_federated_distance_is_the_pooled_one() -> None:
+    sites = [features(seed, count, shift) for seed, count, shift in ((0, 30, 0.0), (1, 7, 3.0), (2, 90, -1.0))]
+    drawn = features(5, 50, 0.5)
+    apart = frechet(pooled(Moments.of(site) for site in sites), Moments.of(drawn))
+    together = frechet(Moments.of(torch.cat(sites)), Moments.of(drawn))
+    assert apart == pytest.approx(together, rel=1e-9)
+
+
+def test_the_order_of_sites_and_of_sides_does_not_matter() -> None:
+    a, b, c = (Moments.of(features(seed)) for seed in range(3))
+    assert frechet(pooled([a, b]), c) == pytest.approx(frechet(c, pooled([b, a])), rel=1e-9)
+
+
+def test_gaussians_on_a_line_by_hand() -> None:
+    """(mu_a - mu_b)^2 + (sigma_a - sigma_b)^2 in one dimension."""
+    a, b = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [5.0], [9.0]])
+    expected = (1 - 5) ** 2 + (math.sqrt(2) - 4) ** 2
+    assert frechet(Moments.of(a), Moments.of(b)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_set_is_no_distance_from_itself_even_of_few_images() -> None:
+    for count in (2, 4, 40):
+        moments = Moments.of(features(0, count))
+        assert frechet(moments, moments) == pytest.approx(0, abs=1e-5)
+
+
+def test_torchmetrics_agrees() -> None:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    class Same(nn.Module):
+        num_features = 6
+
+        def forward(self, images: Tensor) -> Tensor:
+            return images
+
+    reference = FrechetInceptionDistance(feature=Same(), normalize=True, input_img_size=(6,)).set_dtype(torch.float64)
+    a, b = features(0).double(), features(1, shift=0.3).double()
+    reference.update(a, real=True)
+    reference.update(b, real=False)
+    assert frechet(Moments.of(a), Moments.of(b)) == pytest.approx(float(reference.compute()), rel=1e-6)
+
+
+def test_one_image_is_no_set() -> None:
+    with pytest.raises(ValueError, match="needs 2 images on each side, got 1 and 40"):
+        frechet(Moments.of(features(0, 1)), Moments.of(features(1)))
