@@ -32,6 +32,7 @@ from benchmarks.results import Result, Results, write_page
 from fedcore.cli import run_stage
 from fedcore.environment import commit, device, version
 from fedcore.files import write_json
+from fedcore.store import encoder_config, find_encoder
 from fedssl.command import pooled, probe
 
 RUNS = Path("checkpoints/evidence")
@@ -78,6 +79,7 @@ FAMILY = {
     name: Way(name, seeds=(0,), tunings=("0.1",))
     for name in ("byol", "fedema", "fedu", "simsiam", "vicreg", "dino", "mae", "fedx", "ldawa", "rotation")
 }
+FAMILY["random_vit"] = Way("mae", overrides=UNTRAINED, seeds=(0,), tunings=())
 SKEW = {
     f"{name}_dirichlet_{alpha}": Way(
         way.recipe,
@@ -148,7 +150,7 @@ class Cell:
             Result(str(self), key, value) for key in ("knn", "linear") if (value := pooled(table, key)) is not None
         ]
         found += [Result(str(self), key, value) for key, value in cost(run).items()]
-        begin = () if self.way == "random" else ("--start", str(self._start(run)))
+        begin = () if self.way == "random" else ("--start", str(self._start(run)), *as_pretrained(self._start(run)))
         for tuning in way.tunings:
             fraction, frozen = tuning.split()[0], "frozen" in tuning
             tuned = stage(
@@ -183,6 +185,14 @@ def rate(way: str, frozen: bool) -> tuple[str, ...]:
     if frozen:
         return "--classifier.frozen", "true", "--classifier.optimizer.lr", "0.003"
     return "--classifier.optimizer.lr", "0.001" if way == "random" else "0.0003"
+
+
+def as_pretrained(start: Path) -> tuple[str, ...]:
+    """The classifier's encoder, which has to be the one that was pretrained."""
+    config = encoder_config(find_encoder(start))
+    settings = {k: v for k, v in config["init_args"].items() if k not in ("spatial_dims", "channels")}
+    words = [word for key, value in settings.items() for word in (f"--encoder.{key}", str(value))]
+    return ("--encoder", f"fedcore.encoders.{config['encoder']}", *words)
 
 
 def cost(run: Path) -> dict[str, float]:

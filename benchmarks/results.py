@@ -22,10 +22,11 @@ NAMES = {
     "statistics": "FedMoCo, bank of statistics", "statistics_rsa": "the same, weighted by RSA",
     "byol": "FedBYOL", "fedema": "FedEMA", "fedu": "FedU", "simsiam": "SimSiam", "vicreg": "VICReg",
     "dino": "DINO", "mae": "Fed-MAE", "fedx": "FedX", "ldawa": "L-DAWA (SimCLR)", "rotation": "Rotation",
+    "random_vit": "random init, the vision transformer",
     "fcl": "FCL: vectors, matched by position",
 }  # fmt: skip
 MAIN = ("random", "local", "central", "central_sgd", "simclr", "none", "vectors", "statistics", "statistics_rsa")
-FAMILY = ("byol", "fedema", "fedu", "simsiam", "vicreg", "dino", "mae", "fedx", "ldawa", "rotation")
+FAMILY = ("byol", "fedema", "fedu", "simsiam", "vicreg", "dino", "random_vit", "mae", "fedx", "ldawa", "rotation")
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def main_table(results: Results, data: str) -> list[str]:
 
 
 def _cost(results: Results, data: str, way: str) -> list[str]:
-    if way == "random":
+    if way.startswith("random"):
         return ["-"] * 3
     mean = {m: list(results.by_seed(data, way, m).values()) for m in ("weights_mb", "exchange_mb", "seconds")}
     if not all(mean.values()) or way.startswith("central"):
