@@ -122,8 +122,9 @@ def main_table(results: Results, data: str) -> list[str]:
     for way in MAIN:
         values = [list(results.by_seed(data, way, m).values()) for m in measures]
         if any(values):
-            rows.append([NAMES[way], *map(shown, values), *_cost(results, data, way)])
-    head = ["encoder", "kNN", "linear", *FRACTIONS.values(), "weights up, MB", "exchange up, MB", "minutes"]
+            seeds = str(max(map(len, values)))
+            rows.append([NAMES[way], seeds, *map(shown, values), *_cost(results, data, way)])
+    head = ["encoder", "seeds", "kNN", "linear", *FRACTIONS.values(), "weights up, MB", "exchange up, MB", "minutes"]
     return table(head, rows)
 
 
