@@ -59,9 +59,10 @@ from fedcore.algorithm import FedAvg
 from fedcore.checkpoint import Checkpoint
 from fedcore.federation import Rounds, federate
 from fedcore.ledger import RoundRecord
-from fedcore.local import LocalTrainer, Visit, channels_last
+from fedcore.local import LocalTrainer, channels_last
 from fedcore.message import Message
 from fedcore.transport import InProcess, Transport
+from fedcore.visit import Visit
 from fedcore.workers import Workers
 
 MODELS = {"small": small, "resnet18": resnet18}

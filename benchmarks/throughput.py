@@ -50,8 +50,9 @@ from fedcore.checkpoint import Checkpoint
 from fedcore.data.images import Images
 from fedcore.encoders import ResNet
 from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer, Visit, channels_last
+from fedcore.local import LocalTrainer, channels_last
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from fedssl.method import Method
 from fedssl.moco import MoCo
 from fedssl.simclr import SimCLR

@@ -39,8 +39,9 @@ from fedcore.checkpoint import Checkpoint
 from fedcore.data.images import Images, loader
 from fedcore.encoders import ResNet
 from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer, Visit, channels_last
+from fedcore.local import LocalTrainer, channels_last
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 
 CLASSES = 4
 

@@ -29,9 +29,10 @@ from benchmarks.visit_overhead import interleaved, make_sites
 from fedcore.algorithm import FedAvg
 from fedcore.encoders import ResNet
 from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.site import Round
 from fedcore.transport import InProcess, Transport
+from fedcore.visit import Visit
 from fedcore.workers import Workers
 from fedssl.moco import MoCo
 

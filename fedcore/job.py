@@ -21,12 +21,13 @@ from fedcore.errors import InputError
 from fedcore.exchange import Carry, sent_by
 from fedcore.federation import Rounds, Survey, federate
 from fedcore.ledger import RoundRecord
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.logs import Logs
 from fedcore.message import Message, weights_of
 from fedcore.progress import Progress
 from fedcore.run import RunFolder
 from fedcore.transport import InProcess, Transport
+from fedcore.visit import Visit
 from fedcore.workers import Workers
 
 

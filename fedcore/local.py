@@ -2,21 +2,16 @@
 
 The module is built once; a visit copies the site's tensors into it in place. So a round over a
 thousand sites holds one model, and a visit costs a few milliseconds beside its training steps.
-This is the only file that touches Lightning's Trainer.
+This file and `fedcore.visit`, which builds it, are all that touches Lightning's Trainer.
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from lightning_fabric.utilities import registry
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 
@@ -26,75 +21,11 @@ from fedcore.keep import KeepOptimizer
 from fedcore.message import Tensors
 from fedcore.seeds import seeded
 from fedcore.site import Round, Site
+from fedcore.visit import ClipFused, Visit, quiet
 
 Network = TypeVar("Network", bound=nn.Module)
 MODULE, OPTIMIZER = "module/", "optimizer/"
 MEASURING = "while measuring, which needs less than training; another process may hold the rest"
-
-
-@dataclass(frozen=True)
-class Visit:
-    """How long and how a site trains in one round; the names are those of Lightning's Trainer."""
-
-    batch_size: int = 64
-    """Images a step. A site with fewer trains on all of them at once."""
-    max_epochs: int = 1
-    """Passes over the site's images."""
-    max_steps: int = -1
-    """Optimizer steps at most; -1: as many as the epochs hold, 0: none."""
-    accelerator: str = "auto"
-    """`auto` takes a GPU where there is one."""
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
-    """bf16-mixed about halves time and memory on a recent GPU; a CPU with bf16 instructions (AVX512-BF16, AMX) trains
-    1.6 to 1.9 times as fast with it, an older CPU more slowly."""
-    gradient_clip_val: float | None = None
-    """Largest gradient norm; null does not clip."""
-    keep_optimizer: bool = False
-    """Momentum and the like stay at the site between visits (Adam: two models of disk a site); else it starts anew."""
-    compile: bool = False
-    """Let torch compile what travels: a minute at the first step and again at each new size of a batch (eight at
-    most), for long runs. On a CPU it takes a C++ compiler; MoCo with ResNet-10 then trains 1.3 times as fast in
-    32-true, and no faster in bf16-mixed. A resumed run may differ in the last digits."""
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.max_epochs < 1 or self.max_steps < -1:
-            raise ValueError(
-                "visit.batch_size and visit.max_epochs must be at least 1 and visit.max_steps at least -1, "
-                f"got {self.batch_size}, {self.max_epochs} and {self.max_steps}"
-            )
-        if self.gradient_clip_val is not None and self.gradient_clip_val <= 0:
-            raise ValueError(f"visit.gradient_clip_val must be positive or null, got {self.gradient_clip_val}")
-        if self.accelerator in ("gpu", "cuda") and not torch.accelerator.is_available():
-            raise ValueError(
-                f"visit.accelerator is {self.accelerator}, but torch finds no GPU; see fedpretrain doctor, or take auto"
-            )
-
-    @property
-    def device(self) -> torch.device:
-        """Where visits train and measure."""
-        return torch.device("cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-
-    def require_sound(self, space: tuple[int, ...]) -> None:
-        """Raises InputError where torch would train wrongly on images of that size.
-
-        In torch 2.15 the CPU's bf16 gradients of convolutions are random on the smallest maps: of 2 voxels in 3D,
-        of 1 pixel in 2D, which an encoder that divides by 32 reaches below 32 pixels. Losses look as ever.
-        """
-        if self.precision == "bf16-mixed" and self.device.type == "cpu" and (len(space) > 2 or min(space) < 32):
-            raise InputError(
-                "visit.precision bf16-mixed takes images of at least 32 x 32 pixels on a CPU, and no volumes, because "
-                f"torch's gradients of small maps are wrong; these are {' x '.join(map(str, space))}: take 32-true"
-            )
-
-    def trainer(self, callbacks: Sequence[Callback]) -> Trainer:
-        """A Trainer that says, writes and checks nothing of its own."""
-        registry.entry_points = _entry_points  # type: ignore[attr-defined, assignment]
-        return Trainer(
-            max_epochs=self.max_epochs, max_steps=self.max_steps, accelerator=self.accelerator, devices=1,
-            precision=self.precision, gradient_clip_val=self.gradient_clip_val, callbacks=list(callbacks),
-            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False, barebones=False,
-        )  # fmt: skip
 
 
 @runtime_checkable
@@ -193,11 +124,11 @@ class LocalTrainer:
         keep = [KeepOptimizer(self._optimizer)] if self.visit.keep_optimizer else []
         if isinstance(self.module, Traveller):
             self.module.arrive(site.name, turn)
-        with seeded(turn.seed_of(site.name)), _quiet():
+        with seeded(turn.seed_of(site.name)), quiet():
             order = torch.Generator().manual_seed(turn.seed_of(site.name, "order"))
             beside = getattr(self.module, "beside", None)
             batches = loader(site.images, self.visit.batch_size, True, True, beside, order)
-            clip = [_ClipFused()] if self.visit.precision == "bf16-mixed" else []
+            clip = [ClipFused()] if self.visit.precision == "bf16-mixed" else []
             callbacks = [_MeanLoss(), *callbacks, *keep, *clip]
             trainer = self.visit.trainer(callbacks)
             with _gpu_memory(self._smaller()):
@@ -239,14 +170,6 @@ class LocalTrainer:
                 raise Refused(f"{name} is no longer finite; a lower learning rate or gradient_clip_val may help")
 
 
-class _ClipFused(Callback):
-    """Lightning refuses to clip for a fused optimizer in mixed precision, where a scaler hides sizes; bf16 has none."""
-
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        for optimizer in trainer.optimizers:
-            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-
-
 class _MeanLoss(Callback):
     """The mean of the training loss over an epoch's images; a module need not log it, which costs 0.7 ms a step."""
 
@@ -286,22 +209,3 @@ def _gpu_memory(what: str) -> Iterator[None]:
         free, total = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
         in_use = f"{(total - free) / 2**30:.1f} of {total / 2**30:.1f} GiB in use"
         raise Refused(f"out of GPU memory ({in_use}) {what}") from None
-
-
-# Every Trainer looks through all installed distributions for plug-ins: 6 ms, half of a visit's cost beside its steps.
-_entry_points = cache(registry.entry_points)  # type: ignore[attr-defined]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning repeats hardware lines and loader advice at every fit; a visit is no place for either."""
-    logger = logging.getLogger("pytorch_lightning")
-    before = logger.level
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pytorch_lightning.*")
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(before)

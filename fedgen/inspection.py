@@ -18,7 +18,7 @@ from fedcore.cli import stage_of
 from fedcore.data.images import Cohort
 from fedcore.errors import InputError
 from fedcore.files import write_json
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.message import Contribution, Refusal, Weights
 from fedcore.progress import load
 from fedcore.recipe import read_recipe
@@ -26,6 +26,7 @@ from fedcore.run import RunFolder
 from fedcore.site import Round
 from fedcore.store import TENSORS, build_encoder, find_encoder
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from fedgen.audit import BATCH, Audit, Finding, Shown, imitating
 from fedgen.diversity import likeness
 from fedgen.drawn import DrawnSet

@@ -12,11 +12,11 @@ from fedcore.data.source import Data
 from fedcore.errors import InputError, building
 from fedcore.federation import Rounds
 from fedcore.job import Job
-from fedcore.local import Visit
 from fedcore.progress import load
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from fedgen.diffusion import Diffusion
 from fedgen.exhibit import Exhibit
 from fedgen.generative import Generative

@@ -19,13 +19,13 @@ from fedcore.errors import InputError, building
 from fedcore.exchange import Carry, Exchange
 from fedcore.federation import Rounds, Survey
 from fedcore.job import Job
-from fedcore.local import Visit
 from fedcore.localonly import LocalOnly
 from fedcore.progress import load
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded
 from fedcore.store import save_encoder
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from fedssl.card import card
 from fedssl.gallery import Gallery
 from fedssl.method import Method

@@ -17,11 +17,11 @@ from fedcore.errors import InputError, building
 from fedcore.federation import Rounds
 from fedcore.files import write_json
 from fedcore.job import Job
-from fedcore.local import Visit
 from fedcore.progress import load
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded
 from fedcore.store import find_encoder, load_encoder
+from fedcore.visit import Visit
 from fedtune.classifier import Classifier
 from fedtune.evaluate import as_json, evaluate, require_countable, require_tests, show
 from fedtune.labels import labelled

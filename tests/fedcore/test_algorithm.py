@@ -9,11 +9,11 @@ from torch.optim import Adam
 from fedcore.aggregate import Median
 from fedcore.algorithm import FedAvg, share_of
 from fedcore.federation import Rounds, federate
-from fedcore.local import Visit
 from fedcore.localonly import LocalOnly
 from fedcore.message import Tensors
 from fedcore.site import Round, Site
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from tests.fedcore.toys import Factory, Toy, central, contribution, images, local, momentum, same
 
 

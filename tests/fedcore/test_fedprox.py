@@ -7,9 +7,9 @@ import torch
 
 from fedcore.algorithm import FedAvg
 from fedcore.fedprox import Spring
-from fedcore.local import Visit
 from fedcore.message import Tensors
 from fedcore.site import Round, Site
+from fedcore.visit import Visit
 from tests.fedcore.toys import Toy, images, local, same
 
 TURN = Round(0, 1, 0)

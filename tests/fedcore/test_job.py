@@ -14,11 +14,11 @@ from fedcore.errors import InputError
 from fedcore.exchange import Carry
 from fedcore.federation import NoSiteLeft, Rounds
 from fedcore.job import Job
-from fedcore.local import Visit
 from fedcore.localonly import LocalOnly
 from fedcore.message import Tensors, flatten
 from fedcore.run import RunFolder
 from fedcore.site import Round
+from fedcore.visit import Visit
 from tests.fedcore.test_exchange import Tally
 from tests.fedcore.toys import Toy, broken, hospitals, same
 

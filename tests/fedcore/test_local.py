@@ -11,8 +11,9 @@ from pytorch_lightning import Callback
 from torch import Tensor
 
 from fedcore.errors import InputError, Refused
-from fedcore.local import MODULE, OPTIMIZER, Visit
+from fedcore.local import MODULE, OPTIMIZER
 from fedcore.site import Round, Site
+from fedcore.visit import Visit
 from tests.fedcore.toys import Toy, broken, images, local, same
 
 TURN = Round(0, 2, 0)

@@ -3,11 +3,11 @@ from __future__ import annotations
 from fedcore.algorithm import Guide
 from fedcore.federation import Rounds, federate
 from fedcore.ledger import RoundRecord
-from fedcore.local import Visit
 from fedcore.localonly import LocalOnly
 from fedcore.message import Empty
 from fedcore.schedule import Cosine
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from tests.fedcore.toys import Toy, central, hospitals, local, same
 
 VISIT = Visit(batch_size=4, accelerator="cpu", keep_optimizer=True)

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from torch.optim import SGD
 
 from fedcore.algorithm import FedAvg
-from fedcore.local import Visit
 from fedcore.message import Tensors
 from fedcore.schedule import Cosine
 from fedcore.site import Round, Site
+from fedcore.visit import Visit
 from tests.fedcore.toys import Toy, central, images, local, same
 
 

@@ -26,12 +26,13 @@ from fedcore.federation import Rounds, Survey, federate
 from fedcore.fedprox import Spring
 from fedcore.job import Job
 from fedcore.ledger import RoundRecord
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.memory import InMemory
 from fedcore.message import Contribution, Empty, Refusal, Weights, flatten
 from fedcore.parcel import pack, unpack
 from fedcore.site import Round, Site
 from fedcore.transport import Answer, InProcess, Transport
+from fedcore.visit import Visit
 from fedcore.worker import rebuilt
 from fedcore.workers import Workers
 from tests.fedcore.test_border import RICH

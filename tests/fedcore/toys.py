@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from fedcore.data.images import Images, loader
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.message import Contribution, Message, Tensors, Weights
 from fedcore.seeds import seeded
 from fedcore.site import Round, Site
+from fedcore.visit import Visit
 
 Factory = Callable[[Iterable[nn.Parameter]], Optimizer]
 

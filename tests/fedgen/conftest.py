@@ -10,9 +10,9 @@ import pytest
 from fedcore.data.phantom import Phantoms
 from fedcore.data.source import Data
 from fedcore.federation import Rounds
-from fedcore.local import Visit
 from fedcore.recipe import read_recipe
 from fedcore.run import RunFolder
+from fedcore.visit import Visit
 from fedgen.diffusion import Diffusion
 from fedgen.exhibit import Exhibit
 from fedgen.sample import sample

@@ -14,8 +14,8 @@ from torch.optim import SGD
 from fedcore.data.phantom import Phantoms
 from fedcore.data.source import Data
 from fedcore.federation import Rounds
-from fedcore.local import Visit
 from fedcore.run import RunFolder
+from fedcore.visit import Visit
 from fedgen.critic import Critic
 from fedgen.diffaugment import DiffAugment
 from fedgen.gan import GAN

@@ -11,9 +11,10 @@ from torch.optim import SGD
 from fedcore.algorithm import FedAvg
 from fedcore.errors import InputError, Refused
 from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.site import Round
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from fedgen.diffusion import Diffusion
 from fedgen.generator import UNSAID, Canvas, Known
 from fedgen.noise import Noise

@@ -13,13 +13,14 @@ from fedcore.algorithm import Algorithm, FedAvg, share_of
 from fedcore.checkpoint import Checkpoint
 from fedcore.errors import InputError
 from fedcore.federation import Rounds
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.localonly import LocalOnly
 from fedcore.message import Weights
 from fedcore.quantised import Quantised
 from fedcore.run import RunFolder
 from fedcore.site import Round
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from fedgen.diffusion import Diffusion
 from fedgen.feddiffuse import HALVES, UDec, ULatDec, USplit, half_of, part_of
 from fedgen.generator import Canvas, Known

@@ -13,10 +13,11 @@ from fedcore.data.images import Images, loader
 from fedcore.errors import InputError, Refused
 from fedcore.federation import Rounds, federate
 from fedcore.ledger import RoundRecord
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.seeds import seeded
 from fedcore.site import Round
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from fedgen.adversarial import Wasserstein
 from fedgen.critic import Critic, Shown
 from fedgen.diffaugment import DiffAugment

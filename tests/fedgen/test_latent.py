@@ -17,10 +17,11 @@ from fedcore.data.source import Data
 from fedcore.errors import InputError
 from fedcore.federation import Rounds, federate
 from fedcore.ledger import RoundRecord
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.memory import InMemory
 from fedcore.parcel import pack, unpack
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from fedcore.worker import rebuilt
 from fedgen.autoencoder import Autoencoder
 from fedgen.diffusion import Diffusion

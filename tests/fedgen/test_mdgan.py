@@ -15,11 +15,12 @@ from fedcore.data.images import Images, loader
 from fedcore.errors import InputError
 from fedcore.federation import NoSiteLeft, Rounds, federate
 from fedcore.ledger import RoundRecord
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.message import flatten, unflatten, weights_of
 from fedcore.seeds import seeded
 from fedcore.site import Round
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from fedgen.critic import Shown
 from fedgen.diffusion import Diffusion
 from fedgen.gan import GAN

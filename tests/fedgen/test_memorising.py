@@ -9,9 +9,9 @@ import pytest
 from torch.optim import AdamW
 
 from fedcore.federation import Rounds
-from fedcore.local import Visit
 from fedcore.recipe import read_recipe
 from fedcore.run import RunFolder
+from fedcore.visit import Visit
 from fedgen.diffusion import Diffusion
 from fedgen.inspection import Inspection, inspect
 from fedgen.sample import sample

@@ -14,8 +14,8 @@ from fedcore.data.phantom import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import InputError
 from fedcore.federation import Rounds
-from fedcore.local import Visit
 from fedcore.run import RunFolder
+from fedcore.visit import Visit
 from fedgen.diffusion import Diffusion
 from fedgen.sample import sample
 from fedgen.store import load_generator

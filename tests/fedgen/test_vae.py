@@ -16,11 +16,12 @@ from fedcore.algorithm import FedAvg
 from fedcore.data.images import loader
 from fedcore.errors import InputError
 from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer, Visit, channels_last
+from fedcore.local import LocalTrainer, channels_last
 from fedcore.message import Tensors
 from fedcore.seeds import seeded
 from fedcore.site import Round
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from fedgen.autoencoder import Autoencoder
 from fedgen.generator import UNSAID, Canvas, Known
 from fedgen.sample import sample

@@ -24,13 +24,14 @@ from fedcore.data.source import Data
 from fedcore.encoders import Encoder, ResNet
 from fedcore.errors import Refused
 from fedcore.federation import Rounds
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.localonly import LocalOnly
 from fedcore.message import Tensors
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded
 from fedcore.site import Round, Site
 from fedcore.views import Views
+from fedcore.visit import Visit
 from fedgen.virtual import VirtualSamples, adverse, aside, confident, divergence, evaluating, moved, unit
 from fedtune.classifier import MILD, Classifier
 from fedtune.finetune import finetune

@@ -15,11 +15,12 @@ from fedcore.data.images import Images, loader
 from fedcore.encoders import ResNet
 from fedcore.errors import Refused
 from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.message import Weights
 from fedcore.seeds import seeded
 from fedcore.site import Round
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from fedssl.byol import BYOL
 from tests.fedcore.toys import same
 

@@ -15,10 +15,11 @@ from fedcore.checkpoint import Checkpoint
 from fedcore.data.images import Images
 from fedcore.encoders import ResNet, ViT
 from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.site import Round
 from fedcore.transport import InProcess
 from fedcore.views import Views
+from fedcore.visit import Visit
 from fedssl.dino import DINO, Head
 from tests.fedcore.toys import same
 

@@ -21,12 +21,13 @@ from fedcore.encoders import ResNet
 from fedcore.errors import InputError
 from fedcore.exchange import Carry
 from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.message import Refusal, Reveals, Weights
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded
 from fedcore.site import Round
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from fedssl.bank import UNKNOWN, site_number
 from fedssl.fcl import FCL, matched_nce, parts_of
 from fedssl.moco import MoCo, info_nce, queries

@@ -10,11 +10,12 @@ from torch import nn
 from fedcore.algorithm import Algorithm, FedAvg
 from fedcore.data.images import Images
 from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.localonly import LocalOnly
 from fedcore.message import Tensors
 from fedcore.site import Round
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from fedssl.byol import BYOL
 from fedssl.fedema import FedEMA
 from tests.fedcore.toys import same

@@ -16,11 +16,12 @@ from fedcore.data.phantom import Phantoms
 from fedcore.data.source import Data
 from fedcore.encoders import Encoder, ResNet
 from fedcore.federation import Rounds
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.localonly import LocalOnly
 from fedcore.report import write_report
 from fedcore.run import RunFolder
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from fedssl.gallery import FILE, Gallery
 from fedssl.pretrain import pretrain
 from fedssl.simclr import SimCLR

@@ -15,9 +15,10 @@ from fedcore.data.images import Images
 from fedcore.encoders import ResNet, ViT
 from fedcore.errors import Refused
 from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.transport import InProcess
 from fedcore.views import Views
+from fedcore.visit import Visit
 from fedssl import mae as source
 from fedssl.mae import CROP, MAE, draw, hidden_error, patchify, spread, take
 from tests.fedcore.toys import same

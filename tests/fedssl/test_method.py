@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from fedcore.data.images import Images
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.site import Round, Site
 from fedcore.views import Views
+from fedcore.visit import Visit
 from fedssl.method import Method
 
 STILL = Views(

@@ -11,10 +11,11 @@ from torch.nn.functional import normalize
 
 from fedcore.algorithm import FedAvg
 from fedcore.data.images import Images
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.message import Contribution, Weights
 from fedcore.site import Round
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from fedssl.bank import site_number
 from fedssl.moco import MoCo, info_nce
 

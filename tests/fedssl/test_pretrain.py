@@ -19,11 +19,11 @@ from fedcore.data.source import Data
 from fedcore.encoders import ResNet
 from fedcore.errors import InputError
 from fedcore.federation import Rounds
-from fedcore.local import Visit
 from fedcore.localonly import LocalOnly
 from fedcore.message import Reveals, Weights
 from fedcore.run import RunFolder
 from fedcore.store import build_encoder
+from fedcore.visit import Visit
 from fedssl.method import Method
 from fedssl.moco import MoCo
 from fedssl.pretrain import pretrain

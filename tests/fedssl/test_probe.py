@@ -11,10 +11,11 @@ from torch import nn
 from torch.nn.functional import cosine_similarity
 
 from fedcore.data.images import Images
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.message import Contribution, Empty, Refusal, Weights
 from fedcore.site import Round
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from fedssl.linear import linear_probe
 from fedssl.moco import MoCo
 from fedssl.probe import Probe, effective_rank, feature_std, knn

@@ -18,11 +18,12 @@ from fedcore.exchange import Carried, Carry
 from fedcore.federation import NoSiteLeft, Rounds, federate
 from fedcore.fedprox import Spring
 from fedcore.ledger import RoundRecord
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.localonly import LocalOnly
 from fedcore.message import Weights, nbytes
 from fedcore.site import Round
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from fedssl.byol import BYOL
 from fedssl.fedema import FedEMA
 from fedssl.fedu import FedU

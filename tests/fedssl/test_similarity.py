@@ -13,10 +13,11 @@ from fedcore.aggregate import Mean
 from fedcore.algorithm import FedAvg
 from fedcore.data.images import Images
 from fedcore.errors import InputError
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.message import Contribution, Weights
 from fedcore.site import Round, Site
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from fedssl.simclr import SimCLR
 from fedssl.similarity import RepresentationChange, correlation, dissimilarity
 

@@ -15,10 +15,11 @@ from fedcore.data.images import Images
 from fedcore.errors import Refused
 from fedcore.exchange import Carried, Carry
 from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.message import Reveals, Weights, exposure, flatten, nbytes, unflatten
 from fedcore.site import Round
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from fedssl.bank import UNKNOWN, site_number
 from fedssl.moco import MoCo
 from fedssl.vectors import ShareVectors, SiteVectors, VectorPool

@@ -10,8 +10,9 @@ from torch.optim import SGD
 
 from fedcore.data.images import Images
 from fedcore.encoders import Encoder
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.site import Round, Site
+from fedcore.visit import Visit
 from fedtune.classifier import Classifier
 
 

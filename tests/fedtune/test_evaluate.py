@@ -14,10 +14,11 @@ from fedcore.border import Policy
 from fedcore.data.images import Images
 from fedcore.encoders import Encoder
 from fedcore.errors import InputError
-from fedcore.local import LocalTrainer, Visit
+from fedcore.local import LocalTrainer
 from fedcore.message import Contribution, Reveals, Weights, exposure, nbytes
 from fedcore.site import Round
 from fedcore.transport import InProcess
+from fedcore.visit import Visit
 from fedtune.classifier import Classifier
 from fedtune.evaluate import POOLED, Evaluate, Table, as_json, evaluate, format_score, show
 from fedtune.scores import BINS, Score, exact

@@ -19,10 +19,10 @@ from fedcore.data.source import Data
 from fedcore.encoders import ResNet
 from fedcore.errors import InputError
 from fedcore.federation import Rounds
-from fedcore.local import Visit
 from fedcore.message import Reveals
 from fedcore.run import RunFolder
 from fedcore.store import save_encoder
+from fedcore.visit import Visit
 from fedtune.classifier import Classifier
 from fedtune.finetune import build, finetune
 from fedtune.labels import labelled
