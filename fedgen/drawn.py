@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fedcore.data.synthetic import SITE
 from fedcore.errors import InputError
 from fedcore.files import explained, require_writable, write_atomically, write_json
 from fedgen.pictures import decoded, encoded, encoded_mask
 
-SITE = "synthetic"
-"""What the manifest says where the images come from; `imitates` says whose look they were asked to have."""
 COLUMNS = ("image", "site", "split", "label", "imitates", "mask")
+"""Every row's site is SITE; `imitates` says whose look the image was asked to have."""
 MANIFEST, SETTINGS = "manifest.csv", "set.json"
 
 

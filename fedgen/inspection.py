@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fedcore.cli import stage_of
 from fedcore.data.images import Cohort
+from fedcore.data.synthetic import AUDIT
 from fedcore.errors import InputError
 from fedcore.files import write_json
 from fedcore.local import LocalTrainer
@@ -34,7 +35,6 @@ from fedgen.gate import Gate
 from fedgen.generator import Known
 from fedgen.moments import Moments, frechet, pooled
 
-AUDIT = "audit.json"
 STAGE = {"generate": "generate train", "finetune": "finetune"}
 """What made a run that sets are drawn from."""
 Figures = dict[str, float | None]

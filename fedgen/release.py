@@ -12,15 +12,16 @@ from typing import Literal
 
 import torch
 
+from fedcore.data.synthetic import AUDIT, SITE
 from fedcore.errors import Faults, InputError
 from fedcore.files import require_writable, write_atomically, write_json
 from fedcore.run import RunFolder
 from fedgen.contact import contact_sheet
 from fedgen.datasheet import datasheet
 from fedgen.dicom import as_dicom
-from fedgen.drawn import COLUMNS, MANIFEST, SITE, DrawnImage, DrawnSet
+from fedgen.drawn import COLUMNS, MANIFEST, DrawnImage, DrawnSet
 from fedgen.gate import Gate
-from fedgen.inspection import AUDIT, Inspection, inspect
+from fedgen.inspection import Inspection, inspect
 from fedgen.pictures import decoded
 
 SHEET, SUMS = "README.md", "SHA256SUMS"

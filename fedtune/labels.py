@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from fedcore.data.images import Images
+from fedcore.errors import InputError
 
 
 def labelled(images: Images, fraction: float, seed: int) -> Images:
@@ -19,14 +21,27 @@ def labelled(images: Images, fraction: float, seed: int) -> Images:
     Args:
         images: A site's training images.
         fraction: In (0, 1]; of the patients of each class. A patient with several classes counts for the most frequent.
+            Labels of companions cost nothing and are all used.
         seed: Which patients.
+
+    Raises:
+        InputError: Companions have no labels.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"label_fraction must lie in (0, 1], got {fraction}")
-    known = np.flatnonzero(images.labels.numpy() >= 0)
-    images = images.take(known)
+    images = _known(images)
     chosen = np.concatenate([np.zeros(0, dtype=np.int64), *_chosen_patients(images, fraction, seed)])
     return images.take(np.flatnonzero(np.isin(images.patients, chosen)))
+
+
+def _known(images: Images) -> Images:
+    """The labelled ones, in the company of labelled ones."""
+    known = images.take(np.flatnonzero(images.labels.numpy() >= 0))
+    if (companions := images.companions) is None:
+        return known
+    if not (companions.images.labels >= 0).any():
+        raise InputError("data.synthetic has no labels; draw a set from a generator that was trained with labels")
+    return replace(known, companions=replace(companions, images=_known(companions.images)))
 
 
 def _chosen_patients(images: Images, fraction: float, seed: int) -> Iterator[np.ndarray]:

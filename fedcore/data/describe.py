@@ -26,7 +26,10 @@ def _counts(images: Images) -> dict[str, int]:
 def fingerprint(cohort: Cohort, looks: int = 16) -> str:
     """Changes when images are added, removed, relabelled or moved, or when one of `looks` images a site changes."""
     digest = hashlib.sha256(repr((cohort.classes, cohort.size)).encode())
-    for name, images in cohort.sites.items():
+    parts = dict(cohort.sites)
+    if companions := next(iter(cohort.sites.values())).companions:  # everybody has the same
+        parts[f"beside them, {companions.share}"] = companions.images
+    for name, images in parts.items():
         digest.update(name.encode())
         for part in _parts(images, looks):
             digest.update(part.tobytes())

@@ -44,6 +44,8 @@ class Images:
     """(n,) places in `pixels`; None: all, in order."""
     positions: np.ndarray | None = None
     """(n,) float32 in [0, 1], where in its volume a slice lies, first to last; None unless all are known."""
+    companions: Companions | None = None
+    """Join every batch of training; they are none of the site's images and not counted among them."""
 
     def __post_init__(self) -> None:
         counts = {"splits": len(self.splits), "labels": len(self.labels), "patients": len(self.patients)}
@@ -122,6 +124,19 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Companions:
+    """Images, such as those of a synthetic set, of which some join every batch."""
+
+    images: Images
+    share: float
+    """Their part of a batch, in (0, 1)."""
+
+    def beside(self, count: int) -> int:
+        """How many join `count` images."""
+        return round(count * self.share / (1 - self.share))
+
+
+@dataclass(frozen=True)
 class Cohort:
     """All sites' images; every one of the same channels and size."""
 
@@ -189,7 +204,8 @@ def loader(
 
     No workers: a batch is one read of a mapped array, cheaper than a process's start. Whatever the size of
     the site at least one batch comes: `drop_last` drops an incomplete batch only behind a full one, and while
-    shuffling (training) a last batch of one image is dropped too, since batch norm cannot use it.
+    shuffling (training) a last batch of one image is dropped too, since batch norm cannot use it. While shuffling,
+    new companions of the images join each batch behind them.
 
     Args:
         images: Of one split; at least one.
@@ -201,7 +217,9 @@ def loader(
     """
     generator = generator or torch.Generator()
     batches = Batches(len(images), batch_size, shuffle=shuffle, drop_last=drop_last, generator=generator)
-    return DataLoader(_Batched(images, beside), sampler=batches, batch_size=None, generator=generator)
+    batched = _Batched(images, beside)
+    company = _Accompanied(batched, images.companions, generator) if shuffle and images.companions else batched
+    return DataLoader(company, sampler=batches, batch_size=None, generator=generator)
 
 
 class Batches(Sampler[Tensor]):
@@ -229,5 +247,24 @@ class _Batched(Dataset[Tensor | tuple[Tensor, ...]]):
         self.beside: Sequence[Any] = (beside,) if isinstance(beside, str) else beside or ()
 
     def __getitem__(self, indices: Tensor) -> Tensor | tuple[Tensor, ...]:
-        pixels = self.images.batch(indices)
-        return (pixels, *(self.images.beside(what, indices) for what in self.beside)) if self.beside else pixels
+        pixels, *beside = self.parts(indices)
+        return (pixels, *beside) if beside else pixels
+
+    def parts(self, indices: Tensor) -> tuple[Tensor, ...]:
+        """Pixels and what is asked for beside them."""
+        return self.images.batch(indices), *(self.images.beside(what, indices) for what in self.beside)
+
+
+class _Accompanied(Dataset[Tensor | tuple[Tensor, ...]]):
+    """Batches that companions join."""
+
+    def __init__(self, batched: _Batched, companions: Companions, generator: torch.Generator):
+        self.batched, self.companions, self.generator = batched, companions, generator
+        self.drawn = _Batched(companions.images, batched.beside)
+
+    def __getitem__(self, indices: Tensor) -> Tensor | tuple[Tensor, ...]:
+        count = self.companions.beside(len(indices))
+        chosen = torch.randint(len(self.companions.images), (count,), generator=self.generator)
+        pairs = zip(self.batched.parts(indices), self.drawn.parts(chosen), strict=True)
+        pixels, *beside = (torch.cat(pair) for pair in pairs)
+        return (pixels, *beside) if beside else pixels

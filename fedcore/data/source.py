@@ -24,6 +24,7 @@ from fedcore.data.phantom import Phantoms
 from fedcore.data.readers import ImageFault, read_image
 from fedcore.data.scaling import Percentiles, Scaling
 from fedcore.data.slices import emptied
+from fedcore.data.synthetic import Synthetic, doubts
 from fedcore.errors import Faults, InputError
 from fedcore.nearest import nearest
 
@@ -60,6 +61,10 @@ class Data:
     further: tuple[str, ...] = ()
     """Manifests whose sites join these, such as that of a synthetic set; `sites`, `partition` and `test_fraction` do
     not touch them."""
+    synthetic: Synthetic | None = None
+    """A synthetic set that joins every training batch of every site."""
+    unaudited: bool = False
+    """Take synthetic sets that did not pass their audit; the run's page says so."""
 
     def load(self, progress: Progress | None = None) -> Cohort:
         """All sites, decoded or from the cache.
@@ -70,9 +75,24 @@ class Data:
         """
         cohort = self._load(progress)
         for manifest in self.further:
-            alone = replace(self, manifest=manifest, further=(), sites=None, partition=None, test_fraction=0.0)
-            cohort = joined(cohort, replace(alone, channels=cohort.channels).load(progress))
+            cohort = joined(cohort, self._other(manifest, cohort.channels, progress))
+        if self.synthetic:
+            cohort = self.synthetic.join(cohort, self._other(self.synthetic.manifest, cohort.channels, progress))
         return cohort
+
+    def _other(self, manifest: str, channels: int, progress: Progress | None) -> Cohort:
+        """The sites of another manifest, in the form of these."""
+        alone = Data(manifest, self.size, self.slices, channels, self.scaling, test_fraction=0.0,
+                     on_fault=self.on_fault, cache=self.cache)  # fmt: skip
+        cohort = alone.load(progress)
+        if (doubt := doubts(manifest, cohort.sites)) is None:
+            return cohort
+        if not self.unaudited:
+            raise InputError(
+                f"{manifest} is {doubt}; first: fedpretrain generate audit RUN {Path(manifest).parent}; "
+                "data.unaudited true takes it all the same, and the run says so"
+            )
+        return replace(cohort, notes=(*cohort.notes, f"{doubt} was taken all the same"))
 
     def _load(self, progress: Progress | None) -> Cohort:
         if self.manifest == "phantom":

@@ -16,6 +16,7 @@ from fedcore.border import Policy
 from fedcore.classifiers import MODEL, load_classifier
 from fedcore.data.phantom import Phantoms
 from fedcore.data.source import Data
+from fedcore.data.synthetic import Synthetic
 from fedcore.encoders import ResNet
 from fedcore.errors import InputError
 from fedcore.federation import Rounds
@@ -198,12 +199,26 @@ def test_weights_that_are_missing_damaged_or_of_another_architecture_are_refused
         load_classifier(run, build(cohort, partial(ResNet, depth=10, stem=4), Classifier, 0))
 
 
-def test_labels_of_a_synthetic_set_are_all_used(tmp_path: Path) -> None:
+def test_labels_of_further_sites_are_all_used(tmp_path: Path) -> None:
     """Written as a hospital of its own, with another name."""
     manifest = Phantoms(sites=1, images_per_site=24, test_fraction=0.0, seed=3).write(tmp_path / "more", 32)
-    manifest.write_text(manifest.read_text().replace(",hospital_1,", ",synthetic,"))
+    manifest.write_text(manifest.read_text().replace(",hospital_1,", ",elsewhere,"))
     data = replace(DATA, further=(str(manifest),), cache=tmp_path / "cache")
     about = ran(tmp_path / "run", data, label_fraction=0.5).about()
-    assert about["labelled"]["synthetic"] == 24
+    assert about["labelled"]["elsewhere"] == 24
     assert 12 < about["labelled"]["hospital_1"] < 24 < about["sites"]["hospital_1"]["train"]
     assert set(scores(RunFolder(tmp_path / "run"))["sites"]) == {"hospital_1", "hospital_2"}
+
+
+def test_a_synthetic_set_joins_the_batches_and_weighs_nothing(tmp_path: Path) -> None:
+    """It changes what is learned, and neither a site's labels nor the number of images that it counts for."""
+    manifest = Phantoms(sites=1, images_per_site=24, test_fraction=0.0, seed=3).write(tmp_path / "more", 32)
+    manifest.write_text(manifest.read_text().replace(",hospital_1,", ",elsewhere,"))
+    data = replace(DATA, cache=tmp_path / "cache")
+    alone = ran(tmp_path / "alone", data, label_fraction=0.5)
+    both = ran(tmp_path / "both", replace(data, synthetic=Synthetic(str(manifest))), label_fraction=0.5)
+    assert both.about()["labelled"] == alone.about()["labelled"]
+    examples = [[site["examples"] for r in run.rounds() for site in r["sites"].values()] for run in (alone, both)]
+    assert examples[0] == examples[1]
+    assert set(scores(both)["sites"]) == {"hospital_1", "hospital_2"}
+    assert any(not torch.equal(t, trained(alone)[name]) for name, t in trained(both).items())

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from fedcore.data.images import Images
+from fedcore.data.images import Companions, Images
+from fedcore.errors import InputError
 from fedtune.labels import labelled, weights_of_classes
 
 
@@ -100,3 +102,13 @@ def test_weights_of_classes_by_hand() -> None:
     weights = weights_of_classes(labels, 4)
     torch.testing.assert_close(weights, torch.tensor([2 / 3, 0, 2, 0]))
     assert weights[labels].mean().item() == pytest.approx(1)
+
+
+def test_labels_of_companions_are_all_used_and_those_without_stay_away(images: Callable[..., Images]) -> None:
+    drawn = images([0, -1, 1, 1], [0, 1, 2, 3])
+    site = replace(hospital(images), companions=Companions(drawn, 0.5))
+    companions = labelled(site, 0.1, 0).companions
+    assert companions is not None
+    assert companions.images.labels.tolist() == [0, 1, 1]
+    with pytest.raises(InputError, match=r"data\.synthetic has no labels"):
+        labelled(replace(site, companions=Companions(images([-1, -1], [0, 1]), 0.5)), 0.1, 0)

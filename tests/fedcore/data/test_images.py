@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedcore.data.images import Cohort, Images, loader
+from fedcore.data.images import Cohort, Companions, Images, loader
 
 
 def site(count: int, *, masks: bool = False, pixels: np.ndarray | None = None) -> Images:
@@ -94,3 +95,29 @@ def test_cohort() -> None:
     assert (cohort.channels, cohort.size, cohort.spatial_dims) == (1, (4, 5), 2)
     assert list(cohort.split("train")) == ["north"]
     assert len(cohort.split("test")["south"]) == 1
+
+
+def test_companions_join_each_batch_and_are_not_counted() -> None:
+    companions = Companions(replace(site(100), labels=torch.arange(100) + 1000), share=0.6)
+    images = replace(site(10), companions=companions)
+    batches = list(loader(images, 4, shuffle=True, beside="labels"))
+    assert len(images) == 10
+    assert [len(pixels) for pixels, _ in batches] == [4 + 6, 4 + 6, 2 + 3]
+    own = torch.cat([labels[labels < 1000] for _, labels in batches])
+    drawn = torch.cat([labels[labels >= 1000] for _, labels in batches])
+    assert sorted(own.tolist()) == list(range(10))
+    assert len(set(drawn.tolist())) > 10
+    for pixels, labels in batches:
+        assert torch.allclose(pixels[:, 0, 0, 0], (labels % 1000) / 1000, atol=1e-4)
+
+
+def test_a_site_meets_the_same_images_of_its_own_with_companions_or_without() -> None:
+    alone = [b[:4] for b in loader(site(10), 4, shuffle=True, generator=torch.Generator().manual_seed(3))]
+    images = replace(site(10), companions=Companions(site(100), 0.5))
+    both = [b[:4] for b in loader(images, 4, shuffle=True, generator=torch.Generator().manual_seed(3))]
+    assert torch.equal(alone[0], both[0])
+
+
+def test_measuring_is_without_companions() -> None:
+    images = replace(site(10), companions=Companions(site(100), 0.5))
+    assert [len(batch) for batch in loader(images, 4, shuffle=False)] == [4, 4, 2]

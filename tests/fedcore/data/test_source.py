@@ -214,7 +214,7 @@ def test_real_sets(real_data: Path, tmp_path: Path, name: str) -> None:
         assert 0.5 < batch.max() <= 1
 
 
-def further(folder: Path, site: str = "synthetic", labels: str = "bc") -> str:
+def further(folder: Path, site: str = "elsewhere", labels: str = "bc") -> str:
     """Four pictures of a further site, without split and patients."""
     folder.mkdir()
     lines = ["image,site,label"]
@@ -228,11 +228,11 @@ def further(folder: Path, site: str = "synthetic", labels: str = "bc") -> str:
 def test_a_further_manifest_adds_sites_and_changes_nothing_of_the_others(tmp_path: Path) -> None:
     data = hospital(tmp_path)
     alone, both = data.load(), replace(data, further=(further(tmp_path / "more"),)).load()
-    assert list(both.sites) == ["site_9", "site_10", "synthetic"]
+    assert list(both.sites) == ["site_9", "site_10", "elsewhere"]
     assert both.classes == ("a", "b", "c")
-    assert both.sites["synthetic"].labels.tolist() == [1, 2, 1, 2]
-    assert set(both.sites["synthetic"].splits) == {"train"}
-    assert not {*both.sites["synthetic"].patients} & {*both.sites["site_9"].patients, *both.sites["site_10"].patients}
+    assert both.sites["elsewhere"].labels.tolist() == [1, 2, 1, 2]
+    assert set(both.sites["elsewhere"].splits) == {"train"}
+    assert not {*both.sites["elsewhere"].patients} & {*both.sites["site_9"].patients, *both.sites["site_10"].patients}
     for name, images in alone.sites.items():
         assert torch.equal(both.sites[name].labels, images.labels)
         assert np.array_equal(both.sites[name].patients, images.patients)
@@ -243,7 +243,7 @@ def test_a_further_manifest_joins_the_phantom_hospitals(tmp_path: Path) -> None:
     phantoms = Phantoms(sites=2, images_per_site=8)
     data = Data(size=16, phantom=phantoms, further=(further(tmp_path / "more", labels="zz"),), cache=tmp_path / "cache")
     cohort = data.load()
-    assert list(cohort.sites) == ["hospital_1", "hospital_2", "synthetic"]
+    assert list(cohort.sites) == ["hospital_1", "hospital_2", "elsewhere"]
     assert cohort.classes == (*phantoms.cohort(16).classes, "z")
 
 
@@ -252,7 +252,7 @@ def test_the_labels_of_all_are_matched_by_name(tmp_path: Path) -> None:
     cohort = replace(hospital(tmp_path), further=(further(tmp_path / "more", labels="0a"),)).load()
     assert cohort.classes == ("0", "a", "b")
     assert cohort.sites["site_10"].labels.tolist() == [-1, 2, 1, 2] * 3
-    assert cohort.sites["synthetic"].labels.tolist() == [0, 1, 0, 1]
+    assert cohort.sites["elsewhere"].labels.tolist() == [0, 1, 0, 1]
 
 
 def test_a_site_of_two_manifests_is_refused(tmp_path: Path) -> None:
