@@ -1,12 +1,13 @@
-"""What drawn images are worth: measured cell by cell into docs/results.csv; no table is made of it yet.
+"""What drawn images are worth: measured cell by cell into docs/results.csv and docs/results.md.
 
     python -m benchmarks.synthesis --data FOLDER --jobs 2        # goes on where it was stopped
     python -m benchmarks.synthesis --data FOLDER --only brain/diffusion/0
 
 FOLDER holds brain_tumor_mri/; the phantom hospitals are written beside the runs. A cell is a set, a way and a seed. For
-a generator: the hospitals train it, 2,000 images are drawn and audited, one classifier is trained on them alone and
-tested on real images of every site, another on them beside real images with 10 % of the labels. Other ways are
-classifiers on real images. Every stage is a run folder under checkpoints/synthesis; a finished one is not run again.
+a generator: the hospitals train it, 1,000 images are drawn and audited, one classifier is trained on them alone and
+tested on real images of every site, another on real images with 10 % of the labels, whose batches they join. Other
+ways are classifiers on real images. Every stage is a run folder under checkpoints/synthesis; a finished one is not run
+again.
 """
 
 from __future__ import annotations
@@ -26,12 +27,17 @@ from fedgen.sample import sample
 
 RUNS = Path("checkpoints/synthesis")
 SEEDS = (0, 1, 2)
-SIZE, COUNT, STEPS = 32, 2000, 20
-DIFFUSION = ("--generator.init_args.network.init_args.widths", "[16,32,64]", "--visit.max_epochs", "1",
-             "--rounds.count", "40")  # fmt: skip
-POOLED = ("--data.partition", "fedcore.data.partition.Pooled")
+SIZE, COUNT, STEPS = 32, 1000, 20
+HOSPITALS = {"brain": 3, "phantom": 4}
+VISIT = {"brain": 35, "phantom": 25}
+"""Steps of a generator at a hospital in one round: about a hundred in all."""
 # As many steps whatever is trained on: what differs is the images alone.
 FINETUNE = ("--visit.max_epochs", "1000", "--visit.max_steps", "20", "--rounds.count", "16")
+DIFFUSION = ("--generator.init_args.network.init_args.widths", "[16,32,64]", "--visit.max_epochs", "1000",
+             "--rounds.count", "30", "--visit.precision", "bf16-mixed", "--visit.compile", "true")  # fmt: skip
+
+GAN = ("--generator.init_args.painter.init_args.widths", "[16,32,64,64]", "--visit.max_epochs", "1000",
+       "--generator.init_args.critic.init_args.widths", "[16,32,64,64]", "--rounds.count", "50")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,16 +45,16 @@ class Generating:
     """How a generator came about."""
 
     recipe: str
-    overrides: tuple[str, ...] = ()
-    used: bool = True
-    """Whether classifiers are trained on what it draws; else its distances alone are told."""
+    overrides: tuple[str, ...] = DIFFUSION
+    pooled: bool = False
+    """One site that holds all images and trains for as many steps; its distances alone are told."""
 
 
 GENERATORS = {
-    "gan": Generating("gan", ("--visit.max_epochs", "1", "--rounds.count", "40")),
+    "gan": Generating("gan", GAN),
     "diffusion": Generating("diffusion", (*DIFFUSION, "--by_site", "false")),
-    "diffusion_by_site": Generating("diffusion", DIFFUSION),
-    "diffusion_central": Generating("diffusion", (*DIFFUSION, *POOLED), used=False),
+    "diffusion_by_site": Generating("diffusion"),
+    "diffusion_central": Generating("diffusion", pooled=True),
 }
 REAL: dict[str, tuple[str, ...]] = {
     "real": ("--label_fraction", "1.0"),
@@ -56,7 +62,6 @@ REAL: dict[str, tuple[str, ...]] = {
     "fedvss_10": ("--label_fraction", "0.1"),
 }
 """Classifiers on the real images of all sites, with all or some of the labels."""
-HOSPITALS = {"brain": 3, "phantom": 4}
 
 
 def manifest_of(data: str, folder: Path) -> Path:
@@ -96,16 +101,20 @@ def measure(cell: Cell, folder: Path) -> list[Result]:
 
 def _of_generator(cell: Cell, manifest: Path, home: Path, how: Generating) -> list[Result]:
     common = ("--data.manifest", str(manifest), "--data.size", str(SIZE), "--seed", str(cell.seed))
-    run = stage("generate train", how.recipe, home / "generate", *common, *how.overrides)
+    steps = VISIT[cell.data] * (HOSPITALS[cell.data] if how.pooled else 1)
+    pooled = ("--data.partition", "fedcore.data.partition.Pooled") if how.pooled else ()
+    visit = ("--visit.max_steps", str(steps))
+    run = stage("generate train", how.recipe, home / "generate", *common, *how.overrides, *visit, *pooled)
     drawn = sample(run, home / "set", COUNT, steps=STEPS, resume=(home / "set").exists())
     found = inspect(run, home / "set", _encoder(cell.data, manifest))
     results = [Result(str(cell), name, value) for name, value in _quality(found).items()]
-    if not how.used:
+    if how.pooled:
         return results
     tests = [row for row in _rows(manifest) if row["split"] == "test"]
     alone = _written(home / "drawn_train_real_test.csv", [*tests, *_rows(drawn)])
     results += _scores(cell, "tstr ", _tuned(cell, home / "tstr", alone, "--label_fraction", "1.0"))
-    both = _tuned(cell, home / "both", manifest, "--label_fraction", "0.1", "--data.further", json.dumps([str(drawn)]))
+    joining = ("--data.synthetic.manifest", str(drawn), "--data.unaudited", "true")
+    both = _tuned(cell, home / "both", manifest, "--label_fraction", "0.1", *joining)
     return results + _scores(cell, "real_10 and drawn ", both)
 
 
