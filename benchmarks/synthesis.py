@@ -107,7 +107,8 @@ def _of_generator(cell: Cell, manifest: Path, home: Path, how: Generating) -> li
     run = stage("generate train", how.recipe, home / "generate", *common, *how.overrides, *visit, *pooled)
     drawn = sample(run, home / "set", COUNT, steps=STEPS, resume=(home / "set").exists())
     found = inspect(run, home / "set", _encoder(cell.data, manifest))
-    results = [Result(str(cell), name, value) for name, value in _quality(found).items()]
+    told = _quality(found) | {"seconds": json.loads((run / "run.json").read_text())["seconds"]}
+    results = [Result(str(cell), name, value) for name, value in told.items()]
     if how.pooled:
         return results
     tests = [row for row in _rows(manifest) if row["split"] == "test"]
