@@ -32,7 +32,8 @@ HOSPITALS = {"brain": 3, "phantom": 4}
 VISIT = {"brain": 35, "phantom": 25}
 """Steps of a generator at a hospital in one round: about a hundred in all."""
 # As many steps whatever is trained on: what differs is the images alone.
-FINETUNE = ("--visit.max_epochs", "1000", "--visit.max_steps", "20", "--rounds.count", "16")
+FINETUNE = ("--visit.max_epochs", "1000", "--visit.max_steps", "60", "--rounds.count", "16",
+            "--encoder.init_args.stem", "16")  # fmt: skip
 DIFFUSION = ("--generator.init_args.network.init_args.widths", "[16,32,64]", "--visit.max_epochs", "1000",
              "--rounds.count", "30", "--visit.precision", "bf16-mixed", "--visit.compile", "true")  # fmt: skip
 
