@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
 
-from benchmarks.results import Result, Results, write_page
+from benchmarks.page import write_page
+from benchmarks.results import Result, Results
 from fedcore.cli import run_stage
 from fedcore.environment import commit, device, version
 from fedcore.files import write_json

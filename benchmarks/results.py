@@ -1,16 +1,15 @@
-"""docs/results.csv, and the tables and plots that docs/results.md makes of it."""
+"""docs/results.csv, and the tables and plots of pretraining that are made of it."""
 
 from __future__ import annotations
 
 import csv
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
 from statistics import fmean, stdev
 
-PAGE, TABLE, PLOTS = Path("docs/results.md"), Path("docs/results.csv"), Path("docs/images")
+TABLE, PLOTS = Path("docs/results.csv"), Path("docs/images")
 COLUMNS = ("cell", "measure", "value", "device", "torch", "commit")
 # Student's t at 97.5 % by the number of values.
 T = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
@@ -88,28 +87,6 @@ def shown(values: Sequence[float], digits: int = 3, sign: bool = False) -> str:
     half = half_width(values)
     text = f"{fmean(values):{'+' if sign else ''}.{digits}f}"
     return text if half is None else f"{text} ± {half:.{digits}f}"
-
-
-def write_page(results: Results, page: Path = PAGE) -> None:
-    """Replaces what stands between the markers of the page, and the plots."""
-    parts: dict[str, Callable[[], list[str]]] = {
-        "brain": lambda: [*main_table(results, "brain"), *plots(results, "brain", "brain MRI")],
-        "brain deltas": lambda: delta_table(results, "brain"),
-        "family": lambda: family_table(results),
-        "skew": lambda: skew_table(results),
-        "structural": lambda: structural_table(results),
-        "cxr": lambda: [*main_table(results, "cxr"), *plots(results, "cxr", "chest X-ray")],
-        "cxr deltas": lambda: delta_table(results, "cxr"),
-    }
-    text = page.read_text(encoding="utf-8")
-    for name, make in parts.items():
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        body = "\n".join([begin, *make(), end])
-        text, count = re.subn(
-            re.escape(begin) + ".*?" + re.escape(end), lambda _, body=body: body, text, flags=re.DOTALL
-        )
-        assert count == 1, f"{page} must hold the markers of {name!r} once"
-    page.write_text(text, encoding="utf-8")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
