@@ -17,11 +17,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.cells import Cell, Driver, stage
 from benchmarks.results import Result
 from fedcore.data.phantom import Phantoms
+from fedcore.run import RunFolder
 from fedgen.inspection import Inspection, inspect
 from fedgen.sample import sample
 
@@ -48,15 +50,24 @@ class Generating:
     recipe: str
     overrides: tuple[str, ...] = DIFFUSION
     pooled: bool = False
-    """One site that holds all images and trains for as many steps; its distances alone are told."""
+    """One site that holds all images and trains for as many steps."""
+    told: bool = False
+    """Its distances alone are measured, not what its images are worth."""
 
 
 GENERATORS = {
     "gan": Generating("gan", GAN),
     "diffusion": Generating("diffusion", (*DIFFUSION, "--by_site", "false")),
     "diffusion_by_site": Generating("diffusion"),
-    "diffusion_central": Generating("diffusion", pooled=True),
+    "diffusion_central": Generating("diffusion", pooled=True, told=True),
 }
+CHEAP = {
+    "diffusion_int8": Generating(
+        "diffusion_cheap", (*DIFFUSION, "--algorithm.init_args.algorithm", "fedcore.algorithm.FedAvg"), told=True
+    ),
+    "diffusion_halves": Generating("diffusion_cheap", told=True),
+}
+"""What shorter messages cost: one seed, on the phantoms."""
 REAL: dict[str, tuple[str, ...]] = {
     "real": ("--label_fraction", "1.0"),
     "real_10": ("--label_fraction", "0.1"),
@@ -81,6 +92,7 @@ def cells() -> Iterator[Cell]:
         for data, hospitals in HOSPITALS.items():
             ways = [*REAL, *(f"alone_{at}" for at in range(1, hospitals + 1)), *GENERATORS]
             yield from (Cell(data, way, seed) for way in ways)
+    yield from (Cell("phantom", way, 0) for way in CHEAP)
 
 
 def measure(cell: Cell, folder: Path) -> list[Result]:
@@ -89,8 +101,8 @@ def measure(cell: Cell, folder: Path) -> list[Result]:
     if cell.way == "encoder":
         _encoder(cell.data, manifest)
         return []
-    if cell.way in GENERATORS:
-        return _of_generator(cell, manifest, home, GENERATORS[cell.way])
+    if how := (GENERATORS | CHEAP).get(cell.way):
+        return _of_generator(cell, manifest, home, how)
     if cell.way in REAL:
         recipe = "fedvss" if cell.way.startswith("fedvss") else "classify"
         return _scores(cell, "", _tuned(cell, home, manifest, *REAL[cell.way], recipe=recipe))
@@ -108,9 +120,9 @@ def _of_generator(cell: Cell, manifest: Path, home: Path, how: Generating) -> li
     run = stage("generate train", how.recipe, home / "generate", *common, *how.overrides, *visit, *pooled)
     drawn = sample(run, home / "set", COUNT, steps=STEPS, resume=(home / "set").exists())
     found = inspect(run, home / "set", _encoder(cell.data, manifest))
-    told = _quality(found) | {"seconds": json.loads((run / "run.json").read_text())["seconds"]}
+    told = _quality(found) | _cost(RunFolder(run))
     results = [Result(str(cell), name, value) for name, value in told.items()]
-    if how.pooled:
+    if how.told:
         return results
     tests = [row for row in _rows(manifest) if row["split"] == "test"]
     alone = _written(home / "drawn_train_real_test.csv", [*tests, *_rows(drawn)])
@@ -126,6 +138,13 @@ def _encoder(data: str, manifest: Path) -> Path:
         "pretrain", "simclr", RUNS / data / "encoder", "--data.manifest", str(manifest), "--data.size", str(SIZE),
         "--rounds.count", "20", "--encoder.init_args.stem", "16",
     )  # fmt: skip
+
+
+def _cost(run: RunFolder) -> dict[str, float]:
+    """Seconds of training, and megabytes to and from a site in a mean visit."""
+    visits = [visit for round in run.rounds() for visit in round["sites"].values()]
+    traffic = {way: fmean(sum(visit[way].values()) for visit in visits) / 1e6 for way in ("up", "down")}
+    return {"seconds": run.about()["seconds"]} | {f"{way}_mb": mb for way, mb in traffic.items()}
 
 
 def _quality(found: Inspection) -> dict[str, float]:
