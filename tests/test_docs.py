@@ -12,7 +12,12 @@ from fedcore.data.phantom import Phantoms
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SMALL = "--rounds.count 1 --visit.max_epochs 1 --data.size 32 --encoder.init_args.stem 8"
+SHORT = "--rounds.count 1 --visit.max_epochs 1 --data.size 32"
+SMALL = {
+    "pretrain": f"{SHORT} --encoder.init_args.stem 8", "finetune": f"{SHORT} --encoder.init_args.stem 8",
+    "generate train": f"{SHORT} --generator.init_args.network.init_args.widths [8,16]",
+    "generate sample": "--count 8 --steps 2",
+}  # fmt: skip
 
 
 def commands(page: Path) -> list[str]:
@@ -26,7 +31,7 @@ def commands(page: Path) -> list[str]:
 def test_commands_of_a_page_run_in_their_order(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("my.csv", "other.csv"):
-        Phantoms(sites=2, images_per_site=64).write(tmp_path / name[:-4], 32)
+        Phantoms(sites=2, images_per_site=120).write(tmp_path / name[:-4], 32)
         text = (tmp_path / name[:-4] / "manifest.csv").read_text().splitlines()
         rows = [re.sub(r"(^|,)(hospital_\d[^,]*\.png)", rf"\1{name[:-4]}/\2", line) for line in text]
         Path(name).write_text("\n".join(rows) + "\n")
@@ -34,8 +39,11 @@ def test_commands_of_a_page_run_in_their_order(page: str, tmp_path: Path, monkey
     assert len(found) > 3
     for number, line in enumerate(found):
         words = shlex.split(line)[1:]
-        if words[0] in ("pretrain", "finetune"):
-            words += [*shlex.split(SMALL), *([] if "--out" in words else ["--out", f"checkpoints/run_{number}"])]
+        words += next(
+            (shlex.split(small) for what, small in SMALL.items() if line.split(" ", 1)[1].startswith(what)), []
+        )
+        if words[0] in ("pretrain", "finetune") and "--out" not in words:
+            words += ["--out", f"checkpoints/run_{number}"]
         with pytest.raises(SystemExit) as stopped:
             main(words)
         assert stopped.value.code == 0, line
