@@ -1,4 +1,4 @@
-"""Classifiers of finished runs: their weights on disk, and networks built anew from the run's own recipe."""
+"""Classifiers and segmenters of finished runs: their weights on disk, and networks built anew from a run's recipe."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from fedcore.run import RunFolder
 from fedcore.seeds import seeded
 from fedcore.store import differences
 
-MODEL = "classifier/classifier.safetensors"
+MODEL, SEGMENTER = "classifier/classifier.safetensors", "segmenter/segmenter.safetensors"
 
 
-def save_classifier(run: RunFolder, module: nn.Module) -> None:
+def save_classifier(run: RunFolder, module: nn.Module, path: str = MODEL) -> None:
     tensors = {k: t.detach().cpu().contiguous() for k, t in module.state_dict().items()}
-    write_atomically(run.path / MODEL, safetensors.torch.save(tensors))
+    write_atomically(run.path / path, safetensors.torch.save(tensors))
 
 
-def load_classifier(run: RunFolder, module: nn.Module) -> None:
+def load_classifier(run: RunFolder, module: nn.Module, path: str = MODEL) -> None:
     """The weights of a fine-tuned run.
 
     Raises:
         InputError: They are missing, damaged or of another architecture.
     """
-    path = run.path / MODEL
+    file = run.path / path
     try:
-        tensors = safetensors.torch.load_file(path)
+        tensors = safetensors.torch.load_file(file)
     except (OSError, SafetensorError) as e:
-        raise InputError(f"{path} is missing, corrupted or truncated; evaluate takes a finished finetune run") from e
+        raise InputError(f"{file} is missing, corrupted or truncated; evaluate takes a finished finetune run") from e
     if wrong := differences(module.state_dict(), tensors):
-        raise InputError(f"{path} holds another architecture ({len(wrong)} tensors differ, e.g. {wrong[0]})")
+        raise InputError(f"{file} holds another architecture ({len(wrong)} tensors differ, e.g. {wrong[0]})")
     module.load_state_dict(tensors)
 
 

@@ -20,6 +20,7 @@ STAGES = {
         "fedtune.finetune:finetune",
         "hospitals train a classifier, from an encoder or from scratch",
     ),
+    "segment": ("fedtune.segment:segment", "hospitals train a segmenter, from an encoder or from scratch"),
     "generate train": ("fedgen.train:train", "hospitals train a generator of images together"),
 }
 COMMANDS = {
@@ -98,7 +99,7 @@ def _load(path: str) -> Callable[..., Any]:
 
 def _help() -> str:
     listed = {name: text for name, (_, text) in {**STAGES, **COMMANDS}.items()}
-    order = ["demo", "pretrain", "watch", "probe", "generate", "finetune", "evaluate"]
+    order = ["demo", "pretrain", "watch", "probe", "generate", "finetune", "segment", "evaluate"]
     order += ["report", "export", "data", "recipes", "doctor"]
     lines = "\n".join(f"  {name:<10}{listed[name]}" for name in order)
     return f"""fedpretrain: federated pretraining for medical images that stay in their hospital

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, log, radians
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fedcore.errors import Faults
@@ -82,10 +83,23 @@ class Views:
         with torch.autocast(images.device.type, enabled=False):
             return [self._view(images.float()).to(images.dtype) for _ in range(self.count)]
 
+    @torch.no_grad()
+    def paired(
+        self, images: Float[Tensor, "n c *space"], masks: Int64[Tensor, "n *space"]
+    ) -> tuple[Float[Tensor, "n c *space"], Int64[Tensor, "n *space"]]:
+        """One view of each image, and its mask of class numbers cropped, mirrored and turned alike."""
+        with torch.autocast(images.device.type, enabled=False):
+            window = self._window(len(images), images.ndim - 2, images.device, images.shape[2:])
+            view = self._look(resample(images.float(), *window)).to(images.dtype)
+            return view, resample(masks[:, None].float(), *window, mode="nearest")[:, 0].to(masks.dtype)
+
     def _view(self, images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
-        n, device = len(images), images.device
-        view = resample(images, *self._window(n, images.ndim - 2, device, images.shape[2:]))
-        # From here on in place: fresh memory of this size costs as much as a pass over it.
+        window = self._window(len(images), images.ndim - 2, images.device, images.shape[2:])
+        return self._look(resample(images, *window))
+
+    def _look(self, view: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
+        """Other intensities, in place: fresh memory of this size costs as much as a pass over it."""
+        n, device = len(view), view.device
         drawn = torch.rand(n, device=device) < self.blur_probability
         view[drawn] = blur(view[drawn], uniform(*self.blur, (n,), device)[drawn], reach=ceil(4 * self.blur[1]))
         if self.gamma > 0:  # the power is a tenth of a view's time
@@ -152,8 +166,9 @@ def turn(angles: Float[Tensor, "n planes"], space: tuple[int, ...]) -> Float[Ten
 
 
 def resample(
-    images: Float[Tensor, "n c *space"], linear: Float[Tensor, "n d d"], centre: Float[Tensor, "n d"]
-) -> Float[Tensor, "n c *space"]:
+    images: Float[Tensor, "n c *space"], linear: Float[Tensor, "n d d"], centre: Float[Tensor, "n d"],
+    mode: Literal["bilinear", "nearest"] = "bilinear",
+) -> Float[Tensor, "n c *space"]:  # fmt: skip
     """view(x) = image(linear x + centre), x in [-1, 1] along each axis (in the order of `space`), linearly.
 
     No antialias: a window no greater than the image magnifies, and turning it keeps the distance of samples.
@@ -169,7 +184,7 @@ def resample(
         steps = (2 * torch.arange(size, device=images.device) + 1) / size - 1
         term = linear[:, :, axis, None] * steps
         grid = grid + term.view(*term.shape[:2], *[size if a == axis else 1 for a in range(dims)])
-    return F.grid_sample(images, grid.movedim(1, -1), padding_mode="border", align_corners=False)
+    return F.grid_sample(images, grid.movedim(1, -1), mode=mode, padding_mode="border", align_corners=False)
 
 
 def blur_weights(sigma: Float[Tensor, " n"], size: int, reach: int) -> Float[Tensor, "offsets n size"]:

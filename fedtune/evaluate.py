@@ -6,12 +6,13 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fedcore.algorithm import Visitor
 from fedcore.border import Policy
 from fedcore.data.images import Images
 from fedcore.errors import InputError, Refused
@@ -21,6 +22,7 @@ from fedcore.site import Round, Site
 from fedcore.transport import InProcess
 from fedtune.scores import Counts, Score, count, exact, scores
 
+Sent = TypeVar("Sent", bound=Message)
 Table = dict[str, dict[str, Score]]
 POOLED = "pooled"
 
@@ -59,15 +61,20 @@ def evaluate(transport: InProcess, seed: int, draws: int = 200) -> tuple[Table, 
     Raises:
         InputError: No site has labelled test images, or a site may not send its counts.
     """
+    given = answers(transport, Evaluate(draws), seed)
+    return _table(given), {a.site: a.examples for a in given} | {POOLED: sum(a.examples for a in given)}
+
+
+def answers(transport: InProcess, visitor: Visitor[Weights, Sent], seed: int) -> list[Contribution[Sent]]:
+    """What every site that has test images says of the module that `transport.local` holds; raises as `evaluate`."""
     require_tests(transport.test)
     weights = Weights(transport.local.shared())
     asked = dataclasses.replace(transport, train=transport.test)  # a site may have test images only
-    answers = list(asked.ask(Evaluate(draws), ((name, weights) for name in asked.names()), Round(0, 1, seed)))
-    for refusal in answers:
+    found = list(asked.ask(visitor, ((name, weights) for name in asked.names()), Round(0, 1, seed)))
+    for refusal in found:
         if isinstance(refusal, Refusal):
             raise InputError(f"{refusal.site} could not be evaluated: {refusal.reason}") from refusal.cause
-    given = [a for a in answers if not isinstance(a, Refusal)]
-    return _table(given), {a.site: a.examples for a in given} | {POOLED: sum(a.examples for a in given)}
+    return [a for a in found if not isinstance(a, Refusal)]
 
 
 def require_countable(policy: Policy) -> None:
@@ -79,12 +86,10 @@ def require_countable(policy: Policy) -> None:
         raise InputError(f"no score could be computed: {e}") from e
 
 
-def require_tests(tests: Mapping[str, Images]) -> None:
-    """Raises InputError if no site has labelled test images."""
+def require_tests(tests: Mapping[str, Images], what: str = "labelled test images") -> None:
+    """Raises InputError if no site has them."""
     if not tests:
-        raise InputError(
-            "no site has labelled test images; give the manifest a split column with 'test', or set data.test_fraction"
-        )
+        raise InputError(f"no site has {what}; give the manifest a split column with 'test', or set data.test_fraction")
 
 
 def _table(answers: Sequence[Contribution[SiteCounts]]) -> Table:

@@ -34,6 +34,20 @@ def labelled(images: Images, fraction: float, seed: int) -> Images:
     return images.take(np.flatnonzero(np.isin(images.patients, chosen)))
 
 
+def of_patients(images: Images, fraction: float, seed: int) -> Images:
+    """The images of a fraction of the patients, at least one; a smaller fraction's are among a larger one's.
+
+    Args:
+        images: A site's training images.
+        fraction: In (0, 1].
+        seed: Which patients.
+    """
+    patients = np.unique(images.patients)
+    order = np.random.default_rng(seed).permutation(len(patients))
+    chosen = patients[order[: max(1, round(fraction * len(patients)))]]
+    return images.take(np.flatnonzero(np.isin(images.patients, chosen)))
+
+
 def _known(images: Images) -> Images:
     """The labelled ones, in the company of labelled ones."""
     known = images.take(np.flatnonzero(images.labels.numpy() >= 0))

@@ -49,7 +49,7 @@ def count(
 ) -> Counts:
     """Counts of one site; patients are drawn with replacement, all images of a patient together."""
     k = logits.shape[1]
-    weights = _multiplicities(patients, draws, seed)
+    weights = multiplicities(patients, draws, seed)
     cell = labels * k + logits.argmax(1)
     confusion = _tally(weights, cell, k * k).view(-1, k, k)
     probability = logits.double().softmax(1)
@@ -65,9 +65,9 @@ def count(
 def scores(counts: Counts) -> dict[str, Score]:
     """AUROC (one against the rest), balanced accuracy (mean recall) and F1, each a mean over the classes that occur."""
     return {
-        "auroc": _interval(_auroc(counts.histogram)),
-        "balanced_accuracy": _interval(_over_classes(*_recall(counts.confusion))),
-        "f1": _interval(_over_classes(*_f1(counts.confusion))),
+        "auroc": interval(_auroc(counts.histogram)),
+        "balanced_accuracy": interval(_over_classes(*_recall(counts.confusion))),
+        "f1": interval(_over_classes(*_f1(counts.confusion))),
     }
 
 
@@ -97,7 +97,7 @@ def exact(logits: Float[Tensor, "n k"], labels: Int[Tensor, "n"]) -> dict[str, f
     }
 
 
-def _multiplicities(patients: Int[Tensor, "n"], draws: int, seed: int) -> Int[Tensor, "r n"]:
+def multiplicities(patients: Int[Tensor, "n"], draws: int, seed: int) -> Int[Tensor, "r n"]:
     """How often each image counts: once in row 0, as often as its patient was drawn in the others."""
     distinct, owner = patients.unique(return_inverse=True)
     m = len(distinct)
@@ -141,7 +141,7 @@ def _over_classes(values: Float[Tensor, "r k"], defined: Tensor) -> Float[Tensor
     return total / defined.sum(1)
 
 
-def _interval(values: Float[Tensor, "r"]) -> Score:
+def interval(values: Float[Tensor, "r"]) -> Score:
     draws = values[1:][~values[1:].isnan()]
     ends = torch.tensor([0.025, 0.975], dtype=values.dtype)
     low, high = draws.quantile(ends).tolist() if len(draws) else (float("nan"), float("nan"))

@@ -25,7 +25,7 @@ from fedcore.data.manifest import Row
 from fedcore.data.readers import ImageFault
 from fedcore.errors import Faults, InputError
 
-VERSION = 2
+VERSION = 3
 """Part of the key: raise it when decoding or the layout changes."""
 Progress = Callable[[int, int], None]
 Faulty = tuple[tuple[int, str], ...]
@@ -54,6 +54,8 @@ class Store:
     """For each image the place of its row among the site's rows; the slices of a volume share one."""
     positions: np.ndarray | None
     """(n,) float32 in [0, 1], of slices; None of whole images."""
+    spacing: np.ndarray | None
+    """(n, d) float32, mm between pixels, NaN where a file does not say it; None where no file does."""
     constant: tuple[int, ...]
     """Places of rows of one single value (kept, all -1 by percentiles, unless they were cut into slices)."""
     empty: int
@@ -164,10 +166,17 @@ def _opened(place: Path) -> Store | None:
         masks=np.load(masks, mmap_mode="r", allow_pickle=False) if masks.exists() else None,
         kept=tuple(index["kept"]),
         positions=np.array(index["positions"], np.float32) if index["positions"] else None,
+        spacing=_spacing(index["spacing"]),
         constant=tuple(index["constant"]),
         empty=index["empty"],
         faults=tuple((place, text) for place, text in index["faults"]),
     )
+
+
+def _spacing(found: Sequence[Sequence[float] | None]) -> np.ndarray | None:
+    dims = next((len(one) for one in found if one), 0)
+    unknown = [np.nan] * dims
+    return np.array([one or unknown for one in found], np.float32) if dims else None
 
 
 def _write(place: Path, rows: Sequence[Row], how: Decoding, skip: bool, tally: _Tally) -> Faulty:
@@ -184,7 +193,7 @@ def _write(place: Path, rows: Sequence[Row], how: Decoding, skip: bool, tally: _
 
 def _fill(half: Path, rows: Sequence[Row], how: Decoding, tally: _Tally) -> dict[str, Any]:
     """Writes the arrays; gives the index."""
-    index: dict[str, Any] = {"kept": [], "positions": [], "constant": [], "empty": 0, "faults": []}
+    index: dict[str, Any] = {"kept": [], "positions": [], "spacing": [], "constant": [], "empty": 0, "faults": []}
     with ExitStack() as files:
         images = files.enter_context(GrowingArray(half / "images.npy", (how.channels, *how.size), np.float16))
         if with_masks := any(row.mask for row in rows):
@@ -200,6 +209,7 @@ def _fill(half: Path, rows: Sequence[Row], how: Decoding, tally: _Tally) -> dict
                 masks.extend(unlabeled if found.masks is None else found.masks)
             index["kept"] += [place] * len(found.pixels)
             index["positions"] += [] if found.positions is None else found.positions.tolist()
+            index["spacing"] += [found.spacing] * len(found.pixels)
             index["constant"] += [place] * found.constant
             index["empty"] += found.empty
     return index

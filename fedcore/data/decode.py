@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float16, Float32, UInt8
 
-from fedcore.data.geometry import fit, fit_mask, with_channels
+from fedcore.data.geometry import fit, fit_mask, inner_size, with_channels
 from fedcore.data.manifest import Row
 from fedcore.data.readers import ImageFault, read_image, read_mask
 from fedcore.data.scaling import Scaling
 from fedcore.data.slices import between_ends, cut, cut_mask, not_empty
+from fedcore.data.spacing import Spacing, require_one_place, scaled, spacing_of
 
 UNLABELED = 255
 """The mask value of pixels nobody has labelled, and of every pixel of an image without a mask."""
@@ -44,6 +45,8 @@ class Decoded:
     """Of slices, from the first that is not empty (0) to the last (1)."""
     empty: int = 0
     """Slices left out, since they hold one single value."""
+    spacing: Spacing | None = None
+    """Between the pixels that are kept, in mm; None where the file does not say it."""
     constant: bool = False
     """The whole image or volume holds one single value."""
 
@@ -64,7 +67,7 @@ def decode(row: Row, how: Decoding) -> Decoded:
     if raw.shape[0] not in (1, how.channels) and (raw.shape[0], how.channels) != (3, 1):
         raise ImageFault(f"{raw.shape[0]} channels cannot become {how.channels}")
     images = arrange(how.scaling(raw), _mask(row, raw.shape[1:]), how)
-    return replace(images, constant=bool(raw.min() == raw.max()))
+    return replace(images, constant=bool(raw.min() == raw.max()), spacing=_spacing(row, raw.shape[1:], how))
 
 
 def arrange(
@@ -80,6 +83,15 @@ def arrange(
     return Decoded(slices[shown], masks, between_ends(shown), empty=len(slices) - len(shown))
 
 
+def _spacing(row: Row, space: tuple[int, ...], how: Decoding) -> Spacing | None:
+    spacing = None if row.member else spacing_of(row.image)
+    if spacing is None or len(spacing) < len(space):
+        return None
+    kept = [at for at in range(len(space)) if at != how.slices]
+    spacing, space = tuple(spacing[at] for at in kept), tuple(space[at] for at in kept)
+    return scaled(spacing, space, inner_size(space, how.size))
+
+
 def _mask(row: Row, space: tuple[int, ...]) -> UInt8[np.ndarray, "*space"] | None:
     if row.mask is None:
         return None
@@ -89,6 +101,7 @@ def _mask(row: Row, space: tuple[int, ...]) -> UInt8[np.ndarray, "*space"] | Non
         raise ImageFault(f"mask: {fault}") from None
     if mask.shape != space:
         raise ImageFault(f"mask has shape {_times(mask.shape)}, its image {_times(space)}; they must be equal")
+    require_one_place(row.image, row.mask)
     return mask
 
 

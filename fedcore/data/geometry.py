@@ -28,7 +28,7 @@ def fit(image: Float32[np.ndarray, "c *space"], size: tuple[int, ...], channels:
     Shrinking averages (no aliasing): antialiased bilinear in 2D, area in 3D. Voxels count as cubes.
     """
     image = with_channels(image, channels)
-    inner = _inner(image.shape[1:], size)
+    inner = inner_size(image.shape[1:], size)
     low, high = float(image.min()), float(image.max())
     if inner != image.shape[1:]:
         image = np.clip(_resized(image, inner), low, high)  # rounding may leave the range by a bit
@@ -37,7 +37,7 @@ def fit(image: Float32[np.ndarray, "c *space"], size: tuple[int, ...], channels:
 
 def fit_mask(mask: UInt8[np.ndarray, "*space"], size: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
     """The geometry of `fit` for class numbers: nearest neighbour, padded with 0 (background)."""
-    inner = _inner(mask.shape, size)
+    inner = inner_size(mask.shape, size)
     nearest = [((np.arange(n) + 0.5) * old / n).astype(int) for old, n in zip(mask.shape, inner, strict=True)]
     return np.pad(mask[np.ix_(*nearest)], _margins(inner, size))
 
@@ -54,7 +54,7 @@ def with_channels(image: Float32[np.ndarray, "c *space"], channels: int) -> Floa
     raise ValueError(f"{have} channels cannot become {channels}; set data.channels to {have}")
 
 
-def _inner(space: Sequence[int], size: Sequence[int]) -> tuple[int, ...]:
+def inner_size(space: Sequence[int], size: Sequence[int]) -> tuple[int, ...]:
     """The largest size of the same aspect that fits."""
     factor = min(new / old for old, new in zip(space, size, strict=True))
     return tuple(min(new, max(1, round(old * factor))) for old, new in zip(space, size, strict=True))

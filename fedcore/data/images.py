@@ -44,6 +44,8 @@ class Images:
     """(n,) places in `pixels`; None: all, in order."""
     positions: np.ndarray | None = None
     """(n,) float32 in [0, 1], where in its volume a slice lies, first to last; None unless all are known."""
+    spacing: np.ndarray | None = None
+    """(n, d) float32, mm between pixels, NaN where a file does not say it; None where no file does."""
     companions: Companions | None = None
     """Join every batch of training; they are none of the site's images and not counted among them."""
 
@@ -53,6 +55,8 @@ class Images:
             counts["rows"] = len(self.rows)
         if self.positions is not None:
             counts["positions"] = len(self.positions)
+        if self.spacing is not None:
+            counts["spacing"] = len(self.spacing)
         if set(counts.values()) != {len(self)}:
             raise ValueError(f"site '{self.site}' has {len(self)} images, but {counts}")
 
@@ -82,6 +86,7 @@ class Images:
             patients=self.patients[at],
             rows=None if self.rows is None else self.rows[at],
             positions=None if self.positions is None else self.positions[at],
+            spacing=None if self.spacing is None else self.spacing[at],
             index=self._stored(at),
         )
 

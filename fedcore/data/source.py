@@ -214,6 +214,7 @@ def _cohort(manifest: Manifest, sites: Mapping[str, Sequence[Row]], stores: Mapp
                 masks=store.masks,
                 rows=np.array([row.number for row in rows]),
                 positions=_positions(rows) if store.positions is None else store.positions,
+                spacing=store.spacing,
             )
     if not images:
         raise Faults("images", faults, "Not one image can be used.")

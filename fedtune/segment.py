@@ -1,0 +1,169 @@
+"""`fedpretrain segment`: several hospitals train a segmenter, from an encoder or from random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from torch import nn
+
+from fedcore.algorithm import Algorithm, FedAvg
+from fedcore.border import Policy
+from fedcore.classifiers import SEGMENTER, save_classifier
+from fedcore.data.decode import UNLABELED
+from fedcore.data.describe import describe
+from fedcore.data.images import Cohort, Images
+from fedcore.data.source import Data
+from fedcore.errors import Faults, InputError, building
+from fedcore.federation import Rounds
+from fedcore.files import write_json
+from fedcore.job import Job
+from fedcore.progress import load
+from fedcore.run import RunFolder
+from fedcore.seeds import seeded
+from fedcore.store import find_encoder, load_encoder
+from fedcore.visit import Visit
+from fedtune.evaluate import as_json, require_tests
+from fedtune.evaluate_masks import evaluate_masks, require_summable, show
+from fedtune.labels import of_patients
+from fedtune.networks import UShaped
+from fedtune.segmenter import Segmenter
+
+
+def segment(
+    run: RunFolder,
+    start: str | None = None,
+    network: Callable[[int, int, int], nn.Module] = UShaped,
+    segmenter: Callable[[nn.Module, tuple[int, ...]], Segmenter] = Segmenter,
+    label_fraction: float = 1.0,
+    data: Data = Data(),
+    algorithm: Algorithm | None = None,
+    visit: Visit = Visit(batch_size=8),
+    rounds: Rounds = Rounds(),
+    policy: Policy = Policy(),
+    tolerance: float = 1.0,
+    bootstrap: int = 200,
+    loggers: tuple[Literal["csv", "tensorboard"], ...] = ("csv",),
+    seed: int = 0,
+    workers: int = 1,
+) -> None:
+    """Trains a segmenter across hospitals, its encoder pretrained or from random weights.
+
+    Args:
+        run: Folder of the run.
+        start: A pretraining run or an encoder's folder; null starts from random weights.
+        network: What segments; one with an encoder (fedtune.networks.UShaped) where `start` is given.
+        segmenter: How it is trained, and used on images larger than its patches.
+        label_fraction: Fraction of the patients whose masks are used, in (0, 1].
+        data: The images; the manifest's column `mask` names their masks of class numbers, 0 for background.
+        algorithm: How sites cooperate; null: fedcore.algorithm.FedAvg.
+        visit: Local training in one round.
+        rounds: The schedule.
+        policy: What sites agree to send.
+        tolerance: Distance in mm (in pixels where files do not say how large those are) up to which surfaces agree.
+        bootstrap: Draws for the intervals of the scores.
+        loggers: Lightning loggers, of csv and tensorboard.
+        seed: Seed of every generator.
+        workers: Sites visited at the same time, each by a process of its own; several may share a GPU. 1: one after
+            another in this process.
+    """
+    run.prepare()
+    require_summable(policy)
+    if bootstrap < 0 or tolerance <= 0:
+        raise InputError(f"bootstrap must be at least 0 and tolerance positive, got {bootstrap} and {tolerance}")
+    weights = find_encoder(Path(start)) if start else None
+    cohort = load(data)
+    train, test = _tasks(cohort, label_fraction, seed)
+    structures = structures_of(train, test)
+    module = build(cohort, structures, network, segmenter, seed, weights)
+    job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
+              loggers=loggers, seed=seed, workers=workers)  # fmt: skip
+    about = describe(cohort) | {"command": "segment", "label_fraction": label_fraction, "structures": structures}
+    about |= {"carried": carried(module.network) if weights else 0.0, "labelled": {s: len(i) for s, i in train.items()}}
+    transport = job.train_in(run, module, about)
+    save_classifier(run, module, SEGMENTER)
+    table, images = evaluate_masks(transport, structures, tolerance, seed, bootstrap)
+    settings = {"label_fraction": label_fraction, "encoder": start}
+    write_json(run.path / "scores.json", settings | as_json(table, images))
+    show(table, images)
+    run.close("finished")
+
+
+def build(
+    cohort: Cohort, structures: int, network: Callable[[int, int, int], nn.Module],
+    segmenter: Callable[[nn.Module, tuple[int, ...]], Segmenter], seed: int, weights: Path | None = None,
+) -> Segmenter:  # fmt: skip
+    """The segmenter for these images, its encoder from `weights` if given."""
+    with seeded(seed), building("the segmenter or its network"):
+        net = network(cohort.spatial_dims, cohort.channels, structures)
+        if weights:
+            encoder = getattr(net, "encoder", None)
+            if not isinstance(encoder, nn.Module):
+                raise InputError(
+                    f"start gives an encoder, and {type(net).__name__} has none of ours; fedtune.networks.UShaped "
+                    "takes one"
+                )
+            load_encoder(weights, encoder)
+        return segmenter(net, cohort.size)
+
+
+def carried(network: nn.Module) -> float:
+    """Part of the network's weights that an encoder brings along."""
+    all_of_them = {name: p.numel() for name, p in network.named_parameters()}
+    brought = [count for name, count in all_of_them.items() if name.startswith("encoder.")]
+    return round(sum(brought) / sum(all_of_them.values()), 4)
+
+
+def structures_of(train: Mapping[str, Images], test: Mapping[str, Images]) -> int:
+    """Class numbers in the masks, background included: one more than the greatest.
+
+    Raises:
+        Faults: Test masks hold structures that no training mask has.
+        InputError: Training masks hold nothing but background.
+    """
+    known = set().union(*map(_shown, train.values())) - {0}
+    if not known:
+        raise InputError("the training masks hold nothing but background; a structure has a class number from 1 on")
+    unseen = [
+        f"site '{site}': structure {number} in its test masks"
+        for site, images in test.items()
+        for number in sorted(_shown(images) - known - {0})
+    ]
+    if unseen:
+        raise Faults("masks", unseen, f"Training masks hold {', '.join(map(str, sorted(known)))} alone.")
+    return max(known) + 1
+
+
+def _shown(images: Images) -> set[int]:
+    seen = np.zeros(256, bool)
+    for at in range(0, len(images), 64):
+        seen[images.mask_batch(range(at, min(at + 64, len(images)))).unique().numpy()] = True
+    return set(np.flatnonzero(seen).tolist()) - {UNLABELED}
+
+
+def _tasks(cohort: Cohort, fraction: float, seed: int) -> tuple[dict[str, Images], dict[str, Images]]:
+    """Training images with masks that are given away, and all test images with masks, by site."""
+    if not 0 < fraction <= 1:
+        raise InputError(f"label_fraction must lie in (0, 1], got {fraction}")
+    train = {
+        site: of_patients(images, 1.0 if site in cohort.further else fraction, seed)
+        for site, images in with_masks(cohort, "train").items()
+    }
+    if not train:
+        raise InputError("no site has a training image with a mask; give the manifest a column 'mask'")
+    tests = with_masks(cohort, "test")
+    require_tests(tests, "test images with masks")
+    return train, tests
+
+
+def with_masks(cohort: Cohort, split: str) -> dict[str, Images]:
+    """Images whose mask labels at least one pixel."""
+    found = {site: _masked(images) for site, images in cohort.split(split).items() if images.masks is not None}
+    return {site: images for site, images in found.items() if len(images)}
+
+
+def _masked(images: Images) -> Images:
+    known = [bool((images.mask_batch([at]) != UNLABELED).any()) for at in range(len(images))]
+    return images.take(np.flatnonzero(known))
