@@ -14,11 +14,10 @@ from typing import Any, Literal
 
 from pytorch_lightning import LightningModule
 
-from fedcore.algorithm import Algorithm, share_of
+from fedcore.algorithm import Algorithm, sent_by, share_of
 from fedcore.border import Policy
 from fedcore.data.images import Images
 from fedcore.errors import InputError
-from fedcore.exchange import Carry, sent_by
 from fedcore.federation import Rounds, Survey, federate
 from fedcore.ledger import RoundRecord
 from fedcore.local import LocalTrainer
@@ -52,8 +51,9 @@ class Job:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise InputError(f"workers must be at least 1, got {self.workers}")
-        if isinstance(self.algorithm, Carry):
-            self.policy.foresee(sent_by(self.algorithm.exchange))
+        for part in (self.algorithm, self.survey and self.survey.visitor):
+            for kind in sent_by(part):
+                self.policy.foresee(kind)
         for images in self.train.values():
             self.visit.require_sound(images.space)
 
