@@ -9,6 +9,8 @@ from pathlib import Path
 from fedcore.errors import InputError
 from fedcore.nearest import nearest
 from fedcore.words import call
+from fedgen import recognition
+from fedgen.drawn import RECOGNITION, read_settings
 from fedgen.inspection import Inspection, inspect
 from fedgen.invert import invert
 from fedgen.oneshot import distil
@@ -27,7 +29,10 @@ USAGE = """usage: fedpretrain generate train [RECIPE] [--KEY VALUE ...]        h
 def command(arguments: Sequence[str]) -> int:
     match list(arguments):
         case ["sample" | "invert" as word, *rest]:
-            print(call(sample if word == "sample" else invert, f"generate {word}", rest))
+            manifest = call(sample if word == "sample" else invert, f"generate {word}", rest)
+            print(manifest)
+            if told := read_settings(manifest.parent).get(RECOGNITION):
+                recognition.show(told)
             print("candidates: images of patients may be among them until an audit says no")
         case ["distil", *rest]:
             print(f"result: {call(distil, 'generate distil', rest)}")

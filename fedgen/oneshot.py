@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from fedcore.classifiers import fresh_classifier, save_classifier
 from fedcore.errors import InputError
@@ -23,7 +22,7 @@ from fedcore.progress import Counting
 from fedcore.run import RunFolder
 from fedgen.distil import Distillation, Lesson, along, shuffled, softened
 from fedgen.drawn import DrawnSet
-from fedgen.ensemble import Ensemble, Tuned
+from fedgen.ensemble import Tuned, answers
 from fedgen.inversion import Inversion
 from fedgen.invert import digests, require_memory
 from fedgen.sampling import noise_of
@@ -90,26 +89,16 @@ def _walks(
 def _passes(
     tuned: Tuned, drawn: DrawnSet, how: Distillation, seed: int, batch_size: int, device: torch.device
 ) -> Iterator[Iterator[Lesson]]:
-    """MediSecFed: passes over the images of a set, with what was said of them."""
+    """MediSecFed: passes over the images of a set, answered by the site that an image imitates where it has a
+    classifier of its own, else by all together."""
     images = drawn.pixels().float()
     if images.shape[1:] != tuned.canvas.shape:
         found, wanted = (" x ".join(map(str, shape)) for shape in (images.shape[1:], tuned.canvas.shape))
         raise InputError(f"the classifiers take images of {wanted} (channels first), {drawn.folder} holds {found}")
-    soft = softened(_said(tuned, drawn, images, batch_size), how.temperature)
+    own = [image.imitates if image.imitates in tuned.networks else None for image in drawn.images]
+    soft = softened(answers(tuned.teachers(own), own, images, batch_size), how.temperature)
     for epoch in range(how.epochs):
         yield shuffled(images.to(device), soft.to(device), batch_size, (seed, epoch))
-
-
-def _said(tuned: Tuned, drawn: DrawnSet, images: Float[Tensor, "n c *space"], batch_size: int) -> Tensor:
-    """Logits, of the site that an image imitates where it has a classifier of its own, else of all together."""
-    own = [image.imitates if image.imitates in tuned.networks else None for image in drawn.images]
-    said = torch.empty(len(images), len(tuned.known.classes))
-    for site in dict.fromkeys(own):
-        teacher: Ensemble = tuned.alone(site) if site else tuned.together()
-        for at in torch.tensor([i for i, name in enumerate(own) if name == site]).split(batch_size):
-            with torch.no_grad():
-                said[at] = teacher(images[at])
-    return said
 
 
 def _write(source: RunFolder, result: RunFolder, student: nn.Module, how: dict[str, object]) -> None:
