@@ -87,12 +87,7 @@ class Job:
                         begin=checkpoint.rounds, survey=self.survey, finished=finished,
                     )  # fmt: skip
             except BaseException as e:
-                seconds = round(spent + time.perf_counter() - begun, 1)
-                run.close(
-                    "stopped" if isinstance(e, KeyboardInterrupt) else "failed",
-                    error=_safe(e),
-                    seconds=seconds,
-                )
+                run.broke(e, seconds=round(spent + time.perf_counter() - begun, 1))
                 raise
         local.reset(weights_of(state))
         run.close("trained", seconds=round(spent + time.perf_counter() - begun, 1))
@@ -104,8 +99,3 @@ class Job:
 
 def _parameters(module: LightningModule) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
-
-
-def _safe(error: BaseException) -> str:
-    """What the run's page may say of an error: ours are written to be shown, others are named by kind."""
-    return str(error) if isinstance(error, InputError) else type(error).__name__

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedcore.errors import InputError
 from fedcore.nearest import nearest
+from fedcore.run import RunFolder
 from fedcore.words import call
 from fedgen import recognition
 from fedgen.drawn import RECOGNITION, read_settings
@@ -35,7 +36,10 @@ def command(arguments: Sequence[str]) -> int:
                 recognition.show(told)
             print("candidates: images of patients may be among them until an audit says no")
         case ["distil", *rest]:
-            print(f"result: {call(distil, 'generate distil', rest)}")
+            student = call(distil, "generate distil", rest)
+            if told := RunFolder(student).about()["recognition"]:
+                recognition.show(told)
+            print(f"result: {student}")
         case ["audit", *rest] if rest and rest[0] not in ("-h", "--help"):
             show(_audit(rest))
         case ["release", *rest]:
