@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, get_args, get_origin, runtime_checkable
 
 from pytorch_lightning import Callback
 
 from fedcore.aggregate import Aggregator, Mean
 from fedcore.local import LocalTrainer
-from fedcore.message import Contribution, Message, Tensors, Weights
+from fedcore.message import Contribution, Message, Tensors, Weights, hints
 from fedcore.site import Round, Site
 
 State = TypeVar("State")
@@ -63,6 +63,23 @@ def share_of(algorithm: Any, module: Any) -> tuple[str, ...]:
     share = getattr(algorithm, "share", module.share)
     names: tuple[str, ...] = share(module) if callable(share) else share
     return names
+
+
+def sent_by(part: Any) -> Iterator[type[Message]]:
+    """The kinds of message that sites send for an algorithm, an exchange or a survey, as far as these say it.
+
+    That is what `visit` says its contribution holds, and what `collect` says it returns; who says nothing, or Any, is
+    left to the border of each visit. One that wraps others holds them as `algorithm` and `exchange`, and theirs are
+    sent as well.
+    """
+    for name in ("visit", "collect"):
+        said = hints(getattr(part, name, None)).get("return")
+        kind = get_args(said)[0] if get_origin(said) is Contribution else said
+        if isinstance(kind, type) and issubclass(kind, Message):
+            yield kind
+    for name in ("algorithm", "exchange"):
+        if hasattr(part, name):
+            yield from sent_by(getattr(part, name))
 
 
 @runtime_checkable

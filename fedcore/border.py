@@ -38,7 +38,7 @@ class Policy:
         if level > self.at_most:
             raise InputError(
                 f"{kind.__name__} reveals {level.name}, the policy allows {self.at_most.name}; set policy.at_most to "
-                f"{level.name} if the sites agree, or take an exchange that reveals less"
+                f"{level.name} if the sites agree, or choose a method that reveals less"
             )
 
     def check(self, message: Message) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, get_type_hints, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from fedcore.algorithm import Algorithm
 from fedcore.local import LocalTrainer
@@ -46,12 +46,6 @@ class Carried(Message):
 
     algorithm: Message
     exchange: Message
-
-
-def sent_by(exchange: Exchange[Any, Any, Any]) -> type[Message]:
-    """The kind of message that `exchange.collect` says it returns; Message where it does not say."""
-    kind = get_type_hints(exchange.collect).get("return")
-    return kind if isinstance(kind, type) and issubclass(kind, Message) else Message
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,10 @@ from typing import Any, Literal
 
 from pytorch_lightning import LightningModule
 
-from fedcore.algorithm import Algorithm, share_of
+from fedcore.algorithm import Algorithm, sent_by, share_of
 from fedcore.border import Policy
 from fedcore.data.images import Images
 from fedcore.errors import InputError
-from fedcore.exchange import Carry, sent_by
 from fedcore.federation import Rounds, Survey, federate
 from fedcore.ledger import RoundRecord
 from fedcore.local import LocalTrainer
@@ -52,8 +51,9 @@ class Job:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise InputError(f"workers must be at least 1, got {self.workers}")
-        if isinstance(self.algorithm, Carry):
-            self.policy.foresee(sent_by(self.algorithm.exchange))
+        for part in (self.algorithm, self.survey and self.survey.visitor):
+            for kind in sent_by(part):
+                self.policy.foresee(kind)
         for images in self.train.values():
             self.visit.require_sound(images.space)
 
@@ -87,12 +87,7 @@ class Job:
                         begin=checkpoint.rounds, survey=self.survey, finished=finished,
                     )  # fmt: skip
             except BaseException as e:
-                seconds = round(spent + time.perf_counter() - begun, 1)
-                run.close(
-                    "stopped" if isinstance(e, KeyboardInterrupt) else "failed",
-                    error=_safe(e),
-                    seconds=seconds,
-                )
+                run.broke(e, seconds=round(spent + time.perf_counter() - begun, 1))
                 raise
         local.reset(weights_of(state))
         run.close("trained", seconds=round(spent + time.perf_counter() - begun, 1))
@@ -104,8 +99,3 @@ class Job:
 
 def _parameters(module: LightningModule) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
-
-
-def _safe(error: BaseException) -> str:
-    """What the run's page may say of an error: ours are written to be shown, others are named by kind."""
-    return str(error) if isinstance(error, InputError) else type(error).__name__

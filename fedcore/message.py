@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_type_hints
 
 from torch import Tensor
 
@@ -100,9 +100,18 @@ def exposure(message: Message) -> Reveals:
 
 
 def declared(kind: type[Message]) -> Reveals:
-    """The highest mark of any field that `kind` declares itself, whatever a message of it will hold."""
+    """The highest mark of any field that `kind` or a message inside it declares, whatever one will hold."""
     marks = [f.metadata["reveals"] for f in dataclasses.fields(kind) if "reveals" in f.metadata]
-    return Reveals(max(marks, default=Reveals.WEIGHTS))
+    inside = [declared(of) for of in hints(kind).values() if isinstance(of, type) and issubclass(of, Message)]
+    return Reveals(max([*marks, *inside], default=Reveals.WEIGHTS))
+
+
+def hints(thing: Any) -> dict[str, Any]:
+    """The types that a class or a function names; none where they cannot be looked up."""
+    try:
+        return get_type_hints(thing)
+    except (NameError, AttributeError, TypeError):
+        return {}
 
 
 def weights_of(message: Message) -> Tensors:

@@ -13,9 +13,9 @@ encoder/           the result
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class RunFolder:
     """The resolved recipe, YAML."""
     resume: bool = False
     """Go on with the run that is there, if there is one."""
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    """What was asked beside the recipe, in run.json; a resumed run must ask the same."""
 
     def prepare(self) -> None:
         """Checks, before anything expensive is done, that the run can be written or resumed.
@@ -80,7 +82,7 @@ class RunFolder:
             )
         write_atomically(self.path / "recipe.yaml", self.recipe.encode())
         write_json(self.path / "environment.json", environment())
-        write_json(self.path / "run.json", about | {"status": "running"})
+        write_json(self.path / "run.json", about | dict(self.asked) | {"status": "running"})
         kept = [json.dumps(r) + "\n" for r in recorded if r["round"] < checkpoint.rounds]
         write_atomically(self.path / "rounds.jsonl", "".join(kept).encode())
         return checkpoint
@@ -97,6 +99,11 @@ class RunFolder:
     def close(self, status: str, **more: Any) -> None:
         """Notes how the run ended: finished, failed or stopped."""
         write_json(self.path / "run.json", self.about() | {"status": status, **more})
+
+    def broke(self, error: BaseException, **more: Any) -> None:
+        """Notes that an error ended the run, or Ctrl-C."""
+        status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        self.close(status, error=_safe(error), **more)
 
     def about(self) -> dict[str, Any]:
         """What `run.json` says; nothing where there is none.
@@ -136,7 +143,8 @@ class RunFolder:
         path = self.path / "recipe.yaml"
         with _intact(path):
             old = _flat({**(yaml.safe_load(path.read_text(encoding="utf-8")) or {})})
-        new = _flat(yaml.safe_load(self.recipe) or {})
+        new = _flat(yaml.safe_load(self.recipe) or {}) | _flat(dict(self.asked))
+        old |= _flat({key: value for key, value in self.about().items() if key in self.asked})
         differing = [
             f"{key}: {old.get(key, 'absent')} then, {new.get(key, 'absent')} now"
             for key in sorted(old.keys() | new.keys())
@@ -148,6 +156,11 @@ class RunFolder:
                 differing,
                 "Resume with the recipe it has, or choose another --out.",
             )
+
+
+def _safe(error: BaseException) -> str:
+    """What the run's page may say of an error: ours are written to be shown, others are named by kind."""
+    return str(error) if isinstance(error, InputError) else type(error).__name__
 
 
 @contextmanager

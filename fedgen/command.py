@@ -8,7 +8,10 @@ from pathlib import Path
 
 from fedcore.errors import InputError
 from fedcore.nearest import nearest
+from fedcore.run import RunFolder
 from fedcore.words import call
+from fedgen import recognition
+from fedgen.drawn import RECOGNITION, read_settings
 from fedgen.inspection import Inspection, inspect
 from fedgen.invert import invert
 from fedgen.oneshot import distil
@@ -27,10 +30,16 @@ USAGE = """usage: fedpretrain generate train [RECIPE] [--KEY VALUE ...]        h
 def command(arguments: Sequence[str]) -> int:
     match list(arguments):
         case ["sample" | "invert" as word, *rest]:
-            print(call(sample if word == "sample" else invert, f"generate {word}", rest))
+            manifest = call(sample if word == "sample" else invert, f"generate {word}", rest)
+            print(manifest)
+            if told := read_settings(manifest.parent).get(RECOGNITION):
+                recognition.show(told)
             print("candidates: images of patients may be among them until an audit says no")
         case ["distil", *rest]:
-            print(f"result: {call(distil, 'generate distil', rest)}")
+            student = call(distil, "generate distil", rest)
+            if told := RunFolder(student).about()["recognition"]:
+                recognition.show(told)
+            print(f"result: {student}")
         case ["audit", *rest] if rest and rest[0] not in ("-h", "--help"):
             show(_audit(rest))
         case ["release", *rest]:

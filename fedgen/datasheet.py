@@ -16,7 +16,8 @@ from fedcore.report.markdown import table
 from fedcore.report.private import shorten_recipe
 from fedcore.report.units import figure
 from fedcore.run import RunFolder
-from fedgen.drawn import DrawnSet
+from fedgen import recognition
+from fedgen.drawn import RECOGNITION, DrawnSet
 from fedgen.inspection import Inspection
 
 _USE = """Made to enlarge training sets of classifiers: add its manifest's rows to those of your own images. Not for
@@ -93,7 +94,18 @@ def _constraint(about: Mapping[str, Any]) -> str:
 def _completeness(drawn: DrawnSet) -> str:
     counts = Counter((image.label or "-", image.imitates or "-") for image in drawn.images)
     rows = [[label, site, str(n)] for (label, site), n in sorted(counts.items())]
-    return "Every image has its row in manifest.csv.\n\n" + table(["class", "imitating", "images"], rows)
+    text = "Every image has its row in manifest.csv.\n\n" + table(["class", "imitating", "images"], rows)
+    return text + _recognised(drawn.settings.get(RECOGNITION, {}))
+
+
+def _recognised(told: recognition.Told) -> str:
+    if not told:
+        return ""
+    return (
+        "\n\nOf all that were inverted, so many are recognised as their class by the classifiers they came from, "
+        "with this mean probability. It does not say that the images look real.\n\n"
+        + table(["class", *recognition.TITLES], [[name, *row] for name, row in recognition.rows(told).items()])
+    )
 
 
 def _compliance(drawn: DrawnSet, run: RunFolder, audit: Inspection | None, forced: bool) -> str:
@@ -138,7 +150,7 @@ def _left_whole(drawn: DrawnSet) -> str | None:
 
 
 def _comprehension(drawn: DrawnSet, run: RunFolder) -> str:
-    unsaid = ("classes", "sites", "generators", "classifiers")  # one digest stands for all
+    unsaid = ("classes", "sites", "generators", "classifiers", RECOGNITION)  # one digest stands for all
     settings = {k: v for k, v in drawn.settings.items() if k not in unsaid}
     asked = ", ".join(f"{k} {_short(v) if k == 'generator' else v}" for k, v in settings.items())
     return f"Drawn with: {asked}.\n\n```yaml\n{shorten_recipe(run.recipe).strip()}\n```\n\n{_USE}"

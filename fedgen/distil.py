@@ -46,20 +46,21 @@ class Distillation:
         if self.epochs < 1 or not self.temperature > 0 or not self.lr > 0:
             raise ValueError(f"epochs must be at least 1, temperature and lr positive, got {self}")
 
-    def teach(self, student: nn.Module, courses: Iterable[Iterable[Lesson]]) -> Iterator[float]:
-        """Trains the student on the lessons of each epoch, and gives their mean loss after it."""
-        optimizer = SGD(student.parameters(), lr=self.lr, momentum=0.9, weight_decay=5e-4)
-        for epoch, course in enumerate(courses):
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr * 0.1 ** ((2 * epoch >= self.epochs) + (4 * epoch >= 3 * self.epochs))
-            losses = []
-            for images, soft in course:
-                loss = distance(soft, student.train()(images), self.temperature)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                losses.append(loss.item())
-            yield sum(losses) / max(1, len(losses))
+    def optimizer(self, student: nn.Module) -> SGD:
+        return SGD(student.parameters(), lr=self.lr, momentum=0.9, weight_decay=5e-4)
+
+    def teach(self, student: nn.Module, optimizer: SGD, lessons: Iterable[Lesson], epoch: int) -> float:
+        """Trains the student on the lessons of an epoch, the first is 0, and returns their mean loss."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr * 0.1 ** ((2 * epoch >= self.epochs) + (4 * epoch >= 3 * self.epochs))
+        losses = []
+        for images, soft in lessons:
+            loss = distance(soft, student.train()(images), self.temperature)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return sum(losses) / max(1, len(losses))
 
 
 def softened(logits: Float[Tensor, "n k"], temperature: float) -> Float[Tensor, "n k"]:

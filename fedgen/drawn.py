@@ -23,6 +23,8 @@ from fedgen.pictures import decoded, encoded, encoded_mask
 COLUMNS = ("image", "site", "split", "label", "imitates", "mask")
 """Every row's site is SITE; `imitates` says whose look the image was asked to have."""
 MANIFEST, SETTINGS = "manifest.csv", "set.json"
+RECOGNITION = "recognition"
+"""In the settings of an inverted set that is whole, beside what was asked: see fedgen.recognition."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ def begin(out: Path, settings: dict[str, Any], resume: bool) -> int:
         raise InputError(f"{out} is not empty and holds no set of drawn images; name another folder") from e
     if not resume:
         raise InputError(f"{out} holds a set already; go on with it by --resume true, or name another folder")
+    there.pop(RECOGNITION, None)
     if differing := [key for key in settings | there if there.get(key) != settings.get(key)]:
         raise InputError(
             f"{out} was drawn with another {' and '.join(differing)}; name another folder, or ask for the same"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -64,3 +65,22 @@ class Tuned:
     def alone(self, site: str | None) -> Ensemble:
         """One site's, used at the site, so that nothing leaves."""
         return Ensemble([self.networks[site]])
+
+    def teachers(self, sites: Iterable[str | None]) -> dict[str | None, Ensemble]:
+        """Of each site its own; under None, all of them."""
+        return {site: self.alone(site) if site else self.together() for site in dict.fromkeys(sites)}
+
+
+@torch.no_grad()
+def answers(
+    teachers: Mapping[str | None, Ensemble], sites: Sequence[str | None], images: Float[Tensor, "n c *space"],
+    batch_size: int,
+) -> Float[Tensor, "n k"]:  # fmt: skip
+    """Logits, each image's by the teacher of its site."""
+    parts, order = [], []
+    for site, teacher in teachers.items():
+        device = next(teacher.parameters()).device
+        own = torch.tensor([i for i, of in enumerate(sites) if of == site], dtype=torch.long)
+        parts += [teacher(images[at].to(device, torch.float32)).cpu() for at in own.split(batch_size) if len(at)]
+        order.append(own)
+    return torch.cat(parts)[torch.cat(order).argsort()]

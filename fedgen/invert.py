@@ -17,10 +17,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedcore.errors import InputError
+from fedcore.files import write_json
 from fedcore.progress import Counting
-from fedgen.drawn import MANIFEST, add, begin
-from fedgen.ensemble import Ensemble, Tuned
+from fedgen.drawn import MANIFEST, RECOGNITION, SETTINGS, DrawnSet, add, begin, read_settings
+from fedgen.ensemble import Ensemble, Tuned, answers
+from fedgen.generator import Known
 from fedgen.inversion import Inversion, remembers
+from fedgen.recognition import Recognition
 from fedgen.sampling import noise_of
 
 
@@ -36,6 +39,9 @@ def invert(
     resume: bool = False,
 ) -> Path:
     """Inverts the classifiers of a finished finetune run into a set of images and returns its manifest.
+
+    How many of the images the classifiers recognise as their class, and how sure they are, stands in set.json, class by
+    class (fedgen.recognition).
 
     Args:
         run: A finished run of `finetune`; of LocalOnly, or where sites keep a part of it, each site's classifier.
@@ -61,11 +67,28 @@ def invert(
         "inversion": dataclasses.asdict(inversion), "seed": seed, "batch_size": batch_size,
     }  # fmt: skip
     done = begin(Path(out), settings, resume)
-    with Counting("inverting images", done) as counting:
-        for numbers, images in _rounds(tuned, wanted, inversion, seed, done, count):
-            add(Path(out), numbers, images, [wanted.names(i) for i in numbers])
-            counting(numbers.stop, count)
+    if done < count or not _recognised(Path(out), done):
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        teachers = {site: teacher.to(device) for site, teacher in tuned.teachers(wanted.sites).items()}
+        with Counting("inverting images", done) as counting:
+            for numbers, images in _rounds(tuned, teachers, wanted, inversion, seed, done, count):
+                add(Path(out), numbers, images, [wanted.names(i) for i in numbers])
+                counting(numbers.stop, count)
+        _recognise(DrawnSet.open(Path(out)), tuned.known, teachers, batch_size)
     return Path(out) / MANIFEST
+
+
+def _recognised(out: Path, images: int) -> bool:
+    """Whether it is noted of so many."""
+    return images == sum(of["images"] for of in read_settings(out).get(RECOGNITION, {}).values())
+
+
+def _recognise(drawn: DrawnSet, known: Known, teachers: Mapping[str | None, Ensemble], batch_size: int) -> None:
+    """Shows the images, as their files have them, to those they came from, and notes what these say."""
+    labels = torch.tensor([known.label(image.label) for image in drawn.images])
+    logits = answers(teachers, [image.imitates for image in drawn.images], drawn.pixels(), batch_size)
+    told = Recognition.of(logits, labels).told(known.classes)
+    write_json(drawn.folder / SETTINGS, drawn.settings | {RECOGNITION: told})
 
 
 @dataclass(frozen=True)
@@ -96,10 +119,10 @@ class _Wanted:
 
 
 def _rounds(
-    tuned: Tuned, wanted: _Wanted, how: Inversion, seed: int, done: int, count: int
-) -> Iterator[tuple[range, Float[Tensor, "n c *space"]]]:
+    tuned: Tuned, teachers: Mapping[str | None, Ensemble], wanted: _Wanted, how: Inversion, seed: int, done: int,
+    count: int,
+) -> Iterator[tuple[range, Float[Tensor, "n c *space"]]]:  # fmt: skip
     """The images from `done` to `count`, whole rounds at a time, of which those at either end are cut off."""
-    teachers = {site: tuned.alone(site) if site else tuned.together() for site in wanted.sites if done < count}
     for first in range(done - done % wanted.round_size, count, wanted.round_size):
         drawn = torch.empty(wanted.round_size, *tuned.canvas.shape)
         for at, site in enumerate(wanted.sites):
@@ -113,9 +136,9 @@ def _rounds(
 def _inverted(
     ensemble: Ensemble, shape: tuple[int, ...], numbers: range, labels: Tensor, how: Inversion, seed: int
 ) -> Tensor:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = next(ensemble.parameters()).device
     images = noise_of(seed, numbers, shape).to(device)
-    for images in how.walk(ensemble.to(device), images, labels.to(device), (seed, numbers.start)):  # noqa: B007, B020
+    for images in how.walk(ensemble, images, labels.to(device), (seed, numbers.start)):  # noqa: B007, B020
         pass
     return images.cpu()
 

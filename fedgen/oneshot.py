@@ -9,24 +9,31 @@ classifier says of them leave instead: SAMPLES, which only an audit may pass, an
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim import SGD
 
+from fedcore.checkpoint import Checkpoint
 from fedcore.classifiers import fresh_classifier, save_classifier
 from fedcore.errors import InputError
-from fedcore.files import write_atomically, write_json
+from fedcore.keep import resume as restore
+from fedcore.keep import state_of
+from fedcore.message import WEIGHTS, Message, Tensors
 from fedcore.progress import Counting
 from fedcore.run import RunFolder
-from fedgen.distil import Distillation, Lesson, along, shuffled, softened
+from fedcore.seeds import seeded
+from fedcore.site import Round
+from fedgen.courses import Course, Passes, Walks
+from fedgen.distil import Distillation, Lesson
 from fedgen.drawn import DrawnSet
-from fedgen.ensemble import Ensemble, Tuned
+from fedgen.ensemble import Tuned
 from fedgen.inversion import Inversion
 from fedgen.invert import digests, require_memory
-from fedgen.sampling import noise_of
+from fedgen.recognition import Recognition
 
 
 def distil(
@@ -37,11 +44,13 @@ def distil(
     inversion: Inversion = Inversion(),
     seed: int = 0,
     batch_size: int = 256,
+    resume: bool = False,
 ) -> Path:
     """Distils the classifiers of a finished finetune run into a new one and returns the folder of its run.
 
     The defaults are the 50,000 steps of the student of FedISCA's code, for a GPU. A few hundred teach nothing that can
-    be relied on (recipes/oneshot.yaml).
+    be relied on (recipes/oneshot.yaml). Without `drawn`, run.json has how many images the classifiers recognise as
+    their class at the end of each epoch's walk, class by class, over all epochs (fedgen.recognition).
 
     Args:
         run: A finished run of `finetune`; of LocalOnly: one-shot federation.
@@ -52,67 +61,81 @@ def distil(
         inversion: How images are moved, without `drawn`; of its steps each is one of the student's.
         seed: Of the student's first weights, noise and order.
         batch_size: Images a step.
+        resume: Go on with the run in `out`, from its last whole epoch.
     """
     if batch_size < 2:
         raise InputError(f"batch_size must be at least 2, for batch norm, got {batch_size}")
-    tuned, result = Tuned.open(Path(run)), RunFolder(Path(out))
+    tuned, images = Tuned.open(Path(run)), DrawnSet.open(Path(drawn)) if drawn else None
+    asked = {
+        **digests(tuned.networks), "drawn": images and images.digest(), "seed": seed, "batch_size": batch_size,
+        "distillation": dataclasses.asdict(distillation), "inversion": None if drawn else dataclasses.asdict(inversion),
+    }  # fmt: skip
+    recipe = (tuned.run.path / "recipe.yaml").read_text(encoding="utf-8")
+    result = RunFolder(Path(out), recipe, resume, {"distilled": asked})
     result.prepare()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = fresh_classifier(tuned.run, seed).to(device)
-    if drawn is None:
+    if images is None:
         require_memory(tuned, inversion)
-        courses = _walks(tuned, student, distillation, inversion, seed, batch_size, device)
+        course: Course = Walks.of(tuned, student, inversion, distillation.temperature, batch_size, seed)
     else:
-        courses = _passes(tuned, DrawnSet.open(Path(drawn)), distillation, seed, batch_size, device)
-    with Counting("epochs of distillation") as counting:
-        for epoch, _ in enumerate(distillation.teach(student, courses), start=1):
-            counting(epoch, distillation.epochs)
-    how = {"distillation": distillation, "inversion": None if drawn else inversion}
-    told = {key: setting and dataclasses.asdict(setting) for key, setting in how.items()}
-    _write(tuned.run, result, student, digests(tuned.networks) | told | {"seed": seed, "batch_size": batch_size})
+        course = Passes.of(tuned, images, distillation.temperature, batch_size, seed, device)
+    checkpoint = result.begin(tuned.run.about() | {"recognition": {}})
+    try:
+        recognition = _learn(student, course, distillation, seed, checkpoint, len(tuned.known.classes))
+    except BaseException as e:
+        result.broke(e)
+        raise
+    save_classifier(result, student)
+    result.close("finished", recognition=recognition.told(tuned.known.classes))
     return result.path
 
 
-def _walks(
-    tuned: Tuned, student: nn.Module, how: Distillation, inversion: Inversion, seed: int, batch_size: int,
-    device: torch.device,
-) -> Iterator[Iterator[Lesson]]:  # fmt: skip
-    """FedISCA: each epoch from new noise, with classes in turn."""
-    ensemble = tuned.together().to(device)
-    labels = torch.arange(batch_size, device=device) % len(tuned.known.classes)
-    for epoch in range(how.epochs):
-        numbers = range(epoch * batch_size, (epoch + 1) * batch_size)
-        noise = noise_of(seed, numbers, tuned.canvas.shape).to(device)
-        walk = inversion.walk(ensemble, noise, labels, (seed, epoch), student)
-        yield along(walk, inversion.steps, ensemble, how.temperature)
+@dataclass(frozen=True)
+class Learned(Message):
+    """The student after an epoch, with all that the next one takes."""
+
+    student: Tensors = field(metadata=WEIGHTS)
+    optimizer: Tensors = field(metadata=WEIGHTS)
+    recognition: Recognition
+
+    @classmethod
+    def of(cls, student: nn.Module, optimizer: SGD, recognition: Recognition) -> Learned:
+        return cls(student.state_dict(), state_of(optimizer), recognition)
+
+    def into(self, student: nn.Module, optimizer: SGD) -> None:
+        student.load_state_dict(self.student)
+        restore(optimizer, self.optimizer)
 
 
-def _passes(
-    tuned: Tuned, drawn: DrawnSet, how: Distillation, seed: int, batch_size: int, device: torch.device
-) -> Iterator[Iterator[Lesson]]:
-    """MediSecFed: passes over the images of a set, with what was said of them."""
-    images = drawn.pixels().float()
-    if images.shape[1:] != tuned.canvas.shape:
-        found, wanted = (" x ".join(map(str, shape)) for shape in (images.shape[1:], tuned.canvas.shape))
-        raise InputError(f"the classifiers take images of {wanted} (channels first), {drawn.folder} holds {found}")
-    soft = softened(_said(tuned, drawn, images, batch_size), how.temperature)
-    for epoch in range(how.epochs):
-        yield shuffled(images.to(device), soft.to(device), batch_size, (seed, epoch))
+def _learn(
+    student: nn.Module, course: Course, how: Distillation, seed: int, checkpoint: Checkpoint, classes: int
+) -> Recognition:
+    """Goes on to the last epoch; each is committed as a round is."""
+    optimizer = how.optimizer(student)
+    learned = Learned.of(student, optimizer, Recognition.none(classes))
+    if checkpoint.rounds:
+        learned = checkpoint.restore(learned)
+        learned.into(student, optimizer)
+    with Counting("epochs of distillation", checkpoint.rounds) as counting:
+        for epoch in range(checkpoint.rounds, how.epochs):
+            lessons = _Followed(course.lessons(epoch))
+            with seeded(Round(epoch, how.epochs, seed).seed_of("student")):  # for a student with dropout
+                how.teach(student, optimizer, lessons, epoch)
+            learned = Learned.of(student, optimizer, learned.recognition + course.recognition(lessons.last))
+            checkpoint.commit(epoch, learned)
+            counting(epoch + 1, how.epochs)
+    return learned.recognition
 
 
-def _said(tuned: Tuned, drawn: DrawnSet, images: Float[Tensor, "n c *space"], batch_size: int) -> Tensor:
-    """Logits, of the site that an image imitates where it has a classifier of its own, else of all together."""
-    own = [image.imitates if image.imitates in tuned.networks else None for image in drawn.images]
-    said = torch.empty(len(images), len(tuned.known.classes))
-    for site in dict.fromkeys(own):
-        teacher: Ensemble = tuned.alone(site) if site else tuned.together()
-        for at in torch.tensor([i for i, name in enumerate(own) if name == site]).split(batch_size):
-            with torch.no_grad():
-                said[at] = teacher(images[at])
-    return said
+@dataclass
+class _Followed:
+    """Passes lessons on, and holds the images of the last one."""
 
+    lessons: Iterable[Lesson]
+    last: Tensor = field(default_factory=lambda: torch.empty(0))
 
-def _write(source: RunFolder, result: RunFolder, student: nn.Module, how: dict[str, object]) -> None:
-    save_classifier(result, student)
-    write_atomically(result.path / "recipe.yaml", (source.path / "recipe.yaml").read_bytes())
-    write_json(result.path / "run.json", source.about() | {"status": "finished", "distilled": how})
+    def __iter__(self) -> Iterator[Lesson]:
+        for images, soft in self.lessons:
+            self.last = images
+            yield images, soft

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from rich.console import Console
-from rich.table import Table
 
 from fedcore.report.units import figure
+from fedgen.grid import grid
 from fedgen.inspection import Inspection
 
 PRIVACY = {
@@ -22,15 +22,15 @@ def show(found: Inspection) -> None:
     """Tables, and whether the set passes."""
     console = Console(highlight=False)
     rows = {site: [figure(told.get(key)) for key in PRIVACY] for site, told in found.sites.items()}
-    console.print(_grid("site", list(PRIVACY.values()), rows))
+    console.print(grid("site", list(PRIVACY.values()), rows))
     if any("kid" in told for told in found.sites.values()):
         console.print("\nlike a site's own images (in brackets: its held-out images)")
         rows = {site: [_beside(told, key) for key in QUALITY] for site, told in found.sites.items()}
-        console.print(_grid("imitating", list(QUALITY.values()), rows))
+        console.print(grid("imitating", list(QUALITY.values()), rows))
     if any(row["fid"] is not None for row in found.quality.values()):
         console.print()
         rows = {name: [figure(row["fid"]), figure(row["held_out_fid"])] for name, row in found.quality.items()}
-        console.print(_grid("Frechet distance", ["drawn", "held out"], rows))
+        console.print(grid("Frechet distance", ["drawn", "held out"], rows))
     console.print()
     _verdict(console, found)
 
@@ -48,16 +48,6 @@ def _verdict(console: Console, found: Inspection) -> None:
         console.print(f"  {name}: a copy, say {', '.join(sites)}")
     if len(found.copies) > SHOWN:
         console.print(f"  ... and {len(found.copies) - SHOWN} more, see audit.json")
-
-
-def _grid(first: str, titles: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Table:
-    grid = Table(box=None, pad_edge=False)
-    grid.add_column(first, overflow="fold")
-    for title in titles:
-        grid.add_column(title, justify="right")
-    for name, cells in rows.items():
-        grid.add_row(name, *cells)
-    return grid
 
 
 def _beside(told: Mapping[str, float], key: str) -> str:

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch.optim import Adam
 
 from fedcore.aggregate import Median
-from fedcore.algorithm import FedAvg, share_of
+from fedcore.algorithm import FedAvg, sent_by, share_of
+from fedcore.exchange import Carried, Carry
 from fedcore.federation import Rounds, federate
 from fedcore.localonly import LocalOnly
-from fedcore.message import Tensors
+from fedcore.message import Contribution, Empty, Tensors, Weights
+from fedcore.quantised import Quantised
 from fedcore.site import Round, Site
 from fedcore.transport import InProcess
 from fedcore.visit import Visit
+from tests.fedcore.test_exchange import Tally, Total
 from tests.fedcore.toys import Factory, Toy, central, contribution, images, local, momentum, same
 
 
@@ -96,3 +100,30 @@ def test_an_algorithm_may_narrow_what_travels() -> None:
     assert share_of(Wide(), Toy()) == ("layer.weight",)
     assert share_of(Personal(), Toy()) == ("layer.",)
     assert share_of(LocalOnly(), Toy()) == ()
+
+
+def test_what_sites_send_is_what_a_visit_and_a_collection_say_they_return() -> None:
+    assert set(sent_by(FedAvg())) == {Weights}
+    assert set(sent_by(LocalOnly())) == {Empty}
+    assert set(sent_by(Tally())) == {Total}
+    assert set(sent_by(None)) == set()
+
+
+def test_what_is_wrapped_is_sent_as_well() -> None:
+    assert set(sent_by(Carry(FedAvg(), Tally()))) == {Carried, Weights, Total}
+    assert set(sent_by(Carry(Quantised(LocalOnly()), Tally()))) == {Carried, Empty, Total}
+    assert set(sent_by(Quantised(Carry(LocalOnly(), Tally())))) == {Carried, Empty, Total}
+
+
+def test_who_does_not_say_what_is_sent_is_left_to_the_border() -> None:
+    class Local: ...
+
+    class Silent(FedAvg):
+        def visit(self, site, down, local, turn):  # type: ignore[no-untyped-def]
+            return super().visit(site, down, local, turn)
+
+    class Unknown(FedAvg):
+        def visit(self, site: Local, *_: Any) -> Contribution[Weights]:  # type: ignore[override]
+            raise NotImplementedError
+
+    assert set(sent_by(Silent())) == set(sent_by(Unknown())) == set()

@@ -26,6 +26,12 @@ class Rich(Message):
     empty: Tensor = field(metadata=SAMPLES)
 
 
+@dataclass(frozen=True)
+class Wrapped(Message):
+    inside: Rich
+    other: Message
+
+
 RICH = Rich(
     Weights({"w": torch.ones(5), "steps": torch.tensor(3)}),
     mean=torch.zeros(2, dtype=torch.float64),
@@ -60,6 +66,11 @@ def test_what_a_message_declares_is_foreseen_by_its_highest_field(level: Reveals
     Policy(level).foresee(Message)
     with nullcontext() if level == Reveals.SAMPLES else pytest.raises(InputError, match="Rich reveals SAMPLES, the"):
         Policy(level).foresee(Rich)
+
+
+def test_a_message_inside_another_is_foreseen_too() -> None:
+    with pytest.raises(InputError, match="Wrapped reveals SAMPLES, the policy allows STATISTICS; set policy"):
+        Policy().foresee(Wrapped)
 
 
 def test_what_is_refused_is_not_audited_because_it_never_left(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedcore.algorithm import FedAvg, share_of
 from fedcore.checkpoint import Checkpoint
-from fedcore.exchange import Carry, sent_by
+from fedcore.exchange import Carry
 from fedcore.federation import Rounds, federate
 from fedcore.localonly import LocalOnly
 from fedcore.message import STATISTICS, Message, Tensors, exposure, flatten, nbytes
@@ -106,12 +106,3 @@ def test_the_pool_is_part_of_a_checkpoint(tmp_path: Any) -> None:
     Checkpoint(tmp_path).commit(0, state)
     fresh = Carry(FedAvg(), tally).start(transport.local)
     assert same(flatten(Checkpoint.open(tmp_path).restore(fresh)), flatten(state))
-
-
-def test_what_an_exchange_sends_is_what_it_says_it_collects() -> None:
-    class Silent(Tally):
-        def collect(self, module, site, turn):  # type: ignore[no-untyped-def]
-            return super().collect(module, site, turn)
-
-    assert sent_by(Tally()) is Total
-    assert sent_by(Silent()) is Message

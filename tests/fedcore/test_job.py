@@ -9,17 +9,20 @@ import torch
 from torch import Tensor
 
 from fedcore.algorithm import Algorithm, FedAvg
+from fedcore.border import Policy
 from fedcore.checkpoint import Checkpoint
 from fedcore.errors import InputError
 from fedcore.exchange import Carry
-from fedcore.federation import NoSiteLeft, Rounds
+from fedcore.federation import NoSiteLeft, Rounds, Survey
 from fedcore.job import Job
+from fedcore.local import LocalTrainer
 from fedcore.localonly import LocalOnly
-from fedcore.message import Tensors, flatten
+from fedcore.message import Contribution, Reveals, Tensors, Weights, flatten
+from fedcore.quantised import Quantised
 from fedcore.run import RunFolder
-from fedcore.site import Round
+from fedcore.site import Round, Site
 from fedcore.visit import Visit
-from tests.fedcore.test_exchange import Tally
+from tests.fedcore.test_exchange import Tally, Total
 from tests.fedcore.toys import Toy, broken, hospitals, same
 
 ABOUT = {"command": "test", "data": "abc"}
@@ -33,6 +36,11 @@ class Stopping(Toy):
     def arrive(self, site: str, turn: Round) -> None:
         if (site, turn.index) == self.at:
             raise KeyboardInterrupt
+
+
+class Asking:
+    def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Total]:
+        raise NotImplementedError
 
 
 def job(algorithm: Algorithm | None = None, **changes: Any) -> Job:
@@ -135,6 +143,21 @@ def test_what_an_error_says_is_in_its_sites_folder_alone(tmp_path: Path) -> None
 def test_a_precision_that_trains_wrongly_begins_nothing() -> None:
     with pytest.raises(InputError, match="these are 8 x 8: take 32-true"):
         job(visit=Visit(accelerator="cpu", precision="bf16-mixed"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"algorithm": Carry(FedAvg(), Tally())},
+        {"algorithm": Quantised(Carry(FedAvg(), Tally()))},
+        {"survey": Survey(Asking())},
+    ],
+    ids=["exchange", "wrapped", "survey"],
+)
+def test_what_the_policy_forbids_is_refused_before_there_is_a_run(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="Total reveals STATISTICS, the policy allows WEIGHTS"):
+        job(**changes, policy=Policy(Reveals.WEIGHTS))
+    job(**changes, policy=Policy(Reveals.STATISTICS))
 
 
 def test_the_end_of_a_failed_run_is_told_and_can_be_resumed(tmp_path: Path) -> None:

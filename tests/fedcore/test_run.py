@@ -169,3 +169,31 @@ def test_a_sites_folder(tmp_path: Path) -> None:
 
 def _tree(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_what_was_asked_beside_the_recipe_has_to_be_the_same(tmp_path: Path) -> None:
+    def asking(**beside: Any) -> RunFolder:
+        return RunFolder(tmp_path, RECIPE, resume=True, asked={"beside": beside})
+
+    asking(seed=0, how={"lr": 0.1}).begin(ABOUT)
+    assert asking().about()["beside"] == {"seed": 0, "how": {"lr": 0.1}}
+    asking(seed=0, how={"lr": 0.1}).prepare()
+    with pytest.raises(Faults) as caught:
+        asking(seed=1, how={"lr": 0.2}).prepare()
+    assert caught.value.faults == ("beside.how.lr: 0.1 then, 0.2 now", "beside.seed: 0 then, 1 now")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KeyboardInterrupt(), "stopped", "KeyboardInterrupt"),
+        (InputError("no site is left"), "failed", "no site is left"),
+        (ValueError("patient John"), "failed", "ValueError"),
+    ],
+)
+def test_an_error_that_ends_a_run_is_told_without_what_it_may_quote(
+    tmp_path: Path, error: BaseException, status: str, said: str
+) -> None:
+    begun(tmp_path).broke(error, seconds=3)
+    about = RunFolder(tmp_path).about()
+    assert (about["status"], about["error"], about["seconds"]) == (status, said, 3)

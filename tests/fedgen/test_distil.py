@@ -2,17 +2,24 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import kl_div, log_softmax, softmax
 
-from fedgen.distil import Distillation, along, distance, noise_adapted, shuffled, softened
+from fedgen.distil import Distillation, Lesson, along, distance, noise_adapted, shuffled, softened
 from fedgen.ensemble import Ensemble
 from tests.fedgen.test_inversion import network
 
 T = 20.0
+
+
+def taught(how: Distillation, student: nn.Module, courses: Iterable[Iterable[Lesson]]) -> list[float]:
+    """The losses of all epochs."""
+    optimizer = how.optimizer(student)
+    return [how.teach(student, optimizer, lessons, epoch) for epoch, lessons in enumerate(courses)]
 
 
 def test_the_distance_of_a_hand_sized_case() -> None:
@@ -57,7 +64,7 @@ def test_teaching_as_loops_with_the_rates_of_the_code() -> None:
     how = Distillation(epochs=4, temperature=2.0, lr=0.1)
     lessons = [[(torch.randn(4, 1, 8, 8), softmax(torch.randn(4, 3), 1)) for _ in range(2)] for _ in range(4)]
     ours, theirs = network(0), network(0)
-    losses = list(how.teach(ours, lessons))
+    losses = taught(how, ours, lessons)
     velocity = [torch.zeros_like(p) for p in theirs.parameters()]
     for epoch, rate in enumerate([0.1, 0.1, 0.01, 0.001]):
         total = 0.0
@@ -79,7 +86,7 @@ def test_a_student_comes_nearer_to_its_teacher() -> None:
     images = torch.randn(32, 1, 8, 8)
     soft = softened(ensemble(images), 1.0)
     how = Distillation(epochs=15, temperature=1.0, lr=0.1)
-    losses = list(how.teach(student, (shuffled(images, soft, 8, (0, epoch)) for epoch in range(15))))
+    losses = taught(how, student, (shuffled(images, soft, 8, (0, epoch)) for epoch in range(15)))
     assert losses[-1] < losses[0] / 2
 
 

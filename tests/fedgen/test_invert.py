@@ -118,9 +118,46 @@ def test_an_interrupted_set_goes_on_to_what_it_would_have_been(
     invert(alone, tmp_path / "set", 9, each=each, resume=True, **QUICK)
     invert(alone, tmp_path / "set", 11, each=each, resume=True, **QUICK)
     assert (tmp_path / "set" / "manifest.csv").read_bytes() == (tmp_path / "whole" / "manifest.csv").read_bytes()
+    assert (tmp_path / "set" / "set.json").read_bytes() == (tmp_path / "whole" / "set.json").read_bytes()
     one, two = pixels(tmp_path / "set"), pixels(tmp_path / "whole")
     assert one.keys() == two.keys()
     assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("each", [True, False])
+def test_the_set_says_how_many_images_its_classifiers_recognise(alone: Path, tmp_path: Path, each: bool) -> None:
+    invert(alone, tmp_path / "set", 11, each=each, **QUICK)
+    found, drawn = Tuned.open(alone), DrawnSet.open(tmp_path / "set")
+    counts = {name: [0, 0, 0.0] for name in found.known.classes}
+    for image, pixels in zip(drawn.images, drawn.pixels().float(), strict=True):
+        own = [found.networks[image.imitates]] if each else list(found.networks.values())
+        with torch.no_grad():
+            given = torch.stack([network(pixels[None]) for network in own]).mean(0).softmax(1)[0]
+        label = found.known.label(image.label)
+        for at, value in enumerate((1, int(given.argmax()) == label, float(given[label]))):
+            counts[str(image.label)][at] += value
+    told = drawn.settings["recognition"]
+    assert told.keys() == counts.keys()
+    for name, (images, recognised, total) in counts.items():
+        assert (told[name]["images"], told[name]["recognised"]) == (images, recognised)
+        assert told[name]["probability"] == pytest.approx(total / images, abs=1e-3)
+
+
+def test_a_set_that_was_stopped_before_it_was_judged_is_judged_by_a_resume(alone: Path, tmp_path: Path) -> None:
+    invert(alone, tmp_path / "set", 4, **QUICK)
+    path = tmp_path / "set" / "set.json"
+    whole = path.read_bytes()
+    path.write_text(json.dumps({k: v for k, v in json.loads(whole).items() if k != "recognition"}))
+    invert(alone, tmp_path / "set", 4, resume=True, **QUICK)
+    assert path.read_bytes() == whole
+
+
+def test_a_set_that_is_whole_has_no_weights_sent_again(tmp_path: Path) -> None:
+    run = tuned(tmp_path / "run")
+    invert(run, tmp_path / "set", 4, **QUICK)
+    before = (run / "sites" / "hospital_1" / "audit.jsonl").read_bytes()
+    invert(run, tmp_path / "set", 3, resume=True, **QUICK)
+    assert (run / "sites" / "hospital_1" / "audit.jsonl").read_bytes() == before
 
 
 def test_weights_leave_a_site_where_all_are_inverted_together_and_else_do_not(tmp_path: Path) -> None:
@@ -144,6 +181,8 @@ def test_a_set_is_audited_against_the_run_it_was_inverted_from(alone: Path, tmp_
     sheet = " ".join((tmp_path / "out" / "README.md").read_text().split())
     assert "Inverted from what classifiers of 2 hospitals know of their images" in sheet
     assert "Then its whole classifier left every hospital" in sheet
+    assert "recognised as their class by the classifiers they came from" in sheet
+    assert "recognition {" not in sheet
 
 
 def test_what_does_not_fit_is_said(alone: Path, together: Path, tmp_path: Path) -> None:

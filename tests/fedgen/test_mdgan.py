@@ -16,7 +16,7 @@ from fedcore.errors import InputError
 from fedcore.federation import NoSiteLeft, Rounds, federate
 from fedcore.ledger import RoundRecord
 from fedcore.local import LocalTrainer
-from fedcore.message import flatten, unflatten, weights_of
+from fedcore.message import Reveals, flatten, unflatten, weights_of
 from fedcore.seeds import seeded
 from fedcore.site import Round
 from fedcore.transport import InProcess
@@ -137,7 +137,13 @@ def test_no_weights_travel_and_what_does_is_said() -> None:
 
 def test_sites_that_agree_to_weights_alone_send_nothing() -> None:
     with pytest.raises(NoSiteLeft, match=r"Critique reveals STATISTICS \(gradient\), the policy allows WEIGHTS"):
-        federated(gan(), hospitals("a"), policy=Policy(at_most=Policy().at_most.WEIGHTS))
+        federated(gan(), hospitals("a"), policy=Policy(Reveals.WEIGHTS))
+
+
+def test_a_run_that_the_policy_forbids_is_refused_before_any_site_trains(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Critique reveals STATISTICS, the policy allows WEIGHTS; set policy"):
+        trained(tmp_path / "run", algorithm=MDGAN(fakes=6), policy=Policy(Reveals.WEIGHTS))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_site_whose_images_are_broken_is_named_and_the_painter_learns_from_the_others() -> None:

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
+from torch.optim import SGD
 
+from fedcore.checkpoint import Checkpoint
 from fedcore.classifiers import MODEL, fresh_classifier
 from fedcore.cli import main
 from fedcore.errors import InputError
+from fedcore.files import write_json
 from fedcore.run import RunFolder
 from fedgen.distil import Distillation, along, shuffled, softened
 from fedgen.drawn import DrawnSet
@@ -16,11 +23,14 @@ from fedgen.ensemble import Ensemble, Tuned
 from fedgen.inversion import Inversion
 from fedgen.invert import invert
 from fedgen.oneshot import distil
+from fedgen.recognition import Recognition
 from fedgen.sampling import noise_of
+from tests.fedgen.test_distil import taught
 from tests.fedgen.test_invert import QUICK, alone, together
 
 __all__ = ["alone", "together"]  # fixtures
 
+SGD_STEP = SGD.step
 HOW, MOVED = Distillation(epochs=2), Inversion(steps=2)
 
 
@@ -40,7 +50,7 @@ def test_without_a_set_every_step_of_new_walks_teaches(alone: Path, tmp_path: Pa
         MOVED.walk(ensemble, noise_of(5, range(6 * epoch, 6 * epoch + 6), (1, 16, 16)), labels, (5, epoch))
         for epoch in range(2)
     )
-    list(HOW.teach(student, (along(walk, 2, ensemble, HOW.temperature) for walk in walks)))
+    taught(HOW, student, (along(walk, 2, ensemble, HOW.temperature) for walk in walks))
     assert same(tmp_path / "student", student)
 
 
@@ -51,7 +61,7 @@ def test_with_a_set_images_are_answered_by_the_site_they_are_of(alone: Path, tmp
     with torch.no_grad():
         said = [found.networks[f"hospital_{1 + i % 2}"](images[i : i + 1]) for i in range(8)]
     soft, student = softened(torch.cat(said), HOW.temperature), fresh_classifier(RunFolder(alone), 5)
-    list(HOW.teach(student, (shuffled(images, soft, 4, (5, epoch)) for epoch in range(2))))
+    taught(HOW, student, (shuffled(images, soft, 4, (5, epoch)) for epoch in range(2)))
     assert same(tmp_path / "student", student)
 
 
@@ -61,8 +71,105 @@ def test_a_set_of_no_site_is_answered_by_all_together(alone: Path, together: Pat
     images, student = DrawnSet.open(tmp_path / "set").pixels().float(), fresh_classifier(RunFolder(alone), 0)
     with torch.no_grad():
         soft = softened(Ensemble(Tuned.open(alone).networks.values())(images), HOW.temperature)
-    list(HOW.teach(student, (shuffled(images, soft, 4, (0, epoch)) for epoch in range(2))))
+    taught(HOW, student, (shuffled(images, soft, 4, (0, epoch)) for epoch in range(2)))
     assert same(tmp_path / "student", student)
+
+
+def left_by(run: Path) -> dict[str, bytes]:
+    """Every file but those that say when and where it ran."""
+    files = [p for p in run.rglob("*") if p.is_file() and p.name != "environment.json"]
+    return {p.relative_to(run).as_posix(): p.read_bytes() for p in files}
+
+
+@contextmanager
+def killed_in(epoch: int, when: str) -> Iterator[None]:
+    """Within an epoch of two lessons, or after it has written the student and before that is committed."""
+    steps = itertools.count()
+
+    def step(self: SGD, *_: Any) -> None:
+        if when == "lesson" and next(steps) == 2 * epoch + 1:
+            raise KeyboardInterrupt
+        SGD_STEP(self)
+
+    def write(path: Path, content: Any, durable: bool = False) -> None:
+        if when == "commit" and content["rounds"] == epoch + 1:
+            raise KeyboardInterrupt
+        write_json(path, content, durable)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SGD, "step", step)
+        patch.setattr("fedcore.checkpoint.write_json", write)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
+@pytest.mark.parametrize("when", ["lesson", "commit"])
+@pytest.mark.parametrize("passes", [True, False], ids=["passes", "walks"])
+def test_a_killed_distillation_resumes_to_the_bit(alone: Path, tmp_path: Path, passes: bool, when: str) -> None:
+    how, drawn = Distillation(epochs=3), tmp_path / "set" if passes else None
+    if passes:
+        invert(alone, tmp_path / "set", 8, **QUICK)
+    asked: tuple[Any, ...] = (drawn, how, Inversion(steps=2, compete=1.0), 5, 4)
+    distil(alone, tmp_path / "whole", *asked)
+    with killed_in(1, when):
+        distil(alone, tmp_path / "parts", *asked)
+    run = RunFolder(tmp_path / "parts")
+    assert run.about()["status"] == "stopped"
+    assert Checkpoint.open(run.path / "state").rounds == 1
+    assert (run.path / "state/00001/server.safetensors").exists() == (when == "commit")
+    distil(alone, run.path, *asked, resume=True)
+    assert left_by(run.path) == left_by(tmp_path / "whole")
+    assert run.about()["status"] == "finished"
+
+
+def test_a_distillation_that_is_done_has_nothing_left_to_do(alone: Path, tmp_path: Path) -> None:
+    distil(alone, tmp_path / "student", None, HOW, MOVED, batch_size=4)
+    before = left_by(tmp_path / "student")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Distillation, "teach", None)
+        distil(alone, tmp_path / "student", None, HOW, MOVED, batch_size=4, resume=True)
+    assert left_by(tmp_path / "student") == before
+
+
+def test_one_that_was_stopped_in_its_first_epoch_begins_anew(alone: Path, tmp_path: Path) -> None:
+    with killed_in(0, "lesson"):
+        distil(alone, tmp_path / "student", None, HOW, MOVED, 3, 4)
+    distil(alone, tmp_path / "student", None, HOW, MOVED, 5, 4)
+    assert RunFolder(tmp_path / "student").about()["distilled"]["seed"] == 5
+
+
+def test_only_the_same_distillation_is_gone_on_with(alone: Path, together: Path, tmp_path: Path) -> None:
+    invert(together, tmp_path / "set", 4, **QUICK)
+    with killed_in(1, "lesson"):
+        distil(alone, tmp_path / "student", None, HOW, MOVED, batch_size=4)
+    before = left_by(tmp_path / "student")
+    usual: dict[str, Any] = {"run": alone, "distillation": HOW, "inversion": MOVED, "batch_size": 4, "resume": True}
+    for said, changed in [
+        ("holds a run already; go on with it by --resume true", {"resume": False}),
+        (r"another recipe: 1 fault\n  distilled\.seed: 0 then, 1 now", {"seed": 1}),
+        (r"distilled\.distillation\.epochs: 2 then, 3 now", {"distillation": Distillation(epochs=3)}),
+        (r"distilled\.inversion\.steps: 2 then, 3 now", {"inversion": Inversion(steps=3)}),
+        (r"distilled\.drawn: None then, [0-9a-f]{64} now", {"drawn": tmp_path / "set"}),
+        (r"distilled\.generator: ", {"run": together}),
+    ]:
+        with pytest.raises(InputError, match=said):
+            distil(**{**usual, "out": tmp_path / "student", **changed})
+    with pytest.raises(InputError, match=r"distilled\.seed: absent then, 0 now"):
+        distil(**{**usual, "out": alone})
+    assert left_by(tmp_path / "student") == before
+
+
+def test_a_run_says_how_its_inverted_images_are_recognised(alone: Path, tmp_path: Path) -> None:
+    distil(alone, tmp_path / "student", None, HOW, MOVED, 5, batch_size=6)
+    found, labels = Tuned.open(alone), torch.tensor([0, 1, 2, 3, 0, 1])
+    ensemble, expected = Ensemble(found.networks.values()), Recognition.none(4)
+    for epoch in range(2):
+        noise = noise_of(5, range(6 * epoch, 6 * epoch + 6), (1, 16, 16))
+        *_, last = MOVED.walk(ensemble, noise, labels, (5, epoch))
+        expected = expected + Recognition.of(ensemble(last), labels)
+    told = RunFolder(tmp_path / "student").about()["recognition"]
+    assert told == expected.told(found.known.classes)
+    assert [of["images"] for of in told.values()] == [4, 4, 2, 2]
 
 
 def test_the_commands_invert_distil_and_score(alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,6 +190,7 @@ def test_the_commands_invert_distil_and_score(alone: Path, tmp_path: Path, capsy
         assert ended.value.code == code, call
     told = capsys.readouterr()
     assert "candidates: images of patients may be among them" in told.out
+    assert "recognised" in told.out.splitlines()[1]
     assert f"result: {student}\n" in told.out
     assert "pooled" in told.out
     about = RunFolder(tmp_path / "student").about()

@@ -1,0 +1,67 @@
+"""How many inverted images classifiers take for what they were made for, and how sure they are.
+
+The classifiers are those the images came from, in evaluation mode. What they do not recognise, no student learns by
+it; what they do need not look real: noise convinces as well (fedgen.inversion).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from rich.console import Console
+from torch import Tensor
+
+from fedcore.message import STATISTICS, Message
+from fedcore.report.units import figure
+from fedgen.grid import grid
+
+TITLES = ("images", "recognised", "probability")
+Told = dict[str, dict[str, int | float]]
+"""By class, without those of no image: `images` made for it, `recognised` of them (no other class is likelier), and the
+mean `probability` that the classifiers give it."""
+
+
+@dataclass(frozen=True)
+class Recognition(Message):
+    """Sums over images by the class that each was made for; those of batches add up."""
+
+    images: Float[Tensor, " k"] = field(metadata=STATISTICS)
+    recognised: Float[Tensor, " k"] = field(metadata=STATISTICS)
+    probability: Float[Tensor, " k"] = field(metadata=STATISTICS)
+
+    @classmethod
+    def none(cls, classes: int) -> Recognition:
+        return cls(*torch.zeros(3, classes, dtype=torch.float64))
+
+    @classmethod
+    def of(cls, logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> Recognition:
+        logits, labels = logits.detach().cpu().double(), labels.cpu()
+        given = logits.softmax(1).gather(1, labels[:, None])[:, 0]
+        of_each = (torch.ones_like(given), (logits.argmax(1) == labels).double(), given)
+        return cls(*(torch.bincount(labels, values, minlength=logits.shape[1]) for values in of_each))
+
+    def __add__(self, other: Recognition) -> Recognition:
+        return Recognition(
+            self.images + other.images, self.recognised + other.recognised, self.probability + other.probability
+        )
+
+    def told(self, classes: Sequence[str]) -> Told:
+        return {
+            name: {"images": int(n), "recognised": int(recognised), "probability": round(float(total / n), 4)}
+            for name, n, recognised, total in zip(
+                classes, self.images, self.recognised, self.probability, strict=True
+            )
+            if n
+        }  # fmt: skip
+
+
+def rows(told: Told) -> Mapping[str, list[str]]:
+    return {name: [figure(float(of[title])) for title in TITLES] for name, of in told.items()}
+
+
+def show(told: Told) -> None:
+    """A table in the terminal."""
+    Console(highlight=False).print(grid("class", TITLES, rows(told)))
