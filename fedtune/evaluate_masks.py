@@ -53,9 +53,9 @@ class EvaluateMasks:
 
 def spacing(images: Images, at: int) -> tuple[float, ...]:
     """In mm; where a file does not say it, pixels are the unit."""
-    known = None if images.spacing is None else images.spacing[at]
-    found: tuple[float, ...] = tuple([1.0] * len(images.space) if known is None or np.isnan(known).any() else known)
-    return found
+    if images.spacing is None or np.isnan(images.spacing[at]).any():
+        return (1.0,) * len(images.space)
+    return tuple(float(mm) for mm in images.spacing[at])
 
 
 def evaluate_masks(

@@ -68,6 +68,8 @@ def _of_nifti(path: Path) -> Spacing | None:
         return None
     axes = affine[:3, :3]
     lengths = np.linalg.norm(axes, axis=0)
+    if not lengths.all():
+        return None
     cosines = (axes / lengths).T @ (axes / lengths)
     if np.abs(cosines - np.eye(3)).max() > 1e-3:
         return None

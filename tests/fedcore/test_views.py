@@ -278,3 +278,19 @@ def test_mixed_precision_leaves_views_as_they_are() -> None:
         inside = Views()(images)
     for a, b in zip(outside, inside, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("space", [(24, 20), (12, 10, 14)])
+def test_a_mask_is_seen_through_the_window_of_its_image(space: tuple[int, ...]) -> None:
+    """An image that is its own mask stays so, but for the pixels that lie on a border of structures."""
+    still = Views(count=1, gamma=0.0, contrast=0.0, brightness=0.0, blur_probability=0.0, noise=0.0)
+    masks = torch.zeros(4, *space, dtype=torch.int64)
+    masks[:, 4:9, 3:8] = 1
+    images = masks[:, None].float() * 2 - 1
+    torch.manual_seed(0)
+    views, seen = still.paired(images, masks)
+    sure = views[:, 0].abs() > 0.99
+    assert 0.5 < sure.float().mean() < 1
+    assert torch.equal((views[:, 0] > 0)[sure], (seen == 1)[sure])
+    torch.manual_seed(0)
+    assert torch.equal(still(images)[0], views)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+
+from fedcore.data.decode import Decoding, decode
+from fedcore.data.fault import ImageFault
+from fedcore.data.manifest import Row
+from fedcore.data.readers import read_image
+from fedcore.data.scaling import Percentiles
+from fedcore.data.spacing import require_one_place, spacing_of
+
+
+def volume(path: Path, affine: np.ndarray | None, shape: tuple[int, ...] = (4, 6, 8)) -> Path:
+    values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    nibabel.save(nibabel.Nifti1Image(values, affine), path)
+    return path
+
+
+def test_it_follows_the_axes_as_the_reader_turns_them(tmp_path: Path) -> None:
+    """Stored as (superior, right to left, anterior), with 3, 0.5 and 2 mm."""
+    affine = np.array([[0, -0.5, 0, 0], [0, 0, 2.0, 0], [3.0, 0, 0, 0], [0, 0, 0, 1]])
+    path = volume(tmp_path / "a.nii.gz", affine)
+    assert read_image(path).shape == (1, 6, 8, 4)
+    assert spacing_of(path) == (0.5, 2.0, 3.0)
+
+
+def test_what_no_header_says_is_unknown(tmp_path: Path) -> None:
+    sheared = np.diag([1.0, 1, 1, 1])
+    sheared[0, 1] = 0.5
+    unset = nibabel.load(volume(tmp_path / "u.nii", np.eye(4)))
+    unset.header["sform_code"] = unset.header["qform_code"] = 0
+    (tmp_path / "unset.nii").write_bytes(nibabel.Nifti1Image(np.asarray(unset.dataobj), None).to_bytes())
+    assert spacing_of(volume(tmp_path / "sheared.nii", sheared)) is None
+    assert spacing_of(tmp_path / "unset.nii") is None
+    (tmp_path / "broken.nii").write_bytes(b"nothing")
+    assert spacing_of(tmp_path / "broken.nii") is None
+    assert spacing_of(tmp_path / "a.png") is None
+
+
+def test_dicom_says_it_of_rows_and_columns() -> None:
+    path = Path(str(get_testdata_file("CT_small.dcm")))
+    assert spacing_of(path) == tuple(map(float, pydicom.dcmread(path).PixelSpacing))
+
+
+@pytest.mark.parametrize(("moved", "told"), [(0.001, False), (0.5, True)])
+def test_a_mask_that_lies_elsewhere_is_a_fault(tmp_path: Path, moved: float, told: bool) -> None:
+    image, affine = volume(tmp_path / "image.nii.gz", np.eye(4)), np.eye(4)
+    affine[0, 3] = moved
+    mask = volume(tmp_path / "mask.nii.gz", affine)
+    if told:
+        with pytest.raises(ImageFault, match="lies elsewhere than its image"):
+            require_one_place(image, mask)
+    else:
+        require_one_place(image, mask)
+
+
+def test_what_is_kept_has_the_spacing_of_its_new_size(tmp_path: Path) -> None:
+    path = volume(tmp_path / "a.nii.gz", np.diag([1.0, 2.0, 4.0, 1]), (8, 16, 4))
+    row = Row(number=2, image=path, site="a", split="train", label=None, mask=None, patient="p")
+    whole = decode(row, Decoding(Percentiles(), (8, 8, 8), 1))
+    assert whole.spacing == (2.0, 4.0, 8.0)
+    slices = decode(row, Decoding(Percentiles(), (8, 8), 1, slices=1))
+    assert slices.spacing == (1.0, 4.0)

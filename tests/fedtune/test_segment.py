@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from fedcore.border import Policy
+from fedcore.classifiers import SEGMENTER
+from fedcore.data.images import Images
+from fedcore.data.phantom import Phantoms
+from fedcore.data.source import Data
+from fedcore.encoders import ResNet
+from fedcore.errors import Faults, InputError
+from fedcore.federation import Rounds
+from fedcore.message import Reveals
+from fedcore.run import RunFolder
+from fedcore.store import save_encoder
+from fedcore.visit import Visit
+from fedtune.evaluate_masks import spacing
+from fedtune.networks import SegResNet, UShaped
+from fedtune.segment import segment, structures_of, with_masks
+from tests.stopping import killed_in
+
+DATA = Data(size=32, phantom=Phantoms(sites=2, images_per_site=32))
+ENCODER = partial(ResNet, depth=10, stem=8)
+NETWORK = partial(UShaped, encoder=ENCODER, widths=(16, 16, 8, 8, 8))
+
+
+def ran(folder: Path, data: Data = DATA, resume: bool = False, **more: Any) -> RunFolder:
+    run, visit = RunFolder(folder, resume=resume), Visit(batch_size=8, accelerator="cpu")
+    more = {"network": NETWORK, "rounds": Rounds(2), "bootstrap": 10, "loggers": (), "visit": visit, **more}
+    segment(run, data=data, **more)
+    return run
+
+
+def weights(run: RunFolder) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(run.path / SEGMENTER)
+
+
+def test_a_run_leaves_scores_of_every_structure_and_the_network(tmp_path: Path) -> None:
+    run = ran(tmp_path / "run", rounds=Rounds(8))
+    told = json.loads((run.path / "scores.json").read_text())
+    assert set(told["sites"]) == {"hospital_1", "hospital_2"}
+    assert {"dice", "hd95", "surface_dice"} <= set(told["pooled"])
+    assert told["pooled"]["images"] == sum(site["images"] for site in told["sites"].values())
+    assert told["pooled"]["dice"]["value"] > 0.25
+    assert "network.segmentation_head.0.weight" in weights(run)
+    about = run.about()
+    assert (about["command"], about["status"], about["carried"]) == ("segment", "finished", 0.0)
+
+
+def test_it_resumes_to_the_bit(tmp_path: Path) -> None:
+    whole = weights(ran(tmp_path / "whole", rounds=Rounds(3)))
+    with killed_in(1):
+        ran(tmp_path / "half", rounds=Rounds(3))
+    resumed = weights(ran(tmp_path / "half", rounds=Rounds(3), resume=True))
+    assert all(torch.equal(t, resumed[name]) for name, t in whole.items())
+
+
+def test_an_encoder_is_carried_over_and_its_part_told(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    encoder = ENCODER(2, 1)
+    save_encoder(tmp_path / "encoder", encoder, {}, "card")
+    still = Visit(max_steps=0, accelerator="cpu")
+    run = ran(tmp_path / "run", start=str(tmp_path / "encoder"), visit=still, rounds=Rounds(1), bootstrap=0)
+    found = weights(run)
+    assert all(torch.equal(found[f"network.encoder.{k}"], t) for k, t in encoder.state_dict().items())
+    counts = [sum(p.numel() for p in net.parameters()) for net in (encoder, NETWORK(2, 1, run.about()["structures"]))]
+    assert run.about()["carried"] == pytest.approx(counts[0] / counts[1], abs=1e-4)
+
+
+def test_a_network_without_an_encoder_takes_none(tmp_path: Path) -> None:
+    save_encoder(tmp_path / "encoder", ENCODER(2, 1), {}, "card")
+    with pytest.raises(InputError, match="SegResNet has none of ours"):
+        ran(tmp_path / "run", start=str(tmp_path / "encoder"), network=partial(SegResNet, width=8))
+
+
+def test_masks_are_looked_at_before_training() -> None:
+    cohort = DATA.load()
+    train, test = (with_masks(cohort, split) for split in ("train", "test"))
+
+    def changed(images: Images, number: int) -> Images:
+        assert images.masks is not None
+        return replace(images, masks=np.full_like(images.masks, number))
+
+    known = structures_of(train, test)
+    with pytest.raises(Faults, match=rf"site 'hospital_2': structure {known} in its test masks"):
+        structures_of(train, test | {"hospital_2": changed(test["hospital_2"], known)})
+    with pytest.raises(InputError, match="nothing but background"):
+        structures_of({site: changed(images, 0) for site, images in train.items()}, test)
+
+
+def test_images_without_a_label_in_their_mask_are_left_out() -> None:
+    cohort = DATA.load()
+    images = cohort.sites["hospital_1"]
+    assert images.masks is not None
+    masks = images.masks.copy()
+    masks[images.splits == "test"] = 255
+    found = with_masks(replace(cohort, sites=cohort.sites | {"hospital_1": replace(images, masks=masks)}), "test")
+    assert list(found) == ["hospital_2"]
+
+
+def test_distances_are_in_mm_where_files_say_it() -> None:
+    images = DATA.load().sites["hospital_1"]
+    assert spacing(images, 0) == (1.0, 1.0)
+    told = replace(images, spacing=np.array([[0.5, 2.0]] * len(images), np.float32))
+    assert spacing(told, 0) == (0.5, 2.0)
+
+
+def test_what_cannot_be_done_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"label_fraction must lie in \(0, 1\], got 0"):
+        ran(tmp_path / "a", label_fraction=0.0)
+    with pytest.raises(InputError, match="no score could be computed"):
+        ran(tmp_path / "b", policy=Policy(at_most=Reveals.WEIGHTS))
+    with pytest.raises(InputError, match="tolerance positive"):
+        ran(tmp_path / "c", tolerance=0.0)
