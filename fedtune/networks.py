@@ -60,8 +60,7 @@ class UShaped(nn.Module):
             upsample="nontrainable", pre_conv="default", interp_mode="nearest", align_corners=None, is_pad=True,
         )  # fmt: skip
         self.segmentation_head = SegmentationHead(spatial_dims, widths[-1], structures)
-        point = {2: nn.Conv2d, 3: nn.Conv3d}[spatial_dims]
-        self.deep = nn.ModuleList(point(width, structures, 1) for width in list(widths)[-2 : -2 - deep : -1])
+        self.deep = _heads(spatial_dims, list(widths)[-2 : -2 - deep : -1], structures)
 
     def forward(self, images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n k *space"]:
         logits: Tensor = self.segmentation_head(self._steps(images)[-1])
@@ -69,9 +68,7 @@ class UShaped(nn.Module):
 
     def outputs(self, images: Float[Tensor, "n c *space"]) -> list[Tensor]:
         """Logits, then those of coarser steps, each half the size of the one before."""
-        *coarser, finest = self._steps(images)
-        heads = zip(self.deep, reversed(coarser), strict=False)
-        return [self.segmentation_head(finest), *(head(step) for head, step in heads)]
+        return _outputs(self._steps(images), self.segmentation_head, self.deep)
 
     def _steps(self, images: Tensor) -> list[Tensor]:
         *skips, x = self.encoder.features(images)
@@ -82,6 +79,17 @@ class UShaped(nn.Module):
             x = block.convs(x if skip is None else torch.cat([skip, x], dim=1))
             steps.append(x)
         return steps
+
+
+def _heads(spatial_dims: int, widths: Sequence[int], structures: int) -> nn.ModuleList:
+    """For deep supervision, of maps of these widths, the finest first."""
+    point = {2: nn.Conv2d, 3: nn.Conv3d}[spatial_dims]
+    return nn.ModuleList(point(width, structures, 1) for width in widths)
+
+
+def _outputs(steps: Sequence[Tensor], head: nn.Module, deep: nn.ModuleList) -> list[Tensor]:
+    *coarser, finest = steps
+    return [head(finest), *(each(step) for each, step in zip(deep, reversed(coarser), strict=False))]
 
 
 def _cropped(x: Tensor, space: Sequence[int]) -> Tensor:
@@ -116,7 +124,10 @@ class SegResNet(MonaiSegResNet):
 
 
 class DynUNet(MonaiDynUNet):
-    """nnU-Net's U (Isensee et al. 2021, arXiv 1904.08128) as MONAI has it, instance norm."""
+    """nnU-Net's U (Isensee et al. 2021, arXiv 1904.08128) of MONAI's blocks, instance norm.
+
+    MONAI's own also registers every block a second time, under `skip_layers`, which would travel and be stored twice.
+    """
 
     def __init__(
         self, spatial_dims: int, channels: int, structures: int, width: int = 32, levels: int = 4, deep: int = 0
@@ -135,18 +146,31 @@ class DynUNet(MonaiDynUNet):
                 "network.width must be positive, network.levels at least 3 and network.deep lie in 0..levels - 2, got "
                 f"{width}, {levels} and {deep}"
             )
-        strides = [1] + [2] * (levels - 1)
-        self.multiple = 2 ** (levels - 1)
+        strides, widths = [1] + [2] * (levels - 1), [min(320, width * 2**at) for at in range(levels)]
         super().__init__(
             spatial_dims, channels, structures, kernel_size=[3] * levels, strides=strides,
-            upsample_kernel_size=strides[1:], filters=[min(320, width * 2**at) for at in range(levels)],
-            deep_supervision=deep > 0, deep_supr_num=max(1, deep),
+            upsample_kernel_size=strides[1:], filters=widths,
         )  # fmt: skip
+        del self.skip_layers
+        self.multiple = 2 ** (levels - 1)
+        self.deep = _heads(spatial_dims, widths[1 : 1 + deep], structures)
+
+    def forward(self, images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n k *space"]:
+        logits: Tensor = self.output_block(self._steps(images)[-1])
+        return logits
 
     def outputs(self, images: Float[Tensor, "n c *space"]) -> list[Tensor]:
-        """Logits, then those of coarser levels, resized to the image."""
-        answer: Tensor = self(images)
-        return list(answer.unbind(1)) if self.deep_supervision else [answer]
+        """Logits, then those of coarser levels, each half the size of the one before."""
+        return _outputs(self._steps(images), self.output_block, self.deep)
+
+    def _steps(self, images: Tensor) -> list[Tensor]:
+        maps = [self.input_block(images)]
+        for block in self.downsamples:
+            maps.append(block(maps[-1]))
+        steps = [self.bottleneck(maps[-1])]
+        for block, skip in zip(self.upsamples, reversed(maps), strict=True):
+            steps.append(block(steps[-1], skip))
+        return steps[1:]
 
 
 class SwinUNETR(MonaiSwinUNETR):

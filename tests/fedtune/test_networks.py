@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from monai.networks.nets.dynunet import DynUNet as MonaiDynUNet
 from monai.networks.nets.flexible_unet import FlexibleUNet
 from torch import nn
 
@@ -36,10 +37,28 @@ def test_while_training_the_finest_output_is_the_answer() -> None:
     torch.manual_seed(0)
     network, images = SMALL(2, 1, 3, deep=1).eval(), torch.randn(2, 1, 32, 32)
     assert torch.equal(network.outputs(images)[0], network(images))
-    flat = DynUNet(2, 1, 3, width=4, levels=4, deep=2)
-    assert len(flat.train().outputs(images)) == 3
-    assert flat.eval()(images).shape == (2, 3, 32, 32)
-    assert len(DynUNet(2, 1, 3, width=4, levels=4).outputs(images)) == 1
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_nnunets_u_is_monais_without_its_second_names(dims: int) -> None:
+    torch.manual_seed(0)
+    ours = DynUNet(dims, 1, 3, width=4, levels=4).eval()
+    strides = [1, 2, 2, 2]
+    theirs = MonaiDynUNet(dims, 1, 3, [3] * 4, strides, strides[1:], filters=[4, 8, 16, 32]).eval()
+    found = theirs.load_state_dict(ours.state_dict(), strict=False)
+    assert not found.unexpected_keys
+    assert all(name.startswith("skip_layers.") for name in found.missing_keys)
+    images = torch.randn(2, 1, *[16] * dims)
+    assert torch.equal(ours(images), theirs(images))
+    assert len({t.data_ptr() for t in ours.state_dict().values()}) == len(ours.state_dict())
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_coarser_levels_of_nnunets_u_answer_too(dims: int) -> None:
+    network, images = DynUNet(dims, 1, 3, width=4, levels=4, deep=2).eval(), torch.randn(2, 1, *[16] * dims)
+    outputs = network.outputs(images)
+    assert [o.shape for o in outputs] == [(2, 3, *[16 // 2**at] * dims) for at in range(3)]
+    assert torch.equal(outputs[0], network(images))
 
 
 @pytest.mark.parametrize("make", [partial(SegResNet, width=8), partial(DynUNet, width=4), partial(SwinUNETR, width=12)])
