@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor
 from torch.nn import functional as F
 
 from fedcore.errors import InputError
@@ -40,6 +41,15 @@ def fit_mask(mask: UInt8[np.ndarray, "*space"], size: tuple[int, ...]) -> UInt8[
     inner = inner_size(mask.shape, size)
     nearest = [((np.arange(n) + 0.5) * old / n).astype(int) for old, n in zip(mask.shape, inner, strict=True)]
     return np.pad(mask[np.ix_(*nearest)], _margins(inner, size))
+
+
+def unfit(maps: Float[Tensor, "k *size"], space: Sequence[int]) -> Float[Tensor, "k *space"]:
+    """Maps of a fitted image (logits, say) on the grid of the image that `fit` was given: margins cut off, resized."""
+    inner = inner_size(space, maps.shape[1:])
+    margins = _margins(inner, maps.shape[1:])
+    kept = maps[(slice(None), *(slice(low, low + side) for (low, _), side in zip(margins, inner, strict=True)))]
+    mode = "bilinear" if len(space) == 2 else "trilinear"
+    return F.interpolate(kept[None], tuple(space), mode=mode)[0]
 
 
 def with_channels(image: Float32[np.ndarray, "c *space"], channels: int) -> Float32[np.ndarray, "channels *space"]:

@@ -1,0 +1,69 @@
+"""Masks of class numbers as files with the geometry of the image they belong to."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from fedcore.files import write_atomically
+
+
+def write_mask(folder: Path, image: Path, mask: UInt8[np.ndarray, "*space"]) -> Path:
+    """Writes the mask under the image's name and returns its path.
+
+    Beside NIfTI it is NIfTI with the image's own affine and order of voxels; beside other volumes .npy in the order of
+    `read_image`; beside pictures a PNG of class numbers, which looks black.
+    """
+    name = image.name
+    if name.lower().endswith((".nii", ".nii.gz")):
+        data, ending = _nifti(image, mask), ".nii.gz"
+    elif mask.ndim == 2:
+        data, ending = _png(mask), ".png"
+    else:
+        data, ending = _npy(mask), ".npy"
+    path = folder / f"{stem(name)}{ending}"
+    write_atomically(path, data)
+    return path
+
+
+def stem(name: str) -> str:
+    """A file's name without what says its kind; other dots stay, of which names of DICOM files are made."""
+    for ending in (".nii.gz", ".nii", ".npy", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom"):
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return name
+
+
+def _nifti(image: Path, mask: UInt8[np.ndarray, "*space"]) -> bytes:
+    import gzip
+
+    import nibabel
+    from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+
+    source: Any = nibabel.load(image)
+    canonical = np.array([[0, 1], [1, 1], [2, 1]])  # as the reader turned it
+    back = ornt_transform(canonical, io_orientation(source.affine))
+    volume = apply_orientation(mask.reshape(mask.shape + (1,) * (3 - mask.ndim)), back)
+    header = source.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    made = nibabel.Nifti1Image(np.ascontiguousarray(volume), source.affine, header)
+    return gzip.compress(made.to_bytes(), mtime=0)
+
+
+def _png(mask: UInt8[np.ndarray, "h w"]) -> bytes:
+    from PIL import Image
+
+    data = BytesIO()
+    Image.fromarray(mask).save(data, "PNG")
+    return data.getvalue()
+
+
+def _npy(mask: UInt8[np.ndarray, "d h w"]) -> bytes:
+    data = BytesIO()
+    np.save(data, mask)
+    return data.getvalue()
