@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -63,6 +63,22 @@ def share_of(algorithm: Any, module: Any) -> tuple[str, ...]:
     share = getattr(algorithm, "share", module.share)
     names: tuple[str, ...] = share(module) if callable(share) else share
     return names
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """An algorithm that says itself which sites a round asks, in place of the schedule's draw."""
+
+    def draw(self, names: Sequence[str], turn: Round) -> list[str]: ...
+
+
+def draws_of(algorithm: Any) -> Draws | None:
+    """The part of an algorithm that says whom a round asks, however deep it is wrapped; None: the schedule draws."""
+    while not isinstance(algorithm, Draws):
+        if not hasattr(algorithm, "algorithm"):
+            return None
+        algorithm = algorithm.algorithm
+    return algorithm
 
 
 @runtime_checkable
