@@ -8,9 +8,8 @@ Scanners differ in the statistics of what they make, and norms are where a netwo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from pytorch_lightning import LightningModule
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -35,7 +34,7 @@ class FedBN(FedAvg):
     """`batch` is the paper's, whose argument is about the running statistics. `all` keeps instance, group and layer
     norms at their sites too, which have none: then only scale and shift are personal."""
 
-    def share(self, module: LightningModule) -> tuple[str, ...]:
+    def share(self, module: Any) -> tuple[str, ...]:
         """All that the module shares but its norms, name by name.
 
         Raises:
