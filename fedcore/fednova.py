@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -126,7 +127,8 @@ class _Walk(Callback):
         alike = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
         # Decay is a pull of the loss towards 0 and no part of how a gradient is taken; a number needs no fused kernel.
         plainly = {"weight_decay": 0.0} | {k: False for k in ("fused", "foreach", "capturable") if k in alike}
-        self.optimizers = [type(optimizer)([{"params": [self.at], **alike, **plainly}], lr=alike["lr"])]
+        kind: Any = type(optimizer)
+        self.optimizers = [kind([{"params": [self.at], **alike, **plainly}], lr=alike["lr"])]
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
         (follower,) = self.optimizers
