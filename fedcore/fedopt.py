@@ -79,8 +79,9 @@ class Adaptive(ABC):
     """Positive. Weights that change by much less in a round hardly move; with a large one all move in proportion."""
 
     def __post_init__(self) -> None:
-        if not (self.eta > 0 and self.tau > 0 and 0 <= self.beta1 < 1):
-            raise ValueError(f"eta and tau must be positive and beta1 lie in [0, 1), got {self}")
+        betas = [value for name, value in vars(self).items() if name.startswith("beta")]
+        if not (self.eta > 0 and self.tau > 0 and all(0 <= beta < 1 for beta in betas)):
+            raise ValueError(f"eta and tau must be positive and every beta lie in [0, 1), got {self}")
 
     def start(self) -> tuple[float, float]:
         return 0.0, self.tau**2
@@ -112,10 +113,6 @@ class Adam(Adaptive):
     beta2: float = 0.99
     """In [0, 1)."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require_fraction(self.beta2)
-
     def second(self, square: Entries, v: Entries) -> Entries:
         return self.beta2 * v + (1 - self.beta2) * square
 
@@ -127,17 +124,8 @@ class Yogi(Adaptive):
     beta2: float = 0.99
     """In [0, 1)."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require_fraction(self.beta2)
-
     def second(self, square: Entries, v: Entries) -> Entries:
         return v - (1 - self.beta2) * square * (v - square).sign()
-
-
-def _require_fraction(beta2: float) -> None:
-    if not 0 <= beta2 < 1:
-        raise ValueError(f"beta2 must lie in [0, 1), got {beta2}")
 
 
 @dataclass(frozen=True)

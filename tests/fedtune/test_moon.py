@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pytorch_lightning import Trainer
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
@@ -187,6 +189,23 @@ def test_a_step_in_mixed_precision_goes_nearly_the_same_way(
     plain = LocalTrainer(classifier(toy()), module.share, Visit(batch_size=4, accelerator="cpu"))
     expected = run(moon(mu=5.0), InProcess(data, plain), Rounds(2)).tensors
     torch.testing.assert_close(found["head.weight"], expected["head.weight"], rtol=0.05, atol=0.02)
+
+
+def test_where_the_loss_is_scaled_so_is_the_slope_that_joins_it(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With float16's scaler, which a CPU has as well: unscaled, so great a weight would all but vanish."""
+
+    def trainer(visit: Visit, callbacks: list[Any]) -> Trainer:
+        plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**10))
+        return Trainer(
+            max_epochs=2, accelerator="cpu", callbacks=callbacks, plugins=[plugin], logger=False, limit_val_batches=0,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+
+    name = "encoder.layers.1.weight"
+    without, full = (run(a, sites(), Rounds(2)).tensors[name] for a in (FedAvg(), moon(mu=20.0)))
+    monkeypatch.setattr(Visit, "trainer", trainer)
+    scaled = run(moon(mu=20.0), sites(), Rounds(2)).tensors[name]
+    assert (scaled - full).norm() < 0.05 * (full - without).norm()
 
 
 @pytest.mark.parametrize(
