@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, get_args, get_origin, runtime_checkable
 
@@ -80,6 +80,22 @@ def sent_by(part: Any) -> Iterator[type[Message]]:
     for name in ("algorithm", "exchange"):
         if hasattr(part, name):
             yield from sent_by(getattr(part, name))
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """An algorithm that says itself which sites a round asks, in place of the schedule's draw."""
+
+    def draw(self, names: Sequence[str], turn: Round) -> list[str]: ...
+
+
+def draws_of(algorithm: Any) -> Draws | None:
+    """The part of an algorithm that says whom a round asks, however deep it is wrapped; None: the schedule draws."""
+    while not isinstance(algorithm, Draws):
+        if not hasattr(algorithm, "algorithm"):
+            return None
+        algorithm = algorithm.algorithm
+    return algorithm
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from fedcore.checkpoint import Checkpoint
 from fedcore.encoders import Encoder
 from fedcore.errors import InputError, building
 from fedcore.files import write_atomically
-from fedcore.local import MODULE
+from fedcore.local import MODULE, personal
 from fedcore.recipe import build_part
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded
@@ -71,7 +71,8 @@ def classifiers_of(run: RunFolder) -> dict[str | None, nn.Module]:
     memories = Checkpoint.open(run.path / "state")
     found: dict[str | None, nn.Module] = {}
     for site in run.about()["sites"]:
-        own = {k.removeprefix(MODULE): t for k, t in memories.get(site).items() if k.startswith(MODULE)}
+        memory = memories.get(site)
+        own = {k.removeprefix(MODULE): t for k, t in memory.items() if k.startswith(MODULE)} | personal(memory)
         if own:
             found[site] = _trained(run)
             found[site].load_state_dict(found[site].state_dict() | own)

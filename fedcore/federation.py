@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedcore.algorithm import Algorithm, Visitor
+from fedcore.algorithm import Algorithm, Visitor, draws_of
 from fedcore.errors import InputError
 from fedcore.ledger import RoundRecord
 from fedcore.message import Contribution, Message, Refusal, Weights, weights_of
@@ -70,10 +70,11 @@ def federate(
 
     Raises:
         NoSiteLeft: No site of a round gave an answer.
+        InputError: Schedule and algorithm both say which sites a round asks.
     """
     for index in range(begin, rounds.count):
         turn, record, clock = Round(index, rounds.count, seed), RoundRecord(index), time.perf_counter()
-        tasks = _broadcast(algorithm, state, rounds.draw(transport.names(), turn), turn, record)
+        tasks = _broadcast(algorithm, state, _asked(algorithm, rounds, transport.names(), turn), turn, record)
         state = algorithm.merge(state, _arriving(transport.ask(algorithm, tasks, turn), record))
         if survey and survey.due(turn):
             tasks = _survey_tasks(state, transport.names(), record)
@@ -81,6 +82,18 @@ def federate(
         record.seconds = round(time.perf_counter() - clock, 4)
         finished(record, state)
     return state
+
+
+def _asked(algorithm: Algorithm, rounds: Rounds, names: Sequence[str], turn: Round) -> list[str]:
+    draws = draws_of(algorithm)
+    if draws is None:
+        return rounds.draw(names, turn)
+    if rounds.per_round is not None:
+        raise InputError(
+            f"rounds.per_round must be null, because {type(draws).__name__} says itself which sites a round asks, "
+            f"got {rounds.per_round}"
+        )
+    return draws.draw(names, turn)
 
 
 def _broadcast(algorithm: Algorithm, state: Message, names: Iterable[str], turn: Round, record: RoundRecord) -> Tasks:

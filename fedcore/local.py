@@ -24,7 +24,7 @@ from fedcore.site import Round, Site
 from fedcore.visit import ClipFused, Visit, quiet
 
 Network = TypeVar("Network", bound=nn.Module)
-MODULE, OPTIMIZER = "module/", "optimizer/"
+MODULE, OPTIMIZER, PERSONAL = "module/", "optimizer/", "personal/"
 MEASURING = "while measuring, which needs less than training; another process may hold the rest"
 
 
@@ -186,6 +186,14 @@ class _MeanLoss(Callback):
 
     def report(self) -> dict[str, float]:
         return {"loss": float(self.total) / self.images} if self.images else {}
+
+
+def personal(memory: Tensors) -> Tensors:
+    """The model that a site trained for itself beside the one that travels (`fedcore.ditto`), by the module's names.
+
+    Where there is one, it is what the site uses and is measured by.
+    """
+    return {k.removeprefix(PERSONAL): t for k, t in memory.items() if k.startswith(PERSONAL)}
 
 
 def channels_last(module: Network) -> Network:

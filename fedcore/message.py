@@ -10,7 +10,7 @@ Conventions kept everywhere: images lie in [-1, 1], channels first, `(n, c, *spa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Generic, TypeVar, get_type_hints
@@ -114,12 +114,25 @@ def hints(thing: Any) -> dict[str, Any]:
         return {}
 
 
+Part = TypeVar("Part", bound=Message)
+
+
 def weights_of(message: Message) -> Tensors:
     """The module's tensors inside a message or a server's state, however deep; none is an empty dict."""
     if isinstance(message, Weights):
         return message.tensors
     inner = [getattr(message, f.name) for f in dataclasses.fields(message)]
     return next((found for m in inner if isinstance(m, Message) and (found := weights_of(m))), {})
+
+
+def replaced(message: Message, kind: type[Part], by: Callable[[Part], Message]) -> Message:
+    """The message with every part of a kind replaced, however deep."""
+    if isinstance(message, kind):
+        return by(message)
+    parts = {f.name: getattr(message, f.name) for f in dataclasses.fields(message)}
+    return dataclasses.replace(
+        message, **{name: replaced(part, kind, by) for name, part in parts.items() if isinstance(part, Message)}
+    )
 
 
 Sent = TypeVar("Sent", bound=Message)

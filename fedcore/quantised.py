@@ -18,9 +18,9 @@ of FedDM, whose abstract speaks of quantised updates.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,11 +29,10 @@ from fedcore.algorithm import Algorithm, FedAvg
 from fedcore.errors import InputError, Refused
 from fedcore.int8 import from_int8, to_int8
 from fedcore.local import LocalTrainer
-from fedcore.message import WEIGHTS, Contribution, Message, Tensors, Weights, weights_of
+from fedcore.message import WEIGHTS, Contribution, Message, Tensors, Weights, replaced, weights_of
 from fedcore.site import Round, Site
 
 COPY, LOST = "quantised/copy/", "quantised/lost/"
-Part = TypeVar("Part", bound=Message)
 
 
 @dataclass(frozen=True)
@@ -150,16 +149,6 @@ def caught_up(copy: Tensors, news: Rounded) -> Tensors:
     """The tensors of `news`, as far as the holder of `copy` can know them."""
     moved = {k: copy[k] + from_int8(t, news.steps[k]) for k, t in news.levels.items()}
     return moved | {k: t.clone() for k, t in news.whole.items()}  # a file takes no two names for one memory
-
-
-def replaced(message: Message, kind: type[Part], by: Callable[[Part], Message]) -> Message:
-    """The message with every part of a kind replaced, however deep."""
-    if isinstance(message, kind):
-        return by(message)
-    parts = {f.name: getattr(message, f.name) for f in dataclasses.fields(message)}
-    return dataclasses.replace(
-        message, **{name: replaced(part, kind, by) for name, part in parts.items() if isinstance(part, Message)}
-    )
 
 
 def _under(prefix: str, memory: Tensors) -> dict[str, Tensor]:

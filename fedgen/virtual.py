@@ -13,8 +13,7 @@ search is that of virtual adversarial training (Miyato et al. 2018, arXiv 1704.0
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,16 +21,13 @@ import torch
 from jaxtyping import Float, Int64
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy, kl_div, normalize
 from torch.utils.hooks import RemovableHandle
 
+from fedcore.aside import Network, aside, evaluating
 from fedcore.errors import Refused
 from fedcore.message import Tensors
 from fedcore.site import Round, Site
-
-Network = Callable[[Tensor], Tensor]
-"""Images (n, c, *space) to logits (n, k)."""
 
 
 @dataclass(frozen=True)
@@ -167,29 +163,3 @@ def unit(direction: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
 def moved(images: Float[Tensor, "n c *space"], r: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
     """x + r within [-1, 1], where every image lies: air cannot be blacker than air. It only shortens r."""
     return (images + r).clamp(-1, 1)
-
-
-def aside(module: nn.Module, weights: Tensors | None = None) -> Network:
-    """The module with `weights` in place of its own, as a function that leaves no trace in its buffers.
-
-    So batch norm takes the statistics of a virtual batch, but its running ones stay those of real images, on which it
-    will be evaluated (as in Miyato et al.'s code; virtual images have others: Xie et al. 2020, arXiv 1911.09665).
-    """
-
-    def f(images: Tensor) -> Tensor:
-        buffers = {name: t.clone() for name, t in module.named_buffers()}
-        return functional_call(module, buffers | (weights or {}), (images,))
-
-    return f
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode; then each part in its own again, as a frozen encoder differs from its head."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True

@@ -16,7 +16,7 @@ from fedcore.algorithm import Visitor
 from fedcore.border import Policy
 from fedcore.data.images import Images
 from fedcore.errors import InputError, Refused
-from fedcore.local import LocalTrainer
+from fedcore.local import LocalTrainer, personal
 from fedcore.message import STATISTICS, Contribution, Message, Refusal, Weights
 from fedcore.site import Round, Site
 from fedcore.transport import InProcess
@@ -37,14 +37,14 @@ class SiteCounts(Message):
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Asks a site how the classifier does on its test images."""
+    """Asks a site how the classifier does on its test images; its personal one where it has one."""
 
     draws: int = 200
     """Bootstrap draws of patients for the 95 % intervals."""
     batch: int = 256
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[SiteCounts]:
-        local.load(down.tensors)
+        local.load(down.tensors | personal(site.memory))
         assert site.test is not None, "only sites with test images are asked"
         with local.measuring() as device:
             logits = _predict(local, site.test, self.batch, device)

@@ -23,6 +23,8 @@ from fedcore.border import Policy
 from fedcore.errors import InputError, Refused
 from fedcore.exchange import Carry
 from fedcore.federation import Rounds, Survey, federate
+from fedcore.fednova import FedNova
+from fedcore.fedopt import FedOpt
 from fedcore.fedprox import Spring
 from fedcore.job import Job
 from fedcore.ledger import RoundRecord
@@ -30,6 +32,7 @@ from fedcore.local import LocalTrainer
 from fedcore.memory import InMemory
 from fedcore.message import Contribution, Empty, Refusal, Weights, flatten
 from fedcore.parcel import pack, unpack
+from fedcore.scaffold import Scaffold
 from fedcore.site import Round, Site
 from fedcore.transport import Answer, InProcess, Transport
 from fedcore.visit import Visit
@@ -139,8 +142,10 @@ def trained(transport: Transport, sites: InProcess, algorithm: Algorithm, rounds
         (FedAvg(guides=(Spring(0.1),)), Rounds(2)),
         (FedAvg(), Rounds(3, per_round=3)),
         (Carry(FedAvg(), Tally()), Rounds(2)),
+        (FedOpt(Scaffold(sites=11)), Rounds(2)),
+        (FedNova(), Rounds(2)),
     ],
-    ids=["guide", "some", "exchange"],
+    ids=["guide", "some", "exchange", "controls", "lengths"],
 )
 def test_a_run_by_workers_equals_one_in_one_process_to_the_bit(
     workers: Workers, tmp_path: Path, algorithm: Algorithm, rounds: Rounds

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from fedcore.checkpoint import Checkpoint
 from fedcore.data.images import Images, loader
+from fedcore.federation import Rounds, federate
 from fedcore.local import LocalTrainer
-from fedcore.message import Contribution, Message, Tensors, Weights
+from fedcore.message import Contribution, Message, Tensors, Weights, flatten
 from fedcore.seeds import seeded
 from fedcore.site import Round, Site
+from fedcore.transport import InProcess
 from fedcore.visit import Visit
 
 Factory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -24,6 +28,10 @@ Factory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 def momentum(parameters: Iterable[nn.Parameter]) -> Optimizer:
     return SGD(parameters, lr=0.1, momentum=0.9)
+
+
+def plain(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    return SGD(parameters, lr=0.1)
 
 
 class Toy(pl.LightningModule):
@@ -83,14 +91,19 @@ def central(module: Toy, data: Images, visit: Visit, rounds: int, begin: int = 0
     for index in range(begin, rounds):
         if not visit.keep_optimizer:
             optimizer = module.configure_optimizers()
-        order = torch.Generator().manual_seed(Round(index, rounds, seed=0).seed_of(data.site, "order"))
-        batches = loader(data, visit.batch_size, True, True, generator=order)
-        for _ in range(visit.max_epochs):
-            for batch in batches:
-                optimizer.zero_grad()
-                module.loss(batch).backward()
-                optimizer.step()
+        for batch in batches(data, visit, Round(index, rounds, seed=0)):
+            optimizer.zero_grad()
+            module.loss(batch).backward()
+            optimizer.step()
     return module.state_dict()
+
+
+def batches(data: Images, visit: Visit, turn: Round) -> Iterator[Tensor]:
+    """What a site trains on in its visit, in the order in which it does."""
+    order = torch.Generator().manual_seed(turn.seed_of(data.site, "order"))
+    held = loader(data, visit.batch_size, True, True, generator=order)
+    for _ in range(visit.max_epochs):
+        yield from held
 
 
 def contribution(site: str, examples: int = 1, metrics: dict[str, float] | None = None, **tensors: Any) -> Any:
@@ -102,6 +115,42 @@ def contribution(site: str, examples: int = 1, metrics: dict[str, float] | None 
 def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     """Equal to the bit, in names, types and values."""
     return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
+
+
+def run(algorithm: Any, transport: InProcess, rounds: Rounds = Rounds(3)) -> Any:
+    """The server's last state; the sites' are in the transport."""
+    return federate(algorithm, transport, algorithm.start(transport.local), rounds, 0)
+
+
+class Stop(Exception):
+    """A run ends here, with the round committed."""
+
+
+def assert_resumes(algorithm: Any, make: Callable[[], InProcess], folder: Path, rounds: Rounds = Rounds(4)) -> None:
+    """A run stopped behind its second round, and gone on with from disk alone, ends as an uninterrupted one."""
+
+    def to_disk(begin: int, until: int) -> tuple[Any, Checkpoint]:
+        checkpoint = Checkpoint.open(folder)
+        transport = replace(make(), memories=checkpoint)
+        state = algorithm.start(transport.local)
+        if begin:
+            state = checkpoint.restore(state)
+
+        def finished(record: Any, state: Message) -> None:
+            checkpoint.commit(record.round, state)
+            if record.round + 1 == until:
+                raise Stop
+
+        return federate(algorithm, transport, state, rounds, 0, begin=begin, finished=finished), checkpoint
+
+    whole = make()
+    expected = run(algorithm, whole, rounds)
+    try:
+        to_disk(0, until=2)
+    except Stop:
+        state, checkpoint = to_disk(2, until=-1)
+    assert same(flatten(state), flatten(expected))
+    assert all(same(checkpoint.get(name), whole.memories.get(name)) for name in whole.names())
 
 
 @dataclass

@@ -15,6 +15,7 @@ from fedcore.classifiers import MODEL, classifiers_of
 from fedcore.cli import main
 from fedcore.data.source import Data
 from fedcore.errors import InputError
+from fedcore.local import personal
 from fedcore.run import RunFolder
 from fedgen import drawn as module
 from fedgen.drawn import DrawnSet
@@ -24,6 +25,7 @@ from fedgen.inversion import Inversion
 from fedgen.invert import invert
 from fedgen.release import release
 from fedgen.sampling import noise_of
+from tests.fedcore.toys import same
 
 QUICK: dict[str, Any] = {"inversion": Inversion(steps=2), "batch_size": 4}
 SMALL = ["--data.size", "16", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "16"]
@@ -72,6 +74,13 @@ def test_sites_that_trained_alone_have_a_classifier_each_and_others_one(alone: P
     weights = safetensors.torch.load_file(together / MODEL)
     assert one[0] is None
     assert all(torch.equal(t, weights[k]) for k, t in one[1].state_dict().items())
+
+
+def test_a_site_with_a_personal_classifier_has_that_one(tmp_path: Path) -> None:
+    run = tuned(tmp_path / "own", algorithm="fedcore.ditto.Ditto")
+    memories = Checkpoint.open(run / "state")
+    for site, network in classifiers_of(RunFolder(run)).items():
+        assert same(dict(network.state_dict()), personal(memories.get(str(site))))
 
 
 def test_the_kit_reads_the_set_as_a_further_site(alone: Path, tmp_path: Path) -> None:

@@ -216,32 +216,6 @@ def test_beside_the_module_nothing_is_written_into_it(toy: Callable[..., Encoder
     assert not same(dict(module.state_dict()), before)  # and the module itself does write
 
 
-def test_with_other_weights_it_is_another_model(toy: Callable[..., Encoder]) -> None:
-    ours, other, x = classifier(toy()).eval(), classifier(toy()).eval(), hospital().images.batch(range(12))
-    for t in other.state_dict().values():
-        t += torch.rand_like(t.float()).to(t.dtype)
-    assert torch.equal(aside(ours, other.state_dict())(x), other(x))
-    head = {k: t for k, t in other.state_dict().items() if k.startswith("head.")}
-    assert torch.equal(aside(ours, head)(x), other.head(ours.encoder(x)))  # what does not travel is the module's own
-
-
-def test_each_part_is_in_its_own_mode_again(toy: Callable[..., Encoder]) -> None:
-    module = classifier(toy())
-    module.train()
-    module.encoder.eval()
-    before = [part.training for part in module.modules()]
-
-    def fail() -> None:
-        with evaluating(module):
-            assert not any(part.training for part in module.modules())
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fail()
-    assert [part.training for part in module.modules()] == before
-    assert len(set(before)) == 2
-
-
 def test_running_statistics_stay_those_of_real_images(toy: Callable[..., Encoder]) -> None:
     start = copy.deepcopy(classifier(toy()).state_dict())
     plain, guided = (visited(classifier(toy(), rate=0.0), *guides)[0] for guides in ((), (VirtualSamples(),)))

@@ -22,6 +22,7 @@ from fedcore.visit import Visit
 from fedtune.classifier import Classifier
 from fedtune.evaluate import POOLED, Evaluate, Table, as_json, evaluate, format_score, show
 from fedtune.scores import BINS, Score, exact
+from tests.fedcore.toys import same
 
 SIZES = {"a": 40, "b": 25, "c": 12}
 
@@ -46,6 +47,20 @@ def together(sites: dict[str, Images]) -> Images:
         "all", np.concatenate([p.pixels for p in parts]), np.concatenate([p.splits for p in parts]),
         torch.cat([p.labels for p in parts]), np.arange(sum(map(len, parts))),
     )  # fmt: skip
+
+
+def test_a_site_with_a_personal_model_is_measured_by_it(local: LocalTrainer, tests: dict[str, Images]) -> None:
+    """Site b always answers 2, and the others as the federation's model does."""
+    transport = InProcess(tests, local, tests)
+    before, _ = evaluate(transport, seed=0, draws=0)
+    certain = {"head.weight": torch.zeros(3, 8), "head.bias": torch.tensor([0.0, 0.0, 9.0])}
+    mine = {f"personal/{k}": t for k, t in (local.shared() | certain).items()}
+    transport.memories.put("b", mine, Round(0, 1, seed=0))
+    after, _ = evaluate(transport, seed=0, draws=0)
+    assert after["b"]["balanced_accuracy"].value == pytest.approx(1 / 3)
+    assert before["b"]["balanced_accuracy"].value != pytest.approx(1 / 3)
+    assert all(after[site]["f1"].value == before[site]["f1"].value for site in "ac")
+    assert same(transport.memories.get("b"), mine)
 
 
 def strict(text: str) -> Any:
