@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import safetensors.torch
 import yaml
@@ -50,20 +51,40 @@ def fresh_classifier(run: RunFolder, seed: int) -> nn.Module:
     Raises:
         InputError: The run's recipe is damaged, or what it names cannot be built any more.
     """
-    about, path = run.about(), run.path / "recipe.yaml"
+    about, recipe = run.about(), _recipe(run)
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
         encoder = build_part("encoder", Callable[[int, int], Encoder], recipe["encoder"])
         classifier = build_part("classifier", Callable[[Encoder, int], LightningModule], recipe["classifier"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as e:
-        raise InputError(f"{path} is missing or damaged ({type(e).__name__}); restore it from a backup") from e
+    except KeyError as e:
+        raise InputError(f"{run.path / 'recipe.yaml'} is damaged: it lacks {e}; restore it from a backup") from e
     with seeded(seed), building("the classifier or its encoder"):
         made: nn.Module = classifier(encoder(len(about["size"]), about["channels"]), len(about["classes"]))
     return made
 
 
+def fresh_segmenter(run: RunFolder, seed: int) -> nn.Module:
+    """As `fresh_classifier`, of a run that segments."""
+    about, recipe = run.about(), _recipe(run)
+    size = tuple(about["size"])
+    network = build_part("network", Callable[[int, int, int], nn.Module], recipe["network"])
+    segmenter = build_part("segmenter", Callable[[nn.Module, tuple[int, ...]], LightningModule], recipe["segmenter"])
+    with seeded(seed), building("the segmenter or its network"):
+        made: nn.Module = segmenter(network(len(size), about["channels"], about["structures"]), size)
+    return made
+
+
+def _recipe(run: RunFolder) -> dict[str, Any]:
+    path = run.path / "recipe.yaml"
+    try:
+        recipe: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe.items()
+    except (OSError, yaml.YAMLError, AttributeError) as e:
+        raise InputError(f"{path} is missing or damaged ({type(e).__name__}); restore it from a backup") from e
+    return recipe
+
+
 def classifiers_of(run: RunFolder) -> dict[str | None, nn.Module]:
-    """By site, where sites keep a part of the classifier or all of it to themselves; else one, under None.
+    """By site, where sites keep a part of the classifier (or segmenter) or all of it; else one, under None.
 
     Raises:
         InputError: as `fresh_classifier` and `load_classifier`.
@@ -80,6 +101,7 @@ def classifiers_of(run: RunFolder) -> dict[str | None, nn.Module]:
 
 
 def _trained(run: RunFolder) -> nn.Module:
-    module = fresh_classifier(run, 0)
-    load_classifier(run, module)
+    segments = run.about().get("command") == "segment"
+    module = fresh_segmenter(run, 0) if segments else fresh_classifier(run, 0)
+    load_classifier(run, module, SEGMENTER if segments else MODEL)
     return module.eval()

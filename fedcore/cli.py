@@ -27,6 +27,7 @@ COMMANDS = {
     "demo": ("fedcore.demo:command", "the whole road on phantom hospitals, in a few minutes"),
     "probe": ("fedssl.command:command", "kNN and linear probe of a pretrained encoder, per site"),
     "evaluate": ("fedtune.command:command", "scores of a fine-tuned run, per site and pooled"),
+    "predict": ("fedtune.predict:command", "what a fine-tuned model sees in images, as a table and masks"),
     "generate": ("fedgen.command:command", "hospitals train a generator of images; sets are drawn from it"),
     "report": ("fedcore.report:command", "a page about a run, or one that compares several"),
     "watch": ("fedcore.watch:command", "a run in the terminal while it goes: rounds, sites, curves, time left"),
@@ -99,7 +100,7 @@ def _load(path: str) -> Callable[..., Any]:
 
 def _help() -> str:
     listed = {name: text for name, (_, text) in {**STAGES, **COMMANDS}.items()}
-    order = ["demo", "pretrain", "watch", "probe", "generate", "finetune", "segment", "evaluate"]
+    order = ["demo", "pretrain", "watch", "probe", "generate", "finetune", "segment", "evaluate", "predict"]
     order += ["report", "export", "data", "recipes", "doctor"]
     lines = "\n".join(f"  {name:<10}{listed[name]}" for name in order)
     return f"""fedpretrain: federated pretraining for medical images that stay in their hospital

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from fedcore.cli import main
+from fedcore.data.phantom import Phantoms
+from fedcore.data.readers import read_image, read_mask
+from fedcore.errors import Faults, InputError
+from fedcore.run import RunFolder
+from fedtune.mask_files import stem, write_mask
+from fedtune.predict import Model, predict
+
+SMALL = {
+    "finetune": ["classify", "--encoder.init_args.stem", "8"],
+    "segment": ["segment", "--network.init_args.encoder.init_args.stem", "8"],
+}
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("classifier"), "finetune")
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("segmenter"), "segment")
+
+
+def written(folder: Path, stage: str, *more: str) -> Path:
+    """A folder with pictures and a run on them, whose recipe says all that is needed."""
+    manifest = Phantoms(sites=2, images_per_site=32).write(folder / "pictures", 48)
+    with pytest.raises(SystemExit) as done:
+        main([stage, *SMALL[stage], "--data.manifest", str(manifest), "--data.size", "32", "--data.cache",
+              str(folder / "cache"), "--rounds.count", "1", "--visit.max_steps", "2", "--bootstrap", "0", "--out",
+              str(folder / "run"), *more])  # fmt: skip
+    assert done.value.code == 0
+    return folder
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_classifier_tells_its_probabilities(classifier: Path, tmp_path: Path) -> None:
+    rows = table(predict(classifier / "run", classifier / "pictures" / "hospital_1", tmp_path / "out"))
+    model = Model.of(RunFolder(classifier / "run"), None)
+    assert list(rows[0]) == ["image", "guess", *model.classes]
+    first = rows[0]
+    raw = read_image(classifier / "pictures" / "hospital_1" / first["image"])
+    expected = model.answer(raw).softmax(0)
+    assert [float(first[name]) for name in model.classes] == pytest.approx(expected.tolist(), abs=1e-4)
+    assert first["guess"] == model.classes[int(expected.argmax())]
+
+
+def test_a_mask_has_the_pixels_of_its_image(segmenter: Path, tmp_path: Path) -> None:
+    image = segmenter / "pictures" / "hospital_1" / "00003.png"
+    (row,) = table(predict(segmenter / "run", image, tmp_path / "out"))
+    mask = read_mask(tmp_path / "out" / row["mask"])
+    assert mask.shape == (48, 48)
+    model = Model.of(RunFolder(segmenter / "run"), None)
+    logits = torch.nn.functional.interpolate(model.answer(read_image(image))[None], (48, 48), mode="bilinear")[0]
+    assert np.array_equal(mask, logits.argmax(0).numpy())
+    counts = [int((mask == k).sum()) for k in range(1, model.structures)]
+    assert [int(row[f"pixels of {k}"]) for k in range(1, model.structures)] == counts
+
+
+@pytest.mark.parametrize("axes", [np.diag([1.0, 1, 1]), np.array([[0, -0.5, 0], [0, 0, 2.0], [3.0, 0, 0]])])
+def test_a_nifti_mask_lies_where_its_image_lies(tmp_path: Path, axes: np.ndarray) -> None:
+    """What was marked as the reader turned the volume is read again from the written mask in the same place."""
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = axes, (5, -3, 2)
+    values = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
+    path = tmp_path / "image.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(values, affine), path)
+    seen = (read_image(path)[0] > 0.5).astype(np.uint8)
+    mask = write_mask(tmp_path / "masks", path, seen)
+    assert mask.name == "image.nii.gz"
+    stored = nibabel.load(mask)
+    assert np.array_equal(np.asarray(stored.dataobj), values > 0.5)
+    assert np.allclose(stored.affine, affine)
+    assert np.array_equal(read_mask(mask), seen)
+
+
+def test_names_lose_their_kind_alone() -> None:
+    assert [stem(n) for n in ("a.nii.gz", "b.PNG", "1.2.840.113619", "c")] == ["a", "b", "1.2.840.113619", "c"]
+
+
+def test_faults_are_told_together_or_skipped(classifier: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "broken.png").write_bytes(b"no picture")
+    np.save(folder / "volume.npy", np.random.default_rng(0).random((8, 9, 10)))
+    (folder / "fine.png").write_bytes((classifier / "pictures" / "hospital_1" / "00001.png").read_bytes())
+    with pytest.raises(Faults, match=r"broken\.png[\s\S]*volume.npy: a 3D image, and the model knows 2D ones"):
+        predict(classifier / "run", folder, tmp_path / "out")
+    assert [row["image"] for row in table(predict(classifier / "run", folder, tmp_path / "out", on_fault="skip"))] == [
+        "fine.png"
+    ]
+    with pytest.raises(InputError, match="exists already"):
+        predict(classifier / "run", folder, tmp_path / "out")
+
+
+def test_sites_with_a_model_each_are_asked_by_name(tmp_path: Path, classifier: Path) -> None:
+    alone = written(tmp_path / "alone", "finetune", "--algorithm", "fedcore.localonly.LocalOnly") / "run"
+    with pytest.raises(InputError, match="sites have a model each, so name one: --site hospital_1"):
+        predict(alone, classifier / "pictures" / "hospital_1", tmp_path / "out")
+    assert table(predict(alone, classifier / "pictures" / "hospital_1", tmp_path / "out", site="hospital_2"))
+    with pytest.raises(InputError, match="all sites have one model; leave --site away"):
+        predict(classifier / "run", classifier / "pictures" / "hospital_1", tmp_path / "out", site="hospital_1")
+    with pytest.raises(InputError, match="finished finetune or segment run"):
+        predict(tmp_path, classifier / "pictures" / "hospital_1", tmp_path / "out")
