@@ -113,6 +113,6 @@ def test_sites_with_a_model_each_are_asked_by_name(tmp_path: Path, classifier: P
         predict(alone, classifier / "pictures" / "hospital_1", tmp_path / "out")
     assert table(predict(alone, classifier / "pictures" / "hospital_1", tmp_path / "out", site="hospital_2"))
     with pytest.raises(InputError, match="all sites have one model; leave --site away"):
-        predict(classifier / "run", classifier / "pictures" / "hospital_1", tmp_path / "out", site="hospital_1")
+        predict(classifier / "run", classifier / "pictures" / "hospital_1", tmp_path / "new", site="hospital_1")
     with pytest.raises(InputError, match="finished finetune or segment run"):
-        predict(tmp_path, classifier / "pictures" / "hospital_1", tmp_path / "out")
+        predict(tmp_path, classifier / "pictures" / "hospital_1", tmp_path / "new")
