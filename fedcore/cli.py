@@ -25,6 +25,7 @@ STAGES = {
 }
 COMMANDS = {
     "demo": ("fedcore.demo:command", "the whole road on phantom hospitals, in a few minutes"),
+    "run": ("fedcore.road:command", "a road: the steps of a project in order, without those already done"),
     "probe": ("fedssl.command:command", "kNN and linear probe of a pretrained encoder, per site"),
     "evaluate": ("fedtune.command:command", "scores of a fine-tuned run, per site and pooled"),
     "predict": ("fedtune.predict:command", "what a fine-tuned model sees in images, as a table and masks"),
@@ -100,7 +101,7 @@ def _load(path: str) -> Callable[..., Any]:
 
 def _help() -> str:
     listed = {name: text for name, (_, text) in {**STAGES, **COMMANDS}.items()}
-    order = ["demo", "pretrain", "watch", "probe", "generate", "finetune", "segment", "evaluate", "predict"]
+    order = ["demo", "run", "pretrain", "watch", "probe", "generate", "finetune", "segment", "evaluate", "predict"]
     order += ["report", "export", "data", "recipes", "doctor"]
     lines = "\n".join(f"  {name:<10}{listed[name]}" for name in order)
     return f"""fedpretrain: federated pretraining for medical images that stay in their hospital

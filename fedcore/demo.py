@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 from fedcore.cli import dispatch, run_stage
 from fedcore.errors import InputError
 from fedcore.files import write_json
+from fedcore.road import timed
 
 USAGE = """usage: fedpretrain demo [--out checkpoints/demo]
 
@@ -33,12 +31,12 @@ class Road:
 
     def stage(self, told: str, stage: str, recipe: str, name: str, *overrides: str) -> Path:
         out = self.folder / name
-        with _timed(told):
+        with timed(told):
             run_stage(stage, [recipe, "--out", str(out), "--resume", "true", *overrides])
         return out
 
     def generate(self, told: str, *words: str | Path) -> None:
-        with _timed(told):
+        with timed(told):
             dispatch("generate", list(map(str, words)))
 
     def tune(self, told: str, name: str, start: Path | None = None) -> dict[str, Any]:
@@ -95,16 +93,6 @@ def _draw(road: Road, encoder: Path) -> None:
             print(f"\n{e}")
             return
     print(f"\nreleased: {released}, with a datasheet and contact sheets")
-
-
-@contextlib.contextmanager
-def _timed(told: str) -> Iterator[None]:
-    """One line a step: what is done, and then its seconds; the step's own lines are not shown."""
-    begun = time.perf_counter()
-    print(f"  {told:<46}", end="", flush=True)
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
-    print(f"{time.perf_counter() - begun:5.0f} s", flush=True)
 
 
 def _table(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

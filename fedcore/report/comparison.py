@@ -15,7 +15,7 @@ from fedcore.report.plane import Plane, Point, plane
 from fedcore.report.run import Estimate, Run
 from fedcore.report.units import metric_name, percent, plural, size, size_unit
 
-_SCORES = ("balanced_accuracy", "auroc")
+_SCORES = ("balanced_accuracy", "auroc", "dice")
 _TRAINED = ("method", "classifier", "generator")
 
 
@@ -162,8 +162,18 @@ def _entry(name: str, run: Run) -> Entry:
         method=next((name for key in _TRAINED if (name := _class(recipe, key))), ""),
         algorithm=_class(recipe, "algorithm") or ("FedAvg" if recipe else ""),
         exchange=_class(recipe, "exchange"),
-        start=start_name(run.scores.encoder) if run.scores else "",
+        start=_start(run, recipe) if run.scores else "",
     )
+
+
+def _start(run: Run, recipe: Mapping[str, Any]) -> str:
+    """What it started from, then whatever else sets it apart from plain fine-tuning."""
+    data = recipe.get("data") or {}
+    told = [start_name(run.scores.encoder if run.scores else None)]
+    told += ["with drawn images"] if data.get("synthetic") else []
+    told += ["centralised"] if _class(data, "partition") == "Pooled" else []
+    algorithm = _class(recipe, "algorithm")
+    return ", ".join(told + ([algorithm] if algorithm not in ("", "FedAvg") else []))
 
 
 def _recipe(run: Run) -> Mapping[str, Any]:
