@@ -5,28 +5,40 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import safetensors.torch
 
 from fedcore.encoders import Encoder, ResNet, ViT
 from fedcore.errors import InputError
+from fedcore.export.onnx import TASKS, export_onnx
 from fedcore.export.portable import Library, Portable
 from fedcore.export.resnet import portable_resnet
 from fedcore.export.vit import portable_vit
 from fedcore.files import write_atomically
+from fedcore.run import RunFolder
 from fedcore.store import CARD, TENSORS, build_encoder, encoder_config, find_encoder
 from fedcore.words import call
 
 
-def export(run: Path, to: Library = "monai", out: Path | None = None, overwrite: bool = False) -> None:
-    """Write an encoder's weights as another library's, with a page on how to use them beside.
+def export(
+    run: Path, to: Library | Literal["onnx"] = "monai", out: Path | None = None, overwrite: bool = False,
+    site: str | None = None,
+) -> None:  # fmt: skip
+    """Write an encoder's weights as another library's, or a classifier or segmenter as ONNX, and how to use them.
 
     Args:
-        run: a finished pretraining run or an encoder's folder.
-        to: library whose plain model is to load them.
-        out: file to write, NAME.safetensors; LIBRARY.safetensors in the encoder's folder if not given.
+        run: a finished pretraining run or an encoder's folder; for onnx a finished finetune or segment run.
+        to: library whose plain model is to load them, or onnx.
+        out: file to write, NAME.safetensors or NAME.onnx; by default beside what it is made of.
         overwrite: whether what is there may be replaced.
+        site: for onnx, the model as it is at this site, where sites have one each.
     """
+    if to == "onnx":
+        _export_onnx(RunFolder(run), out, overwrite, site)
+        return
+    if site is not None:
+        raise InputError("--site is for --to onnx; name the site's encoder itself: RUN/sites/SITE/encoder")
     folder = find_encoder(run)
     file = out or folder / f"{to}.safetensors"
     _require_free(file, folder, overwrite)
@@ -35,6 +47,20 @@ def export(run: Path, to: Library = "monai", out: Path | None = None, overwrite:
     write_atomically(file, safetensors.torch.save(tensors, {"format": "pt"}))
     write_atomically(file.with_suffix(".md"), _page(made, folder, to, file.name).encode())
     print(f"{file}\n{file.with_suffix('.md')}\n\n{made.snippet(str(file))}\n\n{_usage(made, folder)}")
+
+
+def _export_onnx(run: RunFolder, out: Path | None, overwrite: bool, site: str | None) -> None:
+    about = run.about()
+    if about.get("command") not in TASKS or about.get("status") != "finished":
+        raise InputError(f"--to onnx takes a finished finetune or segment run, and {run.path} holds none")
+    kind = TASKS[about["command"]]
+    file = out or run.path / kind / f"{kind}.onnx"
+    if file.suffix != ".onnx":
+        raise InputError(f"--out must name a .onnx file, got {file}")
+    if file.exists() and not overwrite:
+        raise InputError(f"{file} exists; replace it with --overwrite true, or choose another name with --out")
+    told = export_onnx(run, file, site)
+    print(f"{file}\n\n{told}")
 
 
 def portable(encoder: Encoder, to: Library, size: tuple[int, ...] = ()) -> Portable:

@@ -1,0 +1,62 @@
+"""The card of a fine-tuned model: what it tells, from what it learned, how well it does at each site, its limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from fedcore.card import LICENCE, USE, Record, environment, head, left, recipe_of
+from fedcore.report.markdown import table
+from fedcore.report.naming import start_name
+from fedcore.report.units import metric_name
+from fedcore.run import RunFolder
+
+
+def card(run: RunFolder, module: nn.Module, scores: Record) -> str:
+    """Markdown; `scores` as scores.json has them."""
+    about = run.about()
+    segments = about["command"] == "segment"
+    own = ["network", "segmenter"] if segments else ["encoder", "classifier"]
+    parts = [
+        head("segmentation" if segments else "classification"), _what(about, module, scores, segments),
+        _use(about, segments), _scores(about, scores), left(run.rounds()), recipe_of(run, own), environment(run, about),
+        LICENCE, USE,
+    ]  # fmt: skip
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _what(about: Record, module: nn.Module, scores: Record, segments: bool) -> str:
+    sites, pixels = len(about["sites"]), " x ".join(map(str, about["size"]))
+    tells = f"structures 1 to {about['structures'] - 1}" if segments else ", ".join(about["classes"])
+    count = sum(p.numel() for p in module.parameters())
+    return f"""# {"Segmenter" if segments else "Classifier"} trained by {sites} sites together
+
+Tells {tells}. {count:,} parameters, fine-tuned from {start_name(scores.get("encoder"))} for {about["rounds"]} rounds on
+images of {pixels} pixels in [-1, 1], with {scores["label_fraction"]:.0%} of the labels."""
+
+
+def _use(about: Record, segments: bool) -> str:
+    kind = "segmenter" if segments else "classifier"
+    return f"""```bash
+fedpretrain predict RUN IMAGES OUT             # RUN is the folder above; {"masks" if segments else "probabilities"}
+fedpretrain export RUN --to onnx               # {kind}.onnx, for ONNX Runtime
+```"""
+
+
+def _scores(about: Record, scores: Record) -> str:
+    pooled: dict[str, Any] = {k: v for k, v in scores["pooled"].items() if isinstance(v, dict) and "value" in v}
+    names = list(pooled)[:6]
+    rows = [
+        [site, str(about["labelled"].get(site, 0)), str(found["images"]), *(_cell(found.get(name)) for name in names)]
+        for site, found in (scores["sites"] | {"all": scores["pooled"]}).items()
+    ]
+    titles = ["site", "training images", "test images", *map(metric_name, names)]
+    return f"## How well it does\n\nIn brackets 95 % bootstrap intervals over patients.\n\n{table(titles, rows)}"
+
+
+def _cell(score: Record | None) -> str:
+    if not score or score.get("value") is None:
+        return "-"
+    ends = "" if score.get("low") is None else f" ({score['low']:.2f}-{score['high']:.2f})"
+    return f"{score['value']:.3f}{ends}"
