@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedcore.report.run import Estimate
 
-_NAMES = {"auroc": "AUROC", "f1": "F1", "knn": "kNN", "auprc": "AUPRC", "mcc": "MCC"}
+_NAMES = {"auroc": "AUROC", "f1": "F1", "knn": "kNN", "auprc": "AUPRC", "mcc": "MCC", "ece": "Calibration error"}
 
 
 def size_unit(size: float | int) -> tuple[float, str]:
