@@ -8,8 +8,9 @@ from pathlib import Path
 
 import safetensors.torch
 
-from fedcore.encoders import Encoder, ResNet, ViT
+from fedcore.encoders import DenseNet, Encoder, ResNet, ViT
 from fedcore.errors import InputError
+from fedcore.export.densenet import portable_densenet
 from fedcore.export.portable import Library, Portable
 from fedcore.export.resnet import portable_resnet
 from fedcore.export.vit import portable_vit
@@ -45,6 +46,8 @@ def portable(encoder: Encoder, to: Library, size: tuple[int, ...] = ()) -> Porta
     """
     if isinstance(encoder, ResNet):
         return portable_resnet(encoder, to)
+    if isinstance(encoder, DenseNet):
+        return portable_densenet(encoder, to)
     if isinstance(encoder, ViT):
         return portable_vit(encoder, to, size)
     raise InputError(f"export knows no {type(encoder).__name__}; in Python fedcore.store.build_encoder loads it")
