@@ -30,8 +30,14 @@ class Counts:
     """Truth by guess, (r, k, k); of findings one matrix each, (r, k, 2, 2), absent before present."""
     histogram: Int[Tensor, "r k 2 b"]
     """For each class or finding: its score in images without it, and in images with it."""
-    reliability: Int[Tensor, "r 2 f"]
-    """Guesses that were wrong, and right, by their probability; of findings what was absent, and present."""
+    reliability: Int[Tensor, "2 f"]
+    """Guesses that were wrong, and right, by their probability; of findings what was absent, and present. Of the site
+    as it is alone: see `fedtune.calibration`."""
+
+    @property
+    def counted(self) -> int:
+        """Images, or patients."""
+        return int(self.histogram[0, 0].sum())
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
@@ -45,12 +51,12 @@ def count(
     """Of images of one class each; patients are drawn with replacement, all images of a patient together."""
     k, times = logits.shape[1], multiplicities(patients, draws, seed)
     probability, guesses = logits.double().softmax(1), logits.argmax(1)
-    confusion = tally(times, (labels * k + guesses)[:, None], k * k).view(-1, k, k)
+    confusion = tally(times, labels * k + guesses, k * k).view(-1, k, k)
     sure = probability.gather(1, guesses[:, None])
     right = (guesses == labels).long()[:, None]
     return Counts(
         confusion, _histogram(times, torch.logit(probability, eps=1e-12), one_hot(labels, k)),
-        _reliability(times, sure, right),
+        _reliability(sure, right),
     )  # fmt: skip
 
 
@@ -61,7 +67,7 @@ def count_findings(
     times, truth, odds = multiplicities(patients, draws, seed), findings.long(), logits.double()
     histogram = _histogram(times, odds, truth)
     confusion = torch.stack([half.sum(-1) for half in histogram.split(BINS // 2, -1)], -1)
-    return Counts(confusion, histogram, _reliability(times, odds.sigmoid(), truth))
+    return Counts(confusion, histogram, _reliability(odds.sigmoid(), truth))
 
 
 def multiplicities(patients: Int[Tensor, "n"], draws: int, seed: int) -> Int[Tensor, "r n"]:
@@ -77,23 +83,21 @@ def multiplicities(patients: Int[Tensor, "n"], draws: int, seed: int) -> Int[Ten
     return torch.cat([torch.ones(1, len(patients), dtype=torch.int64), times[:, owner]])
 
 
-def tally(times: Int[Tensor, "r n"], cell: Int[Tensor, "n m"], cells: int) -> Int[Tensor, "r cells"]:
-    """How often each cell was met; an image of m cells counts in each."""
+def tally(times: Int[Tensor, "r n"], cell: Int[Tensor, "n"], cells: int) -> Int[Tensor, "r cells"]:
+    """How often each cell was met."""
     out = torch.zeros(len(times), cells, dtype=torch.int64)
-    return out.scatter_add_(1, cell.flatten().expand(len(times), -1), times.repeat_interleave(cell.shape[1], 1))
+    return out.scatter_add_(1, cell.expand(len(times), -1), times)
 
 
 def _histogram(
     times: Int[Tensor, "r n"], odds: Float[Tensor, "n k"], truth: Int[Tensor, "n k"]
 ) -> Int[Tensor, "r k 2 b"]:
     bins = ((odds / LOG_ODDS + 1) / 2 * BINS).floor().clamp(0, BINS - 1).long()
-    cells = (truth * BINS + bins).split(1, 1)
+    cells = (truth * BINS + bins).unbind(1)
     return torch.stack([tally(times, cell, 2 * BINS).view(-1, 2, BINS) for cell in cells], 1)
 
 
-def _reliability(
-    times: Int[Tensor, "r n"], probability: Float[Tensor, "n m"], held: Int[Tensor, "n m"]
-) -> Int[Tensor, "r 2 f"]:
+def _reliability(probability: Float[Tensor, "n m"], held: Int[Tensor, "n m"]) -> Int[Tensor, "2 f"]:
     """Bins are open below and closed above, as Guo et al. have them."""
     bins = ((probability * FINE).ceil() - 1).clamp(0, FINE - 1).long()
-    return tally(times, held * FINE + bins, 2 * FINE).view(-1, 2, FINE)
+    return (held * FINE + bins).flatten().bincount(minlength=2 * FINE).view(2, FINE)

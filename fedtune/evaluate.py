@@ -36,7 +36,7 @@ class SiteCounts(Message):
 
     confusion: Int[Tensor, "r k *cells"] = field(metadata=STATISTICS)
     histogram: Int[Tensor, "r k 2 b"] = field(metadata=STATISTICS)
-    reliability: Int[Tensor, "r 2 f"] = field(metadata=STATISTICS)
+    reliability: Int[Tensor, "2 f"] = field(metadata=STATISTICS)
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ class Evaluation:
     images: dict[str, int]
     """Test images."""
     counts: dict[str, Counts]
+    patients: bool = False
+    """Whether patients were counted instead of images."""
 
 
 def evaluate(
@@ -104,14 +106,14 @@ def evaluate(
     table = {site: scored(c, classes) for site, c in counts.items()}
     for a in given:
         table[a.site] |= {n: dataclasses.replace(table[a.site][n], value=v) for n, v in a.metrics.items()}
-    return Evaluation(table, images, counts)
+    return Evaluation(table, images, counts, patients)
 
 
 def require_countable(policy: Policy) -> None:
     """Raises InputError, before anything is trained, if sites may not send what scores are made of."""
     nothing = torch.zeros(1, 1, 2, 1, dtype=torch.int32)
     try:
-        policy.check(SiteCounts(nothing[:, :, 0], nothing, nothing[:, 0]))
+        policy.check(SiteCounts(nothing[:, :, 0], nothing, nothing[0, 0]))
     except Refused as e:
         raise InputError(f"no score could be computed: {e}") from e
 

@@ -32,7 +32,7 @@ def show(found: Evaluation, classes: Sequence[str] = ()) -> None:
             (name, str(count), format_score(row["auroc"]))
             for (name, row), count in zip(by_finding.items(), present, strict=True)
         ]
-        _show(("finding", "pooled", "AUROC"), rows)
+        _show(("finding", f"{_unit(found)} with it", "AUROC"), rows)
 
 
 def format_score(score: Score) -> str:
@@ -43,12 +43,16 @@ def format_score(score: Score) -> str:
     return f"{score.value:.3f} ({score.low:.2f}-{score.high:.2f})"
 
 
+def _unit(found: Evaluation) -> str:
+    return "patients" if found.patients else "images"
+
+
 def _show_sites(found: Evaluation, titles: Mapping[str, str]) -> None:
     rows = [
-        (site, str(found.images[site]), *(format_score(row[name]) for name in titles))
+        (site, str(found.counts[site].counted), *(format_score(row[name]) for name in titles))
         for site, row in found.table.items()
     ]
-    _show(("site", "images", *titles.values()), rows)
+    _show(("site", _unit(found), *titles.values()), rows)
 
 
 def _show(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -67,6 +71,7 @@ def _show(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def _row(found: Evaluation, site: str, classes: Sequence[str]) -> dict[str, Any]:
     counts = found.counts[site]
     row: dict[str, Any] = {name: _without_nan(score) for name, score in found.table[site].items()}
+    row |= {"patients": counts.counted} if found.patients else {}
     row |= {"images": found.images[site], "calibration": [asdict(b) for b in diagram(counts.reliability)]}
     if by_finding := _by_finding(counts, classes):
         row["findings"] = {

@@ -1,4 +1,4 @@
-"""Every encoder serves a classifier: a recipe names it, it trains, is evaluated again, and its classifiers are found."""
+"""Every encoder serves a classifier: a recipe names it, it trains, is evaluated, and its classifiers are found."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, isnan
 
 import pytest
 import torch
@@ -73,11 +73,15 @@ def test_pooled_is_what_one_site_would_count() -> None:
     logits, labels = answers(90)
     parts = [counted(logits[at : at + 30], labels[at : at + 30], draws=4) for at in (0, 30, 60)]
     total = parts[0] + parts[1] + parts[2]
-    assert torch.equal(total[0], counted(logits, labels)[0])
+    assert torch.equal(total, counted(logits, labels))
     assert diagram(total) == diagram(counted(logits, labels))
     assert sum(b.count for b in diagram(total)) == 90
 
 
-def test_the_interval_comes_from_draws_of_patients() -> None:
-    score = calibration(counted(*answers(200), draws=100))["ece"]
-    assert 0 <= score.low < score.high <= 1
+def test_it_has_no_interval_since_draws_are_further_off_than_the_site() -> None:
+    logits, labels = answers(200)
+    score = calibration(counted(logits, labels, draws=20))["ece"]
+    assert isnan(score.low)
+    assert isnan(score.high)
+    drawn = [torch.randint(200, (200,)) for _ in range(100)]
+    assert sum(by_loops(logits[at], labels[at]) for at in drawn) / 100 > score.value

@@ -117,7 +117,7 @@ def test_what_leaves_is_audited_and_holds_counts_alone(
         told = {e["field"]: (e["reveals"], e.get("shape")) for e in entries}
         assert told["confusion"] == ("STATISTICS", [6, 3, 3])
         assert told["histogram"] == ("STATISTICS", [6, 3, 2, BINS])
-        assert told["reliability"] == ("STATISTICS", [6, 2, FINE])
+        assert told["reliability"] == ("STATISTICS", [2, FINE])
         assert told.keys() == {"confusion", "histogram", "reliability", "metrics"}
 
 
@@ -125,7 +125,7 @@ def test_what_leaves_does_not_grow_with_the_site(local: LocalTrainer, tests: dic
     sites, down = InProcess(tests, local, tests), Weights(local.shared())
     answers = list(sites.ask(Evaluate(5), ((name, down) for name in SIZES), Round(0, 1, seed=0)))
     messages = [a.message for a in answers if isinstance(a, Contribution)]
-    assert [nbytes(m) for m in messages] == [4 * 6 * (9 + 3 * 2 * BINS + 2 * FINE)] * 3
+    assert [nbytes(m) for m in messages] == [4 * (6 * (9 + 3 * 2 * BINS) + 2 * FINE)] * 3
     assert {exposure(m) for m in messages} == {Reveals.STATISTICS}
 
 
@@ -171,3 +171,20 @@ def test_a_site_may_have_test_images_only(local: LocalTrainer, tests: dict[str, 
 def test_without_test_images_there_is_nothing_to_evaluate(local: LocalTrainer, tests: dict[str, Images]) -> None:
     with pytest.raises(InputError, match="no site has labelled test images"):
         evaluate(InProcess(tests, local), seed=0)
+
+
+def test_patients_are_counted_once_each_and_told_apart_from_images(
+    local: LocalTrainer, images: Callable[..., Images]
+) -> None:
+    """Every patient has the same image twice or thrice, so the scores are those of one image each."""
+    once = {"a": images([0, 1, 2] * 4), "b": images([2, 1, 0], name="b")}
+    twice = {name: site.take([at for at in range(len(site)) for _ in range(2 + at % 2)]) for name, site in once.items()}
+    assert [len(site) for site in twice.values()] == [30, 7]
+    one = evaluate(InProcess(once, local, once), seed=0, draws=5)
+    two = evaluate(InProcess(twice, local, twice), seed=0, draws=5, patients=True)
+    for site, row in one.table.items():
+        for name, score in row.items():
+            assert two.table[site][name].value == pytest.approx(score.value, abs=1e-6), name
+    told = as_json(two)
+    assert (told["pooled"]["patients"], told["pooled"]["images"]) == (15, 37)
+    assert "patients" not in as_json(one)["pooled"]
