@@ -13,7 +13,7 @@ from fedtune.evaluate import POOLED, Evaluation
 from fedtune.scores import Score, scores_by_finding
 
 FIRST = {"auroc": "AUROC", "balanced_accuracy": "balanced acc.", "f1": "F1"}
-SECOND = {"ece": "calibration error", "kappa_linear": "linear kappa", "kappa_quadratic": "quadratic kappa"}
+SECOND = {"ece": "ECE", "kappa_linear": "linear kappa", "kappa_quadratic": "quadratic kappa"}
 
 
 def as_json(found: Evaluation, classes: Sequence[str] = ()) -> dict[str, Any]:
