@@ -130,6 +130,24 @@ def test_a_visit_learns_by_the_weights_of_its_own_site(
     assert "weights" not in module.state_dict()
 
 
+def test_nothing_of_another_site_is_left_in_a_visit(toy: Callable[[], Encoder], images: Make) -> None:
+    """To the bit: that is what lets a resumed run, or one of several processes, equal another."""
+    first, second = images([0, 0, 0, 1, 2, 0]), images([1, 1, 0, 2, 1, 1], name="b")
+
+    def trained(sites: list[Images]) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        local = LocalTrainer(Classifier(toy(), 3, loss=CrossEntropy(1.0, 0.1)), ("encoder.", "head."), visit)
+        start = local.shared()
+        for site in sites:
+            local.reset(start)
+            local.fit(Site(site.site, site), Round(0, 1, seed=0))
+        return local.shared()
+
+    visit = Visit(batch_size=4, max_epochs=2, accelerator="cpu")
+    alone, after = trained([second]), trained([first, second])
+    assert all(torch.equal(t, after[name]) for name, t in alone.items())
+
+
 def test_a_visit_learns_findings_that_are_in_the_images(toy: Callable[[], Encoder], images: Make) -> None:
     """Half of the image is bright or dark for each of two findings, so all four sets occur."""
     rows = [[0, 0], [0, 1], [1, 0], [1, 1]] * 4
