@@ -23,15 +23,20 @@ CHOICES = {
         "fedssl.simsiam.SimSiam", "fedssl.vicreg.VICReg", "fedssl.dino.DINO", "fedssl.mae.MAE",
         "fedssl.rotation.Rotation",
     ],
-    "Encoders (`encoder`)": ["fedcore.encoders.ResNet", "fedcore.encoders.ViT"],
+    "Encoders (`encoder`)": ["fedcore.encoders.ResNet", "fedcore.encoders.DenseNet", "fedcore.encoders.ViT"],
     "Algorithms (`algorithm`)": [
-        "fedcore.algorithm.FedAvg", "fedssl.fedema.FedEMA", "fedssl.fedu.FedU", "fedcore.localonly.LocalOnly",
+        "fedcore.algorithm.FedAvg", "fedcore.localonly.LocalOnly", "fedcore.scaffold.Scaffold",
+        "fedcore.fednova.FedNova", "fedcore.fedopt.FedOpt", "fedcore.fedbn.FedBN", "fedcore.fedrep.FedRep",
+        "fedcore.ditto.Ditto", "fedcore.incremental.Incremental", "fedssl.fedema.FedEMA", "fedssl.fedu.FedU",
         "fedcore.quantised.Quantised", "fedgen.feddiffuse.USplit", "fedgen.feddiffuse.ULatDec",
         "fedgen.feddiffuse.UDec", "fedgen.gan.CriticsStay", "fedgen.mdgan.MDGAN",
     ],
     "Guides (`algorithm.init_args.guides`)": [
         "fedcore.fedprox.Spring", "fedcore.schedule.Cosine", "fedssl.similarity.RepresentationChange",
-        "fedgen.virtual.VirtualSamples",
+        "fedgen.virtual.VirtualSamples", "fedtune.moon.ModelContrast",
+    ],
+    "Server optimizers (`algorithm.init_args.rule` of FedOpt)": [
+        "fedcore.fedopt.Momentum", "fedcore.fedopt.Adagrad", "fedcore.fedopt.Adam", "fedcore.fedopt.Yogi",
     ],
     "Aggregators (`algorithm.init_args.aggregator`)": [
         "fedcore.aggregate.Mean", "fedcore.aggregate.TrimmedMean", "fedcore.aggregate.Median", "fedssl.ldawa.LDAWA",
@@ -53,10 +58,26 @@ CHOICES = {
         "fedgen.latent.LatentDiffusion", "fedgen.gan.GAN",
     ],
     "Classifiers (`classifier`)": ["fedtune.classifier.Classifier"],
+    "Segmenters (`segmenter`)": ["fedtune.segmenter.Segmenter"],
+    "Networks of segmenters (`network`)": [
+        "fedtune.networks.UShaped", "fedtune.networks.SegResNet", "fedtune.networks.DynUNet",
+        "fedtune.networks.SwinUNETR",
+    ],
 }  # fmt: skip
 
 
-FROM_DATA = {"encoder", "classes", "network", "canvas", "known", "spatial_dims", "channels", "answers"}
+FROM_DATA = {
+    "encoder",
+    "classes",
+    "network",
+    "canvas",
+    "known",
+    "spatial_dims",
+    "channels",
+    "answers",
+    "structures",
+    "space",
+}
 """What the stage hands to a class, and a recipe does not say."""
 
 

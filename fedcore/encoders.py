@@ -5,17 +5,21 @@ They stand in fedcore because pretraining makes them and fine-tuning starts from
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
+from monai.networks.nets.densenet import DenseNet as MonaiDenseNet
 from monai.networks.nets.resnet import ResNet as MonaiResNet
 from monai.networks.nets.resnet import resnet_params
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from fedcore.errors import Refused
+
+BLOCKS_121 = (6, 12, 24, 16)
 
 
 class Encoder(nn.Module):
@@ -78,6 +82,36 @@ class ResNet(MonaiResNet, Encoder):
 
     def forward(self, images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n width"]:
         return self.features(images)[-1].flatten(2).mean(2)
+
+
+class DenseNet(MonaiDenseNet, Encoder):
+    """MONAI's densely connected network (Huang et al. 2017, arXiv 1608.06993) without its classifier, 121 layers deep.
+
+    CheXNet (Rajpurkar et al. 2017, arXiv 1711.05225) made it the usual backbone of chest X-rays. It has 7 million
+    weights, ResNet-50 has 24; but each layer reads all maps of its block again, and training keeps them.
+    """
+
+    class_layers: nn.Sequential
+
+    def __init__(self, spatial_dims: int = 2, channels: int = 1, growth: int = 32, blocks: Sequence[int] = BLOCKS_121):
+        """
+        Args:
+            spatial_dims: 2 for images, 3 for volumes; a run takes it from its data.
+            channels: Channels of an image; a run takes it from its data.
+            growth: Channels that a layer adds; the first convolution has twice as many. 32 is the paper's.
+            blocks: Layers of each block, between which the maps are halved; the default is DenseNet-121.
+        """
+        if growth < 1 or not blocks or min(blocks) < 1:
+            raise ValueError(f"encoder.growth and encoder.blocks must be at least 1, got {growth} and {list(blocks)}")
+        super().__init__(spatial_dims, channels, 1, 2 * growth, growth, tuple(blocks))
+        out = self.get_submodule("class_layers.out")
+        assert isinstance(out, nn.Linear)
+        self.width, self.class_layers[-1] = out.in_features, nn.Identity()
+        self.config = {"spatial_dims": spatial_dims, "channels": channels, "growth": growth, "blocks": list(blocks)}
+
+    def forward(self, images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n width"]:
+        feature: Tensor = super().forward(images)
+        return feature
 
 
 class ViT(Encoder):

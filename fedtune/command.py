@@ -8,6 +8,7 @@ from pathlib import Path
 from fedcore.algorithm import FedAvg, share_of
 from fedcore.checkpoint import Checkpoint
 from fedcore.classifiers import load_classifier
+from fedcore.data.findings import with_findings
 from fedcore.data.images import Cohort
 from fedcore.errors import InputError
 from fedcore.local import LocalTrainer
@@ -15,8 +16,9 @@ from fedcore.progress import load
 from fedcore.recipe import read_recipe
 from fedcore.run import RunFolder
 from fedcore.transport import InProcess
-from fedtune.evaluate import evaluate, show
+from fedtune.evaluate import evaluate
 from fedtune.finetune import build, finetune, labelled_tests
+from fedtune.tell import show
 
 USAGE = """usage: fedpretrain evaluate RUN [--data.manifest other.csv] [--KEY VALUE ...]
 
@@ -35,22 +37,30 @@ def command(arguments: Sequence[str]) -> int:
         )
     recipe = read_recipe(finetune, "evaluate", [str(run.path / "recipe.yaml"), *arguments[1:]])
     asked = recipe.build()
-    cohort = load(asked["data"])
-    _require_same_classes(run, cohort)
+    cohort = _as_trained(run, load(asked["data"]))
     module = build(cohort, asked["encoder"], asked["classifier"], asked["seed"])
     load_classifier(run, module)
     local = LocalTrainer(module, share_of(asked["algorithm"] or FedAvg(), module), asked["visit"])
     # What a site keeps to itself (all of it, where sites train alone) is used at that site again.
     memories, test = Checkpoint.open(run.path / "state"), labelled_tests(cohort)
     sites = InProcess(test, local, test, asked["policy"], memories, run.path / "sites")
-    show(*evaluate(sites, asked["seed"], asked["bootstrap"]))
+    show(evaluate(sites, asked["seed"], asked["bootstrap"], cohort.classes, asked["by_patient"]), cohort.classes)
     return 0
 
 
-def _require_same_classes(run: RunFolder, cohort: Cohort) -> None:
-    trained = run.about().get("classes", [])
+def _as_trained(run: RunFolder, cohort: Cohort) -> Cohort:
+    """The images with the run's classes; of findings they may lack some.
+
+    Raises:
+        InputError: They have others.
+    """
+    about = run.about()
+    trained = about.get("classes", [])
+    if about.get("several_findings"):
+        return with_findings(cohort, trained)
     if list(cohort.classes) != trained:
         raise InputError(
             f"the classifier knows the classes {trained}, the images have {list(cohort.classes)}; "
             "the labels must be the same"
         )
+    return cohort

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -14,13 +16,17 @@ from torch import Tensor
 
 from fedcore.algorithm import Visitor
 from fedcore.border import Policy
-from fedcore.data.images import Images
+from fedcore.data.images import Beside, Images
 from fedcore.errors import InputError, Refused
 from fedcore.local import LocalTrainer, personal
 from fedcore.message import STATISTICS, Contribution, Message, Refusal, Weights
 from fedcore.site import Round, Site
 from fedcore.transport import InProcess
-from fedtune.scores import Counts, Score, count, exact, scores
+from fedtune.calibration import calibration
+from fedtune.counts import Counts, count, count_findings
+from fedtune.kappa import grades_of, kappas
+from fedtune.patients import by_patient
+from fedtune.scores import Score, exact, exact_findings, scores
 
 Sent = TypeVar("Sent", bound=Message)
 Table = dict[str, dict[str, Score]]
@@ -29,10 +35,11 @@ POOLED = "pooled"
 
 @dataclass(frozen=True)
 class SiteCounts(Message):
-    """What a site sends: counts of itself and of its bootstrap draws (see `fedtune.scores`)."""
+    """What a site sends: counts of itself and of its bootstrap draws (see `fedtune.counts`)."""
 
-    confusion: Int[Tensor, "r k k"] = field(metadata=STATISTICS)
+    confusion: Int[Tensor, "r k *cells"] = field(metadata=STATISTICS)
     histogram: Int[Tensor, "r k 2 b"] = field(metadata=STATISTICS)
+    reliability: Int[Tensor, "2 f"] = field(metadata=STATISTICS)
 
 
 @dataclass(frozen=True)
@@ -42,27 +49,59 @@ class Evaluate:
     draws: int = 200
     """Bootstrap draws of patients for the 95 % intervals."""
     batch: int = 256
+    patients: bool = False
+    """Count patients instead of images (`fedtune.patients`)."""
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[SiteCounts]:
         local.load(down.tensors | personal(site.memory))
         assert site.test is not None, "only sites with test images are asked"
+        kind: Beside = getattr(local.module, "beside", "labels")
         with local.measuring() as device:
             logits = _predict(local, site.test, self.batch, device)
-        patients = torch.from_numpy(site.test.patients)
-        counted = count(logits, site.test.labels, patients, self.draws, turn.seed_of(site.name, "bootstrap"))
-        message = SiteCounts(counted.confusion.int(), counted.histogram.int())
-        known = {name: v for name, v in exact(logits, site.test.labels).items() if not math.isnan(v)}
+        answers = logits, site.test.beside(kind, range(len(site.test))), torch.from_numpy(site.test.patients)
+        logits, truth, patients = by_patient(*answers) if self.patients else answers
+        counting, exactly = (count, exact) if kind == "labels" else (count_findings, exact_findings)
+        counted = counting(logits, truth, patients, self.draws, turn.seed_of(site.name, "bootstrap"))
+        message = SiteCounts(counted.confusion.int(), counted.histogram.int(), counted.reliability.int())
+        known = {name: v for name, v in exactly(logits, truth).items() if not math.isnan(v)}
         return Contribution(site.name, message, len(site.test), known)
 
 
-def evaluate(transport: InProcess, seed: int, draws: int = 200) -> tuple[Table, dict[str, int]]:
-    """Scores of the module that `transport.local` holds, per site and pooled, and the test images of each.
+@dataclass(frozen=True)
+class Evaluation:
+    """What sites counted, by site and last of all sites together under POOLED."""
+
+    table: Table
+    images: dict[str, int]
+    """Test images."""
+    counts: dict[str, Counts]
+    patients: bool = False
+    """Whether patients were counted instead of images."""
+
+
+def evaluate(
+    transport: InProcess, seed: int, draws: int = 200, classes: Sequence[str] = (), patients: bool = False
+) -> Evaluation:
+    """Scores of the module that `transport.local` holds, per site and pooled.
+
+    Args:
+        transport: The sites.
+        seed: Of the bootstrap.
+        draws: Of the bootstrap.
+        classes: Their names; where all are numbers, agreement on grades is scored too.
+        patients: Count patients instead of images.
 
     Raises:
         InputError: No site has labelled test images, or a site may not send its counts.
     """
-    given = answers(transport, Evaluate(draws), seed)
-    return _table(given), {a.site: a.examples for a in given} | {POOLED: sum(a.examples for a in given)}
+    given = answers(transport, Evaluate(draws, patients=patients), seed)
+    counts = {a.site: _counts(a.message) for a in given}
+    counts[POOLED] = reduce(add, counts.values())
+    images = {a.site: a.examples for a in given} | {POOLED: sum(a.examples for a in given)}
+    table = {site: scored(c, classes) for site, c in counts.items()}
+    for a in given:
+        table[a.site] |= {n: dataclasses.replace(table[a.site][n], value=v) for n, v in a.metrics.items()}
+    return Evaluation(table, images, counts, patients)
 
 
 def answers(transport: InProcess, visitor: Visitor[Weights, Sent], seed: int) -> list[Contribution[Sent]]:
@@ -81,7 +120,7 @@ def require_countable(policy: Policy) -> None:
     """Raises InputError, before anything is trained, if sites may not send what scores are made of."""
     nothing = torch.zeros(1, 1, 2, 1, dtype=torch.int32)
     try:
-        policy.check(SiteCounts(nothing[:, :, 0], nothing))
+        policy.check(SiteCounts(nothing[:, :, 0], nothing, nothing[0, 0]))
     except Refused as e:
         raise InputError(f"no score could be computed: {e}") from e
 
@@ -92,60 +131,15 @@ def require_tests(tests: Mapping[str, Images], what: str = "labelled test images
         raise InputError(f"no site has {what}; give the manifest a split column with 'test', or set data.test_fraction")
 
 
-def _table(answers: Sequence[Contribution[SiteCounts]]) -> Table:
-    counts = {a.site: Counts(a.message.confusion.long(), a.message.histogram.long()) for a in answers}
-    table = {}
-    for a in answers:
-        table[a.site] = {
-            name: Score(a.metrics.get(name, s.value), s.low, s.high) for name, s in scores(counts[a.site]).items()
-        }
-    table[POOLED] = scores(_sum(counts.values()))
-    return table
+def _counts(message: SiteCounts) -> Counts:
+    return Counts(message.confusion.long(), message.histogram.long(), message.reliability.long())
 
 
-def _sum(counts: Iterable[Counts]) -> Counts:
-    first, *rest = counts
-    for c in rest:
-        first = first + c
-    return first
-
-
-def as_json(table: Table, images: Mapping[str, int]) -> dict[str, Any]:
-    """The layout of `scores.json`; a score that does not exist is null."""
-    rows = {
-        site: {k: _without_nan(asdict(s)) for k, s in row.items()} | {"images": images[site]}
-        for site, row in table.items()
-    }
-    return {"sites": {site: row for site, row in rows.items() if site != POOLED}, POOLED: rows[POOLED]}
-
-
-def show(table: Table, images: Mapping[str, int]) -> None:
-    """The table in the terminal."""
-    from rich.console import Console
-    from rich.table import Table as Grid
-
-    grid = Grid(box=None, pad_edge=False)
-    grid.add_column("site", overflow="fold")
-    for title in ("images", "AUROC", "balanced acc.", "F1"):
-        grid.add_column(title, justify="right", no_wrap=True)
-    for site, row in table.items():
-        cells = [format_score(row[name]) for name in ("auroc", "balanced_accuracy", "f1")]
-        grid.add_row(site, str(images[site]), *cells, style="bold" if site == POOLED else None)
-    Console().print(grid)
-
-
-def format_score(score: Score) -> str:
-    if math.isnan(score.value):
-        return "-"
-    if math.isnan(score.low):
-        return f"{score.value:.3f}"
-    return f"{score.value:.3f} ({score.low:.2f}-{score.high:.2f})"
+def scored(counts: Counts, classes: Sequence[str]) -> dict[str, Score]:
+    grades = grades_of(classes) if counts.confusion.dim() == 3 else None
+    return scores(counts) | calibration(counts.reliability) | (kappas(counts.confusion, grades) if grades else {})
 
 
 def _predict(local: LocalTrainer, images: Images, batch: int, device: torch.device) -> Float[Tensor, "n k"]:
     parts = torch.arange(len(images)).split(batch)
     return torch.cat([local.module(images.batch(part).to(device)).float().cpu() for part in parts])
-
-
-def _without_nan(score: Mapping[str, float]) -> dict[str, float | None]:
-    return {k: None if math.isnan(v) else round(v, 6) for k, v in score.items()}

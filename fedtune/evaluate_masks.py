@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from fedcore.local import LocalTrainer
 from fedcore.message import STATISTICS, Contribution, Message, Weights
 from fedcore.site import Round, Site
 from fedcore.transport import InProcess
-from fedtune.evaluate import POOLED, Table, answers, format_score
+from fedtune.evaluate import POOLED, Table, answers
 from fedtune.overlap import Sums, image_scores, overlap_scores, summed
+from fedtune.tell import format_score, rounded, show_table
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,17 @@ def require_summable(policy: Policy) -> None:
         raise InputError(f"no score could be computed: {e}") from e
 
 
+def as_json(table: Table, images: Mapping[str, int]) -> dict[str, Any]:
+    """The layout of `scores.json`, as that of classifiers."""
+    rows = {
+        site: {name: rounded(score) for name, score in row.items()} | {"images": images[site]}
+        for site, row in table.items()
+    }
+    return {"sites": {site: row for site, row in rows.items() if site != POOLED}, POOLED: rows[POOLED]}
+
+
 def show(table: Table, images: Mapping[str, int]) -> None:
     """The table in the terminal."""
-    from rich.console import Console
-    from rich.table import Table as Grid
-
-    grid = Grid(box=None, pad_edge=False)
-    grid.add_column("site", overflow="fold")
-    for title in ("images", "Dice", "HD95, mm", "surface Dice"):
-        grid.add_column(title, justify="right", no_wrap=True)
-    for site, row in table.items():
-        cells = [format_score(row[name]) for name in ("dice", "hd95", "surface_dice")]
-        grid.add_row(site, str(images[site]), *cells, style="bold" if site == POOLED else None)
-    Console().print(grid)
+    names = ("dice", "hd95", "surface_dice")
+    rows = [(site, str(images[site]), *(format_score(row[name]) for name in names)) for site, row in table.items()]
+    show_table(("site", "images", "Dice", "HD95, mm", "surface Dice"), rows)

@@ -8,23 +8,26 @@ from typing import Literal
 
 from fedcore.algorithm import Algorithm, FedAvg
 from fedcore.border import Policy
-from fedcore.classifiers import save_classifier
+from fedcore.classifiers import MODEL, save_classifier
 from fedcore.data.describe import describe
+from fedcore.data.findings import findings_of, several, with_findings
 from fedcore.data.images import Cohort, Images
 from fedcore.data.source import Data
 from fedcore.encoders import Encoder, ResNet
 from fedcore.errors import InputError, building
 from fedcore.federation import Rounds
-from fedcore.files import write_json
+from fedcore.files import write_atomically, write_json
 from fedcore.job import Job
 from fedcore.progress import load
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded
-from fedcore.store import find_encoder, load_encoder
+from fedcore.store import CARD, find_encoder, load_encoder
 from fedcore.visit import Visit
+from fedtune.card import card
 from fedtune.classifier import Classifier
-from fedtune.evaluate import as_json, evaluate, require_countable, require_tests, show
+from fedtune.evaluate import evaluate, require_countable, require_tests
 from fedtune.labels import labelled
+from fedtune.tell import as_json, show
 
 
 def finetune(
@@ -39,6 +42,7 @@ def finetune(
     rounds: Rounds = Rounds(),
     policy: Policy = Policy(),
     bootstrap: int = 200,
+    by_patient: bool = False,
     loggers: tuple[Literal["csv", "tensorboard"], ...] = ("csv",),
     seed: int = 0,
     workers: int = 1,
@@ -58,6 +62,7 @@ def finetune(
         rounds: The schedule.
         policy: What sites agree to send.
         bootstrap: Draws for the intervals of the scores.
+        by_patient: Scores count patients, by the mean of the probabilities of their images, instead of images.
         loggers: Lightning loggers, of csv and tensorboard.
         seed: Seed of every generator.
         workers: Sites visited at the same time, each by a process of its own; several may share a GPU. 1: one after
@@ -68,18 +73,23 @@ def finetune(
     if bootstrap < 0:
         raise InputError(f"bootstrap must be at least 0 (no intervals), got {bootstrap}")
     weights = find_encoder(Path(start)) if start else None
-    cohort = load(data)
+    loaded = load(data)
+    classes = findings_of(loaded.classes)
+    module = build(loaded, encoder, classifier, seed, weights)
+    cohort = with_findings(loaded, classes) if module.beside == "findings" else loaded
     train, test = _tasks(cohort, label_fraction, seed)
-    module = build(cohort, encoder, classifier, seed, weights)
     job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
               loggers=loggers, seed=seed, workers=workers)  # fmt: skip
-    about = describe(cohort) | {"command": "finetune", "label_fraction": label_fraction}
+    about = describe(loaded) | {"command": "finetune", "label_fraction": label_fraction}
+    about |= {"classes": list(classes), "several_findings": module.beside == "findings"}
     transport = job.train_in(run, module, about | {"labelled": {s: len(i) for s, i in train.items()}})
     save_classifier(run, module)
-    table, images = evaluate(transport, seed, bootstrap)
-    settings = {"label_fraction": label_fraction, "encoder": start}
-    write_json(run.path / "scores.json", settings | as_json(table, images))
-    show(table, images)
+    found = evaluate(transport, seed, bootstrap, classes, by_patient)
+    settings = {"label_fraction": label_fraction, "encoder": start, "by_patient": by_patient}
+    told = settings | as_json(found, classes)
+    write_json(run.path / "scores.json", told)
+    write_atomically(run.path / Path(MODEL).parent / CARD, card(run, module, told).encode())
+    show(found, classes)
     run.close("finished")
 
 
@@ -87,17 +97,29 @@ def build(
     cohort: Cohort, encoder: Callable[[int, int], Encoder], classifier: Callable[[Encoder, int], Classifier],
     seed: int, weights: Path | None = None,
 ) -> Classifier:  # fmt: skip
-    """The classifier for these images, its encoder from `weights` if given."""
-    if len(cohort.classes) < 2:
+    """The classifier for these images, its encoder from `weights` if given.
+
+    Raises:
+        InputError: There are no two classes, or images have several findings and the classifier learns one class each.
+    """
+    classes = findings_of(cohort.classes)
+    if len(classes) < 2:
         raise InputError(
-            f"a classifier needs at least 2 classes, the images have {list(cohort.classes) or 'no labels'}; "
+            f"a classifier needs at least 2 classes, the images have {list(classes) or 'no labels'}; "
             "give the manifest a column 'label'"
         )
     with seeded(seed), building("the classifier or its encoder"):
         backbone = encoder(cohort.spatial_dims, cohort.channels)
         if weights:
             load_encoder(weights, backbone)
-        return classifier(backbone, len(cohort.classes))
+        module = classifier(backbone, len(classes))
+    if several(cohort.classes) and module.beside != "findings":
+        raise InputError(
+            "the labels hold several findings an image, as in 'A|B', and the classifier takes one class an image; "
+            "start from the recipe classify_multilabel, or set classifier.init_args.loss to "
+            "fedtune.losses.BinaryCrossEntropy"
+        )
+    return module
 
 
 def _tasks(cohort: Cohort, fraction: float, seed: int) -> tuple[dict[str, Images], dict[str, Images]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-import torch
+from torch.nn.functional import one_hot
 
 from fedcore.data.images import Images
 from fedcore.errors import InputError
@@ -20,8 +20,8 @@ def labelled(images: Images, fraction: float, seed: int) -> Images:
 
     Args:
         images: A site's training images.
-        fraction: In (0, 1]; of the patients of each class. A patient with several classes counts for the most frequent.
-            Labels of companions cost nothing and are all used.
+        fraction: In (0, 1]; of the patients of each class. A patient with several classes counts for the most frequent,
+            one with several findings for the rarest. Labels of companions cost nothing and are all used.
         seed: Which patients.
 
     Raises:
@@ -60,18 +60,20 @@ def _known(images: Images) -> Images:
 
 def _chosen_patients(images: Images, fraction: float, seed: int) -> Iterator[np.ndarray]:
     patients, owner = np.unique(images.patients, return_inverse=True)
-    classes = int(images.labels.max()) + 1 if len(images) else 0
-    counts = np.zeros((len(patients), classes), dtype=np.int64)
-    np.add.at(counts, (owner, images.labels.numpy()), 1)
-    strata = counts.argmax(1) if classes else np.zeros(0, dtype=np.int64)
-    for k in range(classes):
+    strata = _classes_of(images, owner, len(patients)) if len(images) else np.zeros(0, dtype=np.int64)
+    for k in range(strata.max(initial=-1) + 1):
         members = patients[strata == k]
         order = np.random.default_rng([seed, k]).permutation(len(members))
         yield members[order[: max(1, round(fraction * len(members)))]]
 
 
-def weights_of_classes(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """Inverse frequency, mean 1 over the images; a class that is absent weighs 0."""
-    counts = torch.bincount(labels, minlength=classes).float()
-    present = counts > 0
-    return torch.where(present, len(labels) / (counts.clamp_min(1) * present.sum()), torch.zeros(()))
+def _classes_of(images: Images, owner: np.ndarray, patients: int) -> np.ndarray:
+    """The class that each patient counts for; those without a finding are a class too."""
+    told = one_hot(images.labels) if images.findings is None else images.findings
+    counts = np.zeros((patients, told.shape[1]), dtype=np.int64)
+    np.add.at(counts, owner, told.numpy())
+    if images.findings is None:
+        return counts.argmax(1)
+    # Of sets of findings there are about as many as patients, and one of each would be nearly everybody.
+    rarity = np.where(counts > 0, (counts > 0).sum(0), patients + 1)
+    return np.where(counts.any(1), rarity.argmin(1), told.shape[1])

@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fedcore.data.decode import UNLABELED
-from fedtune.scores import Score, interval, multiplicities
+from fedtune.counts import multiplicities
+from fedtune.scores import Score, interval
 
 MEASURES = ("dice", "hd95", "surface_dice")
 

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedcore.classifiers import classifiers_of
+from fedcore.data.findings import SEPARATOR
 from fedcore.data.geometry import fit, unfit, with_channels
 from fedcore.data.readers import ImageFault, read_image
 from fedcore.data.scaling import Percentiles
@@ -80,6 +81,8 @@ class Model:
     classes: tuple[str, ...]
     structures: int
     """Class numbers of masks; 0 for a classifier."""
+    several: bool
+    """Whether an image may have several of the classes."""
 
     @classmethod
     def of(cls, run: RunFolder, site: str | None) -> Model:
@@ -100,7 +103,7 @@ class Model:
         if recipe["data"].slices is not None:
             raise InputError("predict takes whole images, and this run cut volumes into slices (data.slices)")
         return cls(known[site], recipe["data"], tuple(about["size"]), about["channels"], tuple(about["classes"]),
-                   about.get("structures", 0))  # fmt: skip
+                   about.get("structures", 0), about.get("several_findings", False))  # fmt: skip
 
     @property
     def columns(self) -> list[str]:
@@ -113,8 +116,10 @@ class Model:
         raw = read_image(file)
         answer = self.answer(raw)
         if not self.structures:
-            probabilities = answer.softmax(0).tolist()
-            return [self.classes[int(answer.argmax())], *(f"{p:.4f}" for p in probabilities)]
+            probabilities = answer.sigmoid() if self.several else answer.softmax(0)
+            seen = (probabilities > 0.5).nonzero().flatten() if self.several else answer.argmax(0, keepdim=True)
+            guess = SEPARATOR.join(self.classes[k] for k in seen)
+            return [guess, *(f"{p:.4f}" for p in probabilities.tolist())]
         mask = unfit(answer, raw.shape[1:]).argmax(0).numpy().astype(np.uint8)
         path = write_mask(out / "masks", file, mask)
         counts = np.bincount(mask.ravel(), minlength=self.structures)[1:]

@@ -18,15 +18,16 @@ from fedcore.data.images import Cohort, Images
 from fedcore.data.source import Data
 from fedcore.errors import Faults, InputError, building
 from fedcore.federation import Rounds
-from fedcore.files import write_json
+from fedcore.files import write_atomically, write_json
 from fedcore.job import Job
 from fedcore.progress import load
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded
-from fedcore.store import find_encoder, load_encoder
+from fedcore.store import CARD, find_encoder, load_encoder
 from fedcore.visit import Visit
-from fedtune.evaluate import as_json, require_tests
-from fedtune.evaluate_masks import evaluate_masks, require_summable, show
+from fedtune.card import card
+from fedtune.evaluate import require_tests
+from fedtune.evaluate_masks import as_json, evaluate_masks, require_summable, show
 from fedtune.labels import of_patients
 from fedtune.networks import UShaped
 from fedtune.segmenter import Segmenter
@@ -86,7 +87,9 @@ def segment(
     save_classifier(run, module, SEGMENTER)
     table, images = evaluate_masks(transport, structures, tolerance, seed, bootstrap)
     settings = {"label_fraction": label_fraction, "encoder": start}
-    write_json(run.path / "scores.json", settings | as_json(table, images))
+    told = settings | as_json(table, images)
+    write_json(run.path / "scores.json", told)
+    write_atomically(run.path / Path(SEGMENTER).parent / CARD, card(run, module, told).encode())
     show(table, images)
     run.close("finished")
 

@@ -8,12 +8,14 @@ import pytest
 from fedcore.cli import STAGES, _load, main
 from fedcore.recipe import read_recipe
 from fedcore.recipes import shipped
+from fedcore.road import read_road
 
 SMALL = [
     "--rounds.count", "2", "--visit.max_epochs", "1", "--data.size", "32", "--data.phantom.images_per_site", "16",
     "--data.phantom.sites", "2",
 ]  # fmt: skip
 NARROW = {
+    "fedtune.networks.UShaped": ["--network.init_args.encoder.init_args.stem", "8"],
     "fedcore.encoders.ResNet": ["--encoder.init_args.stem", "8"],
     "fedcore.encoders.ViT": ["--encoder.init_args.width", "48"],
     "fedgen.painter.Painter": [
@@ -39,7 +41,11 @@ def stage_of(path: Path) -> str:
     return next(stage for stage in STAGES if f"fedpretrain {stage} {path.stem}" in header)
 
 
-@pytest.mark.parametrize("path", shipped().values(), ids=lambda p: p.stem)
+ROADS = [path for name, path in shipped().items() if name.startswith("road_")]
+RECIPES = [path for path in shipped().values() if path not in ROADS]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_parses_and_builds(path: Path) -> None:
     stage = stage_of(path)
     recipe = read_recipe(_load(STAGES[stage][0]), stage, [path.stem])
@@ -54,7 +60,7 @@ def run_small(path: Path, folder: Path, *words: str) -> None:
     assert stopped.value.code == 0
 
 
-@pytest.mark.parametrize("path", shipped().values(), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_runs_two_rounds(path: Path, tmp_path: Path) -> None:
     words: list[str] = []
     if path.stem in NEEDS:
@@ -64,3 +70,12 @@ def test_runs_two_rounds(path: Path, tmp_path: Path) -> None:
     run_small(path, tmp_path / "run", *words)
     assert len((tmp_path / "run" / "rounds.jsonl").read_text().splitlines()) == 2
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("path", ROADS, ids=lambda p: p.stem)
+def test_every_step_of_a_road_is_a_command_that_parses(path: Path) -> None:
+    """What names an earlier step's folder is taken as it stands."""
+    for step in read_road(path, {}):
+        if step.stage:
+            words = step.words[len(step.stage.split()) :]
+            assert read_recipe(_load(STAGES[step.stage][0]), step.stage, words).build()["rounds"].count > 0

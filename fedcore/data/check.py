@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fedcore.data.findings import SEPARATOR
 from fedcore.data.manifest import Manifest, Row, read_manifest
 from fedcore.data.preview import preview
 from fedcore.data.readers import ImageFault, read_image, read_mask
@@ -111,7 +112,7 @@ def _print_table(console: Any, sites: dict[str, list[tuple[Row, Look]]]) -> None
     for site, pairs in sites.items():
         rows, looks = [row for row, _ in pairs], [look for _, look in pairs if look.shape]
         splits = Counter(row.split for row in rows)
-        labels = Counter(row.label for row in rows if row.label)
+        labels = Counter(name for row in rows for name in _names(row))
         masks = {"masks": sum(row.mask is not None for row in rows)}
         told = [f"{name} {count}" for name, count in [*sorted(labels.items()), *masks.items()] if count]
         table.add_row(
@@ -123,6 +124,11 @@ def _print_table(console: Any, sites: dict[str, list[tuple[Row, Look]]]) -> None
             _ends(looks),
         )
     console.print(table)
+
+
+def _names(row: Row) -> list[str]:
+    """The label, or the findings in it: of sets of findings there may be hundreds."""
+    return row.label.split(SEPARATOR) if row.label else []
 
 
 def _ends(looks: Sequence[Look]) -> str:
@@ -151,11 +157,12 @@ def _span(shapes: Iterable[tuple[int, ...]]) -> str:
 def _warnings(manifest: Manifest, sites: dict[str, list[tuple[Row, Look]]]) -> list[str]:
     """What is no fault, but may spoil a run."""
     lines = [f"row {row.number}, {row.image.name}: constant image" for row, look in _all(sites) if look.constant]
+    known = {name for row in manifest.rows for name in _names(row)}
     for site, pairs in sites.items():
         training = sum(row.split == "train" for row, _ in pairs)
         if training == 1:
             lines.append(f"site '{site}' has one image for training; it is left out where batch norm needs two")
-        if manifest.classes and (missing := set(manifest.classes) - {row.label for row, _ in pairs}):
+        if missing := known - {name for row, _ in pairs for name in _names(row)}:
             lines.append(f"site '{site}' has no image of {', '.join(sorted(missing))}")
         if training == 0:
             lines.append(f"site '{site}' has no image for training")

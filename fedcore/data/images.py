@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fedcore.errors import InputError, Refused
 
 Indices = Tensor | np.ndarray | Sequence[int]
-Beside = Literal["labels", "masks", "positions"]
+Beside = Literal["labels", "findings", "masks", "positions"]
 """What a batch may hold beside its pixels; of several, in their order."""
 
 
@@ -48,6 +48,8 @@ class Images:
     """(n, d) float32, mm between pixels, NaN where a file does not say it; None where no file does."""
     companions: Companions | None = None
     """Join every batch of training; they are none of the site's images and not counted among them."""
+    findings: UInt8[Tensor, "n k"] | None = None
+    """1 where an image has a finding; then `labels` are numbers of sets of findings (`fedcore.data.findings`)."""
 
     def __post_init__(self) -> None:
         counts = {"splits": len(self.splits), "labels": len(self.labels), "patients": len(self.patients)}
@@ -57,6 +59,8 @@ class Images:
             counts["positions"] = len(self.positions)
         if self.spacing is not None:
             counts["spacing"] = len(self.spacing)
+        if self.findings is not None:
+            counts["findings"] = len(self.findings)
         if set(counts.values()) != {len(self)}:
             raise ValueError(f"site '{self.site}' has {len(self)} images, but {counts}")
 
@@ -87,6 +91,7 @@ class Images:
             rows=None if self.rows is None else self.rows[at],
             positions=None if self.positions is None else self.positions[at],
             spacing=None if self.spacing is None else self.spacing[at],
+            findings=None if self.findings is None else self.findings[torch.from_numpy(at)],
             index=self._stored(at),
         )
 
@@ -109,7 +114,7 @@ class Images:
         """What belongs to the pixels of `batch(indices)`.
 
         Raises:
-            Refused: the site has no masks, or does not know the positions.
+            Refused: the site has no masks or findings, or does not know the positions.
         """
         if what == "masks":
             if self.masks is None:
@@ -117,6 +122,10 @@ class Images:
             return self.mask_batch(indices)
         if what == "labels":
             return self.labels[torch.as_tensor(indices)]
+        if what == "findings":
+            if self.findings is None:
+                raise Refused("its labels were not taken apart into findings")
+            return self.findings[torch.as_tensor(indices)]
         if self.positions is None:
             raise Refused(
                 "not every image's position in its volume is known; cut volumes by data.slices, or give every row "
@@ -217,7 +226,7 @@ def loader(
         batch_size: Images a batch.
         shuffle: A new order each time; of a generator, else of torch's fixed first seed.
         drop_last: Drop an incomplete last batch if it is not the only one.
-        beside: Give labels (class indices), masks or positions too, one or several.
+        beside: Give labels (class indices), findings, masks or positions too, one or several.
         generator: Its state is the order's only source.
     """
     generator = generator or torch.Generator()
@@ -266,6 +275,10 @@ class _Accompanied(Dataset[Tensor | tuple[Tensor, ...]]):
     def __init__(self, batched: _Batched, companions: Companions, generator: torch.Generator):
         self.batched, self.companions, self.generator = batched, companions, generator
         self.drawn = _Batched(companions.images, batched.beside)
+
+    @property
+    def images(self) -> Images:
+        return self.batched.images
 
     def __getitem__(self, indices: Tensor) -> Tensor | tuple[Tensor, ...]:
         count = self.companions.beside(len(indices))

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from fedcore.data import npz
+from fedcore.data.findings import canonical
 from fedcore.data.slices import between_ends
 from fedcore.errors import Faults
 
@@ -61,10 +62,10 @@ class Manifest:
 def read_manifest(path: Path) -> Manifest:
     """Reads and checks a manifest; images are looked for, not opened.
 
-    Columns: image, site; optional split, label, mask, patient, position (of a slice: any number that rises
-    along the volume, such as its number or the table's mm). Paths are relative to the manifest's folder.
-    Comma, semicolon or tab; UTF-8 with or without a mark. An image that ends in .npz in MedMNIST's layout
-    (train_images, train_labels, ...) stands for all the images in it.
+    Columns: image, site; optional split, label (of several findings `A|B`), mask, patient, position (of a slice:
+    any number that rises along the volume, such as its number or the table's mm). Paths are relative to the
+    manifest's folder. Comma, semicolon or tab; UTF-8 with or without a mark. An image that ends in .npz in MedMNIST's
+    layout (train_images, train_labels, ...) stands for all the images in it.
 
     Raises:
         Faults: with every fault of the file and its row number.
@@ -163,7 +164,7 @@ def _rows(
         return []
     if packed:
         return _expanded(number, image, record["site"], split, faults, notes)
-    label, patient = record["label"] or None, record["patient"] or record["image"]
+    label, patient = canonical(record["label"]) or None, record["patient"] or record["image"]
     position = float(record["position"]) if record["position"] else None
     return [Row(number, image, record["site"], split or "train", label, mask, patient, position=position)]
 

@@ -9,8 +9,9 @@ from typing import Literal
 
 import safetensors.torch
 
-from fedcore.encoders import Encoder, ResNet, ViT
+from fedcore.encoders import DenseNet, Encoder, ResNet, ViT
 from fedcore.errors import InputError
+from fedcore.export.densenet import portable_densenet
 from fedcore.export.onnx import TASKS, export_onnx
 from fedcore.export.portable import Library, Portable
 from fedcore.export.resnet import portable_resnet
@@ -22,8 +23,8 @@ from fedcore.words import call
 
 
 def export(
-    run: Path, to: Library | Literal["onnx"] = "monai", out: Path | None = None, overwrite: bool = False,
-    site: str | None = None,
+    run: Path, to: Literal["monai", "timm", "torchvision", "onnx"] = "monai", out: Path | None = None,
+    overwrite: bool = False, site: str | None = None,
 ) -> None:  # fmt: skip
     """Write an encoder's weights as another library's, or a classifier or segmenter as ONNX, and how to use them.
 
@@ -71,6 +72,8 @@ def portable(encoder: Encoder, to: Library, size: tuple[int, ...] = ()) -> Porta
     """
     if isinstance(encoder, ResNet):
         return portable_resnet(encoder, to)
+    if isinstance(encoder, DenseNet):
+        return portable_densenet(encoder, to)
     if isinstance(encoder, ViT):
         return portable_vit(encoder, to, size)
     raise InputError(f"export knows no {type(encoder).__name__}; in Python fedcore.store.build_encoder loads it")

@@ -53,6 +53,8 @@ class Plane:
     xticks: tuple[Tick, ...]
     yticks: tuple[Tick, ...]
     series: tuple[Series, ...]
+    diagonal: str = ""
+    """A line that the series are read against."""
 
 
 def plane(

@@ -21,7 +21,7 @@ from fedcore.report.parse import (
     whole,
 )
 from fedcore.report.private import shorten_paths, shorten_recipe
-from fedcore.report.run import Departure, Estimate, Run, Score, Scores, Table, Turn, Visit, highest
+from fedcore.report.run import Bin, Departure, Estimate, Run, Score, Scores, Table, Turn, Visit, highest
 
 _SIGNS = ("run.json", "rounds.jsonl", "recipe.yaml", "scores.json", "table.json")
 
@@ -151,16 +151,27 @@ def _scores(found: Mapping[str, Any]) -> Scores | None:
     sites = {site: _score(mapping(score)) for site, score in mapping(found.get("sites")).items()}
     pooled = _score(mapping(found.get("pooled"))) if found.get("pooled") else None
     encoder = str(found["encoder"]) if found.get("encoder") else None
-    return Scores(number(found.get("label_fraction")), encoder, sites, pooled) if sites or pooled else None
+    by_patient = found.get("by_patient") is True
+    return Scores(number(found.get("label_fraction")), encoder, sites, pooled, by_patient) if sites or pooled else None
 
 
 def _score(found: Mapping[str, Any]) -> Score:
-    metrics = {}
-    for name, item in found.items():
-        parts = numbers(item)
-        if "value" in parts:
-            metrics[name] = Estimate(parts["value"], parts.get("low"), parts.get("high"))
-    return Score(metrics, whole(found.get("images")))
+    findings = {name: mapping(told).get("auroc") for name, told in mapping(found.get("findings")).items()}
+    bins = [
+        told for item in items(found.get("calibration")) if {"count", "sure", "held"} <= (told := numbers(item)).keys()
+    ]
+    calibration = tuple(Bin(int(told["count"]), told["sure"], told["held"]) for told in bins)
+    return Score(_estimates(found), whole(found.get("images")), calibration, _estimates(findings))
+
+
+def _estimates(found: Mapping[str, Any]) -> dict[str, Estimate]:
+    """Those that have a value."""
+    parts = {name: numbers(item) for name, item in found.items()}
+    return {
+        name: Estimate(told["value"], told.get("low"), told.get("high"))
+        for name, told in parts.items()
+        if "value" in told
+    }
 
 
 def _table(found: Mapping[str, Any]) -> Table | None:

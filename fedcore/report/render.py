@@ -8,7 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedcore.report import comparison, digest, flow, inspection, results, summary, units
+from fedcore.report import comparison, digest, flow, inspection, reliability, results, summary, units
 from fedcore.report.embedding import Embedding, embed
 from fedcore.report.exhibits import read_exhibits
 from fedcore.report.galleries import Gallery, read_galleries
@@ -43,6 +43,8 @@ def page(run: Run, *, images: bool = True) -> str:
         figures=summary.key_figures(run),
         results=results.bars(run),
         final=results.final(run),
+        findings=results.by_finding(run),
+        reliability=reliability.reliability_chart(run),
         training=digest.training_charts(run),
         health=health(run),
         basis=BASIS,

@@ -10,6 +10,8 @@ from fedcore.report.units import metric_name
 POOLED = "All sites, pooled"
 _MEASURES = {"knn": "kNN", "linear": "Linear probe", "feature_std": "Spread", "effective_rank": "Effective rank"}
 
+_DRAWN_ELSEWHERE = ("ece",)  # less of it is better, and it has a chart of its own
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -32,18 +34,19 @@ class Final:
 def bars(run: Run) -> dict[str, list[Bar]]:
     """For each metric, by its name, a bar for each site and one for all of them."""
     found: dict[str, list[Bar]] = {}
-    for owner, score in _scored(run).items():
+    for owner, score in scored(run).items():
         for metric, estimate in score.metrics.items():
+            if metric in _DRAWN_ELSEWHERE:
+                continue
             found.setdefault(metric_name(metric), []).append(_bar(owner, estimate))
     return found
 
 
 def final(run: Run) -> Final | None:
     """The scores of a fine-tuned run, else what each site's last survey measured; None where there is neither."""
-    scored = _scored(run)
-    if scored:
-        metrics = list(dict.fromkeys(name for score in scored.values() for name in score.metrics))
-        rows = tuple((owner, tuple(map(score.metrics.get, metrics)), score.images) for owner, score in scored.items())
+    if found := scored(run):
+        metrics = list(dict.fromkeys(name for score in found.values() for name in score.metrics))
+        rows = tuple((owner, tuple(map(score.metrics.get, metrics)), score.images) for owner, score in found.items())
         return Final(tuple(map(metric_name, metrics)), rows, "Behind each score stands its confidence interval.")
     surveys = {site: survey for turn in run.turns for site, survey in turn.survey.items()}
     names = [name for name in _MEASURES if any(name in survey for survey in surveys.values())]
@@ -55,10 +58,19 @@ def final(run: Run) -> Final | None:
     return Final(tuple(_MEASURES[name] for name in names), rows, "As measured by the last survey.") if names else None
 
 
-def _scored(run: Run) -> dict[str, Score]:
+def scored(run: Run) -> dict[str, Score]:
+    """By site, and of all of them under POOLED."""
     if not run.scores:
         return {}
     return {**run.scores.sites} | ({POOLED: run.scores.pooled} if run.scores.pooled else {})
+
+
+def by_finding(run: Run) -> Final | None:
+    """AUROC of each finding, a column a site; None where an image is of one class."""
+    found = {owner: score.findings for owner, score in scored(run).items()}
+    names = dict.fromkeys(name for told in found.values() for name in told)
+    rows = tuple((name, tuple(told.get(name) for told in found.values()), None) for name in names)
+    return Final(tuple(found), rows, "A dash: all images have it, or none.") if rows else None
 
 
 def _plain(value: float | None) -> Estimate | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedcore.message import Reveals
@@ -54,11 +54,23 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Bin:
+    """Guesses that were about as sure: how many, how sure they were on average, and what share of them held."""
+
+    count: int
+    sure: float
+    held: float
+
+
+@dataclass(frozen=True)
 class Score:
     """The scores of one model on one test set of so many images."""
 
     metrics: Mapping[str, Estimate]
     images: int | None
+    calibration: tuple[Bin, ...] = ()
+    findings: Mapping[str, Estimate] = field(default_factory=dict)
+    """AUROC of each, where images may have several."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,8 @@ class Scores:
     encoder: str | None
     sites: Mapping[str, Score]
     pooled: Score | None
+    by_patient: bool = False
+    """Patients were counted, not images."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from fedcore.report.run import Estimate
 
-_NAMES = {"auroc": "AUROC", "f1": "F1", "knn": "kNN", "auprc": "AUPRC", "mcc": "MCC"}
+_NAMES = {
+    "auroc": "AUROC",
+    "f1": "F1",
+    "knn": "kNN",
+    "auprc": "AUPRC",
+    "mcc": "MCC",
+    "ece": "Calibration error",
+    "kappa_linear": "Linear kappa",
+    "kappa_quadratic": "Quadratic kappa",
+}
 
 
 def size_unit(size: float | int) -> tuple[float, str]:

@@ -15,6 +15,7 @@ from fedcore.classifiers import MODEL, classifiers_of
 from fedcore.cli import main
 from fedcore.data.source import Data
 from fedcore.errors import InputError
+from fedcore.files import write_json
 from fedcore.local import personal
 from fedcore.run import RunFolder
 from fedgen import drawn as module
@@ -236,3 +237,9 @@ def test_a_damaged_run_is_refused(broken: str, tmp_path: Path) -> None:
         (run / "recipe.yaml").write_text(changed)
     with pytest.raises(InputError, match=r"corrupted|damaged|the recipe's encoder cannot be built"):
         invert(run, tmp_path / "set", 2, **QUICK)
+
+
+def test_a_classifier_of_several_findings_is_refused(together: Path, tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", RunFolder(together).about() | {"several_findings": True})
+    with pytest.raises(InputError, match="tells several findings an image"):
+        Tuned.open(tmp_path)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,10 @@ from fedcore.site import Round
 from fedcore.transport import InProcess
 from fedcore.visit import Visit
 from fedtune.classifier import Classifier
-from fedtune.evaluate import POOLED, Evaluate, Table, as_json, evaluate, format_score, show
-from fedtune.scores import BINS, Score, exact
+from fedtune.counts import BINS, FINE
+from fedtune.evaluate import POOLED, Evaluate, evaluate
+from fedtune.scores import exact
+from fedtune.tell import as_json
 from tests.fedcore.toys import same
 
 SIZES = {"a": 40, "b": 25, "c": 12}
@@ -52,11 +53,11 @@ def together(sites: dict[str, Images]) -> Images:
 def test_a_site_with_a_personal_model_is_measured_by_it(local: LocalTrainer, tests: dict[str, Images]) -> None:
     """Site b always answers 2, and the others as the federation's model does."""
     transport = InProcess(tests, local, tests)
-    before, _ = evaluate(transport, seed=0, draws=0)
+    before = evaluate(transport, seed=0, draws=0).table
     certain = {"head.weight": torch.zeros(3, 8), "head.bias": torch.tensor([0.0, 0.0, 9.0])}
     mine = {f"personal/{k}": t for k, t in (local.shared() | certain).items()}
     transport.memories.put("b", mine, Round(0, 1, seed=0))
-    after, _ = evaluate(transport, seed=0, draws=0)
+    after = evaluate(transport, seed=0, draws=0).table
     assert after["b"]["balanced_accuracy"].value == pytest.approx(1 / 3)
     assert before["b"]["balanced_accuracy"].value != pytest.approx(1 / 3)
     assert all(after[site]["f1"].value == before[site]["f1"].value for site in "ac")
@@ -73,8 +74,9 @@ def strict(text: str) -> Any:
 
 
 def test_the_pooled_scores_are_those_of_all_images_in_one_place(local: LocalTrainer, tests: dict[str, Images]) -> None:
-    apart, images = evaluate(InProcess(tests, local, tests), seed=0, draws=20)
-    one, _ = evaluate(InProcess({}, local, {"all": together(tests)}), seed=0, draws=20)
+    found = evaluate(InProcess(tests, local, tests), seed=0, draws=20)
+    apart, images = found.table, found.images
+    one = evaluate(InProcess({}, local, {"all": together(tests)}), seed=0, draws=20).table
     for name, score in apart[POOLED].items():
         assert score.value == pytest.approx(one[POOLED][name].value, abs=1e-12)
         assert score.value == pytest.approx(one["all"][name].value, abs=0.01)  # AUROC without bins
@@ -83,10 +85,11 @@ def test_the_pooled_scores_are_those_of_all_images_in_one_place(local: LocalTrai
 
 
 def test_a_site_has_its_exact_scores(local: LocalTrainer, tests: dict[str, Images]) -> None:
-    table, _ = evaluate(InProcess(tests, local, tests), seed=0, draws=20)
+    table = evaluate(InProcess(tests, local, tests), seed=0, draws=20).table
     with torch.no_grad():
         logits = local.module.eval()(tests["b"].batch(range(25)))
-    assert {k: s.value for k, s in table["b"].items()} == pytest.approx(exact(logits, tests["b"].labels), abs=1e-6)
+    found = exact(logits, tests["b"].labels)
+    assert {k: table["b"][k].value for k in found} == pytest.approx(found, abs=1e-6)
 
 
 def test_batches_do_not_matter(local: LocalTrainer, tests: dict[str, Images]) -> None:
@@ -98,11 +101,12 @@ def test_batches_do_not_matter(local: LocalTrainer, tests: dict[str, Images]) ->
         counts.append(answer.message)
     assert torch.equal(counts[0].confusion, counts[1].confusion)
     assert torch.equal(counts[0].histogram, counts[1].histogram)
+    assert torch.equal(counts[0].reliability, counts[1].reliability)
 
 
 def test_without_metrics_the_counts_give_the_scores(local: LocalTrainer, tests: dict[str, Images]) -> None:
-    full, _ = evaluate(InProcess(tests, local, tests), seed=0, draws=20)
-    bare, _ = evaluate(InProcess(tests, local, tests, Policy(metrics=False)), seed=0, draws=20)
+    full = evaluate(InProcess(tests, local, tests), seed=0, draws=20).table
+    bare = evaluate(InProcess(tests, local, tests, Policy(metrics=False)), seed=0, draws=20).table
     for site, row in full.items():
         for name, score in row.items():
             assert bare[site][name].value == pytest.approx(score.value, abs=0.01 if name == "auroc" else 1e-6)
@@ -128,14 +132,15 @@ def test_what_leaves_is_audited_and_holds_counts_alone(
         told = {e["field"]: (e["reveals"], e.get("shape")) for e in entries}
         assert told["confusion"] == ("STATISTICS", [6, 3, 3])
         assert told["histogram"] == ("STATISTICS", [6, 3, 2, BINS])
-        assert told.keys() == {"confusion", "histogram", "metrics"}
+        assert told["reliability"] == ("STATISTICS", [2, FINE])
+        assert told.keys() == {"confusion", "histogram", "reliability", "metrics"}
 
 
 def test_what_leaves_does_not_grow_with_the_site(local: LocalTrainer, tests: dict[str, Images]) -> None:
     sites, down = InProcess(tests, local, tests), Weights(local.shared())
     answers = list(sites.ask(Evaluate(5), ((name, down) for name in SIZES), Round(0, 1, seed=0)))
     messages = [a.message for a in answers if isinstance(a, Contribution)]
-    assert [nbytes(m) for m in messages] == [4 * 6 * (9 + 3 * 2 * BINS)] * 3
+    assert [nbytes(m) for m in messages] == [4 * (6 * (9 + 3 * 2 * BINS) + 2 * FINE)] * 3
     assert {exposure(m) for m in messages} == {Reveals.STATISTICS}
 
 
@@ -153,7 +158,7 @@ def test_what_is_a_sites_own_is_used_at_that_site(toy: Callable[[], Encoder], te
     for k, name in enumerate(SIZES):
         bias = torch.zeros(3).index_fill(0, torch.tensor(k), 9.0)
         sites.memories.put(name, {"module/head.weight": torch.zeros(3, 8), "module/head.bias": bias}, Round(0, 1, 0))
-    table, _ = evaluate(sites, seed=0, draws=5)
+    table = evaluate(sites, seed=0, draws=5).table
     for k, name in enumerate(SIZES):
         part = float((tests[name].labels == k).float().mean())
         assert table[name]["f1"].value == pytest.approx(2 * part / (1 + part) / 3, abs=1e-6)
@@ -163,9 +168,9 @@ def test_a_site_of_one_class_has_no_auroc_and_null_in_the_file(
     local: LocalTrainer, images: Callable[..., Images], tmp_path: Path
 ) -> None:
     sites = {"one": images([1] * 6), "two": images([0, 1, 2] * 4, name="b")}
-    table, counts = evaluate(InProcess(sites, local, sites, folder=tmp_path), seed=0, draws=5)
-    assert repr(table["one"]["auroc"].value) == "nan"
-    content = strict(json.dumps(as_json(table, counts), allow_nan=False))
+    found = evaluate(InProcess(sites, local, sites, folder=tmp_path), seed=0, draws=5)
+    assert repr(found.table["one"]["auroc"].value) == "nan"
+    content = strict(json.dumps(as_json(found), allow_nan=False))
     assert content["sites"]["one"]["auroc"] == {"value": None, "low": None, "high": None}
     assert content["sites"]["one"]["images"] == 6
     assert 0 <= content["pooled"]["auroc"]["value"] <= 1
@@ -174,7 +179,7 @@ def test_a_site_of_one_class_has_no_auroc_and_null_in_the_file(
 
 
 def test_a_site_may_have_test_images_only(local: LocalTrainer, tests: dict[str, Images]) -> None:
-    table, _ = evaluate(InProcess({"a": tests["a"]}, local, {"b": tests["b"]}), seed=0, draws=5)
+    table = evaluate(InProcess({"a": tests["a"]}, local, {"b": tests["b"]}), seed=0, draws=5).table
     assert table.keys() == {"b", POOLED}
 
 
@@ -183,12 +188,18 @@ def test_without_test_images_there_is_nothing_to_evaluate(local: LocalTrainer, t
         evaluate(InProcess(tests, local), seed=0)
 
 
-def test_the_table_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    assert format_score(Score(0.12349, 0.1, 0.2)) == "0.123 (0.10-0.20)"
-    assert format_score(Score(nan, nan, nan)) == "-"
-    assert format_score(Score(0.5, nan, nan)) == "0.500"  # no bootstrap, no interval
-    row = {"auroc": Score(nan, nan, nan), "balanced_accuracy": Score(0.5, 0.25, 0.75), "f1": Score(1.0, 1.0, 1.0)}
-    table: Table = {"north": row, POOLED: row}
-    show(table, {"north": 7, POOLED: 7})
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split() == ["north", "7", "-", "0.500", "(0.25-0.75)", "1.000", "(1.00-1.00)"]
+def test_patients_are_counted_once_each_and_told_apart_from_images(
+    local: LocalTrainer, images: Callable[..., Images]
+) -> None:
+    """Every patient has the same image twice or thrice, so the scores are those of one image each."""
+    once = {"a": images([0, 1, 2] * 4), "b": images([2, 1, 0], name="b")}
+    twice = {name: site.take([at for at in range(len(site)) for _ in range(2 + at % 2)]) for name, site in once.items()}
+    assert [len(site) for site in twice.values()] == [30, 7]
+    one = evaluate(InProcess(once, local, once), seed=0, draws=5)
+    two = evaluate(InProcess(twice, local, twice), seed=0, draws=5, patients=True)
+    for site, row in one.table.items():
+        for name, score in row.items():
+            assert two.table[site][name].value == pytest.approx(score.value, abs=1e-6), name
+    told = as_json(two)
+    assert (told["pooled"]["patients"], told["pooled"]["images"]) == (15, 37)
+    assert "patients" not in as_json(one)["pooled"]

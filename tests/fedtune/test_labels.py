@@ -6,11 +6,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 
 from fedcore.data.images import Companions, Images
 from fedcore.errors import InputError
-from fedtune.labels import labelled, weights_of_classes
+from fedtune.labels import labelled
 
 
 def hospital(make: Callable[..., Images], sizes: tuple[int, ...] = (200, 60, 3), each: int = 2) -> Images:
@@ -94,14 +93,6 @@ def test_pixels_stay_with_their_labels(images: Callable[..., Images]) -> None:
 def test_a_fraction_out_of_range_is_refused(images: Callable[..., Images], fraction: float) -> None:
     with pytest.raises(ValueError, match=r"lie in \(0, 1\]"):
         labelled(hospital(images), fraction, seed=0)
-
-
-def test_weights_of_classes_by_hand() -> None:
-    """Three of class 0, one of class 2: each class weighs 4 / 2 in sum, shared by its images."""
-    labels = torch.tensor([0, 0, 0, 2])
-    weights = weights_of_classes(labels, 4)
-    torch.testing.assert_close(weights, torch.tensor([2 / 3, 0, 2, 0]))
-    assert weights[labels].mean().item() == pytest.approx(1)
 
 
 def test_labels_of_companions_are_all_used_and_those_without_stay_away(images: Callable[..., Images]) -> None:

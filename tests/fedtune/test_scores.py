@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torchmetrics.functional.classification import multiclass_auroc, multiclass_f1_score, multiclass_recall
 
-from fedtune.scores import Counts, Score, count, exact, scores
+from fedtune.counts import Counts, count
+from fedtune.scores import Score, exact, scores
 
 
 def answers(n: int, k: int = 4, skill: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor]:

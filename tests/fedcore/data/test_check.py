@@ -40,6 +40,16 @@ def test_a_sound_manifest(manifest: Path, capsys: pytest.CaptureFixture[str]) ->
         assert text in out
 
 
+def test_findings_are_counted_and_not_sets_of_them(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest.write_text(manifest.read_text().replace(",a,", ",a|b,"))
+    assert check_command(manifest) == 0
+    out = capsys.readouterr().out
+    assert "a 4" in out
+    assert "b 7" in out
+    assert "a|b" not in out
+    assert "has no image of" not in out
+
+
 def test_faults_are_counted(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (manifest.parent / "1.png").write_bytes(b"damaged")
     nib.save(nib.Nifti1Image(np.ones((9, 8, 6), np.uint8), np.eye(4)), manifest.parent / "m.nii")

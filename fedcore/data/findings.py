@@ -1,0 +1,74 @@
+"""Several findings an image, in one label cell: `Effusion|Mass`, as NIH ChestX-ray14 writes them (Wang et al. 2017,
+arXiv 1705.02315).
+
+Everywhere else such a cell is the name of one class, a set of findings: pretraining, partitions and generators need
+know no more. A classifier of findings takes the sets apart here. An empty cell stays unlabelled; that somebody looked
+and found nothing is said by the words `No Finding`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from fedcore.data.images import Cohort, Images
+from fedcore.errors import Faults
+
+SEPARATOR = "|"
+NOTHING = ("no finding", "no findings", "none")
+"""What stands for no finding, in any case. It is no finding of its own, which the others would already tell."""
+
+
+def canonical(cell: str) -> str:
+    """The cell with each finding once, in order, so that a set has one name; a cell of one class is as it was."""
+    if SEPARATOR not in cell:
+        return cell
+    return SEPARATOR.join(sorted({name.strip() for name in cell.split(SEPARATOR)} - {""}))
+
+
+def several(classes: Sequence[str]) -> bool:
+    """Whether images of these classes may have several findings."""
+    return any(SEPARATOR in name for name in classes)
+
+
+def findings_of(classes: Sequence[str]) -> tuple[str, ...]:
+    """The findings that the classes are sets of; where no class is a set of several, the classes.
+
+    Raises:
+        Faults: A set holds `No Finding` and a finding.
+    """
+    if not several(classes):
+        return tuple(classes)
+    if both := [name for name in classes if SEPARATOR in name and any(map(_nothing, name.split(SEPARATOR)))]:
+        faults = [f"'{name}' says that there is a finding and that there is none" for name in both]
+        raise Faults("labels", faults, "Take one of them out of the label cells.")
+    return tuple(sorted({one for name in classes if not _nothing(name) for one in name.split(SEPARATOR)}))
+
+
+def with_findings(cohort: Cohort, names: Sequence[str]) -> Cohort:
+    """The cohort with `names` for classes, and a column of each in every image's `findings`.
+
+    Raises:
+        Faults: Its images have findings that are not among the names.
+    """
+    unknown = [name for name in findings_of(cohort.classes) if name not in names and not _nothing(name)]
+    if unknown:
+        raise Faults("labels", [f"'{name}' is none of {', '.join(names)}" for name in unknown])
+    sets = [set(name.split(SEPARATOR)) for name in cohort.classes]
+    table = torch.tensor([[name in found for name in names] for found in [*sets, set()]], dtype=torch.uint8)
+    return replace(cohort, classes=tuple(names), sites={s: _told(i, table) for s, i in cohort.sites.items()})
+
+
+def _told(images: Images, table: UInt8[Tensor, "sets k"]) -> Images:
+    """The last row of the table is for the unlabelled, whom nobody asks."""
+    company = images.companions
+    others = None if company is None else replace(company, images=_told(company.images, table))
+    return replace(images, findings=table[images.labels], companions=others)
+
+
+def _nothing(name: str) -> bool:
+    return name.lower() in NOTHING

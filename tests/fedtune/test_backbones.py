@@ -1,0 +1,44 @@
+"""Every encoder serves a classifier: a recipe names it, it trains, is evaluated, and its classifiers are found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedcore.classifiers import classifiers_of
+from fedcore.cli import main
+from fedcore.run import RunFolder
+
+BACKBONES = {
+    "ViT": "{class_path: fedcore.encoders.ViT, init_args: {patch: 8, width: 48, depth: 2}}",
+    "DenseNet": "{class_path: fedcore.encoders.DenseNet, init_args: {growth: 4, blocks: [2, 2]}}",
+}
+RECIPE = """
+encoder: ENCODER
+data: {manifest: phantom, size: 32, phantom: {sites: 2, images_per_site: 24, spatial_dims: DIMS}}
+visit: {batch_size: 8, accelerator: cpu}
+rounds: {count: 1}
+bootstrap: 5
+by_patient: true
+"""
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_it_trains_and_is_evaluated_again(
+    name: str, dims: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    recipe.write_text(RECIPE.replace("ENCODER", BACKBONES[name]).replace("DIMS", str(dims)))
+    told = []
+    for words in (("finetune", recipe, "--out", run), ("evaluate", run)):
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert ended.value.code == 0, err
+        told.append(out.split("result:")[0])
+    assert told[0] == told[1]
+    (network,) = classifiers_of(RunFolder(run)).values()
+    assert network(torch.zeros(2, 1, *[32] * dims)).shape == (2, 4)

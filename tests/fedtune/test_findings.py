@@ -1,0 +1,197 @@
+"""Classifiers of several findings an image: their counts, their scores, and runs from manifest to page."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multilabel_auroc, multilabel_f1_score
+
+from fedcore.cli import main
+from fedcore.data.images import Images
+from fedcore.data.phantom import Phantoms
+from fedcore.data.source import Data
+from fedcore.encoders import ResNet
+from fedcore.errors import InputError
+from fedcore.federation import Rounds
+from fedcore.run import RunFolder
+from fedcore.visit import Visit
+from fedtune.classifier import Classifier
+from fedtune.counts import Counts, count_findings
+from fedtune.finetune import finetune
+from fedtune.labels import labelled
+from fedtune.losses import BinaryCrossEntropy
+from fedtune.scores import exact_findings, scores, scores_by_finding
+
+SEVERAL = partial(Classifier, loss=BinaryCrossEntropy(balance=0.5))
+
+
+def answers(n: int = 150, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Logits that lean to the truth, of a common, a usual and a rare finding."""
+    draw = torch.Generator().manual_seed(seed)
+    findings = (torch.rand(n, 3, generator=draw) < torch.tensor([0.6, 0.3, 0.1])).byte()
+    return torch.randn(n, 3, generator=draw) + 1.5 * findings - 0.5, findings
+
+
+def counted(logits: Tensor, findings: Tensor, draws: int = 0) -> Counts:
+    return count_findings(logits, findings, torch.arange(len(logits)), draws, seed=0)
+
+
+def auroc_by_loops(scores: list[float], truth: list[int]) -> float:
+    of, rest = ([s for s, t in zip(scores, truth, strict=True) if t == own] for own in (1, 0))
+    return sum((p > q) + (p == q) / 2 for p, q in product(of, rest)) / (len(of) * len(rest))
+
+
+def test_the_scores_are_those_of_loops_and_of_torchmetrics() -> None:
+    logits, findings = answers()
+    told, columns = scores(counted(logits, findings)), list(zip(logits.T.tolist(), findings.T.tolist(), strict=True))
+    auroc = [auroc_by_loops(s, t) for s, t in columns]
+    assert [row["auroc"].value for row in scores_by_finding(counted(logits, findings))] == pytest.approx(
+        auroc, abs=3e-3
+    )
+    assert told["auroc"].value == pytest.approx(sum(auroc) / 3, abs=3e-3)
+    assert exact_findings(logits, findings)["auroc"] == pytest.approx(sum(auroc) / 3, abs=1e-6)
+    assert sum(auroc) / 3 == pytest.approx(multilabel_auroc(logits, findings.long(), 3).item(), abs=1e-6)
+    assert told["f1"].value == pytest.approx(multilabel_f1_score(logits, findings.long(), 3).item(), abs=1e-6)
+    balanced = 0.0
+    for s, t in columns:
+        for own in (0, 1):
+            hits = [(score >= 0) == own for score, truth in zip(s, t, strict=True) if truth == own]
+            balanced += sum(hits) / len(hits) / 6
+    assert told["balanced_accuracy"].value == pytest.approx(balanced)
+
+
+def test_by_hand() -> None:
+    """One finding; 2 have it, one of them at even odds, which is a guess; 2 have not, one of them is guessed."""
+    found = counted(torch.tensor([[2.0], [0.0], [1.0], [-1.0]]), torch.tensor([[1], [1], [0], [0]]))
+    assert found.confusion[0, 0].tolist() == [[1, 1], [0, 2]]
+    told = scores(found)
+    assert told["auroc"].value == 3 / 4
+    assert told["balanced_accuracy"].value == 3 / 4
+    assert told["f1"].value == pytest.approx(4 / 5)
+
+
+def test_counts_of_sites_are_those_of_one_that_holds_all() -> None:
+    logits, findings = answers()
+    parts = [counted(logits[at : at + 50], findings[at : at + 50], draws=3) for at in (0, 50, 100)]
+    total, whole = parts[0] + parts[1] + parts[2], counted(logits, findings)
+    assert torch.equal(total.confusion[0], whole.confusion[0])
+    assert torch.equal(total.histogram[0], whole.histogram[0])
+    assert torch.equal(total.reliability, whole.reliability)
+    assert {k: s.value for k, s in scores(total).items()} == {k: s.value for k, s in scores(whole).items()}
+
+
+def test_a_finding_that_nobody_has_is_left_out_of_the_means() -> None:
+    logits, findings = answers()
+    findings[:, 2] = 0
+    both = counted(logits, findings), counted(logits[:, :2], findings[:, :2])
+    for name in ("auroc", "balanced_accuracy"):
+        assert scores(both[0])[name].value == pytest.approx(scores(both[1])[name].value)
+    assert np.isnan(scores_by_finding(both[0])[2]["auroc"].value)
+
+
+def test_a_fraction_of_labels_is_stratified_by_the_rarest_finding(images: Callable[..., Images]) -> None:
+    """Of 40 patients all have the first finding, 10 the second too, and one the third: each is a class of its own,
+    however many sets there are."""
+    rows = torch.tensor([[1, at < 10, at == 0] for at in range(40)], dtype=torch.uint8)
+    site = replace(images(list(range(40))), findings=rows)
+    chosen = labelled(site, 0.1, seed=0).findings
+    assert chosen is not None
+    assert chosen.tolist().count([1, 0, 0]) == 3
+    assert chosen.tolist().count([1, 1, 0]) == 1
+    assert chosen.tolist().count([1, 1, 1]) == 1
+
+
+def hospitals(folder: Path) -> Data:
+    """Phantom hospitals; every second patient with a round finding has a nodule as well, and the clear have none."""
+    manifest = Phantoms(sites=2, images_per_site=48).write(folder, 32)
+    with manifest.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        odd = int(row["patient"][-1]) % 2 == 1
+        row["label"] = {"clear": "No Finding", "round": "round|nodule" if odd else "round"}.get(
+            row["label"], row["label"]
+        )
+    with manifest.open("w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    return Data(str(manifest), 32, cache=folder / "cache")
+
+
+def ran(folder: Path, data: Data, **more: Any) -> dict[str, Any]:
+    settings = {"encoder": partial(ResNet, depth=10, stem=8), "rounds": Rounds(2), "bootstrap": 10, "loggers": ()}
+    visit = Visit(batch_size=8, accelerator="cpu")
+    finetune(RunFolder(folder), data=data, visit=visit, **(settings | {"classifier": SEVERAL} | more))
+    found: dict[str, Any] = json.loads((folder / "scores.json").read_text())
+    return found
+
+
+def test_from_manifest_to_scores_and_evaluated_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = hospitals(tmp_path / "data")
+    found, about = ran(tmp_path / "run", data), RunFolder(tmp_path / "run").about()
+    assert about["classes"] == ["nodule", "ring", "round", "spiculated"]
+    assert about["several_findings"] is True
+    for row in (*found["sites"].values(), found["pooled"]):
+        assert list(row["findings"]) == about["classes"]
+        assert 0 <= row["auroc"]["value"] <= 1
+        assert sum(b["count"] for b in row["calibration"]) == 4 * row["images"]
+    told = [row["auroc"]["value"] for row in found["pooled"]["findings"].values()]
+    assert found["pooled"]["auroc"]["value"] == pytest.approx(np.mean([v for v in told if v is not None]), abs=1e-5)
+    assert "nodule" in capsys.readouterr().out
+
+
+def test_a_label_of_several_findings_is_refused_where_one_class_is_learned(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"hold several findings an image, as in 'A\|B'.*recipe classify_multilabel"):
+        ran(tmp_path / "run", hospitals(tmp_path / "data"), classifier=Classifier)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_of_one_class_each_are_learned_one_against_the_rest(tmp_path: Path) -> None:
+    found = ran(tmp_path / "run", Data(size=32, phantom=Phantoms(sites=2, images_per_site=48)))
+    assert list(found["pooled"]["findings"]) == ["clear", "ring", "round", "spiculated"]
+
+
+def test_other_images_are_evaluated_by_the_findings_of_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = hospitals(tmp_path / "data")
+    run = tmp_path / "run"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "encoder: {class_path: fedcore.encoders.ResNet, init_args: {depth: 10, stem: 8}}\n"
+        "classifier: {class_path: fedtune.classifier.Classifier, init_args: {loss: "
+        "{class_path: fedtune.losses.BinaryCrossEntropy, init_args: {balance: 0.5}}}}\n"
+        f"data: {{manifest: '{data.manifest}', size: 32}}\n"
+        "visit: {batch_size: 8, accelerator: cpu}\nrounds: {count: 1}\nbootstrap: 5\n"
+    )
+
+    def said(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    code, out, err = said("finetune", recipe, "--out", run)
+    assert code == 0, err
+    assert said("evaluate", run)[1] == out.split("result:")[0]
+    manifest = Path(data.manifest)
+    text = manifest.read_text()
+    manifest.write_text(text.replace("round|nodule", "round"))  # no image of several, and a finding that none has
+    code, out, err = said("evaluate", run)
+    assert code == 0, err
+    assert next(line.split() for line in out.splitlines() if line.startswith("nodule")) == ["nodule", "0", "-"]
+    manifest.write_text(text.replace("ring", "edema"))
+    code, _, err = said("evaluate", run)
+    assert code == 2
+    assert "'edema' is none of nodule, ring, round, spiculated" in err

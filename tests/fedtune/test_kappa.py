@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isnan
+
+import pytest
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_cohen_kappa
+
+from fedtune.kappa import grades_of, kappas
+
+
+def matrix(truth: Tensor, guesses: Tensor, k: int) -> Tensor:
+    return torch.bincount(truth * k + guesses, minlength=k * k).view(1, k, k)
+
+
+def values(confusion: Tensor, grades: Sequence[int]) -> dict[str, float]:
+    return {name: score.value for name, score in kappas(confusion, grades).items()}
+
+
+@pytest.fixture
+def read() -> tuple[Tensor, Tensor]:
+    """Grades 0 to 4, and guesses that miss by a little."""
+    truth = torch.randint(5, (200,))
+    return truth, (truth + torch.randint(-1, 2, (200,))).clamp(0, 4)
+
+
+def by_loops(truth: list[int], guesses: list[int], power: int) -> float:
+    """Observed distance of pairs against that of every truth with every guess."""
+    n = len(truth)
+    observed = sum(abs(t - g) ** power for t, g in zip(truth, guesses, strict=True)) / n
+    chance = sum(abs(t - g) ** power for t in truth for g in guesses) / n**2
+    return 1 - observed / chance
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "power"), [("kappa_linear", "linear", 1), ("kappa_quadratic", "quadratic", 2)]
+)
+def test_it_is_that_of_the_loops_and_of_torchmetrics(
+    read: tuple[Tensor, Tensor], name: str, weights: str, power: int
+) -> None:
+    truth, guesses = read
+    found = kappas(matrix(truth, guesses, 5), range(5))[name].value
+    assert found == pytest.approx(by_loops(truth.tolist(), guesses.tolist(), power))
+    theirs = multiclass_cohen_kappa(guesses, truth, 5, weights).item()  # type: ignore[arg-type]
+    assert found == pytest.approx(theirs, abs=1e-5)
+
+
+def test_by_hand() -> None:
+    """Truth 0 0 1 2, guesses 0 1 1 2: a miss by 1 in 4 pairs, against 14 in 16 by chance."""
+    confusion = matrix(torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 2]), 3)
+    assert kappas(confusion, range(3))["kappa_linear"].value == pytest.approx(1 - (1 / 4) / (14 / 16))
+
+
+def test_perfect_chance_and_one_grade_alone() -> None:
+    assert kappas(torch.diag(torch.tensor([3, 4, 5]))[None], range(3))["kappa_linear"].value == 1
+    assert kappas(torch.ones(1, 3, 3, dtype=torch.int64), range(3))["kappa_quadratic"].value == pytest.approx(0)
+    assert isnan(kappas(torch.tensor([[[9, 0], [0, 0]]]), range(2))["kappa_linear"].value)
+
+
+def test_grades_are_ranked_as_numbers_and_not_as_words(read: tuple[Tensor, Tensor]) -> None:
+    """A manifest sorts 10 before 2."""
+    names = ["0", "10", "2", "5", "7"]
+    order = grades_of(names)
+    assert order == [0, 2, 3, 4, 1]
+    confusion = matrix(*read, 5)
+    place = torch.tensor(order).argsort()
+    assert values(confusion[:, place][:, :, place], order) == values(confusion, range(5))
+
+
+@pytest.mark.parametrize("names", [(), ("3",), ("0", "none"), ("1", "1.0"), ("0", "nan"), ("0", "inf")])
+def test_classes_that_are_no_grades(names: tuple[str, ...]) -> None:
+    assert grades_of(names) is None
+
+
+def test_matrices_of_sites_add_up(read: tuple[Tensor, Tensor]) -> None:
+    truth, guesses = read
+    parts = [matrix(truth[at : at + 50], guesses[at : at + 50], 5) for at in range(0, 200, 50)]
+    assert values(sum(parts[1:], parts[0]), range(5)) == values(matrix(truth, guesses, 5), range(5))

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedtune.counts import count
+from fedtune.patients import by_patient
+from fedtune.scores import scores
+
+
+def test_it_is_the_mean_of_the_probabilities_by_loops() -> None:
+    logits, patients = torch.randn(30, 3), torch.randint(8, (30,))
+    labels = patients % 3
+    found, truth, who = by_patient(logits, labels, patients)
+    assert who.tolist() == sorted(set(patients.tolist()))
+    for row, label, patient in zip(found, truth, who, strict=True):
+        mean = logits[patients == patient].double().softmax(1).mean(0)
+        torch.testing.assert_close(row.softmax(0), mean)
+        assert int(label) == int(patient) % 3
+
+
+def test_of_findings_too_and_one_image_with_it_is_enough() -> None:
+    logits, patients = torch.randn(5, 2), torch.tensor([4, 4, 9, 9, 9])
+    findings = torch.tensor([[0, 1], [0, 0], [0, 0], [1, 0], [0, 0]], dtype=torch.uint8)
+    found, truth, who = by_patient(logits, findings, patients)
+    assert who.tolist() == [4, 9]
+    assert truth.tolist() == [[0, 1], [1, 0]]
+    torch.testing.assert_close(found[1].sigmoid(), logits[2:].double().sigmoid().mean(0))
+
+
+def test_a_patient_of_several_classes_is_of_the_most_frequent() -> None:
+    _, truth, _ = by_patient(torch.zeros(5, 3), torch.tensor([2, 0, 2, 1, 0]), torch.tensor([7, 7, 7, 8, 8]))
+    assert truth.tolist() == [2, 0]
+
+
+def test_one_image_each_changes_nothing_and_copies_neither() -> None:
+    logits, labels, patients = torch.randn(40, 4), torch.randint(4, (40,)), torch.arange(40)
+    once = scores(count(logits, labels, patients, 20, 0))
+    assert scores(count(*by_patient(logits, labels, patients), 20, 0)) == once
+    thrice = by_patient(*(t.repeat_interleave(3, 0) for t in (logits, labels, patients)))
+    for name, score in scores(count(*thrice, 20, 0)).items():
+        assert score.value == pytest.approx(once[name].value)
+
+
+def test_answers_without_doubt_stay_finite() -> None:
+    logits = torch.tensor([[1e4, -1e4], [1e4, -1e4]])
+    for truth in (torch.tensor([0, 0]), torch.tensor([[1, 0], [1, 0]])):
+        assert by_patient(logits, truth, torch.tensor([1, 1]))[0].isfinite().all()
