@@ -28,7 +28,8 @@ def card(run: RunFolder, module: nn.Module, scores: Record) -> str:
 
 def _what(about: Record, module: nn.Module, scores: Record, segments: bool) -> str:
     sites, pixels = len(about["sites"]), " x ".join(map(str, about["size"]))
-    tells = f"structures 1 to {about['structures'] - 1}" if segments else ", ".join(about["classes"])
+    numbers = [str(number) for number in range(1, about.get("structures", 1))]
+    tells = f"structure {', '.join(numbers)} from background" if segments else ", ".join(about["classes"])
     count = sum(p.numel() for p in module.parameters())
     return f"""# {"Segmenter" if segments else "Classifier"} trained by {sites} sites together
 
@@ -47,8 +48,9 @@ fedpretrain export RUN --to onnx               # {kind}.onnx, for ONNX Runtime
 def _scores(about: Record, scores: Record) -> str:
     pooled: dict[str, Any] = {k: v for k, v in scores["pooled"].items() if isinstance(v, dict) and "value" in v}
     names = list(pooled)[:6]
+    trained = about["labelled"] | {"all": sum(about["labelled"].values())}
     rows = [
-        [site, str(about["labelled"].get(site, 0)), str(found["images"]), *(_cell(found.get(name)) for name in names)]
+        [site, str(trained.get(site, 0)), str(found["images"]), *(_cell(found.get(name)) for name in names)]
         for site, found in (scores["sites"] | {"all": scores["pooled"]}).items()
     ]
     titles = ["site", "training images", "test images", *map(metric_name, names)]

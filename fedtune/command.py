@@ -2,50 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningModule
 
 from fedcore.algorithm import FedAvg, share_of
 from fedcore.checkpoint import Checkpoint
-from fedcore.classifiers import load_classifier
+from fedcore.classifiers import SEGMENTER, load_classifier
 from fedcore.data.findings import with_findings
-from fedcore.data.images import Cohort
+from fedcore.data.images import Cohort, Images
 from fedcore.errors import InputError
 from fedcore.local import LocalTrainer
 from fedcore.progress import load
 from fedcore.recipe import read_recipe
 from fedcore.run import RunFolder
 from fedcore.transport import InProcess
+from fedtune import evaluate_masks, segment
 from fedtune.evaluate import evaluate
 from fedtune.finetune import build, finetune, labelled_tests
 from fedtune.tell import show
 
 USAGE = """usage: fedpretrain evaluate RUN [--data.manifest other.csv] [--KEY VALUE ...]
 
-Scores of a finished finetune run per site and pooled, on its own test images or on others."""
+Scores of a finished finetune or segment run per site and pooled, on its own test images or on others."""
 
 
 def command(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    run = RunFolder(Path(arguments[0]))
-    if run.about().get("command") != "finetune":
-        found = run.about().get("command", "no run")
+    run, overrides = RunFolder(Path(arguments[0])), arguments[1:]
+    kind = run.about().get("command", "no run")
+    if kind not in ("finetune", "segment"):
         raise InputError(
-            f"evaluate takes a finetune run, {run.path} holds {found}; the report shows a pretraining run's probe"
+            f"evaluate takes a finetune or segment run, {run.path} holds {kind}; the report shows a pretraining run's "
+            "probe"
         )
-    recipe = read_recipe(finetune, "evaluate", [str(run.path / "recipe.yaml"), *arguments[1:]])
-    asked = recipe.build()
+    (_evaluate_classes if kind == "finetune" else _evaluate_masks)(run, overrides)
+    return 0
+
+
+def _evaluate_classes(run: RunFolder, overrides: Sequence[str]) -> None:
+    asked = _asked(finetune, run, overrides)
     cohort = _as_trained(run, load(asked["data"]))
     module = build(cohort, asked["encoder"], asked["classifier"], asked["seed"])
     load_classifier(run, module)
-    local = LocalTrainer(module, share_of(asked["algorithm"] or FedAvg(), module), asked["visit"])
-    # What a site keeps to itself (all of it, where sites train alone) is used at that site again.
-    memories, test = Checkpoint.open(run.path / "state"), labelled_tests(cohort)
-    sites = InProcess(test, local, test, asked["policy"], memories, run.path / "sites")
+    sites = _sites(run, module, labelled_tests(cohort), asked)
     show(evaluate(sites, asked["seed"], asked["bootstrap"], cohort.classes, asked["by_patient"]), cohort.classes)
-    return 0
+
+
+def _evaluate_masks(run: RunFolder, overrides: Sequence[str]) -> None:
+    asked, structures = _asked(segment.segment, run, overrides), run.about()["structures"]
+    cohort = load(asked["data"])
+    tests = segment.with_masks(cohort, "test")
+    if tests and (found := segment.structures_of(tests, {})) > structures:
+        raise InputError(f"the segmenter knows structures up to {structures - 1}, the masks have {found - 1}")
+    module = segment.build(cohort, structures, asked["network"], asked["segmenter"], asked["seed"])
+    load_classifier(run, module, SEGMENTER)
+    sites = _sites(run, module, tests, asked)
+    evaluate_masks.show(
+        *evaluate_masks.evaluate_masks(sites, structures, asked["tolerance"], asked["seed"], asked["bootstrap"])
+    )
+
+
+def _asked(stage: Callable[..., None], run: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
+    """The run's recipe with what overrides it."""
+    return read_recipe(stage, "evaluate", [str(run.path / "recipe.yaml"), *overrides]).build()
+
+
+def _sites(run: RunFolder, module: LightningModule, test: Mapping[str, Images], asked: Mapping[str, Any]) -> InProcess:
+    """What a site keeps to itself (all of it, where sites train alone) is used at that site again."""
+    local = LocalTrainer(module, share_of(asked["algorithm"] or FedAvg(), module), asked["visit"])
+    return InProcess(test, local, test, asked["policy"], Checkpoint.open(run.path / "state"), run.path / "sites")
 
 
 def _as_trained(run: RunFolder, cohort: Cohort) -> Cohort:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fedcore.border import Policy
 from fedcore.data.images import Images
 from fedcore.errors import InputError, Refused
-from fedcore.local import LocalTrainer
+from fedcore.local import LocalTrainer, personal
 from fedcore.message import STATISTICS, Contribution, Message, Weights
 from fedcore.site import Round, Site
 from fedcore.transport import InProcess
@@ -40,7 +40,7 @@ class EvaluateMasks:
     draws: int
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[SiteSums]:
-        local.load(down.tensors)
+        local.load(down.tensors | personal(site.memory))
         assert site.test is not None, "only sites with test images are asked"
         with local.measuring() as device:
             values = torch.stack([self._of_image(site.test, at, local, device) for at in range(len(site.test))])
@@ -97,4 +97,4 @@ def show(table: Table, images: Mapping[str, int]) -> None:
     """The table in the terminal."""
     names = ("dice", "hd95", "surface_dice")
     rows = [(site, str(images[site]), *(format_score(row[name]) for name in names)) for site, row in table.items()]
-    show_table(("site", "images", "Dice", "HD95, mm", "surface Dice"), rows)
+    show_table(("site", "images", "Dice", "HD95", "surface Dice"), rows)

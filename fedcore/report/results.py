@@ -10,6 +10,8 @@ from fedcore.report.units import metric_name
 POOLED = "All sites, pooled"
 _MEASURES = {"knn": "kNN", "linear": "Linear probe", "feature_std": "Spread", "effective_rank": "Effective rank"}
 
+_DISTANCES = "hd95"
+"""In mm, so not on a track from 0 to 1; the table tells them."""
 _DRAWN_ELSEWHERE = ("ece",)  # less of it is better, and it has a chart of its own
 
 
@@ -36,7 +38,7 @@ def bars(run: Run) -> dict[str, list[Bar]]:
     found: dict[str, list[Bar]] = {}
     for owner, score in scored(run).items():
         for metric, estimate in score.metrics.items():
-            if metric in _DRAWN_ELSEWHERE:
+            if metric in _DRAWN_ELSEWHERE or metric.startswith(_DISTANCES):
                 continue
             found.setdefault(metric_name(metric), []).append(_bar(owner, estimate))
     return found

@@ -11,6 +11,7 @@ _NAMES = {
     "auprc": "AUPRC",
     "mcc": "MCC",
     "ece": "Calibration error",
+    "hd95": "HD95",
     "kappa_linear": "Linear kappa",
     "kappa_quadratic": "Quadratic kappa",
 }
@@ -51,6 +52,9 @@ def percent(share: float) -> str:
 
 
 def metric_name(name: str) -> str:
+    first, _, number = name.rpartition("_")
+    if number.isdigit():  # of a structure
+        return f"{metric_name(first)} {number}"
     return _NAMES.get(name, name.replace("_", " ").capitalize())
 
 

@@ -63,7 +63,7 @@ def test_the_same_images_give_the_same_table_and_others_another(finished: tuple[
     assert said("evaluate", run) == (0, table, "")
     assert {p: p.read_bytes() for p in kept} == kept
     code, other, _ = said("evaluate", run, "--data.phantom.seed", 5, "--data.phantom.sites", 3)
-    assert code == 0
+    assert code == 0, err
     assert "hospital_3" in other
     assert said("evaluate", run, "--policy.at_most", "WEIGHTS")[0] == 2
 
@@ -83,7 +83,7 @@ def test_a_run_that_is_not_there_or_of_another_kind_is_refused(said: Said, tmp_p
     write_json(tmp_path / "run.json", {"command": "pretrain"})
     code, _, err = said("evaluate", tmp_path)
     assert code == 2
-    assert "evaluate takes a finetune run" in err
+    assert "evaluate takes a finetune or segment run" in err
     assert "holds pretrain" in err
 
 
@@ -97,3 +97,17 @@ def test_an_unfinished_run_is_refused(finished: tuple[Path, str], said: Said) ->
 
 def test_help(said: Said) -> None:
     assert said("evaluate") == said("evaluate", "--help") == (0, USAGE + "\n", "")
+
+
+@pytest.mark.parametrize(
+    "algorithm", ["fedcore.algorithm.FedAvg", "fedcore.localonly.LocalOnly", "fedcore.ditto.Ditto"]
+)
+def test_a_segmenter_is_evaluated_as_its_run_was(algorithm: str, tmp_path: Path, said: Said) -> None:
+    small = ["--network.init_args.encoder.init_args.stem", "8", "--data.size", "32", "--data.phantom.sites", "2",
+             "--data.phantom.images_per_site", "24", "--rounds.count", "2", "--bootstrap", "5"]  # fmt: skip
+    code, ended, err = said("segment", "segment", *small, "--algorithm", algorithm, "--out", tmp_path / "run")
+    assert code == 0, err
+    code, again, err = said("evaluate", tmp_path / "run")
+    assert code == 0, err
+    assert again in ended
+    assert said("evaluate", tmp_path / "run", "--policy.at_most", "WEIGHTS")[0] == 2

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedcore.cli import main
+
+
+@pytest.mark.parametrize(("stage", "recipe", "narrow"), [
+    ("finetune", "classify", "--encoder.init_args.stem"),
+    ("segment", "segment", "--network.init_args.encoder.init_args.stem"),
+])  # fmt: skip
+def test_a_model_says_what_it_tells_how_well_and_what_left(
+    stage: str, recipe: str, narrow: str, tmp_path: Path
+) -> None:  # fmt: skip
+    words = ["--data.size", "32", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "16", "--rounds.count",
+             "1", "--visit.max_steps", "2", "--bootstrap", "5"]  # fmt: skip
+    with pytest.raises(SystemExit):
+        main([stage, recipe, narrow, "8", *words, "--out", str(tmp_path / "run")])
+    (path,) = (tmp_path / "run").glob("*/README.md")
+    text = path.read_text()
+    head, body = text.removeprefix("---\n").split("\n---\n", 1)
+    assert yaml.safe_load(head)["library_name"] == "fedpretrain"
+    for heading in (
+        "How well it does",
+        "What left the sites",
+        "Recipe",
+        "Environment",
+        "Licence",
+        "Intended use and limits",
+    ):
+        assert f"\n## {heading}\n" in body
+    for fact in ("trained by 2 sites together", "from random weights", "| hospital_1 |", "| all |", "32 x 32 pixels"):
+        assert fact in body
+    assert ("Dice" if stage == "segment" else "AUROC") in body
+    assert str(tmp_path) not in text
