@@ -44,7 +44,7 @@ def together_table(results: Results, data: str) -> list[str]:
 
 def generator_table(results: Results, data: str) -> list[str]:
     """How near drawn images are to real ones, and whether they are copies."""
-    measures = ("all fid", "all kid", "all recall", "auc")
+    measures = ("all fid", "auc")
     rows = []
     for way, name in GENERATORS.items():
         values = [_values(results, data, way, m) for m in measures]
@@ -53,8 +53,8 @@ def generator_table(results: Results, data: str) -> list[str]:
             last = [f"{fmean(copies):.1f}", f"{fmean(seconds) / 60:.1f}"]
             rows.append([name, str(len(values[0])), *map(shown, values), *last])
     if held := _values(results, data, "diffusion", "all held_out_fid"):
-        rows.append(["held-out real images", str(len(held)), shown(held), *["-"] * 5])
-    head = ["generator", "seeds", "Frechet distance", "KID", "recall", "membership AUC", "copies in 1,000", "minutes"]
+        rows.append(["held-out real images", str(len(held)), shown(held), *["-"] * 3])
+    head = ["generator", "seeds", "Frechet distance", "membership AUC", "copies in 1,000", "minutes"]
     return table(head, rows)
 
 
@@ -62,9 +62,9 @@ def cheap_table(results: Results) -> list[str]:
     """What shorter messages cost."""
     rows = []
     for way, name in CHEAP.items():
-        found = [results.by_seed("phantom", way, m).get("0") for m in ("up_mb", "down_mb", "all fid", "all kid")]
+        found = [results.by_seed("phantom", way, m).get("0") for m in ("up_mb", "down_mb", "all fid")]
         rows.append([name, *("-" if v is None else f"{v:.3f}" for v in found)])
-    return table(["weights travel", "MB up a visit", "MB down", "Frechet distance", "KID"], rows)
+    return table(["weights travel", "MB up a visit", "MB down", "Frechet distance"], rows)
 
 
 def _row(results: Results, data: str, way: str, name: str, what: str, sites: Sequence[str]) -> list[str]:

@@ -1,0 +1,131 @@
+"""What pretraining and federating are worth downstream, cell by cell into docs/results.csv and docs/results.md.
+
+    python -m benchmarks.finetuning --data FOLDER --jobs 2       # goes on where it was stopped
+    python -m benchmarks.finetuning --data FOLDER --only nuclei/scratch/0
+
+FOLDER holds nuclei_dsb2018/, hippocampus3d/ and brain_tumor_mri/. A cell is a set, a way and a seed: one fine-tuned
+model a fraction of the labels. All take as many steps, whatever the labels and whoever trains. Every stage is a run
+folder under checkpoints/finetuning; a finished one is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from benchmarks.cells import Cell, Driver, stage
+from benchmarks.results import Result
+
+RUNS = Path("checkpoints/finetuning")
+SEEDS = (0, 1, 2)
+FRACTIONS = ("0.05", "0.1", "0.25", "1.0")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A set, the stage and recipe that its models are made by, and how large they are."""
+
+    folder: str
+    command: str
+    recipe: str
+    sites: int
+    steps: int
+    """Of a site in a round."""
+    rounds: int
+    pretrain: tuple[str, ...]
+    tune: tuple[str, ...]
+    score: str
+
+
+TASKS = {
+    "nuclei": Task(
+        "nuclei_dsb2018", "segment", "segment", 6, 10, 30,
+        ("--data.size", "64", "--data.channels", "1", "--encoder.init_args.stem", "16", "--rounds.count", "20"),
+        ("--data.size", "64", "--data.channels", "1", "--network.init_args.encoder.init_args.stem", "16",
+         "--network.init_args.widths", "[64,32,16,16,8]"),
+        "dice",
+    ),
+    "hippocampus": Task(
+        "hippocampus3d", "segment", "segment_volumes", 3, 20, 20,
+        ("--data.size", "32", "--visit.batch_size", "32", "--encoder.init_args.stem", "16", "--rounds.count", "20"),
+        ("--data.size", "40", "--segmenter.init_args.patch", "24"),
+        "dice",
+    ),
+    "brain": Task(
+        "brain_tumor_mri", "finetune", "classify", 3, 40, 20,
+        ("--data.size", "32", "--encoder.init_args.stem", "16", "--rounds.count", "20"),
+        ("--data.size", "32", "--encoder.init_args.stem", "16"),
+        "balanced_accuracy",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a model came about."""
+
+    overrides: tuple[str, ...] = ()
+    pretrained: bool = False
+    pooled: bool = False
+    """One site that holds all images and trains for as many steps as all of them."""
+    fractions: tuple[str, ...] = ("1.0",)
+
+
+def guided(guide: str) -> tuple[str, ...]:
+    return ("--algorithm", "fedcore.algorithm.FedAvg", "--algorithm.init_args.guides", json.dumps([guide]))
+
+
+WAYS = {
+    "scratch": Way(fractions=FRACTIONS),
+    "pretrained": Way(pretrained=True, fractions=FRACTIONS),
+    "local": Way(("--algorithm", "fedcore.localonly.LocalOnly")),
+    "central": Way(("--data.partition", "fedcore.data.partition.Pooled"), pooled=True),
+    "fedprox": Way(guided("fedcore.fedprox.Spring")),
+    "fedbn": Way(("--algorithm", "fedcore.fedbn.FedBN")),
+    "scaffold": Way(("--algorithm", "fedcore.scaffold.Scaffold")),
+    "fedadam": Way(("--algorithm", "fedcore.fedopt.FedOpt", "--algorithm.init_args.rule", "fedcore.fedopt.Adam")),
+}
+
+
+def cells() -> Iterator[Cell]:
+    """The encoders first."""
+    yield from (Cell(data, "encoder", 0) for data in TASKS)
+    for seed in SEEDS:
+        yield from (Cell(data, way, seed) for data in TASKS for way in WAYS)
+
+
+def measure(cell: Cell, folder: Path) -> list[Result]:
+    """Runs what is missing of the cell and returns its numbers."""
+    task = TASKS[cell.data]
+    images = ("--data.manifest", str(folder / task.folder / "manifest.csv"))
+    encoder = stage("pretrain", "simclr", RUNS / cell.data / "encoder", *images, *task.pretrain)
+    if cell.way == "encoder":
+        return []
+    way, found = WAYS[cell.way], []
+    steps = task.steps * (task.sites if way.pooled else 1)
+    start = ("--start", str(encoder)) if way.pretrained else ()
+    for fraction in way.fractions:
+        run = stage(
+            task.command, task.recipe, RUNS / str(cell) / f"labels_{fraction}", *images, *task.tune, *start,
+            "--visit.max_epochs", "1000", "--visit.max_steps", str(steps), "--rounds.count", str(task.rounds),
+            "--label_fraction", fraction, "--seed", str(cell.seed), *way.overrides,
+        )  # fmt: skip
+        found += [Result(str(cell), f"{name}@{fraction}", value) for name, value in _told(run, task.score).items()]
+    return found
+
+
+def _told(run: Path, score: str) -> dict[str, float]:
+    """The score of each site's test images, their mean, and that of all pooled; seconds of training."""
+    scores = json.loads((run / "scores.json").read_text())
+    sites = {site: told[score]["value"] for site, told in scores["sites"].items() if told[score]["value"] is not None}
+    return {f"{score} {site}": value for site, value in sites.items()} | {
+        f"{score} mean": fmean(sites.values()), f"{score} pooled": scores["pooled"][score]["value"],
+        "seconds": json.loads((run / "run.json").read_text())["seconds"],
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    Driver("benchmarks.finetuning", __doc__ or "", RUNS, cells, measure).main()
