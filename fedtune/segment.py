@@ -27,7 +27,7 @@ from fedcore.store import CARD, find_encoder, load_encoder
 from fedcore.visit import Visit
 from fedtune.card import card
 from fedtune.evaluate import require_tests
-from fedtune.evaluate_masks import as_json, evaluate_masks, require_summable, show
+from fedtune.evaluate_masks import as_json, evaluate_masks, require_summable, show, units
 from fedtune.labels import of_patients
 from fedtune.networks import UShaped
 from fedtune.segmenter import Segmenter
@@ -82,6 +82,7 @@ def segment(
     job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
               loggers=loggers, seed=seed, workers=workers)  # fmt: skip
     about = describe(cohort) | {"command": "segment", "label_fraction": label_fraction, "structures": structures}
+    about["notes"] += units(test)
     about |= {"carried": carried(module.network) if weights else 0.0, "labelled": {s: len(i) for s, i in train.items()}}
     transport = job.train_in(run, module, about)
     save_classifier(run, module, SEGMENTER)

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ SHORT = "--rounds.count 1 --visit.max_epochs 1 --data.size 32"
 SMALL = {
     "pretrain": f"{SHORT} --encoder.init_args.stem 8", "finetune": f"{SHORT} --encoder.init_args.stem 8",
     "generate train": f"{SHORT} --generator.init_args.network.init_args.widths [8,16]",
+    "segment": f"{SHORT} --network.init_args.encoder.init_args.stem 8",
     "generate sample": "--count 8 --steps 2",
 }  # fmt: skip
 
@@ -35,6 +37,7 @@ def test_commands_of_a_page_run_in_their_order(page: str, tmp_path: Path, monkey
         text = (tmp_path / name[:-4] / "manifest.csv").read_text().splitlines()
         rows = [re.sub(r"(^|,)(hospital_\d[^,]*\.png)", rf"\1{name[:-4]}/\2", line) for line in text]
         Path(name).write_text("\n".join(rows) + "\n")
+    shutil.copytree(tmp_path / "my" / "hospital_1", tmp_path / "new_images")
     found = commands(ROOT / page)
     assert len(found) > 3
     for number, line in enumerate(found):
