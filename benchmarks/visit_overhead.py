@@ -36,7 +36,8 @@ from torch.optim import SGD
 
 from fedcore.algorithm import FedAvg
 from fedcore.checkpoint import Checkpoint
-from fedcore.data.images import Images, loader
+from fedcore.data.batches import loader
+from fedcore.data.images import Images
 from fedcore.encoders import ResNet
 from fedcore.federation import Rounds, federate
 from fedcore.local import LocalTrainer, channels_last

@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 
-from fedcore.data.images import loader
+from fedcore.data.batches import loader
 from fedcore.errors import InputError, Refused
 from fedcore.keep import KeepOptimizer
 from fedcore.message import Tensors

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from fedcore.checkpoint import Checkpoint
-from fedcore.data.images import Images, loader
+from fedcore.data.batches import loader
+from fedcore.data.images import Images
 from fedcore.federation import Rounds, federate
 from fedcore.local import LocalTrainer
 from fedcore.message import Contribution, Message, Tensors, Weights, flatten

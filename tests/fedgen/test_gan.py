@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.optim import SGD
 
 from fedcore.algorithm import FedAvg, share_of
-from fedcore.data.images import Images, loader
+from fedcore.data.batches import loader
+from fedcore.data.images import Images
 from fedcore.errors import InputError, Refused
 from fedcore.federation import Rounds, federate
 from fedcore.ledger import RoundRecord

@@ -11,7 +11,8 @@ from torch.optim import SGD
 
 from fedcore.algorithm import FedAvg, share_of
 from fedcore.border import Policy
-from fedcore.data.images import Images, loader
+from fedcore.data.batches import loader
+from fedcore.data.images import Images
 from fedcore.errors import InputError
 from fedcore.federation import NoSiteLeft, Rounds, federate
 from fedcore.ledger import RoundRecord

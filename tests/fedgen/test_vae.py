@@ -13,7 +13,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.optim import SGD
 
 from fedcore.algorithm import FedAvg
-from fedcore.data.images import loader
+from fedcore.data.batches import loader
 from fedcore.errors import InputError
 from fedcore.federation import Rounds, federate
 from fedcore.local import LocalTrainer, channels_last

@@ -18,7 +18,8 @@ from torch.optim import SGD
 
 from fedcore.algorithm import FedAvg
 from fedcore.classifiers import MODEL
-from fedcore.data.images import Images, loader
+from fedcore.data.batches import loader
+from fedcore.data.images import Images
 from fedcore.data.phantom import Phantoms
 from fedcore.data.source import Data
 from fedcore.encoders import Encoder, ResNet

@@ -14,7 +14,8 @@ from torch.nn.functional import normalize
 
 from fedcore.algorithm import FedAvg
 from fedcore.border import Policy
-from fedcore.data.images import Images, loader
+from fedcore.data.batches import loader
+from fedcore.data.images import Images
 from fedcore.data.phantom import Phantoms
 from fedcore.data.source import Data
 from fedcore.encoders import ResNet

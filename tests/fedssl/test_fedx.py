@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from fedcore.algorithm import FedAvg
 from fedcore.checkpoint import Checkpoint
-from fedcore.data.images import Images, loader
+from fedcore.data.batches import loader
+from fedcore.data.images import Images
 from fedcore.encoders import ResNet
 from fedcore.errors import Refused
 from fedcore.federation import Rounds, federate

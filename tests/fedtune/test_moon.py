@@ -17,7 +17,8 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from fedcore.algorithm import FedAvg
-from fedcore.data.images import Images, loader
+from fedcore.data.batches import loader
+from fedcore.data.images import Images
 from fedcore.ditto import Ditto
 from fedcore.encoders import Encoder
 from fedcore.fedbn import FedBN

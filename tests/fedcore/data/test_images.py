@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from fedcore.data.images import Cohort, Companions, Images, loader
+from fedcore.data.images import Cohort, Images
 
 
 def site(count: int, *, masks: bool = False, pixels: np.ndarray | None = None) -> Images:
@@ -61,63 +58,9 @@ def test_fields_must_agree() -> None:
         site(3).mask_batch([0])
 
 
-@given(st.integers(1, 40), st.integers(1, 12), st.booleans(), st.booleans())
-def test_every_image_once(count: int, size: int, shuffle: bool, drop_last: bool) -> None:
-    batches = list(loader(site(count), size, shuffle, drop_last, beside="labels"))
-    seen = torch.cat([labels for _, labels in batches]).tolist()
-    assert len(set(seen)) == len(seen) >= min(count, size)
-    assert len(batches) == len(loader(site(count), size, shuffle, drop_last))
-    assert all(torch.equal(pixels, site(count).batch(labels)) for pixels, labels in batches)
-    left = count - len(seen)
-    if drop_last:
-        assert left == (count % size if count > size else 0)
-    else:
-        assert left == int(shuffle and size > 1 and count > size and count % size == 1)
-    if not shuffle:
-        assert seen == list(range(len(seen)))
-
-
-def test_order_comes_from_the_generator_alone() -> None:
-    def orders(seed: int) -> list[list[int]]:
-        one = loader(site(30), 8, shuffle=True, beside="labels", generator=torch.Generator().manual_seed(seed))
-        return [torch.cat([labels for _, labels in one]).tolist() for _ in range(2)]
-
-    before = torch.random.get_rng_state()
-    assert orders(1) == orders(1)
-    assert orders(1) != orders(2)
-    assert orders(1)[0] != orders(1)[1]
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
 def test_cohort() -> None:
     trainless = site(3).select("test")
     cohort = Cohort({"north": site(6), "south": trainless}, ("a",))
     assert (cohort.channels, cohort.size, cohort.spatial_dims) == (1, (4, 5), 2)
     assert list(cohort.split("train")) == ["north"]
     assert len(cohort.split("test")["south"]) == 1
-
-
-def test_companions_join_each_batch_and_are_not_counted() -> None:
-    companions = Companions(replace(site(100), labels=torch.arange(100) + 1000), share=0.6)
-    images = replace(site(10), companions=companions)
-    batches = list(loader(images, 4, shuffle=True, beside="labels"))
-    assert len(images) == 10
-    assert [len(pixels) for pixels, _ in batches] == [4 + 6, 4 + 6, 2 + 3]
-    own = torch.cat([labels[labels < 1000] for _, labels in batches])
-    drawn = torch.cat([labels[labels >= 1000] for _, labels in batches])
-    assert sorted(own.tolist()) == list(range(10))
-    assert len(set(drawn.tolist())) > 10
-    for pixels, labels in batches:
-        assert torch.allclose(pixels[:, 0, 0, 0], (labels % 1000) / 1000, atol=1e-4)
-
-
-def test_a_site_meets_the_same_images_of_its_own_with_companions_or_without() -> None:
-    alone = [b[:4] for b in loader(site(10), 4, shuffle=True, generator=torch.Generator().manual_seed(3))]
-    images = replace(site(10), companions=Companions(site(100), 0.5))
-    both = [b[:4] for b in loader(images, 4, shuffle=True, generator=torch.Generator().manual_seed(3))]
-    assert torch.equal(alone[0], both[0])
-
-
-def test_measuring_is_without_companions() -> None:
-    images = replace(site(10), companions=Companions(site(100), 0.5))
-    assert [len(batch) for batch in loader(images, 4, shuffle=False)] == [4, 4, 2]

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from fedcore.data.batches import loader
 from fedcore.data.decode import Decoding, decode
 from fedcore.data.describe import fingerprint
 from fedcore.data.geometry import fit
-from fedcore.data.images import Cohort, Images, loader
+from fedcore.data.images import Cohort, Images
 from fedcore.data.manifest import Row
 from fedcore.data.phantom import Phantoms
 from fedcore.data.scaling import FullRange, Percentiles

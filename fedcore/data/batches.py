@@ -1,0 +1,94 @@
+"""The loader that hands out a site's images in batches, and the images that may join them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fedcore.data.images import Beside, Companions, Images
+
+
+def loader(
+    images: Images,
+    batch_size: int,
+    shuffle: bool,
+    drop_last: bool = False,
+    beside: Beside | Sequence[Beside] | None = None,
+    generator: torch.Generator | None = None,
+) -> DataLoader[Tensor | tuple[Tensor, ...]]:
+    """Batches of pixels (b, c, *space), or tuples of them and what is asked for `beside` them.
+
+    No workers: a batch is one read of a mapped array, cheaper than a process's start. Whatever the size of
+    the site at least one batch comes: `drop_last` drops an incomplete batch only behind a full one, and while
+    shuffling (training) a last batch of one image is dropped too, since batch norm cannot use it. While shuffling,
+    new companions of the images join each batch behind them.
+
+    Args:
+        images: Of one split; at least one.
+        batch_size: Images a batch.
+        shuffle: A new order each time; of a generator, else of torch's fixed first seed.
+        drop_last: Drop an incomplete last batch if it is not the only one.
+        beside: Give labels (class indices), findings, masks or positions too, one or several.
+        generator: Its state is the order's only source.
+    """
+    generator = generator or torch.Generator()
+    batches = Batches(len(images), batch_size, shuffle=shuffle, drop_last=drop_last, generator=generator)
+    batched = _Batched(images, beside)
+    company = _Accompanied(batched, images.companions, generator) if shuffle and images.companions else batched
+    return DataLoader(company, sampler=batches, batch_size=None, generator=generator)
+
+
+class Batches(Sampler[Tensor]):
+    """Index tensors of one pass over `count` images."""
+
+    def __init__(self, count: int, size: int, *, shuffle: bool, drop_last: bool, generator: torch.Generator):
+        self.count, self.size, self.shuffle, self.generator = count, size, shuffle, generator
+        self.least = size if drop_last else 2 if shuffle else 1
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = torch.randperm(self.count, generator=self.generator) if self.shuffle else torch.arange(self.count)
+        for batch in range(len(self)):
+            yield order[batch * self.size : (batch + 1) * self.size]
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.count, self.size)
+        return full + (rest >= self.least or (rest > 0 and full == 0))
+
+
+class _Batched(Dataset[Tensor | tuple[Tensor, ...]]):
+    """A data set whose items are whole batches, so that one read serves a batch."""
+
+    def __init__(self, images: Images, beside: Beside | Sequence[Beside] | None):
+        self.images = images
+        self.beside: Sequence[Any] = (beside,) if isinstance(beside, str) else beside or ()
+
+    def __getitem__(self, indices: Tensor) -> Tensor | tuple[Tensor, ...]:
+        pixels, *beside = self.parts(indices)
+        return (pixels, *beside) if beside else pixels
+
+    def parts(self, indices: Tensor) -> tuple[Tensor, ...]:
+        """Pixels and what is asked for beside them."""
+        return self.images.batch(indices), *(self.images.beside(what, indices) for what in self.beside)
+
+
+class _Accompanied(Dataset[Tensor | tuple[Tensor, ...]]):
+    """Batches that companions join."""
+
+    def __init__(self, batched: _Batched, companions: Companions, generator: torch.Generator):
+        self.batched, self.companions, self.generator = batched, companions, generator
+        self.drawn = _Batched(companions.images, batched.beside)
+
+    @property
+    def images(self) -> Images:
+        return self.batched.images
+
+    def __getitem__(self, indices: Tensor) -> Tensor | tuple[Tensor, ...]:
+        count = self.companions.beside(len(indices))
+        chosen = torch.randint(len(self.companions.images), (count,), generator=self.generator)
+        pairs = zip(self.batched.parts(indices), self.drawn.parts(chosen), strict=True)
+        pixels, *beside = (torch.cat(pair) for pair in pairs)
+        return (pixels, *beside) if beside else pixels
