@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,19 @@ def _counts(images: Images) -> dict[str, int]:
 
 
 def fingerprint(cohort: Cohort, looks: int = 16) -> str:
-    """Changes when images are added, removed, relabelled or moved, or when one of `looks` images a site changes."""
+    """Changes when images are added, removed, relabelled or moved, or when one of `looks` images a site changes.
+
+    Of images that accompany them a part behind a plus sign tells: runs with and without are on the same images.
+    """
+    own = _digest(cohort, cohort.sites, looks)
+    if (companions := next(iter(cohort.sites.values())).companions) is None:  # everybody has the same
+        return own
+    return f"{own}+{_digest(cohort, {str(companions.share): companions.images}, looks)}"
+
+
+def _digest(cohort: Cohort, sites: Mapping[str, Images], looks: int) -> str:
     digest = hashlib.sha256(repr((cohort.classes, cohort.size)).encode())
-    parts = dict(cohort.sites)
-    if companions := next(iter(cohort.sites.values())).companions:  # everybody has the same
-        parts[f"beside them, {companions.share}"] = companions.images
-    for name, images in parts.items():
+    for name, images in sites.items():
         digest.update(name.encode())
         for part in _parts(images, looks):
             digest.update(part.tobytes())

@@ -127,7 +127,7 @@ def score_traffic(found: Sequence[Entry]) -> Plane | None:
 def warnings(found: Sequence[Entry]) -> list[str]:
     """What forbids a fair comparison, in sentences."""
     told = []
-    if len({entry.run.data for entry in found if entry.run.data}) > 1:
+    if len({entry.run.data.partition("+")[0] for entry in found if entry.run.data}) > 1:
         told.append("These runs were not made on the same images, so their scores cannot be ranked.")
     looked = {entry.run.inspection.encoder for entry in found if entry.run.inspection and entry.frechet}
     if len(looked) > 1:
@@ -136,6 +136,11 @@ def warnings(found: Sequence[Entry]) -> list[str]:
         told.append(f"{plural(len(ended), 'run')} did not finish: {', '.join(ended)}. Their last records are shown.")
     told += [f"{entry.name}: {gap}" for entry in found for gap in entry.run.gaps]
     return told
+
+
+def measures(found: Sequence[Entry]) -> dict[str, str]:
+    """Titles of the pooled scores that any of the runs has."""
+    return {name: metric_name(name) for name in _SCORES if any(name in entry.pooled for entry in found)}
 
 
 def starts(found: Sequence[Entry]) -> list[str]:

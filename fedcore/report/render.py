@@ -78,6 +78,7 @@ def comparison_page(runs: Sequence[Run]) -> str:
         title=f"{len(runs)} runs · fedpretrain comparison",
         entries=entries,
         starts=starts,
+        measures=comparison.measures(entries),
         warnings=comparison.warnings(entries),
         probe=comparison.probe_chart(entries),
         efficiency=comparison.efficiency_charts(entries),

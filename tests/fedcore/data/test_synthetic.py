@@ -54,6 +54,15 @@ def test_a_resumed_run_notices_another_set(drawn: Path, tmp_path: Path) -> None:
     assert len({fingerprint(data.load()), *shares}) == 3
 
 
+def test_runs_with_and_without_a_set_are_on_the_same_images(tmp_path: Path) -> None:
+    """Where the set brings no class of its own."""
+    manifest = Phantoms(sites=1, images_per_site=8, test_fraction=0.0, seed=3).write(tmp_path / "more", 16)
+    manifest.write_text(manifest.read_text().replace(",hospital_1,", ",elsewhere,"))
+    data = hospitals(tmp_path)
+    both = fingerprint(replace(data, synthetic=Synthetic(str(manifest))).load())
+    assert both.partition("+")[0] == fingerprint(data.load())
+
+
 @pytest.mark.parametrize("place", ["further", "synthetic"])
 @pytest.mark.parametrize(("audit", "what"), [(None, "nobody has audited"), ("{}", "nobody has audited"),
                                              ('{"passes": false}', "did not pass its audit")])  # fmt: skip
