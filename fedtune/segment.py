@@ -127,7 +127,8 @@ def structures_of(train: Mapping[str, Images], test: Mapping[str, Images]) -> in
         Faults: Test masks hold structures that no training mask has.
         InputError: Training masks hold nothing but background.
     """
-    known = set().union(*map(_shown, train.values())) - {0}
+    drawn = [images.companions.images for images in train.values() if images.companions]
+    known = set().union(*map(_shown, [*train.values(), *drawn[:1]])) - {0}  # everybody has the same companions
     if not known:
         raise InputError("the training masks hold nothing but background; a structure has a class number from 1 on")
     unseen = [
@@ -157,6 +158,8 @@ def _tasks(cohort: Cohort, fraction: float, seed: int) -> tuple[dict[str, Images
     }
     if not train:
         raise InputError("no site has a training image with a mask; give the manifest a column 'mask'")
+    if any(images.companions and images.companions.images.masks is None for images in train.values()):
+        raise InputError("data.synthetic has no masks; draw a set from a generator of pairs (recipe diffusion_pairs)")
     tests = with_masks(cohort, "test")
     require_tests(tests, "test images with masks")
     return train, tests

@@ -16,6 +16,7 @@ from fedcore.classifiers import SEGMENTER
 from fedcore.data.images import Images
 from fedcore.data.phantom import Phantoms
 from fedcore.data.source import Data
+from fedcore.data.synthetic import Synthetic
 from fedcore.encoders import ResNet
 from fedcore.errors import Faults, InputError
 from fedcore.federation import Rounds
@@ -126,3 +127,17 @@ def test_what_cannot_be_done_is_told(tmp_path: Path) -> None:
         ran(tmp_path / "b", policy=Policy(at_most=Reveals.WEIGHTS))
     with pytest.raises(InputError, match="tolerance positive"):
         ran(tmp_path / "c", tolerance=0.0)
+
+
+def test_a_synthetic_set_with_masks_joins_the_batches(tmp_path: Path) -> None:
+    manifest = Phantoms(sites=1, images_per_site=16, test_fraction=0.0, seed=3).write(tmp_path / "more", 32)
+    manifest.write_text(manifest.read_text().replace(",hospital_1,", ",elsewhere,"))
+    data = replace(DATA, cache=tmp_path / "cache")
+    both = replace(data, synthetic=Synthetic(str(manifest)))
+    alone, joined = ran(tmp_path / "alone", data), ran(tmp_path / "joined", both)
+    assert alone.about()["labelled"] == joined.about()["labelled"]
+    assert any(not torch.equal(t, weights(joined)[name]) for name, t in weights(alone).items())
+    rows = [",".join(line.split(",")[:2]) for line in manifest.read_text().splitlines()]
+    manifest.write_text("\n".join(rows))
+    with pytest.raises(InputError, match=r"data\.synthetic has no masks; draw a set from a generator of pairs"):
+        ran(tmp_path / "bare", both)
