@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.finetuning_tables import SCORES, efficiency_table, ways_table
 from benchmarks.results import (
     Results,
     delta_table,
@@ -34,6 +35,8 @@ def write_page(results: Results, page: Path = PAGE) -> None:
         **{f"drawn {data}: together": lambda data=data: together_table(results, data) for data in SITES},
         **{f"drawn {data}: generators": lambda data=data: generator_table(results, data) for data in SITES},
         "cheap": lambda: cheap_table(results),
+        **{f"tuned {data}: labels": lambda data=data: efficiency_table(results, data) for data in SCORES},
+        **{f"tuned {data}: ways": lambda data=data: ways_table(results, data) for data in SCORES},
     }
     text = page.read_text(encoding="utf-8")
     for name, make in parts.items():

@@ -1,0 +1,45 @@
+"""The tables of fine-tuning that benchmarks.page puts into docs/results.md."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from benchmarks.results import Results, shown, table
+
+SCORES = {"nuclei": "dice"}
+"""Of the sets that have been measured."""
+FRACTIONS = {"0.05": "5 %", "0.1": "10 %", "0.25": "25 %", "1.0": "100 %"}
+STARTS = {"scratch": "random weights", "pretrained": "pretrained together (SimCLR)"}
+WAYS = {
+    "local": "each site alone", "central": "centralised", "scratch": "FedAvg", "fedprox": "FedProx", "fedbn": "FedBN",
+    "scaffold": "SCAFFOLD", "fedadam": "FedAdam",
+}  # fmt: skip
+
+
+def efficiency_table(results: Results, data: str) -> list[str]:
+    """The pooled score by the part of the labels."""
+    rows = []
+    for way, name in STARTS.items():
+        values = [_values(results, data, way, "pooled", fraction) for fraction in FRACTIONS]
+        rows.append([name, str(max(map(len, values))), *map(shown, values)])
+    gains = [results.delta(data, "pretrained", "scratch", f"{SCORES[data]} pooled@{f}") for f in FRACTIONS]
+    rows.append(["points gained", "", *(shown([100 * gain for gain in found], 1, sign=True) for found in gains)])
+    return table(["started from", "seeds", *FRACTIONS.values()], rows)
+
+
+def ways_table(results: Results, data: str) -> list[str]:
+    """With all labels, from random weights."""
+    central = _values(results, data, "central", "pooled")
+    rows = []
+    for way, name in WAYS.items():
+        pooled = _values(results, data, way, "pooled")
+        part = f"{100 * fmean(pooled) / fmean(central):.1f} %" if pooled and central else "-"
+        seconds = list(results.by_seed(data, way, "seconds@1.0").values())
+        sites = shown(_values(results, data, way, "mean")) if way != "central" else "-"
+        minutes = f"{fmean(seconds) / 60:.1f}" if seconds else "-"
+        rows.append([name, str(len(pooled)), sites, shown(pooled), part, minutes])
+    return table(["trained by", "seeds", "mean over sites", "all test images", "of centralised", "minutes"], rows)
+
+
+def _values(results: Results, data: str, way: str, of: str, fraction: str = "1.0") -> list[float]:
+    return list(results.by_seed(data, way, f"{SCORES[data]} {of}@{fraction}").values())
