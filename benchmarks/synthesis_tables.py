@@ -12,10 +12,6 @@ GENERATORS = {
     "gan": "GAN", "diffusion": "diffusion", "diffusion_by_site": "diffusion that knows the site",
     "diffusion_central": "the same, centralised",
 }  # fmt: skip
-CHEAP = {
-    "diffusion_by_site": "whole, fp32", "diffusion_int8": "whole, int8 differences",
-    "diffusion_halves": "halves up (USplit), int8 differences",
-}  # fmt: skip
 DRAWN = tuple(GENERATORS)[:3]
 ACCURACY = "balanced_accuracy"
 
@@ -56,15 +52,6 @@ def generator_table(results: Results, data: str) -> list[str]:
         rows.append(["held-out real images", str(len(held)), shown(held), *["-"] * 3])
     head = ["generator", "seeds", "Frechet distance", "membership AUC", "copies in 1,000", "minutes"]
     return table(head, rows)
-
-
-def cheap_table(results: Results) -> list[str]:
-    """What shorter messages cost."""
-    rows = []
-    for way, name in CHEAP.items():
-        found = [results.by_seed("phantom", way, m).get("0") for m in ("up_mb", "down_mb", "all fid")]
-        rows.append([name, *("-" if v is None else f"{v:.3f}" for v in found)])
-    return table(["weights travel", "MB up a visit", "MB down", "Frechet distance"], rows)
 
 
 def _row(results: Results, data: str, way: str, name: str, what: str, sites: Sequence[str]) -> list[str]:

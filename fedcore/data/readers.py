@@ -19,7 +19,7 @@ from fedcore.data import npz
 from fedcore.data.dicom import read_dicom, read_series
 from fedcore.data.fault import ImageFault
 
-__all__ = ["ImageFault", "read_image", "read_mask"]
+__all__ = ["ImageFault", "kind_of", "read_image", "read_mask"]
 
 _PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
 _DICOM = ("", ".dcm", ".dicom", ".ima")
@@ -65,6 +65,11 @@ def read_mask(path: Path) -> UInt8[np.ndarray, "*space"]:
     if (labels != values[0]).any():
         raise ImageFault("mask values must be whole numbers in 0..255")
     return labels // np.uint8(255) if np.isin(labels, (0, 255)).all() else labels
+
+
+def kind_of(path: Path) -> str:
+    """DICOM, DICOM series, NIfTI, npy or a kind of picture. Raises ImageFault where it is none."""
+    return _reader(path, None, None)[0]
 
 
 def _reader(path: Path, member: str | None, index: int | None) -> tuple[str, Callable[[Path], np.ndarray]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.data.fault import ImageFault
+from fedcore.data.readers import ImageFault, kind_of
 
 Spacing = tuple[float, ...]
 
@@ -16,28 +16,19 @@ Spacing = tuple[float, ...]
 def spacing_of(path: Path) -> Spacing | None:
     """In mm along each axis, in the order of the axes of `read_image`; None where the file does not say it.
 
-    A NIfTI says it by an affine that is set and whose axes stand at right angles.
+    A NIfTI says it by an affine that is set and whose axes stand at right angles. The file must be one that
+    `read_image` could read.
     """
-    try:
-        if path.name.lower().endswith((".nii", ".nii.gz")):
-            found = _of_nifti(path)
-        elif path.is_dir() or path.suffix.lower() in ("", ".dcm", ".dicom", ".ima"):
-            found = _of_dicom(path)
-        else:
-            return None
-    except Exception:  # a header that cannot be read is told where the image is read
-        return None
+    kind = kind_of(path)
+    found = _of_nifti(path) if kind == "NIfTI" else _of_dicom(path) if kind.startswith("DICOM") else None
     return found if found and all(np.isfinite(found)) and min(found) > 0 else None
 
 
 def require_one_place(image: Path, mask: Path) -> None:
-    """Raises ImageFault where two NIfTI files say that they lie in different places."""
-    if not all(path.name.lower().endswith((".nii", ".nii.gz")) for path in (image, mask)):
+    """Raises ImageFault where two NIfTI files, both of which could be read, say that they lie in different places."""
+    if not kind_of(image) == kind_of(mask) == "NIfTI":
         return
-    try:
-        here, there = _affine(image), _affine(mask)
-    except Exception:
-        return
+    here, there = _affine(image), _affine(mask)
     if here is None or there is None:
         return
     if not np.allclose(here, there, atol=1e-2 * np.abs(here[:3, :3]).max()):
@@ -83,8 +74,9 @@ def _of_dicom(path: Path) -> Spacing | None:
 
     file = path if path.is_file() else next(each for each in sorted(path.iterdir()) if is_dicom(each))
     header = pydicom.dcmread(file, stop_before_pixels=True)
-    plane = tuple(float(mm) for mm in header.PixelSpacing)
-    if path.is_file() and int(header.get("NumberOfFrames", 1)) == 1:
-        return plane
-    between = header.get("SpacingBetweenSlices", header.get("SliceThickness"))
-    return None if between is None else (float(between), *plane)
+    volume = path.is_dir() or int(header.get("NumberOfFrames", 1) or 1) > 1
+    between = [header.get("SpacingBetweenSlices") or header.get("SliceThickness")] if volume else []
+    try:
+        return tuple(float(mm) for mm in [*between, *header.PixelSpacing])
+    except (AttributeError, TypeError, ValueError):  # not there, empty, or no numbers
+        return None

@@ -38,14 +38,26 @@ def test_what_no_header_says_is_unknown(tmp_path: Path) -> None:
     (tmp_path / "unset.nii").write_bytes(nibabel.Nifti1Image(np.asarray(unset.dataobj), None).to_bytes())
     assert spacing_of(volume(tmp_path / "sheared.nii", sheared)) is None
     assert spacing_of(tmp_path / "unset.nii") is None
-    (tmp_path / "broken.nii").write_bytes(b"nothing")
-    assert spacing_of(tmp_path / "broken.nii") is None
     assert spacing_of(tmp_path / "a.png") is None
 
 
-def test_dicom_says_it_of_rows_and_columns() -> None:
-    path = Path(str(get_testdata_file("CT_small.dcm")))
-    assert spacing_of(path) == tuple(map(float, pydicom.dcmread(path).PixelSpacing))
+@pytest.mark.parametrize("name", ["a.dcm", "1.2.840.113619"])
+def test_dicom_says_it_of_rows_and_columns(tmp_path: Path, name: str) -> None:
+    file = pydicom.dcmread(str(get_testdata_file("CT_small.dcm")))
+    file.PixelSpacing = [0.5, 0.75]
+    file.save_as(tmp_path / name)
+    assert spacing_of(tmp_path / name) == (0.5, 0.75)
+    (tmp_path / "series").mkdir()
+    file.SpacingBetweenSlices = "3"
+    file.save_as(tmp_path / "series" / "1.dcm")
+    assert spacing_of(tmp_path / "series") == (3.0, 0.5, 0.75)
+    for value in ("", None):
+        file.PixelSpacing = value
+        file.save_as(tmp_path / name)
+        assert spacing_of(tmp_path / name) is None
+    del file.PixelSpacing
+    file.save_as(tmp_path / name)
+    assert spacing_of(tmp_path / name) is None
 
 
 @pytest.mark.parametrize(("moved", "told"), [(0.001, False), (0.5, True)])
