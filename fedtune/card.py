@@ -31,10 +31,11 @@ def _what(about: Record, module: nn.Module, scores: Record, segments: bool) -> s
     numbers = [str(number) for number in range(1, about.get("structures", 1))]
     tells = f"structure {', '.join(numbers)} from background" if segments else ", ".join(about["classes"])
     count = sum(p.numel() for p in module.parameters())
+    carried = f" {about['carried']:.0%} of the parameters came with that encoder." if about.get("carried") else ""
     return f"""# {"Segmenter" if segments else "Classifier"} trained by {sites} sites together
 
 Tells {tells}. {count:,} parameters, fine-tuned from {start_name(scores.get("encoder"))} for {about["rounds"]} rounds on
-images of {pixels} pixels in [-1, 1], with {scores["label_fraction"]:.0%} of the labels."""
+images of {pixels} pixels in [-1, 1], with {scores["label_fraction"]:.0%} of the labels.{carried}"""
 
 
 def _use(about: Record, segments: bool) -> str:

@@ -16,17 +16,16 @@ from fedcore.data.source import Data
 from fedcore.encoders import Encoder, ResNet
 from fedcore.errors import InputError, building
 from fedcore.federation import Rounds
-from fedcore.files import write_atomically, write_json
 from fedcore.job import Job
 from fedcore.progress import load
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded
-from fedcore.store import CARD, find_encoder, load_encoder
+from fedcore.store import find_encoder, load_encoder
 from fedcore.visit import Visit
-from fedtune.card import card
 from fedtune.classifier import Classifier
 from fedtune.evaluate import evaluate, require_countable, require_tests
 from fedtune.labels import labelled
+from fedtune.result import leave, require_fraction
 from fedtune.tell import as_json, show
 
 
@@ -86,9 +85,7 @@ def finetune(
     save_classifier(run, module)
     found = evaluate(transport, seed, bootstrap, classes, by_patient)
     settings = {"label_fraction": label_fraction, "encoder": start, "by_patient": by_patient}
-    told = settings | as_json(found, classes)
-    write_json(run.path / "scores.json", told)
-    write_atomically(run.path / Path(MODEL).parent / CARD, card(run, module, told).encode())
+    leave(run, module, MODEL, settings | as_json(found, classes))
     show(found, classes)
     run.close("finished")
 
@@ -124,8 +121,7 @@ def build(
 
 def _tasks(cohort: Cohort, fraction: float, seed: int) -> tuple[dict[str, Images], dict[str, Images]]:
     """Training images with labels that are given away, and all labelled test images, by site."""
-    if not 0 < fraction <= 1:
-        raise InputError(f"label_fraction must lie in (0, 1], got {fraction}")
+    require_fraction(fraction)
     train = {
         site: labelled(images, 1.0 if site in cohort.further else fraction, seed)
         for site, images in cohort.split("train").items()

@@ -19,18 +19,17 @@ from fedcore.data.images import Cohort, Images
 from fedcore.data.source import Data
 from fedcore.errors import Faults, InputError, building
 from fedcore.federation import Rounds
-from fedcore.files import write_atomically, write_json
 from fedcore.job import Job
 from fedcore.progress import load
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded
-from fedcore.store import CARD, find_encoder, load_encoder
+from fedcore.store import find_encoder, load_encoder
 from fedcore.visit import Visit
-from fedtune.card import card
 from fedtune.evaluate import require_tests
 from fedtune.evaluate_masks import as_json, evaluate_masks, require_summable, show, units
 from fedtune.labels import of_patients
 from fedtune.networks import UShaped
+from fedtune.result import leave, require_fraction
 from fedtune.segmenter import Segmenter
 
 
@@ -89,9 +88,7 @@ def segment(
     save_classifier(run, module, SEGMENTER)
     table, images = evaluate_masks(transport, structures, tolerance, seed, bootstrap)
     settings = {"label_fraction": label_fraction, "encoder": start}
-    told = settings | as_json(table, images)
-    write_json(run.path / "scores.json", told)
-    write_atomically(run.path / Path(SEGMENTER).parent / CARD, card(run, module, told).encode())
+    leave(run, module, SEGMENTER, settings | as_json(table, images))
     show(table, images)
     run.close("finished")
 
@@ -151,8 +148,7 @@ def _shown(images: Images) -> set[int]:
 
 def _tasks(cohort: Cohort, fraction: float, seed: int) -> tuple[dict[str, Images], dict[str, Images]]:
     """Training images with masks that are given away, and all test images with masks, by site."""
-    if not 0 < fraction <= 1:
-        raise InputError(f"label_fraction must lie in (0, 1], got {fraction}")
+    require_fraction(fraction)
     train = {
         site: of_patients(images, 1.0 if site in cohort.further else fraction, seed)
         for site, images in with_masks(cohort, "train").items()

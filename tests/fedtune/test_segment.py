@@ -75,6 +75,8 @@ def test_an_encoder_is_carried_over_and_its_part_told(tmp_path: Path) -> None:
     assert all(torch.equal(found[f"network.encoder.{k}"], t) for k, t in encoder.state_dict().items())
     counts = [sum(p.numel() for p in net.parameters()) for net in (encoder, NETWORK(2, 1, run.about()["structures"]))]
     assert run.about()["carried"] == pytest.approx(counts[0] / counts[1], abs=1e-4)
+    told = f"{counts[0] / counts[1]:.0%} of the parameters came with that encoder"
+    assert told in (run.path / "segmenter" / "README.md").read_text()
 
 
 def test_a_network_without_an_encoder_takes_none(tmp_path: Path) -> None:
