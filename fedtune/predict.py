@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from fedcore.classifiers import classifiers_of
 from fedcore.data.findings import SEPARATOR
-from fedcore.data.geometry import fit, unfit, with_channels
+from fedcore.data.geometry import Spacing, fit, unfit, with_channels
 from fedcore.data.readers import ImageFault, read_image
 from fedcore.data.scaling import Percentiles
 from fedcore.data.source import Data
+from fedcore.data.spacing import spacing_of
 from fedcore.errors import Faults, InputError
 from fedcore.files import require_writable, write_atomically
 from fedcore.progress import Counting
@@ -113,27 +114,27 @@ class Model:
 
     def row(self, file: Path, out: Path) -> list[str]:
         """What is said of one image; writes its mask. Raises ImageFault."""
-        raw = read_image(file)
-        answer = self.answer(raw)
+        raw, mm = read_image(file), spacing_of(file)
+        answer = self.answer(raw, mm)
         if not self.structures:
             probabilities = answer.sigmoid() if self.several else answer.softmax(0)
             seen = (probabilities > 0.5).nonzero().flatten() if self.several else answer.argmax(0, keepdim=True)
             guess = SEPARATOR.join(self.classes[k] for k in seen)
             return [guess, *(f"{p:.4f}" for p in probabilities.tolist())]
-        mask = unfit(answer, raw.shape[1:]).argmax(0).numpy().astype(np.uint8)
+        mask = unfit(answer, raw.shape[1:], mm).argmax(0).numpy().astype(np.uint8)
         path = write_mask(out / "masks", file, mask)
         counts = np.bincount(mask.ravel(), minlength=self.structures)[1:]
         return [str(path.relative_to(out)), *map(str, counts.tolist())]
 
     @torch.inference_mode()
-    def answer(self, raw: np.ndarray) -> Float[Tensor, "k *_"]:
+    def answer(self, raw: np.ndarray, mm: Spacing | None = None) -> Float[Tensor, "k *_"]:
         """Logits of an image as `read_image` gives it, which is treated as in training."""
         dims = raw.ndim - 1
         if dims != len(self.size):
             raise ImageFault(f"a {dims}D image, and the model knows {len(self.size)}D ones")
         scaled = (self.data.scaling or Percentiles())(raw)
         try:
-            pixels = fit(with_channels(scaled, self.channels), self.size, self.channels)
+            pixels = fit(with_channels(scaled, self.channels), self.size, self.channels, mm)
         except ValueError as e:
             raise ImageFault(f"{raw.shape[0]} channels cannot become {self.channels}") from e
         image = torch.from_numpy(pixels.astype(np.float16)).float()  # as images are kept for training

@@ -26,7 +26,7 @@ from fedcore.seeds import seeded
 from fedcore.store import find_encoder, load_encoder
 from fedcore.visit import Visit
 from fedtune.evaluate import require_tests
-from fedtune.evaluate_masks import as_json, evaluate_masks, require_summable, show, units
+from fedtune.evaluate_masks import as_json, evaluate_masks, require_summable, show
 from fedtune.labels import of_patients
 from fedtune.networks import UShaped
 from fedtune.result import leave, require_fraction
@@ -82,7 +82,6 @@ def segment(
     job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
               loggers=loggers, seed=seed, workers=workers)  # fmt: skip
     about = describe(cohort) | {"command": "segment", "label_fraction": label_fraction, "structures": structures}
-    about["notes"] += units(test)
     about |= {"carried": carried(module.network) if weights else 0.0, "labelled": {s: len(i) for s, i in train.items()}}
     transport = job.train_in(run, module, about)
     save_classifier(run, module, SEGMENTER)

@@ -75,6 +75,11 @@ class Images:
         """Size of each spatial axis in pixels."""
         return tuple(int(n) for n in self.pixels.shape[2:])
 
+    @property
+    def unspaced(self) -> int:
+        """Images of which nobody knows how large a pixel is."""
+        return len(self) if self.spacing is None else int(np.isnan(self.spacing).any(1).sum())
+
     def select(self, split: str) -> Images:
         """The images of one split; may be empty."""
         return self.take(np.flatnonzero(self.splits == split))
