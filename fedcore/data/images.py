@@ -147,11 +147,16 @@ class Companions:
 
     images: Images
     share: float
-    """Their part of a batch, in (0, 1)."""
+    """Their part of a batch, in (0, 1]."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether they take the place of the images they come with."""
+        return self.share == 1
 
     def beside(self, count: int) -> int:
-        """How many join `count` images."""
-        return round(count * self.share / (1 - self.share))
+        """How many come with `count` images."""
+        return count if self.alone else round(count * self.share / (1 - self.share))
 
 
 @dataclass(frozen=True)

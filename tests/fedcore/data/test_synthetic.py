@@ -89,5 +89,5 @@ def test_what_does_not_suit_is_refused(drawn: Path, tmp_path: Path) -> None:
     drawn.write_text(rows.replace(",train,", ",test,"))
     with pytest.raises(InputError, match="no image whose split is train"):
         data.load()
-    with pytest.raises(ValueError, match=r"share must lie in \(0, 1\), got 1"):
-        Synthetic(str(drawn), 1.0)
+    with pytest.raises(ValueError, match=r"share must lie in \(0, 1\], got 1.5"):
+        Synthetic(str(drawn), 1.5)
