@@ -11,7 +11,7 @@ import torch
 from monai.networks.nets.resnet import resnet_params
 from torch import nn
 
-from fedcore.encoders import ResNet
+from fedcore.encoders import NORMS, ResNet
 from fedcore.errors import InputError
 from fedcore.export.portable import Library, Portable
 from fedcore.message import Tensors
@@ -31,15 +31,18 @@ def portable_resnet(encoder: ResNet, to: Library) -> Portable:
 def _monai(encoder: ResNet) -> Portable:
     dims, channels, depth, stem = _shape(encoder)
     block, layers, shortcut, bias, _ = resnet_params[f"resnet{depth}"]
+    norm = NORMS[encoder.config["norm"]]
     plain = stem == 64
     name = f"resnet{depth}" if plain else "ResNet"
     stages = () if plain else (f'    "{block}", {layers}, {[stem, 2 * stem, 4 * stem, 8 * stem]},',)
     build = (
         f"model = {name}(", *stages,
         f"    spatial_dims={dims}, n_input_channels={channels}, conv1_t_stride=2,",
-        f'    shortcut_type="{shortcut}", bias_downsample={bias}, feed_forward=False,', ")",
+        f'    shortcut_type="{shortcut}", bias_downsample={bias}, feed_forward=False,',
+        f"    norm={norm!r},", ")",
     )  # fmt: skip
-    notes = (f'The tensors fit `ResNetFeatures("{name}")` and the encoder of a `FlexibleUNet` too.',) if plain else ()
+    fits = f'The tensors fit `ResNetFeatures("{name}")` and the encoder of a `FlexibleUNet` too.'
+    notes = (fits,) if plain and norm == "batch" else ()
     return Portable(encoder.state_dict(), (f"from monai.networks.nets import {name}",), build, encoder.width, notes)
 
 
@@ -81,6 +84,10 @@ def _require_plain(encoder: ResNet, library: str) -> tuple[int, int, int, int]:
     dims, _, _, stem = shape = _shape(encoder)
     if dims != 2:
         raise InputError(f"{library}'s ResNet reads 2D images, this encoder volumes; `--to monai` fits")
+    if encoder.config["norm"] != "batch":
+        raise InputError(
+            f"{library}'s ResNet has batch norm, this encoder {encoder.config['norm']} norm; `--to monai` fits"
+        )
     if stem != 64:
         raise InputError(
             f"{library}'s ResNet has a stem of 64 channels, this encoder one of {stem}; `--to monai` fits any, "
