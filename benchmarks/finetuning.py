@@ -40,16 +40,14 @@ class Task:
     score: str
 
 
-AUGMENT = "--segmenter.init_args.augment"
-# Sites differ in whether nuclei are bright or dark.
-INVERTED = (f"{AUGMENT}.class_path", "fedcore.views.Views", f"{AUGMENT}.init_args.count", "1",
-            f"{AUGMENT}.init_args.crop", "[0.7,1.0]", f"{AUGMENT}.init_args.invert", "0.5")  # fmt: skip
+NORM = "--network.init_args.encoder.init_args.norm"
 TASKS = {
     "nuclei": Task(
         "nuclei_dsb2018", "segment", "segment", 6, 10, 60,
-        ("--data.size", "64", "--data.channels", "1", "--encoder.init_args.stem", "16", "--rounds.count", "20"),
+        ("--data.size", "64", "--data.channels", "1", "--encoder.init_args.stem", "16", "--rounds.count", "20",
+         "--encoder.init_args.norm", "group"),
         ("--data.size", "64", "--data.channels", "1", "--network.init_args.encoder.init_args.stem", "16",
-         "--network.init_args.widths", "[64,32,16,16,8]", *INVERTED),
+         "--network.init_args.widths", "[64,32,16,16,8]", NORM, "group"),
         "dice",
     ),
     "hippocampus": Task(
@@ -84,16 +82,18 @@ def guided(guide: str) -> tuple[str, ...]:
     return ("--algorithm", "fedcore.algorithm.FedAvg", "--algorithm.init_args.guides", json.dumps([guide]))
 
 
+RULE = "--algorithm.init_args.rule"
+FEDADAM = ("--algorithm", "fedcore.fedopt.FedOpt", RULE, "fedcore.fedopt.Adam")
 WAYS = {
     "scratch": Way(fractions=FRACTIONS),
     "pretrained": Way(pretrained=True, fractions=FRACTIONS),
-    "plain": Way((f"{AUGMENT}.init_args.invert", "0.0"), of=("nuclei",)),
+    "batch": Way((NORM, "batch"), of=("nuclei",)),
     "local": Way(("--algorithm", "fedcore.localonly.LocalOnly")),
     "central": Way(("--data.partition", "fedcore.data.partition.Pooled"), pooled=True),
     "fedprox": Way(guided("fedcore.fedprox.Spring")),
-    "fedbn": Way(("--algorithm", "fedcore.fedbn.FedBN")),
+    "fedbn": Way(("--algorithm", "fedcore.fedbn.FedBN", NORM, "batch"), of=("nuclei", "hippocampus")),
     "scaffold": Way(("--algorithm", "fedcore.scaffold.Scaffold")),
-    "fedadam": Way(("--algorithm", "fedcore.fedopt.FedOpt", "--algorithm.init_args.rule", "fedcore.fedopt.Adam")),
+    "fedadam": Way((*FEDADAM, f"{RULE}.init_args.eta", "0.003")),
 }
 
 
@@ -108,8 +108,9 @@ def measure(cell: Cell, folder: Path) -> list[Result]:
     """Runs what is missing of the cell and returns its numbers."""
     task = TASKS[cell.data]
     images = ("--data.manifest", str(folder / task.folder / "manifest.csv"))
-    encoder = stage("pretrain", "simclr", RUNS / cell.data / "encoder", *images, *task.pretrain)
+    encoder = RUNS / cell.data / "encoder"
     if cell.way == "encoder":
+        stage("pretrain", "simclr", encoder, *images, *task.pretrain)
         return []
     way, found = WAYS[cell.way], []
     steps = task.steps * (task.sites if way.pooled else 1)

@@ -12,7 +12,7 @@ FRACTIONS = {"0.05": "5 %", "0.2": "20 %", "1.0": "100 %"}
 STARTS = {"scratch": "random weights", "pretrained": "pretrained together (SimCLR)"}
 WAYS = {
     "local": "each site alone", "central": "centralised", "scratch": "FedAvg",
-    "plain": "the same, no view inverted", "fedprox": "FedProx", "fedbn": "FedBN",
+    "batch": "FedAvg, batch norm", "fedbn": "FedBN, batch norm", "fedprox": "FedProx",
     "scaffold": "SCAFFOLD", "fedadam": "FedAdam",
 }  # fmt: skip
 

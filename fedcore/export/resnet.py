@@ -31,15 +31,14 @@ def portable_resnet(encoder: ResNet, to: Library) -> Portable:
 def _monai(encoder: ResNet) -> Portable:
     dims, channels, depth, stem = _shape(encoder)
     block, layers, shortcut, bias, _ = resnet_params[f"resnet{depth}"]
-    norm = NORMS[encoder.config["norm"]]
-    plain = stem == 64
+    norm, plain = encoder.config["norm"], stem == 64
     name = f"resnet{depth}" if plain else "ResNet"
     stages = () if plain else (f'    "{block}", {layers}, {[stem, 2 * stem, 4 * stem, 8 * stem]},',)
     build = (
         f"model = {name}(", *stages,
         f"    spatial_dims={dims}, n_input_channels={channels}, conv1_t_stride=2,",
         f'    shortcut_type="{shortcut}", bias_downsample={bias}, feed_forward=False,',
-        f"    norm={norm!r},", ")",
+        *(() if norm == "batch" else (f"    norm={NORMS[norm]},",)), ")",
     )  # fmt: skip
     fits = f'The tensors fit `ResNetFeatures("{name}")` and the encoder of a `FlexibleUNet` too.'
     notes = (fits,) if plain and norm == "batch" else ()
