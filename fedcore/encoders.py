@@ -64,6 +64,7 @@ class ResNet(MonaiResNet, Encoder):
         if stem < 1 or (norm == "group" and stem % 4):
             raise ValueError(f"encoder.stem must be at least 1, with group norm a multiple of 4, got {stem}")
         block, layers, shortcut, bias, _ = resnet_params[f"resnet{depth}"]
+        self.norm = norm  # before MONAI's own constructor, which asks for the stages
         super().__init__(
             block=block, layers=layers, block_inplanes=[stem, 2 * stem, 4 * stem, 8 * stem],
             spatial_dims=spatial_dims, n_input_channels=channels, conv1_t_stride=2,
@@ -73,6 +74,10 @@ class ResNet(MonaiResNet, Encoder):
         self.config = {
             "spatial_dims": spatial_dims, "channels": channels, "depth": depth, "stem": stem, "norm": norm,
         }  # fmt: skip
+
+    def _make_layer(self, *stage: Any, **settings: Any) -> nn.Sequential:
+        """A stage. MONAI 1.6 hands the norm to the stem alone."""
+        return super()._make_layer(*stage, **settings | {"norm": NORMS[self.norm]})
 
     def _downsample_basic_block(self, x: Tensor, planes: int, stride: int, spatial_dims: int = 3) -> Tensor:
         """The shortcut of depth 18 and 34: every `stride`-th pixel, and zeros for the new channels.

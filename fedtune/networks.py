@@ -57,7 +57,7 @@ class UShaped(nn.Module):
             raise ValueError(
                 f"network.widths must be five numbers and network.deep lie in 0..4, got {widths} and {deep}"
             )
-        norm = self.encoder.config["norm"]
+        norm = self.encoder.norm
         if norm == "group" and any(width % 4 for width in widths):
             raise ValueError(f"network.widths must be multiples of 4 with group norm, got {widths}")
         self.decoder = UNetDecoder(
