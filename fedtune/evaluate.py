@@ -110,6 +110,7 @@ def answers(transport: InProcess, visitor: Visitor[Weights, Sent], seed: int) ->
     weights = Weights(transport.local.shared())
     asked = dataclasses.replace(transport, train=transport.test)  # a site may have test images only
     found = list(asked.ask(visitor, ((name, weights) for name in asked.names()), Round(0, 1, seed)))
+    transport.local.load(weights.tensors)  # a site's personal model was in their place
     for refusal in found:
         if isinstance(refusal, Refusal):
             raise InputError(f"{refusal.site} could not be evaluated: {refusal.reason}") from refusal.cause
