@@ -8,7 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedcore.report import comparison, digest, flow, inspection, reliability, results, summary, units
+from fedcore.report import comparison, digest, flow, gains, inspection, reliability, results, summary, units
 from fedcore.report.embedding import Embedding, embed
 from fedcore.report.exhibits import read_exhibits
 from fedcore.report.galleries import Gallery, read_galleries
@@ -82,7 +82,8 @@ def comparison_page(runs: Sequence[Run]) -> str:
         entries=entries,
         starts=starts,
         measures=comparison.measures(entries),
-        warnings=comparison.warnings(entries),
+        warnings=[*comparison.warnings(entries), *gains.unpaired(entries)],
+        gains=gains.pairs(entries),
         probe=comparison.probe_chart(entries),
         efficiency=comparison.efficiency_charts(entries),
         probe_traffic=comparison.probe_traffic(entries),
@@ -140,6 +141,7 @@ def _environment() -> Environment:
     made.filters |= {
         "size": units.size,
         "interval": units.interval,
+        "points": units.points,
         "duration": units.duration,
         "words": _words,
         "cut": _cut,
