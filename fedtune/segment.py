@@ -29,6 +29,7 @@ from fedtune.evaluate import require_tests
 from fedtune.evaluate_masks import as_json, evaluate_masks, require_summable, show
 from fedtune.labels import of_patients
 from fedtune.networks import UShaped
+from fedtune.outlines import Outlines
 from fedtune.result import leave, require_fraction
 from fedtune.segmenter import Segmenter
 
@@ -89,7 +90,7 @@ def segment(
     settings = {"label_fraction": label_fraction, "encoder": start}
     leave(run, module, SEGMENTER, settings | as_json(table, images))
     show(table, images)
-    run.close("finished")
+    run.close("finished", notes=[*run.about()["notes"], *Outlines().keep(transport, structures)])
 
 
 def build(

@@ -15,7 +15,7 @@ from fedcore.report.plane import Plane, Point, plane
 from fedcore.report.run import Estimate, Run
 from fedcore.report.units import metric_name, percent, plural, size, size_unit
 
-_SCORES = ("balanced_accuracy", "auroc", "dice")
+SCORES = ("balanced_accuracy", "auroc", "dice")
 _TRAINED = ("method", "classifier", "generator")
 
 
@@ -29,6 +29,8 @@ class Entry:
     algorithm: str
     exchange: str
     start: str
+    recipe: Mapping[str, Any]
+    """Empty where it cannot be read."""
 
     @property
     def last_probe(self) -> float | None:
@@ -85,7 +87,7 @@ def probe_chart(found: Sequence[Entry]) -> LineChart | None:
 def efficiency_charts(found: Sequence[Entry]) -> tuple[Plane, ...]:
     """Pooled scores by the fraction of labels, a line a start."""
     charts = []
-    for metric in _SCORES:
+    for metric in SCORES:
         series: dict[str, list[Point]] = {}
         for entry in found:
             fraction = entry.fraction
@@ -140,7 +142,7 @@ def warnings(found: Sequence[Entry]) -> list[str]:
 
 def measures(found: Sequence[Entry]) -> dict[str, str]:
     """Titles of the pooled scores that any of the runs has."""
-    return {name: metric_name(name) for name in _SCORES if any(name in entry.pooled for entry in found)}
+    return {name: metric_name(name) for name in SCORES if any(name in entry.pooled for entry in found)}
 
 
 def starts(found: Sequence[Entry]) -> list[str]:
@@ -168,6 +170,7 @@ def _entry(name: str, run: Run) -> Entry:
         algorithm=_class(recipe, "algorithm") or ("FedAvg" if recipe else ""),
         exchange=_class(recipe, "exchange"),
         start=_start(run, recipe) if run.scores else "",
+        recipe=recipe,
     )
 
 
@@ -176,6 +179,7 @@ def _start(run: Run, recipe: Mapping[str, Any]) -> str:
     data = recipe.get("data") or {}
     told = [start_name(run.scores.encoder if run.scores else None)]
     told += ["with drawn images"] if data.get("synthetic") else []
+    told += ["with further sites"] if data.get("further") else []
     told += ["centralised"] if _class(data, "partition") == "Pooled" else []
     algorithm = _class(recipe, "algorithm")
     return ", ".join(told + ([algorithm] if algorithm not in ("", "FedAvg") else []))

@@ -59,8 +59,11 @@ def test_runs_with_and_without_a_set_are_on_the_same_images(tmp_path: Path) -> N
     manifest = Phantoms(sites=1, images_per_site=8, test_fraction=0.0, seed=3).write(tmp_path / "more", 16)
     manifest.write_text(manifest.read_text().replace(",hospital_1,", ",elsewhere,"))
     data = hospitals(tmp_path)
-    both = fingerprint(replace(data, synthetic=Synthetic(str(manifest))).load())
-    assert both.partition("+")[0] == fingerprint(data.load())
+    alone = fingerprint(data.load())
+    accompanied = fingerprint(replace(data, synthetic=Synthetic(str(manifest))).load())
+    joined = fingerprint(replace(data, further=(str(manifest),)).load())
+    assert len({alone, accompanied, joined}) == 3
+    assert accompanied.partition("+")[0] == joined.partition("+")[0] == alone
 
 
 @pytest.mark.parametrize("place", ["further", "synthetic"])
