@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
-from fedcore.cli import STAGES, _load, main
+from fedcore.cli import STAGES, main, stage_of
+from fedcore.foresight import check
 from fedcore.recipe import read_recipe
 from fedcore.recipes import shipped
-from fedcore.road import read_road
+from fedcore.road import travel
+from fedcore.steps import read_steps
 
 SMALL = [
     "--rounds.count", "2", "--visit.max_epochs", "1", "--data.size", "32", "--data.phantom.images_per_site", "16",
@@ -25,6 +28,7 @@ NARROW = {
     "fedgen.unet.UNet": ["--generator.init_args.network.init_args.widths", "[8,16]"],
     "fedgen.autoencoder.Autoencoder": ["--generator.init_args.network.init_args.widths", "[8,8,16]"],
 }  # fmt: skip
+STEM = {"class_path": "fedcore.encoders.ResNet", "init_args": {"depth": 10, "stem": 8}}
 NEEDS = {
     "latent_diffusion": (
         "vae",
@@ -35,7 +39,7 @@ NEEDS = {
 """What has to be run before, the key that takes its folder, and what both are run with."""
 
 
-def stage_of(path: Path) -> str:
+def stage_named_by(path: Path) -> str:
     """The stage that a recipe's own header calls."""
     header = path.read_text(encoding="utf-8")
     return next(stage for stage in STAGES if f"fedpretrain {stage} {path.stem}" in header)
@@ -47,8 +51,8 @@ RECIPES = [path for path in shipped().values() if path not in ROADS]
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_parses_and_builds(path: Path) -> None:
-    stage = stage_of(path)
-    recipe = read_recipe(_load(STAGES[stage][0]), stage, [path.stem])
+    stage = stage_named_by(path)
+    recipe = read_recipe(stage_of(stage), stage, [path.stem])
     assert recipe.out == Path("checkpoints") / path.stem
     assert recipe.build()["rounds"].count > 1
 
@@ -56,7 +60,7 @@ def test_parses_and_builds(path: Path) -> None:
 def run_small(path: Path, folder: Path, *words: str) -> None:
     narrow = next(more for name, more in NARROW.items() if name in path.read_text())
     with pytest.raises(SystemExit) as stopped:
-        main([*stage_of(path).split(), path.stem, "--out", str(folder), *SMALL, *narrow, *words])
+        main([*stage_named_by(path).split(), path.stem, "--out", str(folder), *SMALL, *narrow, *words])
     assert stopped.value.code == 0
 
 
@@ -73,9 +77,38 @@ def test_runs_two_rounds(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ROADS, ids=lambda p: p.stem)
-def test_every_step_of_a_road_is_a_command_that_parses(path: Path) -> None:
-    """What names an earlier step's folder is taken as it stands."""
-    for step in read_road(path, {}):
-        if step.stage:
-            words = step.words[len(step.stage.split()) :]
-            assert read_recipe(_load(STAGES[step.stage][0]), step.stage, words).build()["rounds"].count > 0
+def test_a_road_is_free_of_mistakes(path: Path) -> None:
+    check(read_steps(path, {}), path.stem)
+
+
+TINY = {
+    "pretrain": {"encoder": STEM, "rounds.count": 1},
+    "finetune": {"encoder": STEM, "rounds.count": 1, "bootstrap": 0},
+    "segment": {
+        "network.init_args.encoder": STEM,
+        "network.init_args.widths": [8] * 5,
+        "rounds.count": 1,
+        "bootstrap": 0,
+    },
+    "generate train": {"generator.init_args.network.init_args.widths": [8, 16], "rounds.count": 1},
+    "generate sample": {"count": 24, "steps": 2},
+}
+"""What a step of a road is made small by."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["road_classify", "road_segment"])
+def test_a_project_comes_to_scores_with_and_without_drawn_images(name: str, tmp_path: Path) -> None:
+    tree = yaml.safe_load(shipped()[name].read_text(encoding="utf-8"))
+    tree["shared"] |= {
+        "data.size": 32, "data.phantom": {"sites": 2, "images_per_site": 80}, "visit.max_epochs": 1,
+        "visit.precision": "32-true",
+    }  # fmt: skip
+    for step in tree["steps"].values():
+        step |= next((small for do, small in TINY.items() if step["do"].startswith(do)), {})
+        step |= {"each": {"label_fraction": [0.5]}} if "each" in step else {}
+    (tmp_path / "road.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    assert travel(tmp_path / "road.yaml", tmp_path / "out") == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    title = {"road_classify": "Balanced accuracy by labels", "road_segment": "Dice by labels"}[name]
+    assert all(said in page for said in (title, "scratch_0.5", "pretrained_0.5", "with_drawn_0.5", "passes"))
