@@ -1,10 +1,10 @@
 """Every shipped recipe parses as it is; each one runs when made small."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 
 from fedcore.cli import STAGES, main, stage_of
 from fedcore.foresight import check
@@ -12,6 +12,7 @@ from fedcore.recipe import read_recipe
 from fedcore.recipes import shipped
 from fedcore.road import travel
 from fedcore.steps import read_steps
+from tests.roads import make_small
 
 SMALL = [
     "--rounds.count", "2", "--visit.max_epochs", "1", "--data.size", "32", "--data.phantom.images_per_site", "16",
@@ -28,7 +29,6 @@ NARROW = {
     "fedgen.unet.UNet": ["--generator.init_args.network.init_args.widths", "[8,16]"],
     "fedgen.autoencoder.Autoencoder": ["--generator.init_args.network.init_args.widths", "[8,8,16]"],
 }  # fmt: skip
-STEM = {"class_path": "fedcore.encoders.ResNet", "init_args": {"depth": 10, "stem": 8}}
 NEEDS = {
     "latent_diffusion": (
         "vae",
@@ -81,34 +81,18 @@ def test_a_road_is_free_of_mistakes(path: Path) -> None:
     check(read_steps(path, {}), path.stem)
 
 
-TINY = {
-    "pretrain": {"encoder": STEM, "rounds.count": 1},
-    "finetune": {"encoder": STEM, "rounds.count": 1, "bootstrap": 0},
-    "segment": {
-        "network.init_args.encoder": STEM,
-        "network.init_args.widths": [8] * 5,
-        "rounds.count": 1,
-        "bootstrap": 0,
-    },
-    "generate train": {"generator.init_args.network.init_args.widths": [8, 16], "rounds.count": 1},
-    "generate sample": {"count": 24, "steps": 2},
-}
-"""What a step of a road is made small by."""
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["road_classify", "road_segment"])
-def test_a_project_comes_to_scores_with_and_without_drawn_images(name: str, tmp_path: Path) -> None:
-    tree = yaml.safe_load(shipped()[name].read_text(encoding="utf-8"))
-    tree["shared"] |= {
-        "data.size": 32, "data.phantom": {"sites": 2, "images_per_site": 80}, "visit.max_epochs": 1,
-        "visit.precision": "32-true",
-    }  # fmt: skip
-    for step in tree["steps"].values():
-        step |= next((small for do, small in TINY.items() if step["do"].startswith(do)), {})
-        step |= {"each": {"label_fraction": [0.5]}} if "each" in step else {}
-    (tmp_path / "road.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-    assert travel(tmp_path / "road.yaml", tmp_path / "out") == 0
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("road_classify", ("Balanced accuracy by labels", "scratch_0.5", "pretrained_0.5", "with_drawn_0.5")),
+        ("road_segment", ("Dice by labels", "scratch_0.5", "pretrained_0.5", "with_drawn_0.5")),
+        ("road_demo", ("from alone", "from_alone_hospital_4", "with_drawn_images")),
+    ],
+)
+def test_a_road_comes_to_scores_with_and_without_drawn_images(name: str, told: tuple[str, ...], tmp_path: Path) -> None:
+    road = Path(shutil.copy(shipped()[name], tmp_path))
+    make_small(road)
+    assert travel(road, tmp_path / "out") == 0
     page = (tmp_path / "out" / "report.html").read_text()
-    title = {"road_classify": "Balanced accuracy by labels", "road_segment": "Dice by labels"}[name]
-    assert all(said in page for said in (title, "scratch_0.5", "pretrained_0.5", "with_drawn_0.5", "passes"))
+    assert all(text in page for text in (*told, "passes"))
