@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InputError as e:
         _complain(str(e))
         sys.exit(2)
-    except KeyboardInterrupt:
-        _complain("stopped; a training goes on from its last whole round with --resume true")
+    except KeyboardInterrupt as e:
+        _complain(str(e) or "stopped; a training goes on from its last whole round with --resume true")
         sys.exit(130)
 
 
@@ -62,16 +62,19 @@ def dispatch(name: str, rest: list[str]) -> int:
 
         print(f"fedpretrain {version('fedpretrain')}")
         return 0
-    if name in STAGES:
-        return run_stage(name, rest)
-    if rest and f"{name} {rest[0]}" in STAGES:
-        return run_stage(f"{name} {rest[0]}", rest[1:])
-    if name in COMMANDS:
-        code: int | None = _load(COMMANDS[name][0])(rest)
-        return code or 0
-    from fedcore.nearest import nearest
+    if stage := stage_in([name, *rest]):
+        return run_stage(stage, [name, *rest][len(stage.split()) :])
+    code: int | None = _load(_place(name))(rest)
+    return code or 0
 
-    raise InputError(f"there is no command {name!r}{nearest(name, [*STAGES, *COMMANDS])}; see fedpretrain --help")
+
+def check_command(name: str, rest: list[str]) -> None:
+    """Raises InputError for what is wrong with the words of a command that trains nothing, as far as it says so unrun.
+
+    A command says so by a function `check` beside it.
+    """
+    module = importlib.import_module(_place(name).split(":")[0])
+    getattr(module, "check", lambda _: None)(rest)
 
 
 def run_stage(name: str, arguments: Sequence[str]) -> int:
@@ -88,9 +91,23 @@ def run_stage(name: str, arguments: Sequence[str]) -> int:
     return 0
 
 
+def stage_in(words: Sequence[str]) -> str | None:
+    """The stage that a command begins with, if it does."""
+    return next((name for name in STAGES if list(words[: len(name.split())]) == name.split()), None)
+
+
 def stage_of(name: str) -> Callable[..., Any]:
     """The function of a stage, whose signature its runs' recipes follow."""
     return _load(STAGES[name][0])
+
+
+def _place(name: str) -> str:
+    """Raises InputError where there is no such command."""
+    if name in COMMANDS:
+        return COMMANDS[name][0]
+    from fedcore.nearest import nearest
+
+    raise InputError(f"there is no command {name!r}{nearest(name, [*STAGES, *COMMANDS])}; see fedpretrain --help")
 
 
 def _load(path: str) -> Callable[..., Any]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 
 from rich.console import Console
@@ -13,6 +16,23 @@ from fedcore.data.images import Cohort
 from fedcore.data.source import Data
 from fedcore.ledger import RoundRecord
 
+_step = ContextVar("step", default="")
+
+
+@contextmanager
+def bars_of(step: str) -> Iterator[None]:
+    """Bars within say what they belong to."""
+    token = _step.set(f"{step}: ")
+    try:
+        yield
+    finally:
+        _step.reset(token)
+
+
+def shown() -> bool:
+    """Whether bars are drawn."""
+    return sys.stderr.isatty()
+
 
 class Progress:
     """One bar of rounds, with the site being visited and the last round's means beside it."""
@@ -22,9 +42,9 @@ class Progress:
         self.bars = Bars(
             TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("[dim]left"), TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"),
-            console=console, disable=not sys.stderr.isatty(), transient=True,
+            console=console, disable=not shown(), transient=True,
         )  # fmt: skip
-        self.task = self.bars.add_task(title, total=rounds, completed=done, note="")
+        self.task = self.bars.add_task(_step.get() + title, total=rounds, completed=done, note="")
         self.last = ""
 
     def __enter__(self) -> Progress:
@@ -54,9 +74,9 @@ class Counting:
         self.bars = Bars(
             TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("[dim]left"), TimeRemainingColumn(),
-            console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True,
+            console=Console(stderr=True), disable=not shown(), transient=True,
         )  # fmt: skip
-        self.task = self.bars.add_task(title, total=None, completed=done)
+        self.task = self.bars.add_task(_step.get() + title, total=None, completed=done)
 
     def __enter__(self) -> Counting:
         self.bars.start()

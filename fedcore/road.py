@@ -1,13 +1,4 @@
-"""`fedpretrain run ROAD`: the steps of a project in order, each reading what earlier ones left.
-
-A road is a YAML of steps, each a command as it would be typed, with `{NAME}` for the folder of an earlier step and
-`{here}` for its own:
-
-    shared: {data.manifest: my.csv, data.size: 64}      # of every step that trains
-    steps:
-      encoder: {do: pretrain simclr, rounds.count: 20}
-      scratch: {do: finetune classify, each: {label_fraction: [0.01, 0.1]}}
-      pretrained: {do: finetune classify, start: "{encoder}", each: {label_fraction: [0.01, 0.1]}}
+"""`fedpretrain run ROAD`: the steps of a project in order (fedcore.steps), and what came of them.
 
 A step whose words, recipe, images and earlier steps are those of last time is not repeated; where one of them changed
 it is done anew in another folder, and the old one stays. Interrupted steps go on from their last round.
@@ -19,50 +10,33 @@ import contextlib
 import hashlib
 import io
 import json
-import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from fedcore.cli import STAGES, dispatch
+from fedcore.cli import dispatch
 from fedcore.data.cache import default_folder, open_cache
 from fedcore.data.content import Memo, key_of
 from fedcore.data.manifest import read_manifest
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError
 from fedcore.files import require_writable, write_json
+from fedcore.foresight import check
+from fedcore.progress import bars_of, shown
 from fedcore.recipes import find
+from fedcore.report.read import read_run
+from fedcore.report.run import Run
+from fedcore.report.units import duration, plural
+from fedcore.run import essence
+from fedcore.steps import HERE, Step, names_in, read_steps, with_names
 
 LEDGER, REPORT = "road.json", "report.html"
 USAGE = """usage: fedpretrain run ROAD [--out FOLDER] [--KEY VALUE ...]
 
-Does the steps of a road in order, leaves out those already done, and writes one report.
+Does the steps of a road in order, leaves out those already done, and ends with a table of scores and one report.
 --KEY VALUE overrides what is `shared`: --data.manifest my.csv"""
-_WORDS = {"do", "each", "after"}
-_NAMED = re.compile(r"\{(\w+)\}")
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command; `words` still name earlier steps."""
-
-    name: str
-    words: tuple[str, ...]
-    after: tuple[str, ...]
-    """Steps that it needs without naming their folders, such as the audit of a set."""
-
-    @property
-    def stage(self) -> str | None:
-        """The training command, if it is one."""
-        return _stage(self.words)
-
-    @property
-    def needs(self) -> list[str]:
-        return [*dict.fromkeys(n for word in self.words for n in _NAMED.findall(word) if n != "here"), *self.after]
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -71,57 +45,27 @@ def command(arguments: Sequence[str]) -> int:
         return 0
     path = find(arguments[0])
     pairs = _pairs(arguments[1:])
-    out = Path(pairs.pop("out", f"checkpoints/{path.stem}"))
-    require_writable(out)
-    return Road(out).run(read_road(path, pairs))
+    return travel(path, Path(pairs.pop("out", f"checkpoints/{path.stem}")), pairs)
 
 
-def read_road(path: Path, overrides: Mapping[str, str]) -> list[Step]:
-    """The steps of a file, one for each combination of what stands under `each`.
+def travel(path: Path, out: Path, overrides: Mapping[str, str] | None = None) -> int:
+    """Does the road of a file under the folder `out`.
 
     Raises:
-        Faults: All that is wrong with it.
+        InputError: Something is wrong with it, and nothing was done; or steps failed, and all else was done.
     """
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as e:
-        raise InputError(f"{path} cannot be read as YAML ({type(e).__name__}); see fedpretrain run --help") from e
-    if not isinstance(tree, dict) or not isinstance(tree.get("steps"), dict) or tree.keys() - {"shared", "steps"}:
-        raise InputError(f"{path} is no road: it must hold `steps`, by name, and may hold `shared`, and nothing else")
-    faults = [f"{name}: a step is a mapping with `do`, a command" for name, step in tree["steps"].items()
-              if not isinstance(step, dict) or not isinstance(step.get("do"), str)]  # fmt: skip
-    if faults:
-        raise Faults(str(path), faults)
-    shared: dict[str, Any] = {**(tree.get("shared") or {}), **overrides}
-    steps = [step for name, about in tree["steps"].items() for step in _steps(str(name), about, shared)]
-    known: set[str] = set()
-    for step in steps:
-        faults += [f"{step.name}: no step before it is called {need!r}" for need in step.needs if need not in known]
-        known.add(step.name)
-    if faults:
-        raise Faults(str(path), faults)
-    return steps
-
-
-def _steps(name: str, about: Mapping[str, Any], shared: Mapping[str, Any]) -> Iterator[Step]:
-    own = {key: value for key, value in about.items() if key not in _WORDS}
-    each = about.get("each") or {}
-    after = about.get("after") or []
-    for values in product(*each.values()):
-        chosen = dict(zip(each, values, strict=True))
-        trains = _stage(about["do"].split())
-        settings = (dict(shared) if trains else {}) | own | chosen
-        words = [*about["do"].split(), *(w for k, v in settings.items() for w in (f"--{k}", _word(v)))]
-        title = "_".join([name, *map(str, values)])
-        yield Step(title, tuple(words), tuple([after] if isinstance(after, str) else after))
-
-
-def _stage(words: Sequence[str]) -> str | None:
-    return next((name for name in STAGES if list(words[: len(name.split())]) == name.split()), None)
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    require_writable(out)
+    steps = read_steps(path, overrides or {})
+    check(steps, str(path))
+    road = Road(out)
+    road.do(steps)
+    road.tell(steps)
+    if road.failed:
+        reasons = "\n".join(f"  {name}: {reason}" for name, reason in road.failed.items())
+        raise InputError(
+            f"{plural(len(road.failed), 'step')} of {len(steps)} not done; the same command tries again\n{reasons}"
+        )
+    return 0
 
 
 def _pairs(words: Sequence[str]) -> dict[str, str]:
@@ -130,44 +74,58 @@ def _pairs(words: Sequence[str]) -> dict[str, str]:
     return {key.removeprefix("--"): value for key, value in zip(words[::2], words[1::2], strict=True)}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Road:
-    """Does steps under one folder, whose ledger holds those that are done, by the names of their own folders."""
+    """Steps under one folder, whose ledger holds those that are done, by the names of their own folders."""
 
     folder: Path
+    folders: dict[str, Path] = field(default_factory=dict)
+    """Of the steps that are done, by their names."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Why a step was not done."""
 
-    def run(self, steps: Sequence[Step]) -> int:
-        """0, or 2 where a step failed; what needs it is left out, and all else is done."""
+    def do(self, steps: Sequence[Step]) -> None:
+        """What needs a failed step is left out, and all else is done."""
         digests: dict[str, str] = {}
-        folders: dict[str, Path] = {}
-        failed: dict[str, str] = {}
+        width = max(len(step.name) for step in steps)
         for step in steps:
-            if lacking := [need for need in step.needs if need not in folders]:
-                failed[step.name] = f"left out, since {' and '.join(lacking)} failed"
+            if lacking := [need for need in step.needs if need not in self.folders]:
+                self.failed[step.name] = f"left out, since it needs {' and '.join(lacking)}"
                 continue
             digest = _digest(step, digests)
             place = self.folder / f"{step.name}-{digest[:6]}"
             try:
-                self._do(step, place, folders)
+                self._do(step, place, f"  {step.name:<{width}}  {step.does:<28}")
             except InputError as e:
-                failed[step.name] = str(e)
+                self.failed[step.name] = str(e)
                 continue
-            digests[step.name], folders[step.name] = digest, place
-        self._report(steps, folders)
-        for name, reason in failed.items():
-            print(f"\n{name}: {reason}")
-        return 2 if failed else 0
+            digests[step.name], self.folders[step.name] = digest, place
 
-    def _do(self, step: Step, place: Path, folders: Mapping[str, Path]) -> None:
+    def tell(self, steps: Sequence[Step]) -> None:
+        """Tables of scores, the page that compares all runs, and the folders of sets."""
+        from fedcore.report import write_road
+        from fedcore.tally import show
+
+        done = [step for step in steps if step.name in self.folders]
+        if trained := [step for step in done if step.stage]:
+            runs = [_named(step, self.folders[step.name]) for step in trained]
+            families = [step.family.replace("_", " ") for step in trained]
+            show(runs, families)
+            print(f"\nreport: {write_road(runs, families, self.folder / REPORT)}")
+        for step in done:
+            if not step.stage and self.folders[step.name].exists():
+                print(f"{step.name}: {self.folders[step.name]}")
+
+    def _do(self, step: Step, place: Path, line: str) -> None:
         if place.name in self._ledger():
-            print(f"  {step.name:<40} done before")
+            print(f"{line}{'done before':>14}")
             return
-        known = {name: str(folder) for name, folder in folders.items()} | {"here": str(place)}
-        words = [_NAMED.sub(lambda found: known[found[1]], word) for word in step.words]
+        words = step.told({name: str(folder) for name, folder in self.folders.items()} | {HERE: str(place)})
         if step.stage:
             words += ["--out", str(place), "--resume", "true"]
+        _clear(step, place)
         begun = time.perf_counter()
-        with timed(step.name):
+        with bars_of(step.name), _timed(line):
             dispatch(words[0], words[1:])
         about = {"step": step.name, "words": list(step.words), "seconds": round(time.perf_counter() - begun, 1)}
         write_json(self.folder / LEDGER, self._ledger() | {place.name: about})
@@ -182,23 +140,49 @@ class Road:
             raise InputError(f"{path} is damaged; remove it, and every step is looked at again") from e
         return ledger
 
-    def _report(self, steps: Sequence[Step], folders: Mapping[str, Path]) -> None:
-        from fedcore.report import write_comparison
 
-        if runs := [folders[step.name] for step in steps if step.stage and step.name in folders]:
-            print(f"\nreport: {write_comparison(runs, self.folder / REPORT)}")
+def _clear(step: Step, place: Path) -> None:
+    """Removes what a stopped step left half made, where it cannot go on from it."""
+    goes_on = (place / "run.json").exists() if step.stage else "--resume" in step.words
+    if not goes_on:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _named(step: Step, folder: Path) -> Run:
+    """The run of a step, with the road's names in place of folders."""
+    run = read_run(folder, private=True)
+    start: str = (step.recipe and step.recipe.config.get("start")) or ""
+    scores = replace(run.scores, encoder=with_names(start, str)) if run.scores and names_in(start) else run.scores
+    return replace(run, name=step.name, scores=scores)
+
+
+@contextlib.contextmanager
+def _timed(line: str) -> Iterator[None]:
+    """The line of a step, by how long it took or how it ended; its own lines are not shown.
+
+    Where there are bars, which would wipe what stands in their line, it comes after them.
+    """
+    bars = shown()
+    begun = time.perf_counter()
+    print("" if bars else line, end="", flush=True)
+    ended = "failed"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+        ended = duration(time.perf_counter() - begun)
+    except KeyboardInterrupt as e:
+        ended = "stopped"
+        raise KeyboardInterrupt("stopped; the same command goes on from here") from e
+    finally:
+        print(f"{line if bars else ''}{ended:>14}", flush=True)
 
 
 def _digest(step: Step, digests: Mapping[str, str]) -> str:
-    """Of the words, with the digests of steps in place of their names, of the recipe and of the images."""
-    words = [_NAMED.sub(lambda found: digests.get(found[1], "here"), word) for word in step.words]
-    words += [digests[name] for name in step.after]
-    if step.stage:
-        recipe = step.words[len(step.stage.split())]
-        words.append(find(recipe).read_text(encoding="utf-8"))
-    manifests = [value for key, value in zip(step.words, step.words[1:], strict=False) if key == "--data.manifest"]
-    words += [_content(Path(path)) for path in manifests if path != "phantom" and not _NAMED.search(path)]
-    return hashlib.sha256("\n".join(words).encode()).hexdigest()
+    """Of all that a step is made of, with digests of earlier steps in place of their names."""
+    made_of = [step.stage, essence(step.recipe.text)] if step.recipe else list(step.words)
+    told = with_names(json.dumps(made_of), lambda name: digests.get(name, name))
+    parts = [told, *(digests[name] for name in step.after), *map(_content, map(Path, step.manifests))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _content(manifest: Path) -> str:
@@ -209,13 +193,3 @@ def _content(manifest: Path) -> str:
         found = key_of([memo.digest(row) for row in read_manifest(manifest).rows], manifest.read_bytes())
         memo.save()
     return found
-
-
-@contextlib.contextmanager
-def timed(told: str) -> Iterator[None]:
-    """One line a step: what is done, and then its seconds; the step's own lines are not shown."""
-    begun = time.perf_counter()
-    print(f"  {told:<46}", end="", flush=True)
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
-    print(f"{time.perf_counter() - begun:5.0f} s", flush=True)

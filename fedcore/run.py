@@ -142,13 +142,13 @@ class RunFolder:
     def _require_same_recipe(self) -> None:
         path = self.path / "recipe.yaml"
         with _intact(path):
-            old = _flat({**(yaml.safe_load(path.read_text(encoding="utf-8")) or {})})
-        new = _flat(yaml.safe_load(self.recipe) or {}) | _flat(dict(self.asked))
+            old = essence(path.read_text(encoding="utf-8"))
+        new = essence(self.recipe) | _flat(dict(self.asked))
         old |= _flat({key: value for key, value in self.about().items() if key in self.asked})
         differing = [
             f"{key}: {old.get(key, 'absent')} then, {new.get(key, 'absent')} now"
             for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and not key.startswith(_FREE)
+            if old.get(key) != new.get(key)
         ]
         if differing:
             raise Faults(
@@ -156,6 +156,12 @@ class RunFolder:
                 differing,
                 "Resume with the recipe it has, or choose another --out.",
             )
+
+
+def essence(recipe: str) -> dict[str, Any]:
+    """What of a resolved recipe has an influence on a run's numbers, by full key."""
+    flat = _flat({**(yaml.safe_load(recipe) or {})})
+    return {key: value for key, value in flat.items() if not key.startswith(_FREE)}
 
 
 def _safe(error: BaseException) -> str:

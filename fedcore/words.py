@@ -14,6 +14,15 @@ from fedcore.errors import InputError
 
 def call(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> Any:
     """Calls `function` with what the command line says; parameters without default are positional."""
+    return function(**typed(function, name, arguments))
+
+
+def typed(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """What `function` would be called with.
+
+    Raises:
+        InputError: It takes no such arguments.
+    """
     parser = ArgumentParser(
         prog=f"fedpretrain {name}", description=inspect.cleandoc(function.__doc__ or "").split("\n")[0],
         allow_abbrev=False, exit_on_error=False,
@@ -24,7 +33,6 @@ def call(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> A
     except argparse.ArgumentError as e:
         raise InputError(f"{name}: {str(e).strip().splitlines()[-1].strip()}\n{parser.format_usage().strip()}") from e
     try:
-        built = parser.instantiate(config)
+        return dict(parser.instantiate(config))
     except ValueError as e:
         raise InputError(f"{name}: {e}") from e
-    return function(**built)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
-from collections.abc import Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedcore.errors import InputError
 from fedcore.nearest import nearest
 from fedcore.run import RunFolder
-from fedcore.words import call
+from fedcore.words import call, typed
 from fedgen import recognition
 from fedgen.drawn import RECOGNITION, read_settings
 from fedgen.inspection import Inspection, inspect
@@ -25,6 +25,8 @@ USAGE = """usage: fedpretrain generate train [RECIPE] [--KEY VALUE ...]        h
        fedpretrain generate release SET FOLDER [--drop true]        writes what passed, with a datasheet
        fedpretrain generate invert FINETUNE_RUN SET [--count 200]   a set of what its classifiers have in mind
        fedpretrain generate distil FINETUNE_RUN RUN [--drawn SET]   its classifiers teach one, by such images"""
+
+CALLED: dict[str, Callable[..., Path]] = {"sample": sample, "release": release, "invert": invert, "distil": distil}
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -46,13 +48,33 @@ def command(arguments: Sequence[str]) -> int:
             print(call(release, "generate release", rest))
         case ["audit" | "-h" | "--help", *_] | []:
             print(USAGE)
-        case [word, *_]:
-            words = ["train", "sample", "audit", "release", "invert", "distil"]
-            raise InputError(f"generate has no command {word!r}{nearest(word, words)}\n{USAGE}")
+        case _:
+            raise _unknown(arguments)
     return 0
 
 
+def check(arguments: Sequence[str]) -> None:
+    """Raises InputError for words that `command` would not take, and does nothing else."""
+    match list(arguments):
+        case [word, *rest] if word in CALLED:
+            typed(CALLED[word], f"generate {word}", rest)
+        case ["audit", *rest]:
+            _asked(rest)
+        case _:
+            raise _unknown(arguments)
+
+
+def _unknown(arguments: Sequence[str]) -> InputError:
+    word = next(iter(arguments), "")
+    return InputError(f"generate has no command {word!r}{nearest(word, ['train', 'audit', *CALLED])}\n{USAGE}")
+
+
 def _audit(words: Sequence[str]) -> Inspection:
+    asked, overrides = _asked(words)
+    return inspect(asked.run, asked.set, asked.encoder, overrides)
+
+
+def _asked(words: Sequence[str]) -> tuple[Namespace, list[str]]:
     """RUN, SET and --encoder are the audit's own, whatever is left overrides the run's recipe."""
     parser = ArgumentParser(prog="fedpretrain generate audit", usage=USAGE, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("run", type=Path, nargs="?")
@@ -61,4 +83,4 @@ def _audit(words: Sequence[str]) -> Inspection:
     asked, overrides = parser.parse_known_args(list(words))
     if asked.set is None:
         raise InputError(f"generate audit takes a run and a set\n{USAGE}")
-    return inspect(asked.run, asked.set, asked.encoder, overrides)
+    return asked, overrides

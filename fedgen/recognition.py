@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 from rich.console import Console
 from torch import Tensor
 
+from fedcore.grid import grid
 from fedcore.message import STATISTICS, Message
 from fedcore.report.units import figure
-from fedgen.grid import grid
 
 TITLES = ("images", "recognised", "probability")
 Told = dict[str, dict[str, int | float]]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
+from fedcore.grid import grid
 from fedcore.report.units import figure
-from fedgen.grid import grid
 from fedgen.inspection import Inspection
 
 PRIVACY = {

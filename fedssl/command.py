@@ -6,9 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from fedcore.algorithm import FedAvg, share_of
 from fedcore.checkpoint import Checkpoint
 from fedcore.errors import InputError, building
+from fedcore.grid import grid
 from fedcore.local import LocalTrainer
 from fedcore.localonly import LocalOnly
 from fedcore.message import Refusal, Weights
@@ -91,18 +94,11 @@ def pooled(table: Table, metric: str) -> float | None:
 
 
 def show(table: Table) -> None:
-    from rich.console import Console
-    from rich.table import Table as Grid
-
-    grid = Grid(box=None, pad_edge=False)
-    grid.add_column("site", overflow="fold")
-    for title in ("test images", *COLUMNS.values()):
-        grid.add_column(title, justify="right", no_wrap=True)
-    for site, row in table.items():
-        grid.add_row(site, f"{row.get('images', 0):.0f}", *(_cell(row.get(name)) for name in COLUMNS))
+    rows = {site: [f"{row.get('images', 0):.0f}", *(_cell(row.get(name)) for name in COLUMNS)]
+            for site, row in table.items()}  # fmt: skip
     images = sum(row.get("images", 0) for row in table.values())
-    grid.add_row("all", f"{images:.0f}", *(_cell(pooled(table, name)) for name in COLUMNS), style="bold")
-    Console().print(grid)
+    rows["all"] = [f"{images:.0f}", *(_cell(pooled(table, name)) for name in COLUMNS)]
+    Console().print(grid("site", ("test images", *COLUMNS.values()), rows, standing_out="all"))
 
 
 def _cell(value: float | None) -> str:

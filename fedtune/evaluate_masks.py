@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from rich.console import Console
 from torch import Tensor
 
 from fedcore.border import Policy
 from fedcore.data.images import Images
 from fedcore.errors import InputError, Refused
+from fedcore.grid import grid
 from fedcore.local import LocalTrainer, personal
 from fedcore.message import STATISTICS, Contribution, Message, Weights
 from fedcore.site import Round, Site
 from fedcore.transport import InProcess
 from fedtune.evaluate import POOLED, Table, answers
 from fedtune.overlap import Sums, image_scores, overlap_scores, summed
-from fedtune.tell import format_score, rounded, show_table
+from fedtune.tell import format_score, rounded
 
 
 @dataclass(frozen=True)
@@ -96,5 +98,5 @@ def as_json(table: Table, images: Mapping[str, int]) -> dict[str, Any]:
 def show(table: Table, images: Mapping[str, int]) -> None:
     """The table in the terminal."""
     names = ("dice", "hd95", "surface_dice")
-    rows = [(site, str(images[site]), *(format_score(row[name]) for name in names)) for site, row in table.items()]
-    show_table(("site", "images", "Dice", "HD95", "surface Dice"), rows)
+    rows = {site: [str(images[site]), *(format_score(row[name]) for name in names)] for site, row in table.items()}
+    Console().print(grid("site", ("images", "Dice", "HD95", "surface Dice"), rows, standing_out=POOLED))

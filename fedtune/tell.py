@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rich.console import Console
+
+from fedcore.grid import grid
 from fedtune.calibration import diagram
 from fedtune.counts import Counts
 from fedtune.evaluate import POOLED, Evaluation
@@ -28,11 +31,11 @@ def show(found: Evaluation, classes: Sequence[str] = ()) -> None:
     _show_sites(found, {name: title for name, title in SECOND.items() if name in found.table[POOLED]})
     if by_finding := _by_finding(found.counts[POOLED], classes):
         present = found.counts[POOLED].confusion[0, :, 1].sum(-1).tolist()
-        rows = [
-            (name, str(count), format_score(row["auroc"]))
+        rows = {
+            name: (str(count), format_score(row["auroc"]))
             for (name, row), count in zip(by_finding.items(), present, strict=True)
-        ]
-        show_table(("finding", f"{_unit(found)} with it", "AUROC"), rows)
+        }
+        Console().print(grid("finding", (f"{_unit(found)} with it", "AUROC"), rows))
 
 
 def format_score(score: Score) -> str:
@@ -48,25 +51,11 @@ def _unit(found: Evaluation) -> str:
 
 
 def _show_sites(found: Evaluation, titles: Mapping[str, str]) -> None:
-    rows = [
-        (site, str(found.counts[site].counted), *(format_score(row[name]) for name in titles))
+    rows = {
+        site: [str(found.counts[site].counted), *(format_score(row[name]) for name in titles)]
         for site, row in found.table.items()
-    ]
-    show_table(("site", _unit(found), *titles.values()), rows)
-
-
-def show_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """In the terminal; the row of all sites stands out."""
-    from rich.console import Console
-    from rich.table import Table as Grid
-
-    grid = Grid(box=None, pad_edge=False)
-    grid.add_column(titles[0], overflow="fold")
-    for title in titles[1:]:
-        grid.add_column(title, justify="right", no_wrap=True)
-    for row in rows:
-        grid.add_row(*row, style="bold" if row[0] == POOLED else None)
-    Console().print(grid)
+    }
+    Console().print(grid("site", (_unit(found), *titles.values()), rows, standing_out=POOLED))
 
 
 def _row(found: Evaluation, site: str, classes: Sequence[str]) -> dict[str, Any]:

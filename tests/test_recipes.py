@@ -1,14 +1,18 @@
 """Every shipped recipe parses as it is; each one runs when made small."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from fedcore.cli import STAGES, _load, main
+from fedcore.cli import STAGES, main, stage_of
+from fedcore.foresight import check
 from fedcore.recipe import read_recipe
 from fedcore.recipes import shipped
-from fedcore.road import read_road
+from fedcore.road import travel
+from fedcore.steps import read_steps
+from tests.roads import make_small
 
 SMALL = [
     "--rounds.count", "2", "--visit.max_epochs", "1", "--data.size", "32", "--data.phantom.images_per_site", "16",
@@ -35,7 +39,7 @@ NEEDS = {
 """What has to be run before, the key that takes its folder, and what both are run with."""
 
 
-def stage_of(path: Path) -> str:
+def stage_named_by(path: Path) -> str:
     """The stage that a recipe's own header calls."""
     header = path.read_text(encoding="utf-8")
     return next(stage for stage in STAGES if f"fedpretrain {stage} {path.stem}" in header)
@@ -47,8 +51,8 @@ RECIPES = [path for path in shipped().values() if path not in ROADS]
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_parses_and_builds(path: Path) -> None:
-    stage = stage_of(path)
-    recipe = read_recipe(_load(STAGES[stage][0]), stage, [path.stem])
+    stage = stage_named_by(path)
+    recipe = read_recipe(stage_of(stage), stage, [path.stem])
     assert recipe.out == Path("checkpoints") / path.stem
     assert recipe.build()["rounds"].count > 1
 
@@ -56,7 +60,7 @@ def test_parses_and_builds(path: Path) -> None:
 def run_small(path: Path, folder: Path, *words: str) -> None:
     narrow = next(more for name, more in NARROW.items() if name in path.read_text())
     with pytest.raises(SystemExit) as stopped:
-        main([*stage_of(path).split(), path.stem, "--out", str(folder), *SMALL, *narrow, *words])
+        main([*stage_named_by(path).split(), path.stem, "--out", str(folder), *SMALL, *narrow, *words])
     assert stopped.value.code == 0
 
 
@@ -73,9 +77,22 @@ def test_runs_two_rounds(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ROADS, ids=lambda p: p.stem)
-def test_every_step_of_a_road_is_a_command_that_parses(path: Path) -> None:
-    """What names an earlier step's folder is taken as it stands."""
-    for step in read_road(path, {}):
-        if step.stage:
-            words = step.words[len(step.stage.split()) :]
-            assert read_recipe(_load(STAGES[step.stage][0]), step.stage, words).build()["rounds"].count > 0
+def test_a_road_is_free_of_mistakes(path: Path) -> None:
+    check(read_steps(path, {}), path.stem)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("road_classify", ("Balanced accuracy by labels", "scratch_0.5", "pretrained_0.5", "with_drawn_0.5")),
+        ("road_segment", ("Dice by labels", "scratch_0.5", "pretrained_0.5", "with_drawn_0.5")),
+        ("road_demo", ("from alone", "from_alone_hospital_4", "with_drawn_images")),
+    ],
+)
+def test_a_road_comes_to_scores_with_and_without_drawn_images(name: str, told: tuple[str, ...], tmp_path: Path) -> None:
+    road = Path(shutil.copy(shipped()[name], tmp_path))
+    make_small(road)
+    assert travel(road, tmp_path / "out") == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(text in page for text in (*told, "passes"))

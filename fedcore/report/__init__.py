@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedcore.errors import InputError
 from fedcore.files import write_atomically
+
+if TYPE_CHECKING:
+    from fedcore.report.run import Run
 
 USAGE = "usage: fedpretrain report RUN [RUN ...] [--out page.html] [--images false]"
 
@@ -35,6 +39,16 @@ def write_comparison(runs: Sequence[Path], out: Path | None = None) -> Path:
 
     path = _free(out or runs[0].resolve().parent / "comparison.html", "comparison")
     return _write(comparison_page([read_run(run, private=True) for run in runs]), path)
+
+
+def write_road(runs: Sequence[Run], families: Sequence[str], out: Path) -> Path:
+    """Write a page about the runs of a road to `out`; those of a family are a line in its charts.
+
+    Raises `InputError` where `out` is a file that is no such page.
+    """
+    from fedcore.report.render import comparison_page
+
+    return _write(comparison_page(runs, families), _free(out, "comparison"))
 
 
 def report_command(runs: Sequence[Path], images: bool = True, out: Path | None = None) -> None:

@@ -21,7 +21,7 @@ _TRAINED = ("method", "classifier", "generator")
 
 @dataclass(frozen=True)
 class Entry:
-    """A run under a name that tells it from the others; `start` is what a fine-tuned run started from."""
+    """A run under a name that tells it from the others."""
 
     name: str
     run: Run
@@ -29,6 +29,9 @@ class Entry:
     algorithm: str
     exchange: str
     start: str
+    """What a fine-tuned run started from; of others nothing."""
+    family: str
+    """Fine-tuned runs of a family are a line in charts: those of a road's step, else those of a start."""
     recipe: Mapping[str, Any]
     """Empty where it cannot be read."""
 
@@ -72,8 +75,10 @@ class Entry:
         return highest_revelation(self.run)
 
 
-def entries(runs: Sequence[Run]) -> tuple[Entry, ...]:
-    return tuple(_entry(name, run) for name, run in zip(run_names([run.folder for run in runs]), runs, strict=True))
+def entries(runs: Sequence[Run], families: Sequence[str] = ()) -> tuple[Entry, ...]:
+    """The runs of a road come with their families, and with names that tell them apart."""
+    names = [run.name for run in runs] if families else run_names([run.folder for run in runs])
+    return tuple(map(_entry, names, runs, families or [""] * len(runs)))
 
 
 def probe_chart(found: Sequence[Entry]) -> LineChart | None:
@@ -85,7 +90,7 @@ def probe_chart(found: Sequence[Entry]) -> LineChart | None:
 
 
 def efficiency_charts(found: Sequence[Entry]) -> tuple[Plane, ...]:
-    """Pooled scores by the fraction of labels, a line a start."""
+    """Pooled scores by the fraction of labels, a line a family."""
     charts = []
     for metric in SCORES:
         series: dict[str, list[Point]] = {}
@@ -93,8 +98,8 @@ def efficiency_charts(found: Sequence[Entry]) -> tuple[Plane, ...]:
             fraction = entry.fraction
             if metric in entry.pooled and fraction:
                 score = entry.pooled[metric]
-                label = f"{entry.start}, {percent(fraction)} of the labels: {score.value:.3f} ({entry.name})"
-                series.setdefault(entry.start, []).append(Point(fraction, score.value, score.low, score.high, label))
+                label = f"{entry.family}, {percent(fraction)} of the labels: {score.value:.3f} ({entry.name})"
+                series.setdefault(entry.family, []).append(Point(fraction, score.value, score.low, score.high, label))
         if series:
             caption = "All sites' test images pooled. Lines join means, whiskers span each run's interval."
             name = f"{metric_name(metric)} by labels"
@@ -111,14 +116,14 @@ def probe_traffic(found: Sequence[Entry]) -> Plane | None:
 def score_traffic(found: Sequence[Entry]) -> Plane | None:
     """Scores of fine-tuned runs by the bytes of both stages, of those whose pretraining is among the runs too.
 
-    Of one fraction of labels: the one that most starts have, the smaller of two.
+    Of one fraction of labels: the one that most families have, the smaller of two.
     """
     sent: dict[float, dict[str, list[tuple[float, Estimate]]]] = {}
     for entry in found:
         fraction, score = entry.fraction, entry.pooled.get("balanced_accuracy")
         begun = [other.up_in_all for other in found if _made(other, entry)] or [0.0] * (entry.start == RANDOM)
         if score and begun and fraction:
-            sent.setdefault(fraction, {}).setdefault(entry.start, []).append((entry.up_in_all + begun[0], score))
+            sent.setdefault(fraction, {}).setdefault(entry.family, []).append((entry.up_in_all + begun[0], score))
     if not sent:
         return None
     usual = max(sent, key=lambda fraction: (len(sent[fraction]), -fraction))
@@ -129,7 +134,10 @@ def score_traffic(found: Sequence[Entry]) -> Plane | None:
 def warnings(found: Sequence[Entry]) -> list[str]:
     """What forbids a fair comparison, in sentences."""
     told = []
-    if len({entry.run.data.partition("+")[0] for entry in found if entry.run.data}) > 1:
+    images: dict[str, set[str]] = {}
+    for entry in found:
+        images.setdefault(entry.run.command, set()).update({entry.run.data.partition("+")[0]} - {""})
+    if any(len(seen) > 1 for seen in images.values()):
         told.append("These runs were not made on the same images, so their scores cannot be ranked.")
     looked = {entry.run.inspection.encoder for entry in found if entry.run.inspection and entry.frechet}
     if len(looked) > 1:
@@ -145,9 +153,9 @@ def measures(found: Sequence[Entry]) -> dict[str, str]:
     return {name: metric_name(name) for name in SCORES if any(name in entry.pooled for entry in found)}
 
 
-def starts(found: Sequence[Entry]) -> list[str]:
-    """The starts of the fine-tuned runs, in order."""
-    return list(dict.fromkeys(entry.start for entry in found if entry.start))
+def families(found: Sequence[Entry]) -> list[str]:
+    """Those of the fine-tuned runs, in order."""
+    return list(dict.fromkeys(entry.family for entry in found if entry.family))
 
 
 def _traffic(title: str, caption: str, found: Mapping[str, Sequence[tuple[float, Estimate]]]) -> Plane | None:
@@ -161,15 +169,17 @@ def _traffic(title: str, caption: str, found: Mapping[str, Sequence[tuple[float,
     return plane(title, f"{caption} Left and high is best.", f"{name} that a site sent in all", series)
 
 
-def _entry(name: str, run: Run) -> Entry:
+def _entry(name: str, run: Run, family: str) -> Entry:
     recipe = _recipe(run)
+    start = _start(run, recipe) if run.scores else ""
     return Entry(
         name=name,
         run=run,
         method=next((name for key in _TRAINED if (name := _class(recipe, key))), ""),
         algorithm=_class(recipe, "algorithm") or ("FedAvg" if recipe else ""),
         exchange=_class(recipe, "exchange"),
-        start=_start(run, recipe) if run.scores else "",
+        start=start,
+        family=(family or start) if start else "",
         recipe=recipe,
     )
 

@@ -21,9 +21,9 @@ from fedcore.report.parse import (
     whole,
 )
 from fedcore.report.private import shorten_paths, shorten_recipe
-from fedcore.report.run import Bin, Departure, Estimate, Run, Score, Scores, Table, Turn, Visit, highest
+from fedcore.report.run import Bin, Departure, Estimate, Run, Score, Scores, Turn, Visit, highest
 
-_SIGNS = ("run.json", "rounds.jsonl", "recipe.yaml", "scores.json", "table.json")
+_SIGNS = ("run.json", "rounds.jsonl", "recipe.yaml", "scores.json")
 
 
 def read_run(folder: Path, *, private: bool = False) -> Run:
@@ -66,7 +66,6 @@ def read_run(folder: Path, *, private: bool = False) -> Run:
         turns=turns,
         scores=scores,
         inspection=read_inspection(folder, gaps, clean),
-        table=_table(clean(read_object(folder / "table.json", gaps))),
         gaps=tuple(gaps),
     )
 
@@ -172,9 +171,3 @@ def _estimates(found: Mapping[str, Any]) -> dict[str, Estimate]:
         for name, told in parts.items()
         if "value" in told
     }
-
-
-def _table(found: Mapping[str, Any]) -> Table | None:
-    rows = tuple(texts(row) for row in items(found.get("rows")))
-    note, title = str(found.get("note") or ""), str(found.get("title") or "Comparison")
-    return Table(title, texts(found.get("columns")), rows, note) if rows else None

@@ -71,16 +71,15 @@ def page(run: Run, *, images: bool = True) -> str:
     )
 
 
-def comparison_page(runs: Sequence[Run]) -> str:
-    """Several runs side by side, as text; it holds no pixels whatever the runs hold."""
-    entries = comparison.entries(runs)
-    starts = comparison.starts(entries)
+def comparison_page(runs: Sequence[Run], families: Sequence[str] = ()) -> str:
+    """Several runs side by side, as text, those of a road with their families; no pixels whatever the runs hold."""
+    entries = comparison.entries(runs, families)
     return _render(
         "comparison.html.j2",
         kind="comparison",
         title=f"{len(runs)} runs · fedpretrain comparison",
         entries=entries,
-        starts=starts,
+        families=comparison.families(entries),
         measures=comparison.measures(entries),
         warnings=[*comparison.warnings(entries), *gains.unpaired(entries)],
         gains=gains.pairs(entries),
@@ -116,10 +115,10 @@ def _marks(names: Iterable[str]) -> Callable[[str], str]:
 
 
 def _marks_of_runs(entries: Sequence[comparison.Entry]) -> Callable[[str], str]:
-    """A fine-tuned run has the colour of its start, which may itself be one of the runs."""
-    group = _marks(dict.fromkeys(entry.start or entry.name for entry in entries))
-    found = {entry.name: group(entry.start or entry.name) for entry in entries}
-    found |= {entry.start: group(entry.start) for entry in entries if entry.start}
+    """A fine-tuned run has the colour of its family, which may be called as another of the runs."""
+    group = _marks(dict.fromkeys(entry.family or entry.name for entry in entries))
+    found = {entry.name: group(entry.family or entry.name) for entry in entries}
+    found |= {entry.family: group(entry.family) for entry in entries if entry.family}
     return found.__getitem__
 
 

@@ -135,7 +135,6 @@ class Run:
     turns: tuple[Turn, ...]
     audits: Mapping[str, Mapping[str, Departure]]
     scores: Scores | None
-    table: Table | None
     inspection: Inspection | None
 
 

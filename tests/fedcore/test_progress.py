@@ -8,7 +8,7 @@ from fedcore.data.phantom import Phantoms
 from fedcore.data.source import Data
 from fedcore.ledger import RoundRecord
 from fedcore.message import Contribution, Empty, Refusal
-from fedcore.progress import Counting, Progress, load
+from fedcore.progress import Counting, Progress, bars_of, load
 
 
 def record() -> RoundRecord:
@@ -29,6 +29,15 @@ def test_the_last_rounds_means_stand_beside_the_bar() -> None:
     assert (task.completed, task.total) == (3, 5)
     assert progress.last == "loss 1.500  knn 0.600"
     assert task.fields["note"] == "loss 1.500  knn 0.600  at b"
+
+
+def test_bars_say_what_they_belong_to() -> None:
+    with bars_of("encoder"), Progress(rounds=1) as rounds, Counting("reading images") as counting:
+        assert [bars.tasks[0].description for bars in (rounds.bars, counting.bars)] == [
+            "encoder: rounds", "encoder: reading images",
+        ]  # fmt: skip
+    with Progress(rounds=1) as rounds:
+        assert rounds.bars.tasks[0].description == "rounds"
 
 
 def test_a_round_without_metrics() -> None:

@@ -149,15 +149,6 @@ def write_scores(
 _DOWN = {"auroc": 0.0, "balanced_accuracy": 0.08, "f1": 0.1}
 
 
-def write_table(folder: Path) -> None:
-    rows = [["random init", "0.61 (0.55-0.66)", "0.70"], ["federated SimCLR", "0.74 (0.69-0.79)", "0.83"]]
-    columns = ["start", "balanced accuracy", "AUROC"]
-    _write(
-        folder / "table.json",
-        {"title": "Ten per cent of the labels", "columns": columns, "rows": rows, "note": "3 seeds"},
-    )
-
-
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """`make_run(**options)` writes a pretraining run into a fresh folder and returns it."""
@@ -166,7 +157,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def full_run(make_run: Callable[..., Path]) -> Path:
-    """A run with every section: refusals, scores, a table."""
+    """A run with every section: refusals, scores."""
     folder = make_run("shared-bank-simclr", faults=["hospital_4: 2 images could not be read"])
     lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     for at in (4, 5):
@@ -174,7 +165,6 @@ def full_run(make_run: Callable[..., Path]) -> Path:
         lines[at]["refused"] = {"hospital_3": "the loss became NaN"}
     (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     write_scores(folder)
-    write_table(folder)
     return folder
 
 

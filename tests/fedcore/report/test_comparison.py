@@ -12,10 +12,10 @@ from fedcore.report.comparison import (
     Entry,
     efficiency_charts,
     entries,
+    families,
     probe_chart,
     probe_traffic,
     score_traffic,
-    starts,
     warnings,
 )
 from fedcore.report.naming import RANDOM
@@ -95,7 +95,7 @@ def test_label_efficiency_groups_by_start_over_fractions(make_tuned: MakeTuned) 
     accuracy, auroc = efficiency_charts(found)
     assert (accuracy.title, auroc.title) == ("Balanced accuracy by labels", "AUROC by labels")
     assert [(series.name, len(series.marks)) for series in accuracy.series] == [("moco", 2), (RANDOM, 1)]
-    assert starts(found) == ["moco", RANDOM]
+    assert families(found) == ["moco", RANDOM]
     cheap, full = auroc.series[0].marks
     assert full.y < cheap.y < auroc.series[1].marks[0].y
     assert "moco, 1 % of the labels: 0.800 (a)" in cheap.label

@@ -60,7 +60,7 @@ def test_each_missing_file_is_one_gap(make_run: MakeRun, lost: str) -> None:
     assert list(run.sites) == ["hospital_1", "hospital_2", "hospital_3", "hospital_4"]
 
 
-@pytest.mark.parametrize("name", ["run.json", "environment.json", "scores.json", "table.json"])
+@pytest.mark.parametrize("name", ["run.json", "environment.json", "scores.json"])
 @pytest.mark.parametrize("text", ["", "{", "[1]", '"x"', "\x00\xff"])
 def test_a_damaged_file_is_a_gap_and_no_crash(make_run: MakeRun, name: str, text: str) -> None:
     folder = make_run()

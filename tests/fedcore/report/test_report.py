@@ -78,7 +78,7 @@ def test_every_section_of_a_full_run(full_run: Path) -> None:
     for said in (
         "Finished", "4 sites took part in 12 rounds on images of 64 × 64 pixels and 1 channel",
         "1,200 train, 400 test", "1 min 21 s", "1.5 MB", "2.1 MB", "feature vectors of single images",
-        "Ten per cent of the labels", "0.74 (0.69-0.79)", "trained with 10 % of the labels", "0.830 to 0.920",
+        "trained with 10 % of the labels", "0.830 to 0.920",
         "2 refusals", "400 test, 1 left out", "Final scores by site", "Healthy.", "Map of the features",
         "the two directions in which the features vary most", "hospital_2, normal", "Nearest neighbours",
         "10 of 20 neighbours share the class", "Up, from the sites An average round", "samples: images or samples",
@@ -134,9 +134,6 @@ def test_no_text_of_a_run_becomes_markup(make_run: MakeRun) -> None:
     evil = '<img src=x onerror="alert(1)"><script>alert(2)</script>'
     name = "a\"'><b onclick=x>&amp;"
     folder = make_run("<i>run", sites=(name,), notes=[evil], faults=[evil], status="failed", error=evil, classes=[evil])
-    (folder / "table.json").write_text(
-        json.dumps({"title": evil, "columns": [evil], "rows": [[evil, evil]], "note": evil})
-    )
     (folder / "environment.json").write_text(json.dumps({evil: evil}))
     (folder / "recipe.yaml").write_text(f"{evil}\n</pre></details>")
     with (folder / "rounds.jsonl").open("a") as file:

@@ -1,0 +1,18 @@
+"""A table in the terminal: names at the left, figures at the right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+
+def grid(first: str, titles: Sequence[str], rows: Mapping[str, Sequence[str]], standing_out: str = "") -> Table:
+    """Rows of cells by name, that of `standing_out` bold; where room is short titles and names break, cells do not."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column(first, overflow="fold")
+    for at, title in enumerate(titles):
+        table.add_column(title, justify="right", min_width=max((len(cells[at]) for cells in rows.values()), default=0))
+    for name, cells in rows.items():
+        table.add_row(name, *cells, style="bold" if name == standing_out else None)
+    return table

@@ -1,0 +1,63 @@
+"""What runs came to, side by side in the terminal: a line a family of runs, a column a fraction of the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+
+from rich.console import Console
+from rich.table import Table
+
+from fedcore.grid import grid
+from fedcore.report.comparison import Entry, entries, measures
+from fedcore.report.comparison import families as families_of
+from fedcore.report.run import Estimate, Run
+from fedcore.report.units import percent
+
+NOTE = "In brackets 95 % intervals; of several runs their mean, with the lowest and highest."
+
+
+def show(runs: Sequence[Run], families: Sequence[str]) -> None:
+    """Tables of the pooled scores; nothing where no run has any."""
+    scored = [entry for entry in entries(runs, families) if entry.pooled]
+    console = Console(highlight=False)
+    for table in _tables(scored):
+        console.print()
+        console.print(table)
+    if scored:
+        console.print(f"[dim]{NOTE}[/]")
+
+
+def _tables(scored: Sequence[Entry]) -> Iterator[Table]:
+    """One a measure, by fraction of the labels; of a single fraction one of all measures."""
+    fractions = sorted({entry.fraction for entry in scored if entry.fraction})
+    titles = measures(scored)
+    if len(fractions) == 1:
+        columns = {title: (measure, fractions[0]) for measure, title in titles.items()}
+        yield _table(f"with {percent(fractions[0])} of the labels", columns, scored)
+        return
+    for measure, title in titles.items():
+        by_fraction = {percent(fraction): (measure, fraction) for fraction in fractions}
+        yield _table(f"{title}, by labels", by_fraction, [entry for entry in scored if measure in entry.pooled])
+
+
+def _table(first: str, columns: Mapping[str, tuple[str, float]], scored: Sequence[Entry]) -> Table:
+    rows = {
+        family: [
+            _cell([e.pooled[measure] for e in scored
+                   if (e.family, e.fraction) == (family, fraction) and measure in e.pooled])
+            for measure, fraction in columns.values()
+        ]
+        for family in families_of(scored)
+    }  # fmt: skip
+    return grid(first, list(columns), rows)
+
+
+def _cell(found: Sequence[Estimate]) -> str:
+    """So short that four stand beside a name in a terminal."""
+    if not found:
+        return "-"
+    values = [estimate.value for estimate in found]
+    low, high = (found[0].low, found[0].high) if len(found) == 1 else (min(values), max(values))
+    ends = "" if low is None or high is None else f" ({low:.2f}-{high:.2f})".replace("0.", ".")
+    return f"{fmean(values):.2f}{ends}"

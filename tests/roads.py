@@ -1,0 +1,29 @@
+"""Roads that train within seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+STEM = {"class_path": "fedcore.encoders.ResNet", "init_args": {"depth": 10, "stem": 8}}
+SHORT = {"rounds.count": 1, "visit.max_epochs": 1, "visit.precision": "32-true", "data.size": 32}
+SMALL = {
+    "pretrain": {"encoder": STEM},
+    "finetune": {"encoder": STEM, "bootstrap": 0},
+    "segment": {"network.init_args.encoder": STEM, "network.init_args.widths": [8] * 5, "bootstrap": 0},
+    "generate train": {"generator.init_args.network.init_args.widths": [8, 16]},
+}
+"""By what a step does."""
+
+
+def make_small(road: Path) -> None:
+    """The same steps, with small networks and few images, and half of the labels where there were several fractions."""
+    tree = yaml.safe_load(road.read_text(encoding="utf-8"))
+    tree["shared"] |= {"data.phantom.images_per_site": 80}
+    for step in tree["steps"].values():
+        step |= next((SHORT | small for does, small in SMALL.items() if step["do"].startswith(does)), {})
+        if "label_fraction" in step.get("each", {}):
+            step["each"] = {"label_fraction": [0.5]}
+        step |= {"count": 24, "steps": 2} if "sample" in step["do"] else {}
+    road.write_text(yaml.safe_dump(tree, sort_keys=False))
