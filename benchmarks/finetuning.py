@@ -21,7 +21,7 @@ from benchmarks.results import Result
 
 RUNS = Path("checkpoints/finetuning")
 SEEDS = (0, 1, 2)
-FRACTIONS = ("0.05", "0.1", "0.25", "1.0")
+FRACTIONS = ("0.05", "0.2", "1.0")
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,20 @@ class Task:
     score: str
 
 
+NORM = "--network.init_args.encoder.init_args.norm"
 TASKS = {
     "nuclei": Task(
-        "nuclei_dsb2018", "segment", "segment", 6, 10, 30,
-        ("--data.size", "64", "--data.channels", "1", "--encoder.init_args.stem", "16", "--rounds.count", "20"),
+        "nuclei_dsb2018", "segment", "segment", 6, 10, 60,
+        ("--data.size", "64", "--data.channels", "1", "--encoder.init_args.stem", "16", "--rounds.count", "20",
+         "--encoder.init_args.norm", "group"),
         ("--data.size", "64", "--data.channels", "1", "--network.init_args.encoder.init_args.stem", "16",
-         "--network.init_args.widths", "[64,32,16,16,8]"),
+         "--network.init_args.widths", "[64,32,16,16,8]", NORM, "group"),
         "dice",
     ),
     "hippocampus": Task(
         "hippocampus3d", "segment", "segment_volumes", 3, 20, 20,
         ("--data.size", "32", "--visit.batch_size", "32", "--encoder.init_args.stem", "16", "--rounds.count", "20"),
-        ("--data.size", "40", "--segmenter.init_args.patch", "24"),
+        ("--data.size", "40", "--segmenter.init_args.patch", "32"),
         "dice",
     ),
     "brain": Task(
@@ -72,21 +74,26 @@ class Way:
     pooled: bool = False
     """One site that holds all images and trains for as many steps as all of them."""
     fractions: tuple[str, ...] = ("1.0",)
+    of: tuple[str, ...] = tuple(TASKS)
+    """Sets that it is measured on."""
 
 
 def guided(guide: str) -> tuple[str, ...]:
     return ("--algorithm", "fedcore.algorithm.FedAvg", "--algorithm.init_args.guides", json.dumps([guide]))
 
 
+RULE = "--algorithm.init_args.rule"
+FEDADAM = ("--algorithm", "fedcore.fedopt.FedOpt", RULE, "fedcore.fedopt.Adam")
 WAYS = {
     "scratch": Way(fractions=FRACTIONS),
     "pretrained": Way(pretrained=True, fractions=FRACTIONS),
+    "batch": Way((NORM, "batch"), of=("nuclei",)),
     "local": Way(("--algorithm", "fedcore.localonly.LocalOnly")),
     "central": Way(("--data.partition", "fedcore.data.partition.Pooled"), pooled=True),
     "fedprox": Way(guided("fedcore.fedprox.Spring")),
-    "fedbn": Way(("--algorithm", "fedcore.fedbn.FedBN")),
+    "fedbn": Way(("--algorithm", "fedcore.fedbn.FedBN", NORM, "batch"), of=("nuclei", "hippocampus")),
     "scaffold": Way(("--algorithm", "fedcore.scaffold.Scaffold")),
-    "fedadam": Way(("--algorithm", "fedcore.fedopt.FedOpt", "--algorithm.init_args.rule", "fedcore.fedopt.Adam")),
+    "fedadam": Way((*FEDADAM, f"{RULE}.init_args.eta", "0.003")),
 }
 
 
@@ -94,15 +101,16 @@ def cells() -> Iterator[Cell]:
     """The encoders first."""
     yield from (Cell(data, "encoder", 0) for data in TASKS)
     for seed in SEEDS:
-        yield from (Cell(data, way, seed) for data in TASKS for way in WAYS)
+        yield from (Cell(data, way, seed) for data in TASKS for way, how in WAYS.items() if data in how.of)
 
 
 def measure(cell: Cell, folder: Path) -> list[Result]:
     """Runs what is missing of the cell and returns its numbers."""
     task = TASKS[cell.data]
     images = ("--data.manifest", str(folder / task.folder / "manifest.csv"))
-    encoder = stage("pretrain", "simclr", RUNS / cell.data / "encoder", *images, *task.pretrain)
+    encoder = RUNS / cell.data / "encoder"
     if cell.way == "encoder":
+        stage("pretrain", "simclr", encoder, *images, *task.pretrain)
         return []
     way, found = WAYS[cell.way], []
     steps = task.steps * (task.sites if way.pooled else 1)
@@ -111,6 +119,7 @@ def measure(cell: Cell, folder: Path) -> list[Result]:
         run = stage(
             task.command, task.recipe, RUNS / str(cell) / f"labels_{fraction}", *images, *task.tune, *start,
             "--visit.max_epochs", "1000", "--visit.max_steps", str(steps), "--rounds.count", str(task.rounds),
+            "--visit.keep_optimizer", "true",
             "--label_fraction", fraction, "--seed", str(cell.seed), *way.overrides,
         )  # fmt: skip
         found += [Result(str(cell), f"{name}@{fraction}", value) for name, value in _told(run, task.score).items()]

@@ -8,10 +8,11 @@ from benchmarks.results import Results, shown, table
 
 SCORES = {"nuclei": "dice"}
 """Of the sets that have been measured."""
-FRACTIONS = {"0.05": "5 %", "0.1": "10 %", "0.25": "25 %", "1.0": "100 %"}
+FRACTIONS = {"0.05": "5 %", "0.2": "20 %", "1.0": "100 %"}
 STARTS = {"scratch": "random weights", "pretrained": "pretrained together (SimCLR)"}
 WAYS = {
-    "local": "each site alone", "central": "centralised", "scratch": "FedAvg", "fedprox": "FedProx", "fedbn": "FedBN",
+    "local": "each site alone", "central": "centralised", "scratch": "FedAvg",
+    "batch": "FedAvg, batch norm", "fedbn": "FedBN, batch norm", "fedprox": "FedProx",
     "scaffold": "SCAFFOLD", "fedadam": "FedAdam",
 }  # fmt: skip
 
@@ -32,8 +33,9 @@ def ways_table(results: Results, data: str) -> list[str]:
     central = _values(results, data, "central", "pooled")
     rows = []
     for way, name in WAYS.items():
-        pooled = _values(results, data, way, "pooled")
-        part = f"{100 * fmean(pooled) / fmean(central):.1f} %" if pooled and central else "-"
+        if not (pooled := _values(results, data, way, "pooled")):
+            continue
+        part = f"{100 * fmean(pooled) / fmean(central):.1f} %" if central else "-"
         seconds = list(results.by_seed(data, way, "seconds@1.0").values())
         sites = shown(_values(results, data, way, "mean")) if way != "central" else "-"
         minutes = f"{fmean(seconds) / 60:.1f}" if seconds else "-"

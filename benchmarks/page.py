@@ -16,7 +16,7 @@ from benchmarks.results import (
     skew_table,
     structural_table,
 )
-from benchmarks.synthesis_tables import SITES, alone_table, generator_table, together_table
+from benchmarks.synthesis_tables import SITES, alone_table, generator_table, price_table, together_table
 
 PAGE = Path("docs/results.md")
 
@@ -34,6 +34,7 @@ def write_page(results: Results, page: Path = PAGE) -> None:
         **{f"drawn {data}: alone": lambda data=data: alone_table(results, data) for data in SITES},
         **{f"drawn {data}: together": lambda data=data: together_table(results, data) for data in SITES},
         **{f"drawn {data}: generators": lambda data=data: generator_table(results, data) for data in SITES},
+        "drawn: price": lambda: price_table(results),
         **{f"tuned {data}: labels": lambda data=data: efficiency_table(results, data) for data in SCORES},
         **{f"tuned {data}: ways": lambda data=data: ways_table(results, data) for data in SCORES},
     }

@@ -13,6 +13,9 @@ GENERATORS = {
     "diffusion_central": "the same, centralised",
 }  # fmt: skip
 DRAWN = tuple(GENERATORS)[:3]
+CHEAP = {
+    "diffusion_by_site": "fp32", "diffusion_int8": "int8", "diffusion_halves": "int8, halves of the U-Net (FedDiffuse)",
+}  # fmt: skip
 ACCURACY = "balanced_accuracy"
 
 
@@ -52,6 +55,15 @@ def generator_table(results: Results, data: str) -> list[str]:
         rows.append(["held-out real images", str(len(held)), shown(held), *["-"] * 3])
     head = ["generator", "seeds", "Frechet distance", "membership AUC", "copies in 1,000", "minutes"]
     return table(head, rows)
+
+
+def price_table(results: Results) -> list[str]:
+    """What short messages cost in distance, on phantoms and with one seed."""
+    rows = []
+    for way, name in CHEAP.items():
+        values = [results.by_seed("phantom", way, m).get("0") for m in ("up_mb", "down_mb", "all fid")]
+        rows.append([name, *("-" if v is None else f"{v:.2f}" for v in values)])
+    return table(["weights sent as", "up, MB a visit", "down, MB a visit", "Frechet distance"], rows)
 
 
 def _row(results: Results, data: str, way: str, name: str, what: str, sites: Sequence[str]) -> list[str]:

@@ -20,6 +20,9 @@ from torch.nn.functional import pad
 from fedcore.errors import Refused
 
 BLOCKS_121 = (6, 12, 24, 16)
+NORMS: dict[str, str | tuple[str, dict[str, int]]] = {"batch": "batch", "group": ("group", {"num_groups": 4})}
+"""As MONAI names them. Four groups, so that channels of narrow networks still share one: a channel that is normalised
+alone forgets how bright its image is, as with instance norm."""
 
 
 class Encoder(nn.Module):
@@ -44,24 +47,37 @@ class ResNet(MonaiResNet, Encoder):
     maxpool: nn.Module
     in_planes: int
 
-    def __init__(self, spatial_dims: int = 2, channels: int = 1, depth: Literal[10, 18, 34, 50] = 18, stem: int = 64):
+    def __init__(
+        self, spatial_dims: int = 2, channels: int = 1, depth: Literal[10, 18, 34, 50] = 18, stem: int = 64,
+        norm: Literal["batch", "group"] = "batch",
+    ):  # fmt: skip
         """
         Args:
             spatial_dims: 2 for images, 3 for volumes; a run takes it from its data.
             channels: Channels of an image; a run takes it from its data.
             depth: Layers; 10 is for laptops.
             stem: Channels of the first stage; each further stage has twice as many. 64 is the paper's.
+            norm: Batch norm is the paper's. A batch is of one site, so it takes away what all images of a site have
+                in common; group norm (Wu and He 2018, arXiv 1803.08494) looks at each image alone, and is steadier
+                where sites differ (Hsieh et al. 2020, arXiv 1910.00189).
         """
-        if stem < 1:
-            raise ValueError(f"encoder.stem must be at least 1, got {stem}")
+        if stem < 1 or (norm == "group" and stem % 4):
+            raise ValueError(f"encoder.stem must be at least 1, with group norm a multiple of 4, got {stem}")
         block, layers, shortcut, bias, _ = resnet_params[f"resnet{depth}"]
+        self.norm = norm  # before MONAI's own constructor, which asks for the stages
         super().__init__(
             block=block, layers=layers, block_inplanes=[stem, 2 * stem, 4 * stem, 8 * stem],
             spatial_dims=spatial_dims, n_input_channels=channels, conv1_t_stride=2,
-            shortcut_type=shortcut, bias_downsample=bias, feed_forward=False,
+            shortcut_type=shortcut, bias_downsample=bias, feed_forward=False, norm=NORMS[norm],
         )  # fmt: skip
         self.width = self.in_planes
-        self.config = {"spatial_dims": spatial_dims, "channels": channels, "depth": depth, "stem": stem}
+        self.config = {
+            "spatial_dims": spatial_dims, "channels": channels, "depth": depth, "stem": stem, "norm": norm,
+        }  # fmt: skip
+
+    def _make_layer(self, *stage: Any, **settings: Any) -> nn.Sequential:
+        """A stage. MONAI 1.6 hands the norm to the stem alone."""
+        return super()._make_layer(*stage, **settings | {"norm": NORMS[self.norm]})
 
     def _downsample_basic_block(self, x: Tensor, planes: int, stride: int, spatial_dims: int = 3) -> Tensor:
         """The shortcut of depth 18 and 34: every `stride`-th pixel, and zeros for the new channels.

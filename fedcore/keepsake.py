@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+import torch
+from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -46,7 +47,21 @@ def keep(site: Site, file: str, arrays: Arrays) -> None:
 def thumbnails(images: Float[Tensor, "n c *space"], side: int = SIDE) -> UInt8[np.ndarray, "n c h w"]:
     """Images in [-1, 1], shrunk to `side` pixels at most; of a volume the middle slice."""
     flat = images[:, :, images.shape[2] // 2] if images.dim() == 5 else images
-    scale = min(1.0, side / max(flat.shape[2:]))
-    size = [max(1, round(scale * n)) for n in flat.shape[2:]]
-    small = interpolate(flat.float(), size=size, mode="area")
+    small = interpolate(flat.float(), size=_small(flat.shape[2:], side), mode="area")
     return ((small.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
+
+
+def small_masks(masks: Int64[Tensor, "n h w"], side: int = SIDE) -> UInt8[np.ndarray, "n h2 w2"]:
+    """The class numbers in the pixels of `thumbnails`."""
+    small = interpolate(masks[:, None].float(), size=_small(masks.shape[1:], side), mode="nearest-exact")
+    return small[:, 0].byte().cpu().numpy()
+
+
+def evenly(count: int, at_most: int) -> Int[Tensor, " n"]:
+    """Places spread over `count` things, so that images are of several patients."""
+    return torch.linspace(0, count - 1, min(at_most, count)).long()
+
+
+def _small(space: Sequence[int], side: int) -> list[int]:
+    scale = min(1.0, side / max(space))
+    return [max(1, round(scale * n)) for n in space]

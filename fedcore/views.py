@@ -56,6 +56,9 @@ class Views:
     """Probability of blurring a view at all."""
     noise: float = 0.05
     """Greatest standard deviation of the Gaussian noise added to intensities in [-1, 1]."""
+    invert: float = 0.0
+    """Probability of making bright what is dark and dark what is bright; for sites whose stains, sequences or films
+    differ in which of them shows what is looked for."""
 
     def __post_init__(self) -> None:
         """Raises Faults: every field that is out of its range."""
@@ -71,6 +74,7 @@ class Views:
             ("blur", "hold 0 < least <= greatest", 0 < self.blur[0] <= self.blur[1]),
             ("blur_probability", "lie in [0, 1]", 0 <= self.blur_probability <= 1),
             ("noise", "be at least 0", self.noise >= 0),
+            ("invert", "lie in [0, 1]", 0 <= self.invert <= 1),
         ]
         faults = [f"{name} must {law}, got {getattr(self, name)}" for name, law, holds in laws if not holds]
         if faults:
@@ -100,6 +104,8 @@ class Views:
     def _look(self, view: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
         """Other intensities, in place: fresh memory of this size costs as much as a pass over it."""
         n, device = len(view), view.device
+        if self.invert > 0:
+            view[torch.rand(n, device=device) < self.invert] *= -1
         drawn = torch.rand(n, device=device) < self.blur_probability
         view[drawn] = blur(view[drawn], uniform(*self.blur, (n,), device)[drawn], reach=ceil(4 * self.blur[1]))
         if self.gamma > 0:  # the power is a tenth of a view's time

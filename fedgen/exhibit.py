@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedcore.data.images import Images
 from fedcore.errors import Refused
-from fedcore.keepsake import Arrays, kept_by_each, thumbnails
+from fedcore.keepsake import Arrays, evenly, kept_by_each, thumbnails
 from fedcore.site import Site
 from fedcore.transport import InProcess
 from fedgen.generative import Generative
@@ -63,17 +63,18 @@ class Exhibit:
         """Of a site's images and at most so many drawn ones."""
         rows = self._rows(generator, images.labels, most)
         each = min(1 if len(generator.canvas.size) == 3 else self.each, max(1, most // len(rows)))
-        places = torch.cat([_some(_of(images.labels, row, generator), each) for row in rows])
+        asked = [_of(images.labels, row, generator) for row in rows]
+        places = torch.cat([of[evenly(len(of), each)] for of in asked])
         labels = torch.tensor(rows).repeat_interleave(each)
         known = generator.known
         # The noise is of class and place alone, so sites differ by nothing but their look.
         noise = noise_of(self.seed, _numbers(rows, each, len(known.classes)), generator.noise_shape).to(device)
         at = torch.full_like(labels, known.sites.index(site) if site in known.sites else UNSAID)
-        asked = noise, labels.to(device), at.to(device), self.sampler
+        drawn = noise, labels.to(device), at.to(device), self.sampler
         return {
             "real": thumbnails(images.batch(places)), "real_labels": _said(images.labels[places], generator).numpy(),
-            "drawn": thumbnails(generator.draw(*asked)), "drawn_labels": labels.numpy(),
-        } | self._way(generator, *(of[:1] for of in asked[:3]))  # fmt: skip
+            "drawn": thumbnails(generator.draw(*drawn)), "drawn_labels": labels.numpy(),
+        } | self._way(generator, *(of[:1] for of in drawn[:3]))  # fmt: skip
 
     def _rows(self, generator: Generator, labels: Int[Tensor, " n"], most: int) -> list[int]:
         """The classes to show, in order, and UNSAID last where images have none."""
@@ -103,11 +104,6 @@ def _said(labels: Int[Tensor, " n"], generator: Generator) -> Int[Tensor, " n"]:
 def _of(labels: Int[Tensor, " n"], row: int, generator: Generator) -> Int[Tensor, " m"]:
     """Places of the images of this row."""
     return (_said(labels, generator) == row).nonzero().flatten()
-
-
-def _some(places: Int[Tensor, " n"], count: int) -> Int[Tensor, " m"]:
-    """Spread evenly, so that they are of several patients."""
-    return places[torch.linspace(0, len(places) - 1, min(count, len(places))).long()]
 
 
 def _numbers(rows: Sequence[int], each: int, classes: int) -> list[int]:

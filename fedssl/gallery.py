@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from fedcore.data.images import Images
 from fedcore.errors import Refused
 from fedcore.features import embed
-from fedcore.keepsake import SIDE, Arrays, kept_by_each, thumbnails
+from fedcore.keepsake import SIDE, Arrays, evenly, kept_by_each, thumbnails
 from fedcore.site import Site
 from fedcore.transport import InProcess
 
@@ -55,8 +55,9 @@ class Gallery:
 
     def arrays(self, encoder: Any, train: Images, test: Images | None, device: torch.device) -> Arrays:
         """Raises Refused if the features are not finite."""
-        shown = _evenly(test if test is not None and len(test) else train, self.images)
-        searched = _evenly(train, self.searched)
+        asked = test if test is not None and len(test) else train
+        shown = asked.take(evenly(len(asked), self.images))
+        searched = train.take(evenly(len(train), self.searched))
         features = _unit(encoder, shown, device)
         at = _of_every_class(shown.labels, self.queries)
         cosines = features[at] @ _unit(encoder, searched, device).T
@@ -77,10 +78,6 @@ class Gallery:
         if not len(places):
             return np.zeros((0, images.channels, 1, 1), np.uint8)
         return thumbnails(images.batch(places), self.side)
-
-
-def _evenly(images: Images, at_most: int) -> Images:
-    return images.take(torch.linspace(0, len(images) - 1, min(at_most, len(images))).long())
 
 
 def _unit(encoder: Any, images: Images, device: torch.device) -> Float[Tensor, "n d"]:

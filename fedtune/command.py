@@ -21,7 +21,7 @@ from fedcore.run import RunFolder
 from fedcore.transport import InProcess
 from fedtune import evaluate_masks, segment
 from fedtune.evaluate import evaluate
-from fedtune.finetune import build, finetune, labelled_tests
+from fedtune.finetune import build, finetune, labelled_tests, ranked
 from fedtune.tell import show
 
 USAGE = """usage: fedpretrain evaluate RUN [--data.manifest other.csv] [--KEY VALUE ...]
@@ -50,7 +50,8 @@ def _evaluate_classes(run: RunFolder, overrides: Sequence[str]) -> None:
     module = build(cohort, asked["encoder"], asked["classifier"], asked["seed"])
     load_classifier(run, module)
     sites = _sites(run, module, labelled_tests(cohort), asked)
-    show(evaluate(sites, asked["seed"], asked["bootstrap"], cohort.classes, asked["by_patient"]), cohort.classes)
+    grades = ranked(cohort.classes, module) if asked["ordinal"] else []
+    show(evaluate(sites, asked["seed"], asked["bootstrap"], grades, asked["by_patient"]), cohort.classes)
 
 
 def _evaluate_masks(run: RunFolder, overrides: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from fedcore.site import Round, Site
 from fedcore.transport import InProcess
 from fedtune.calibration import calibration
 from fedtune.counts import Counts, count, count_findings
-from fedtune.kappa import grades_of, kappas
+from fedtune.kappa import kappas
 from fedtune.patients import by_patient
 from fedtune.scores import Score, exact, exact_findings, scores
 
@@ -80,7 +80,7 @@ class Evaluation:
 
 
 def evaluate(
-    transport: InProcess, seed: int, draws: int = 200, classes: Sequence[str] = (), patients: bool = False
+    transport: InProcess, seed: int, draws: int = 200, grades: Sequence[int] = (), patients: bool = False
 ) -> Evaluation:
     """Scores of the module that `transport.local` holds, per site and pooled.
 
@@ -88,7 +88,8 @@ def evaluate(
         transport: The sites.
         seed: Of the bootstrap.
         draws: Of the bootstrap.
-        classes: Their names; where all are numbers, agreement on grades is scored too.
+        grades: Places of the classes from the least grade to the greatest, where they are grades: agreement is scored
+            too.
         patients: Count patients instead of images.
 
     Raises:
@@ -98,7 +99,7 @@ def evaluate(
     counts = {a.site: _counts(a.message) for a in given}
     counts[POOLED] = reduce(add, counts.values())
     images = {a.site: a.examples for a in given} | {POOLED: sum(a.examples for a in given)}
-    table = {site: scored(c, classes) for site, c in counts.items()}
+    table = {site: scored(c, grades) for site, c in counts.items()}
     for a in given:
         table[a.site] |= {n: dataclasses.replace(table[a.site][n], value=v) for n, v in a.metrics.items()}
     return Evaluation(table, images, counts, patients)
@@ -110,6 +111,7 @@ def answers(transport: InProcess, visitor: Visitor[Weights, Sent], seed: int) ->
     weights = Weights(transport.local.shared())
     asked = dataclasses.replace(transport, train=transport.test)  # a site may have test images only
     found = list(asked.ask(visitor, ((name, weights) for name in asked.names()), Round(0, 1, seed)))
+    transport.local.load(weights.tensors)  # a site's personal model was in their place
     for refusal in found:
         if isinstance(refusal, Refusal):
             raise InputError(f"{refusal.site} could not be evaluated: {refusal.reason}") from refusal.cause
@@ -135,8 +137,7 @@ def _counts(message: SiteCounts) -> Counts:
     return Counts(message.confusion.long(), message.histogram.long(), message.reliability.long())
 
 
-def scored(counts: Counts, classes: Sequence[str]) -> dict[str, Score]:
-    grades = grades_of(classes) if counts.confusion.dim() == 3 else None
+def scored(counts: Counts, grades: Sequence[int]) -> dict[str, Score]:
     return scores(counts) | calibration(counts.reliability) | (kappas(counts.confusion, grades) if grades else {})
 
 

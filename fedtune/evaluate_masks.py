@@ -62,19 +62,6 @@ def spacing(images: Images, at: int) -> tuple[float, ...]:
     return tuple(float(mm) for mm in images.spacing[at])
 
 
-def units(test: Mapping[str, Images]) -> list[str]:
-    """A note a site where some images say how large a pixel is and others do not: their distances have two units."""
-    notes = []
-    for site, images in test.items():
-        unknown = 0 if images.spacing is None else int(np.isnan(images.spacing).any(1).sum())
-        if unknown:
-            notes.append(
-                f"site '{site}': {unknown} of {len(images)} test images do not say how large a voxel is (no affine, or "
-                "one whose axes are not at right angles); their distances count voxels, the others' mm"
-            )
-    return notes
-
-
 def evaluate_masks(
     transport: InProcess, structures: int, tolerance: float, seed: int, draws: int = 200
 ) -> tuple[Table, dict[str, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +24,7 @@ from fedcore.store import find_encoder, load_encoder
 from fedcore.visit import Visit
 from fedtune.classifier import Classifier
 from fedtune.evaluate import evaluate, require_countable, require_tests
+from fedtune.kappa import grades_of
 from fedtune.labels import labelled
 from fedtune.result import leave, require_fraction
 from fedtune.tell import as_json, show
@@ -42,6 +43,7 @@ def finetune(
     policy: Policy = Policy(),
     bootstrap: int = 200,
     by_patient: bool = False,
+    ordinal: bool = False,
     loggers: tuple[Literal["csv", "tensorboard"], ...] = ("csv",),
     seed: int = 0,
     workers: int = 1,
@@ -62,6 +64,7 @@ def finetune(
         policy: What sites agree to send.
         bootstrap: Draws for the intervals of the scores.
         by_patient: Scores count patients, by the mean of the probabilities of their images, instead of images.
+        ordinal: The classes are grades, ranked by the numbers in their names: linear and quadratic kappa are told too.
         loggers: Lightning loggers, of csv and tensorboard.
         seed: Seed of every generator.
         workers: Sites visited at the same time, each by a process of its own; several may share a GPU. 1: one after
@@ -75,6 +78,7 @@ def finetune(
     loaded = load(data)
     classes = findings_of(loaded.classes)
     module = build(loaded, encoder, classifier, seed, weights)
+    grades = ranked(classes, module) if ordinal else []
     cohort = with_findings(loaded, classes) if module.beside == "findings" else loaded
     train, test = _tasks(cohort, label_fraction, seed)
     job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
@@ -83,7 +87,7 @@ def finetune(
     about |= {"classes": list(classes), "several_findings": module.beside == "findings"}
     transport = job.train_in(run, module, about | {"labelled": {s: len(i) for s, i in train.items()}})
     save_classifier(run, module)
-    found = evaluate(transport, seed, bootstrap, classes, by_patient)
+    found = evaluate(transport, seed, bootstrap, grades, by_patient)
     settings = {"label_fraction": label_fraction, "encoder": start, "by_patient": by_patient}
     leave(run, module, MODEL, settings | as_json(found, classes))
     show(found, classes)
@@ -117,6 +121,18 @@ def build(
             "fedtune.losses.BinaryCrossEntropy"
         )
     return module
+
+
+def ranked(classes: Sequence[str], module: Classifier) -> list[int]:
+    """The grades that the classes are (`fedtune.kappa.grades_of`).
+
+    Raises:
+        Faults: Nothing ranks them.
+        InputError: They are findings, of which an image may have several.
+    """
+    if module.beside == "findings":
+        raise InputError("ordinal is for classes of which an image has one; findings are no grades, leave it away")
+    return grades_of(classes)
 
 
 def _tasks(cohort: Cohort, fraction: float, seed: int) -> tuple[dict[str, Images], dict[str, Images]]:

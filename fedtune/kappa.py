@@ -1,35 +1,54 @@
 """Agreement on grades beyond chance, by which a miss by two grades is worse than one by one.
 
 kappa = 1 - sum(w O) / sum(w E), O the confusion matrix, E the one of independent guesses with the same margins, w the
-distance of two grades (linear) or its square (Cohen 1968). It is made of counts alone, so the pooled one is exact.
+distance of two grades (linear) or its square (Cohen 1968). It is made of counts alone, so the pooled one is exact. That
+classes are grades is the user's to say (`ordinal`): numbers may as well be codes.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fedcore.errors import Faults
 from fedtune.scores import Score, interval
 
 POWERS = {"kappa_linear": 1, "kappa_quadratic": 2}
 
 
-def grades_of(classes: Sequence[str]) -> list[int] | None:
-    """Places of the classes from the least number to the greatest, if all of them are numbers and two at least.
+def grades_of(classes: Sequence[str]) -> list[int]:
+    """Places of the classes from the least grade to the greatest, by the first number in each name: 2 is before 10,
+    and G1 before G2.
 
-    Whether the numbers rank anything is the reader's to know.
+    Raises:
+        Faults: A name holds no number, or two names the same.
     """
+    numbers = [_number(name) for name in classes]
+    faults = [f"'{name}' holds no number" for name, n in zip(classes, numbers, strict=True) if n is None]
+    faults += [
+        f"'{classes[at]}' has the number of '{classes[numbers.index(n)]}'"
+        for at, n in enumerate(numbers)
+        if n is not None and numbers.index(n) < at
+    ]
+    if faults:
+        advice = "ordinal ranks classes by the number in their names, such as 0, 1, 2 or '1 mild'; rename them, or"
+        raise Faults("grades", faults, f"{advice} leave ordinal away.")
+    return sorted(range(len(numbers)), key=[n for n in numbers if n is not None].__getitem__)
+
+
+def _number(name: str) -> float | None:
+    """A name that is a number may have a sign; in others a dash is none."""
     try:
-        numbers = [float(name) for name in classes]
+        number = float(name)
     except ValueError:
-        return None
-    if len(set(numbers)) < max(2, len(numbers)) or not all(map(math.isfinite, numbers)):
-        return None
-    return sorted(range(len(numbers)), key=numbers.__getitem__)
+        found = re.search(r"\d+(\.\d+)?", name)
+        return float(found[0]) if found else None
+    return number if math.isfinite(number) else None
 
 
 def kappas(confusion: Int[Tensor, "r k k"], grades: Sequence[int]) -> dict[str, Score]:

@@ -18,14 +18,17 @@ from monai.networks.nets.segresnet import SegResNet as MonaiSegResNet
 from monai.networks.nets.swin_unetr import SwinUNETR as MonaiSwinUNETR
 from torch import Tensor, nn
 
-from fedcore.encoders import Encoder, ResNet
+from fedcore.encoders import NORMS, Encoder, ResNet
+
+FLEXIBLE = ("batch", {"eps": 1e-3, "momentum": 0.1})
+"""The norm of `FlexibleUNet`."""
 
 
 class UShaped(nn.Module):
     """An encoder and MONAI's U-shaped decoder on it.
 
-    Images may have any size. With `stem=64` and `deep=0` its tensors have the names and shapes of MONAI's
-    `FlexibleUNet` on the same backbone.
+    Images may have any size; the decoder's norm is the encoder's. With `stem=64`, `deep=0` and batch norm its tensors
+    have the names and shapes of MONAI's `FlexibleUNet` on the same backbone.
     """
 
     multiple = 1
@@ -54,9 +57,12 @@ class UShaped(nn.Module):
             raise ValueError(
                 f"network.widths must be five numbers and network.deep lie in 0..4, got {widths} and {deep}"
             )
+        norm = self.encoder.norm
+        if norm == "group" and any(width % 4 for width in widths):
+            raise ValueError(f"network.widths must be multiples of 4 with group norm, got {widths}")
         self.decoder = UNetDecoder(
             spatial_dims, (channels, *_widths(self.encoder, spatial_dims, channels)), tuple(widths),
-            act=("relu", {"inplace": True}), norm=("batch", {"eps": 1e-3, "momentum": 0.1}), dropout=0.0, bias=False,
+            act=("relu", {"inplace": True}), norm=FLEXIBLE if norm == "batch" else NORMS[norm], dropout=0.0, bias=False,
             upsample="nontrainable", pre_conv="default", interp_mode="nearest", align_corners=None, is_pad=True,
         )  # fmt: skip
         self.segmentation_head = SegmentationHead(spatial_dims, widths[-1], structures)

@@ -37,6 +37,16 @@ class Sums:
         return Sums(self.total + other.total, self.images + other.images)
 
 
+def dice_by_structure(
+    guess: Int64[Tensor, "*space"], mask: Int64[Tensor, "*space"], structures: int
+) -> Float[Tensor, " k"]:
+    """Of one image, NaN where neither side shows the structure; else as `image_scores`."""
+    known = mask != UNLABELED
+    guessed, true = (one_hot(side * known, structures).flatten(0, -2)[:, 1:] for side in (guess, mask))
+    shown = (guessed.sum(0) + true.sum(0)).double()
+    return torch.where(shown > 0, 2 * (guessed * true).sum(0) / shown, torch.nan)
+
+
 def image_scores(
     guess: Int64[Tensor, "*space"], mask: Int64[Tensor, "*space"], structures: int, spacing: Sequence[float],
     tolerance: float,
@@ -57,8 +67,7 @@ def image_scores(
     sides = [one_hot(side * known, structures).movedim(-1, 0)[None] for side in (guess, mask)]
     inside = [side[0, 1:].flatten(1).sum(1).double() for side in sides]
     shown = inside[0] + inside[1]
-    both = (sides[0] * sides[1])[0, 1:].flatten(1).sum(1)
-    dice = torch.where(shown > 0, 2 * both / shown, torch.nan)
+    dice = dice_by_structure(guess, mask, structures)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of structures that one side or both lack
         gap = compute_hausdorff_distance(*sides, percentile=95, spacing=list(spacing))[0].double()

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from fedcore.classifiers import classifiers_of
+from fedcore.data.decode import Decoded, Decoding, arrange
 from fedcore.data.findings import SEPARATOR
-from fedcore.data.geometry import fit, unfit, with_channels
+from fedcore.data.geometry import Spacing, unfit
 from fedcore.data.readers import ImageFault, read_image
 from fedcore.data.scaling import Percentiles
 from fedcore.data.source import Data
@@ -39,7 +40,9 @@ def predict(run: Path, images: Path, out: Path, site: str | None = None, on_faul
     Args:
         run: a finished finetune or segment run.
         images: an image file, a DICOM series' folder, or a folder of either.
-        out: new folder for predictions.csv and, from a segmenter, masks with each image's own geometry.
+        out: new folder for predictions.csv and, from a segmenter, masks with each image's own geometry. Where the run
+            cut volumes into slices, a classifier's table has a row a slice, numbered from 0 along `data.slices`, and a
+            mask is put together from its slices. Slices of one single value have no row and are background.
         site: the model as it is at this site, where sites keep a part of it or all to themselves.
         on_fault: an unreadable image stops before anything is written, or is left out (skip).
     """
@@ -49,17 +52,21 @@ def predict(run: Path, images: Path, out: Path, site: str | None = None, on_faul
         raise InputError(f"{out} exists already; name another folder")
     if on_fault not in ("stop", "skip"):
         raise InputError(f"on_fault must be stop or skip, got {on_fault}")
-    model, files = Model.of(RunFolder(Path(run)), site), _files(Path(images))
+    model = Model.of(RunFolder(Path(run)), site)
+    files = _files(Path(images), model.how.dims)
     rows, faults = [], []
     with Counting("predicting") as counting:
         for done, file in enumerate(files, 1):
+            name = str(file.relative_to(images)) if file != images else file.name
             try:
-                rows.append([str(file.relative_to(images)) if file != images else file.name, *model.row(file, out)])
+                rows += [[name, *row] for row in model.rows(file, out)]
             except ImageFault as fault:
                 faults.append(f"{file.name}: {fault}")
             counting(done, len(files))
     if faults and (on_fault == "stop" or not rows):
-        raise Faults("images", faults, f"{len(rows)} others are predicted; --on_fault skip leaves these out.")
+        raise Faults(
+            "images", faults, f"{len(files) - len(faults)} others are predicted; --on_fault skip leaves these out."
+        )
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([["image", *model.columns], *rows])
     write_atomically(out / TABLE, text.getvalue().encode())
@@ -75,9 +82,7 @@ class Model:
     """A trained network with what it has to know of images."""
 
     network: nn.Module
-    data: Data
-    size: tuple[int, ...]
-    channels: int
+    how: Decoding
     classes: tuple[str, ...]
     structures: int
     """Class numbers of masks; 0 for a classifier."""
@@ -100,49 +105,73 @@ class Model:
             )
         stage: Any = segment if about["command"] == "segment" else finetune
         recipe = read_recipe(stage, "predict", [str(run.path / "recipe.yaml")]).build()
-        if recipe["data"].slices is not None:
-            raise InputError("predict takes whole images, and this run cut volumes into slices (data.slices)")
-        return cls(known[site], recipe["data"], tuple(about["size"]), about["channels"], tuple(about["classes"]),
-                   about.get("structures", 0), about.get("several_findings", False))  # fmt: skip
+        data: Data = recipe["data"]
+        how = Decoding(data.scaling or Percentiles(), tuple(about["size"]), about["channels"], data.slices)
+        return cls(known[site], how, tuple(about["classes"]), about.get("structures", 0),
+                   about.get("several_findings", False))  # fmt: skip
 
     @property
     def columns(self) -> list[str]:
         if self.structures:
             return ["mask", *(f"pixels of {number}" for number in range(1, self.structures))]
-        return ["guess", *self.classes]
+        return [*(["slice"] if self.how.slices is not None else []), "guess", *self.classes]
 
-    def row(self, file: Path, out: Path) -> list[str]:
-        """What is said of one image; writes its mask. Raises ImageFault."""
-        raw = read_image(file)
-        answer = self.answer(raw)
-        if not self.structures:
-            probabilities = answer.sigmoid() if self.several else answer.softmax(0)
-            seen = (probabilities > 0.5).nonzero().flatten() if self.several else answer.argmax(0, keepdim=True)
-            guess = SEPARATOR.join(self.classes[k] for k in seen)
-            return [guess, *(f"{p:.4f}" for p in probabilities.tolist())]
-        mask = unfit(answer, raw.shape[1:]).argmax(0).numpy().astype(np.uint8)
-        path = write_mask(out / "masks", file, mask)
-        counts = np.bincount(mask.ravel(), minlength=self.structures)[1:]
-        return [str(path.relative_to(out)), *map(str, counts.tolist())]
+    def rows(self, file: Path, out: Path) -> list[list[str]]:
+        """What is said of one image, or of each of its slices; writes its mask. Raises ImageFault."""
+        raw, mm = read_image(file), self.how.spacing(file)
+        answers = self.answers(raw, mm)
+        if self.structures:
+            mask = self._mask(answers, raw.shape[1:], mm)
+            path = write_mask(out / "masks", file, mask)
+            counts = np.bincount(mask.ravel(), minlength=self.structures)[1:]
+            return [[str(path.relative_to(out)), *map(str, counts.tolist())]]
+        if self.how.slices is None:
+            return [self._told(logits) for _, logits in answers]
+        return [[str(place), *self._told(logits)] for place, logits in answers]
+
+    def answers(self, raw: np.ndarray, mm: Spacing | None = None) -> Iterator[tuple[int, Float[Tensor, "k *_"]]]:
+        """Logits of an image as `read_image` gives it, which is treated as in training, at place 0. Of a volume that is
+        cut those of each slice that is not empty, at its place along the axis. Raises ImageFault.
+        """
+        dims = raw.ndim - 1
+        if dims != self.how.dims:
+            raise ImageFault(f"a {dims}D image, and the model knows {self.how.dims}D ones")
+        try:
+            images = arrange(self.how.scaling(raw), None, self.how, mm)
+        except ValueError as e:
+            raise ImageFault(f"{raw.shape[0]} channels cannot become {self.how.channels}") from e
+        if not len(images.pixels):
+            raise ImageFault("every slice holds one single value")
+        return self._seen(images)
 
     @torch.inference_mode()
-    def answer(self, raw: np.ndarray) -> Float[Tensor, "k *_"]:
-        """Logits of an image as `read_image` gives it, which is treated as in training."""
-        dims = raw.ndim - 1
-        if dims != len(self.size):
-            raise ImageFault(f"a {dims}D image, and the model knows {len(self.size)}D ones")
-        scaled = (self.data.scaling or Percentiles())(raw)
-        try:
-            pixels = fit(with_channels(scaled, self.channels), self.size, self.channels)
-        except ValueError as e:
-            raise ImageFault(f"{raw.shape[0]} channels cannot become {self.channels}") from e
-        image = torch.from_numpy(pixels.astype(np.float16)).float()  # as images are kept for training
-        logits: Tensor = self.network(image[None])[0]
-        return logits
+    def _seen(self, images: Decoded) -> Iterator[tuple[int, Float[Tensor, "k *_"]]]:
+        """One after another: logits of a volume's slices may not fit into memory together."""
+        places = [0] if images.places is None else images.places.tolist()
+        for place, pixels in zip(places, images.pixels, strict=True):
+            yield place, self.network(torch.from_numpy(pixels)[None].float())[0]
+
+    def _told(self, logits: Float[Tensor, " k"]) -> list[str]:
+        probabilities = logits.sigmoid() if self.several else logits.softmax(0)
+        seen = (probabilities > 0.5).nonzero().flatten() if self.several else logits.argmax(0, keepdim=True)
+        guess = SEPARATOR.join(self.classes[k] for k in seen)
+        return [guess, *(f"{p:.4f}" for p in probabilities.tolist())]
+
+    def _mask(
+        self, answers: Iterable[tuple[int, Tensor]], space: tuple[int, ...], mm: Spacing | None
+    ) -> UInt8[np.ndarray, "*space"]:
+        mask = np.zeros(space, np.uint8)
+        planes = mask[None] if self.how.slices is None else np.moveaxis(mask, self.how.slices, 0)
+        for place, logits in answers:
+            planes[place] = unfit(logits, planes.shape[1:], mm).argmax(0).numpy()
+        return mask
 
 
-def _files(images: Path) -> list[Path]:
-    """The file itself, a series' folder itself, or what lies in a folder."""
+def _files(images: Path, dims: int) -> list[Path]:
+    """The file itself, a series' folder itself, or what lies in a folder.
+
+    To a model of volumes a folder of DICOM files is a series, to one of pictures each of them is an image.
+    """
     from pydicom.misc import is_dicom
 
     if not images.exists():
@@ -150,7 +179,7 @@ def _files(images: Path) -> list[Path]:
     if images.is_file():
         return [images]
     inside = sorted(path for path in images.iterdir() if not path.name.startswith("."))
-    if inside and all(path.is_file() and is_dicom(path) for path in inside):
+    if dims == 3 and inside and all(path.is_file() and is_dicom(path) for path in inside):
         return [images]
     files = [path for path in inside if path.is_dir() or path.suffix.lower() not in (".csv", ".txt", ".md", ".json")]
     if not files:

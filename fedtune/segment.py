@@ -26,9 +26,10 @@ from fedcore.seeds import seeded
 from fedcore.store import find_encoder, load_encoder
 from fedcore.visit import Visit
 from fedtune.evaluate import require_tests
-from fedtune.evaluate_masks import as_json, evaluate_masks, require_summable, show, units
+from fedtune.evaluate_masks import as_json, evaluate_masks, require_summable, show
 from fedtune.labels import of_patients
 from fedtune.networks import UShaped
+from fedtune.outlines import Outlines
 from fedtune.result import leave, require_fraction
 from fedtune.segmenter import Segmenter
 
@@ -82,7 +83,6 @@ def segment(
     job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
               loggers=loggers, seed=seed, workers=workers)  # fmt: skip
     about = describe(cohort) | {"command": "segment", "label_fraction": label_fraction, "structures": structures}
-    about["notes"] += units(test)
     about |= {"carried": carried(module.network) if weights else 0.0, "labelled": {s: len(i) for s, i in train.items()}}
     transport = job.train_in(run, module, about)
     save_classifier(run, module, SEGMENTER)
@@ -90,7 +90,7 @@ def segment(
     settings = {"label_fraction": label_fraction, "encoder": start}
     leave(run, module, SEGMENTER, settings | as_json(table, images))
     show(table, images)
-    run.close("finished")
+    run.close("finished", notes=[*run.about()["notes"], *Outlines().keep(transport, structures)])
 
 
 def build(

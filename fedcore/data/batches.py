@@ -76,7 +76,7 @@ class _Batched(Dataset[Tensor | tuple[Tensor, ...]]):
 
 
 class _Accompanied(Dataset[Tensor | tuple[Tensor, ...]]):
-    """Batches that companions join."""
+    """Batches that companions join, or whose place they take."""
 
     def __init__(self, batched: _Batched, companions: Companions, generator: torch.Generator):
         self.batched, self.companions, self.generator = batched, companions, generator
@@ -89,6 +89,8 @@ class _Accompanied(Dataset[Tensor | tuple[Tensor, ...]]):
     def __getitem__(self, indices: Tensor) -> Tensor | tuple[Tensor, ...]:
         count = self.companions.beside(len(indices))
         chosen = torch.randint(len(self.companions.images), (count,), generator=self.generator)
-        pairs = zip(self.batched.parts(indices), self.drawn.parts(chosen), strict=True)
-        pixels, *beside = (torch.cat(pair) for pair in pairs)
+        parts = self.drawn.parts(chosen)
+        if not self.companions.alone:
+            parts = tuple(torch.cat(pair) for pair in zip(self.batched.parts(indices), parts, strict=True))
+        pixels, *beside = parts
         return (pixels, *beside) if beside else pixels

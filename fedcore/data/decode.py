@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float16, Float32, UInt8
+from jaxtyping import Float16, Float32, Int64, UInt8
 
-from fedcore.data.geometry import fit, fit_mask, inner_size, with_channels
+from fedcore.data.geometry import Spacing, fit, fit_mask, inner_size, with_channels
 from fedcore.data.manifest import Row
 from fedcore.data.readers import ImageFault, read_image, read_mask
 from fedcore.data.scaling import Scaling
 from fedcore.data.slices import between_ends, cut, cut_mask, not_empty
-from fedcore.data.spacing import Spacing, require_one_place, scaled, spacing_of
+from fedcore.data.spacing import require_one_place, scaled, spacing_of
 
 UNLABELED = 255
 """The mask value of pixels nobody has labelled, and of every pixel of an image without a mask."""
@@ -34,6 +35,13 @@ class Decoding:
         """Spatial dimensions of the files."""
         return len(self.size) + (self.slices is not None)
 
+    def spacing(self, image: Path) -> Spacing | None:
+        """In mm along the axes of an image, or of a slice, before it is fitted; None where the file does not say it."""
+        found = spacing_of(image)
+        if found is None or len(found) < self.dims:
+            return None
+        return tuple(found[axis] for axis in range(self.dims) if axis != self.slices)
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -41,14 +49,19 @@ class Decoded:
 
     pixels: Float16[np.ndarray, "k c *space"]
     masks: UInt8[np.ndarray, "k *space"] | None
-    positions: Float32[np.ndarray, " k"] | None = None
-    """Of slices, from the first that is not empty (0) to the last (1)."""
+    places: Int64[np.ndarray, " k"] | None = None
+    """Of slices, along the axis of their volume."""
     empty: int = 0
     """Slices left out, since they hold one single value."""
     spacing: Spacing | None = None
     """Between the pixels that are kept, in mm; None where the file does not say it."""
     constant: bool = False
     """The whole image or volume holds one single value."""
+
+    @property
+    def positions(self) -> Float32[np.ndarray, " k"] | None:
+        """Of slices, from the first that is not empty (0) to the last (1)."""
+        return None if self.places is None else between_ends(self.places)
 
 
 def decode(row: Row, how: Decoding) -> Decoded:
@@ -66,30 +79,25 @@ def decode(row: Row, how: Decoding) -> Decoded:
         raise ImageFault(f"a {dims}D image among {how.dims}D ones; put them in manifests of their own")
     if raw.shape[0] not in (1, how.channels) and (raw.shape[0], how.channels) != (3, 1):
         raise ImageFault(f"{raw.shape[0]} channels cannot become {how.channels}")
-    images = arrange(how.scaling(raw), _mask(row, raw.shape[1:]), how)
-    return replace(images, constant=bool(raw.min() == raw.max()), spacing=_spacing(row, raw.shape[1:], how))
+    images = arrange(how.scaling(raw), _mask(row, raw.shape[1:]), how, None if row.member else how.spacing(row.image))
+    return replace(images, constant=bool(raw.min() == raw.max()))
 
 
 def arrange(
-    scaled: Float32[np.ndarray, "c *space"], mask: UInt8[np.ndarray, "*space"] | None, how: Decoding
-) -> Decoded:
-    """The images to keep of one that is scaled."""
+    image: Float32[np.ndarray, "c *space"], mask: UInt8[np.ndarray, "*space"] | None, how: Decoding,
+    spacing: Spacing | None = None,
+) -> Decoded:  # fmt: skip
+    """The images to keep of one whose intensities are scaled; `spacing` is that of the pixels of what is kept."""
+    space = tuple(side for axis, side in enumerate(image.shape[1:]) if axis != how.slices)
+    kept = spacing and scaled(spacing, space, inner_size(space, how.size, spacing))
     if how.slices is None:
-        pixels = fit(scaled, how.size, how.channels).astype(np.float16)
-        return Decoded(pixels[None], None if mask is None else fit_mask(mask, how.size)[None])
-    slices = cut(with_channels(scaled, how.channels), how.slices, how.size).astype(np.float16)
+        pixels = fit(image, how.size, how.channels, spacing).astype(np.float16)
+        masks = None if mask is None else fit_mask(mask, how.size, spacing)[None]
+        return Decoded(pixels[None], masks, spacing=kept)
+    slices = cut(with_channels(image, how.channels), how.slices, how.size, spacing).astype(np.float16)
     shown = not_empty(slices)
-    masks = None if mask is None else cut_mask(mask, how.slices, how.size)[shown]
-    return Decoded(slices[shown], masks, between_ends(shown), empty=len(slices) - len(shown))
-
-
-def _spacing(row: Row, space: tuple[int, ...], how: Decoding) -> Spacing | None:
-    spacing = None if row.member else spacing_of(row.image)
-    if spacing is None or len(spacing) < len(space):
-        return None
-    kept = [at for at in range(len(space)) if at != how.slices]
-    spacing, space = tuple(spacing[at] for at in kept), tuple(space[at] for at in kept)
-    return scaled(spacing, space, inner_size(space, how.size))
+    masks = None if mask is None else cut_mask(mask, how.slices, how.size, spacing)[shown]
+    return Decoded(slices[shown], masks, shown, empty=len(slices) - len(shown), spacing=kept)
 
 
 def _mask(row: Row, space: tuple[int, ...]) -> UInt8[np.ndarray, "*space"] | None:

@@ -27,12 +27,15 @@ def _counts(images: Images) -> dict[str, int]:
 def fingerprint(cohort: Cohort, looks: int = 16) -> str:
     """Changes when images are added, removed, relabelled or moved, or when one of `looks` images a site changes.
 
-    Of images that accompany them a part behind a plus sign tells: runs with and without are on the same images.
+    Of images that accompany them, and of further sites, a part behind a plus sign tells: runs with and without are on
+    the same images.
     """
-    own = _digest(cohort, cohort.sites, looks)
-    if (companions := next(iter(cohort.sites.values())).companions) is None:  # everybody has the same
-        return own
-    return f"{own}+{_digest(cohort, {str(companions.share): companions.images}, looks)}"
+    own = {name: images for name, images in cohort.sites.items() if name not in cohort.further}
+    added = {name: images for name, images in cohort.sites.items() if name in cohort.further}
+    if companions := next(iter(cohort.sites.values())).companions:  # everybody has the same
+        added[str(companions.share)] = companions.images
+    first = _digest(cohort, own, looks)
+    return f"{first}+{_digest(cohort, added, looks)}" if added else first
 
 
 def _digest(cohort: Cohort, sites: Mapping[str, Images], looks: int) -> str:

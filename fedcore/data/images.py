@@ -75,6 +75,11 @@ class Images:
         """Size of each spatial axis in pixels."""
         return tuple(int(n) for n in self.pixels.shape[2:])
 
+    @property
+    def unspaced(self) -> int:
+        """Images of which nobody knows how large a pixel is."""
+        return len(self) if self.spacing is None else int(np.isnan(self.spacing).any(1).sum())
+
     def select(self, split: str) -> Images:
         """The images of one split; may be empty."""
         return self.take(np.flatnonzero(self.splits == split))
@@ -142,11 +147,16 @@ class Companions:
 
     images: Images
     share: float
-    """Their part of a batch, in (0, 1)."""
+    """Their part of a batch, in (0, 1]."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether they take the place of the images they come with."""
+        return self.share == 1
 
     def beside(self, count: int) -> int:
-        """How many join `count` images."""
-        return round(count * self.share / (1 - self.share))
+        """How many come with `count` images."""
+        return count if self.alone else round(count * self.share / (1 - self.share))
 
 
 @dataclass(frozen=True)

@@ -199,5 +199,5 @@ def _save_png(path: Path, array: np.ndarray) -> None:
 def _save_nifti(path: Path, array: np.ndarray) -> None:
     import nibabel
 
-    spacing_mm = [FIELD_OF_VIEW_MM / size for size in array.shape]
-    nibabel.save(nibabel.Nifti1Image(array, np.diag([*spacing_mm, 1.0])), path)
+    mm = FIELD_OF_VIEW_MM / max(array.shape)
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([mm, mm, mm, 1.0])), path)

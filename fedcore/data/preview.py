@@ -11,6 +11,7 @@ from fedcore.data.geometry import fit, fit_mask
 from fedcore.data.manifest import Row, read_manifest
 from fedcore.data.readers import ImageFault, read_image, read_mask
 from fedcore.data.scaling import Percentiles
+from fedcore.data.spacing import spacing_of
 from fedcore.errors import InputError
 
 _INCHES = 1.25
@@ -92,11 +93,13 @@ def _slice(row: Row, size: int) -> tuple[np.ndarray, np.ndarray | None]:
     """(c, size, size) in [-1, 1] and its mask; of a volume the middle slice, of NIfTI the axial one."""
     image = Percentiles()(read_image(row.image, row.member, row.index))
     mask = None if row.mask is None else read_mask(row.mask)
+    mm = None if row.member else spacing_of(row.image)
     if image.ndim == 4:
         nifti = ".nii" in row.image.name
         middle = image.shape[3 if nifti else 1] // 2
         image = np.rot90(image[..., middle], axes=(1, 2)) if nifti else image[:, middle]
         mask = mask if mask is None else np.rot90(mask[..., middle]) if nifti else mask[middle]
+        mm = mm and ((mm[1], mm[0]) if nifti else mm[1:])
     channels = 1 if (image == image[:1]).all() else 3
     square = (size, size)
-    return fit(image, square, channels), None if mask is None else fit_mask(mask, square)
+    return fit(image, square, channels, mm), None if mask is None else fit_mask(mask, square, mm)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32, Int64, Num, UInt8
 
-from fedcore.data.geometry import fit, fit_mask
+from fedcore.data.geometry import Spacing, fit, fit_mask
 
 
 def cut(
-    volume: Float32[np.ndarray, "c d h w"], axis: int, size: tuple[int, ...]
+    volume: Float32[np.ndarray, "c d h w"], axis: int, size: tuple[int, ...], spacing: Spacing | None = None
 ) -> Float32[np.ndarray, "slices c h2 w2"]:
-    """The slices along spatial `axis`, all fitted alike into `size` and padded with the volume's minimum."""
+    """The slices along spatial `axis`, all fitted alike into `size` and padded with the volume's minimum.
+
+    `spacing` is that of the pixels of a slice.
+    """
     slices = np.moveaxis(volume, axis + 1, 0)
     stacked = slices.reshape(-1, *slices.shape[2:])  # as channels of one picture: resized in one go
-    return fit(stacked, size, len(stacked)).reshape(*slices.shape[:2], *size)
+    return fit(stacked, size, len(stacked), spacing).reshape(*slices.shape[:2], *size)
 
 
-def cut_mask(mask: UInt8[np.ndarray, "d h w"], axis: int, size: tuple[int, ...]) -> UInt8[np.ndarray, "slices h2 w2"]:
+def cut_mask(
+    mask: UInt8[np.ndarray, "d h w"], axis: int, size: tuple[int, ...], spacing: Spacing | None = None
+) -> UInt8[np.ndarray, "slices h2 w2"]:
     """The class numbers of the same slices."""
-    return np.stack([fit_mask(part, size) for part in np.moveaxis(mask, axis, 0)])
+    return np.stack([fit_mask(part, size, spacing) for part in np.moveaxis(mask, axis, 0)])
 
 
 def not_empty(slices: Num[np.ndarray, "slices c h w"]) -> Int64[np.ndarray, " shown"]:

@@ -36,7 +36,8 @@ class Data:
     manifest: str = "phantom"
     """Path of a CSV (image, site, split, label, mask, patient, position), or 'phantom': the built-in hospitals."""
     size: int | tuple[int, ...] = 64
-    """Pixels of a side, or of each axis; images are fitted inside, their aspect kept."""
+    """Pixels of a side, or of each axis; images are fitted inside, their aspect kept, in mm where a file says how far
+    apart its pixels are. So voxels become cubes."""
     slices: int | None = None
     """Cuts volumes along this axis (0, 1 or 2; in NIfTI 2 is feet to head) into all their slices: 2D images
     that know their position in the volume. `size` is then a slice's; null keeps volumes whole."""
@@ -218,7 +219,21 @@ def _cohort(manifest: Manifest, sites: Mapping[str, Sequence[Row]], stores: Mapp
             )
     if not images:
         raise Faults("images", faults, "Not one image can be used.")
-    return Cohort(images, manifest.classes, tuple(notes), tuple(faults))
+    return Cohort(images, manifest.classes, (*notes, *_unspaced(images)), tuple(faults))
+
+
+def _unspaced(images: Mapping[str, Images]) -> list[str]:
+    """A note a site whose files do not all say how far apart their pixels are, where others do."""
+    unknown = {site: i.unspaced for site, i in images.items()}
+    if sum(unknown.values()) == sum(map(len, images.values())):
+        return []
+    return [
+        f"site '{site}': {count} of {len(images[site])} images do not say how large a pixel is (no affine, or one "
+        "whose axes are not at right angles); it is taken for a square or cube, and distances count pixels, the "
+        "others' mm"
+        for site, count in unknown.items()
+        if count
+    ]
 
 
 def _positions(rows: Sequence[Row]) -> np.ndarray | None:

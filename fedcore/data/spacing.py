@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fedcore.data.geometry import Spacing
 from fedcore.data.readers import ImageFault, kind_of
-
-Spacing = tuple[float, ...]
 
 
 def spacing_of(path: Path) -> Spacing | None:

@@ -28,11 +28,12 @@ class Synthetic:
     manifest: str
     """Path of the set's manifest.csv."""
     share: float = 0.5
-    """Part of a batch that is drawn, in (0, 1); they come on top of visit.batch_size. 0.5: as many as real ones."""
+    """Part of a batch that is drawn, in (0, 1]. They come on top of visit.batch_size: 0.5 are as many as real ones.
+    With 1 they take the place of the real ones: trained on drawn images, tested on real ones (TSTR)."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise ValueError(f"data.synthetic.share must lie in (0, 1), got {self.share}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"data.synthetic.share must lie in (0, 1], got {self.share}")
 
     def join(self, cohort: Cohort, drawn: Cohort) -> Cohort:
         """Gives every site of `cohort` the training images of `drawn` as companions; classes are matched by name.

@@ -11,7 +11,7 @@ import torch
 from monai.networks.nets.resnet import resnet_params
 from torch import nn
 
-from fedcore.encoders import ResNet
+from fedcore.encoders import NORMS, ResNet
 from fedcore.errors import InputError
 from fedcore.export.portable import Library, Portable
 from fedcore.message import Tensors
@@ -31,16 +31,25 @@ def portable_resnet(encoder: ResNet, to: Library) -> Portable:
 def _monai(encoder: ResNet) -> Portable:
     dims, channels, depth, stem = _shape(encoder)
     block, layers, shortcut, bias, _ = resnet_params[f"resnet{depth}"]
-    plain = stem == 64
+    plain, norm = stem == 64 and encoder.norm == "batch", NORMS[encoder.norm]
     name = f"resnet{depth}" if plain else "ResNet"
+    imports: tuple[str, ...] = (f"from monai.networks.nets import {name}",)
     stages = () if plain else (f'    "{block}", {layers}, {[stem, 2 * stem, 4 * stem, 8 * stem]},',)
-    build = (
-        f"model = {name}(", *stages,
+    settings = (
         f"    spatial_dims={dims}, n_input_channels={channels}, conv1_t_stride=2,",
-        f'    shortcut_type="{shortcut}", bias_downsample={bias}, feed_forward=False,', ")",
-    )  # fmt: skip
+        f'    shortcut_type="{shortcut}", bias_downsample={bias}, feed_forward=False,',
+    )
+    if encoder.norm == "batch":
+        build: tuple[str, ...] = (f"model = {name}(", *stages, *settings, ")")
+    else:
+        imports = ("from functools import partialmethod", *imports)
+        build = (
+            "class Grouped(ResNet):  # MONAI hands its norm to the stem alone",
+            f"    _make_layer = partialmethod(ResNet._make_layer, norm={norm})", "",
+            "model = Grouped(", *stages, *settings, f"    norm={norm},", ")",
+        )  # fmt: skip
     notes = (f'The tensors fit `ResNetFeatures("{name}")` and the encoder of a `FlexibleUNet` too.',) if plain else ()
-    return Portable(encoder.state_dict(), (f"from monai.networks.nets import {name}",), build, encoder.width, notes)
+    return Portable(encoder.state_dict(), imports, build, encoder.width, notes)
 
 
 def _timm(encoder: ResNet) -> Portable:
@@ -81,6 +90,8 @@ def _require_plain(encoder: ResNet, library: str) -> tuple[int, int, int, int]:
     dims, _, _, stem = shape = _shape(encoder)
     if dims != 2:
         raise InputError(f"{library}'s ResNet reads 2D images, this encoder volumes; `--to monai` fits")
+    if encoder.norm != "batch":
+        raise InputError(f"{library}'s ResNet has batch norm, this encoder {encoder.norm} norm; `--to monai` fits")
     if stem != 64:
         raise InputError(
             f"{library}'s ResNet has a stem of 64 channels, this encoder one of {stem}; `--to monai` fits any, "

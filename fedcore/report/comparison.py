@@ -15,7 +15,7 @@ from fedcore.report.plane import Plane, Point, plane
 from fedcore.report.run import Estimate, Run
 from fedcore.report.units import metric_name, percent, plural, size, size_unit
 
-_SCORES = ("balanced_accuracy", "auroc", "dice")
+SCORES = ("balanced_accuracy", "auroc", "dice")
 _TRAINED = ("method", "classifier", "generator")
 
 
@@ -32,6 +32,8 @@ class Entry:
     """What a fine-tuned run started from; of others nothing."""
     family: str
     """Fine-tuned runs of a family are a line in charts: those of a road's step, else those of a start."""
+    recipe: Mapping[str, Any]
+    """Empty where it cannot be read."""
 
     @property
     def last_probe(self) -> float | None:
@@ -90,7 +92,7 @@ def probe_chart(found: Sequence[Entry]) -> LineChart | None:
 def efficiency_charts(found: Sequence[Entry]) -> tuple[Plane, ...]:
     """Pooled scores by the fraction of labels, a line a family."""
     charts = []
-    for metric in _SCORES:
+    for metric in SCORES:
         series: dict[str, list[Point]] = {}
         for entry in found:
             fraction = entry.fraction
@@ -148,7 +150,7 @@ def warnings(found: Sequence[Entry]) -> list[str]:
 
 def measures(found: Sequence[Entry]) -> dict[str, str]:
     """Titles of the pooled scores that any of the runs has."""
-    return {name: metric_name(name) for name in _SCORES if any(name in entry.pooled for entry in found)}
+    return {name: metric_name(name) for name in SCORES if any(name in entry.pooled for entry in found)}
 
 
 def families(found: Sequence[Entry]) -> list[str]:
@@ -178,6 +180,7 @@ def _entry(name: str, run: Run, family: str) -> Entry:
         exchange=_class(recipe, "exchange"),
         start=start,
         family=(family or start) if start else "",
+        recipe=recipe,
     )
 
 
@@ -186,6 +189,7 @@ def _start(run: Run, recipe: Mapping[str, Any]) -> str:
     data = recipe.get("data") or {}
     told = [start_name(run.scores.encoder if run.scores else None)]
     told += ["with drawn images"] if data.get("synthetic") else []
+    told += ["with further sites"] if data.get("further") else []
     told += ["centralised"] if _class(data, "partition") == "Pooled" else []
     algorithm = _class(recipe, "algorithm")
     return ", ".join(told + ([algorithm] if algorithm not in ("", "FedAvg") else []))

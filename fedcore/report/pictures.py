@@ -82,9 +82,9 @@ def tile(image: Float[np.ndarray, "c *space"], side: int = _SIDE) -> str:
     return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode("ascii")
 
 
-def thumbnail(pixels: UInt8[np.ndarray, "c h w"]) -> str:
+def thumbnail(pixels: UInt8[np.ndarray, "c h w"], side: int = _SMALL) -> str:
     """A small tile of what `fedcore.keepsake` made."""
-    return tile(pixels.astype(np.float32) / 127.5 - 1, side=_SMALL)
+    return tile(pixels.astype(np.float32) / 127.5 - 1, side)
 
 
 def _planes(image: Float[np.ndarray, "c *space"]) -> list[Float[np.ndarray, "c h w"]]:

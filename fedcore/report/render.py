@@ -8,12 +8,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedcore.report import comparison, digest, flow, inspection, reliability, results, summary, units
+from fedcore.report import comparison, digest, flow, gains, inspection, reliability, results, summary, units
 from fedcore.report.embedding import Embedding, embed
 from fedcore.report.exhibits import read_exhibits
 from fedcore.report.galleries import Gallery, read_galleries
 from fedcore.report.gauge import BASIS, health
 from fedcore.report.lookalikes import read_lookalikes
+from fedcore.report.outlines import read_outlines
 from fedcore.report.pictures import albums
 from fedcore.report.run import Run
 
@@ -30,7 +31,8 @@ def page(run: Run, *, images: bool = True) -> str:
     gaps = list(run.gaps)
     galleries = read_galleries(run.folder, run.sites, run.classes, gaps) if images else ()
     exhibits = read_exhibits(run.folder, run.sites, run.classes, gaps) if images else ()
-    if images and not galleries and not exhibits:
+    outlines = read_outlines(run.folder, run.sites, gaps) if images else ()
+    if images and not (galleries or exhibits or outlines):
         gaps += _lacking(run)
     audited = run.inspection.set if run.inspection else None
     return _render(
@@ -53,6 +55,7 @@ def page(run: Run, *, images: bool = True) -> str:
         galleries=[gallery for gallery in galleries if gallery.rows],
         embedding=_embedding(galleries, run, gaps),
         exhibits=exhibits,
+        outlines=outlines,
         inspected=inspection.tables(run),
         lookalikes=read_lookalikes(run.folder, run.sites, audited, gaps) if images and audited else (),
         flows=flow.flows(run),
@@ -78,7 +81,8 @@ def comparison_page(runs: Sequence[Run], families: Sequence[str] = ()) -> str:
         entries=entries,
         families=comparison.families(entries),
         measures=comparison.measures(entries),
-        warnings=comparison.warnings(entries),
+        warnings=[*comparison.warnings(entries), *gains.unpaired(entries)],
+        gains=gains.pairs(entries),
         probe=comparison.probe_chart(entries),
         efficiency=comparison.efficiency_charts(entries),
         probe_traffic=comparison.probe_traffic(entries),
@@ -91,6 +95,8 @@ def _lacking(run: Run) -> list[str]:
     """What a run without images of its sites should have had."""
     if (run.command, run.status) == ("pretrain", "finished"):
         return ["No site left a gallery, as runs of earlier versions do not: no map of features, no neighbours."]
+    if (run.command, run.status) == ("segment", "finished"):
+        return ["No site kept outlines of masks, as sites of earlier versions do not."]
     if run.command != "generate":
         return []
     if run.status == "finished":
@@ -134,6 +140,7 @@ def _environment() -> Environment:
     made.filters |= {
         "size": units.size,
         "interval": units.interval,
+        "points": units.points,
         "duration": units.duration,
         "words": _words,
         "cut": _cut,

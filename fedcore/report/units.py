@@ -62,6 +62,17 @@ def interval(score: Estimate) -> str:
     return "" if score.low is None or score.high is None else f"{score.low:.3f} to {score.high:.3f}"
 
 
+def points(score: Estimate) -> str:
+    """A difference with its sign and, where it is known, its interval: +1.2 (−0.3 to +2.7)."""
+    if score.low is None or score.high is None:
+        return _signed(score.value)
+    return f"{_signed(score.value)} ({_signed(score.low)} to {_signed(score.high)})"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
+
+
 def figure(value: float | None) -> str:
     """A count without a point, another number with three decimals, a dash where there is none."""
     return "-" if value is None else f"{value:.0f}" if value == int(value) else f"{value:.3f}"

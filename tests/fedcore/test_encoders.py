@@ -69,12 +69,41 @@ def test_a_feature_is_the_mean_of_the_last_map(depth: Any, width: int) -> None:
 
 
 def test_a_stem_without_channels_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"encoder\.stem must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"encoder\.stem must be at least 1, .* got 0"):
         ResNet(stem=0)
 
 
 @BOTH
-def test_it_is_built_again_from_its_config(dims: int) -> None:
-    encoder = ResNet(dims, 3, 10, 4)
+def test_with_group_norm_an_image_is_seen_alone(dims: int) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(4, 1, *[32] * dims)
+    group, batch = ResNet(dims, depth=10, stem=8, norm="group"), ResNet(dims, depth=10, stem=8)
+    torch.testing.assert_close(group(images)[:2], group(images[:2]), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(batch(images)[:2], batch(images[:2]), atol=1e-2)
+
+
+@BOTH
+def test_batch_norm_takes_away_how_bright_a_site_is_and_group_norm_does_not(dims: int) -> None:
+    """The mean of each channel behind the first norm, at a bright site and at a dark one."""
+    torch.manual_seed(0)
+    bright = torch.rand(4, 1, *[32] * dims) * 0.4 + 0.5
+    apart = {}
+    for norm in ("batch", "group"):
+        encoder = ResNet(dims, depth=10, stem=8, norm=norm)  # type: ignore[arg-type]
+        means = [encoder.bn1(encoder.conv1(site)).transpose(0, 1).flatten(1).mean(1) for site in (bright, -bright)]
+        apart[norm] = float((means[0] - means[1]).abs().max().detach())
+    assert apart["batch"] < 1e-4
+    assert apart["group"] > 0.5
+
+
+def test_group_norm_needs_channels_for_its_groups() -> None:
+    with pytest.raises(ValueError, match="with group norm a multiple of 4, got 6"):
+        ResNet(stem=6, norm="group")
+
+
+@BOTH
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_it_is_built_again_from_its_config(dims: int, norm: Any) -> None:
+    encoder = ResNet(dims, 3, 10, 4, norm)
     again = ResNet(**encoder.config)
     assert {k: t.shape for k, t in again.state_dict().items()} == {k: t.shape for k, t in encoder.state_dict().items()}

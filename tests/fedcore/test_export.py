@@ -33,10 +33,11 @@ def trained(*shape: Any) -> ResNet:
     """An encoder whose norms, running statistics included, differ from how they were made."""
     encoder, draw = ResNet(*shape), torch.Generator().manual_seed(1)
     for module in encoder.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d | nn.GroupNorm):
             found = module.state_dict()
             found["weight"].uniform_(0.7, 1.2, generator=draw)
             found["bias"].uniform_(-0.2, 0.2, generator=draw)
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
             found["running_mean"].uniform_(-0.2, 0.2, generator=draw)
             found["running_var"].uniform_(0.5, 2, generator=draw)
             found["num_batches_tracked"].fill_(7)
@@ -80,8 +81,8 @@ def test_monais_plain_network_gives_our_features(depth: Any, dims: int, tmp_path
     features.load_state_dict(portable(encoder, "monai").tensors, strict=True, assign=True)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 10, 4), (3, 1, 18, 8), (2, 1, 50, 4)])
-def test_monai_takes_any_stem(shape: tuple[int, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", [(2, 3, 10, 4), (3, 1, 18, 8), (2, 1, 50, 4), (2, 1, 10, 8, "group")])
+def test_monai_takes_any_stem_and_norm(shape: tuple[int, ...], tmp_path: Path) -> None:
     encoder = trained(*shape)
     require_equal(encoder, load(encoder, "monai", tmp_path), batch(*shape[:2]))
 
@@ -101,6 +102,12 @@ def test_timms_plain_network_gives_our_features(depth: Any, channels: int, tmp_p
     model = load(encoder, "timm", tmp_path)
     assert type(model).__module__.startswith("timm.")
     require_equal(encoder, model, batch(2, channels))
+
+
+@pytest.mark.parametrize("to", ["timm", "torchvision"])
+def test_group_norm_is_for_monai_alone(to: Library) -> None:
+    with pytest.raises(InputError, match="has batch norm, this encoder group norm; `--to monai` fits"):
+        portable(ResNet(norm="group"), to)
 
 
 def test_the_shortcut_is_exact_where_it_stands_alone() -> None:

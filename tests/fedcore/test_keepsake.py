@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedcore.errors import Refused
-from fedcore.keepsake import Arrays, keep, kept_by_each, thumbnails
+from fedcore.keepsake import Arrays, evenly, keep, kept_by_each, small_masks, thumbnails
 from fedcore.site import Site
 from fedcore.transport import InProcess
 from tests.fedcore.toys import images, local
@@ -42,3 +42,18 @@ def test_thumbnails_hold_grey_levels_and_of_a_volume_the_middle_slice() -> None:
     volume[:, :, 2] = 1
     assert (thumbnails(volume) == np.full((1, 1, 4, 6), 255)).all()
     assert thumbnails(torch.zeros(2, 3, 30, 60), side=20).shape == (2, 3, 10, 20)
+
+
+def test_small_masks_lie_on_their_thumbnails_and_hold_no_new_number() -> None:
+    masks = torch.zeros(2, 30, 61, dtype=torch.int64)
+    masks[:, 10:20, 20:40] = 7
+    small = small_masks(masks, side=20)
+    assert small.shape == (2, *thumbnails(torch.zeros(2, 1, 30, 61), side=20).shape[2:])
+    assert set(np.unique(small)) == {0, 7}
+    assert np.array_equal(small_masks(masks, side=61), masks.numpy())
+
+
+def test_places_are_spread_over_all() -> None:
+    assert evenly(9, 3).tolist() == [0, 4, 8]
+    assert evenly(2, 3).tolist() == [0, 1]
+    assert evenly(0, 3).tolist() == []

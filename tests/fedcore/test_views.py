@@ -11,7 +11,7 @@ from torch import Tensor
 from fedcore.errors import Faults
 from fedcore.views import Views, bend_, blur, blur_weights, resample, rescale_, turn, window_sides
 
-NOTHING = ("flip", "rotate", "gamma", "contrast", "brightness", "blur_probability", "noise")
+NOTHING = ("flip", "rotate", "gamma", "contrast", "brightness", "blur_probability", "noise", "invert")
 STILL = Views(count=1, crop=(1.0, 1.0), **dict.fromkeys(NOTHING, 0.0))
 SHAPES = [(5, 1, 12, 16), (5, 3, 9, 9), (4, 1, 6, 8, 7)]
 
@@ -66,7 +66,7 @@ def test_the_seed_decides_the_views_and_the_images_are_left_alone() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [("crop", (0.2, 0.8)), ("rotate", 20.0), ("flip", 0.5), ("noise", 0.5), ("blur_probability", 1.0)]
-    + [(field, 0.5) for field in ("gamma", "contrast", "brightness")],
+    + [(field, 0.5) for field in ("gamma", "contrast", "brightness", "invert")],
 )
 def test_each_sample_and_each_view_draws_its_own_parameters(space: tuple[int, ...], field: str, value: object) -> None:
     """A batch of one image repeated: a parameter shared by the batch would leave all of it equal."""
@@ -223,6 +223,15 @@ def test_gamma_contrast_and_brightness_equal_their_formulas_sample_by_sample() -
         torch.testing.assert_close(rescaled[i], expected, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_inverted_views_are_negatives_and_as_many_as_asked(shape: tuple[int, ...]) -> None:
+    images = random_images(*shape)
+    torch.testing.assert_close(but(invert=1.0)(images)[0], -images, atol=1e-5, rtol=0)
+    many = images[:1].expand(400, *shape[1:])
+    inverted = (but(invert=0.2)(many)[0] - many).abs().flatten(1).amax(1) > 0.1
+    assert 0.1 < inverted.float().mean() < 0.3
+
+
 def test_gamma_bears_values_just_outside_the_range() -> None:
     """Half precision and interpolation leave values like -1.0000001, whose power would be NaN."""
     images = torch.full((1, 1, 4, 4), -1.001)
@@ -264,8 +273,8 @@ def test_crops_show_the_part_they_promise() -> None:
 
 def test_all_faults_are_told_at_once() -> None:
     with pytest.raises(Faults) as caught:
-        Views(count=0, crop=(0.5, 0.2), flip=2.0, noise=-1.0)
-    assert len(caught.value.faults) == 4
+        Views(count=0, crop=(0.5, 0.2), flip=2.0, noise=-1.0, invert=2.0)
+    assert len(caught.value.faults) == 5
     assert "crop must hold 0 < least <= greatest <= 1, got (0.5, 0.2)" in str(caught.value)
 
 

@@ -76,6 +76,12 @@ def test_images_of_other_classes_are_refused(finished: tuple[Path, str], said: S
     assert "knows the classes ['cat', 'dog'], the images have ['clear', 'ring'" in err
 
 
+def test_only_grades_have_a_kappa(finished: tuple[Path, str], said: Said) -> None:
+    code, _, err = said("evaluate", finished[0], "--ordinal", "true")
+    assert code == 2
+    assert "'clear' holds no number" in err
+
+
 def test_a_run_that_is_not_there_or_of_another_kind_is_refused(said: Said, tmp_path: Path) -> None:
     code, _, err = said("evaluate", tmp_path / "nowhere")
     assert code == 2

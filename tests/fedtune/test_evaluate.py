@@ -57,7 +57,9 @@ def test_a_site_with_a_personal_model_is_measured_by_it(local: LocalTrainer, tes
     certain = {"head.weight": torch.zeros(3, 8), "head.bias": torch.tensor([0.0, 0.0, 9.0])}
     mine = {f"personal/{k}": t for k, t in (local.shared() | certain).items()}
     transport.memories.put("b", mine, Round(0, 1, seed=0))
+    shared = local.shared()
     after = evaluate(transport, seed=0, draws=0).table
+    assert all(torch.equal(shared[k], t) for k, t in local.shared().items())
     assert after["b"]["balanced_accuracy"].value == pytest.approx(1 / 3)
     assert before["b"]["balanced_accuracy"].value != pytest.approx(1 / 3)
     assert all(after[site]["f1"].value == before[site]["f1"].value for site in "ac")

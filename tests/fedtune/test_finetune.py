@@ -18,7 +18,7 @@ from fedcore.data.phantom import Phantoms
 from fedcore.data.source import Data
 from fedcore.data.synthetic import Synthetic
 from fedcore.encoders import ResNet
-from fedcore.errors import InputError
+from fedcore.errors import Faults, InputError
 from fedcore.federation import Rounds
 from fedcore.message import Reveals
 from fedcore.run import RunFolder
@@ -27,6 +27,7 @@ from fedcore.visit import Visit
 from fedtune.classifier import Classifier
 from fedtune.finetune import build, finetune
 from fedtune.labels import labelled
+from fedtune.losses import BinaryCrossEntropy
 
 DATA = Data(size=32, phantom=Phantoms(sites=2, images_per_site=48))
 ENCODER = partial(ResNet, depth=10, stem=8)
@@ -167,6 +168,23 @@ def test_partly_labelled_sites_train_on_what_is_labelled(tmp_path: Path) -> None
     run = ran(tmp_path / "run", data)
     assert run.about()["labelled"] == {"s0": 3}
     assert scores(run)["sites"].keys() == {"s0"}
+
+
+def test_kappa_is_told_of_grades_and_of_no_other_numbers(tmp_path: Path) -> None:
+    data = hospital(tmp_path, FULL, "01")
+    plain, ranked = (ran(tmp_path / str(ordinal), data, ordinal=ordinal) for ordinal in (False, True))
+    kappas = {"kappa_linear", "kappa_quadratic"}
+    assert kappas.isdisjoint(scores(plain)["pooled"])
+    assert kappas <= scores(ranked)["pooled"].keys()
+    assert scores(plain)["pooled"] == {k: v for k, v in scores(ranked)["pooled"].items() if k not in kappas}
+
+
+def test_what_is_no_grade_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(Faults, match="'clear' holds no number"):
+        ran(tmp_path / "run", ordinal=True)
+    with pytest.raises(InputError, match="ordinal is for classes of which an image has one"):
+        ran(tmp_path / "run", ordinal=True, classifier=partial(Classifier, loss=BinaryCrossEntropy()))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_fraction_out_of_range_and_a_start_without_an_encoder_are_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_cohen_kappa
 
+from fedcore.errors import Faults
 from fedtune.kappa import grades_of, kappas
 
 
@@ -69,9 +70,26 @@ def test_grades_are_ranked_as_numbers_and_not_as_words(read: tuple[Tensor, Tenso
     assert values(confusion[:, place][:, :, place], order) == values(confusion, range(5))
 
 
-@pytest.mark.parametrize("names", [(), ("3",), ("0", "none"), ("1", "1.0"), ("0", "nan"), ("0", "inf")])
-def test_classes_that_are_no_grades(names: tuple[str, ...]) -> None:
-    assert grades_of(names) is None
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        (("G1", "G10", "G2"), [0, 2, 1]),
+        (("1 mild", "2 severe", "0 none"), [2, 0, 1]),
+        (("-1", "-2", "0.5"), [1, 0, 2]),
+        (("grade-2", "grade-1"), [1, 0]),
+    ],
+)
+def test_names_are_ranked_by_the_number_in_them(names: tuple[str, ...], order: list[int]) -> None:
+    assert grades_of(names) == order
+
+
+def test_names_that_nothing_ranks_are_told_together() -> None:
+    with pytest.raises(Faults) as told:
+        grades_of(["none", "1", "1.0 mild", "nan"])
+    assert "'none' holds no number" in str(told.value)
+    assert "'nan' holds no number" in str(told.value)
+    assert "'1.0 mild' has the number of '1'" in str(told.value)
+    assert "leave ordinal away" in str(told.value)
 
 
 def test_matrices_of_sites_add_up(read: tuple[Tensor, Tensor]) -> None:

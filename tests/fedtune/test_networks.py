@@ -33,6 +33,14 @@ def test_a_u_is_monais_flexible_unet() -> None:
     assert torch.equal(ours.eval()(images), theirs.eval()(images))
 
 
+def test_the_norm_of_a_u_is_its_encoders() -> None:
+    group = partial(UShaped, encoder=partial(ResNet, depth=10, stem=8, norm="group"))
+    norms = [m for m in group(2, 1, 3, widths=(16, 16, 8, 8, 4)).modules() if "Norm" in type(m).__name__]
+    assert {type(norm) for norm in norms} == {nn.GroupNorm}
+    with pytest.raises(ValueError, match=r"widths must be multiples of 4 with group norm, got \(16, 16, 8, 8, 6\)"):
+        group(2, 1, 3, widths=(16, 16, 8, 8, 6))
+
+
 def test_while_training_the_finest_output_is_the_answer() -> None:
     torch.manual_seed(0)
     network, images = SMALL(2, 1, 3, deep=1).eval(), torch.randn(2, 1, 32, 32)

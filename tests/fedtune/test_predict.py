@@ -9,12 +9,16 @@ import pytest
 import torch
 
 from fedcore.cli import main
+from fedcore.data.geometry import fit, unfit
 from fedcore.data.phantom import Phantoms
 from fedcore.data.readers import read_image, read_mask
+from fedcore.data.scaling import Percentiles
 from fedcore.errors import Faults, InputError
 from fedcore.run import RunFolder
 from fedtune.mask_files import stem, write_mask
 from fedtune.predict import Model, predict
+from tests.fedcore.data.test_readers import series
+from tests.fedcore.data.test_slices import hospital
 
 SMALL = {
     "finetune": ["classify", "--encoder.init_args.stem", "8"],
@@ -54,7 +58,8 @@ def test_a_classifier_tells_its_probabilities(classifier: Path, tmp_path: Path) 
     assert list(rows[0]) == ["image", "guess", *model.classes]
     first = rows[0]
     raw = read_image(classifier / "pictures" / "hospital_1" / first["image"])
-    expected = model.answer(raw).softmax(0)
+    ((_, logits),) = model.answers(raw)
+    expected = logits.softmax(0)
     assert [float(first[name]) for name in model.classes] == pytest.approx(expected.tolist(), abs=1e-4)
     assert first["guess"] == model.classes[int(expected.argmax())]
 
@@ -65,7 +70,8 @@ def test_a_mask_has_the_pixels_of_its_image(segmenter: Path, tmp_path: Path) -> 
     mask = read_mask(tmp_path / "out" / row["mask"])
     assert mask.shape == (48, 48)
     model = Model.of(RunFolder(segmenter / "run"), None)
-    logits = torch.nn.functional.interpolate(model.answer(read_image(image))[None], (48, 48), mode="bilinear")[0]
+    ((_, answer),) = model.answers(read_image(image))
+    logits = torch.nn.functional.interpolate(answer[None], (48, 48), mode="bilinear")[0]
     assert np.array_equal(mask, logits.argmax(0).numpy())
     counts = [int((mask == k).sum()) for k in range(1, model.structures)]
     assert [int(row[f"pixels of {k}"]) for k in range(1, model.structures)] == counts
@@ -116,3 +122,95 @@ def test_sites_with_a_model_each_are_asked_by_name(tmp_path: Path, classifier: P
         predict(classifier / "run", classifier / "pictures" / "hospital_1", tmp_path / "new", site="hospital_1")
     with pytest.raises(InputError, match="finished finetune or segment run"):
         predict(tmp_path, classifier / "pictures" / "hospital_1", tmp_path / "new")
+
+
+@pytest.fixture(scope="module", params=["finetune", "segment"])
+def sliced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """The stage, and a run on volumes cut along their last axis."""
+    folder = tmp_path_factory.mktemp(request.param)
+    hospital(folder)
+    with pytest.raises(SystemExit) as done:
+        main([request.param, *SMALL[request.param], "--data.manifest", str(folder / "manifest.csv"), "--data.size",
+              "16", "--data.slices", "2", "--label_fraction", "1", "--rounds.count", "1", "--visit.max_steps", "2",
+              "--bootstrap", "0", "--out", str(folder / "run")])  # fmt: skip
+    assert done.value.code == 0
+    return request.param, folder / "run"
+
+
+def volume(path: Path) -> Path:
+    """6 x 7 x 8 voxels as read, 0.5 x 2 x 3 mm large, stored in another order; the first two slices are air."""
+    values = np.random.default_rng(5).random((6, 7, 8)).astype(np.float32)
+    values[..., :2] = 0
+    turned = np.array([[0, -0.5, 0], [0, 0, 2.0], [3.0, 0, 0]])
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turned, (5, -3, 2)
+    nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(values.transpose(2, 0, 1)[:, ::-1]), affine), path)
+    assert np.array_equal(read_image(path)[0], values)
+    return path
+
+
+def by_hand(model: Model, file: Path) -> dict[int, torch.Tensor]:
+    """Logits of each slice that shows anything; an axis is fitted by its mm and padded with air, as the first slice."""
+    scaled = Percentiles()(read_image(file))
+    planes = {
+        k: fit(np.concatenate([scaled[..., k], scaled[..., 0]]), (16, 16), 2, (0.5, 2.0))[:1] for k in range(2, 8)
+    }
+    with torch.no_grad():
+        return {k: model.network(torch.from_numpy(p.astype(np.float16)).float()[None])[0] for k, p in planes.items()}
+
+
+def test_a_volume_is_told_slice_by_slice(sliced: tuple[str, Path], tmp_path: Path) -> None:
+    stage, run = sliced
+    file, model = volume(tmp_path / "new.nii.gz"), Model.of(RunFolder(run), None)
+    found, expected = table(predict(run, file, tmp_path / "out")), by_hand(model, file)
+    if stage == "finetune":
+        assert list(found[0]) == ["image", "slice", "guess", *model.classes]
+        assert [(row["image"], int(row["slice"])) for row in found] == [(file.name, k) for k in range(2, 8)]
+        for row, logits in zip(found, expected.values(), strict=True):
+            probabilities = logits.softmax(0).tolist()
+            assert [float(row[name]) for name in model.classes] == pytest.approx(probabilities, abs=1e-3)
+        return
+    (row,) = found
+    written, mask = nibabel.load(tmp_path / "out" / row["mask"]), read_mask(tmp_path / "out" / row["mask"])
+    assert np.allclose(written.affine, nibabel.load(file).affine)
+    assert mask.shape == (6, 7, 8)
+    assert not mask[..., :2].any()
+    for k, logits in expected.items():
+        assert np.array_equal(mask[..., k], unfit(logits, (6, 7), (0.5, 2.0)).argmax(0).numpy())
+    assert int(row["pixels of 1"]) == (mask == 1).sum()
+
+
+def test_volumes_of_dicom_are_folders(sliced: tuple[str, Path], tmp_path: Path) -> None:
+    stage, run = sliced
+    folder = tmp_path / "study"
+    folder.mkdir()
+    for name in ("1.2.3", "1.2.4"):
+        series(folder / name, [2, 0, 1], SeriesInstanceUID=name)
+    alone, both = (table(predict(run, path, tmp_path / f"of_{path.name}")) for path in (folder / "1.2.3", folder))
+    assert list(dict.fromkeys(row["image"] for row in both)) == ["1.2.3", "1.2.4"]
+    assert {row["image"] for row in alone} == {"1.2.3"}
+    if stage == "segment":
+        assert np.load(tmp_path / "of_study" / both[1]["mask"]).shape == read_image(folder / "1.2.4").shape[1:]
+
+
+def test_a_volume_that_shows_nothing_and_a_picture_are_faults(sliced: tuple[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    np.save(folder / "air.npy", np.zeros((6, 7, 8)))
+    np.save(folder / "picture.npy", np.random.default_rng(0).random((9, 10)))
+    with pytest.raises(Faults) as told:
+        predict(sliced[1], folder, tmp_path / "out")
+    assert "air.npy: every slice holds one single value" in str(told.value)
+    assert "picture.npy: a 2D image, and the model knows 3D ones" in str(told.value)
+
+
+def test_files_of_dicom_in_one_folder_are_pictures_to_a_model_of_pictures(classifier: Path, tmp_path: Path) -> None:
+    found = table(predict(classifier / "run", series(tmp_path / "s", [0, 1]), tmp_path / "out"))
+    assert [row["image"] for row in found] == ["0.dcm", "1.dcm"]
+
+
+def test_a_nifti_of_one_slice_is_a_picture(classifier: Path, tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).random((9, 10, 1)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(picture, np.diag([2.0, 1, 5, 1])), tmp_path / "slice.nii")
+    (row,) = table(predict(classifier / "run", tmp_path / "slice.nii", tmp_path / "out"))
+    assert row["image"] == "slice.nii"

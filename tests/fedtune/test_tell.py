@@ -27,7 +27,7 @@ def evaluation(several: bool = False) -> Evaluation:
         )
     counts[POOLED] = counts["hospital_12"] + counts["south"]
     images = {"hospital_12": 30, "south": 30, POOLED: 60}
-    return Evaluation({s: scored(c, GRADES) for s, c in counts.items()}, images, counts)
+    return Evaluation({s: scored(c, () if several else range(3)) for s, c in counts.items()}, images, counts)
 
 
 def test_a_score_in_words() -> None:

@@ -53,6 +53,14 @@ def test_companions_join_each_batch_and_are_not_counted() -> None:
         assert torch.allclose(pixels[:, 0, 0, 0], (labels % 1000) / 1000, atol=1e-4)
 
 
+def test_companions_of_all_the_share_take_the_place_of_a_sites_own_images() -> None:
+    companions = Companions(replace(site(100), labels=torch.arange(100) + 1000), share=1.0)
+    images = replace(site(10), companions=companions)
+    labels = [labels for _, labels in loader(images, 4, shuffle=True, beside="labels")]
+    assert [len(each) for each in labels] == [4, 4, 2]
+    assert torch.cat(labels).min() >= 1000
+
+
 def test_a_site_meets_the_same_images_of_its_own_with_companions_or_without() -> None:
     alone = [b[:4] for b in loader(site(10), 4, shuffle=True, generator=torch.Generator().manual_seed(3))]
     images = replace(site(10), companions=Companions(site(100), 0.5))

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedcore.data.geometry import fit, fit_mask, full_size
+from fedcore.data.geometry import fit, fit_mask, full_size, inner_size, unfit
 from fedcore.errors import InputError
 
 shapes = st.one_of(
@@ -60,6 +61,32 @@ def test_shrinking_averages(dims: int) -> None:
     board = np.indices((32,) * dims).sum(axis=0)[None] % 2
     small = fit(board.astype(np.float32), (4,) * dims, 1)
     assert np.abs(small - 0.5).max() < 0.05
+
+
+@given(shapes, st.integers(1, 20), st.floats(0.1, 9))
+def test_pixels_of_equal_sides_are_as_those_of_which_nothing_is_known(
+    shape: tuple[int, ...], side: int, mm: float
+) -> None:
+    size, off = full_size(side, len(shape)), mm * 1e-5  # an affine's rounding errors
+    assert inner_size(shape, size, (mm + off, *[mm] * (len(shape) - 1))) == inner_size(shape, size)
+
+
+def test_thick_slices_become_cubes() -> None:
+    """A ball of 20 mm in slices 5 mm apart is as long as it is wide; its mask and what is put back lie with it."""
+    mm = (5.0, 1.0, 1.0)
+    places = np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * each for n, each in zip((8, 40, 40), mm, strict=True)])
+    ball = (np.sqrt(sum(p**2 for p in places)) < 10).transpose(1, 0, 2)
+    image, mask = (
+        fit(ball[None].astype(np.float32), (20, 20, 20), 1, mm)[0],
+        fit_mask(ball.astype(np.uint8), (20,) * 3, mm),
+    )
+    for seen in (image > 0.5, mask > 0):
+        lengths = [int(seen.any(axis=tuple({0, 1, 2} - {axis})).sum()) for axis in range(3)]
+        assert max(lengths) - min(lengths) <= 2
+        assert 9 <= min(lengths) <= max(lengths) <= 12
+    back = unfit(torch.from_numpy(image)[None], (8, 40, 40), mm)[0] > 0.5
+    assert back.shape == ball.shape
+    assert (back.numpy() & ball).sum() / (back.numpy() | ball).sum() > 0.8
 
 
 def test_channels() -> None:

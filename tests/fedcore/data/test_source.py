@@ -50,6 +50,21 @@ def test_load(tmp_path: Path) -> None:
     assert len(north.select("test")) == 4
 
 
+def test_volumes_without_a_voxel_size_among_others_are_noted(tmp_path: Path) -> None:
+    lines = ["image,site,split,patient"]
+    for at in range(8):
+        affine = None if at in (1, 2) else np.diag([1, 1, 3, 1])
+        array = np.random.default_rng(at).random((6, 7, 8)).astype(np.float32)
+        nib.save(nib.Nifti1Image(array, affine), tmp_path / f"{at}.nii.gz")
+        lines.append(f"{at}.nii.gz,{'ab'[at % 2]},train,p{at}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    data = Data(manifest=str(tmp_path / "manifest.csv"), size=8, cache=tmp_path / "cache")
+    notes = data.load().notes
+    assert [note[:18] for note in notes] == ["site 'a': 1 of 4 i", "site 'b': 1 of 4 i"]
+    (tmp_path / "manifest.csv").write_text("\n".join([lines[0], lines[2], lines[3]]))
+    assert not data.load().notes  # none says it: nothing to be mixed
+
+
 def test_some_of_the_sites(tmp_path: Path) -> None:
     data = replace(hospital(tmp_path), sites=("site_9",))
     cohort = data.load()

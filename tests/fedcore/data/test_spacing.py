@@ -76,6 +76,12 @@ def test_what_is_kept_has_the_spacing_of_its_new_size(tmp_path: Path) -> None:
     path = volume(tmp_path / "a.nii.gz", np.diag([1.0, 2.0, 4.0, 1]), (8, 16, 4))
     row = Row(number=2, image=path, site="a", split="train", label=None, mask=None, patient="p")
     whole = decode(row, Decoding(Percentiles(), (8, 8, 8), 1))
-    assert whole.spacing == (2.0, 4.0, 8.0)
+    assert whole.spacing == (4.0, 4.0, 4.0)
     slices = decode(row, Decoding(Percentiles(), (8, 8), 1, slices=1))
-    assert slices.spacing == (1.0, 4.0)
+    assert slices.spacing == (2.0, 2.0)
+
+
+def test_a_picture_stored_as_a_volume_of_one_slice_has_the_spacing_of_its_axes(tmp_path: Path) -> None:
+    path = volume(tmp_path / "a.nii.gz", np.diag([2.0, 1.0, 5.0, 1]), (8, 16, 1))
+    row = Row(number=2, image=path, site="a", split="train", label=None, mask=None, patient="p")
+    assert decode(row, Decoding(Percentiles(), (8, 8), 1)).spacing == (2.0, 2.0)

@@ -59,8 +59,11 @@ def test_runs_with_and_without_a_set_are_on_the_same_images(tmp_path: Path) -> N
     manifest = Phantoms(sites=1, images_per_site=8, test_fraction=0.0, seed=3).write(tmp_path / "more", 16)
     manifest.write_text(manifest.read_text().replace(",hospital_1,", ",elsewhere,"))
     data = hospitals(tmp_path)
-    both = fingerprint(replace(data, synthetic=Synthetic(str(manifest))).load())
-    assert both.partition("+")[0] == fingerprint(data.load())
+    alone = fingerprint(data.load())
+    accompanied = fingerprint(replace(data, synthetic=Synthetic(str(manifest))).load())
+    joined = fingerprint(replace(data, further=(str(manifest),)).load())
+    assert len({alone, accompanied, joined}) == 3
+    assert accompanied.partition("+")[0] == joined.partition("+")[0] == alone
 
 
 @pytest.mark.parametrize("place", ["further", "synthetic"])
@@ -89,5 +92,5 @@ def test_what_does_not_suit_is_refused(drawn: Path, tmp_path: Path) -> None:
     drawn.write_text(rows.replace(",train,", ",test,"))
     with pytest.raises(InputError, match="no image whose split is train"):
         data.load()
-    with pytest.raises(ValueError, match=r"share must lie in \(0, 1\), got 1"):
-        Synthetic(str(drawn), 1.0)
+    with pytest.raises(ValueError, match=r"share must lie in \(0, 1\], got 1.5"):
+        Synthetic(str(drawn), 1.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedcore.report.run import Estimate
-from fedcore.report.units import duration, interval, metric_name, percent, plural, size
+from fedcore.report.units import duration, interval, metric_name, percent, plural, points, size
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,8 @@ def test_counts_fractions_and_intervals() -> None:
     assert [percent(0.01), percent(0.125), percent(1.0)] == ["1 %", "12.5 %", "100 %"]
     assert interval(Estimate(0.5, 0.25, 0.75)) == "0.250 to 0.750"
     assert interval(Estimate(0.5, None, 0.75)) == ""
+
+
+def test_points_have_a_sign() -> None:
+    assert points(Estimate(1.23, -0.3, 2.74)) == "+1.2 (−0.3 to +2.7)"
+    assert points(Estimate(-0.5, None, None)) == "−0.5"

@@ -1,0 +1,94 @@
+"""Outlines as sites leave them, and as a disk or an older version may."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedcore.report.outlines import Outlines, outline, read_outlines
+
+
+def leave(folder: Path, site: str = "a", n: int = 3, side: int = 16, **other: Any) -> Path:
+    draw = np.random.default_rng(0)
+    arrays = {
+        "images": draw.integers(0, 256, (n, 1, side, side), dtype=np.uint8),
+        "truth": draw.integers(0, 2, (n, side, side), dtype=np.uint8),
+        "guess": draw.integers(0, 3, (n, side, side), dtype=np.uint8),
+        "dice": np.linspace(0.9, 0.1, n).astype(np.float32),
+    }
+    (folder / "sites" / site).mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "sites" / site / "outlines.npz", **(arrays | other))
+    return folder
+
+
+def read(folder: Path, *sites: str) -> tuple[tuple[Outlines, ...], list[str]]:
+    gaps: list[str] = []
+    return read_outlines(folder, sites or ("a",), gaps), gaps
+
+
+def edges(path: str) -> set[tuple[str, int, int]]:
+    """Single steps of a path: along a line of pixels, or across."""
+    found = set()
+    for x, y, way, end in re.findall(r"M(\d+),(\d+)([HV])(\d+)", path):
+        steps = range(int(x if way == "H" else y), int(end))
+        found |= {(way, at, int(y)) if way == "H" else (way, int(x), at) for at in steps}
+    return found
+
+
+def test_an_outline_runs_between_pixels_of_other_numbers() -> None:
+    mask = np.random.default_rng(0).integers(0, 3, (7, 5), dtype=np.uint8)
+    expected = set()
+    framed = np.pad(mask, 1)
+    for y in range(8):
+        expected |= {("H", x, y) for x in range(5) if framed[y, x + 1] != framed[y + 1, x + 1]}
+    for x in range(6):
+        expected |= {("V", x, y) for y in range(7) if framed[y + 1, x] != framed[y + 1, x + 1]}
+    assert edges(outline(mask)) == expected
+
+
+def test_a_square_takes_four_strokes_and_nothing_none() -> None:
+    mask = np.zeros((6, 8), np.uint8)
+    assert outline(mask) == ""
+    mask[1:4, 2:7] = 1
+    assert outline(mask) == "M2,1H7M2,4H7M2,1V4M7,1V4"
+
+
+@pytest.mark.parametrize(("n", "words"), [(1, ["only one"]), (2, ["best", "worst"]), (3, ["best", "median", "worst"])])
+def test_images_say_which_they_are(tmp_path: Path, n: int, words: list[str]) -> None:
+    (found,), gaps = read(leave(tmp_path, n=n))
+    assert gaps == []
+    assert [image.word for image in found.images] == words
+    assert found.images[0].dice == pytest.approx(0.9)
+    assert (found.images[0].width, found.images[0].height) == (16, 16)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"dice": np.zeros(2)},
+        {"truth": np.zeros((3, 8, 8), np.uint8)},
+        {"guess": np.zeros((2, 16, 16), np.uint8)},
+        {"images": np.zeros((3, 16, 16), np.uint8)},
+        {"images": np.zeros((0, 1, 16, 16), np.uint8)},
+        {"dice": np.array([{}, {}, {}], dtype=object)},
+    ],
+)
+def test_a_malformed_file_is_a_gap(tmp_path: Path, other: dict[str, np.ndarray]) -> None:
+    assert read(leave(tmp_path, **other)) == ((), ["The outlines of a cannot be read."])
+
+
+def test_none_of_any_is_a_gap(tmp_path: Path) -> None:
+    assert read(leave(tmp_path, n=0)) == ((), ["The outlines of a cannot be read."])
+
+
+def test_many_sites_stay_within_the_pages_bytes(tmp_path: Path) -> None:
+    sites = [f"s{n:02}" for n in range(40)]
+    for site in sites:
+        leave(tmp_path, site, side=128)
+    found, gaps = read(tmp_path, *sites)
+    assert sum(image.size for one in found for image in one.images) < 2_500_000
+    assert gaps == [f"The outlines of {40 - len(found)} sites are left out to keep this page small."]
