@@ -105,7 +105,7 @@ def read_steps(path: Path, overrides: Mapping[str, str]) -> list[Step]:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
         raise InputError(f"{path} cannot be read as YAML ({type(e).__name__}); see fedpretrain run --help") from e
-    if not isinstance(tree, dict) or not isinstance(tree.get("steps"), dict) or tree.keys() - {"shared", "steps"}:
+    if not _is_road(tree):
         raise InputError(f"{path} is no road: it must hold `steps`, by name, and may hold `shared`, and nothing else")
     written = {str(name): about for name, about in tree["steps"].items()}
     if faults := [f"{name}: {fault}" for name, about in written.items() for fault in _misspelt(name, about)]:
@@ -123,12 +123,20 @@ def read_steps(path: Path, overrides: Mapping[str, str]) -> list[Step]:
     return steps
 
 
+def _is_road(tree: Any) -> bool:
+    if not isinstance(tree, dict) or tree.keys() - {"shared", "steps"}:
+        return False
+    return isinstance(tree.get("steps"), dict) and bool(tree["steps"]) and isinstance(tree.get("shared") or {}, dict)
+
+
 def _misspelt(name: str, about: Any) -> Iterator[str]:
     if not _NAME.fullmatch(name) or name == HERE:
         yield "a step's name is of letters, digits and _.- and not 'here'"
     if not isinstance(about, dict) or not isinstance(about.get("do"), str) or not about["do"].split():
         yield "a step is a mapping with `do`, a command"
         return
+    if not isinstance(about.get("after") or [], str | list):
+        yield "`after` is the name of a step, or a list of them"
     each = about.get("each") or {}
     if not isinstance(each, dict) or not all(isinstance(values, list | dict) for values in each.values()):
         yield "`each` is a mapping of keys to lists of values, or to values by name"

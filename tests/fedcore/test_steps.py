@@ -84,6 +84,9 @@ steps:
     ("text", "told"),
     [
         ("method: fedssl.simclr.SimCLR", "is no road: it must hold `steps`"),
+        ("steps: {}", "is no road"),
+        ("{shared: 3, steps: {a: {do: pretrain simclr}}}", "is no road"),
+        ("steps: {a: {do: pretrain simclr, after: 3}}", "a: `after` is the name of a step"),
         ("steps: [", "cannot be read as YAML"),
         ("steps: {a: 3, b: {count: 4}}", r"a: a step is a mapping with `do`[\s\S]*b: a step is"),
         ("steps: {a/b: {do: pretrain simclr}}", r"a/b: a step's name is of letters, digits and _\.-"),
