@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from fedcore.report import write_comparison
-from fedcore.report.comparison import Entry, entries, starts
+from fedcore.report.comparison import Entry, entries, families
 from fedcore.report.gains import difference, pairs, unpaired
 from fedcore.report.naming import RANDOM
 from fedcore.report.read import read_run
@@ -83,9 +83,9 @@ def test_sites_of_the_set_are_left_out_with_what_is_pooled_over_them(tuned: Make
 
 def test_further_sites_are_a_start_of_their_own(tuned: MakeRun) -> None:
     found = compared(tuned("a", start=None), tuned("b", synthetic=SET), tuned("c", further=["x.csv"]))
-    assert len(starts(found)) == 3
-    assert RANDOM not in starts(found)[1]
-    assert starts(found)[2].endswith("with further sites")
+    assert len(families(found)) == 3
+    assert RANDOM not in families(found)[1]
+    assert families(found)[2].endswith("with further sites")
 
 
 def test_an_interval_is_that_of_a_normal_difference() -> None:
