@@ -51,7 +51,7 @@ def _other_encoders(step: Step, steps: Mapping[str, Step]) -> Iterator[str]:
         except InputError:
             continue  # told of that step
         if theirs and own and theirs != own:
-            yield f"asks for {_shown(own)}, but starts from {name}, which is {_shown(theirs)}; make them the same"
+            yield f"asks for {_apart(own, theirs)}, but starts from {name}, {_apart(theirs, own)}; make them the same"
 
 
 def _encoder(step: Step) -> dict[str, Any] | None:
@@ -62,9 +62,11 @@ def _encoder(step: Step) -> dict[str, Any] | None:
     return found
 
 
-def _shown(encoder: Mapping[str, Any]) -> str:
-    settings = ", ".join(f"{key}={value}" for key, value in (encoder.get("init_args") or {}).items())
-    return f"{encoder['class_path'].rpartition('.')[2]}({settings})"
+def _apart(encoder: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Its class, with the settings that the other has not."""
+    settings, others = (of.get("init_args") or {} for of in (encoder, other))
+    told = ", ".join(f"{key}={value}" for key, value in settings.items() if (key, value) not in others.items())
+    return f"{encoder['class_path'].rpartition('.')[2]}({told})"
 
 
 def _some(names: Sequence[str]) -> str:

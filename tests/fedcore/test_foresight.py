@@ -67,6 +67,6 @@ def test_a_manifest_is_read_before_anything_is_trained(tmp_path: Path) -> None:
 def test_an_encoder_that_will_not_fit_is_told(tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, ROAD.replace("pretrain simclr", "pretrain simclr, encoder.init_args.depth: 18"))
     assert fault == (
-        "tuned_0.01 and 4 more: asks for ResNet(depth=10, stem=32), but starts from encoder, which is "
-        "ResNet(depth=18, stem=32); make them the same"
+        "tuned_0.01 and 4 more: asks for ResNet(depth=10), but starts from encoder, ResNet(depth=18); "
+        "make them the same"
     )
