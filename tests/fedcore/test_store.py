@@ -71,7 +71,7 @@ def test_another_architecture_names_both(folder: Path, other: Any, named: str) -
         load_encoder(folder, wanted)
     text = str(caught.value)
     assert f"{folder} holds another architecture" in text
-    assert "It is ResNet(spatial_dims=2, channels=1, depth=10, stem=4)" in text
+    assert "It is ResNet(spatial_dims=2, channels=1, depth=10, stem=4, norm=batch)" in text
     assert named in text.split("ask for ResNet(")[1]
     assert same(wanted.state_dict(), before)
 

@@ -119,8 +119,8 @@ def test_a_tenth_of_the_labels(tmp_path: Path) -> None:
 def test_an_encoder_of_another_architecture_is_refused_by_both_names(tmp_path: Path, pretrained: Path) -> None:
     with pytest.raises(InputError, match="another architecture") as caught:
         ran(tmp_path / "run", start=str(pretrained), encoder=partial(ResNet, depth=18, stem=16))
-    assert "ResNet(spatial_dims=2, channels=1, depth=10, stem=8)" in str(caught.value)
-    assert "ResNet(spatial_dims=2, channels=1, depth=18, stem=16)" in str(caught.value)
+    assert "ResNet(spatial_dims=2, channels=1, depth=10, stem=8, norm=batch)" in str(caught.value)
+    assert "ResNet(spatial_dims=2, channels=1, depth=18, stem=16, norm=batch)" in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
