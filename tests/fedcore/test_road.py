@@ -216,8 +216,8 @@ def test_a_road_that_was_killed_goes_on_and_comes_to_the_same(tmp_path: Path) ->
     process = subprocess.Popen(words, cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
     while process.poll() is None and not list((tmp_path / "killed").glob("*/rounds.jsonl")):
         time.sleep(0.02)
-    process.terminate()
-    assert process.wait() == -signal.SIGTERM
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     for name in ("killed", "whole"):
         assert travel(path, tmp_path / name) == 0
     killed, whole = (RunFolder(next((tmp_path / name).glob("encoder-*"))) for name in ("killed", "whole"))
