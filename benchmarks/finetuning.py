@@ -4,8 +4,8 @@
     python -m benchmarks.finetuning --data FOLDER --only nuclei/scratch/0
 
 FOLDER holds nuclei_dsb2018/, hippocampus3d/ and brain_tumor_mri/. A cell is a set, a way and a seed: one fine-tuned
-model a fraction of the labels. All take as many steps, whatever the labels and whoever trains. Every stage is a run
-folder under checkpoints/finetuning; a finished one is not run again.
+model a fraction of the labels. All take as many steps, whatever the labels and whoever trains. Drawn images are those
+of benchmarks.synthesis. Every stage is a run folder under checkpoints/finetuning; a finished one is not run again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from benchmarks import synthesis
 from benchmarks.cells import Cell, Driver, stage
 from benchmarks.results import Result
 
@@ -56,7 +57,7 @@ TASKS = {
         ("--data.size", "40", "--segmenter.init_args.patch", "32"),
         "dice",
     ),
-    "brain": Task(
+    "brain_tumor": Task(
         "brain_tumor_mri", "finetune", "classify", 3, 40, 20,
         ("--data.size", "32", "--encoder.init_args.stem", "16", "--rounds.count", "20"),
         ("--data.size", "32", "--encoder.init_args.stem", "16"),
@@ -71,6 +72,8 @@ class Way:
 
     overrides: tuple[str, ...] = ()
     pretrained: bool = False
+    drawn: bool = False
+    """Half of every batch is drawn by the diffusion model of the same seed."""
     pooled: bool = False
     """One site that holds all images and trains for as many steps as all of them."""
     fractions: tuple[str, ...] = ("1.0",)
@@ -87,9 +90,10 @@ FEDADAM = ("--algorithm", "fedcore.fedopt.FedOpt", RULE, "fedcore.fedopt.Adam")
 WAYS = {
     "scratch": Way(fractions=FRACTIONS),
     "pretrained": Way(pretrained=True, fractions=FRACTIONS),
+    "drawn": Way(pretrained=True, drawn=True, fractions=FRACTIONS, of=("brain_tumor",)),
+    "local": Way(("--algorithm", "fedcore.localonly.LocalOnly"), fractions=FRACTIONS),
+    "central": Way(("--data.partition", "fedcore.data.partition.Pooled"), pooled=True, fractions=FRACTIONS),
     "batch": Way((NORM, "batch"), of=("nuclei",)),
-    "local": Way(("--algorithm", "fedcore.localonly.LocalOnly")),
-    "central": Way(("--data.partition", "fedcore.data.partition.Pooled"), pooled=True),
     "fedprox": Way(guided("fedcore.fedprox.Spring")),
     "fedbn": Way(("--algorithm", "fedcore.fedbn.FedBN", NORM, "batch"), of=("nuclei", "hippocampus")),
     "scaffold": Way(("--algorithm", "fedcore.scaffold.Scaffold")),
@@ -115,15 +119,21 @@ def measure(cell: Cell, folder: Path) -> list[Result]:
     way, found = WAYS[cell.way], []
     steps = task.steps * (task.sites if way.pooled else 1)
     start = ("--start", str(encoder)) if way.pretrained else ()
+    drawn = _drawn(cell.seed, folder) if way.drawn else ()
     for fraction in way.fractions:
         run = stage(
             task.command, task.recipe, RUNS / str(cell) / f"labels_{fraction}", *images, *task.tune, *start,
             "--visit.max_epochs", "1000", "--visit.max_steps", str(steps), "--rounds.count", str(task.rounds),
             "--visit.keep_optimizer", "true",
-            "--label_fraction", fraction, "--seed", str(cell.seed), *way.overrides,
+            "--label_fraction", fraction, "--seed", str(cell.seed), *drawn, *way.overrides,
         )  # fmt: skip
         found += [Result(str(cell), f"{name}@{fraction}", value) for name, value in _told(run, task.score).items()]
     return found
+
+
+def _drawn(seed: int, folder: Path) -> tuple[str, ...]:
+    manifest = synthesis.drawn(Cell("brain", "diffusion", seed), folder)
+    return ("--data.synthetic.manifest", str(manifest), "--data.unaudited", "true")
 
 
 def _told(run: Path, score: str) -> dict[str, float]:

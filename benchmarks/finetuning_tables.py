@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from benchmarks.results import Results, shown, table
+from benchmarks.results import Results, plot_by_labels, shown, table
 
 SCORES = {"nuclei": "dice"}
 """Of the sets that have been measured."""
+NAMES = {"dice": "Dice", "balanced_accuracy": "balanced accuracy"}
 FRACTIONS = {"0.05": "5 %", "0.2": "20 %", "1.0": "100 %"}
-STARTS = {"scratch": "random weights", "pretrained": "pretrained together (SimCLR)"}
+STARTS = {
+    "local": "each site alone", "scratch": "together, random weights", "pretrained": "together, pretrained (SimCLR)",
+    "drawn": "together, pretrained, with drawn images", "central": "centralised, random weights",
+}  # fmt: skip
 WAYS = {
     "local": "each site alone", "central": "centralised", "scratch": "FedAvg",
     "batch": "FedAvg, batch norm", "fedbn": "FedBN, batch norm", "fedprox": "FedProx",
@@ -18,14 +22,20 @@ WAYS = {
 
 
 def efficiency_table(results: Results, data: str) -> list[str]:
-    """The pooled score by the part of the labels."""
-    rows = []
-    for way, name in STARTS.items():
-        values = [_values(results, data, way, "pooled", fraction) for fraction in FRACTIONS]
-        rows.append([name, str(max(map(len, values))), *map(shown, values)])
-    gains = [results.delta(data, "pretrained", "scratch", f"{SCORES[data]} pooled@{f}") for f in FRACTIONS]
-    rows.append(["points gained", "", *(shown([100 * gain for gain in found], 1, sign=True) for found in gains)])
-    return table(["started from", "seeds", *FRACTIONS.values()], rows)
+    """The pooled score by the part of the labels, and a picture of it."""
+    lines = {
+        name: [_values(results, data, way, "pooled", fraction) for fraction in FRACTIONS]
+        for way, name in STARTS.items()
+        if _values(results, data, way, "pooled")
+    }
+    rows = [[name, str(max(map(len, values))), *map(shown, values)] for name, values in lines.items()]
+    for way, told in {"pretrained": "points gained by pretraining", "drawn": "and with drawn images"}.items():
+        gains = [results.delta(data, way, "scratch", f"{SCORES[data]} pooled@{f}") for f in FRACTIONS]
+        if any(gains):
+            rows.append([told, "", *(shown([100 * gain for gain in found], 1, sign=True) for found in gains)])
+    picture = plot_by_labels(lines, list(FRACTIONS), NAMES[SCORES[data]], f"labels_{data}.svg")
+    plot = ["", f"![{NAMES[SCORES[data]]} by fraction of labels](images/{picture})"] if picture else []
+    return [*table(["trained", "seeds", *FRACTIONS.values()], rows), *plot]
 
 
 def ways_table(results: Results, data: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
@@ -180,18 +180,30 @@ def plots(results: Results, data: str, title: str) -> list[str]:
 
 
 def plot_label_efficiency(results: Results, data: str) -> str | None:
-    figure, axes = _figure()
     fractions = [f for f in FRACTIONS if "frozen" not in f]
-    for way in ("random", "local", "central", "simclr", "none", "statistics"):
-        values = [list(results.by_seed(data, way, f"balanced_accuracy@{f}").values()) for f in fractions]
+    lines = {
+        NAMES[way]: [list(results.by_seed(data, way, f"balanced_accuracy@{f}").values()) for f in fractions]
+        for way in ("random", "local", "central", "simclr", "none", "statistics")
+    }
+    return plot_by_labels(lines, fractions, "balanced accuracy", f"label_efficiency_{data}.svg")
+
+
+def plot_by_labels(
+    lines: Mapping[str, Sequence[Sequence[float]]], fractions: Sequence[str], score: str, name: str
+) -> str | None:
+    """A line a start, from its values of all seeds at each fraction, with the range of seeds."""
+    figure, axes = _figure()
+    for start, values in lines.items():
         if not all(values):
             continue
         x, y = [100 * float(f) for f in fractions], [fmean(v) for v in values]
         low, high = ([fmean(v) - min(v) for v in values], [max(v) - fmean(v) for v in values])
-        axes.errorbar(x, y, yerr=[low, high], label=NAMES[way], marker="o", markersize=4, capsize=3, linewidth=1.6)
-    axes.set(xscale="log", xlabel="labels used, %", ylabel="balanced accuracy", xticks=[1, 5, 10, 100])
-    axes.set_xticklabels(["1", "5", "10", "100"])
-    return _save(figure, axes, f"label_efficiency_{data}.svg")
+        axes.errorbar(x, y, yerr=[low, high], label=start, marker="o", markersize=4, capsize=3, linewidth=1.6)
+    ticks = [100 * float(f) for f in fractions]
+    axes.set(xscale="log", xlabel="labels used, %", ylabel=score)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    return _save(figure, axes, name)
 
 
 def plot_traffic(results: Results, data: str) -> str | None:

@@ -102,7 +102,7 @@ def measure(cell: Cell, folder: Path) -> list[Result]:
         _encoder(cell.data, manifest)
         return []
     if how := (GENERATORS | CHEAP).get(cell.way):
-        return _of_generator(cell, manifest, home, how)
+        return _of_generator(cell, folder, how)
     if cell.way in REAL:
         recipe = "fedvss" if cell.way.startswith("fedvss") else "classify"
         return _scores(cell, "", _tuned(cell, home, manifest, *REAL[cell.way], recipe=recipe))
@@ -112,22 +112,30 @@ def measure(cell: Cell, folder: Path) -> list[Result]:
     return _scores(cell, "", _tuned(cell, home, _written(home / "own.csv", own), "--label_fraction", "1.0"))
 
 
-def _of_generator(cell: Cell, manifest: Path, home: Path, how: Generating) -> list[Result]:
-    common = ("--data.manifest", str(manifest), "--data.size", str(SIZE), "--seed", str(cell.seed))
+def drawn(cell: Cell, folder: Path) -> Path:
+    """Manifest of the images that the cell's generator draws."""
+    home, how = RUNS / str(cell), (GENERATORS | CHEAP)[cell.way]
     steps = VISIT[cell.data] * (HOSPITALS[cell.data] if how.pooled else 1)
     pooled = ("--data.partition", "fedcore.data.partition.Pooled") if how.pooled else ()
-    visit = ("--visit.max_steps", str(steps))
-    run = stage("generate train", how.recipe, home / "generate", *common, *how.overrides, *visit, *pooled)
-    drawn = sample(run, home / "set", COUNT, steps=STEPS, resume=(home / "set").exists())
+    run = stage(
+        "generate train", how.recipe, home / "generate", "--data.manifest", str(manifest_of(cell.data, folder)),
+        "--data.size", str(SIZE), "--seed", str(cell.seed), *how.overrides, "--visit.max_steps", str(steps), *pooled,
+    )  # fmt: skip
+    return sample(run, home / "set", COUNT, steps=STEPS, resume=(home / "set").exists())
+
+
+def _of_generator(cell: Cell, folder: Path, how: Generating) -> list[Result]:
+    manifest, home = manifest_of(cell.data, folder), RUNS / str(cell)
+    images, run = drawn(cell, folder), home / "generate"
     found = inspect(run, home / "set", _encoder(cell.data, manifest))
     told = _quality(found) | _cost(RunFolder(run))
     results = [Result(str(cell), name, value) for name, value in told.items()]
     if how.told:
         return results
     tests = [row for row in _rows(manifest) if row["split"] == "test"]
-    alone = _written(home / "drawn_train_real_test.csv", [*tests, *_rows(drawn)])
+    alone = _written(home / "drawn_train_real_test.csv", [*tests, *_rows(images)])
     results += _scores(cell, "tstr ", _tuned(cell, home / "tstr", alone, "--label_fraction", "1.0"))
-    joining = ("--data.synthetic.manifest", str(drawn), "--data.unaudited", "true")
+    joining = ("--data.synthetic.manifest", str(images), "--data.unaudited", "true")
     both = _tuned(cell, home / "both", manifest, "--label_fraction", "0.1", *joining)
     return results + _scores(cell, "real_10 and drawn ", both)
 
