@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fedcore.errors import Faults
+from fedcore.errors import Faults, InputError
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ class Views:
     """Least and greatest part of the area (volume) that a view shows. Small lesions want a greater least."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Stretch of the later axes against the first, relative to the image's own shape; drawn log-uniformly."""
-    flip: float = 0.5
+    flip: float | tuple[float, ...] = 0.5
     """Probability of mirroring: a picture left to right; a volume along each axis, as formats differ in which
-    axis is left-right. 0 where the side of the body matters."""
+    axis is left-right. 0 where the side of the body matters. Several numbers are one an axis: [0.5, 0, 0] mirrors
+    NIfTI volumes left to right alone."""
     rotate: float = 10.0
     """Greatest rotation in degrees, either way; a volume turns by a vector of three such angles. With 180, a
     picture takes every pose."""
@@ -66,7 +67,7 @@ class Views:
             ("count", "be at least 1", self.count >= 1),
             ("crop", "hold 0 < least <= greatest <= 1", 0 < self.crop[0] <= self.crop[1] <= 1),
             ("aspect", "hold 0 < least <= greatest", 0 < self.aspect[0] <= self.aspect[1]),
-            ("flip", "lie in [0, 1]", 0 <= self.flip <= 1),
+            ("flip", "lie in [0, 1]", all(0 <= chance <= 1 for chance in _several(self.flip))),
             ("rotate", "lie in [0, 180] degrees", 0 <= self.rotate <= 180),
             ("gamma", "be at least 0", self.gamma >= 0),
             ("contrast", "lie in [0, 1]", 0 <= self.contrast <= 1),
@@ -79,6 +80,19 @@ class Views:
         faults = [f"{name} must {law}, got {getattr(self, name)}" for name, law, holds in laws if not holds]
         if faults:
             raise Faults("views", faults)
+
+    def flips(self, dims: int) -> tuple[float, ...]:
+        """Probability of mirroring along each axis.
+
+        Raises:
+            InputError: There are several, but not one an axis.
+        """
+        several = _several(self.flip)
+        if len(several) == 1:
+            return (0.0, *several) if dims == 2 else several * dims
+        if len(several) != dims:
+            raise InputError(f"views.flip must be one number or {dims}, one an axis, got {len(several)}")
+        return several
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "n c *space"]) -> list[Float[Tensor, "n c *space"]]:
@@ -127,11 +141,13 @@ class Views:
             uniform(log(self.aspect[0]), log(self.aspect[1]), (n, dims - 1), device),
         )
         centre = uniform(-1.0, 1.0, (n, dims), device) * (1 - sides)
-        mirrored = torch.rand(n, dims, device=device) < self.flip
-        if dims == 2:
-            mirrored[:, 0] = False
+        mirrored = torch.rand(n, dims, device=device) < torch.tensor(self.flips(dims), device=device)
         angles = uniform(-radians(self.rotate), radians(self.rotate), (n, dims * (dims - 1) // 2), device)
         return turn(angles, space) * torch.where(mirrored, -sides, sides)[:, None], centre
+
+
+def _several(numbers: float | tuple[float, ...]) -> tuple[float, ...]:
+    return numbers if isinstance(numbers, tuple) else (numbers,)
 
 
 def uniform(low: float, high: float, shape: tuple[int, ...], device: torch.device) -> Tensor:

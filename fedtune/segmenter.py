@@ -18,7 +18,8 @@ from fedtune.overlap_loss import boundary, deep_dice_ce
 from fedtune.patches import random_patches
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
-MILD = Views(count=1, crop=(0.7, 1.0))
+MILD = Views(count=1, crop=(0.7, 1.0), flip=0.0)
+"""Nothing is mirrored, since structures may differ by their side: left from right kidney, head from tail."""
 
 
 class Segmenter(pl.LightningModule):
