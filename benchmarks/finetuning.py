@@ -36,32 +36,35 @@ class Task:
     steps: int
     """Of a site in a round."""
     rounds: int
+    score: str
+    encoder: str
+    """Where the recipe has it."""
     pretrain: tuple[str, ...]
     tune: tuple[str, ...]
-    score: str
+    started: tuple[str, ...] = ()
+    """Set where it starts from the pretrained encoder."""
 
 
-NORM = "--network.init_args.encoder.init_args.norm"
+UNET, CLASSIFIER = "--network.init_args.encoder", "--encoder"
 TASKS = {
     "nuclei": Task(
-        "nuclei_dsb2018", "segment", "segment", 6, 10, 60,
+        "nuclei_dsb2018", "segment", "segment", 6, 10, 60, "dice", UNET,
         ("--data.size", "64", "--data.channels", "1", "--encoder.init_args.stem", "16", "--rounds.count", "20",
          "--encoder.init_args.norm", "group"),
-        ("--data.size", "64", "--data.channels", "1", "--network.init_args.encoder.init_args.stem", "16",
-         "--network.init_args.widths", "[64,32,16,16,8]", NORM, "group"),
-        "dice",
+        ("--data.size", "64", "--data.channels", "1", f"{UNET}.init_args.stem", "16",
+         "--network.init_args.widths", "[64,32,16,16,8]", f"{UNET}.init_args.norm", "group"),
     ),
     "hippocampus": Task(
-        "hippocampus3d", "segment", "segment_volumes", 3, 20, 20,
-        ("--data.size", "32", "--visit.batch_size", "32", "--encoder.init_args.stem", "16", "--rounds.count", "20"),
+        "hippocampus3d", "segment", "segment_volumes", 3, 20, 15, "dice", UNET,
+        ("--data.size", "32", "--visit.batch_size", "32", "--encoder.init_args.stem", "16", "--rounds.count", "20",
+         "--method.init_args.views.flip", "0"),
         ("--data.size", "40", "--segmenter.init_args.patch", "32"),
-        "dice",
     ),
     "brain_tumor": Task(
-        "brain_tumor_mri", "finetune", "classify", 3, 40, 20,
+        "brain_tumor_mri", "finetune", "classify", 3, 40, 20, "balanced_accuracy", CLASSIFIER,
         ("--data.size", "32", "--encoder.init_args.stem", "16", "--rounds.count", "20"),
         ("--data.size", "32", "--encoder.init_args.stem", "16"),
-        "balanced_accuracy",
+        ("--classifier.init_args.optimizer.init_args.lr", "0.0003"),
     ),
 }  # fmt: skip
 
@@ -76,6 +79,8 @@ class Way:
     """Half of every batch is drawn by the diffusion model of the same seed."""
     pooled: bool = False
     """One site that holds all images and trains for as many steps as all of them."""
+    norm: str | None = None
+    """Of the encoder; None: the set's."""
     fractions: tuple[str, ...] = ("1.0",)
     of: tuple[str, ...] = tuple(TASKS)
     """Sets that it is measured on."""
@@ -93,9 +98,9 @@ WAYS = {
     "drawn": Way(pretrained=True, drawn=True, fractions=FRACTIONS, of=("brain_tumor",)),
     "local": Way(("--algorithm", "fedcore.localonly.LocalOnly"), fractions=FRACTIONS),
     "central": Way(("--data.partition", "fedcore.data.partition.Pooled"), pooled=True, fractions=FRACTIONS),
-    "batch": Way((NORM, "batch"), of=("nuclei",)),
+    "batch": Way(norm="batch", of=("nuclei",)),
     "fedprox": Way(guided("fedcore.fedprox.Spring")),
-    "fedbn": Way(("--algorithm", "fedcore.fedbn.FedBN", NORM, "batch"), of=("nuclei", "hippocampus")),
+    "fedbn": Way(("--algorithm", "fedcore.fedbn.FedBN"), norm="batch"),
     "scaffold": Way(("--algorithm", "fedcore.scaffold.Scaffold")),
     "fedadam": Way((*FEDADAM, f"{RULE}.init_args.eta", "0.003")),
 }
@@ -118,14 +123,15 @@ def measure(cell: Cell, folder: Path) -> list[Result]:
         return []
     way, found = WAYS[cell.way], []
     steps = task.steps * (task.sites if way.pooled else 1)
-    start = ("--start", str(encoder)) if way.pretrained else ()
+    start = ("--start", str(encoder), *task.started) if way.pretrained else ()
+    norm = (f"{task.encoder}.init_args.norm", way.norm) if way.norm else ()
     drawn = _drawn(cell.seed, folder) if way.drawn else ()
     for fraction in way.fractions:
         run = stage(
             task.command, task.recipe, RUNS / str(cell) / f"labels_{fraction}", *images, *task.tune, *start,
             "--visit.max_epochs", "1000", "--visit.max_steps", str(steps), "--rounds.count", str(task.rounds),
             "--visit.keep_optimizer", "true",
-            "--label_fraction", fraction, "--seed", str(cell.seed), *drawn, *way.overrides,
+            "--label_fraction", fraction, "--seed", str(cell.seed), *drawn, *norm, *way.overrides,
         )  # fmt: skip
         found += [Result(str(cell), f"{name}@{fraction}", value) for name, value in _told(run, task.score).items()]
     return found
