@@ -3,8 +3,9 @@
     python -m benchmarks.finetuning --data FOLDER --jobs 2       # goes on where it was stopped
     python -m benchmarks.finetuning --data FOLDER --only nuclei/scratch/0
 
-FOLDER holds nuclei_dsb2018/, hippocampus3d/ and brain_tumor_mri/. A cell is a set, a way and a seed: one fine-tuned
-model a fraction of the labels. All take as many steps, whatever the labels and whoever trains. Drawn images are those
+FOLDER holds nuclei_dsb2018/, hippocampus3d/, brain_tumor_mri/ and cxr_covid_multisite/ (pretraining: all of its sites;
+normal or pneumonia: one collection, dealt to three sites of different mixes). A cell is a set, a way and a seed: one
+fine-tuned model a fraction of the labels. All take as many steps, whatever the labels and whoever trains. Drawn images are those
 of benchmarks.synthesis. Every stage is a run folder under checkpoints/finetuning; a finished one is not run again.
 """
 
@@ -45,6 +46,7 @@ class Task:
     """Set where it starts from the pretrained encoder."""
 
 
+PARTITION = "fedcore.data.partition"
 UNET, CLASSIFIER = "--network.init_args.encoder", "--encoder"
 TASKS = {
     "nuclei": Task(
@@ -64,6 +66,13 @@ TASKS = {
         "brain_tumor_mri", "finetune", "classify", 3, 40, 20, "balanced_accuracy", CLASSIFIER,
         ("--data.size", "32", "--encoder.init_args.stem", "16", "--rounds.count", "20"),
         ("--data.size", "32", "--encoder.init_args.stem", "16"),
+        ("--classifier.init_args.optimizer.init_args.lr", "0.0003"),
+    ),
+    "chest_xray": Task(
+        "cxr_covid_multisite", "finetune", "classify", 3, 20, 15, "balanced_accuracy", CLASSIFIER,
+        ("--data.size", "64", "--encoder.init_args.stem", "16", "--rounds.count", "20"),
+        ("--data.size", "64", "--encoder.init_args.stem", "16", "--data.sites", "[nih_us]", "--data.partition",
+         f"{PARTITION}.Dirichlet", "--data.partition.init_args.sites", "3", "--data.partition.init_args.alpha", "1"),
         ("--classifier.init_args.optimizer.init_args.lr", "0.0003"),
     ),
 }  # fmt: skip
@@ -97,7 +106,7 @@ WAYS = {
     "pretrained": Way(pretrained=True, fractions=FRACTIONS),
     "drawn": Way(pretrained=True, drawn=True, fractions=FRACTIONS, of=("brain_tumor",)),
     "local": Way(("--algorithm", "fedcore.localonly.LocalOnly"), fractions=FRACTIONS),
-    "central": Way(("--data.partition", "fedcore.data.partition.Pooled"), pooled=True, fractions=FRACTIONS),
+    "central": Way(("--data.partition", f"{PARTITION}.Pooled"), pooled=True, fractions=FRACTIONS),
     "batch": Way(norm="batch", of=("nuclei",)),
     "fedprox": Way(guided("fedcore.fedprox.Spring")),
     "fedbn": Way(("--algorithm", "fedcore.fedbn.FedBN"), norm="batch"),
