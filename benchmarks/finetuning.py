@@ -5,8 +5,9 @@
 
 FOLDER holds nuclei_dsb2018/, hippocampus3d/, brain_tumor_mri/ and cxr_covid_multisite/ (pretraining: all of its sites;
 normal or pneumonia: one collection, dealt to three sites of different mixes). A cell is a set, a way and a seed: one
-fine-tuned model a fraction of the labels. All take as many steps, whatever the labels and whoever trains. Drawn images are those
-of benchmarks.synthesis. Every stage is a run folder under checkpoints/finetuning; a finished one is not run again.
+fine-tuned model a fraction of the labels. All take as many steps, whatever the labels and whoever trains. Drawn images
+are those of benchmarks.synthesis. Every stage is a run folder under checkpoints/finetuning; a finished one is not run
+again.
 """
 
 from __future__ import annotations
