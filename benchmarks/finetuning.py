@@ -96,23 +96,25 @@ class Way:
     """Sets that it is measured on."""
 
 
-def guided(guide: str) -> tuple[str, ...]:
-    return ("--algorithm", "fedcore.algorithm.FedAvg", "--algorithm.init_args.guides", json.dumps([guide]))
+def by(algorithm: str, *guides: str) -> tuple[str, ...]:
+    """In place of the recipe's algorithm: rates rise for three rounds, then fall by half a cosine."""
+    rates = {"class_path": "fedcore.schedule.Cosine", "init_args": {"warmup": 3}}
+    return ("--algorithm", algorithm, "--algorithm.init_args.guides", json.dumps([*guides, rates]))
 
 
-RULE = "--algorithm.init_args.rule"
-FEDADAM = ("--algorithm", "fedcore.fedopt.FedOpt", RULE, "fedcore.fedopt.Adam")
+FEDAVG, RULE = "fedcore.algorithm.FedAvg", "--algorithm.init_args.rule"
+FEDADAM = (*by("fedcore.fedopt.FedOpt"), RULE, "fedcore.fedopt.Adam", f"{RULE}.init_args.eta", "0.003")
 WAYS = {
-    "scratch": Way(fractions=FRACTIONS),
-    "pretrained": Way(pretrained=True, fractions=FRACTIONS),
-    "drawn": Way(pretrained=True, drawn=True, fractions=FRACTIONS, of=("brain_tumor",)),
-    "local": Way(("--algorithm", "fedcore.localonly.LocalOnly"), fractions=FRACTIONS),
-    "central": Way(("--data.partition", f"{PARTITION}.Pooled"), pooled=True, fractions=FRACTIONS),
-    "batch": Way(norm="batch", of=("nuclei",)),
-    "fedprox": Way(guided("fedcore.fedprox.Spring")),
-    "fedbn": Way(("--algorithm", "fedcore.fedbn.FedBN"), norm="batch"),
-    "scaffold": Way(("--algorithm", "fedcore.scaffold.Scaffold")),
-    "fedadam": Way((*FEDADAM, f"{RULE}.init_args.eta", "0.003")),
+    "scratch": Way(by(FEDAVG), fractions=FRACTIONS),
+    "pretrained": Way(by(FEDAVG), pretrained=True, fractions=FRACTIONS),
+    "drawn": Way(by(FEDAVG), pretrained=True, drawn=True, fractions=FRACTIONS, of=("brain_tumor",)),
+    "local": Way(by("fedcore.localonly.LocalOnly"), fractions=FRACTIONS),
+    "central": Way((*by(FEDAVG), "--data.partition", f"{PARTITION}.Pooled"), pooled=True, fractions=FRACTIONS),
+    "batch": Way(by(FEDAVG), norm="batch", of=("nuclei",)),
+    "fedprox": Way(by(FEDAVG, "fedcore.fedprox.Spring")),
+    "fedbn": Way(by("fedcore.fedbn.FedBN"), norm="batch"),
+    "scaffold": Way(by("fedcore.scaffold.Scaffold")),
+    "fedadam": Way(FEDADAM),
 }
 
 
