@@ -96,14 +96,18 @@ class Way:
     """Sets that it is measured on."""
 
 
-def by(algorithm: str, *guides: str) -> tuple[str, ...]:
+def by(algorithm: str, *guides: str, at: str = "--algorithm") -> tuple[str, ...]:
     """In place of the recipe's algorithm: rates rise for three rounds, then fall by half a cosine."""
     rates = {"class_path": "fedcore.schedule.Cosine", "init_args": {"warmup": 3}}
-    return ("--algorithm", algorithm, "--algorithm.init_args.guides", json.dumps([*guides, rates]))
+    return (at, algorithm, f"{at}.init_args.guides", json.dumps([*guides, rates]))
 
 
-FEDAVG, RULE = "fedcore.algorithm.FedAvg", "--algorithm.init_args.rule"
-FEDADAM = (*by("fedcore.fedopt.FedOpt"), RULE, "fedcore.fedopt.Adam", f"{RULE}.init_args.eta", "0.003")
+FEDAVG = "fedcore.algorithm.FedAvg"
+FEDADAM = (
+    "--algorithm", "fedcore.fedopt.FedOpt",
+    "--algorithm.init_args.rule", '{"class_path": "fedcore.fedopt.Adam", "init_args": {"eta": 0.003}}',
+    *by(FEDAVG, at="--algorithm.init_args.algorithm"),
+)  # fmt: skip
 WAYS = {
     "scratch": Way(by(FEDAVG), fractions=FRACTIONS),
     "pretrained": Way(by(FEDAVG), pretrained=True, fractions=FRACTIONS),
