@@ -9,18 +9,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from fedcore.data.affine import CANONICAL, affine_of
 from fedcore.files import write_atomically
 
 
 def write_mask(folder: Path, image: Path, mask: UInt8[np.ndarray, "*space"]) -> Path:
     """Writes the mask under the image's name and returns its path.
 
-    Beside NIfTI it is NIfTI with the image's own affine and order of voxels; beside other volumes .npy in the order of
-    `read_image`; beside pictures a PNG of class numbers, which looks black.
+    Beside NIfTI it is NIfTI with the image's own affine and order of voxels; beside a DICOM series whose slices say
+    where they lie, NIfTI of (column, row, slice); beside other volumes .npy in the order of `read_image`; beside
+    pictures a PNG of class numbers, which looks black.
     """
     name = image.name
     if name.lower().endswith((".nii", ".nii.gz")):
-        data, ending = _nifti(image, mask), ".nii.gz"
+        data, ending = _like(image, mask), ".nii.gz"
+    elif mask.ndim == 3 and (affine := affine_of(image)) is not None:
+        data, ending = _nifti(mask, affine), ".nii.gz"
     elif mask.ndim == 2:
         data, ending = _png(mask), ".png"
     else:
@@ -38,20 +42,29 @@ def stem(name: str) -> str:
     return name
 
 
-def _nifti(image: Path, mask: UInt8[np.ndarray, "*space"]) -> bytes:
+def _like(image: Path, mask: UInt8[np.ndarray, "*space"]) -> bytes:
     import gzip
 
     import nibabel
     from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
     source: Any = nibabel.load(image)
-    canonical = np.array([[0, 1], [1, 1], [2, 1]])  # as the reader turned it
-    back = ornt_transform(canonical, io_orientation(source.affine))
+    back = ornt_transform(CANONICAL, io_orientation(source.affine))
     volume = apply_orientation(mask.reshape(mask.shape + (1,) * (3 - mask.ndim)), back)
     header = source.header.copy()
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
     made = nibabel.Nifti1Image(np.ascontiguousarray(volume), source.affine, header)
+    return gzip.compress(made.to_bytes(), mtime=0)
+
+
+def _nifti(mask: UInt8[np.ndarray, "d h w"], affine: np.ndarray) -> bytes:
+    import gzip
+
+    import nibabel
+
+    made = nibabel.Nifti1Image(np.ascontiguousarray(mask.transpose(2, 1, 0)), affine[:, [2, 1, 0, 3]])
+    made.header.set_xyzt_units("mm")
     return gzip.compress(made.to_bytes(), mtime=0)
 
 

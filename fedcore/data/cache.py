@@ -25,7 +25,7 @@ from fedcore.data.manifest import Row
 from fedcore.data.readers import ImageFault
 from fedcore.errors import Faults, InputError
 
-VERSION = 4
+VERSION = 5
 """Part of the key: raise it when decoding or the layout changes."""
 Progress = Callable[[int, int], None]
 Faulty = tuple[tuple[int, str], ...]

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from fedcore.data.affine import read_mask_of
 from fedcore.data.findings import SEPARATOR
 from fedcore.data.manifest import Manifest, Row, read_manifest
 from fedcore.data.preview import preview
-from fedcore.data.readers import ImageFault, read_image, read_mask
+from fedcore.data.readers import ImageFault, read_image
 from fedcore.errors import Faults
 
 __all__ = ["check", "check_command", "preview"]
@@ -87,8 +88,8 @@ def _look(row: Row) -> Look:
     try:
         image = read_image(row.image, row.member, row.index)
         shape = image.shape[1:]
-        if row.mask is not None and (found := read_mask(row.mask).shape) != shape:
-            raise ImageFault(f"mask has shape {found}, its image {shape}; they must be equal")
+        if row.mask is not None:
+            read_mask_of(row.image, row.mask, shape)
     except ImageFault as fault:
         return Look(fault=str(fault))
     low, high = (float(value) for value in np.percentile(image, (1, 99)))

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float16, Float32, Int64, UInt8
 
+from fedcore.data.affine import read_mask_of
 from fedcore.data.geometry import Spacing, fit, fit_mask, inner_size, with_channels
 from fedcore.data.manifest import Row
-from fedcore.data.readers import ImageFault, read_image, read_mask
+from fedcore.data.readers import ImageFault, read_image
 from fedcore.data.scaling import Scaling
 from fedcore.data.slices import between_ends, cut, cut_mask, not_empty
-from fedcore.data.spacing import require_one_place, scaled, spacing_of
+from fedcore.data.spacing import scaled, spacing_of
 
 UNLABELED = 255
 """The mask value of pixels nobody has labelled, and of every pixel of an image without a mask."""
@@ -71,7 +72,7 @@ def decode(row: Row, how: Decoding) -> Decoded:
     a volume keep their brightness to one another.
 
     Raises:
-        ImageFault: unreadable, of other dimensions than the rest, or a mask of another shape.
+        ImageFault: unreadable, of other dimensions than the rest, or a mask of another shape or place.
     """
     raw = read_image(row.image, row.member, row.index)
     dims = raw.ndim - 1
@@ -79,7 +80,8 @@ def decode(row: Row, how: Decoding) -> Decoded:
         raise ImageFault(f"a {dims}D image among {how.dims}D ones; put them in manifests of their own")
     if raw.shape[0] not in (1, how.channels) and (raw.shape[0], how.channels) != (3, 1):
         raise ImageFault(f"{raw.shape[0]} channels cannot become {how.channels}")
-    images = arrange(how.scaling(raw), _mask(row, raw.shape[1:]), how, None if row.member else how.spacing(row.image))
+    mask = None if row.mask is None else read_mask_of(row.image, row.mask, raw.shape[1:])
+    images = arrange(how.scaling(raw), mask, how, None if row.member else how.spacing(row.image))
     return replace(images, constant=bool(raw.min() == raw.max()))
 
 
@@ -98,20 +100,3 @@ def arrange(
     shown = not_empty(slices)
     masks = None if mask is None else cut_mask(mask, how.slices, how.size, spacing)[shown]
     return Decoded(slices[shown], masks, shown, empty=len(slices) - len(shown), spacing=kept)
-
-
-def _mask(row: Row, space: tuple[int, ...]) -> UInt8[np.ndarray, "*space"] | None:
-    if row.mask is None:
-        return None
-    try:
-        mask = read_mask(row.mask)
-    except ImageFault as fault:
-        raise ImageFault(f"mask: {fault}") from None
-    if mask.shape != space:
-        raise ImageFault(f"mask has shape {_times(mask.shape)}, its image {_times(space)}; they must be equal")
-    require_one_place(row.image, row.mask)
-    return mask
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))

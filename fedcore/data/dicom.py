@@ -43,6 +43,31 @@ def read_series(folder: Path) -> np.ndarray:
     return np.stack(arrays, axis=1) if len(arrays) > 1 else arrays[0]
 
 
+def series_affine(folder: Path) -> np.ndarray | None:
+    """(slice, row, column) of the volume that `read_series` makes to mm from right, back and below (RAS), 4 x 4.
+
+    None where headers do not tell, or slices are not evenly apart. The folder must be one that could be read.
+    """
+    import pydicom
+    from pydicom.misc import is_dicom
+
+    needed = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"]
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and is_dicom(path)]
+    slices = [pydicom.dcmread(path, specific_tags=needed) for path in files]
+    if len(slices) < 2 or not all(each.get(name) for each in slices for name in needed):
+        return None
+    along_row, along_column = np.array(slices[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
+    between_rows, between_columns = (float(mm) for mm in slices[0].PixelSpacing)
+    corners = np.array([slices[at].ImagePositionPatient for at in _order(slices)], dtype=float)
+    steps = np.diff(corners, axis=0)
+    step = steps.mean(axis=0)
+    if np.abs(steps - step).max() > 0.01 * np.linalg.norm(step):
+        return None
+    affine = np.eye(4)
+    affine[:3] = np.stack([step, along_column * between_rows, along_row * between_columns, corners[0]], axis=1)
+    return np.diag([-1.0, -1, 1, 1]) @ affine  # DICOM counts from left, front and below
+
+
 def _order(slices: Sequence[Any]) -> list[int]:
     """Positions of the slices from first to last: by place along the normal, else by instance number."""
     if all(s.get("ImagePositionPatient") and s.get("ImageOrientationPatient") for s in slices):

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from fedcore.data.affine import read_mask_of
 from fedcore.data.geometry import fit, fit_mask
 from fedcore.data.manifest import Row, read_manifest
-from fedcore.data.readers import ImageFault, read_image, read_mask
+from fedcore.data.readers import ImageFault, read_image
 from fedcore.data.scaling import Percentiles
 from fedcore.data.spacing import spacing_of
 from fedcore.errors import InputError
@@ -92,7 +93,7 @@ def _draw(axis: Any, row: Row, size: int) -> None:
 def _slice(row: Row, size: int) -> tuple[np.ndarray, np.ndarray | None]:
     """(c, size, size) in [-1, 1] and its mask; of a volume the middle slice, of NIfTI the axial one."""
     image = Percentiles()(read_image(row.image, row.member, row.index))
-    mask = None if row.mask is None else read_mask(row.mask)
+    mask = None if row.mask is None else read_mask_of(row.image, row.mask, image.shape[1:])
     mm = None if row.member else spacing_of(row.image)
     if image.ndim == 4:
         nifti = ".nii" in row.image.name

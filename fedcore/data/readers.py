@@ -52,10 +52,13 @@ def read_image(path: Path, member: str | None = None, index: int | None = None) 
 def read_mask(path: Path) -> UInt8[np.ndarray, "*space"]:
     """Class numbers 0..254 per pixel, 255 unlabelled; a mask of just 0 and 255 is a yes/no picture: 0 and 1.
 
-    A palette picture gives its indices. Raises ImageFault also when a value is no whole number in 0..255.
+    A palette picture gives its indices; an axis of 3 or 4 in a .npy is space as any other. Raises ImageFault also when a
+    value is no whole number in 0..255.
     """
     if path.suffix.lower() in _PICTURES:
         values = _checked(_guarded("mask", lambda: _picture(path, palette=True)))
+    elif path.suffix.lower() == ".npy":
+        values = _checked(_guarded("npy", lambda: _npy(path, colours=False)))
     else:
         values = read_image(path)
     if (values != values[:1]).any():
@@ -136,11 +139,14 @@ def _picture(path: Path, palette: bool = False) -> np.ndarray:
     return np.moveaxis(pixels, -1, 0) if pixels.ndim == 3 else pixels[None]
 
 
-def _npy(path: Path) -> np.ndarray:
+def _npy(path: Path, colours: bool = True) -> np.ndarray:
     from monai.data.image_reader import NumpyReader
 
     reader = NumpyReader()  # refuses pickled objects
-    return _channels_first(reader.get_data(reader.read(path))[0])
+    array = np.asarray(reader.get_data(reader.read(path))[0])
+    if colours:
+        return _channels_first(array)
+    return array if array.ndim > 2 and array.shape[0] == 1 else array[None]
 
 
 def _channels_first(array: np.ndarray) -> np.ndarray:

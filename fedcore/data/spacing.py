@@ -4,34 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from fedcore.data.affine import affine_of
 from fedcore.data.geometry import Spacing
-from fedcore.data.readers import ImageFault, kind_of
+from fedcore.data.readers import kind_of
 
 
 def spacing_of(path: Path) -> Spacing | None:
     """In mm along each axis, in the order of the axes of `read_image`; None where the file does not say it.
 
-    A NIfTI says it by an affine that is set and whose axes stand at right angles. The file must be one that
-    `read_image` could read.
+    A NIfTI says it by an affine that is set and whose axes stand at right angles; a DICOM series by where its slices
+    lie, else by what its headers say of their distance. The file must be one that `read_image` could read.
     """
-    kind = kind_of(path)
-    found = _of_nifti(path) if kind == "NIfTI" else _of_dicom(path) if kind.startswith("DICOM") else None
+    if (affine := affine_of(path)) is not None:
+        found = _of_affine(affine)
+    elif kind_of(path).startswith("DICOM"):
+        found = _of_dicom(path)
+    else:
+        found = None
     return found if found and all(np.isfinite(found)) and min(found) > 0 else None
-
-
-def require_one_place(image: Path, mask: Path) -> None:
-    """Raises ImageFault where two NIfTI files, both of which could be read, say that they lie in different places."""
-    if not kind_of(image) == kind_of(mask) == "NIfTI":
-        return
-    here, there = _affine(image), _affine(mask)
-    if here is None or there is None:
-        return
-    if not np.allclose(here, there, atol=1e-2 * np.abs(here[:3, :3]).max()):
-        raise ImageFault("mask lies elsewhere than its image (their affines differ); resample it onto the image's grid")
 
 
 def scaled(spacing: Sequence[float], before: Sequence[int], after: Sequence[int]) -> Spacing:
@@ -39,32 +32,13 @@ def scaled(spacing: Sequence[float], before: Sequence[int], after: Sequence[int]
     return tuple(mm * old / new for mm, old, new in zip(spacing, before, after, strict=True))
 
 
-def _affine(path: Path) -> np.ndarray | None:
-    """None where neither of the two that a header can hold is set."""
-    import nibabel
-
-    header: Any = nibabel.load(path).header
-    if header["sform_code"] == 0 and header["qform_code"] == 0:
-        return None
-    affine: np.ndarray = header.get_best_affine()
-    return affine
-
-
-def _of_nifti(path: Path) -> Spacing | None:
-    from nibabel.orientations import io_orientation
-
-    affine = _affine(path)
-    if affine is None:
-        return None
+def _of_affine(affine: np.ndarray) -> Spacing | None:
     axes = affine[:3, :3]
     lengths = np.linalg.norm(axes, axis=0)
     if not lengths.all():
         return None
     cosines = (axes / lengths).T @ (axes / lengths)
-    if np.abs(cosines - np.eye(3)).max() > 1e-3:
-        return None
-    order = np.argsort(io_orientation(affine)[:, 0])  # as the reader turns the volume
-    return tuple(float(lengths[at]) for at in order)
+    return tuple(lengths.tolist()) if np.abs(cosines - np.eye(3)).max() <= 1e-3 else None
 
 
 def _of_dicom(path: Path) -> Spacing | None:

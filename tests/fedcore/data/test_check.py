@@ -56,7 +56,7 @@ def test_faults_are_counted(manifest: Path, capsys: pytest.CaptureFixture[str]) 
     assert check(manifest) == 2
     out = capsys.readouterr().out
     assert "row 3, 1.png: truncated or unreadable (PNG)" in out
-    assert "row 8, v.nii: mask has shape (9, 8, 6), its image (9, 8, 7)" in out
+    assert "row 8, v.nii: mask has shape 9 x 8 x 6, its image 9 x 8 x 7" in out
     assert check_command(manifest) == 2
     assert check_command(manifest, quick=True) == 0  # the images are not opened
 

@@ -9,11 +9,10 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from fedcore.data.decode import Decoding, decode
-from fedcore.data.fault import ImageFault
 from fedcore.data.manifest import Row
 from fedcore.data.readers import read_image
 from fedcore.data.scaling import Percentiles
-from fedcore.data.spacing import require_one_place, spacing_of
+from fedcore.data.spacing import spacing_of
 
 
 def volume(path: Path, affine: np.ndarray | None, shape: tuple[int, ...] = (4, 6, 8)) -> Path:
@@ -58,18 +57,6 @@ def test_dicom_says_it_of_rows_and_columns(tmp_path: Path, name: str) -> None:
     del file.PixelSpacing
     file.save_as(tmp_path / name)
     assert spacing_of(tmp_path / name) is None
-
-
-@pytest.mark.parametrize(("moved", "told"), [(0.001, False), (0.5, True)])
-def test_a_mask_that_lies_elsewhere_is_a_fault(tmp_path: Path, moved: float, told: bool) -> None:
-    image, affine = volume(tmp_path / "image.nii.gz", np.eye(4)), np.eye(4)
-    affine[0, 3] = moved
-    mask = volume(tmp_path / "mask.nii.gz", affine)
-    if told:
-        with pytest.raises(ImageFault, match="lies elsewhere than its image"):
-            require_one_place(image, mask)
-    else:
-        require_one_place(image, mask)
 
 
 def test_what_is_kept_has_the_spacing_of_its_new_size(tmp_path: Path) -> None:
