@@ -52,8 +52,8 @@ def read_image(path: Path, member: str | None = None, index: int | None = None) 
 def read_mask(path: Path) -> UInt8[np.ndarray, "*space"]:
     """Class numbers 0..254 per pixel, 255 unlabelled; a mask of just 0 and 255 is a yes/no picture: 0 and 1.
 
-    A palette picture gives its indices; an axis of 3 or 4 in a .npy is space as any other. Raises ImageFault also when a
-    value is no whole number in 0..255.
+    A palette picture gives its indices; an axis of 3 or 4 in a .npy is space as any other. Raises ImageFault also when
+    a value is no whole number in 0..255.
     """
     if path.suffix.lower() in _PICTURES:
         values = _checked(_guarded("mask", lambda: _picture(path, palette=True)))
