@@ -47,7 +47,8 @@ class Segmenter(pl.LightningModule):
             optimizer: Builds the optimizer of a visit.
 
         Raises:
-            InputError: Patches do not fit into the images, or the network cannot take their size.
+            InputError: Patches do not fit into the images, the network cannot take their size, or `augment` mirrors
+                other axes than theirs.
         """
         super().__init__()
         if not (0 <= foreground <= 1 and 0 <= overlap < 1 and boundary >= 0):
@@ -59,6 +60,8 @@ class Segmenter(pl.LightningModule):
         self.patch = None if patch is None else full_size(patch, len(self.space))
         self.foreground, self.overlap, self.boundary = foreground, overlap, boundary
         self.augment, self.optimizer = augment, optimizer
+        if augment is not None:
+            augment.flips(len(self.space))
         _require_sizes(self.space, self.patch, getattr(network, "multiple", 1))
 
     def forward(self, images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n k *space"]:
