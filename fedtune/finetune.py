@@ -76,8 +76,8 @@ def finetune(
         raise InputError(f"bootstrap must be at least 0 (no intervals), got {bootstrap}")
     weights = find_encoder(Path(start)) if start else None
     loaded = load(data)
-    classes = findings_of(loaded.classes)
     module = build(loaded, encoder, classifier, seed, weights)
+    classes = learned_of(module, loaded)
     grades = ranked(classes, module) if ordinal else []
     cohort = with_findings(loaded, classes) if module.beside == "findings" else loaded
     train, test = _tasks(cohort, label_fraction, seed)
@@ -101,26 +101,43 @@ def build(
     """The classifier for these images, its encoder from `weights` if given.
 
     Raises:
-        InputError: There are no two classes, or images have several findings and the classifier learns one class each.
+        InputError: There are no two classes and no finding, or images have several findings and the classifier learns
+            one class each.
     """
-    classes = findings_of(cohort.classes)
-    if len(classes) < 2:
+    findings = findings_of(cohort.classes)
+
+    def made(count: int) -> Classifier:
+        with seeded(seed), building("the classifier or its encoder"):
+            backbone = encoder(cohort.spatial_dims, cohort.channels)
+            if weights:
+                load_encoder(weights, backbone)
+            return classifier(backbone, count)
+
+    module = made(max(1, len(findings)))
+    if module.beside == "findings":
+        if not findings:
+            raise InputError(
+                f"a classifier of findings needs one, the images have {list(cohort.classes) or 'no labels'}; "
+                "give the manifest a column 'label'"
+            )
+        return module
+    if len(cohort.classes) < 2:
         raise InputError(
-            f"a classifier needs at least 2 classes, the images have {list(classes) or 'no labels'}; "
+            f"a classifier needs at least 2 classes, the images have {list(cohort.classes) or 'no labels'}; "
             "give the manifest a column 'label'"
         )
-    with seeded(seed), building("the classifier or its encoder"):
-        backbone = encoder(cohort.spatial_dims, cohort.channels)
-        if weights:
-            load_encoder(weights, backbone)
-        module = classifier(backbone, len(classes))
-    if several(cohort.classes) and module.beside != "findings":
+    if several(cohort.classes):
         raise InputError(
             "the labels hold several findings an image, as in 'A|B', and the classifier takes one class an image; "
             "start from the recipe classify_multilabel, or set classifier.init_args.loss to "
             "fedtune.losses.BinaryCrossEntropy"
         )
-    return module
+    return module if len(findings) == len(cohort.classes) else made(len(cohort.classes))
+
+
+def learned_of(module: Classifier, cohort: Cohort) -> tuple[str, ...]:
+    """What it learns to tell: findings or classes."""
+    return findings_of(cohort.classes) if module.beside == "findings" else cohort.classes
 
 
 def ranked(classes: Sequence[str], module: Classifier) -> list[int]:

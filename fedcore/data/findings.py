@@ -36,13 +36,11 @@ def several(classes: Sequence[str]) -> bool:
 
 
 def findings_of(classes: Sequence[str]) -> tuple[str, ...]:
-    """The findings that the classes are sets of; where no class is a set of several, the classes.
+    """The findings that the classes are sets of.
 
     Raises:
         Faults: A set holds `No Finding` and a finding.
     """
-    if not several(classes):
-        return tuple(classes)
     if both := [name for name in classes if SEPARATOR in name and any(map(_nothing, name.split(SEPARATOR)))]:
         faults = [f"'{name}' says that there is a finding and that there is none" for name in both]
         raise Faults("labels", faults, "Take one of them out of the label cells.")
@@ -55,7 +53,7 @@ def with_findings(cohort: Cohort, names: Sequence[str]) -> Cohort:
     Raises:
         Faults: Its images have findings that are not among the names.
     """
-    unknown = [name for name in findings_of(cohort.classes) if name not in names and not _nothing(name)]
+    unknown = [name for name in findings_of(cohort.classes) if name not in names]
     if unknown:
         raise Faults("labels", [f"'{name}' is none of {', '.join(names)}" for name in unknown])
     sets = [set(name.split(SEPARATOR)) for name in cohort.classes]

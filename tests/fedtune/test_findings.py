@@ -162,6 +162,23 @@ def test_images_of_one_class_each_are_learned_one_against_the_rest(tmp_path: Pat
     assert list(found["pooled"]["findings"]) == ["clear", "ring", "round", "spiculated"]
 
 
+def test_a_single_finding_is_learned_beside_images_without_any(tmp_path: Path) -> None:
+    data = hospitals(tmp_path / "data")
+    manifest = Path(data.manifest)
+    text = manifest.read_text()
+    for label in ("round|nodule", "ring", "round", "spiculated"):
+        text = text.replace(label, "mass")
+    manifest.write_text(text)
+    found = ran(tmp_path / "run", data)["pooled"]
+    assert list(found["findings"]) == ["mass"]
+    assert found["auroc"] == found["findings"]["mass"]["auroc"]
+    ran(tmp_path / "classes", data, classifier=partial(Classifier, augment=None))
+    assert RunFolder(tmp_path / "classes").about()["classes"] == ["No Finding", "mass"]
+    manifest.write_text(text.replace("mass", "No Finding"))
+    with pytest.raises(InputError, match=r"a classifier of findings needs one, the images have \['No Finding'\];"):
+        ran(tmp_path / "nothing", data)
+
+
 def test_other_images_are_evaluated_by_the_findings_of_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -49,9 +49,9 @@ def test_a_cell_of_one_class_is_as_it_was(cell: str) -> None:
     assert canonical(cell) == cell
 
 
-def test_classes_without_a_set_are_findings_as_they_are() -> None:
+def test_classes_without_a_set_are_findings_but_for_the_one_that_is_none() -> None:
     assert not several(("none", "ring"))
-    assert findings_of(("none", "ring")) == ("none", "ring")
+    assert findings_of(("none", "ring", "star")) == ("ring", "star")
 
 
 def test_a_set_that_holds_nothing_and_something_is_refused() -> None:
