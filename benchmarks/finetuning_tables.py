@@ -6,13 +6,14 @@ from statistics import fmean
 
 from benchmarks.results import Results, plot_by_labels, shown, table
 
-SCORES = {"nuclei": "dice"}
-"""Of the sets that have been measured."""
+SCORES = {
+    "nuclei": "dice", "hippocampus": "dice", "brain_tumor": "balanced_accuracy", "chest_xray": "balanced_accuracy"
+}  # fmt: skip
 NAMES = {"dice": "Dice", "balanced_accuracy": "balanced accuracy"}
 FRACTIONS = {"0.05": "5 %", "0.2": "20 %", "1.0": "100 %"}
 STARTS = {
     "local": "each site alone", "scratch": "together, random weights", "pretrained": "together, pretrained (SimCLR)",
-    "drawn": "together, pretrained, with drawn images", "central": "centralised, random weights",
+    "central": "centralised, random weights", "drawn": "together, pretrained, with drawn images",
 }  # fmt: skip
 WAYS = {
     "local": "each site alone", "central": "centralised", "scratch": "FedAvg",
@@ -33,8 +34,9 @@ def efficiency_table(results: Results, data: str) -> list[str]:
         gains = [results.delta(data, way, "scratch", f"{SCORES[data]} pooled@{f}") for f in FRACTIONS]
         if any(gains):
             rows.append([told, "", *(shown([100 * gain for gain in found], 1, sign=True) for found in gains)])
-    picture = plot_by_labels(lines, list(FRACTIONS), NAMES[SCORES[data]], f"labels_{data}.svg")
-    plot = ["", f"![{NAMES[SCORES[data]]} by fraction of labels](images/{picture})"] if picture else []
+    score = NAMES[SCORES[data]]
+    picture = plot_by_labels(lines, list(FRACTIONS), score, f"labels_{data}.svg")
+    plot = ["", f"![{score[0].upper()}{score[1:]} by fraction of labels](images/{picture})"] if picture else []
     return [*table(["trained", "seeds", *FRACTIONS.values()], rows), *plot]
 
 
