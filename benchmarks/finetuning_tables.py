@@ -42,12 +42,13 @@ def efficiency_table(results: Results, data: str) -> list[str]:
 
 def ways_table(results: Results, data: str) -> list[str]:
     """With all labels, from random weights."""
-    central = _values(results, data, "central", "pooled")
-    rows = []
+    measure = f"{SCORES[data]} pooled@1.0"
+    central, rows = results.by_seed(data, "central", measure), []
     for way, name in WAYS.items():
-        if not (pooled := _values(results, data, way, "pooled")):
+        if not (found := results.by_seed(data, way, measure)):
             continue
-        part = f"{100 * fmean(pooled) / fmean(central):.1f} %" if central else "-"
+        pooled, parts = list(found.values()), [found[seed] / central[seed] for seed in found.keys() & central.keys()]
+        part = f"{100 * fmean(parts):.1f} %" if parts else "-"
         seconds = list(results.by_seed(data, way, "seconds@1.0").values())
         sites = shown(_values(results, data, way, "mean")) if way != "central" else "-"
         minutes = f"{fmean(seconds) / 60:.1f}" if seconds else "-"
