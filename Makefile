@@ -9,8 +9,8 @@ READY  := $(VENV)/.ready
 demo: $(READY)          ## the whole road on phantom hospitals
 	$(BIN)/fedpretrain demo
 
-test: $(READY)          ## quick tests
-	$(BIN)/python -m pytest
+test: $(READY)          ## quick tests, a file of them on each of two cores
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(READY)          ## all tests that need no GPU, real images included
 	$(BIN)/python -m pytest -m "not gpu"

@@ -51,7 +51,7 @@ def test_a_function_without_a_name_keeps_all_it_needs() -> None:
     assert sent(partial(function, 1))() == 20  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("thing", [shifted, FedAvg, torch.nn.functional.relu], ids=repr)
+@pytest.mark.parametrize("thing", [shifted, FedAvg, torch.nn.functional.relu], ids=lambda thing: thing.__name__)
 def test_what_has_a_name_travels_by_it(thing: object) -> None:
     assert sent(thing) is thing
 
