@@ -14,7 +14,6 @@ from fedcore.data.affine import affine_of, read_mask_of
 from fedcore.data.fault import ImageFault
 from fedcore.data.readers import read_image
 from fedcore.data.spacing import spacing_of
-from fedtune.mask_files import write_mask
 
 TILT = np.cos(0.3), np.sin(0.3)
 ALONG_ROW, ALONG_COLUMN = np.array([0.0, TILT[0], TILT[1]]), np.array([1.0, 0.0, 0.0])
@@ -75,18 +74,6 @@ def test_a_nifti_is_told_as_the_reader_turns_it(tmp_path: Path) -> None:
         assert image[place] == pytest.approx((affine @ [*place, 1])[:3].sum())
 
 
-def test_a_mask_of_a_series_comes_back_whichever_way_a_tool_stored_it(tmp_path: Path) -> None:
-    folder = series(tmp_path / "s")
-    mask = np.random.default_rng(0).integers(0, 4, SPACE).astype(np.uint8)
-    written = write_mask(tmp_path / "masks", folder, mask)
-    assert written.name == "s.nii.gz"
-    turned = nibabel.as_closest_canonical(nibabel.load(written))
-    nibabel.save(turned, tmp_path / "turned.nii.gz")
-    assert turned.shape != nibabel.load(written).shape
-    for path in (written, tmp_path / "turned.nii.gz"):
-        assert np.array_equal(read_mask_of(folder, path, SPACE), mask)
-
-
 @pytest.mark.parametrize(("moved", "told"), [(0.001, False), (0.5, True)])
 def test_a_mask_that_lies_elsewhere_is_a_fault(tmp_path: Path, moved: float, told: bool) -> None:
     there = np.eye(4)
@@ -98,11 +85,3 @@ def test_a_mask_that_lies_elsewhere_is_a_fault(tmp_path: Path, moved: float, tol
             read_mask_of(tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz", (4, 6, 8))
     else:
         assert not read_mask_of(tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz", (4, 6, 8)).any()
-
-
-def test_a_series_without_positions_takes_masks_in_the_order_of_its_voxels(tmp_path: Path) -> None:
-    folder = series(tmp_path / "s", ImagePositionPatient=None, InstanceNumber=[1, 2, 3])
-    mask = np.arange(60, dtype=np.uint8).reshape(SPACE)
-    written = write_mask(tmp_path / "masks", folder, mask)
-    assert written.name == "s.npy"
-    assert np.array_equal(read_mask_of(folder, written, SPACE), mask)
