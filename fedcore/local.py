@@ -119,7 +119,8 @@ class LocalTrainer:
         """Trains at `site` and returns the mean loss of the last epoch and what module and callbacks logged.
 
         Raises:
-            Refused: The loss or a weight is no longer finite, or the GPU's memory is too small.
+            Refused: The loss or a weight is no longer finite, the GPU's memory is too small, or a single image is too
+            little for batch norm.
         """
         keep = [KeepOptimizer(self._optimizer)] if self.visit.keep_optimizer else []
         if isinstance(self.module, Traveller):
@@ -131,7 +132,7 @@ class LocalTrainer:
             clip = [ClipFused()] if self.visit.precision == "bf16-mixed" else []
             callbacks = [_MeanLoss(), *callbacks, *keep, *clip]
             trainer = self.visit.trainer(callbacks)
-            with _gpu_memory(self._smaller()):
+            with _gpu_memory(self._smaller()), _single_values():
                 trainer.fit(self.module, batches)
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
         for callback in callbacks:
@@ -217,3 +218,17 @@ def _gpu_memory(what: str) -> Iterator[None]:
         free, total = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
         in_use = f"{(total - free) / 2**30:.1f} of {total / 2**30:.1f} GiB in use"
         raise Refused(f"out of GPU memory ({in_use}) {what}") from None
+
+
+@contextmanager
+def _single_values() -> Iterator[None]:
+    """Batch norm shown one value alone, as of a site's only image, becomes a Refused that says what may help."""
+    try:
+        yield
+    except ValueError as e:
+        if "more than 1 value per channel" not in str(e):
+            raise
+        raise Refused(
+            "batch norm needs more than one value a channel, and the network shrank a batch of one image to one pixel; "
+            "give the site more images, raise data.size, or set norm: group where the network has it"
+        ) from None

@@ -54,8 +54,16 @@ def _scores(about: Record, scores: Record) -> str:
         [site, str(trained.get(site, 0)), str(found["images"]), *(_cell(found.get(name)) for name in names)]
         for site, found in (scores["sites"] | {"all": scores["pooled"]}).items()
     ]
-    titles = ["site", "training images", "test images", *map(metric_name, names)]
-    return f"## How well it does\n\nIn brackets 95 % bootstrap intervals over patients.\n\n{table(titles, rows)}"
+    unit, grid = scores.get("unit", ""), scores.get("grid", "")
+    titles = ["site", "training images", "test images", *(metric_name(name, unit) for name in names)]
+    where = (
+        f" Masks were measured on the grid of {'the files' if grid == 'files' else f'{grid} pixels'}." if grid else ""
+    )
+    return f"""## How well it does
+
+In brackets 95 % bootstrap intervals over patients.{where}
+
+{table(titles, rows)}"""
 
 
 def _cell(score: Record | None) -> str:

@@ -22,6 +22,7 @@ from fedcore.transport import InProcess
 from fedtune import evaluate_masks, segment
 from fedtune.evaluate import evaluate
 from fedtune.finetune import build, finetune, labelled_tests, ranked
+from fedtune.native import Files
 from fedtune.tell import show
 
 USAGE = """usage: fedpretrain evaluate RUN [--data.manifest other.csv] [--KEY VALUE ...]
@@ -63,9 +64,9 @@ def _evaluate_masks(run: RunFolder, overrides: Sequence[str]) -> None:
     module = segment.build(cohort, structures, asked["network"], asked["segmenter"], asked["seed"])
     load_classifier(run, module, SEGMENTER)
     sites = _sites(run, module, tests, asked)
-    evaluate_masks.show(
-        *evaluate_masks.evaluate_masks(sites, structures, asked["tolerance"], asked["seed"], asked["bootstrap"])
-    )
+    files = Files.of(asked["data"], cohort) if asked["native"] else None
+    settings = (asked["tolerance"], asked["seed"], asked["bootstrap"], files)
+    evaluate_masks.show(evaluate_masks.evaluate_masks(sites, structures, *settings))
 
 
 def _asked(stage: Callable[..., None], run: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def dice_by_structure(
 
 
 def image_scores(
-    guess: Int64[Tensor, "*space"], mask: Int64[Tensor, "*space"], structures: int, spacing: Sequence[float],
+    guess: Int64[Tensor, "*space"], mask: Int64[Tensor, "*space"], spacing: Sequence[float], structures: int,
     tolerance: float,
 ) -> Float[Tensor, "3 k"]:  # fmt: skip
     """MEASURES of each structure of one image, NaN where they do not exist; unlabelled pixels are in neither.
@@ -56,8 +56,8 @@ def image_scores(
     Args:
         guess: Class numbers.
         mask: Class numbers, 255 where unlabelled.
-        structures: Class numbers, background included.
         spacing: Of pixels along each axis, in mm.
+        structures: Class numbers, background included.
         tolerance: Distance in mm up to which surfaces agree (Nikolov et al. 2021, arXiv 1809.04430).
     """
     from monai.metrics.hausdorff_distance import compute_hausdorff_distance

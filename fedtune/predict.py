@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedcore.classifiers import classifiers_of
-from fedcore.data.decode import Decoded, Decoding, arrange
+from fedcore.data.decode import Decoding
 from fedcore.data.findings import SEPARATOR
-from fedcore.data.geometry import Spacing, unfit
 from fedcore.data.readers import ImageFault, read_image
-from fedcore.data.scaling import Percentiles
 from fedcore.data.source import Data
 from fedcore.errors import Faults, InputError
 from fedcore.files import require_writable, write_atomically
@@ -29,6 +26,7 @@ from fedcore.run import RunFolder
 from fedcore.words import call
 from fedtune.finetune import finetune
 from fedtune.mask_files import write_mask
+from fedtune.native import answers, native_mask
 from fedtune.segment import segment
 
 TABLE = "predictions.csv"
@@ -106,7 +104,7 @@ class Model:
         stage: Any = segment if about["command"] == "segment" else finetune
         recipe = read_recipe(stage, "predict", [str(run.path / "recipe.yaml")]).build()
         data: Data = recipe["data"]
-        how = Decoding(data.scaling or Percentiles(), tuple(about["size"]), about["channels"], data.slices)
+        how = data.decoding(tuple(about["size"]), about["channels"])
         return cls(known[site], how, tuple(about["classes"]), about.get("structures", 0),
                    about.get("several_findings", False))  # fmt: skip
 
@@ -119,52 +117,21 @@ class Model:
     def rows(self, file: Path, out: Path) -> list[list[str]]:
         """What is said of one image, or of each of its slices; writes its mask. Raises ImageFault."""
         raw, mm = read_image(file), self.how.spacing(file)
-        answers = self.answers(raw, mm)
+        said = answers(self.network, self.how, raw, mm)
         if self.structures:
-            mask = self._mask(answers, raw.shape[1:], mm)
+            mask = native_mask(said, self.how, raw.shape[1:], mm)
             path = write_mask(out / "masks", file, mask)
             counts = np.bincount(mask.ravel(), minlength=self.structures)[1:]
             return [[str(path.relative_to(out)), *map(str, counts.tolist())]]
         if self.how.slices is None:
-            return [self._told(logits) for _, logits in answers]
-        return [[str(place), *self._told(logits)] for place, logits in answers]
-
-    def answers(self, raw: np.ndarray, mm: Spacing | None = None) -> Iterator[tuple[int, Float[Tensor, "k *_"]]]:
-        """Logits of an image as `read_image` gives it, which is treated as in training, at place 0. Of a volume that is
-        cut those of each slice that is not empty, at its place along the axis. Raises ImageFault.
-        """
-        dims = raw.ndim - 1
-        if dims != self.how.dims:
-            raise ImageFault(f"a {dims}D image, and the model knows {self.how.dims}D ones")
-        try:
-            images = arrange(self.how.scaling(raw), None, self.how, mm)
-        except ValueError as e:
-            raise ImageFault(f"{raw.shape[0]} channels cannot become {self.how.channels}") from e
-        if not len(images.pixels):
-            raise ImageFault("every slice holds one single value")
-        return self._seen(images)
-
-    @torch.inference_mode()
-    def _seen(self, images: Decoded) -> Iterator[tuple[int, Float[Tensor, "k *_"]]]:
-        """One after another: logits of a volume's slices may not fit into memory together."""
-        places = [0] if images.places is None else images.places.tolist()
-        for place, pixels in zip(places, images.pixels, strict=True):
-            yield place, self.network(torch.from_numpy(pixels)[None].float())[0]
+            return [self._told(logits) for _, logits in said]
+        return [[str(place), *self._told(logits)] for place, logits in said]
 
     def _told(self, logits: Float[Tensor, " k"]) -> list[str]:
         probabilities = logits.sigmoid() if self.several else logits.softmax(0)
         seen = (probabilities > 0.5).nonzero().flatten() if self.several else logits.argmax(0, keepdim=True)
         guess = SEPARATOR.join(self.classes[k] for k in seen)
         return [guess, *(f"{p:.4f}" for p in probabilities.tolist())]
-
-    def _mask(
-        self, answers: Iterable[tuple[int, Tensor]], space: tuple[int, ...], mm: Spacing | None
-    ) -> UInt8[np.ndarray, "*space"]:
-        mask = np.zeros(space, np.uint8)
-        planes = mask[None] if self.how.slices is None else np.moveaxis(mask, self.how.slices, 0)
-        for place, logits in answers:
-            planes[place] = unfit(logits, planes.shape[1:], mm).argmax(0).numpy()
-        return mask
 
 
 def _files(images: Path, dims: int) -> list[Path]:

@@ -28,6 +28,7 @@ from fedcore.visit import Visit
 from fedtune.evaluate import require_tests
 from fedtune.evaluate_masks import as_json, evaluate_masks, require_summable, show
 from fedtune.labels import of_patients
+from fedtune.native import Files
 from fedtune.networks import UShaped
 from fedtune.outlines import Outlines
 from fedtune.result import leave, require_fraction
@@ -46,6 +47,7 @@ def segment(
     rounds: Rounds = Rounds(),
     policy: Policy = Policy(),
     tolerance: float = 1.0,
+    native: bool = False,
     bootstrap: int = 200,
     loggers: tuple[Literal["csv", "tensorboard"], ...] = ("csv",),
     seed: int = 0,
@@ -65,6 +67,8 @@ def segment(
         rounds: The schedule.
         policy: What sites agree to send.
         tolerance: Distance in mm (in pixels where files do not say how large those are) up to which surfaces agree.
+        native: Score test images on the grid of their files rather than on that of `data.size`; slower, and what
+            somebody meets who uses the masks.
         bootstrap: Draws for the intervals of the scores.
         loggers: Lightning loggers, of csv and tensorboard.
         seed: Seed of every generator.
@@ -78,6 +82,7 @@ def segment(
     weights = find_encoder(Path(start)) if start else None
     cohort = load(data)
     train, test = _tasks(cohort, label_fraction, seed)
+    files = Files.of(data, cohort) if native else None
     structures = structures_of(train, test)
     module = build(cohort, structures, network, segmenter, seed, weights)
     job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
@@ -86,10 +91,10 @@ def segment(
     about |= {"carried": carried(module.network) if weights else 0.0, "labelled": {s: len(i) for s, i in train.items()}}
     transport = job.train_in(run, module, about)
     save_classifier(run, module, SEGMENTER)
-    table, images = evaluate_masks(transport, structures, tolerance, seed, bootstrap)
+    found = evaluate_masks(transport, structures, tolerance, seed, bootstrap, files)
     settings = {"label_fraction": label_fraction, "encoder": start}
-    leave(run, module, SEGMENTER, settings | as_json(table, images))
-    show(table, images)
+    leave(run, module, SEGMENTER, settings | as_json(found))
+    show(found)
     run.close("finished", notes=[*run.about()["notes"], *Outlines().keep(transport, structures)])
 
 

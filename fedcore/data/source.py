@@ -81,6 +81,10 @@ class Data:
             cohort = self.synthetic.join(cohort, self._other(self.synthetic.manifest, cohort.channels, progress))
         return cohort
 
+    def decoding(self, size: tuple[int, ...], channels: int) -> Decoding:
+        """How files become images of this size and of so many channels."""
+        return Decoding(self.scaling or Percentiles(), size, channels, self.slices)
+
     def _other(self, manifest: str, channels: int, progress: Progress | None) -> Cohort:
         """The sites of another manifest, in the form of these."""
         alone = Data(manifest, self.size, self.slices, channels, self.scaling, test_fraction=0.0,
@@ -105,7 +109,7 @@ class Data:
         dims, channels = _survey(sites, folder)
         self._require_cuttable(dims)
         size = full_size(self.size, dims if self.slices is None else dims - 1)
-        how = Decoding(self.scaling or Percentiles(), size, self.channels or channels, self.slices)
+        how = self.decoding(size, self.channels or channels)
         stores = decode_sites(sites, how, folder, on_fault=self.on_fault, progress=progress)
         return _cohort(manifest, sites, stores)
 

@@ -139,6 +139,8 @@ def warnings(found: Sequence[Entry]) -> list[str]:
         images.setdefault(entry.run.command, set()).update({entry.run.data.partition("+")[0]} - {""})
     if any(len(seen) > 1 for seen in images.values()):
         told.append("These runs were not made on the same images, so their scores cannot be ranked.")
+    if len({entry.run.scores.grid for entry in found if entry.run.scores} - {""}) > 1:
+        told.append("Masks were not measured on the same grid in all runs, so their scores cannot be ranked.")
     looked = {entry.run.inspection.encoder for entry in found if entry.run.inspection and entry.frechet}
     if len(looked) > 1:
         told.append("The audits looked with different encoders, so their Frechet distances cannot be ranked.")

@@ -150,8 +150,10 @@ def _scores(found: Mapping[str, Any]) -> Scores | None:
     sites = {site: _score(mapping(score)) for site, score in mapping(found.get("sites")).items()}
     pooled = _score(mapping(found.get("pooled"))) if found.get("pooled") else None
     encoder = str(found["encoder"]) if found.get("encoder") else None
-    by_patient = found.get("by_patient") is True
-    return Scores(number(found.get("label_fraction")), encoder, sites, pooled, by_patient) if sites or pooled else None
+    if not sites and not pooled:
+        return None
+    by_patient, grid, unit = found.get("by_patient") is True, str(found.get("grid", "")), str(found.get("unit", ""))
+    return Scores(number(found.get("label_fraction")), encoder, sites, pooled, by_patient, grid, unit)
 
 
 def _score(found: Mapping[str, Any]) -> Score:

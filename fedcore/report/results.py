@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedcore.report.run import Estimate, Run, Score
-from fedcore.report.units import metric_name
+from fedcore.report.units import is_distance, metric_name
 
 POOLED = "All sites, pooled"
 _MEASURES = {"knn": "kNN", "linear": "Linear probe", "feature_std": "Spread", "effective_rank": "Effective rank"}
-
-_DISTANCES = "hd95"
-"""In mm, so not on a track from 0 to 1; the table tells them."""
 _DRAWN_ELSEWHERE = ("ece",)  # less of it is better, and it has a chart of its own
 
 
@@ -38,7 +35,7 @@ def bars(run: Run) -> dict[str, list[Bar]]:
     found: dict[str, list[Bar]] = {}
     for owner, score in scored(run).items():
         for metric, estimate in score.metrics.items():
-            if metric in _DRAWN_ELSEWHERE or metric.startswith(_DISTANCES):
+            if metric in _DRAWN_ELSEWHERE or is_distance(metric):  # on no track from 0 to 1; the table tells them
                 continue
             found.setdefault(metric_name(metric), []).append(_bar(owner, estimate))
     return found
@@ -46,10 +43,10 @@ def bars(run: Run) -> dict[str, list[Bar]]:
 
 def final(run: Run) -> Final | None:
     """The scores of a fine-tuned run, else what each site's last survey measured; None where there is neither."""
-    if found := scored(run):
+    if run.scores and (found := scored(run)):
         metrics = list(dict.fromkeys(name for score in found.values() for name in score.metrics))
         rows = tuple((owner, tuple(map(score.metrics.get, metrics)), score.images) for owner, score in found.items())
-        return Final(tuple(map(metric_name, metrics)), rows, "Behind each score stands its confidence interval.")
+        return Final(tuple(metric_name(name, run.scores.unit) for name in metrics), rows, _note(run.scores.grid))
     surveys = {site: survey for turn in run.turns for site, survey in turn.survey.items()}
     names = [name for name in _MEASURES if any(name in survey for survey in surveys.values())]
     rows = tuple(
@@ -73,6 +70,12 @@ def by_finding(run: Run) -> Final | None:
     names = dict.fromkeys(name for told in found.values() for name in told)
     rows = tuple((name, tuple(told.get(name) for told in found.values()), None) for name in names)
     return Final(tuple(found), rows, "A dash: all images have it, or none.") if rows else None
+
+
+def _note(grid: str) -> str:
+    """`grid` as scores.json has it."""
+    measured = f" Masks were measured on the grid of {'the files' if grid == 'files' else f'{grid} pixels'}."
+    return "Behind each score stands its confidence interval." + (measured if grid else "")
 
 
 def _plain(value: float | None) -> Estimate | None:

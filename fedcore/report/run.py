@@ -81,6 +81,10 @@ class Scores:
     pooled: Score | None
     by_patient: bool = False
     """Patients were counted, not images."""
+    grid: str = ""
+    """What masks were measured on: files, or the pixels of the images' sides."""
+    unit: str = ""
+    """Of distances."""
 
 
 @dataclass(frozen=True)

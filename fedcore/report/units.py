@@ -51,11 +51,20 @@ def percent(share: float) -> str:
     return f"{100 * share:g} %"
 
 
-def metric_name(name: str) -> str:
+def metric_name(name: str, unit: str = "") -> str:
+    """`unit` is that of distances, where it is known."""
     first, _, number = name.rpartition("_")
     if number.isdigit():  # of a structure
-        return f"{metric_name(first)} {number}"
-    return _NAMES.get(name, name.replace("_", " ").capitalize())
+        return f"{metric_name(first)} {number}{_of_distance(name, unit)}"
+    return _NAMES.get(name, name.replace("_", " ").capitalize()) + _of_distance(name, unit)
+
+
+def is_distance(name: str) -> bool:
+    return name.startswith("hd95")
+
+
+def _of_distance(name: str, unit: str) -> str:
+    return f" ({unit})" if unit and is_distance(name) else ""
 
 
 def interval(score: Estimate) -> str:

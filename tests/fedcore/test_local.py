@@ -257,6 +257,11 @@ def test_a_gpu_too_small_is_told_with_what_may_fit(
         trainer.fit(Site("a", images()), TURN)
 
 
+def test_a_single_image_that_batch_norm_cannot_use_is_told_with_what_may_help() -> None:
+    with pytest.raises(Refused, match=r"more than one value a channel.*give the site more images, raise data\.size"):
+        local().fit(Site("a", images(count=1)), TURN)
+
+
 def test_a_gpu_too_small_to_measure_on() -> None:
     with pytest.raises(Refused, match=r"out of GPU memory .* while measuring"), local().measuring():
         raise torch.OutOfMemoryError("Tried to allocate 80.00 GiB")

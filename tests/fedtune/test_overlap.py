@@ -39,7 +39,7 @@ def by_loops(guess: torch.Tensor, mask: torch.Tensor, spacing: tuple[float, floa
 def test_scores_of_an_image_are_those_of_loops(spacing: tuple[float, float]) -> None:
     guess, mask = square(3, 9), square(5, 12)
     dice, hd95 = by_loops(guess, mask, spacing)
-    found = image_scores(guess, mask, 2, spacing, 1.0)
+    found = image_scores(guess, mask, spacing, 2, 1.0)
     assert found[0, 0] == pytest.approx(dice)
     assert found[1, 0] == pytest.approx(hd95)
     assert 0 < float(found[2, 0]) < 1
@@ -47,12 +47,12 @@ def test_scores_of_an_image_are_those_of_loops(spacing: tuple[float, float]) -> 
 
 def test_what_a_missing_structure_counts() -> None:
     nothing, some = square(0, 0), square(3, 9)
-    assert image_scores(nothing, nothing, 2, (1.0, 1.0), 1.0).isnan().all()
+    assert image_scores(nothing, nothing, (1.0, 1.0), 2, 1.0).isnan().all()
     for pair in ((nothing, some), (some, nothing)):
-        dice, gap, surface = image_scores(*pair, 2, (1.0, 1.0), 1.0)[:, 0].tolist()
+        dice, gap, surface = image_scores(*pair, (1.0, 1.0), 2, 1.0)[:, 0].tolist()
         assert (dice, surface) == (0, 0)
         assert np.isnan(gap)
-    perfect = image_scores(some, some, 2, (1.0, 1.0), 1.0)[:, 0].tolist()
+    perfect = image_scores(some, some, (1.0, 1.0), 2, 1.0)[:, 0].tolist()
     assert perfect == [1, 0, 1]
 
 
@@ -60,7 +60,7 @@ def test_unlabelled_pixels_are_in_neither() -> None:
     guess, mask = square(3, 9), square(3, 9)
     mask[8] = 255
     guess[8] = 1
-    assert image_scores(guess, mask, 2, (1.0, 1.0), 1.0)[0, 0] == 1
+    assert image_scores(guess, mask, (1.0, 1.0), 2, 1.0)[0, 0] == 1
 
 
 def test_sums_of_sites_are_those_of_all_images() -> None:

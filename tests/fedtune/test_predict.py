@@ -16,6 +16,7 @@ from fedcore.data.scaling import Percentiles
 from fedcore.errors import Faults, InputError
 from fedcore.run import RunFolder
 from fedtune.mask_files import stem, write_mask
+from fedtune.native import answers
 from fedtune.predict import Model, predict
 from tests.fedcore.data.test_readers import series
 from tests.fedcore.data.test_slices import hospital
@@ -58,7 +59,7 @@ def test_a_classifier_tells_its_probabilities(classifier: Path, tmp_path: Path) 
     assert list(rows[0]) == ["image", "guess", *model.classes]
     first = rows[0]
     raw = read_image(classifier / "pictures" / "hospital_1" / first["image"])
-    ((_, logits),) = model.answers(raw)
+    ((_, logits),) = answers(model.network, model.how, raw)
     expected = logits.softmax(0)
     assert [float(first[name]) for name in model.classes] == pytest.approx(expected.tolist(), abs=1e-4)
     assert first["guess"] == model.classes[int(expected.argmax())]
@@ -70,7 +71,7 @@ def test_a_mask_has_the_pixels_of_its_image(segmenter: Path, tmp_path: Path) -> 
     mask = read_mask(tmp_path / "out" / row["mask"])
     assert mask.shape == (48, 48)
     model = Model.of(RunFolder(segmenter / "run"), None)
-    ((_, answer),) = model.answers(read_image(image))
+    ((_, answer),) = answers(model.network, model.how, read_image(image))
     logits = torch.nn.functional.interpolate(answer[None], (48, 48), mode="bilinear")[0]
     assert np.array_equal(mask, logits.argmax(0).numpy())
     counts = [int((mask == k).sum()) for k in range(1, model.structures)]

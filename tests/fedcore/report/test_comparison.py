@@ -154,6 +154,15 @@ def test_what_forbids_to_compare_is_said(make_run: MakeRun) -> None:
     assert warnings(compared(folders[0])) == []
 
 
+def test_masks_of_several_grids_are_not_ranked(make_tuned: MakeTuned) -> None:
+    folders = [make_tuned(name) for name in "abc"]
+    for folder, grid in zip(folders, ("files", "32 x 32", ""), strict=True):
+        scores = json.loads((folder / "scores.json").read_text())
+        (folder / "scores.json").write_text(json.dumps(scores | {"grid": grid}))
+    assert any("not measured on the same grid" in told for told in warnings(compared(*folders)))
+    assert not any("grid" in told for told in warnings(compared(*folders[1:])))
+
+
 def test_runs_of_unknown_images_are_not_said_to_differ(make_run: MakeRun) -> None:
     folder = make_run("old")
     about = json.loads((folder / "run.json").read_text())

@@ -43,6 +43,18 @@ def test_neither_scores_nor_survey(make_run: MakeRun) -> None:
     assert bars(run) == {}
 
 
+def test_distances_and_masks_say_what_they_were_measured_in(full_run: Path) -> None:
+    scores = json.loads((full_run / "scores.json").read_text())
+    scores["pooled"]["hd95"] = {"value": 2.5, "low": 2, "high": 3}
+    for grid, said in (("files", "on the grid of the files."), ("32 x 32", "on the grid of 32 x 32 pixels.")):
+        (full_run / "scores.json").write_text(json.dumps(scores | {"grid": grid, "unit": "mm"}))
+        table = final(read_run(full_run))
+        assert table is not None
+        assert table.columns[-1] == "HD95 (mm)"
+        assert table.note.endswith(said)
+    assert "HD95" not in "".join(bars(read_run(full_run)))
+
+
 def test_bars_stay_on_their_track(full_run: Path) -> None:
     scores = json.loads((full_run / "scores.json").read_text())
     scores["pooled"]["auroc"] = {"value": 1.7, "low": -3, "high": 2}

@@ -45,6 +45,7 @@ def test_metric_names() -> None:
         "Balanced accuracy",
         "F1",
     ]
+    assert [metric_name(name, "mm") for name in ("dice_1", "hd95", "hd95_2")] == ["Dice 1", "HD95 (mm)", "HD95 2 (mm)"]
 
 
 def test_counts_fractions_and_intervals() -> None:

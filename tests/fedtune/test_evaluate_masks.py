@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from math import nan
+
+import pytest
+
+from fedtune.evaluate import POOLED
+from fedtune.evaluate_masks import Overlaps, as_json, format_distance, show
+from fedtune.scores import Score
+
+WIDE = {"dice": Score(0.71, 0.58, 0.81), "hd95": Score(19.477, 10.08, 30.13), "surface_dice": Score(0.275, 0.22, 0.33)}
+FOUND = Overlaps({"brightfield_purple": WIDE, POOLED: WIDE}, {"brightfield_purple": 8, POOLED: 8}, "pixels", "64 x 64")
+
+
+def test_a_distance_in_words() -> None:
+    assert format_distance(Score(19.477, 10.08, 30.13)) == "19.5 (10-30)"
+    assert format_distance(Score(1.852, 1.67, 2.06)) == "1.9 (1.7-2.1)"
+    assert format_distance(Score(2.0, nan, nan)) == "2.0"
+    assert format_distance(Score(nan, nan, nan)) == "-"
+
+
+def test_the_table_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    show(FOUND)
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80
+    for part in ("brightfield_purple", "0.710 (0.58-0.81)", "19.5 (10-30)", "0.275 (0.22-0.33)", "HD95 (pixels)"):
+        assert part in said
+    assert said.endswith("measured on the grid of 64 x 64 pixels\n")
+
+
+def test_a_score_that_does_not_exist_is_null() -> None:
+    told = as_json(Overlaps({POOLED: WIDE | {"hd95": Score(nan, nan, nan)}}, {POOLED: 8}, "mm", "files"))
+    assert told["pooled"]["hd95"] == {"value": None, "low": None, "high": None}
+    assert (told["grid"], told["unit"], told["sites"]) == ("files", "mm", {})
