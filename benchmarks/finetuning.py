@@ -15,16 +15,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from statistics import fmean
 
 from benchmarks import synthesis
 from benchmarks.cells import Cell, Driver, stage
 from benchmarks.results import Result
+from fedcore.run import RunFolder
+from fedtune.command import evaluated
+from fedtune.evaluate import POOLED
 
 RUNS = Path("checkpoints/finetuning")
 SEEDS = (0, 1, 2)
 FRACTIONS = ("0.05", "0.2", "1.0")
+
+
+PARTITION = "fedcore.data.partition"
 
 
 @dataclass(frozen=True)
@@ -45,9 +52,10 @@ class Task:
     tune: tuple[str, ...]
     started: tuple[str, ...] = ()
     """Set where it starts from the pretrained encoder."""
+    deal: tuple[str, ...] = ("--data.partition", f"{PARTITION}.ByColumn")
+    """Images to sites."""
 
 
-PARTITION = "fedcore.data.partition"
 UNET, CLASSIFIER = "--network.init_args.encoder", "--encoder"
 TASKS = {
     "nuclei": Task(
@@ -72,9 +80,10 @@ TASKS = {
     "chest_xray": Task(
         "cxr_covid_multisite", "finetune", "classify", 3, 20, 15, "balanced_accuracy", CLASSIFIER,
         ("--data.size", "64", "--encoder.init_args.stem", "16", "--rounds.count", "20"),
-        ("--data.size", "64", "--encoder.init_args.stem", "16", "--data.sites", "[nih_us]", "--data.partition",
-         f"{PARTITION}.Dirichlet", "--data.partition.init_args.sites", "3", "--data.partition.init_args.alpha", "1"),
+        ("--data.size", "64", "--encoder.init_args.stem", "16", "--data.sites", "[nih_us]"),
         ("--classifier.init_args.optimizer.init_args.lr", "0.0003"),
+        ("--data.partition", f"{PARTITION}.Dirichlet", "--data.partition.init_args.sites", "3",
+         "--data.partition.init_args.alpha", "1"),
     ),
 }  # fmt: skip
 
@@ -144,12 +153,13 @@ def measure(cell: Cell, folder: Path) -> list[Result]:
     drawn = _drawn(cell.seed, folder) if way.drawn else ()
     for fraction in way.fractions:
         run = stage(
-            task.command, task.recipe, RUNS / str(cell) / f"labels_{fraction}", *images, *task.tune, *start,
+            task.command, task.recipe, RUNS / str(cell) / f"labels_{fraction}", *images, *task.tune, *task.deal, *start,
             "--visit.max_epochs", "1000", "--visit.max_steps", str(steps), "--rounds.count", str(task.rounds),
             "--visit.keep_optimizer", "true",
             "--label_fraction", fraction, "--seed", str(cell.seed), *drawn, *norm, *way.overrides,
         )  # fmt: skip
-        found += [Result(str(cell), f"{name}@{fraction}", value) for name, value in _told(run, task.score).items()]
+        told = _told(run, task.score) | (_by_site(run, task) if way.pooled else {})
+        found += [Result(str(cell), f"{name}@{fraction}", value) for name, value in told.items()]
     return found
 
 
@@ -162,10 +172,21 @@ def _told(run: Path, score: str) -> dict[str, float]:
     """The score of each site's test images, their mean, and that of all pooled; seconds of training."""
     scores = json.loads((run / "scores.json").read_text())
     sites = {site: told[score]["value"] for site, told in scores["sites"].items() if told[score]["value"] is not None}
-    return {f"{score} {site}": value for site, value in sites.items()} | {
-        f"{score} mean": fmean(sites.values()), f"{score} pooled": scores["pooled"][score]["value"],
+    return _and_mean(sites, score) | {
+        f"{score} pooled": scores["pooled"][score]["value"],
         "seconds": json.loads((run / "run.json").read_text())["seconds"],
     }  # fmt: skip
+
+
+def _by_site(run: Path, task: Task) -> dict[str, float]:
+    """What a model that was trained on all images together scores at each site."""
+    table = evaluated(RunFolder(run), (*task.deal, "--bootstrap", "0")).table
+    sites = {site: row[task.score].value for site, row in table.items() if site != POOLED}
+    return _and_mean({site: value for site, value in sites.items() if not isnan(value)}, task.score)
+
+
+def _and_mean(sites: dict[str, float], score: str) -> dict[str, float]:
+    return {f"{score} {site}": value for site, value in sites.items()} | {f"{score} mean": fmean(sites.values())}
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def ways_table(results: Results, data: str) -> list[str]:
         pooled, parts = list(found.values()), [found[seed] / central[seed] for seed in found.keys() & central.keys()]
         part = f"{100 * fmean(parts):.1f} %" if parts else "-"
         seconds = list(results.by_seed(data, way, "seconds@1.0").values())
-        sites = shown(_values(results, data, way, "mean")) if way != "central" else "-"
+        sites = shown(_values(results, data, way, "mean"))
         minutes = f"{fmean(seconds) / 60:.1f}" if seconds else "-"
         rows.append([name, str(len(pooled)), sites, shown(pooled), part, minutes])
     return table(["trained by", "seeds", "mean over sites", "all test images", "of centralised", "minutes"], rows)

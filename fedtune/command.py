@@ -20,7 +20,8 @@ from fedcore.recipe import read_recipe
 from fedcore.run import RunFolder
 from fedcore.transport import InProcess
 from fedtune import evaluate_masks, segment
-from fedtune.evaluate import evaluate
+from fedtune.evaluate import Evaluation, evaluate
+from fedtune.evaluate_masks import Overlaps
 from fedtune.finetune import build, finetune, labelled_tests, ranked
 from fedtune.native import Files
 from fedtune.tell import show
@@ -34,28 +35,41 @@ def command(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    run, overrides = RunFolder(Path(arguments[0])), arguments[1:]
+    run = RunFolder(Path(arguments[0]))
+    found = evaluated(run, arguments[1:])
+    if isinstance(found, Overlaps):
+        evaluate_masks.show(found)
+    else:
+        show(found, run.about()["classes"])
+    return 0
+
+
+def evaluated(run: RunFolder, overrides: Sequence[str] = ()) -> Evaluation | Overlaps:
+    """The scores of a finished finetune or segment run, its recipe changed by `overrides` as in the command.
+
+    Raises:
+        InputError: There is no such run, or the images do not fit its model.
+    """
     kind = run.about().get("command", "no run")
     if kind not in ("finetune", "segment"):
         raise InputError(
             f"evaluate takes a finetune or segment run, {run.path} holds {kind}; the report shows a pretraining run's "
             "probe"
         )
-    (_evaluate_classes if kind == "finetune" else _evaluate_masks)(run, overrides)
-    return 0
+    return (_classes if kind == "finetune" else _masks)(run, overrides)
 
 
-def _evaluate_classes(run: RunFolder, overrides: Sequence[str]) -> None:
+def _classes(run: RunFolder, overrides: Sequence[str]) -> Evaluation:
     asked = _asked(finetune, run, overrides)
     cohort = _as_trained(run, load(asked["data"]))
     module = build(cohort, asked["encoder"], asked["classifier"], asked["seed"])
     load_classifier(run, module)
     sites = _sites(run, module, labelled_tests(cohort), asked)
     grades = ranked(cohort.classes, module) if asked["ordinal"] else []
-    show(evaluate(sites, asked["seed"], asked["bootstrap"], grades, asked["by_patient"]), cohort.classes)
+    return evaluate(sites, asked["seed"], asked["bootstrap"], grades, asked["by_patient"])
 
 
-def _evaluate_masks(run: RunFolder, overrides: Sequence[str]) -> None:
+def _masks(run: RunFolder, overrides: Sequence[str]) -> Overlaps:
     asked, structures = _asked(segment.segment, run, overrides), run.about()["structures"]
     cohort = load(asked["data"])
     tests = segment.with_masks(cohort, "test")
@@ -65,8 +79,9 @@ def _evaluate_masks(run: RunFolder, overrides: Sequence[str]) -> None:
     load_classifier(run, module, SEGMENTER)
     sites = _sites(run, module, tests, asked)
     files = Files.of(asked["data"], cohort) if asked["native"] else None
-    settings = (asked["tolerance"], asked["seed"], asked["bootstrap"], files)
-    evaluate_masks.show(evaluate_masks.evaluate_masks(sites, structures, *settings))
+    return evaluate_masks.evaluate_masks(
+        sites, structures, asked["tolerance"], asked["seed"], asked["bootstrap"], files
+    )
 
 
 def _asked(stage: Callable[..., None], run: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
