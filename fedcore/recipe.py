@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
+import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 from fedcore.errors import Faults, InputError
 from fedcore.mistakes import explain, keys_of, meant, unknown_key
@@ -55,11 +57,23 @@ def build_part(key: str, kind: Any, value: Any) -> Any:
         raise InputError(f"the recipe's {key} cannot be built: {meant(str(e))}") from e
 
 
+class Help(DefaultHelpFormatter):
+    """Names the classes that a key may take where all of them are the kit's, not the thousand modules of torch."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        told, mark, known = super()._get_help_string(action).rpartition(", known subclasses: ")
+        if not mark:
+            return known
+        ours = all(path.startswith("fed") for path in known.split(", "))
+        return f"{told}{mark}{known}" if ours else f"{told})"
+
+
 def parser_of(stage: Callable[..., Any], name: str) -> ArgumentParser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog=f"fedpretrain {name}", usage=f"fedpretrain {name} [RECIPE] [--out FOLDER] [--KEY VALUE ...]",
         description=inspect.cleandoc(stage.__doc__ or "").split("\n")[0], allow_abbrev=False, exit_on_error=False,
+        formatter_class=Help,
     )  # fmt: skip
     parser.add_argument("--config", action="config", help="Recipe: a YAML file or the name of a shipped one.")
     parser.add_argument("--out", type=str, help="Folder of the run; checkpoints/<recipe> if not given.")
@@ -70,6 +84,8 @@ def parser_of(stage: Callable[..., Any], name: str) -> ArgumentParser:
 
 def read_recipe(stage: Callable[..., Any], name: str, arguments: Sequence[str]) -> Recipe:
     """Raises Faults with every unknown key of the file, or InputError for the first other mistake."""
+    if {"-h", "--help"} & set(arguments):
+        _import_all(stage.__module__.partition(".")[0])
     parser = parser_of(stage, name)
     arguments, path = _with_path(arguments)
     tree = _checked_tree(parser, path) if path else {}
@@ -80,6 +96,12 @@ def read_recipe(stage: Callable[..., Any], name: str, arguments: Sequence[str]) 
         raise InputError(explain(parser, str(e))) from e
     config.out = config.out or str(Path("checkpoints") / (path.stem if path else name.split()[0]))
     return Recipe(parser, config, parser.dump(config, skip_unset=False))
+
+
+def _import_all(package: str) -> None:
+    """Classes that nobody has imported are unknown to the help."""
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+        importlib.import_module(module.name)
 
 
 def _with_path(arguments: Sequence[str]) -> tuple[list[str], Path | None]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from fedcore.errors import Faults, InputError
 from fedcore.fedprox import Spring
 from fedcore.recipe import Recipe, read_recipe
 from fedssl.pretrain import pretrain
+from fedtune.segment import segment
 
 GUIDED = """
 algorithm:
@@ -217,3 +219,21 @@ def test_of_a_union_the_refusal_that_says_why_is_told(text: str, told: str) -> N
 def test_reading_a_recipe_writes_nothing() -> None:
     read(GUIDED).build()
     assert [p.name for p in Path().iterdir()] == ["mine.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "named", "left_out"),
+    [
+        (pretrain, ["fedssl.byol.BYOL", "fedssl.mae.MAE", "fedcore.encoders.ViT"], "fedssl.pair"),
+        (segment, ["SegResNet", "SwinUNETR", "fedtune.segmenter.Segmenter"], "torch.nn"),
+    ],
+)
+def test_help_names_the_classes_of_the_kit_alone(
+    stage: Callable[..., None], named: list[str], left_out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as done:
+        read_recipe(stage, "stage", ["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert done.value.code == 0
+    assert all(name in said for name in named)
+    assert left_out not in said
