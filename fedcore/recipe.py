@@ -58,14 +58,15 @@ def build_part(key: str, kind: Any, value: Any) -> Any:
 
 
 class Help(DefaultHelpFormatter):
-    """Names the classes that a key may take where all of them are the kit's, not the thousand modules of torch."""
+    """Names the classes that a key may take where the first, their base, is the kit's: not torch's thousand modules."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         told, mark, known = super()._get_help_string(action).rpartition(", known subclasses: ")
         if not mark:
             return known
-        ours = all(path.startswith("fed") for path in known.split(", "))
-        return f"{told}{mark}{known}" if ours else f"{told})"
+        base, *others = known.removesuffix(")").split(", ")
+        ours = [path for path in others if path.startswith("fed")]
+        return f"{told}{mark}{', '.join(ours)})" if ours and base.startswith("fed") else f"{told})"
 
 
 def parser_of(stage: Callable[..., Any], name: str) -> ArgumentParser:

@@ -224,8 +224,8 @@ def test_reading_a_recipe_writes_nothing() -> None:
 @pytest.mark.parametrize(
     ("stage", "named", "left_out"),
     [
-        (pretrain, ["fedssl.byol.BYOL", "fedssl.mae.MAE", "fedcore.encoders.ViT"], "fedssl.pair"),
-        (segment, ["SegResNet", "SwinUNETR", "fedtune.segmenter.Segmenter"], "torch.nn"),
+        (pretrain, ["fedssl.byol.BYOL", "fedssl.mae.MAE", "fedcore.encoders.ViT"], "fedssl.method.Method"),
+        (segment, ["SegResNet", "SwinUNETR"], "torch.nn"),
     ],
 )
 def test_help_names_the_classes_of_the_kit_alone(
