@@ -42,7 +42,7 @@ def sentence(run: Run) -> str:
     text = " ".join(parts)
     if run.parameters:
         text += f"; the model has {run.parameters:,} parameters"
-    if run.classes:
+    if run.classes and run.command != "segment":  # which learns from masks, whatever labels there are
         text += f"; the classes are {', '.join(run.classes)}"
     return text + "."
 
@@ -56,7 +56,9 @@ def _results(run: Run) -> list[Figure]:
     figures = []
     if run.scores and run.scores.pooled:
         figures += [
-            Figure(metric_name(name), f"{score.value:.3f}", interval(score) or "all test images pooled")
+            Figure(
+                metric_name(name, run.scores.unit), f"{score.value:.3f}", interval(score) or "all test images pooled"
+            )
             for name, score in list(run.scores.pooled.metrics.items())[:2]
         ]
     if best := best_probe(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,3 +46,13 @@ def test_what_is_unknown_is_left_out(make_run: MakeRun) -> None:
 def test_images_that_were_left_out_are_counted_among_the_images(make_run: MakeRun) -> None:
     figures = {figure.label: figure.detail for figure in key_figures(read_run(make_run(faults=["x", "y"])))}
     assert figures["Images"] == "1,200 train, 400 test, 2 left out"
+
+
+def test_a_segmenter_tells_distances_in_their_unit_and_no_classes(make_run: MakeRun) -> None:
+    folder = make_run(command="segment", classes=["sick", "well"])
+    pooled = {name: {"value": value, "low": None, "high": None} for name, value in (("dice", 0.8), ("hd95", 2.5))}
+    (folder / "scores.json").write_text(json.dumps({"sites": {}, "pooled": pooled, "unit": "mm"}))
+    run = read_run(folder)
+    assert [figure.label for figure in key_figures(run)][:2] == ["Dice", "HD95 (mm)"]
+    assert "classes" not in sentence(run)
+    assert "the classes are sick, well" in sentence(read_run(make_run("other", classes=["sick", "well"])))
