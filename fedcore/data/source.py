@@ -102,6 +102,7 @@ class Data:
     def _load(self, progress: Progress | None) -> Cohort:
         if self.manifest == "phantom":
             self._require_cuttable(self.phantom.spatial_dims)
+            self._require_nothing_of_manifests()
             return self.phantom.cohort(self.size, self.slices)
         manifest = self._chosen(read_manifest(Path(self.manifest)))
         sites = self._sites(manifest)
@@ -112,6 +113,16 @@ class Data:
         how = self.decoding(size, self.channels or channels)
         stores = decode_sites(sites, how, folder, on_fault=self.on_fault, progress=progress)
         return _cohort(manifest, sites, stores)
+
+    def _require_nothing_of_manifests(self) -> None:
+        """Phantom hospitals are drawn as they are trained on, and would leave such settings unheard."""
+        said: dict[str, object] = {"sites": self.sites, "partition": self.partition, "scaling": self.scaling}
+        said["channels"] = self.channels if self.channels != 1 else None
+        if unheard := [f"data.{name}" for name, value in said.items() if value is not None]:
+            raise InputError(
+                f"{' and '.join(unheard)} must be left away where data.manifest is phantom, whose sites data.phantom "
+                "sets; fedpretrain data phantom FOLDER writes such sites with a manifest"
+            )
 
     def _require_cuttable(self, dims: int) -> None:
         if self.slices is not None and (dims != 3 or not 0 <= self.slices < 3):

@@ -188,6 +188,14 @@ def test_medmnist(tmp_path: Path) -> None:
     assert torch.equal(lab.batch([0]), lab.batch([3]))
 
 
+def test_settings_of_manifests_are_not_left_unheard_with_phantoms() -> None:
+    with pytest.raises(InputError, match=r"data\.partition and data\.channels must be left away"):
+        Data(partition=Quantity(sites=2), channels=3).load()
+    with pytest.raises(InputError, match=r"data\.sites must .* fedpretrain data phantom FOLDER"):
+        Data(sites=("hospital_1",)).load()
+    assert Data(size=16, channels=1, phantom=Phantoms(sites=1, images_per_site=8)).load().channels == 1
+
+
 def test_phantoms() -> None:
     cohort = Data(size=16, phantom=Phantoms(sites=2, images_per_site=8)).load()
     assert (len(cohort.sites), cohort.size) == (2, (16, 16))
