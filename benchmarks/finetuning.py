@@ -105,10 +105,13 @@ class Way:
     """Sets that it is measured on."""
 
 
+RATES = {"class_path": "fedcore.schedule.Cosine", "init_args": {"warmup": 3}}
+"""They rise for three rounds, then fall by half a cosine."""
+
+
 def by(algorithm: str, *guides: str, at: str = "--algorithm") -> tuple[str, ...]:
-    """In place of the recipe's algorithm: rates rise for three rounds, then fall by half a cosine."""
-    rates = {"class_path": "fedcore.schedule.Cosine", "init_args": {"warmup": 3}}
-    return (at, algorithm, f"{at}.init_args.guides", json.dumps([*guides, rates]))
+    """In place of the recipe's algorithm."""
+    return (at, algorithm, f"{at}.init_args.guides", json.dumps([*guides, RATES]))
 
 
 FEDAVG = "fedcore.algorithm.FedAvg"
@@ -116,6 +119,11 @@ FEDADAM = (
     "--algorithm", "fedcore.fedopt.FedOpt",
     "--algorithm.init_args.rule", '{"class_path": "fedcore.fedopt.Adam", "init_args": {"eta": 0.003}}',
     *by(FEDAVG, at="--algorithm.init_args.algorithm"),
+)  # fmt: skip
+DITTO = (
+    "--algorithm", "fedcore.ditto.Ditto", "--algorithm.init_args.lam", "0.1",
+    "--algorithm.init_args.guides", json.dumps([RATES]), *by(FEDAVG, at="--algorithm.init_args.algorithm"),
+    "--visit.keep_optimizer", "false",
 )  # fmt: skip
 WAYS = {
     "scratch": Way(by(FEDAVG), fractions=FRACTIONS),
@@ -128,6 +136,7 @@ WAYS = {
     "fedbn": Way(by("fedcore.fedbn.FedBN"), norm="batch"),
     "scaffold": Way(by("fedcore.scaffold.Scaffold")),
     "fedadam": Way(FEDADAM),
+    "ditto": Way(DITTO, of=("nuclei",)),
 }
 
 

@@ -18,7 +18,7 @@ STARTS = {
 WAYS = {
     "local": "each site alone", "central": "centralised", "scratch": "FedAvg",
     "batch": "FedAvg, batch norm", "fedbn": "FedBN, batch norm", "fedprox": "FedProx",
-    "scaffold": "SCAFFOLD", "fedadam": "FedAdam",
+    "scaffold": "SCAFFOLD", "fedadam": "FedAdam", "ditto": "Ditto, a model a site",
 }  # fmt: skip
 
 
