@@ -147,7 +147,6 @@ def test_where_batch_norm_cannot_bear_one_image_the_others_go_on(tmp_path: Path,
     for record in run.rounds():
         assert "batch norm needs more than one value" in record["refused"]["small"]
         assert record["sites"]["large"]["examples"] == 8
-    assert "Expected more than 1 value per channel" in (run.site("small") / "errors.jsonl").read_text()
 
 
 def test_values_the_method_refuses_and_sites_without_training_images_begin_nothing(
