@@ -117,7 +117,7 @@ def by(algorithm: str, *guides: str, at: str = "--algorithm") -> tuple[str, ...]
 FEDAVG = "fedcore.algorithm.FedAvg"
 FEDADAM = (
     "--algorithm", "fedcore.fedopt.FedOpt",
-    "--algorithm.init_args.rule", '{"class_path": "fedcore.fedopt.Adam", "init_args": {"eta": 0.003}}',
+    "--algorithm.init_args.rule", '{"class_path": "fedcore.fedopt.Adam", "init_args": {"eta": 0.01}}',
     *by(FEDAVG, at="--algorithm.init_args.algorithm"),
 )  # fmt: skip
 DITTO = (
