@@ -120,7 +120,7 @@ class LocalTrainer:
 
         Raises:
             Refused: The loss or a weight is no longer finite, the GPU's memory is too small, or a single image is too
-            little for batch norm.
+                little for batch norm.
         """
         keep = [KeepOptimizer(self._optimizer)] if self.visit.keep_optimizer else []
         if isinstance(self.module, Traveller):

@@ -9,7 +9,7 @@ from torch import nn
 from fedcore.card import LICENCE, USE, Record, environment, head, left, recipe_of
 from fedcore.report.markdown import table
 from fedcore.report.naming import start_name
-from fedcore.report.units import metric_name
+from fedcore.report.units import measured_on, metric_name
 from fedcore.run import RunFolder
 
 
@@ -56,9 +56,7 @@ def _scores(about: Record, scores: Record) -> str:
     ]
     unit, grid = scores.get("unit", ""), scores.get("grid", "")
     titles = ["site", "training images", "test images", *(metric_name(name, unit) for name in names)]
-    where = (
-        f" Masks were measured on the grid of {'the files' if grid == 'files' else f'{grid} pixels'}." if grid else ""
-    )
+    where = f" Masks were {measured_on(grid)}." if grid else ""
     return f"""## How well it does
 
 In brackets 95 % bootstrap intervals over patients.{where}

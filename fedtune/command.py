@@ -28,7 +28,8 @@ from fedtune.tell import show
 
 USAGE = """usage: fedpretrain evaluate RUN [--data.manifest other.csv] [--KEY VALUE ...]
 
-Scores of a finished finetune or segment run per site and pooled, on its own test images or on others."""
+Scores of a finished finetune or segment run per site and pooled, on its own test images or on others.
+--native true measures masks on the grid of their files instead of that of data.size."""
 
 
 def command(arguments: Sequence[str]) -> int:

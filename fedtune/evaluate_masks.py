@@ -15,11 +15,14 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from fedcore.border import Policy
+from fedcore.data.decode import UNLABELED
+from fedcore.data.geometry import Spacing
 from fedcore.data.images import Images
 from fedcore.errors import InputError, Refused
 from fedcore.grid import grid
 from fedcore.local import LocalTrainer, personal
 from fedcore.message import STATISTICS, Contribution, Message, Weights
+from fedcore.report.units import measured_on
 from fedcore.site import Round, Site
 from fedcore.transport import InProcess
 from fedtune.evaluate import POOLED, Table, answers
@@ -54,10 +57,18 @@ class EvaluateMasks:
         sides = self.files.sides if self.files else _fitted
         with local.measuring():
             found = (sides(local.module, site.test, at) for at in places.tolist())
-            values = torch.stack([image_scores(*each, self.structures, self.tolerance) for each in found])
+            values = torch.stack([self._scored(*each) for each in found])
         patients = torch.from_numpy(site.test.patients[places])
         sums = summed(values, patients, self.draws, turn.seed_of(site.name, "bootstrap"))
         return Contribution(site.name, SiteSums(sums.total, sums.images), len(places), {})
+
+    def _scored(self, guess: Tensor, truth: Tensor, mm: Spacing) -> Float[Tensor, "3 k"]:
+        """Raises Refused at a structure that was lost where masks were fitted, and so is unknown to the segmenter."""
+        if (unknown := truth[(truth >= self.structures) & (truth != UNLABELED)]).numel():
+            raise Refused(
+                f"structure {int(unknown[0])} in its masks is too small to be seen at data.size; enlarge that"
+            )
+        return image_scores(guess, truth, mm, self.structures, self.tolerance)
 
 
 def _fitted(network: nn.Module, images: Images, at: int) -> Sides:
@@ -82,6 +93,7 @@ class Overlaps:
     unit: str
     """Of distances."""
     grid: str
+    """`files`, or the pixels of the fitted images' sides."""
 
 
 def evaluate_masks(
@@ -135,7 +147,7 @@ def show(found: Overlaps) -> None:
     }  # fmt: skip
     titles = ("images", "Dice", f"HD95 ({found.unit})", "surface Dice")
     Console().print(grid("site", titles, rows, standing_out=POOLED))
-    print(f"measured on the grid of {'the files' if found.grid == 'files' else f'{found.grid} pixels'}")
+    print(measured_on(found.grid))
 
 
 def format_distance(score: Score) -> str:

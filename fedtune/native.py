@@ -105,5 +105,6 @@ class Files:
             guess = native_mask(answers(network, self.how, raw, mm), self.how, raw.shape[1:], mm)
         except ImageFault as fault:
             raise Refused(f"the image of row {number} or its mask cannot be read: {fault}") from None
-        apart = spacing_of(row.image) or (1.0,) * truth.ndim
-        return torch.from_numpy(guess).long(), torch.from_numpy(truth).long(), apart[: truth.ndim]
+        apart = (spacing_of(row.image) or ())[: truth.ndim]
+        whole = apart if len(apart) == truth.ndim else (1.0,) * truth.ndim
+        return torch.from_numpy(guess).long(), torch.from_numpy(truth).long(), whole

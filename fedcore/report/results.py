@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedcore.report.run import Estimate, Run, Score
-from fedcore.report.units import is_distance, metric_name
+from fedcore.report.units import is_distance, measured_on, metric_name
 
 POOLED = "All sites, pooled"
 _MEASURES = {"knn": "kNN", "linear": "Linear probe", "feature_std": "Spread", "effective_rank": "Effective rank"}
@@ -73,9 +73,7 @@ def by_finding(run: Run) -> Final | None:
 
 
 def _note(grid: str) -> str:
-    """`grid` as scores.json has it."""
-    measured = f" Masks were measured on the grid of {'the files' if grid == 'files' else f'{grid} pixels'}."
-    return "Behind each score stands its confidence interval." + (measured if grid else "")
+    return "Behind each score stands its confidence interval." + (f" Masks were {measured_on(grid)}." if grid else "")
 
 
 def _plain(value: float | None) -> Estimate | None:

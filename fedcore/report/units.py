@@ -54,17 +54,18 @@ def percent(share: float) -> str:
 def metric_name(name: str, unit: str = "") -> str:
     """`unit` is that of distances, where it is known."""
     first, _, number = name.rpartition("_")
-    if number.isdigit():  # of a structure
-        return f"{metric_name(first)} {number}{_of_distance(name, unit)}"
-    return _NAMES.get(name, name.replace("_", " ").capitalize()) + _of_distance(name, unit)
+    of_all = _NAMES.get(name, name.replace("_", " ").capitalize())
+    told = f"{metric_name(first)} {number}" if number.isdigit() else of_all  # a number is of a structure
+    return f"{told} ({unit})" if unit and is_distance(name) else told
 
 
 def is_distance(name: str) -> bool:
     return name.startswith("hd95")
 
 
-def _of_distance(name: str, unit: str) -> str:
-    return f" ({unit})" if unit and is_distance(name) else ""
+def measured_on(grid: str) -> str:
+    """What masks were measured on, `grid` as scores.json has it."""
+    return f"measured on the grid of {'the files' if grid == 'files' else f'{grid} pixels'}"
 
 
 def interval(score: Estimate) -> str:

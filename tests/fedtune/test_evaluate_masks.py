@@ -3,9 +3,11 @@ from __future__ import annotations
 from math import nan
 
 import pytest
+import torch
 
+from fedcore.errors import Refused
 from fedtune.evaluate import POOLED
-from fedtune.evaluate_masks import Overlaps, as_json, format_distance, show
+from fedtune.evaluate_masks import EvaluateMasks, Overlaps, as_json, format_distance, show
 from fedtune.scores import Score
 
 WIDE = {"dice": Score(0.71, 0.58, 0.81), "hd95": Score(19.477, 10.08, 30.13), "surface_dice": Score(0.275, 0.22, 0.33)}
@@ -32,3 +34,11 @@ def test_a_score_that_does_not_exist_is_null() -> None:
     told = as_json(Overlaps({POOLED: WIDE | {"hd95": Score(nan, nan, nan)}}, {POOLED: 8}, "mm", "files"))
     assert told["pooled"]["hd95"] == {"value": None, "low": None, "high": None}
     assert (told["grid"], told["unit"], told["sites"]) == ("files", "mm", {})
+
+
+def test_a_structure_that_only_files_show_is_told() -> None:
+    truth = torch.tensor([[0, 1], [255, 2]])
+    asked = EvaluateMasks(structures=3, tolerance=1.0, draws=0)
+    assert asked._scored(truth.clamp_max(2), truth, (1.0, 1.0)).shape == (3, 2)
+    with pytest.raises(Refused, match=r"structure 2 in its masks is too small to be seen at data\.size"):
+        EvaluateMasks(structures=2, tolerance=1.0, draws=0)._scored(truth * 0, truth, (1.0, 1.0))
