@@ -15,40 +15,9 @@ from typing import Any
 
 import torch
 
-from fedcore.errors import InputError, Refused
-from fedcore.message import Contribution, Leaf, Message, Reveals, declared, exposure, leaves
+from fedcore.message import Contribution, Leaf, Reveals, leaves
+from fedcore.policy import Policy
 from fedcore.site import Round
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What sites agree to send."""
-
-    at_most: Reveals = Reveals.STATISTICS
-    """Highest revelation of a message allowed: WEIGHTS < STATISTICS < FEATURES < SAMPLES."""
-    metrics: bool = True
-    """Whether sites send scalars (mean loss, probe scores) beside their messages."""
-
-    def foresee(self, kind: type[Message]) -> None:
-        """Raises InputError if messages of `kind` reveal more than is allowed, before any site has trained for them.
-
-        A field that may stay empty (a slice's position) counts as well: what may leave is agreed to beforehand.
-        """
-        level = declared(kind)
-        if level > self.at_most:
-            raise InputError(
-                f"{kind.__name__} reveals {level.name}, the policy allows {self.at_most.name}; set policy.at_most to "
-                f"{level.name} if the sites agree, or choose a method that reveals less"
-            )
-
-    def check(self, message: Message) -> None:
-        """Raises Refused if `message` reveals more than is allowed."""
-        if exposure(message) > self.at_most:
-            over = next(leaf for leaf in leaves(message) if leaf.reveals > self.at_most)
-            raise Refused(
-                f"{over.kind} reveals {over.reveals.name} ({over.name}), the policy allows "
-                f"{self.at_most.name}; set policy.at_most to {over.reveals.name} if the site agrees"
-            )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pytorch_lightning import LightningModule
 
 from fedcore.algorithm import Algorithm, sent_by, share_of
-from fedcore.border import Policy
+from fedcore.policy import Policy
 from fedcore.data.images import Images
 from fedcore.errors import InputError
 from fedcore.federation import Rounds, Survey, federate

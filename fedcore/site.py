@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedcore.data.images import Images
 from fedcore.message import Tensors
+from fedcore.policy import Policy
 
 
 @dataclass
@@ -23,6 +24,9 @@ class Site:
     """What stays at the site from visit to visit: unshared tensors of the module, its bank, its optimizer."""
     folder: Path | None = None
     """Of its own, for what it keeps to be looked at; None: it has none."""
+
+    policy: Policy = Policy()
+    """What it agrees to send."""
 
     @property
     def size(self) -> int:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from fedcore.algorithm import Algorithm, Visitor
-from fedcore.border import Border, Policy
+from fedcore.border import Border
+from fedcore.policy import Policy
 from fedcore.data.images import Images
 from fedcore.errors import Refused
 from fedcore.local import LocalTrainer
@@ -50,7 +51,8 @@ class InProcess:
         return list(self.train)
 
     def site(self, name: str) -> Site:
-        return Site(name, self.train[name], self.test.get(name), self.memories.get(name), self._folder(name))
+        own = self.train[name], self.test.get(name), self.memories.get(name), self._folder(name)
+        return Site(name, *own, self.policy)
 
     def ask(self, visitor: Visitor, tasks: Tasks, turn: Round) -> Iterator[Answer]:
         for name, down in tasks:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.border import Policy
+from fedcore.policy import Policy
 from fedcore.data.describe import describe
 from fedcore.data.source import Data
 from fedcore.errors import InputError, building

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.border import Policy
+from fedcore.policy import Policy
 from fedcore.data.describe import describe
 from fedcore.data.images import Cohort, Images
 from fedcore.data.source import Data

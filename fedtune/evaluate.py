@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedcore.algorithm import Visitor
-from fedcore.border import Policy
+from fedcore.policy import Policy
 from fedcore.data.images import Beside, Images
 from fedcore.errors import InputError, Refused
 from fedcore.local import LocalTrainer, personal

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from rich.console import Console
 from torch import Tensor, nn
 
-from fedcore.border import Policy
+from fedcore.policy import Policy
 from fedcore.data.decode import UNLABELED
 from fedcore.data.geometry import Spacing
 from fedcore.data.images import Images

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.border import Policy
+from fedcore.policy import Policy
 from fedcore.classifiers import MODEL, save_classifier
 from fedcore.data.describe import describe
 from fedcore.data.findings import findings_of, several, with_findings

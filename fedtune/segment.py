@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.border import Policy
+from fedcore.policy import Policy
 from fedcore.classifiers import SEGMENTER, save_classifier
 from fedcore.data.decode import UNLABELED
 from fedcore.data.describe import describe

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedcore.algorithm import FedAvg
-from fedcore.border import Policy
+from fedcore.policy import Policy
 from fedcore.federation import NoSiteLeft, Rounds, Survey, federate
 from fedcore.ledger import RoundRecord
 from fedcore.local import LocalTrainer

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.border import Policy
+from fedcore.policy import Policy
 from fedcore.checkpoint import Checkpoint
 from fedcore.errors import InputError
 from fedcore.exchange import Carry

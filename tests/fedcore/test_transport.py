@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedcore.border import Policy
+from fedcore.policy import Policy
 from fedcore.errors import Refused
 from fedcore.memory import InMemory
 from fedcore.message import Contribution, Empty, Refusal, Weights

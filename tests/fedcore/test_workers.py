@@ -19,7 +19,7 @@ import torch
 
 from fedcore import cli
 from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.border import Policy
+from fedcore.policy import Policy
 from fedcore.errors import InputError, Refused
 from fedcore.exchange import Carry
 from fedcore.federation import Rounds, Survey, federate

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import SGD
 
 from fedcore.algorithm import FedAvg, share_of
-from fedcore.border import Policy
+from fedcore.policy import Policy
 from fedcore.data.batches import loader
 from fedcore.data.images import Images
 from fedcore.errors import InputError

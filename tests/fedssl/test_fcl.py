@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from fedcore.algorithm import FedAvg
-from fedcore.border import Policy
+from fedcore.policy import Policy
 from fedcore.data.batches import loader
 from fedcore.data.images import Images
 from fedcore.data.phantom import Phantoms

@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedcore.border import Policy
+from fedcore.policy import Policy
 from fedcore.checkpoint import Checkpoint
 from fedcore.cli import main
 from fedcore.data.phantom import Phantoms

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fedcore.border import Policy
+from fedcore.policy import Policy
 from fedcore.message import Reveals, exposure, flatten, nbytes, unflatten
 from fedcore.site import Round
 from fedssl.bank import site_number

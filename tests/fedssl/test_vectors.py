@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
 from fedcore.algorithm import FedAvg
-from fedcore.border import Policy
+from fedcore.policy import Policy
 from fedcore.checkpoint import Checkpoint
 from fedcore.data.images import Images
 from fedcore.errors import Refused

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.border import Policy
+from fedcore.policy import Policy
 from fedcore.data.images import Images
 from fedcore.encoders import Encoder
 from fedcore.errors import InputError

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from fedcore.border import Policy
+from fedcore.policy import Policy
 from fedcore.classifiers import MODEL, load_classifier
 from fedcore.data.phantom import Phantoms
 from fedcore.data.source import Data

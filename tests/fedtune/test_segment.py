@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedcore.border import Policy
+from fedcore.policy import Policy
 from fedcore.classifiers import SEGMENTER
 from fedcore.data.images import Images
 from fedcore.data.phantom import Phantoms

@@ -1,0 +1,45 @@
+"""What a site agrees to send."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedcore.errors import InputError, Refused
+from fedcore.message import Message, Reveals, declared, exposure, leaves
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What sites agree to send."""
+
+    at_most: Reveals = Reveals.STATISTICS
+    """Highest revelation of a message allowed: WEIGHTS < STATISTICS < FEATURES < SAMPLES."""
+    metrics: bool = True
+    """Whether sites send scalars (mean loss, probe scores) beside their messages."""
+    min_patients: int = 10
+    """Patients that must stand behind a score or a statistic; a site with fewer sends none."""
+
+    def __post_init__(self) -> None:
+        if self.min_patients < 1:
+            raise ValueError(f"policy.min_patients must be at least 1, got {self.min_patients}")
+
+    def foresee(self, kind: type[Message]) -> None:
+        """Raises InputError if messages of `kind` reveal more than is allowed, before any site has trained for them.
+
+        A field that may stay empty (a slice's position) counts as well: what may leave is agreed to beforehand.
+        """
+        level = declared(kind)
+        if level > self.at_most:
+            raise InputError(
+                f"{kind.__name__} reveals {level.name}, the policy allows {self.at_most.name}; set policy.at_most to "
+                f"{level.name} if the sites agree, or choose a method that reveals less"
+            )
+
+    def check(self, message: Message) -> None:
+        """Raises Refused if `message` reveals more than is allowed."""
+        if exposure(message) > self.at_most:
+            over = next(leaf for leaf in leaves(message) if leaf.reveals > self.at_most)
+            raise Refused(
+                f"{over.kind} reveals {over.reveals.name} ({over.name}), the policy allows "
+                f"{self.at_most.name}; set policy.at_most to {over.reveals.name} if the site agrees"
+            )
