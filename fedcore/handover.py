@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fedcore.border import Border
-from fedcore.policy import Policy
 from fedcore.message import WEIGHTS, Contribution, Message, Reveals, Tensors
+from fedcore.policy import Policy
 from fedcore.run import RunFolder
 from fedcore.site import Round
 

@@ -15,7 +15,6 @@ from typing import Any, Literal
 from pytorch_lightning import LightningModule
 
 from fedcore.algorithm import Algorithm, sent_by, share_of
-from fedcore.policy import Policy
 from fedcore.data.images import Images
 from fedcore.errors import InputError
 from fedcore.federation import Rounds, Survey, federate
@@ -23,6 +22,7 @@ from fedcore.ledger import RoundRecord
 from fedcore.local import LocalTrainer
 from fedcore.logs import Logs
 from fedcore.message import Message, weights_of
+from fedcore.policy import Policy
 from fedcore.progress import Progress
 from fedcore.run import RunFolder
 from fedcore.transport import InProcess, Transport

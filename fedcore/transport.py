@@ -12,12 +12,12 @@ from typing import Any, Protocol, runtime_checkable
 
 from fedcore.algorithm import Algorithm, Visitor
 from fedcore.border import Border
-from fedcore.policy import Policy
 from fedcore.data.images import Images
 from fedcore.errors import Refused
 from fedcore.local import LocalTrainer
 from fedcore.memory import InMemory, Memories
 from fedcore.message import Contribution, Message, Refusal
+from fedcore.policy import Policy
 from fedcore.site import Round, Site
 
 Answer = Contribution[Any] | Refusal

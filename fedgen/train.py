@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Literal
 
 from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.policy import Policy
 from fedcore.data.describe import describe
 from fedcore.data.source import Data
 from fedcore.errors import InputError, building
 from fedcore.federation import Rounds
 from fedcore.job import Job
+from fedcore.policy import Policy
 from fedcore.progress import load
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded

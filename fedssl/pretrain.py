@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.policy import Policy
 from fedcore.data.describe import describe
 from fedcore.data.images import Cohort, Images
 from fedcore.data.source import Data
@@ -20,6 +19,7 @@ from fedcore.exchange import Carry, Exchange
 from fedcore.federation import Rounds, Survey
 from fedcore.job import Job
 from fedcore.localonly import LocalOnly
+from fedcore.policy import Policy
 from fedcore.progress import load
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded

@@ -15,11 +15,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedcore.algorithm import Visitor
-from fedcore.policy import Policy
 from fedcore.data.images import Beside, Images
 from fedcore.errors import InputError, Refused
 from fedcore.local import LocalTrainer, personal
 from fedcore.message import STATISTICS, Contribution, Message, Refusal, Weights
+from fedcore.policy import Policy
 from fedcore.site import Round, Site
 from fedcore.transport import InProcess
 from fedtune.calibration import calibration

@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 from rich.console import Console
 from torch import Tensor, nn
 
-from fedcore.policy import Policy
 from fedcore.data.decode import UNLABELED
 from fedcore.data.geometry import Spacing
 from fedcore.data.images import Images
@@ -22,6 +21,7 @@ from fedcore.errors import InputError, Refused
 from fedcore.grid import grid
 from fedcore.local import LocalTrainer, personal
 from fedcore.message import STATISTICS, Contribution, Message, Weights
+from fedcore.policy import Policy
 from fedcore.report.units import measured_on
 from fedcore.site import Round, Site
 from fedcore.transport import InProcess

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.policy import Policy
 from fedcore.classifiers import MODEL, save_classifier
 from fedcore.data.describe import describe
 from fedcore.data.findings import findings_of, several, with_findings
@@ -17,6 +16,7 @@ from fedcore.encoders import Encoder, ResNet
 from fedcore.errors import InputError, building
 from fedcore.federation import Rounds
 from fedcore.job import Job
+from fedcore.policy import Policy
 from fedcore.progress import load
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded

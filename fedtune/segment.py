@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.policy import Policy
 from fedcore.classifiers import SEGMENTER, save_classifier
 from fedcore.data.decode import UNLABELED
 from fedcore.data.describe import describe
@@ -20,6 +19,7 @@ from fedcore.data.source import Data
 from fedcore.errors import Faults, InputError, building
 from fedcore.federation import Rounds
 from fedcore.job import Job
+from fedcore.policy import Policy
 from fedcore.progress import load
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from fedcore.border import Border
-from fedcore.policy import Policy
 from fedcore.errors import InputError, Refused
 from fedcore.ledger import RoundRecord
 from fedcore.message import FEATURES, SAMPLES, STATISTICS, Contribution, Message, Reveals, Weights
+from fedcore.policy import Policy
 from fedcore.site import Round
 
 

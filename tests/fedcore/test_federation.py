@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from fedcore.algorithm import FedAvg
-from fedcore.policy import Policy
 from fedcore.federation import NoSiteLeft, Rounds, Survey, federate
 from fedcore.ledger import RoundRecord
 from fedcore.local import LocalTrainer
 from fedcore.message import Contribution, Empty, Weights
+from fedcore.policy import Policy
 from fedcore.site import Round, Site
 from fedcore.transport import InProcess
 from tests.fedcore.toys import Sender, broken, hospitals, images, local, same

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.policy import Policy
 from fedcore.checkpoint import Checkpoint
 from fedcore.errors import InputError
 from fedcore.exchange import Carry
@@ -18,6 +17,7 @@ from fedcore.job import Job
 from fedcore.local import LocalTrainer
 from fedcore.localonly import LocalOnly
 from fedcore.message import Contribution, Reveals, Tensors, Weights, flatten
+from fedcore.policy import Policy
 from fedcore.quantised import Quantised
 from fedcore.run import RunFolder
 from fedcore.site import Round, Site

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedcore.policy import Policy
 from fedcore.errors import Refused
 from fedcore.memory import InMemory
 from fedcore.message import Contribution, Empty, Refusal, Weights
+from fedcore.policy import Policy
 from fedcore.site import Round
 from fedcore.transport import InProcess
 from tests.fedcore.test_border import RICH

@@ -19,7 +19,6 @@ import torch
 
 from fedcore import cli
 from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.policy import Policy
 from fedcore.errors import InputError, Refused
 from fedcore.exchange import Carry
 from fedcore.federation import Rounds, Survey, federate
@@ -32,6 +31,7 @@ from fedcore.local import LocalTrainer
 from fedcore.memory import InMemory
 from fedcore.message import Contribution, Empty, Refusal, Weights, flatten
 from fedcore.parcel import pack, unpack
+from fedcore.policy import Policy
 from fedcore.scaffold import Scaffold
 from fedcore.site import Round, Site
 from fedcore.transport import Answer, InProcess, Transport

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.optim import SGD
 
 from fedcore.algorithm import FedAvg, share_of
-from fedcore.policy import Policy
 from fedcore.data.batches import loader
 from fedcore.data.images import Images
 from fedcore.errors import InputError
@@ -18,6 +17,7 @@ from fedcore.federation import NoSiteLeft, Rounds, federate
 from fedcore.ledger import RoundRecord
 from fedcore.local import LocalTrainer
 from fedcore.message import Reveals, flatten, unflatten, weights_of
+from fedcore.policy import Policy
 from fedcore.seeds import seeded
 from fedcore.site import Round
 from fedcore.transport import InProcess

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from fedcore.algorithm import FedAvg
-from fedcore.policy import Policy
 from fedcore.data.batches import loader
 from fedcore.data.images import Images
 from fedcore.data.phantom import Phantoms
@@ -24,6 +23,7 @@ from fedcore.exchange import Carry
 from fedcore.federation import Rounds, federate
 from fedcore.local import LocalTrainer
 from fedcore.message import Refusal, Reveals, Weights
+from fedcore.policy import Policy
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded
 from fedcore.site import Round

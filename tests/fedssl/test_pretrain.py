@@ -11,7 +11,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedcore.policy import Policy
 from fedcore.checkpoint import Checkpoint
 from fedcore.cli import main
 from fedcore.data.phantom import Phantoms
@@ -21,6 +20,7 @@ from fedcore.errors import InputError
 from fedcore.federation import Rounds
 from fedcore.localonly import LocalOnly
 from fedcore.message import Reveals, Weights
+from fedcore.policy import Policy
 from fedcore.run import RunFolder
 from fedcore.store import build_encoder
 from fedcore.visit import Visit

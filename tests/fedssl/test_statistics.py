@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fedcore.policy import Policy
 from fedcore.message import Reveals, exposure, flatten, nbytes, unflatten
+from fedcore.policy import Policy
 from fedcore.site import Round
 from fedssl.bank import site_number
 from fedssl.moco import MoCo

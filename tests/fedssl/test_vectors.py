@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
 from fedcore.algorithm import FedAvg
-from fedcore.policy import Policy
 from fedcore.checkpoint import Checkpoint
 from fedcore.data.images import Images
 from fedcore.errors import Refused
@@ -17,6 +16,7 @@ from fedcore.exchange import Carried, Carry
 from fedcore.federation import Rounds, federate
 from fedcore.local import LocalTrainer
 from fedcore.message import Reveals, Weights, exposure, flatten, nbytes, unflatten
+from fedcore.policy import Policy
 from fedcore.site import Round
 from fedcore.transport import InProcess
 from fedcore.visit import Visit

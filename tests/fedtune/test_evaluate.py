@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.policy import Policy
 from fedcore.data.images import Images
 from fedcore.encoders import Encoder
 from fedcore.errors import InputError
 from fedcore.local import LocalTrainer
 from fedcore.message import Contribution, Reveals, Weights, exposure, nbytes
+from fedcore.policy import Policy
 from fedcore.site import Round
 from fedcore.transport import InProcess
 from fedcore.visit import Visit

@@ -12,7 +12,6 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from fedcore.policy import Policy
 from fedcore.classifiers import MODEL, load_classifier
 from fedcore.data.phantom import Phantoms
 from fedcore.data.source import Data
@@ -21,6 +20,7 @@ from fedcore.encoders import ResNet
 from fedcore.errors import Faults, InputError
 from fedcore.federation import Rounds
 from fedcore.message import Reveals
+from fedcore.policy import Policy
 from fedcore.run import RunFolder
 from fedcore.store import save_encoder
 from fedcore.visit import Visit

@@ -11,7 +11,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedcore.policy import Policy
 from fedcore.classifiers import SEGMENTER
 from fedcore.data.images import Images
 from fedcore.data.phantom import Phantoms
@@ -21,6 +20,7 @@ from fedcore.encoders import ResNet
 from fedcore.errors import Faults, InputError
 from fedcore.federation import Rounds
 from fedcore.message import Reveals
+from fedcore.policy import Policy
 from fedcore.run import RunFolder
 from fedcore.store import save_encoder
 from fedcore.visit import Visit
