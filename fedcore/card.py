@@ -5,17 +5,15 @@ Markdown. Everything comes from the run's own record; what that lacks is left ou
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-import yaml
-
 from fedcore.data.scaling import Percentiles
 from fedcore.ledger import highest
+from fedcore.reading import read_json, yaml_of
 from fedcore.report.digest import meaning
-from fedcore.report.markdown import table
+from fedcore.report.markdown import plain, table
 from fedcore.report.private import shorten_paths
 from fedcore.report.units import duration, size
 from fedcore.run import RunFolder
@@ -47,7 +45,7 @@ def _per_visit(visits: Sequence[Record], way: str) -> str:
 
 def recipe_of(run: RunFolder, own: Sequence[str]) -> str:
     """The recipe in a table; `own` are the keys of what was trained, which come first."""
-    tree = shorten_paths(yaml.safe_load(run.recipe) or {})
+    tree = shorten_paths(yaml_of(run.recipe) or {})
     if not tree:
         return ""
     data = tree.get("data") or {}
@@ -89,12 +87,12 @@ def environment(run: RunFolder, about: Record) -> str:
     path = run.path / "environment.json"
     if not path.is_file():
         return ""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path)
     versions = [f"{name} {found[name]}" for name in ("fedpretrain", "torch", "monai", "python") if found.get(name)]
     commit = [f"commit {found['git_commit']}"] if found.get("git_commit") else []
     facts = [*versions, *commit, f"{found.get('device')} ({found.get('platform')})", f"begun {found.get('started')}"]
     spent = f", {duration(about['seconds'])} of training" if about.get("seconds") else ""
-    return f"## Environment\n\n{', '.join(facts)}{spent}."
+    return f"## Environment\n\n{plain(', '.join(facts))}{spent}."
 
 
 LICENCE = """## Licence

@@ -7,7 +7,6 @@ the last whole round. Everything is safetensors and JSON: reading it never runs 
 
 from __future__ import annotations
 
-import json
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from fedcore.errors import InputError
 from fedcore.files import write_atomically, write_json
 from fedcore.message import Message, Tensors, flatten, unflatten
+from fedcore.reading import json_of, text_of
 from fedcore.site import Round
 
 FORMAT = 1
@@ -51,7 +51,7 @@ class Checkpoint:
         if not path.exists():
             return cls(folder)
         try:
-            index = json.loads(path.read_text(encoding="utf-8"))
+            index = json_of(text_of(path))
             if index["format"] != FORMAT:
                 raise InputError(
                     f"{path} has format {index['format']}, this version reads {FORMAT}; "

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import safetensors.torch
-import yaml
 from pytorch_lightning import LightningModule
-from safetensors import SafetensorError
 from torch import nn
 
 from fedcore.checkpoint import Checkpoint
 from fedcore.encoders import Encoder
 from fedcore.errors import InputError, building
-from fedcore.files import write_atomically
 from fedcore.local import MODULE, personal
+from fedcore.reading import ADVICE, read_yaml
 from fedcore.recipe import build_part
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded
-from fedcore.store import differences
+from fedcore.weights import built_for, differences, read_weights, save_weights
 
+_ADVICE = "give a finished run, or copy its folder anew"
 MODEL, SEGMENTER = "classifier/classifier.safetensors", "segmenter/segmenter.safetensors"
 
 
 def save_classifier(run: RunFolder, module: nn.Module, path: str = MODEL) -> None:
-    tensors = {k: t.detach().cpu().contiguous() for k, t in module.state_dict().items()}
-    write_atomically(run.path / path, safetensors.torch.save(tensors))
+    save_weights(run.path / path, module)
 
 
 def load_classifier(run: RunFolder, module: nn.Module, path: str = MODEL) -> None:
@@ -35,13 +32,9 @@ def load_classifier(run: RunFolder, module: nn.Module, path: str = MODEL) -> Non
     Raises:
         InputError: They are missing, damaged or of another architecture.
     """
-    file = run.path / path
-    try:
-        tensors = safetensors.torch.load_file(file)
-    except (OSError, SafetensorError) as e:
-        raise InputError(f"{file} is missing, corrupted or truncated; evaluate takes a finished finetune run") from e
+    tensors = read_weights(run.path / path, _ADVICE)
     if wrong := differences(module.state_dict(), tensors):
-        raise InputError(f"{file} holds another architecture ({len(wrong)} tensors differ, e.g. {wrong[0]})")
+        raise InputError(f"{run.path / path} holds another architecture ({len(wrong)} tensors differ, e.g. {wrong[0]})")
     module.load_state_dict(tensors)
 
 
@@ -49,38 +42,46 @@ def fresh_classifier(run: RunFolder, seed: int) -> nn.Module:
     """One with random weights, of the classes that the recipe of `run` names by import path.
 
     Raises:
-        InputError: The run's recipe is damaged, or what it names cannot be built any more.
+        InputError: The run's recipe is damaged, or what it names cannot be built or is not trusted.
     """
-    about, recipe = run.about(), _recipe(run)
-    try:
-        encoder = build_part("encoder", Callable[[int, int], Encoder], recipe["encoder"])
-        classifier = build_part("classifier", Callable[[Encoder, int], LightningModule], recipe["classifier"])
-    except KeyError as e:
-        raise InputError(f"{run.path / 'recipe.yaml'} is damaged: it lacks {e}; restore it from a backup") from e
     with seeded(seed), building("the classifier or its encoder"):
-        made: nn.Module = classifier(encoder(len(about["size"]), about["channels"]), len(about["classes"]))
-    return made
+        return _classifier(run)()
 
 
-def fresh_segmenter(run: RunFolder, seed: int) -> nn.Module:
-    """As `fresh_classifier`, of a run that segments."""
-    about, recipe = run.about(), _recipe(run)
+def _classifier(run: RunFolder) -> Callable[[], nn.Module]:
+    kinds = {"encoder": Callable[[int, int], Encoder], "classifier": Callable[[Encoder, int], LightningModule]}
+    about, (encoder, classifier) = _about(run, "classes"), _parts(run, kinds)
+    return lambda: classifier(encoder(len(about["size"]), about["channels"]), len(about["classes"]))
+
+
+def _segmenter(run: RunFolder) -> Callable[[], nn.Module]:
+    kinds = {
+        "network": Callable[[int, int, int], nn.Module],
+        "segmenter": Callable[[nn.Module, tuple[int, ...]], LightningModule],
+    }
+    about, (network, segmenter) = _about(run, "structures"), _parts(run, kinds)
     size = tuple(about["size"])
-    network = build_part("network", Callable[[int, int, int], nn.Module], recipe["network"])
-    segmenter = build_part("segmenter", Callable[[nn.Module, tuple[int, ...]], LightningModule], recipe["segmenter"])
-    with seeded(seed), building("the segmenter or its network"):
-        made: nn.Module = segmenter(network(len(size), about["channels"], about["structures"]), size)
-    return made
+    return lambda: segmenter(network(len(size), about["channels"], about["structures"]), size)
 
 
-def _recipe(run: RunFolder) -> dict[str, Any]:
+def _about(run: RunFolder, told: str) -> dict[str, Any]:
+    """What run.json says, with the images' size and channels, and what is told apart in them."""
+    about = run.about()
+    if missing := [key for key in ("size", "channels", "sites", told) if not about.get(key)]:
+        raise InputError(f"{run.path / 'run.json'} is damaged: it lacks {', '.join(missing)}; {ADVICE}")
+    return about
+
+
+def _parts(run: RunFolder, kinds: Mapping[str, Any]) -> list[Any]:
+    """What keys of the run's recipe stand for."""
     path = run.path / "recipe.yaml"
+    recipe = read_yaml(path)
+    if missing := [key for key in kinds if key not in recipe]:
+        raise InputError(f"{path} is damaged: it lacks {', '.join(missing)}; {ADVICE}")
     try:
-        recipe: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        recipe.items()
-    except (OSError, yaml.YAMLError, AttributeError) as e:
-        raise InputError(f"{path} is missing or damaged ({type(e).__name__}); restore it from a backup") from e
-    return recipe
+        return [build_part(key, kind, recipe[key]) for key, kind in kinds.items()]
+    except InputError as e:
+        raise InputError(f"{path}: {e}") from e
 
 
 def classifiers_of(run: RunFolder) -> dict[str | None, nn.Module]:
@@ -89,19 +90,23 @@ def classifiers_of(run: RunFolder) -> dict[str | None, nn.Module]:
     Raises:
         InputError: as `fresh_classifier` and `load_classifier`.
     """
+    segments = run.about().get("command") == "segment"
+    file, fresh = (SEGMENTER, _segmenter(run)) if segments else (MODEL, _classifier(run))
+    tensors = read_weights(run.path / file, _ADVICE)
+
+    def trained() -> nn.Module:
+        with seeded(0):
+            return built_for(tensors, fresh, lambda module: module).eval()
+
     memories = Checkpoint.open(run.path / "state")
     found: dict[str | None, nn.Module] = {}
-    for site in run.about()["sites"]:
-        memory = memories.get(site)
-        own = {k.removeprefix(MODULE): t for k, t in memory.items() if k.startswith(MODULE)} | personal(memory)
-        if own:
-            found[site] = _trained(run)
-            found[site].load_state_dict(found[site].state_dict() | own)
-    return found or {None: _trained(run)}
-
-
-def _trained(run: RunFolder) -> nn.Module:
-    segments = run.about().get("command") == "segment"
-    module = fresh_segmenter(run, 0) if segments else fresh_classifier(run, 0)
-    load_classifier(run, module, SEGMENTER if segments else MODEL)
-    return module.eval()
+    try:
+        for site in run.about()["sites"]:
+            memory = memories.get(site)
+            own = {k.removeprefix(MODULE): t for k, t in memory.items() if k.startswith(MODULE)} | personal(memory)
+            if own:
+                found[site] = trained()
+                found[site].load_state_dict(found[site].state_dict() | own)
+        return found or {None: trained()}
+    except (ValueError, RuntimeError) as e:
+        raise InputError(f"{run.path / file} does not fit the run's recipe: {e}") from e

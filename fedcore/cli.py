@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fedcore.errors import InputError
+from fedcore.trust import trusting, users_word
 
 STAGES = {
     "pretrain": ("fedssl.pretrain:pretrain", "hospitals pretrain an encoder together on unlabeled images"),
@@ -41,9 +42,10 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command; exits with 0, or with 2 where the input has to be mended, or 130 when stopped."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        sys.exit(dispatch(words[0] if words else "--help", words[1:]))
+        words, packages = users_word(sys.argv[1:] if arguments is None else arguments)
+        with trusting(*packages):
+            sys.exit(dispatch(words[0] if words else "--help", words[1:]))
     except InputError as e:
         _complain(str(e))
         sys.exit(2)
@@ -130,6 +132,7 @@ usage: fedpretrain COMMAND ...
   fedpretrain demo                                          try it, no data needed
   fedpretrain pretrain RECIPE --data.manifest my.csv        any value of a recipe can be overridden
   fedpretrain COMMAND --help                                what a command takes
+  fedpretrain COMMAND ... --trust my_package                recipes and run folders may name classes of that package
   fedpretrain pretrain RECIPE --print_config                a recipe with every value spelled out"""
 
 

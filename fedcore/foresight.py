@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fedcore.cli import check_command
 from fedcore.data.manifest import read_manifest
 from fedcore.errors import Faults, InputError
+from fedcore.reading import yaml_of
 from fedcore.steps import Step, names_in
 
 
@@ -56,7 +55,7 @@ def _other_encoders(step: Step, steps: Mapping[str, Step]) -> Iterator[str]:
 
 def _encoder(step: Step) -> dict[str, Any] | None:
     """As the recipe has it, of a classifier or in a segmenter's network."""
-    tree = yaml.safe_load(step.recipe.text) if step.recipe else {}
+    tree = yaml_of(step.recipe.text) if step.recipe else {}
     network = (tree.get("network") or {}).get("init_args") or {}
     found: dict[str, Any] | None = tree.get("encoder") or network.get("encoder")
     return found

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
+import sys
 from collections.abc import Iterable
+from types import ModuleType
 
 from jsonargparse import ArgumentParser
 
 from fedcore.nearest import nearest
+from fedcore.trust import refusal
 
 
 def explain(parser: ArgumentParser, text: str) -> str:
     """jsonargparse's message in short words, with the nearest right key or class."""
+    if told := refusal(text):
+        return f"{'.'.join(keys_of(text))}: {told}" if keys_of(text) else told
     if key := unknown_key(text):
         return f"{key!r} is no key of this recipe{nearest(key, _known_keys(parser, key, text))}"
     if missing := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", text):
@@ -48,6 +52,8 @@ def keys_of(text: str) -> list[str]:
 
 def meant(text: str) -> str:
     """jsonargparse tries every type of a union in turn, nested ones too; the first refusal that says why is meant."""
+    if told := refusal(text):
+        return told
     reasons = re.findall(r"^ *- (?!Does not validate)(.+)$", text, re.MULTILINE)
     return reasons[0] if reasons else text
 
@@ -66,8 +72,14 @@ def _known_keys(parser: ArgumentParser, key: str, text: str) -> Iterable[str]:
 
 def _arguments_of(class_path: str) -> list[str]:
     module, name = class_path.rsplit(".", 1)
-    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+    known = getattr(_imported(module), name, None)
+    return list(inspect.signature(known).parameters) if callable(known) else []
 
 
 def _public(module: str) -> list[str]:
-    return [name for name in dir(importlib.import_module(module)) if not name.startswith("_")]
+    return [name for name in dir(_imported(module)) if not name.startswith("_")]
+
+
+def _imported(module: str) -> ModuleType | None:
+    """As jsonargparse left it: the text may quote a file, whose word is never imported here."""
+    return sys.modules.get(module)

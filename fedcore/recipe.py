@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import json
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 from fedcore.errors import Faults, InputError
 from fedcore.mistakes import explain, keys_of, meant, unknown_key
+from fedcore.reading import text_of, yaml_of
 from fedcore.recipes import find
+from fedcore.trust import guard
+from fedcore.words import require_seeds
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,10 @@ class Recipe:
 
     def build(self) -> dict[str, Any]:
         """The stage's arguments; what a class refuses becomes an InputError."""
+        guard()
         try:
             built = self.parser.instantiate(self.config)
-        except (ValueError, TypeError) as e:
+        except (ValueError, TypeError, ImportError) as e:
             raise InputError(f"the recipe cannot be built: {meant(str(e))}") from e
         return {k: v for k, v in built.items() if k not in ("config", "out", "resume")}
 
@@ -49,11 +53,12 @@ def build_part(key: str, kind: Any, value: Any) -> Any:
     Raises:
         InputError: It is no such thing, or names what cannot be imported.
     """
+    guard()
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument(f"--{key}", type=kind)
     try:
         return parser.instantiate(parser.parse_object({key: value}))[key]
-    except (argparse.ArgumentError, ValueError, TypeError) as e:
+    except (argparse.ArgumentError, ValueError, TypeError, ImportError) as e:
         raise InputError(f"the recipe's {key} cannot be built: {meant(str(e))}") from e
 
 
@@ -70,6 +75,7 @@ class Help(DefaultHelpFormatter):
 
 
 def parser_of(stage: Callable[..., Any], name: str) -> ArgumentParser:
+    guard()
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog=f"fedpretrain {name}", usage=f"fedpretrain {name} [RECIPE] [--out FOLDER] [--KEY VALUE ...]",
@@ -89,12 +95,18 @@ def read_recipe(stage: Callable[..., Any], name: str, arguments: Sequence[str]) 
         _import_all(stage.__module__.partition(".")[0])
     parser = parser_of(stage, name)
     arguments, path = _with_path(arguments)
-    tree = _checked_tree(parser, path) if path else {}
+    tree = {}
+    if path:
+        tree = _checked_tree(parser, path)
+        # What was checked is parsed, and not the file again, in whose folder jsonargparse would stand meanwhile.
+        at = arguments.index("--config")
+        arguments[at : at + 2] = [f"--config={json.dumps(tree, default=str, ensure_ascii=False)}"]
     _forget_defaults_of_other_classes(parser, tree, arguments)
     try:
         config = parser.parse_args(arguments)
-    except argparse.ArgumentError as e:
+    except (argparse.ArgumentError, ImportError) as e:
         raise InputError(explain(parser, str(e))) from e
+    require_seeds(config)
     config.out = config.out or str(Path("checkpoints") / (path.stem if path else name.split()[0]))
     return Recipe(parser, config, parser.dump(config, skip_unset=False))
 
@@ -119,12 +131,6 @@ def _with_path(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
     return words, path
 
 
-def _place(error: yaml.YAMLError | UnicodeDecodeError) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        return f"line {error.problem_mark.line + 1}: {error.problem}"
-    return str(error).splitlines()[0]
-
-
 def _forget_defaults_of_other_classes(parser: ArgumentParser, tree: dict[str, Any], words: Sequence[str]) -> None:
     """Where file or words name a class, the default one is dropped.
 
@@ -143,9 +149,11 @@ def _forget_defaults_of_other_classes(parser: ArgumentParser, tree: dict[str, An
 def _checked_tree(parser: ArgumentParser, path: Path) -> dict[str, Any]:
     """The file's keys and values. Takes one unknown key after another out, so that all are reported together."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise InputError(f"{path} is no valid YAML: {_place(e)}") from e
+        tree = yaml_of(text_of(path))
+    except OSError as e:
+        raise InputError(f"{path} cannot be read ({e.strerror})") from e
+    except ValueError as e:
+        raise InputError(f"{path} is no valid YAML: {e}") from e
     if not isinstance(tree, dict):
         found = "nothing" if tree is None else f"a {type(tree).__name__}"
         raise InputError(f"{path} must hold keys and values, found {found}")
@@ -154,11 +162,14 @@ def _checked_tree(parser: ArgumentParser, path: Path) -> dict[str, Any]:
         for key in parser.groups or ()
         if not isinstance(tree.get(key, {}), dict)
     ]
+    if "config" in tree:
+        faults.append("'config' is no key of this recipe; a file does not name another")
+        del tree["config"]
     while True:
         try:
             parser.parse_object(tree)
             break
-        except argparse.ArgumentError as e:
+        except (argparse.ArgumentError, ImportError) as e:
             faults.append(explain(parser, str(e)))
             key = unknown_key(str(e)) or ".".join(keys_of(str(e)))
             if not key or not _remove(tree, key.split(".")):

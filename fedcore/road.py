@@ -25,6 +25,7 @@ from fedcore.errors import InputError
 from fedcore.files import require_writable, write_json
 from fedcore.foresight import check
 from fedcore.progress import bars_of, shown
+from fedcore.reading import read_json
 from fedcore.recipes import find
 from fedcore.report.read import read_run
 from fedcore.report.run import Run
@@ -132,13 +133,7 @@ class Road:
 
     def _ledger(self) -> dict[str, Any]:
         path = self.folder / LEDGER
-        if not path.exists():
-            return {}
-        try:
-            ledger: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
-            raise InputError(f"{path} is damaged; remove it, and every step is looked at again") from e
-        return ledger
+        return read_json(path, "remove it, and every step is looked at again") if path.exists() else {}
 
 
 def _clear(step: Step, place: Path) -> None:

@@ -19,13 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fedcore.checkpoint import Checkpoint
 from fedcore.environment import environment
 from fedcore.errors import Faults, InputError
 from fedcore.files import explained, require_writable, write_atomically, write_json
 from fedcore.ledger import RoundRecord
+from fedcore.reading import json_of, text_of, yaml_of
 
 # A resumed run may differ in these keys, which have no influence on its numbers.
 _FREE = ("out", "resume", "config", "data.cache", "workers")
@@ -113,7 +112,7 @@ class RunFolder:
         """
         path = self.path / "run.json"
         with _intact(path):
-            content: dict[str, Any] = {**json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
+            content: dict[str, Any] = {**json_of(text_of(path))} if path.exists() else {}
         return content
 
     def rounds(self) -> list[dict[str, Any]]:
@@ -125,7 +124,7 @@ class RunFolder:
         path = self.path / "rounds.jsonl"
         with _intact(path):
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-            records = [json.loads(line) for line in lines if line.endswith("}\n")]
+            records = [json_of(line) for line in lines if line.endswith("}\n")]
             if not all("round" in record for record in records):
                 raise ValueError("a line names no round")
         return records
@@ -160,7 +159,7 @@ class RunFolder:
 
 def essence(recipe: str) -> dict[str, Any]:
     """What of a resolved recipe has an influence on a run's numbers, by full key."""
-    flat = _flat({**(yaml.safe_load(recipe) or {})})
+    flat = _flat({**(yaml_of(recipe) or {})})
     return {key: value for key, value in flat.items() if not key.startswith(_FREE)}
 
 
@@ -174,7 +173,7 @@ def _intact(path: Path) -> Iterator[None]:
     """What goes wrong while a file of the run is read becomes an InputError that names it."""
     try:
         yield
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as e:
+    except (OSError, ValueError, TypeError) as e:
         raise InputError(
             f"{path} is missing or damaged ({type(e).__name__}); restore it from a backup, or choose another --out"
         ) from e

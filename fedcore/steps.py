@@ -21,11 +21,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fedcore.cli import stage_in, stage_of
 from fedcore.errors import Faults, InputError
 from fedcore.nearest import nearest
+from fedcore.reading import text_of, yaml_of
 from fedcore.recipe import Recipe, read_recipe
 
 HERE = "here"
@@ -102,9 +101,9 @@ def read_steps(path: Path, overrides: Mapping[str, str]) -> list[Step]:
         Faults: All that is wrong with how its steps are written.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise InputError(f"{path} cannot be read as YAML ({type(e).__name__}); see fedpretrain run --help") from e
+        tree = yaml_of(text_of(path))
+    except (OSError, ValueError) as e:
+        raise InputError(f"{path} cannot be read as YAML ({e}); see fedpretrain run --help") from e
     if not _is_road(tree):
         raise InputError(f"{path} is no road: it must hold `steps`, by name, and may hold `shared`, and nothing else")
     written = {str(name): about for name, about in tree["steps"].items()}

@@ -5,27 +5,27 @@ Reading one never runs code: the JSON names a class of `fedcore.encoders`, nothi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
 from fedcore.encoders import Encoder
 from fedcore.errors import InputError
 from fedcore.files import write_atomically, write_json
+from fedcore.message import Tensors
+from fedcore.reading import read_json
+from fedcore.weights import built_for, differences, read_weights, save_weights
 
 TENSORS, CONFIG, CARD = "encoder.safetensors", "encoder.json", "README.md"
+_ADVICE = "copy the encoder's folder anew"
 
 
 def save_encoder(folder: Path, encoder: Encoder, about: Mapping[str, Any], card: str) -> Path:
     """Writes `encoder` (an encoder with `config`) with what is known about it and a card in Markdown."""
-    tensors = {k: t.detach().cpu().contiguous() for k, t in encoder.state_dict().items()}
-    write_atomically(folder / TENSORS, safetensors.torch.save(tensors))
     write_json(folder / CONFIG, {"encoder": type(encoder).__name__, "init_args": encoder.config, **about})
+    save_weights(folder / TENSORS, encoder, beside=(CONFIG,))
     write_atomically(folder / CARD, card.encode())
     return folder
 
@@ -45,17 +45,19 @@ def find_encoder(path: Path) -> Path:
 
 
 def encoder_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        config["encoder"], config["init_args"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise InputError(f"{path} is missing or damaged ({type(e).__name__}); copy the encoder's folder anew") from e
+    """What `encoder.json` says."""
+    config = read_json(folder / CONFIG, _ADVICE)
+    if not isinstance(config.get("encoder"), str) or not isinstance(config.get("init_args"), dict):
+        raise InputError(f"{folder / CONFIG} is damaged: it must hold encoder and init_args; {_ADVICE}")
     return config
 
 
 def build_encoder(folder: Path) -> Encoder:
-    """The encoder of `folder`, built as it was and with its weights."""
+    """The encoder of `folder`, built as it was and with its weights.
+
+    Raises:
+        InputError: It is damaged, or asks for what its weights are not.
+    """
     from fedcore import encoders
 
     config = encoder_config(folder)
@@ -65,9 +67,10 @@ def build_encoder(folder: Path) -> Encoder:
             f"{folder / CONFIG} names the encoder {config['encoder']!r}, which fedcore.encoders does not have; "
             "set `encoder` in the recipe"
         )
-    encoder: Encoder = kind(**config["init_args"])
-    load_encoder(folder, encoder)
-    return encoder
+    try:
+        return built_for(_tensors(folder), lambda: kind(**config["init_args"]), lambda encoder: encoder)
+    except ValueError as e:
+        raise InputError(f"{folder / CONFIG} does not fit its weights: {e}; {_ADVICE}") from e
 
 
 def load_encoder(folder: Path, encoder: nn.Module) -> None:
@@ -76,11 +79,7 @@ def load_encoder(folder: Path, encoder: nn.Module) -> None:
     Raises:
         InputError: They are damaged, or of another architecture; the text names what differs.
     """
-    path = folder / TENSORS
-    try:
-        tensors = safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as e:
-        raise InputError(f"{path} is missing, corrupted or truncated; copy the encoder's folder anew") from e
+    tensors = _tensors(folder)
     if differing := differences(encoder.state_dict(), tensors):
         config = encoder_config(folder)
         raise InputError(
@@ -91,14 +90,8 @@ def load_encoder(folder: Path, encoder: nn.Module) -> None:
     encoder.load_state_dict(tensors)
 
 
-def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """Tensors that are missing, unknown or of another shape, in words."""
-    words = []
-    for name in sorted(wanted.keys() | found.keys()):
-        shapes = [tuple(side[name].shape) if name in side else "missing" for side in (found, wanted)]
-        if shapes[0] != shapes[1]:
-            words.append(f"{name}: {shapes[0]} there, {shapes[1]} here")
-    return words
+def _tensors(folder: Path) -> Tensors:
+    return read_weights(folder / TENSORS, _ADVICE, beside=(CONFIG,))
 
 
 def _arguments(config: Mapping[str, Any]) -> str:

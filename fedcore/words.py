@@ -7,9 +7,10 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from fedcore.errors import InputError
+from fedcore.trust import guard
 
 
 def call(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> Any:
@@ -23,6 +24,7 @@ def typed(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> 
     Raises:
         InputError: It takes no such arguments.
     """
+    guard()
     parser = ArgumentParser(
         prog=f"fedpretrain {name}", description=inspect.cleandoc(function.__doc__ or "").split("\n")[0],
         allow_abbrev=False, exit_on_error=False,
@@ -32,7 +34,15 @@ def typed(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> 
         config = parser.parse_args(list(arguments))
     except argparse.ArgumentError as e:
         raise InputError(f"{name}: {str(e).strip().splitlines()[-1].strip()}\n{parser.format_usage().strip()}") from e
+    require_seeds(config)
     try:
         return dict(parser.instantiate(config))
     except ValueError as e:
         raise InputError(f"{name}: {e}") from e
+
+
+def require_seeds(config: Namespace) -> None:
+    """Raises InputError for a seed that no generator takes."""
+    for key, value in config.items():
+        if key.rpartition(".")[2] == "seed" and isinstance(value, int) and not 0 <= value < 2**63:
+            raise InputError(f"{key} must lie in 0..2^63-1, got {value}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from fedcore.ledger import highest
 from fedcore.report.digest import meaning
-from fedcore.report.markdown import table
+from fedcore.report.markdown import fenced, plain, table
 from fedcore.report.private import shorten_recipe
 from fedcore.report.units import figure
 from fedcore.run import RunFolder
@@ -60,8 +60,9 @@ def _congruence(audit: Inspection | None) -> str:
         return "Not measured: no encoder was given to the audit."
     rows = [[name, figure(row["fid"]), figure(row["held_out_fid"])] for name, row in audit.quality.items()]
     return (
-        f"Frechet distance to the images that were trained on, in features of the encoder {_short(audit.encoder)}; "
-        "beside it that of held-out real images, which no generator should beat. A dash: too few images.\n\n"
+        "Frechet distance to the images that were trained on, in features of the encoder "
+        f"{plain(_short(audit.encoder))}; beside it that of held-out real images, which no generator should "
+        "beat. A dash: too few images.\n\n"
         + table(["", "drawn", "held out"], rows)
     )
 
@@ -137,7 +138,10 @@ def _compliance(drawn: DrawnSet, run: RunFolder, audit: Inspection | None, force
     if audit.encoder is None:
         told.append("Copies were looked for by pixels alone: no encoder was given.")
     if forced:
-        told += ["**Released by force. What stood against it:**", "\n".join(f"- {text}" for text in audit.objections)]
+        told += [
+            "**Released by force. What stood against it:**",
+            "\n".join(f"- {plain(text)}" for text in audit.objections),
+        ]
     return "\n\n".join(told)
 
 
@@ -153,7 +157,7 @@ def _comprehension(drawn: DrawnSet, run: RunFolder) -> str:
     unsaid = ("classes", "sites", "generators", "classifiers", RECOGNITION)  # one digest stands for all
     settings = {k: v for k, v in drawn.settings.items() if k not in unsaid}
     asked = ", ".join(f"{k} {_short(v) if k == 'generator' else v}" for k, v in settings.items())
-    return f"Drawn with: {asked}.\n\n```yaml\n{shorten_recipe(run.recipe).strip()}\n```\n\n{_USE}"
+    return f"Drawn with: {plain(asked)}.\n\n{fenced(shorten_recipe(run.recipe).strip(), 'yaml')}\n\n{_USE}"
 
 
 def _consistency(about: Mapping[str, Any], audit: Inspection | None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from fedcore.data.synthetic import SITE
 from fedcore.errors import InputError
 from fedcore.files import explained, require_writable, write_atomically, write_json
+from fedcore.reading import read_json
 from fedgen.pictures import decoded, encoded, encoded_mask
 
 COLUMNS = ("image", "site", "split", "label", "imitates", "mask")
@@ -96,11 +96,7 @@ def _inside(folder: Path, name: str) -> Path:
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """How the set of `folder` was asked for."""
-    try:
-        settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise InputError(f"{folder} holds no set of drawn images ({SETTINGS}); give the folder of one") from e
-    return settings
+    return read_json(folder / SETTINGS, f"{folder} holds no set of drawn images; give the folder of one")
 
 
 def begin(out: Path, settings: dict[str, Any], resume: bool) -> int:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
 import shutil
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from fedcore.checksums import write_sums
 from fedcore.data.synthetic import AUDIT, SITE
 from fedcore.errors import Faults, InputError
 from fedcore.files import require_writable, write_atomically, write_json
+from fedcore.reading import json_of, text_of
 from fedcore.run import RunFolder
 from fedgen.contact import contact_sheet
 from fedgen.datasheet import datasheet
@@ -24,7 +24,7 @@ from fedgen.gate import Gate
 from fedgen.inspection import Inspection, inspect
 from fedgen.pictures import decoded
 
-SHEET, SUMS = "README.md", "SHA256SUMS"
+SHEET = "README.md"
 
 
 def release(
@@ -72,7 +72,7 @@ def _audit(drawn: DrawnSet, force: bool) -> Inspection | None:
     """The audit of the set as it is; None where there is none and that is forced."""
     path = drawn.folder / AUDIT
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = json_of(text_of(path))
         told.pop("passes")
         audit = Inspection(**told)
     except (OSError, ValueError, KeyError, TypeError) as e:
@@ -131,9 +131,7 @@ def _write(part: Path, drawn: DrawnSet, kind: str, audit: Inspection | None, she
     if audit:
         write_json(part / AUDIT, audit.told())
     write_atomically(part / SHEET, sheet.encode())
-    files = sorted(path for path in part.rglob("*") if path.is_file())
-    sums = "".join(f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(part).as_posix()}\n" for p in files)
-    write_atomically(part / SUMS, sums.encode())
+    write_sums(part, sorted(path.relative_to(part).as_posix() for path in part.rglob("*") if path.is_file()))
 
 
 def _some(images: list[DrawnImage], most: int = 64) -> list[DrawnImage]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
-
 from fedcore.errors import InputError
-from fedcore.files import write_atomically, write_json
-from fedcore.store import differences
+from fedcore.files import write_json
+from fedcore.message import Tensors
+from fedcore.reading import read_json
+from fedcore.weights import built_for, read_weights, save_weights
 from fedgen.generator import Canvas, Generator, Known
 
 GENERATOR = "generator"
@@ -25,12 +24,14 @@ KINDS = {
     "PairedGenerator": "fedgen.paired", "GANGenerator": "fedgen.painter", "JointGenerator": "fedgen.joint",
 }  # fmt: skip
 """Where each kind is: a file names a kind, never what is imported."""
+MOST_PIXELS = 2**27
+"""Of an image that is drawn: 512 x 512 x 512."""
+_ADVICE = "copy the run's folder anew"
 
 
 def save_generator(folder: Path, made: Generator) -> None:
-    tensors = {k: t.detach().cpu().contiguous() for k, t in made.network.state_dict().items()}
-    write_atomically(folder / TENSORS, safetensors.torch.save(tensors))
     write_json(folder / CONFIG, plan_of(made))
+    save_weights(folder / TENSORS, made.network, beside=(CONFIG,))
 
 
 def load_generator(folder: Path) -> Generator:
@@ -39,14 +40,13 @@ def load_generator(folder: Path) -> Generator:
     Raises:
         InputError: It is missing, damaged, or its weights are of another architecture.
     """
-    config, tensors = _config(folder), _tensors(folder)
+    if not (folder / CONFIG).exists():
+        raise InputError(f"{folder} holds no generator ({CONFIG}); give the folder of a finished training")
+    config = read_json(folder / CONFIG, _ADVICE)
     try:
-        made = built(config)
-    except (KeyError, TypeError, ValueError) as e:
-        raise InputError(f"{folder / CONFIG} is damaged ({type(e).__name__}); copy the run's folder anew") from e
-    if wrong := differences(made.network.state_dict(), tensors):
-        raise InputError(f"{folder} holds another architecture than its {CONFIG} says, e.g. {wrong[0]}")
-    made.network.load_state_dict(tensors)
+        made = built_for(_tensors(folder), lambda: built(config), lambda made: made.network)
+    except ValueError as e:
+        raise InputError(f"{folder / CONFIG} does not fit its weights: {e}; {_ADVICE}") from e
     made.network.eval()
     return made
 
@@ -66,20 +66,11 @@ def built(config: Mapping[str, Any]) -> Generator:
     kind = getattr(importlib.import_module(KINDS[config["kind"]]), config["kind"])
     known = Known(*(tuple(config["known"][what]) for what in ("classes", "sites")))
     canvas = Canvas(int(config["canvas"]["channels"]), tuple(map(int, config["canvas"]["size"])))
+    if min(canvas.shape) < 1 or prod(canvas.shape) > MOST_PIXELS:
+        raise ValueError(f"images of {canvas.shape} values; they must have at least 1 and at most {MOST_PIXELS:,}")
     made: Generator = kind.build(known, canvas, config["settings"])
     return made
 
 
-def _config(folder: Path) -> Mapping[str, Any]:
-    try:
-        config: Mapping[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise InputError(f"{folder} holds no generator ({CONFIG}); give the folder of a finished training") from e
-    return config
-
-
-def _tensors(folder: Path) -> dict[str, Any]:
-    try:
-        return safetensors.torch.load_file(folder / TENSORS)
-    except (OSError, SafetensorError) as e:
-        raise InputError(f"{folder / TENSORS} is missing, corrupted or truncated; copy the run's folder anew") from e
+def _tensors(folder: Path) -> Tensors:
+    return read_weights(folder / TENSORS, _ADVICE, beside=(CONFIG,))

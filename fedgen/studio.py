@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedcore.keep import resume, state_of
 from fedcore.message import STATISTICS, WEIGHTS, Message, Tensors, Weights
+from fedcore.reading import json_of
 from fedgen.average import follow
 from fedgen.gan import GAN
 from fedgen.generative import OptimizerFactory
@@ -98,5 +99,5 @@ class Studio(Message):
 
     @property
     def _settings(self) -> Mapping[str, Any]:
-        settings: Mapping[str, Any] = json.loads(bytes(self.plan.tolist()))
+        settings: Mapping[str, Any] = json_of(bytes(self.plan.tolist()).decode())
         return settings

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fedcore.card import LICENCE, USE, Record, environment, head, left, recipe_of
-from fedcore.report.markdown import table
+from fedcore.report.markdown import plain, table
 from fedcore.run import RunFolder
 from fedssl.method import Method
 
@@ -32,7 +32,7 @@ def _head(module: Method) -> str:
 
 
 def _what(about: Record, rounds: Sequence[Record], module: Method, sites: Record, site: str | None) -> str:
-    how = f"by {site} alone" if site else f"by {len(sites)} sites together"
+    how = f"by {plain(site)} alone" if site else f"by {len(sites)} sites together"
     config = ", ".join(f"{k}={v}" for k, v in module.encoder.config.items())
     pixels = " x ".join(map(str, about["size"]))
     return f"""# Encoder pretrained {how}

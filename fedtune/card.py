@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from fedcore.card import LICENCE, USE, Record, environment, head, left, recipe_of
-from fedcore.report.markdown import table
+from fedcore.report.markdown import plain, table
 from fedcore.report.naming import start_name
 from fedcore.report.units import measured_on, metric_name
 from fedcore.run import RunFolder
@@ -29,12 +29,13 @@ def card(run: RunFolder, module: nn.Module, scores: Record) -> str:
 def _what(about: Record, module: nn.Module, scores: Record, segments: bool) -> str:
     sites, pixels = len(about["sites"]), " x ".join(map(str, about["size"]))
     numbers = [str(number) for number in range(1, about.get("structures", 1))]
-    tells = f"structure {', '.join(numbers)} from background" if segments else ", ".join(about["classes"])
+    tells = f"structure {', '.join(numbers)} from background" if segments else plain(", ".join(about["classes"]))
+    start = plain(start_name(scores.get("encoder")))
     count = sum(p.numel() for p in module.parameters())
     carried = f" {about['carried']:.0%} of the parameters came with that encoder." if about.get("carried") else ""
     return f"""# {"Segmenter" if segments else "Classifier"} trained by {sites} sites together
 
-Tells {tells}. {count:,} parameters, fine-tuned from {start_name(scores.get("encoder"))} for {about["rounds"]} rounds on
+Tells {tells}. {count:,} parameters, fine-tuned from {start} for {about["rounds"]} rounds on
 images of {pixels} pixels in [-1, 1], with {scores["label_fraction"]:.0%} of the labels.{carried}"""
 
 

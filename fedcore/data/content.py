@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedcore.data.manifest import Row
+from fedcore.reading import json_of, text_of
 
 
 class Memo:
@@ -75,7 +76,7 @@ def key_of(digests: Sequence[str], *settings: object) -> str:
 def _read(path: Path) -> dict[str, str | list[int]]:
     """An unreadable memo is no fault: everything is just looked at again."""
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json_of(text_of(path))
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}

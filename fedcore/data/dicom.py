@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.data.fault import ImageFault
+from fedcore.data.limits import require_voxels
 
 
 def read_dicom(path: Path) -> np.ndarray:
@@ -90,6 +91,8 @@ def _pixels(file: Any) -> np.ndarray:
 
     if "PixelData" not in file and "FloatPixelData" not in file and "DoubleFloatPixelData" not in file:
         raise ImageFault("DICOM without pixels")
+    shape = [file.get(name) or 1 for name in ("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel")]
+    require_voxels(shape, "DICOM")
     try:
         pixels = pixel_array(file)
     except (RuntimeError, NotImplementedError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedcore.data.limits import MOST_VOXELS
 from fedcore.errors import InputError
 
 Spacing = tuple[float, ...]
@@ -22,6 +24,8 @@ def full_size(size: int | Sequence[int], dims: int) -> tuple[int, ...]:
     full = (size,) * dims if isinstance(size, int) else tuple(size)
     if len(full) != dims or min(full) < 1:
         raise InputError(f"size must be one number or {dims} (the images are {dims}D), all positive; got {size}")
+    if prod(full) > MOST_VOXELS:
+        raise InputError(f"size must give at most {MOST_VOXELS:,} pixels an image; got {size}")
     return full
 
 

@@ -8,6 +8,7 @@ import io
 import math
 import re
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -84,6 +85,9 @@ def read_manifest(path: Path) -> Manifest:
                 f"row {number}: {len(cells)} cells, {len(columns)} columns; quote cells that hold a delimiter"
             )
             continue
+        if any("\0" in cell for cell in cells):
+            faults.append(f"row {number}: a cell holds a NUL character; save the file as 'CSV UTF-8'")
+            continue
         record = dict.fromkeys(COLUMNS, "") | dict(zip(columns, map(str.strip, cells), strict=False))
         rows += _rows(number, record, "split" in columns, path.parent, faults, notes)
     faults += _check_together(rows)
@@ -110,12 +114,13 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
     if not lines:
         raise Faults(str(path), ["empty; a header such as 'image,site,split,label' must come first"])
     delimiter = max(",;\t", key=lines[0].count)
+    number = 0
     try:
         for number, cells in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), start=1):
             if any(cell.strip() for cell in cells):
                 yield number, cells
     except csv.Error as error:
-        raise Faults(str(path), [f"not a CSV: {error}"]) from None
+        raise Faults(str(path), [f"row {number + 1}: not a CSV: {error}"]) from None
 
 
 def _check_columns(columns: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -215,7 +220,7 @@ def _expanded(number: int, path: Path, site: str, split: str, faults: list[str],
                     for index, label in enumerate(names)
                 ]
         return rows
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         faults.append(f"row {number}: {path.name}: {error}")
         return []
 

@@ -7,12 +7,16 @@ import tempfile
 import zipfile
 from functools import lru_cache
 from io import BufferedIOBase
+from math import prod
 from pathlib import Path
 from threading import Lock
 from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
+
+from fedcore.data.fault import ImageFault
+from fedcore.data.limits import MOST_IMAGES, MOST_KEPT, require_voxels
 
 _extracting = Lock()
 
@@ -28,14 +32,21 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
         for name in archive.namelist():
             if name.endswith(".npy"):
                 with archive.open(name) as stream:
-                    found[name.removesuffix(".npy")] = _header(stream)[0]
+                    shape, _, dtype = _header(stream)
+                if prod(shape) * dtype.itemsize > archive.getinfo(name).file_size:
+                    raise ValueError(f"{name} is truncated: it promises {' x '.join(map(str, shape))} values")
+                if shape and shape[0] > MOST_IMAGES:
+                    raise ValueError(f"{name} has {shape[0]:,} rows; an .npz may have {MOST_IMAGES:,}")
+                found[name.removesuffix(".npy")] = shape
     return found
 
 
 def labels(path: Path, member: str) -> np.ndarray:
     """A small array, whole (MedMNIST's `train_labels`, shape (n, 1))."""
-    with np.load(path, allow_pickle=False) as archive:
-        return np.asarray(archive[member])
+    with zipfile.ZipFile(path) as archive, archive.open(f"{member}.npy") as stream:
+        if (size := archive.getinfo(f"{member}.npy").file_size) > MOST_KEPT:
+            raise ValueError(f"{member} unpacks to {size / 2**20:,.0f} MiB; labels may have {MOST_KEPT / 2**20:,.0f}")
+        return np.asarray(npy.read_array(stream, allow_pickle=False))
 
 
 def item(path: Path, member: str, index: int) -> np.ndarray:
@@ -57,11 +68,30 @@ def _unpacked(path: Path, member: str, mtime_ns: int) -> np.memmap:
         archive.open(f"{member}.npy") as packed,
         tempfile.TemporaryFile() as unpacked,
     ):
+        _require_room(archive.getinfo(f"{member}.npy").file_size)
+        require_voxels(_header(packed)[0][1:], "npz image")
+        packed.seek(0)
         shutil.copyfileobj(packed, unpacked)
         unpacked.seek(0)
         shape, fortran, dtype = _header(unpacked)
         stored = np.memmap(unpacked, dtype, "r", unpacked.tell(), shape[::-1] if fortran else shape)
         return stored.T if fortran else stored
+
+
+def require_whole(stream: IO[bytes], size: int) -> None:
+    """Raises ImageFault for the .npy of `size` bytes in a stream whose header promises more, or too large an image."""
+    shape, _, dtype = _header(stream)
+    require_voxels(shape, "npy")
+    if stream.tell() + prod(shape) * dtype.itemsize > size:
+        raise ImageFault(f"truncated npy: {' x '.join(map(str, shape))} values are promised")
+
+
+def _require_room(size: int) -> None:
+    """Raises ImageFault where the disk of temporary files has no room for so many bytes."""
+    if size > (free := shutil.disk_usage(tempfile.gettempdir()).free):
+        raise ImageFault(
+            f"npz that unpacks to {size / 1e9:.1f} GB, and the temporary folder has {free / 1e9:.1f} GB free"
+        )
 
 
 def _header(stream: IO[bytes] | BufferedIOBase) -> tuple[tuple[int, ...], bool, np.dtype]:

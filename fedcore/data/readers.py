@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -18,6 +18,7 @@ from jaxtyping import Float32, UInt8
 from fedcore.data import npz
 from fedcore.data.dicom import read_dicom, read_series
 from fedcore.data.fault import ImageFault
+from fedcore.data.limits import require_voxels
 
 __all__ = ["ImageFault", "kind_of", "read_image", "read_mask"]
 
@@ -97,8 +98,10 @@ def _guarded(kind: str, read: Callable[[], np.ndarray]) -> np.ndarray:
     try:
         with _quiet():
             return read()
-    except (ImageFault, MemoryError):
+    except ImageFault:
         raise
+    except MemoryError:
+        raise ImageFault(f"more than this machine's memory holds ({kind})") from None
     except OSError as error:
         reason = f"not readable: {error.strerror}" if error.strerror else f"truncated or unreadable ({kind})"
         raise ImageFault(reason) from None
@@ -120,6 +123,7 @@ def _checked(image: np.ndarray) -> Float32[np.ndarray, "c *space"]:
 
 def _picture(path: Path, palette: bool = False) -> np.ndarray:
     from monai.data.image_reader import PILReader
+    from PIL import Image
 
     def upright(picture: Any) -> Any:
         from PIL import ImageOps
@@ -133,15 +137,23 @@ def _picture(path: Path, palette: bool = False) -> np.ndarray:
             return picture
         return picture.convert("L" if picture.mode in ("LA", "La") else "RGB")
 
+    def opened(stream: IO[bytes]) -> Any:
+        try:
+            return reader.read((stream,))
+        except Image.DecompressionBombError:
+            raise ImageFault(f"more pixels than a picture may have, {2 * (Image.MAX_IMAGE_PIXELS or 0):,}") from None
+
     reader = PILReader(converter=upright, reverse_indexing=False)  # keep rows first, as in the picture
     with path.open("rb") as stream:  # the reader itself would leave the file of a damaged picture open
-        pixels = np.asarray(reader.get_data(reader.read((stream,)))[0])
+        pixels = np.asarray(reader.get_data(opened(stream))[0])
     return np.moveaxis(pixels, -1, 0) if pixels.ndim == 3 else pixels[None]
 
 
 def _npy(path: Path, colours: bool = True) -> np.ndarray:
     from monai.data.image_reader import NumpyReader
 
+    with path.open("rb") as stream:
+        npz.require_whole(stream, path.stat().st_size)
     reader = NumpyReader()  # refuses pickled objects
     array = np.asarray(reader.get_data(reader.read(path))[0])
     if colours:
@@ -163,9 +175,12 @@ def _channels_first(array: np.ndarray) -> np.ndarray:
 
 
 def _nifti(path: Path) -> np.ndarray:
+    import nibabel
     from monai.data.image_reader import NibabelReader
 
     reader = NibabelReader(as_closest_canonical=True, mmap=False)
+    header: Any = nibabel.load(path)
+    require_voxels(header.shape, "NIfTI")
     volume = np.asarray(reader.get_data(reader.read(path))[0])
     if volume.ndim > 4 or (volume.ndim == 4 and volume.shape[3] > 4):
         raise ImageFault(f"NIfTI of shape {volume.shape}; a fourth axis holds at most 4 channels")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedcore.data.images import Cohort, Companions, joined
 from fedcore.errors import InputError
+from fedcore.reading import json_of, text_of
 
 AUDIT = "audit.json"
 """What an audit leaves beside the manifest of a set, and a release takes along; it says whether the set `passes`."""
@@ -61,7 +61,7 @@ def doubts(manifest: str, sites: Iterable[str]) -> str | None:
     if SITE not in sites:
         return None
     try:
-        told = json.loads((Path(manifest).parent / AUDIT).read_text(encoding="utf-8"))
+        told = json_of(text_of(Path(manifest).parent / AUDIT))
         passes = told["passes"] is True
     except (OSError, ValueError, KeyError, TypeError):
         return "a synthetic set that nobody has audited"

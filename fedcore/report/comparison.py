@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from fedcore.reading import yaml_of
 from fedcore.report.digest import best_probe, highest_revelation, per_visit, probes
 from fedcore.report.figures import LineChart, line_chart
 from fedcore.report.naming import RANDOM, run_names, start_name
@@ -199,8 +198,8 @@ def _start(run: Run, recipe: Mapping[str, Any]) -> str:
 
 def _recipe(run: Run) -> Mapping[str, Any]:
     try:
-        found = yaml.safe_load(run.recipe)
-    except (yaml.YAMLError, RecursionError, ValueError):
+        found = yaml_of(run.recipe)
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 

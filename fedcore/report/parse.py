@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from fedcore.reading import MOST_BYTES, json_of, text_of
 
 
 def mapping(value: Any) -> dict[str, Any]:
@@ -43,11 +44,13 @@ def texts(value: Any) -> tuple[str, ...]:
 def read_text(path: Path, gaps: list[str], *, lacking: str = "") -> str:
     """The text of `path`, or "" with the reason in `gaps` (`lacking`, if given, where the file is absent)."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return text_of(path, errors="replace")
     except FileNotFoundError:
         gaps += [lacking] if lacking else []
     except OSError as error:
         gaps.append(f"{path.name} cannot be read: {error.strerror}.")
+    except ValueError as error:
+        gaps.append(f"{path.name} cannot be read: {error}.")
     return ""
 
 
@@ -71,7 +74,8 @@ def read_lines(path: Path, gaps: list[str], *, label: str, lacking: str = "") ->
         gaps += [lacking] if lacking else []
         return
     with file:
-        for at, line in enumerate(file, start=1):
+        # Of a line beyond the limit the parts are no JSON objects.
+        for at, line in enumerate(iter(lambda: file.readline(MOST_BYTES), ""), start=1):
             found = _parse(line)
             if found is not None:
                 yield found
@@ -83,7 +87,7 @@ def read_lines(path: Path, gaps: list[str], *, label: str, lacking: str = "") ->
 
 def _parse(text: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = json_of(text)
+    except ValueError:
         return None
     return mapping(found) if isinstance(found, dict) else None

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from fedcore.reading import yaml_of
+
 # Folders may hold spaces, so "/scans/Jane Doe/a.csv" loses both names. Where a sentence runs on to another
 # slash this takes too much rather than too little.
 _PATH = re.compile(
@@ -32,8 +34,8 @@ def shorten_paths(value: Any) -> Any:
 def shorten_recipe(text: str) -> str:
     """A recipe's YAML with its absolute paths shortened; comments go, since they may name anything."""
     try:
-        return str(yaml.safe_dump(shorten_paths(yaml.safe_load(text)), sort_keys=False, allow_unicode=True))
-    except yaml.YAMLError:
+        return str(yaml.safe_dump(shorten_paths(yaml_of(text)), sort_keys=False, allow_unicode=True))
+    except ValueError:
         return _shorten(text)
 
 

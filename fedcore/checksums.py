@@ -1,0 +1,48 @@
+"""SHA256SUMS: what `sha256sum -c` checks, of the files that are handed on from a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedcore.errors import InputError
+from fedcore.files import write_atomically
+
+SUMS = "SHA256SUMS"
+_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
+_MOST_BYTES = 16 << 20
+
+
+def write_sums(folder: Path, names: Sequence[str]) -> None:
+    """Notes the files' checksums, once they are written; names are relative to the folder."""
+    lines = [f"{digest_of(folder / name)}  {name}\n" for name in names]
+    write_atomically(folder / SUMS, "".join(lines).encode())
+
+
+def require_sums(folder: Path, names: Sequence[str], advice: str) -> None:
+    """Raises InputError where a file is missing, has no checksum, or is not the one that was written."""
+    try:
+        with (folder / SUMS).open("rb") as file:
+            text = file.read(_MOST_BYTES).decode()
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"{folder / SUMS} is missing or damaged, so {names[0]} cannot be checked; {advice}") from e
+    noted = {found[2]: found[1] for line in text.splitlines() if (found := _LINE.fullmatch(line))}
+    for name in names:
+        try:
+            digest = digest_of(folder / name)
+        except OSError as e:
+            raise InputError(f"{folder / name} is missing or cannot be read ({e.strerror}); {advice}") from e
+        if name not in noted:
+            raise InputError(f"{folder / SUMS} has no line for {name}, so it cannot be checked; {advice}")
+        if digest != noted[name]:
+            raise InputError(
+                f"{folder / name} is corrupted, truncated or not what was written: its SHA-256 is {digest[:12]}..., "
+                f"{SUMS} says {noted[name][:12]}...; {advice}"
+            )
+
+
+def digest_of(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

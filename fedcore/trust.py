@@ -1,0 +1,124 @@
+"""Whose code a file may name: the kit's own, and that of packages the user trusts by name.
+
+A class path in a recipe is imported, and importing runs code, before anybody can look at what it is. Recipes, run
+folders and pipelines are handed on. So a path may name the kit's packages and what shipped recipes name of others;
+anything else takes the user's word on the command line: `--trust my_package`, or the class path itself. No file can
+give it. jsonargparse asks before each import (`import_path_denylist`), however a value names it, and again of where
+what it found was defined.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+
+from fedcore.errors import InputError
+from fedcore.reading import require_modest_yaml
+
+KIT = ("fedcore", "fedgen", "fedssl", "fedtune")
+LIBRARIES = ("torch.optim",)
+"""What shipped recipes name besides the kit."""
+OPTION = "--trust"
+_PACKAGE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_CLASS_PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+_REFUSED = re.compile(r"Importing '([\w.]+)' is not allowed")
+_trusted: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset())
+_once_trusted: frozenset[str] = frozenset()
+"""jsonargparse keeps what it was told to allow, so it is told too when that is over."""
+
+
+def guard() -> None:
+    """Whatever jsonargparse reads and builds from now on names only what is allowed, and stays within the limits.
+
+    To be called before each use of it: it is imported here, so that `--help` need not wait for it.
+    """
+    from jsonargparse import set_loader, set_parsing_settings
+
+    global _once_trusted
+    packages = _trusted.get()
+    no_more = _once_trusted - {*packages, *KIT, *LIBRARIES}
+    _once_trusted |= packages
+    set_parsing_settings(import_path_denylist=["*", *no_more], import_path_allowlist=[*KIT, *LIBRARIES, *packages])
+    _yaml()
+    set_loader("yaml", _load, (yaml.YAMLError,))
+
+
+@contextmanager
+def trusting(*packages: str) -> Iterator[None]:
+    """Inside, files may name classes of these packages too.
+
+    Raises:
+        InputError: A name is not that of a package.
+    """
+    for name in packages:
+        if not _PACKAGE.fullmatch(name) or name.partition(".")[0] == "jsonargparse":
+            raise InputError(f"{OPTION} takes the name of a Python package, such as my_package, got {name!r}")
+    token = _trusted.set(_trusted.get() | {*packages})
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+def users_word(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What the user typed without `--trust`, and the packages it trusts: so named, or those of class paths typed.
+
+    A dotted word that an option is given counts as a class path unless it is a file or a folder.
+
+    Raises:
+        InputError: `--trust` is the last word.
+    """
+    left: list[str] = []
+    packages: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        key, equals, value = word.partition("=")
+        if key == OPTION:
+            named = value if equals else next(rest, "")
+            if not named:
+                raise InputError(f"{OPTION} takes the name of a package: {OPTION} my_package")
+            packages += named.split(",")
+            continue
+        left.append(word)
+    for key, word in zip(["", *left], left, strict=False):
+        value = word.partition("=")[2] if word.startswith("--") else word if key.startswith("--") else ""
+        if key != "--out" and not word.startswith("--out=") and not Path(value).exists():
+            packages += [path.partition(".")[0] for path in _CLASS_PATH.findall(value)]
+    return left, packages
+
+
+def refusal(text: str) -> str | None:
+    """What to tell where jsonargparse was kept from an import, if that is what it says."""
+    if not (found := _REFUSED.search(text)):
+        return None
+    package = found[1].partition(".")[0]
+    if find_spec(package) is None:  # of a name without dots, which imports nothing
+        return f"there is no module {package!r}; a class is named by its import path, such as fedssl.moco.MoCo"
+    return (
+        f"{found[1]} is code of the package {package!r}, not of fedpretrain, and was not run; "
+        f"{OPTION} {package} runs it, if you trust that package"
+    )
+
+
+def _load(text: str) -> object:
+    """As jsonargparse does by itself, once the text is known to be modest."""
+    try:
+        require_modest_yaml(text)
+        return _yaml()(text)
+    except (ValueError, RecursionError) as e:
+        raise yaml.YAMLError(str(e)) from e
+
+
+@cache
+def _yaml() -> Callable[[str], object]:
+    """jsonargparse's own loader, asked for before it is replaced."""
+    from jsonargparse import get_loader
+
+    return get_loader("yaml")

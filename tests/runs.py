@@ -1,0 +1,46 @@
+"""Small finished runs of each kind, and a synthetic set with its audit, for tests of what reads such folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from fedcore.cli import main
+from fedgen.exhibit import Exhibit
+from fedgen.sampling import Sampler
+
+KINDS = ("pretrain", "finetune", "segment", "generator", "set")
+_DATA = ["--data.size", "16", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "24"]
+_VISIT = ["--rounds.count", "1", "--visit.batch_size", "12", "--visit.accelerator", "cpu"]
+_ENCODER = ["--encoder.init_args.depth", "10", "--encoder.init_args.stem", "4"]
+_NETWORK = [word.replace("--encoder", "--network.init_args.encoder") for word in _ENCODER]
+_WIDTHS = ["--generator.init_args.network.init_args.widths", "[8, 16]"]
+
+
+def code_of(words: Sequence[str | Path]) -> int:
+    """The exit code of a command that is run in this process; whatever it raises else comes through."""
+    try:
+        main([str(word) for word in words])
+    except SystemExit as done:
+        return int(done.code or 0)
+    raise AssertionError("main always exits")
+
+
+def finished(folder: Path) -> dict[str, Path]:
+    """Runs by kind, made under `folder`; the set is drawn by the generator, and audited."""
+    runs = {kind: folder / kind for kind in KINDS}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedgen.train.Exhibit", partial(Exhibit, sampler=Sampler(steps=2)))
+        done = [
+            code_of(["pretrain", *_DATA, *_VISIT, *_ENCODER, "--out", runs["pretrain"]]),
+            code_of(["finetune", *_DATA, *_VISIT, *_ENCODER, "--bootstrap", "20", "--out", runs["finetune"]]),
+            code_of(["segment", *_DATA, *_VISIT, *_NETWORK, "--bootstrap", "20", "--out", runs["segment"]]),
+            code_of(["generate", "train", *_DATA, *_VISIT, *_WIDTHS, "--out", runs["generator"]]),
+            code_of(["generate", "sample", runs["generator"], runs["set"], "--count", "8", "--steps", "2"]),
+            code_of(["generate", "audit", runs["generator"], runs["set"]]),
+        ]
+    assert done == [0] * len(done)
+    return runs

@@ -1,0 +1,276 @@
+"""A folder that somebody else made: whatever it holds, no command runs its code, and a bomb ends with a clear error.
+
+A canary module is there to be imported; it leaves a file when it is.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.runs import code_of, finished
+
+STRANGER = "canary_of_a_stranger"
+CODE = """
+import pathlib
+pathlib.Path({mark!r}).touch()
+from fedcore.encoders import ResNet
+class Net(ResNet): pass
+def make(*words, **values): pass
+"""
+ABOUT = {"status": "finished", "size": [16, 16], "channels": 1, "sites": {"a": {"train": 2}}, "classes": ["x", "y"]}
+COMMANDS = {
+    "pretrain": ["probe {run}", "pretrain {run}/recipe.yaml --out new"],
+    "finetune": [
+        "evaluate {run}", "predict {run} . new", "export {run} --to onnx", "finetune {run}/recipe.yaml --out new",
+        "generate audit {run} set", "generate invert {run} new", "generate distil {run} new",
+    ],
+    "segment": ["evaluate {run}", "predict {run} . new", "export {run} --to onnx", "segment {run}/recipe.yaml"],
+    "generate": ["generate audit {run} set", "generate train {run}/recipe.yaml --out new"],
+}  # fmt: skip
+"""Those that read the recipe of a run of each kind; the first two of a list read every key of it."""
+FORMS = {
+    "class_path": "KEY: {class_path: canary_of_a_stranger.Net}",
+    "text": "KEY: canary_of_a_stranger.Net",
+    "callable in a class": "KEY: {init_args: {optimizer: canary_of_a_stranger.make}}",
+    "class in a class": "KEY: {init_args: {encoder: canary_of_a_stranger.Net}}",
+    "list": "algorithm: {class_path: fedcore.algorithm.FedAvg, init_args: {guides: [canary_of_a_stranger.make]}}",
+    "group": "data: {class_path: canary_of_a_stranger.Net}",
+    "value of a group": "data: {scaling: canary_of_a_stranger.make}",
+    "another's import": "KEY: {class_path: fedcore.road.shutil.rmtree}",
+    "another file": "config: hostile.yaml",
+    "quoted in an error": "KEY: {init_args: {zebra: \"class_path='canary_of_a_stranger.Net'\"}}",
+}
+KEY = {"pretrain": "method", "finetune": "classifier", "segment": "segmenter", "generate": "generator"}
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)
+)
+
+
+@pytest.fixture
+def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file that is there once the stranger's code ran."""
+    mark = tmp_path / "ran"
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / f"{STRANGER}.py").write_text(CODE.format(mark=str(mark)))
+    (tmp_path / "hostile.yaml").write_text(f"encoder: {STRANGER}.Net\n")
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    monkeypatch.chdir(tmp_path)
+    yield mark
+    sys.modules.pop(STRANGER, None)
+
+
+def planted(kind: str, recipe: str | bytes) -> Path:
+    """What a finished run of this kind shows before its weights are read."""
+    folder = Path(kind)
+    folder.mkdir(exist_ok=True)
+    told = ABOUT | {"command": kind} | ({"structures": 3} if kind == "segment" else {})
+    (folder / "run.json").write_text(json.dumps(told))
+    (folder / "recipe.yaml").write_bytes(recipe if isinstance(recipe, bytes) else recipe.encode())
+    drawn = Path("set")
+    drawn.mkdir(exist_ok=True)
+    (drawn / "image.png").write_bytes(b"image")
+    (drawn / "set.json").write_text("{}")
+    (drawn / "manifest.csv").write_text("image,site,split,label,imitates,mask\nimage.png,synthetic,train,,,\n")
+    return folder
+
+
+def said(command: str, capsys: pytest.CaptureFixture[str], **folders: Path) -> str:
+    """What a command says that ends with 2."""
+    capsys.readouterr()
+    assert code_of(command.format(**folders).split()) == 2, command
+    told = capsys.readouterr().err
+    assert told.startswith("fedpretrain: ")
+    return told
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_no_command_imports_what_a_run_names(
+    kind: str, form: str, canary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = planted(kind, FORMS[form].replace("KEY", KEY[kind]))
+    before = sorted(Path().rglob("*"))
+    for at, command in enumerate(COMMANDS[kind]):
+        told = said(command, capsys, run=run)
+        assert not canary.exists(), command
+        if at == 0 and STRANGER in FORMS[form] and form in ("class_path", "text", "list", "value of a group"):
+            assert f"is code of the package '{STRANGER}', not of fedpretrain, and was not run" in told
+            assert f"--trust {STRANGER} runs it" in told
+            assert "recipe.yaml" in told
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_the_users_word_runs_it(canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = planted("finetune", f"encoder: {{class_path: {STRANGER}.Net}}\n")
+    said("evaluate {run} --trust another_package", capsys, run=run)
+    assert not canary.exists()
+    said(f"evaluate {{run}} --trust {STRANGER} --rounds.count 0", capsys, run=run)
+    assert canary.exists()
+
+
+def test_so_does_a_class_that_is_typed(canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = planted("finetune", "seed: 1\n")
+    said(f"evaluate {{run}} --encoder {STRANGER}.Net --rounds.count 0", capsys, run=run)
+    assert canary.exists()
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        f"{{do: finetune, encoder: {STRANGER}.Net}}",
+        f"{{do: finetune, encoder: {STRANGER}.Net, trust: {STRANGER}}}",
+        f"{{do: 'finetune --encoder {STRANGER}.Net --trust {STRANGER}'}}",
+        f"{{do: '--trust {STRANGER} finetune', encoder: {STRANGER}.Net}}",
+        "{do: finetune hostile.yaml}",
+    ],
+)
+def test_a_pipeline_gives_no_trust(step: str, canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("road.yaml").write_text(f"steps: {{tuned: {step}, broken: {{do: finetune, zebra: 1}}}}\n")
+    said("run road.yaml", capsys)
+    assert not canary.exists()
+
+
+def test_the_word_to_a_pipeline_is_handed_on(canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("road.yaml").write_text(
+        f"steps: {{tuned: {{do: finetune, encoder: {STRANGER}.Net}}, broken: {{do: finetune, zebra: 1}}}}\n"
+    )
+    told = said(f"run road.yaml --trust {STRANGER}", capsys)
+    assert canary.exists()
+    assert "1 fault" in told
+    assert "'zebra' is no key" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (BOMB, "its aliases written out"),
+        ("a: &a [*a]\n", "its aliases written out"),
+        ("a: " + "[" * 5000, "more than 64 levels"),
+        (b"seed: \xff\xfe\n", ""),
+        ("data: {manifest: \"" + BOMB.replace("\n", "\\n") + "\"}", ""),
+        ("data: {manifest: '[" + "[" * 5000 + "'}", ""),
+        ("seed: 12\n--- \nseed: 13\n", ""),
+        ("!!python/object/apply:os.system ['true']", ""),
+    ],
+    ids=["aliases", "alias of itself", "deep", "no UTF-8", "aliases in a text", "deep in a text", "two", "object"],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_a_recipe_that_is_a_bomb(
+    kind: str, text: str | bytes, told: str, canary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = planted(kind, text)
+    for command in COMMANDS[kind]:
+        assert told in said(command, capsys, run=run)
+    assert code_of(["report", str(run)]) == 0
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[]", "\x00", '{"sites": 3}', ""])
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_a_run_json_that_is_none(kind: str, text: str, canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = planted(kind, "seed: 1\n")
+    (run / "run.json").write_text(text)
+    for command in COMMANDS[kind]:
+        if "recipe.yaml" not in command:
+            said(command, capsys, run=run)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**70])
+def test_a_seed_that_no_generator_takes(seed: int, canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("finetune --seed", "finetune --data.seed", "generate sample run set --seed"):
+        assert "must lie in 0..2^63-1" in said(f"{command} {seed}", capsys)
+
+
+def test_images_of_terabytes(canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "at most 1,073,741,824 pixels" in said("finetune --data.size 1000000", capsys)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return finished(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def runs(made: dict[str, Path], canary: Path) -> dict[str, Path]:
+    """Copies of finished runs that a test may change."""
+    return {kind: Path(shutil.copytree(path, Path("got") / kind)) for kind, path in made.items()}
+
+
+@pytest.mark.slow
+def test_weights_that_are_not_those_written(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("image.npy").write_bytes(b"")
+    np.save("image.npy", np.eye(16, dtype=np.float32))
+    uses = {
+        "pretrain/encoder/encoder": ["probe {pretrain}", "export {pretrain}", "finetune --start {pretrain} --out new",
+                                     "generate audit {generator} {set} --encoder {pretrain}"],
+        "finetune/classifier/classifier": ["evaluate {finetune}", "predict {finetune} image.npy new",
+                                           "export {finetune} --to onnx", "generate distil {finetune} new",
+                                           "generate invert {finetune} new"],
+        "segment/segmenter/segmenter": ["evaluate {segment}", "predict {segment} image.npy new",
+                                        "export {segment} --to onnx"],
+        "generator/generator/generator": ["generate sample {generator} new"],
+    }  # fmt: skip
+    for weights, commands in uses.items():
+        file = Path("got") / f"{weights}.safetensors"
+        whole = file.read_bytes()
+        for damaged in (whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:], whole[:-1], b"", None):
+            file.unlink()
+            if damaged is not None:
+                file.write_bytes(damaged)
+            else:
+                file.touch()
+            for command in commands:
+                assert "safetensors" in said(command, capsys, **runs)
+        file.write_bytes(whole)
+        (file.parent / "SHA256SUMS").unlink()
+        assert "SHA256SUMS is missing" in said(commands[0], capsys, **runs)
+    assert not Path("new").exists()
+
+
+@pytest.mark.slow
+def test_an_audit_that_names_a_class(runs: dict[str, Path], canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = runs["set"] / "audit.json"
+    audit = json.loads(path.read_text())
+    image = next(iter((runs["set"] / "images").iterdir())).name
+    audit |= {"copies": {image: ["hospital_1"]}, "objections": [], "passes": True}
+    for words in (["--generator", f"{STRANGER}.Net"], ["--trust", STRANGER, "--generator", f"{STRANGER}.Net"]):
+        audit["asked"]["overrides"] = words
+        path.write_text(json.dumps(audit))
+        said("generate release {set} new --drop true", capsys, **runs)
+    assert not canary.exists()
+    assert not Path("new").exists()
+
+
+@pytest.mark.slow
+def test_arrays_that_unpack_to_gigabytes(runs: dict[str, Path]) -> None:
+    kept = [path for run in runs.values() for path in run.glob("sites/*/*.npz")]
+    assert {path.name for path in kept} >= {"samples.npz", "gallery.npz", "outlines.npz", "exhibit.npz"}
+    for path in kept:
+        with np.load(path) as held:
+            names = list(held)
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w", True) as member:
+            np.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": (2**29,)})
+            for _ in range(2**9):
+                member.write(bytes(2**20))
+            for name in names:
+                archive.writestr(f"{name}.npy", b"")
+    for kind in ("pretrain", "finetune", "segment", "generator"):
+        assert code_of(["report", str(runs[kind])]) == 0
+        assert "cannot be read" in (runs[kind] / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_recipe_of_a_whole_run_is_the_same_after_yaml(runs: dict[str, Path]) -> None:
+    """What the kit writes is within its own limits, and names nothing that wants trust."""
+    for kind in ("pretrain", "finetune", "segment"):
+        text = (runs[kind] / "recipe.yaml").read_text()
+        assert yaml.safe_load(text)
+        assert code_of(["probe" if kind == "pretrain" else "evaluate", str(runs[kind])]) == 0
