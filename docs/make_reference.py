@@ -90,7 +90,8 @@ def page() -> Iterator[str]:
     yield "Made by `make docs` from the recipes and signatures; do not edit.\n"
     yield "A recipe is YAML, checked against the signature of a stage. Every value can be overridden:"
     yield "`--rounds.count 50`, `--method.init_args.temperature 0.1`. Classes are named by import path, with"
-    yield "`class_path` and `init_args`, as Lightning's CLI does; your own class needs no registration.\n"
+    yield "`class_path` and `init_args`, as Lightning's CLI does; your own class needs no registration, but"
+    yield "`--trust my_package` where a file names it.\n"
     yield "## Recipes that come with the kit\n\n| recipe | purpose |\n|---|---|"
     yield from (f"| `{name}` | {purpose(path)} |" for name, path in shipped().items())
     for name, (path, told) in STAGES.items():

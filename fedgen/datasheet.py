@@ -62,8 +62,7 @@ def _congruence(audit: Inspection | None) -> str:
     return (
         "Frechet distance to the images that were trained on, in features of the encoder "
         f"{plain(_short(audit.encoder))}; beside it that of held-out real images, which no generator should "
-        "beat. A dash: too few images.\n\n"
-        + table(["", "drawn", "held out"], rows)
+        "beat. A dash: too few images.\n\n" + table(["", "drawn", "held out"], rows)
     )
 
 

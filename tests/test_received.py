@@ -36,7 +36,7 @@ COMMANDS = {
     "segment": ["evaluate {run}", "predict {run} . new", "export {run} --to onnx", "segment {run}/recipe.yaml"],
     "generate": ["generate audit {run} set", "generate train {run}/recipe.yaml --out new"],
 }  # fmt: skip
-"""Those that read the recipe of a run of each kind; the first two of a list read every key of it."""
+"""Those that read the recipe of a run of each kind; the first of a list reads every key of it."""
 FORMS = {
     "class_path": "KEY: {class_path: canary_of_a_stranger.Net}",
     "text": "KEY: canary_of_a_stranger.Net",
@@ -99,7 +99,7 @@ def test_no_command_imports_what_a_run_names(
 ) -> None:
     run = planted(kind, FORMS[form].replace("KEY", KEY[kind]))
     before = sorted(Path().rglob("*"))
-    for at, command in enumerate(COMMANDS[kind]):
+    for at, command in enumerate(COMMANDS[kind] if form == "class_path" else COMMANDS[kind][:1]):
         told = said(command, capsys, run=run)
         assert not canary.exists(), command
         if at == 0 and STRANGER in FORMS[form] and form in ("class_path", "text", "list", "value of a group"):
@@ -154,21 +154,22 @@ def test_the_word_to_a_pipeline_is_handed_on(canary: Path, capsys: pytest.Captur
     [
         (BOMB, "its aliases written out"),
         ("a: &a [*a]\n", "its aliases written out"),
-        ("a: " + "[" * 5000, "more than 64 levels"),
+        ("a: " + "[" * 70 + "]" * 70, "more than 64 levels"),
+        ("a: " + "[" * 5000, "nesting depth"),
         (b"seed: \xff\xfe\n", ""),
         ("data: {manifest: \"" + BOMB.replace("\n", "\\n") + "\"}", ""),
         ("data: {manifest: '[" + "[" * 5000 + "'}", ""),
         ("seed: 12\n--- \nseed: 13\n", ""),
         ("!!python/object/apply:os.system ['true']", ""),
     ],
-    ids=["aliases", "alias of itself", "deep", "no UTF-8", "aliases in a text", "deep in a text", "two", "object"],
+    ids=["aliases", "itself", "deep", "deeper", "no UTF-8", "aliases in a text", "deep in a text", "two", "object"],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", COMMANDS)
 def test_a_recipe_that_is_a_bomb(
     kind: str, text: str | bytes, told: str, canary: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = planted(kind, text)
-    for command in COMMANDS[kind]:
+    for command in COMMANDS[kind] if text is BOMB else COMMANDS[kind][:1]:
         assert told in said(command, capsys, run=run)
     assert code_of(["report", str(run)]) == 0
 

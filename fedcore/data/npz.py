@@ -83,7 +83,7 @@ def require_whole(stream: IO[bytes], size: int) -> None:
     shape, _, dtype = _header(stream)
     require_voxels(shape, "npy")
     if stream.tell() + prod(shape) * dtype.itemsize > size:
-        raise ImageFault(f"truncated npy: {' x '.join(map(str, shape))} values are promised")
+        raise ImageFault(f"truncated or unreadable (npy): {' x '.join(map(str, shape))} values are promised")
 
 
 def _require_room(size: int) -> None:

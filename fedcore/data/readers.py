@@ -139,7 +139,8 @@ def _picture(path: Path, palette: bool = False) -> np.ndarray:
 
     def opened(stream: IO[bytes]) -> Any:
         try:
-            return reader.read((stream,))
+            # By content a file may be what its name does not say: Pillow knows kinds that start other programs.
+            return reader.read((stream,), formats=sorted({*_PICTURES.values()}))
         except Image.DecompressionBombError:
             raise ImageFault(f"more pixels than a picture may have, {2 * (Image.MAX_IMAGE_PIXELS or 0):,}") from None
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fedcore.checksums import SUMS, write_sums
 from fedcore.encoders import ResNet
 from fedcore.errors import InputError
 from fedcore.store import (
@@ -14,12 +15,12 @@ from fedcore.store import (
     CONFIG,
     TENSORS,
     build_encoder,
-    differences,
     encoder_config,
     find_encoder,
     load_encoder,
     save_encoder,
 )
+from fedcore.weights import differences
 from tests.fedcore.toys import same
 
 
@@ -45,7 +46,7 @@ def test_an_encoder_comes_back_to_the_bit(folder: Path, encoder: ResNet) -> None
     assert same(built.state_dict(), encoder.state_dict())
     assert encoder_config(folder)["size"] == [64, 64]
     assert (folder / CARD).read_text() == "# Card\n"
-    assert {p.name for p in folder.iterdir()} == {TENSORS, CONFIG, CARD}
+    assert {p.name for p in folder.iterdir()} == {TENSORS, CONFIG, CARD, SUMS}
 
 
 def test_weights_are_copied_into_an_encoder_that_is_there(folder: Path, encoder: ResNet) -> None:
@@ -92,14 +93,16 @@ def test_differences_in_words(encoder: ResNet) -> None:
 @pytest.mark.parametrize("keep", [0, 7, 100, -1], ids=["empty", "no header", "no data", "one byte short"])
 def test_a_truncated_file_is_named(folder: Path, encoder: ResNet, keep: int) -> None:
     (folder / TENSORS).write_bytes((folder / TENSORS).read_bytes()[:keep])
-    with pytest.raises(InputError, match=rf"{folder / TENSORS} is missing, corrupted or truncated; copy"):
+    with pytest.raises(
+        InputError, match=rf"{folder / TENSORS} is corrupted, truncated or not what was written: .*; copy"
+    ):
         load_encoder(folder, encoder)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"encoder": "ResNet"}'])
 def test_a_damaged_config_is_named(folder: Path, text: str) -> None:
     (folder / CONFIG).write_text(text)
-    with pytest.raises(InputError, match=rf"{folder / CONFIG} is missing or damaged \(\w+\); copy the"):
+    with pytest.raises(InputError, match=rf"{folder / CONFIG} is damaged: .*; copy the"):
         build_encoder(folder)
 
 
@@ -118,7 +121,7 @@ def test_a_class_that_is_not_an_encoder_of_ours_is_not_looked_up(
 
 def test_a_config_whose_arguments_are_no_mapping_is_damaged(folder: Path) -> None:
     edit(folder, init_args=[])
-    with pytest.raises(InputError, match=r"encoder\.json is missing or damaged"):
+    with pytest.raises(InputError, match=r"encoder\.json is damaged: it must hold encoder and init_args"):
         build_encoder(folder)
 
 
@@ -133,3 +136,24 @@ def test_no_encoder_says_where_one_may_be(tmp_path: Path, encoder: ResNet) -> No
         save_encoder(tmp_path / "sites" / site / "encoder", encoder, {}, "")
     with pytest.raises(InputError, match=rf"by each site alone, so name one: {tmp_path}/sites/a/encoder$"):
         find_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("init_args", "told"),
+    [
+        ({"depth": "ten"}, "KeyError"),
+        ({"zebra": 1}, "TypeError"),
+        ({"stem": 10**9}, "another architecture"),
+        ({"stem": 10**30}, "does not fit its weights"),
+        ({"channels": -1}, "RuntimeError"),
+        ({"norm": ["batch"]}, "TypeError"),
+    ],
+)
+def test_a_config_that_does_not_fit_its_weights(folder: Path, init_args: dict[str, Any], told: str) -> None:
+    """Whoever changes it can write its checksum too; nothing of such a size is built."""
+    config = encoder_config(folder)
+    edit(folder, init_args=config["init_args"] | init_args)
+    write_sums(folder, [TENSORS, CONFIG])
+    with pytest.raises(InputError, match=r"encoder\.json does not fit its weights: .*; copy") as caught:
+        build_encoder(folder)
+    assert told in str(caught.value)

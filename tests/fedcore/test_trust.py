@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonargparse import ArgumentParser
+
+from fedcore.errors import InputError
+from fedcore.trust import guard, refusal, trusting, users_word
+
+CODE = "import pathlib\npathlib.Path({mark!r}).touch()\nclass Thing(dict): pass\ndef make() -> dict: return dict()\n"
+
+
+@pytest.fixture
+def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    mark = tmp_path / "ran"
+    (tmp_path / "unknown_package.py").write_text(CODE.format(mark=str(mark)))
+    monkeypatch.syspath_prepend(tmp_path)
+    yield mark
+    sys.modules.pop("unknown_package", None)
+
+
+TYPES = [
+    dict, type, type[dict], Callable, Callable[[], dict], dict | None, int | type | None, list[type], list[dict | type],
+    dict[str, type], tuple[type, ...], Any, object, list[Any],
+]  # fmt: skip
+VALUES: list[Any] = [
+    "unknown_package.Thing", "unknown_package.make", {"class_path": "unknown_package.Thing"},
+    {"class_path": "unknown_package.Thing", "init_args": {}}, ["unknown_package.Thing"],
+    [{"class_path": "unknown_package.Thing"}], {"a": "unknown_package.Thing"},
+    {"a": {"class_path": "unknown_package.Thing"}}, '{"class_path": "unknown_package.Thing"}',
+]  # fmt: skip
+
+
+def built(kind: Any, value: Any) -> Any:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--it", type=kind)
+    return parser.instantiate(parser.parse_object({"it": value}))["it"]
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=str)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_nothing_is_imported_however_it_is_named(kind: Any, canary: Path) -> None:
+    """Fails where a new jsonargparse imports by another way than the one that is guarded."""
+    guard()
+    for value in VALUES:
+        with contextlib.suppress(argparse.ArgumentError, ImportError, ValueError, TypeError):
+            built(kind, value)
+        assert not canary.exists(), value
+    assert "unknown_package" not in sys.modules
+
+
+def test_what_is_trusted_is_imported_and_nothing_after_that(canary: Path) -> None:
+    with trusting("unknown_package"):
+        guard()
+        assert type(built(dict, {"class_path": "unknown_package.Thing"})).__name__ == "Thing"
+    guard()
+    with pytest.raises(argparse.ArgumentError, match="not allowed"):
+        built(dict, {"class_path": "unknown_package.Thing"})
+
+
+@pytest.mark.parametrize("name", ["", "*", "my-package", "a..b", "1a", "jsonargparse", "jsonargparse.x", "a b"])
+def test_what_is_no_name_of_a_package(name: str) -> None:
+    with pytest.raises(InputError, match="takes the name of a Python package"), trusting(name):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("words", "left", "packages"),
+    [
+        ("finetune r.yaml --trust a", "finetune r.yaml", ["a"]),
+        ("finetune --trust a,b.c --seed 1 --trust=d", "finetune --seed 1", ["a", "b.c", "d"]),
+        ("--trust a run x", "run x", ["a"]),
+        ("finetune --encoder my.Net", "finetune --encoder my.Net", ["my"]),
+        ("finetune --encoder=my.Net", "finetune --encoder=my.Net", ["my"]),
+        ("finetune --encoder {class_path:my.sub.Net}", "finetune --encoder {class_path:my.sub.Net}", ["my"]),
+        ("predict my.Net images.x out.y", "predict my.Net images.x out.y", []),
+        ("finetune --data.manifest there.csv", "finetune --data.manifest there.csv", []),
+        ("finetune --out my.run", "finetune --out my.run", []),
+        ("finetune --out=my.run --rounds.count 3", "finetune --out=my.run --rounds.count 3", []),
+        ("finetune --lr 0.5 --visit.lr 1e-3", "finetune --lr 0.5 --visit.lr 1e-3", []),
+    ],
+)
+def test_the_users_word(
+    words: str, left: str, packages: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("there.csv").touch()
+    assert users_word(words.split()) == (left.split(), packages)
+
+
+@pytest.mark.parametrize("words", ["run --trust", "run --trust="])
+def test_a_word_that_is_missing(words: str) -> None:
+    with pytest.raises(InputError, match="--trust my_package"):
+        users_word(words.split())
+
+
+def test_a_package_that_is_not_there_is_told_as_such() -> None:
+    told = refusal("Importing 'fedsl.moco.MoCo' is not allowed, denied by")
+    assert told is not None
+    assert "there is no module 'fedsl'" in told
+    assert refusal("another message") is None

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fedcore.checksums import SUMS, require_sums, write_sums
+from fedcore.errors import InputError
+from fedcore.weights import built_for, read_weights, save_weights
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    (tmp_path / "plan.json").write_text("{}")
+    save_weights(tmp_path / "net.safetensors", nn.Linear(3, 2), beside=("plan.json",))
+    return tmp_path
+
+
+def test_the_sums_are_those_of_sha256sum(saved: Path) -> None:
+    done = subprocess.run(["sha256sum", "--check", "--strict", SUMS], cwd=saved, capture_output=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.decode().split() == ["net.safetensors:", "OK", "plan.json:", "OK"]
+
+
+def test_every_flipped_bit_is_found(saved: Path) -> None:
+    file = saved / "net.safetensors"
+    whole = file.read_bytes()
+    for at in range(len(whole)):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        with pytest.raises(InputError, match="corrupted, truncated or not what was written"):
+            read_weights(file, "copy it anew", ("plan.json",))
+    file.write_bytes(whole)
+    assert set(read_weights(file, "copy it anew", ("plan.json",))) == {"weight", "bias"}
+
+
+def damage(folder: Path, what: str) -> None:
+    file = folder / ("plan.json" if "plan" in what else "net.safetensors" if "weights" in what else SUMS)
+    if "gone" in what:
+        file.unlink()
+    else:
+        file.write_text(what)
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("plan other", "plan.json is corrupted"),
+        ("plan gone", "plan.json is missing"),
+        ("weights gone", "net.safetensors is missing"),
+        ("gone", "SHA256SUMS is missing"),
+        ("", "has no line for net.safetensors"),
+        (f"{'0' * 64}  net.safetensors\n", "says 000000000000"),
+        (f"{'0' * 64}  ../net.safetensors\n", "has no line"),
+    ],
+)
+def test_what_is_not_there_or_another(saved: Path, what: str, told: str) -> None:
+    damage(saved, what)
+    with pytest.raises(InputError, match=f"{told}.*; copy it anew"):
+        read_weights(saved / "net.safetensors", "copy it anew", ("plan.json",))
+
+
+def test_weights_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"no weights")
+    write_sums(tmp_path, ["x"])
+    require_sums(tmp_path, ["x"], "")
+    with pytest.raises(InputError, match="is no safetensors file"):
+        read_weights(tmp_path / "x", "")
+
+
+def test_a_module_has_the_weights_it_is_built_for() -> None:
+    like = nn.Linear(3, 2)
+    made = built_for(like.state_dict(), lambda: nn.Linear(3, 2), lambda module: module)
+    assert torch.equal(made.weight, like.weight)
+    assert made.weight.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("build", "told"),
+    [
+        (lambda: nn.Linear(10**9, 10**9), "another architecture .*weight"),
+        (lambda: nn.Linear(3, 2, bias=False), "another architecture .*bias"),
+        (lambda: nn.ModuleList(nn.Linear(1, 1) for _ in range(10**9)), "more than 72 parameters"),
+        (lambda: nn.Linear(-1, 2), "RuntimeError"),
+        (lambda: nn.Linear("3", 2), "TypeError"),  # type: ignore[arg-type]
+        (lambda: {}["x"], "KeyError"),
+    ],
+)
+def test_what_does_not_fit_is_never_built(build: Callable[[], nn.Module], told: str) -> None:
+    """A billion by a billion numbers, and a billion layers."""
+    with pytest.raises(ValueError, match=told):
+        built_for(nn.Linear(3, 2).state_dict(), build, lambda module: module)
