@@ -50,7 +50,7 @@ def fresh_classifier(run: RunFolder, seed: int) -> nn.Module:
 
 def _classifier(run: RunFolder) -> Callable[[], nn.Module]:
     kinds = {"encoder": Callable[[int, int], Encoder], "classifier": Callable[[Encoder, int], LightningModule]}
-    about, (encoder, classifier) = _about(run, "classes"), _parts(run, kinds)
+    about, (encoder, classifier) = about_of(run, "classes"), _parts(run, kinds)
     return lambda: classifier(encoder(len(about["size"]), about["channels"]), len(about["classes"]))
 
 
@@ -59,16 +59,22 @@ def _segmenter(run: RunFolder) -> Callable[[], nn.Module]:
         "network": Callable[[int, int, int], nn.Module],
         "segmenter": Callable[[nn.Module, tuple[int, ...]], LightningModule],
     }
-    about, (network, segmenter) = _about(run, "structures"), _parts(run, kinds)
+    about, (network, segmenter) = about_of(run, "structures"), _parts(run, kinds)
     size = tuple(about["size"])
     return lambda: segmenter(network(len(size), about["channels"], about["structures"]), size)
 
 
-def _about(run: RunFolder, told: str) -> dict[str, Any]:
-    """What run.json says, with the images' size and channels, and what is told apart in them."""
+def about_of(run: RunFolder, told: str) -> dict[str, Any]:
+    """What run.json says; it has the images' size and channels, the sites, and `told`: classes or structures.
+
+    Raises:
+        InputError: It lacks one of these.
+    """
     about = run.about()
-    if missing := [key for key in ("size", "channels", "sites", told) if not about.get(key)]:
-        raise InputError(f"{run.path / 'run.json'} is damaged: it lacks {', '.join(missing)}; {ADVICE}")
+    kinds = {"size": list, "channels": int, "sites": dict, "classes": list, "structures": int}
+    wrong = [k for k in ("size", "channels", "sites", told) if not (isinstance(about.get(k), kinds[k]) and about[k])]
+    if wrong or not all(isinstance(side, int) for side in about["size"]):
+        raise InputError(f"{run.path / 'run.json'} is damaged: see {', '.join(wrong or ['size'])}; {ADVICE}")
     return about
 
 

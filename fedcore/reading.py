@@ -106,15 +106,15 @@ def _object(path: Path, parse: Any, advice: str) -> dict[str, Any]:
 
 def _require_modest(found: Any) -> None:
     """Raises ValueError for a tree of too many values or levels, or texts that are no Unicode (half of a pair)."""
-    level, count = [found], 0
-    for _ in range(DEEPEST + 1):
-        count += len(level)
+    level, count = [found], 1
+    for _ in range(DEEPEST):
+        inner = [value for outer in level for value in _inside(outer)]
+        for text in (value for value in (*level, *inner) if isinstance(value, str)):
+            text.encode()
+        count += len(inner)
         if count > MOST_VALUES:
             raise TooMuch(f"it holds more than {MOST_VALUES:,} values")
-        for value in level:
-            if isinstance(value, str):
-                value.encode()
-        if not (level := [inner for value in level for inner in _inside(value)]):
+        if not (level := [value for value in inner if isinstance(value, dict | list | set | tuple)]):
             return
     raise TooMuch(f"it is nested deeper than {DEEPEST}")
 

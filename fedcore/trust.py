@@ -45,7 +45,11 @@ def guard() -> None:
     packages = _trusted.get()
     no_more = _once_trusted - {*packages, *KIT, *LIBRARIES}
     _once_trusted |= packages
-    set_parsing_settings(import_path_denylist=["*", *no_more], import_path_allowlist=[*KIT, *LIBRARIES, *packages])
+    set_parsing_settings(
+        import_path_denylist=["*", *no_more],
+        import_path_allowlist=[*KIT, *LIBRARIES, *packages],
+        instantiate_subclass_spec_in_any=False,
+    )
     _yaml()
     set_loader("yaml", _load, (yaml.YAMLError,))
 

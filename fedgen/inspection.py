@@ -130,7 +130,7 @@ class _Blind(nn.Module):
 
 def _recipe(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     about = RunFolder(run).about()
-    if about.get("command") not in STAGE or about.get("status") != "finished":
+    if str(about.get("command")) not in STAGE or about.get("status") != "finished":
         found = f"{about.get('command', 'no')} run that is {about.get('status', 'missing')}"
         raise InputError(f"an audit takes a finished run of generate train or finetune, {run} holds a {found}")
     stage = stage_of(STAGE[about["command"]])

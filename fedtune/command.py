@@ -10,7 +10,7 @@ from pytorch_lightning import LightningModule
 
 from fedcore.algorithm import FedAvg, share_of
 from fedcore.checkpoint import Checkpoint
-from fedcore.classifiers import SEGMENTER, load_classifier
+from fedcore.classifiers import SEGMENTER, about_of, load_classifier
 from fedcore.data.findings import with_findings
 from fedcore.data.images import Cohort, Images
 from fedcore.errors import InputError
@@ -71,7 +71,7 @@ def _classes(run: RunFolder, overrides: Sequence[str]) -> Evaluation:
 
 
 def _masks(run: RunFolder, overrides: Sequence[str]) -> Overlaps:
-    asked, structures = _asked(segment.segment, run, overrides), run.about()["structures"]
+    asked, structures = _asked(segment.segment, run, overrides), about_of(run, "structures")["structures"]
     cohort = load(asked["data"])
     tests = segment.with_masks(cohort, "test")
     if tests and (found := segment.structures_of(tests, {})) > structures:

@@ -105,7 +105,7 @@ class Model:
         recipe = read_recipe(stage, "predict", [str(run.path / "recipe.yaml")]).build()
         data: Data = recipe["data"]
         how = data.decoding(tuple(about["size"]), about["channels"])
-        return cls(known[site], how, tuple(about["classes"]), about.get("structures", 0),
+        return cls(known[site], how, tuple(about.get("classes") or ()), about.get("structures", 0),
                    about.get("several_findings", False))  # fmt: skip
 
     @property

@@ -21,6 +21,7 @@ import torch
 from fedcore.checkpoint import Checkpoint
 from fedcore.classifiers import classifiers_of
 from fedcore.errors import InputError
+from fedcore.reading import read_json
 from fedcore.recipe import read_recipe
 from fedcore.report import write_report
 from fedcore.run import RunFolder
@@ -66,8 +67,7 @@ def networks(run: Path) -> Loaded:
 
 def drawn(folder: Path) -> Loaded:
     found = DrawnSet.open(folder)
-    audit = json.loads((folder / "audit.json").read_text())["set"] if (folder / "audit.json").exists() else None
-    if audit != found.digest():
+    if read_json(folder / "audit.json").get("set") != found.digest():
         raise InputError("the set has changed since its audit")
     return {"settings": found.settings, "pixels": zlib.crc32(found.pixels().numpy().tobytes())}
 

@@ -52,7 +52,7 @@ def export(
 
 def _export_onnx(run: RunFolder, out: Path | None, overwrite: bool, site: str | None) -> None:
     about = run.about()
-    if about.get("command") not in TASKS or about.get("status") != "finished":
+    if str(about.get("command")) not in TASKS or about.get("status") != "finished":
         raise InputError(f"--to onnx takes a finished finetune or segment run, and {run.path} holds none")
     kind = TASKS[about["command"]]
     file = out or run.path / kind / f"{kind}.onnx"

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 
+from fedcore.data import npz
 from fedcore.data.limits import MOST_KEPT, require_small
 
 UNREADABLE = (
-    OSError, EOFError, ValueError, TypeError, KeyError, IndexError, MemoryError, zipfile.BadZipFile, zlib.error
+    OSError, EOFError, ValueError, TypeError, KeyError, IndexError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error
 )  # fmt: skip
 """What a damaged file raises, or one that holds something else."""
 
@@ -29,8 +29,9 @@ def holders(folder: Path, sites: Iterable[str], file: str) -> list[str]:
 @contextmanager
 def kept(folder: Path, site: str, file: str) -> Iterator[Mapping[str, np.ndarray]]:
     """The arrays of the file; reading one may raise any of UNREADABLE."""
-    with (folder / "sites" / site / file).open("rb") as opened, np.load(opened, allow_pickle=False) as held:
-        if not isinstance(held, NpzFile) or held.zip is None:
-            raise ValueError(f"{file} is no npz file")
-        require_small(held.zip, MOST_KEPT, file)
+    path = folder / "sites" / site / file
+    with zipfile.ZipFile(path) as archive:
+        require_small(archive, MOST_KEPT, file)
+    npz.shapes(path)
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as held:
         yield held

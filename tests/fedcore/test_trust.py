@@ -58,10 +58,11 @@ def test_nothing_is_imported_however_it_is_named(kind: Any, canary: Path) -> Non
 def test_what_is_trusted_is_imported_and_nothing_after_that(canary: Path) -> None:
     with trusting("unknown_package"):
         guard()
-        assert type(built(dict, {"class_path": "unknown_package.Thing"})).__name__ == "Thing"
+        assert built(type[dict], "unknown_package.Thing").__name__ == "Thing"
     guard()
+    assert canary.exists()
     with pytest.raises(argparse.ArgumentError, match="not allowed"):
-        built(dict, {"class_path": "unknown_package.Thing"})
+        built(type[dict], "unknown_package.Thing")
 
 
 @pytest.mark.parametrize("name", ["", "*", "my-package", "a..b", "1a", "jsonargparse", "jsonargparse.x", "a b"])

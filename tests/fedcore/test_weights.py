@@ -81,7 +81,7 @@ def test_a_module_has_the_weights_it_is_built_for() -> None:
 @pytest.mark.parametrize(
     ("build", "told"),
     [
-        (lambda: nn.Linear(10**9, 10**9), "another architecture .*weight"),
+        (lambda: nn.Linear(10**9, 10**9), "another architecture"),
         (lambda: nn.Linear(3, 2, bias=False), "another architecture .*bias"),
         (lambda: nn.ModuleList(nn.Linear(1, 1) for _ in range(10**9)), "more than 72 parameters"),
         (lambda: nn.Linear(-1, 2), "RuntimeError"),

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedcore.checksums import write_sums
+from fedcore.errors import InputError
+from fedgen.denoiser import Denoiser, DiffusionGenerator
+from fedgen.generator import Canvas, Known
+from fedgen.noise import Noise
+from fedgen.store import CONFIG, TENSORS, load_generator, save_generator
+from fedgen.unet import UNet
+from tests.fedcore.toys import same
+
+KNOWN = Known(("cat", "dog"), ("a", "b"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    denoiser = Denoiser(UNet(2, 1, widths=(8, 16)), KNOWN)
+    save_generator(tmp_path / "generator", DiffusionGenerator(denoiser, KNOWN, Canvas(1, (8, 8)), Noise()))
+    return tmp_path / "generator"
+
+
+def changed(folder: Path, path: str, value: Any) -> None:
+    """The config with another value, as somebody writes it who writes its checksum too."""
+    config = json.loads((folder / CONFIG).read_text())
+    *above, last = path.split(".")
+    node = config
+    for key in above:
+        node = node[key]
+    node[last] = value
+    (folder / CONFIG).write_text(json.dumps(config))
+    write_sums(folder, [TENSORS, CONFIG])
+
+
+def test_a_generator_comes_back_to_the_bit(folder: Path) -> None:
+    one, other = load_generator(folder), load_generator(folder)
+    assert same(one.network.state_dict(), other.network.state_dict())
+    assert (one.known, one.canvas) == (KNOWN, Canvas(1, (8, 8)))
+    noise, open_ = torch.zeros(1, 1, 8, 8), torch.tensor([-1])
+    assert torch.equal(one.draw(noise, open_, open_), other.draw(noise, open_, open_))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("kind", "os.system", "KeyError"),
+        ("kind", ["DiffusionGenerator"], "TypeError"),
+        ("canvas.size", [10**9, 10**9], "at most 134,217,728"),
+        ("canvas.size", [0, 8], "at least 1"),
+        ("canvas.channels", 10**12, "at most 134,217,728"),
+        ("known.classes", ["cat"] * 1000, "another architecture"),
+        ("settings.network.widths", [8, 16, 10**6], "does not fit its weights"),
+        ("settings.network.widths", [8] * 10**5, "parameters, where the weights have"),
+        ("settings", [], "TypeError"),
+    ],
+)
+def test_a_config_that_does_not_fit_its_weights(folder: Path, path: str, value: Any, told: str) -> None:
+    changed(folder, path, value)
+    with pytest.raises(InputError, match=r"generator\.json does not fit its weights") as caught:
+        load_generator(folder)
+    assert told in str(caught.value)
+
+
+def test_what_was_changed_on_the_way(folder: Path) -> None:
+    (folder / CONFIG).write_text((folder / CONFIG).read_text().replace("8", "9"))
+    with pytest.raises(InputError, match=r"generator\.json is corrupted, truncated or not what was written"):
+        load_generator(folder)
+
+
+def test_a_folder_without_a_generator(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no generator"):
+        load_generator(tmp_path)
