@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pytorch_lightning import LightningModule
 from torch import nn
@@ -16,8 +16,9 @@ from fedcore.reading import ADVICE, read_yaml
 from fedcore.recipe import build_part
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded
-from fedcore.weights import built_for, differences, read_weights, save_weights
+from fedcore.weights import built_for, read_weights, save_weights
 
+Network = TypeVar("Network", bound=nn.Module)
 _ADVICE = "give a finished run, or copy its folder anew"
 MODEL, SEGMENTER = "classifier/classifier.safetensors", "segmenter/segmenter.safetensors"
 
@@ -26,16 +27,17 @@ def save_classifier(run: RunFolder, module: nn.Module, path: str = MODEL) -> Non
     save_weights(run.path / path, module)
 
 
-def load_classifier(run: RunFolder, module: nn.Module, path: str = MODEL) -> None:
-    """The weights of a fine-tuned run.
+def trained(run: RunFolder, fresh: Callable[[], Network], path: str = MODEL) -> Network:
+    """What `fresh` builds, with the weights of a fine-tuned run.
 
     Raises:
-        InputError: They are missing, damaged or of another architecture.
+        InputError: They are missing, damaged or of another architecture; nothing of its size was built then.
     """
     tensors = read_weights(run.path / path, _ADVICE)
-    if wrong := differences(module.state_dict(), tensors):
-        raise InputError(f"{run.path / path} holds another architecture ({len(wrong)} tensors differ, e.g. {wrong[0]})")
-    module.load_state_dict(tensors)
+    try:
+        return built_for(tensors, fresh, lambda network: network)
+    except ValueError as e:
+        raise InputError(f"{run.path / path} does not fit the run's recipe: {e}") from e
 
 
 def fresh_classifier(run: RunFolder, seed: int) -> nn.Module:
@@ -94,25 +96,22 @@ def classifiers_of(run: RunFolder) -> dict[str | None, nn.Module]:
     """By site, where sites keep a part of the classifier (or segmenter) or all of it; else one, under None.
 
     Raises:
-        InputError: as `fresh_classifier` and `load_classifier`.
+        InputError: as `fresh_classifier` and `trained`.
     """
     segments = run.about().get("command") == "segment"
     file, fresh = (SEGMENTER, _segmenter(run)) if segments else (MODEL, _classifier(run))
-    tensors = read_weights(run.path / file, _ADVICE)
 
-    def trained() -> nn.Module:
+    def network() -> nn.Module:
         with seeded(0):
-            return built_for(tensors, fresh, lambda module: module).eval()
+            return trained(run, fresh, file).eval()
 
     memories = Checkpoint.open(run.path / "state")
     found: dict[str | None, nn.Module] = {}
-    try:
-        for site in run.about()["sites"]:
-            memory = memories.get(site)
-            own = {k.removeprefix(MODULE): t for k, t in memory.items() if k.startswith(MODULE)} | personal(memory)
-            if own:
-                found[site] = trained()
+    for site in run.about()["sites"]:
+        memory = memories.get(site)
+        own = {k.removeprefix(MODULE): t for k, t in memory.items() if k.startswith(MODULE)} | personal(memory)
+        if own:
+            found[site] = network()
+            with building(f"the model of {site}"):
                 found[site].load_state_dict(found[site].state_dict() | own)
-        return found or {None: trained()}
-    except (ValueError, RuntimeError) as e:
-        raise InputError(f"{run.path / file} does not fit the run's recipe: {e}") from e
+    return found or {None: network()}

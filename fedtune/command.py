@@ -10,7 +10,7 @@ from pytorch_lightning import LightningModule
 
 from fedcore.algorithm import FedAvg, share_of
 from fedcore.checkpoint import Checkpoint
-from fedcore.classifiers import SEGMENTER, about_of, load_classifier
+from fedcore.classifiers import SEGMENTER, about_of, trained
 from fedcore.data.findings import with_findings
 from fedcore.data.images import Cohort, Images
 from fedcore.errors import InputError
@@ -63,8 +63,7 @@ def evaluated(run: RunFolder, overrides: Sequence[str] = ()) -> Evaluation | Ove
 def _classes(run: RunFolder, overrides: Sequence[str]) -> Evaluation:
     asked = _asked(finetune, run, overrides)
     cohort = _as_trained(run, load(asked["data"]))
-    module = build(cohort, asked["encoder"], asked["classifier"], asked["seed"])
-    load_classifier(run, module)
+    module = trained(run, lambda: build(cohort, asked["encoder"], asked["classifier"], asked["seed"]))
     sites = _sites(run, module, labelled_tests(cohort), asked)
     grades = ranked(cohort.classes, module) if asked["ordinal"] else []
     return evaluate(sites, asked["seed"], asked["bootstrap"], grades, asked["by_patient"])
@@ -76,8 +75,8 @@ def _masks(run: RunFolder, overrides: Sequence[str]) -> Overlaps:
     tests = segment.with_masks(cohort, "test")
     if tests and (found := segment.structures_of(tests, {})) > structures:
         raise InputError(f"the segmenter knows structures up to {structures - 1}, the masks have {found - 1}")
-    module = segment.build(cohort, structures, asked["network"], asked["segmenter"], asked["seed"])
-    load_classifier(run, module, SEGMENTER)
+    kind = (asked["network"], asked["segmenter"], asked["seed"])
+    module = trained(run, lambda: segment.build(cohort, structures, *kind), SEGMENTER)
     sites = _sites(run, module, tests, asked)
     files = Files.of(asked["data"], cohort) if asked["native"] else None
     return evaluate_masks.evaluate_masks(

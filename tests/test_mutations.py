@@ -26,7 +26,7 @@ from fedcore.recipe import read_recipe
 from fedcore.report import write_report
 from fedcore.run import RunFolder
 from fedcore.store import build_encoder, find_encoder
-from fedgen.drawn import DrawnSet
+from fedgen.drawn import DrawnSet, read_settings
 from fedgen.store import load_generator
 from fedgen.train import train
 from fedssl.pretrain import pretrain
@@ -69,13 +69,13 @@ def drawn(folder: Path) -> Loaded:
     found = DrawnSet.open(folder)
     if read_json(folder / "audit.json").get("set") != found.digest():
         raise InputError("the set has changed since its audit")
-    return {"settings": found.settings, "pixels": zlib.crc32(found.pixels().numpy().tobytes())}
+    return {"pixels": zlib.crc32(found.pixels().numpy().tobytes())}
 
 
 def loads(kind: str, run: Path) -> dict[str, Callable[[], Loaded]]:
     """What reads a folder of this kind, and returns what it read."""
     if kind == "set":
-        return {"set": lambda: drawn(run)}
+        return {"set": lambda: drawn(run), "settings": lambda: read_settings(run)}
     both = {"state": lambda: state(run), "rounds": lambda: recorded(run), "recipe": lambda: recipe(kind, run)}
     if kind == "pretrain":
         return both | {"encoder": lambda: tensors(build_encoder(find_encoder(run)).state_dict())}

@@ -14,7 +14,8 @@ from fedcore.data import npz
 from fedcore.data.limits import MOST_KEPT, require_small
 
 UNREADABLE = (
-    OSError, EOFError, ValueError, TypeError, KeyError, IndexError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error
+    OSError, EOFError, ValueError, TypeError, KeyError, IndexError, RuntimeError, MemoryError, zipfile.BadZipFile,
+    zlib.error,
 )  # fmt: skip
 """What a damaged file raises, or one that holds something else."""
 

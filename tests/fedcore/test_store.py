@@ -139,21 +139,21 @@ def test_no_encoder_says_where_one_may_be(tmp_path: Path, encoder: ResNet) -> No
 
 
 @pytest.mark.parametrize(
-    ("init_args", "told"),
+    "init_args",
     [
-        ({"depth": "ten"}, "KeyError"),
-        ({"zebra": 1}, "TypeError"),
-        ({"stem": 10**9}, "another architecture"),
-        ({"stem": 10**30}, "does not fit its weights"),
-        ({"channels": -1}, "RuntimeError"),
-        ({"norm": ["batch"]}, "TypeError"),
+        {"depth": "ten"},
+        {"zebra": 1},
+        {"stem": 5},
+        {"stem": 10**9},
+        {"stem": 10**30},
+        {"channels": -1},
+        {"norm": ["batch"]},
     ],
+    ids=str,
 )
-def test_a_config_that_does_not_fit_its_weights(folder: Path, init_args: dict[str, Any], told: str) -> None:
+def test_a_config_that_does_not_fit_its_weights(folder: Path, init_args: dict[str, Any]) -> None:
     """Whoever changes it can write its checksum too; nothing of such a size is built."""
-    config = encoder_config(folder)
-    edit(folder, init_args=config["init_args"] | init_args)
+    edit(folder, init_args=encoder_config(folder)["init_args"] | init_args)
     write_sums(folder, [TENSORS, CONFIG])
-    with pytest.raises(InputError, match=r"encoder\.json does not fit its weights: .*; copy") as caught:
+    with pytest.raises(InputError, match=r"encoder\.json does not fit its weights: .*; copy"):
         build_encoder(folder)
-    assert told in str(caught.value)

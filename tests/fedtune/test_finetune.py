@@ -12,7 +12,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from fedcore.classifiers import MODEL, load_classifier
+from fedcore.classifiers import MODEL, save_classifier
+from fedcore.classifiers import trained as with_weights
 from fedcore.data.phantom import Phantoms
 from fedcore.data.source import Data
 from fedcore.data.synthetic import Synthetic
@@ -28,6 +29,7 @@ from fedtune.classifier import Classifier
 from fedtune.finetune import build, finetune
 from fedtune.labels import labelled
 from fedtune.losses import BinaryCrossEntropy
+from tests.fedcore.toys import same
 
 DATA = Data(size=32, phantom=Phantoms(sites=2, images_per_site=48))
 ENCODER = partial(ResNet, depth=10, stem=8)
@@ -205,16 +207,16 @@ def test_the_scores_go_through_the_policy(tmp_path: Path) -> None:
 def test_weights_that_are_missing_damaged_or_of_another_architecture_are_refused(tmp_path: Path) -> None:
     cohort, run = DATA.load(), RunFolder(tmp_path)
     module = build(cohort, ENCODER, Classifier, 0)
-    with pytest.raises(InputError, match="missing"):
-        load_classifier(run, module)
-    (tmp_path / MODEL).parent.mkdir()
-    (tmp_path / MODEL).write_bytes(safetensors.torch.save(module.state_dict())[:-9])
-    with pytest.raises(InputError, match="truncated"):
-        load_classifier(run, module)
-    (tmp_path / MODEL).write_bytes(safetensors.torch.save(module.state_dict()))
-    load_classifier(run, module)
+    fresh = partial(build, cohort, ENCODER, Classifier, 1)
+    with pytest.raises(InputError, match="SHA256SUMS is missing"):
+        with_weights(run, fresh)
+    save_classifier(run, module)
+    assert same(with_weights(run, fresh).state_dict(), module.state_dict())
     with pytest.raises(InputError, match="another architecture"):
-        load_classifier(run, build(cohort, partial(ResNet, depth=10, stem=4), Classifier, 0))
+        with_weights(run, partial(build, cohort, partial(ResNet, depth=10, stem=4), Classifier, 0))
+    (tmp_path / MODEL).write_bytes((tmp_path / MODEL).read_bytes()[:-9])
+    with pytest.raises(InputError, match="truncated"):
+        with_weights(run, fresh)
 
 
 def test_labels_of_further_sites_are_all_used(tmp_path: Path) -> None:
