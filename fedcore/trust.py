@@ -10,6 +10,7 @@ what it found was defined.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,7 +28,7 @@ LIBRARIES = ("torch.optim",)
 """What shipped recipes name besides the kit."""
 OPTION = "--trust"
 _PACKAGE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-_CLASS_PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+_CLASS_PATH = re.compile(r"(?<![\w./~-])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+(?![\w./-])")
 _REFUSED = re.compile(r"Importing '([\w.]+)' is not allowed")
 _trusted: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset())
 _once_trusted: frozenset[str] = frozenset()
@@ -74,7 +75,7 @@ def trusting(*packages: str) -> Iterator[None]:
 def users_word(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """What the user typed without `--trust`, and the packages it trusts: so named, or those of class paths typed.
 
-    A dotted word that an option is given counts as a class path unless it is a file or a folder.
+    A dotted name that an option is given counts as a class path unless it is a file, a folder, or part of a path.
 
     Raises:
         InputError: `--trust` is the last word.
@@ -92,10 +93,21 @@ def users_word(words: Sequence[str]) -> tuple[list[str], list[str]]:
             continue
         left.append(word)
     for key, word in zip(["", *left], left, strict=False):
-        value = word.partition("=")[2] if word.startswith("--") else word if key.startswith("--") else ""
-        if key != "--out" and not word.startswith("--out=") and not Path(value).exists():
-            packages += [path.partition(".")[0] for path in _CLASS_PATH.findall(value)]
+        key, _, value = word.partition("=") if word.startswith("--") else (key, "", word)
+        if key.startswith("--") and key != "--out" and not _is_there(value):
+            packages += [path.partition(".")[0] for path in _CLASS_PATH.findall(value) if not _ours(path)]
     return left, packages
+
+
+def _ours(path: str) -> bool:
+    return f"{path}.".startswith(tuple(f"{prefix}." for prefix in (*KIT, *LIBRARIES)))
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except OSError:  # longer than a name may be
+        return False
 
 
 def refusal(text: str) -> str | None:
@@ -103,7 +115,7 @@ def refusal(text: str) -> str | None:
     if not (found := _REFUSED.search(text)):
         return None
     package = found[1].partition(".")[0]
-    if find_spec(package) is None:  # of a name without dots, which imports nothing
+    if package not in sys.modules and find_spec(package) is None:  # of a name without dots, which imports nothing
         return f"there is no module {package!r}; a class is named by its import path, such as fedssl.moco.MoCo"
     return (
         f"{found[1]} is code of the package {package!r}, not of fedpretrain, and was not run; "

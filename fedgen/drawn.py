@@ -55,7 +55,7 @@ class DrawnSet:
             with (folder / MANIFEST).open(encoding="utf-8", newline="") as file:
                 rows = list(csv.DictReader(file))
             images = tuple(_image(at, folder, row) for at, row in enumerate(rows))
-        except (OSError, KeyError, TypeError, csv.Error) as e:
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as e:
             raise InputError(
                 f"{folder / MANIFEST} is missing or damaged ({type(e).__name__}); draw the set anew"
             ) from e
@@ -70,7 +70,10 @@ class DrawnSet:
 
     def pixels(self) -> Float[Tensor, "n c *space"]:
         """All images in [-1, 1], as float16: 8 KB each of 64 x 64 pixels."""
-        return torch.stack([decoded(image.path).half() for image in self.images])
+        images = [decoded(image.path).half() for image in self.images]
+        if len(shapes := {tuple(image.shape) for image in images}) > 1:
+            raise InputError(f"{self.folder} holds images of several shapes, {sorted(shapes)[:2]}; draw the set anew")
+        return torch.stack(images)
 
     def digest(self) -> str:
         """Changes when a row or a pixel does."""
@@ -113,7 +116,7 @@ def begin(out: Path, settings: dict[str, Any], resume: bool) -> int:
     try:
         there = read_settings(out)
         rows = (out / MANIFEST).read_text(encoding="utf-8")
-    except (OSError, InputError) as e:
+    except (OSError, ValueError, InputError) as e:
         raise InputError(f"{out} is not empty and holds no set of drawn images; name another folder") from e
     if not resume:
         raise InputError(f"{out} holds a set already; go on with it by --resume true, or name another folder")

@@ -6,6 +6,7 @@ Never a traceback, never something else in silence. Texts that say nothing to a 
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import zlib
@@ -14,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -35,7 +35,7 @@ from fedtune.predict import Model
 from fedtune.segment import segment
 from tests.runs import KINDS, finished
 
-COUNT, SEED = 400, 12
+COUNT, SEED = int(os.environ.get("FEDPRETRAIN_MUTATIONS", "200")), 12
 STAGES: dict[str, Any] = {"pretrain": pretrain, "finetune": finetune, "segment": segment, "generator": train}
 ASIDE = ("README.md", "report.html", "environment.json")
 """Files for people; and logs/."""
@@ -150,6 +150,7 @@ def outcome(load: Callable[[], Loaded], before: Loaded) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_a_changed_folder_is_the_same_or_an_error(tmp_path: Path) -> None:
     runs = finished(tmp_path / "made")
     before = {kind: {name: load() for name, load in loads(kind, runs[kind]).items()} for kind in KINDS}
@@ -171,4 +172,3 @@ def test_a_changed_folder_is_the_same_or_an_error(tmp_path: Path) -> None:
     print(counts)
     assert not wrong, "\n".join(wrong)
     assert counts["clear"] > COUNT / 10
-    assert np.isfinite(counts["same"])

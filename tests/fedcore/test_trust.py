@@ -82,17 +82,20 @@ def test_what_is_no_name_of_a_package(name: str) -> None:
         ("finetune --encoder {class_path:my.sub.Net}", "finetune --encoder {class_path:my.sub.Net}", ["my"]),
         ("predict my.Net images.x out.y", "predict my.Net images.x out.y", []),
         ("finetune --data.manifest there.csv", "finetune --data.manifest there.csv", []),
+        ("finetune --data.manifest not/there.csv", "finetune --data.manifest not/there.csv", []),
+        ("finetune --encoder fedcore.encoders.ViT --o torch.optim.SGD", None, []),
+        ("finetune --encoder " + "x" * 5000, None, []),
         ("finetune --out my.run", "finetune --out my.run", []),
         ("finetune --out=my.run --rounds.count 3", "finetune --out=my.run --rounds.count 3", []),
         ("finetune --lr 0.5 --visit.lr 1e-3", "finetune --lr 0.5 --visit.lr 1e-3", []),
     ],
 )
 def test_the_users_word(
-    words: str, left: str, packages: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: str, left: str | None, packages: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("there.csv").touch()
-    assert users_word(words.split()) == (left.split(), packages)
+    assert users_word(words.split()) == ((left or words).split(), packages)
 
 
 @pytest.mark.parametrize("words", ["run --trust", "run --trust="])
@@ -106,3 +109,4 @@ def test_a_package_that_is_not_there_is_told_as_such() -> None:
     assert told is not None
     assert "there is no module 'fedsl'" in told
     assert refusal("another message") is None
+    assert "code of the package '__main__'" in str(refusal("Importing '__main__.Net' is not allowed"))
