@@ -7,9 +7,12 @@ method or task. A stage is a function with a parameter `run`; its signature is i
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from fedcore.errors import InputError
@@ -43,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command; exits with 0, or with 2 where the input has to be mended, or 130 when stopped."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        sys.exit(dispatch(words[0] if words else "--help", words[1:]))
+        with _termination_as_ctrl_c():
+            sys.exit(dispatch(words[0] if words else "--help", words[1:]))
     except InputError as e:
         _complain(str(e))
         sys.exit(2)
@@ -81,12 +85,16 @@ def run_stage(name: str, arguments: Sequence[str]) -> int:
     """Parses the recipe and what overrides it, and only then builds and runs."""
     from fedcore.recipe import read_recipe
     from fedcore.run import RunFolder
+    from fedcore.seeds import require_seed
 
     warnings.filterwarnings("ignore", category=UserWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     stage = stage_of(name)
     recipe = read_recipe(stage, name, arguments)
-    stage(run=RunFolder(recipe.out, recipe.text, recipe.resume), **recipe.build())
+    built = recipe.build()
+    require_seed(built.get("seed", 0))
+    with RunFolder(recipe.out, recipe.text, recipe.resume) as run:
+        stage(run=run, **built)
     print(f"result: {recipe.out}")
     return 0
 
@@ -131,6 +139,23 @@ usage: fedpretrain COMMAND ...
   fedpretrain pretrain RECIPE --data.manifest my.csv        any value of a recipe can be overridden
   fedpretrain COMMAND --help                                what a command takes
   fedpretrain pretrain RECIPE --print_config                a recipe with every value spelled out"""
+
+
+@contextmanager
+def _termination_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM, as a scheduler or a shutdown sends it, stops a command as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def _complain(text: str) -> None:

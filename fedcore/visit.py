@@ -8,13 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from lightning_fabric.utilities import registry
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from fedcore.errors import InputError
+
+Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Visit:
     """Passes over the site's images."""
     max_steps: int = -1
     """Optimizer steps at most; -1: as many as the epochs hold, 0: none."""
-    accelerator: str = "auto"
+    accelerator: Accelerator = "auto"
     """`auto` takes a GPU where there is one."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     """bf16-mixed about halves time and memory on a recent GPU; a CPU with bf16 instructions (AVX512-BF16, AMX) trains
@@ -49,7 +51,11 @@ class Visit:
             )
         if self.gradient_clip_val is not None and self.gradient_clip_val <= 0:
             raise ValueError(f"visit.gradient_clip_val must be positive or null, got {self.gradient_clip_val}")
-        if self.accelerator in ("gpu", "cuda") and not torch.accelerator.is_available():
+        if self.accelerator not in get_args(Accelerator):
+            raise ValueError(
+                f"visit.accelerator must be one of {', '.join(get_args(Accelerator))}, got {self.accelerator!r}"
+            )
+        if self.accelerator in ("gpu", "cuda", "mps") and not torch.accelerator.is_available():
             raise ValueError(
                 f"visit.accelerator is {self.accelerator}, but torch finds no GPU; see fedpretrain doctor, or take auto"
             )

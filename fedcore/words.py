@@ -10,6 +10,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from fedcore.errors import InputError
+from fedcore.seeds import require_seed
 
 
 def call(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> Any:
@@ -32,6 +33,7 @@ def typed(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> 
         config = parser.parse_args(list(arguments))
     except argparse.ArgumentError as e:
         raise InputError(f"{name}: {str(e).strip().splitlines()[-1].strip()}\n{parser.format_usage().strip()}") from e
+    require_seed(config.get("seed", 0))
     try:
         return dict(parser.instantiate(config))
     except ValueError as e:

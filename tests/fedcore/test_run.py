@@ -24,7 +24,7 @@ def begun(path: Path, rounds: int = 0) -> RunFolder:
     checkpoint = run.begin(ABOUT)
     for index in range(rounds):
         run.append(RoundRecord(index))
-        checkpoint.commit(index, Weights({"w": torch.ones(1)}))
+        checkpoint.commit(index, Weights({"w": torch.ones(1)}), run.recorded())
     return run
 
 
