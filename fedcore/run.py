@@ -80,18 +80,11 @@ class RunFolder:
                 changed then.
         """
         self._hold()
-        checkpoint = Checkpoint.open(self.path / "state")
-        fingerprint = self.about().get("data") if checkpoint.rounds else about.get("data")
-        if fingerprint != about.get("data"):
-            raise InputError(
-                f"the images have changed since {self.path} was begun; an exact resume needs the same data"
-            )
-        recorded = self.rounds()
-        if len(recorded) > checkpoint.rounds + 1:  # a killed run leaves one line more than it committed
-            raise InputError(
-                f"{self.path} records {len(recorded)} rounds, but its state/ holds {checkpoint.rounds}; "
-                "restore state/ from a backup, or start the run again in another folder"
-            )
+        try:
+            checkpoint = self._committed_of(about.get("data"))
+        except BaseException:
+            self._held.close()
+            raise
         write_atomically(self.path / "recipe.yaml", self.recipe.encode())
         write_json(self.path / "environment.json", environment())
         told = {key: value for key, value in about.items() if key != "recorded"} | dict(self.asked)
@@ -202,6 +195,22 @@ class RunFolder:
                 f"{self.path} holds a run already; go on with it by --resume true, or choose another folder with --out"
             )
         self._require_same_recipe()
+
+    def _committed_of(self, data: Any) -> Checkpoint:
+        """Where the run stands; raises InputError where it cannot be gone on with by `data`, a fingerprint."""
+        checkpoint = Checkpoint.open(self.path / "state")
+        fingerprint = self.about().get("data") if checkpoint.rounds else data
+        if fingerprint != data:
+            raise InputError(
+                f"the images have changed since {self.path} was begun; an exact resume needs the same data"
+            )
+        recorded = self.rounds()
+        if len(recorded) > checkpoint.rounds + 1:  # a killed run leaves one line more than it committed
+            raise InputError(
+                f"{self.path} records {len(recorded)} rounds, but its state/ holds {checkpoint.rounds}; "
+                "restore state/ from a backup, or start the run again in another folder"
+            )
+        return checkpoint
 
     def _came_to_nothing(self) -> bool:
         """A run that ended before its first whole round: mended, it may begin anew in the same folder."""
