@@ -71,13 +71,14 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
 
 
 def append(path: Path, text: str, durable: bool = False) -> None:
-    """Adds `text` at the end of `path`.
+    """Adds `text`, whole lines, at the end of `path`; half a line that a killed process left there goes.
 
     Raises:
         InputError: The disk is full or the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_half_line(path)
         with path.open("a", encoding="utf-8") as file:
             file.write(text)
             if durable:
@@ -85,6 +86,16 @@ def append(path: Path, text: str, durable: bool = False) -> None:
                 os.fsync(file.fileno())
     except OSError as e:
         raise explained(e, path, len(text)) from e
+
+
+def _drop_half_line(path: Path) -> None:
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read() != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def sync(path: Path) -> None:

@@ -150,7 +150,8 @@ class LocalTrainer:
             return {k: float(v) for k, v in trainer.callback_metrics.items()}
         finally:
             self.module.trainer = None
-            vars(trainer).clear()
+            for part in (trainer.strategy, trainer):  # a logged value's metric refers to the strategy, and to itself
+                vars(part).clear()
 
     @contextmanager
     def measuring(self) -> Iterator[torch.device]:

@@ -42,7 +42,7 @@ class Logs:
                 logger.log_metrics(scalars, step=record["round"])
                 logger.save()
         except OSError as e:
-            raise explained(e, self.folder / "metrics", 0) from e
+            raise explained(e, self.folder / "metrics.csv", 0) from e
 
 
 def _make(name: str, run: RunFolder) -> Logger:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from lightning_fabric.utilities import registry
@@ -16,7 +16,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from fedcore.errors import InputError
 
-Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Visit:
     """Passes over the site's images."""
     max_steps: int = -1
     """Optimizer steps at most; -1: as many as the epochs hold, 0: none."""
-    accelerator: Accelerator = "auto"
+    accelerator: str = "auto"
     """`auto` takes a GPU where there is one."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     """bf16-mixed about halves time and memory on a recent GPU; a CPU with bf16 instructions (AVX512-BF16, AMX) trains
@@ -51,10 +51,8 @@ class Visit:
             )
         if self.gradient_clip_val is not None and self.gradient_clip_val <= 0:
             raise ValueError(f"visit.gradient_clip_val must be positive or null, got {self.gradient_clip_val}")
-        if self.accelerator not in get_args(Accelerator):
-            raise ValueError(
-                f"visit.accelerator must be one of {', '.join(get_args(Accelerator))}, got {self.accelerator!r}"
-            )
+        if self.accelerator not in ACCELERATORS:
+            raise ValueError(f"visit.accelerator must be one of {', '.join(ACCELERATORS)}, got {self.accelerator!r}")
         if self.accelerator in ("gpu", "cuda", "mps") and not torch.accelerator.is_available():
             raise ValueError(
                 f"visit.accelerator is {self.accelerator}, but torch finds no GPU; see fedpretrain doctor, or take auto"

@@ -32,7 +32,7 @@ with locked(Path(sys.argv[1])):
 def held_elsewhere(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """By another process."""
     root = Path(lock.__file__).parents[1]
-    words = [sys.executable, "-c", HOLDER, str(folder)]
+    words = [sys.executable, "-c", HOLDER, str(folder.absolute())]
     holder = subprocess.Popen(words, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"

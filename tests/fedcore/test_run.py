@@ -282,9 +282,12 @@ def test_a_run_that_goes_is_not_another_processs(tmp_path: Path) -> None:
             run.begin(ABOUT)
     begun(tmp_path / "old", rounds=1)._held.close()
     before = _tree(tmp_path / "old")
-    with held_elsewhere(tmp_path / "old"), pytest.raises(InputError, match="is being written by process"):
-        with RunFolder(tmp_path / "old", RECIPE, resume=True) as run:
-            run.prepare()
+    with (
+        held_elsewhere(tmp_path / "old"),
+        pytest.raises(InputError, match="is being written by process"),
+        RunFolder(tmp_path / "old", RECIPE, resume=True) as run,
+    ):
+        run.prepare()
     assert _tree(tmp_path / "old") == before
 
 
@@ -310,9 +313,14 @@ def test_a_run_is_let_go_when_it_has_ended(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("status", "then"), [("running", "failed"), ("trained", "failed"), ("finished", "finished")])
 def test_an_error_after_the_training_is_noted_too(tmp_path: Path, status: str, then: str) -> None:
-    with pytest.raises(ZeroDivisionError), begun(tmp_path) as run:
-        run.close(status)
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with begun(tmp_path) as run:
+            run.close(status)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert RunFolder(tmp_path).about()["status"] == then
     assert not (tmp_path / LOCK).exists()
 
