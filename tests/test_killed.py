@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,3 +146,21 @@ def _timeless(told: Any) -> Any:
         return told
     clocks = ("seconds", "started", "recorded", "sha256")
     return {key: _timeless(value) for key, value in told.items() if key not in clocks}
+
+
+def test_of_two_started_together_exactly_one_runs(commands: Commands, tmp_path: Path) -> None:
+    out, other = tmp_path / "out", Commands(tmp_path)
+    words = ["pretrain", str(commands.folder / "pretrain.yaml"), "--out", str(out)]
+    try:
+        for said in (words, [*words, "--resume", "true"]):
+            with ThreadPoolExecutor(2) as both:
+                ended = list(both.map(Commands.__call__, (commands, other), (said, said)))
+            first, second = sorted(zip((e.code for e in ended), (commands.log(), other.log()), strict=True))
+            assert (first[0], second[0]) == (0, 2), (first, second)
+            assert "is being written by" in second[1]
+            about = json.loads((out / "run.json").read_text())
+            assert about["status"] == "finished"
+            assert "error" not in about
+            assert len((out / "rounds.jsonl").read_text().splitlines()) == 4
+    finally:
+        other.close()
