@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from fedcore.files import append
 from fedcore.message import Contribution, Leaf, Reveals, leaves
 from fedcore.policy import Policy
 from fedcore.site import Round
@@ -44,9 +45,7 @@ class Border:
 
     def _append(self, name: str, entries: Iterator[dict[str, Any]]) -> None:
         assert self.folder is not None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / name).open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(entry) + "\n" for entry in entries)
+        append(self.folder / name, "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 def _entries(contribution: Contribution[Any], turn: Round) -> Iterator[dict[str, Any]]:

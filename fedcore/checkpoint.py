@@ -1,13 +1,19 @@
 """The state of a run on disk: the server's message, the sites' memories, and how far it has come.
 
-A round is committed by replacing `state.json`, which names every file that counts and its checksum.
-Files of a round that was never committed are ignored, so a process killed at any moment resumes at
-the last whole round. Everything is safetensors and JSON: reading it never runs code.
+A round is committed by replacing `state.json`, which names every file that counts and its checksum, says how much of
+the run's record counts, and holds a digest of itself. What it names is on the disk before it is, and only then is
+anything older removed: a process killed at any moment, or a machine without power, resumes at the last whole round.
+Files of a round that was never committed are ignored. Everything is safetensors and JSON: reading it never runs code.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import zlib
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,12 +22,14 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from fedcore.errors import InputError
-from fedcore.files import write_atomically, write_json
+from fedcore.files import sync, write_atomically, write_json
 from fedcore.message import Message, Tensors, flatten, unflatten
 from fedcore.reading import json_of, text_of
 from fedcore.site import Round
 
-FORMAT = 1
+FORMAT = 2
+_FILE = re.compile(r"\d{5,}/(server|site-[^/]+)\.safetensors")
+"""What a state is made of; nothing else is read or removed."""
 State = TypeVar("State", bound=Message)
 
 
@@ -38,6 +46,8 @@ class Checkpoint:
     """Rounds that are committed."""
     server: dict[str, str] | None = None
     sites: dict[str, dict[str, str]] = field(default_factory=dict)
+    recorded: Recorded | None = None
+    """How much of the run's record is committed."""
     _pending: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @classmethod
@@ -58,7 +68,8 @@ class Checkpoint:
                     "resume it with the version that made it"
                 )
             _require_entries(index)
-            return cls(folder, index["rounds"], index["server"], index["sites"])
+            recorded = index["recorded"] and Recorded(**index["recorded"])
+            return cls(folder, index["rounds"], index["server"], index["sites"], recorded)
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise InputError(f"{path} is damaged ({type(e).__name__}); {_RESTART}") from e
 
@@ -79,17 +90,29 @@ class Checkpoint:
         if memory or site in self.sites:
             self._pending[site] = self._write(f"{turn.index:05d}/site-{site}.safetensors", memory)
 
-    def commit(self, index: int, state: Message) -> None:
-        """Makes round `index` the one to resume from, then removes what no longer counts."""
+    def commit(self, index: int, state: Message, recorded: Recorded | None = None) -> None:
+        """Makes round `index` the one to resume from, then removes what no longer counts.
+
+        Args:
+            index: The round.
+            state: The server's state after it.
+            recorded: How much of the run's record counts from now on, already on the disk.
+        """
         server = self._write(f"{index:05d}/server.safetensors", flatten(state), durable=True)
+        for entry in self._pending.values():
+            sync(self.folder / entry["file"])
+        for folder in (self.folder / f"{index:05d}", self.folder, self.folder.parent):
+            sync(folder)
         sites = self.sites | self._pending
-        content: dict[str, Any] = {"format": FORMAT, "rounds": index + 1, "server": server, "sites": sites}
-        write_json(self.folder / "state.json", content, durable=True)
+        content = {"format": FORMAT, "rounds": index + 1, "server": server, "sites": sites}
+        content["recorded"] = recorded and vars(recorded)
+        write_json(self.folder / "state.json", content | {"sha256": _digest(content)}, durable=True)
         self.rounds, self.server, self.sites, self._pending = index + 1, server, sites, {}
+        self.recorded = recorded
         self._prune()
 
     def _write(self, name: str, tensors: Tensors, durable: bool = False) -> dict[str, str]:
-        data = safetensors.torch.save({k: t.detach().cpu().contiguous() for k, t in tensors.items()})
+        data = safetensors.torch.save(_apart(tensors))
         write_atomically(self.folder / name, data, durable)
         return {"file": name, "crc32": f"{zlib.crc32(data):08x}"}
 
@@ -110,24 +133,68 @@ class Checkpoint:
         return tensors
 
     def _prune(self) -> None:
+        """Removes states that no longer count, and what a killed process left of them; nothing behind a link."""
         keep = {entry["file"] for entry in [self.server, *self.sites.values()] if entry}
-        for path in self.folder.glob("*/*.safetensors"):
-            if path.relative_to(self.folder).as_posix() not in keep:
-                path.unlink(missing_ok=True)
         for folder in self.folder.iterdir():
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+            if folder.is_symlink() or not folder.is_dir():
+                continue
+            for path in folder.iterdir():
+                name = f"{folder.name}/{path.name}"
+                whole = re.sub(r"/\.(.+)\.part$", r"/\1", name)
+                if name not in keep and _FILE.fullmatch(whole) and not path.is_symlink():
+                    path.unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()  # only where nothing is left
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """How much of a file that grows is whole and known."""
+
+    size: int
+    """Bytes."""
+    sha256: str
+
+    @classmethod
+    def of(cls, data: bytes) -> Recorded:
+        return cls(len(data), hashlib.sha256(data).hexdigest())
+
+    def fits(self, data: bytes) -> bool:
+        """Whether `data` begins as it was, whatever was added."""
+        return Recorded.of(data[: self.size]) == self
 
 
 _RESTART = "restore the file from a backup, or start the run again in another folder"
 
 
+def _digest(index: Mapping[str, Any]) -> str:
+    """Of all that it says but the digest itself."""
+    told = {key: value for key, value in index.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
 def _require_entries(index: dict[str, Any]) -> None:
-    """Raises TypeError, KeyError or AttributeError where a part of the index is missing or of another kind."""
+    """Raises ValueError, TypeError, KeyError or AttributeError where a part of the index is missing or has changed."""
     if not isinstance(index["rounds"], int):
         raise TypeError("rounds is no whole number")
     for entry in (index["server"], *index["sites"].values()):
-        entry["file"], entry["crc32"]
+        if not _FILE.fullmatch(entry["file"]):
+            raise ValueError("a file that is no state's")
+        entry["crc32"]
+    if index["sha256"] != _digest(index):
+        raise ValueError("its digest does not fit")
+
+
+def _apart(tensors: Tensors) -> Tensors:
+    """The tensors as a file takes them; those that share memory (tied weights) as copies."""
+    seen: set[int] = set()
+    apart = {}
+    for name, t in tensors.items():
+        whole = t.detach().cpu().contiguous()
+        place = whole.untyped_storage().data_ptr()
+        apart[name] = whole.clone() if place in seen else whole
+        seen.add(place)
+    return apart
 
 
 def _require_same_shapes(expected: Tensors, found: Tensors) -> None:

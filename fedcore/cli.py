@@ -7,9 +7,12 @@ method or task. A stage is a function with a parameter `run`; its signature is i
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from fedcore.errors import InputError
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command; exits with 0, or with 2 where the input has to be mended, or 130 when stopped."""
     try:
         words, packages = users_word(sys.argv[1:] if arguments is None else arguments)
-        with trusting(*packages):
+        with trusting(*packages), _termination_as_ctrl_c():
             sys.exit(dispatch(words[0] if words else "--help", words[1:]))
     except InputError as e:
         _complain(str(e))
@@ -88,7 +91,9 @@ def run_stage(name: str, arguments: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     stage = stage_of(name)
     recipe = read_recipe(stage, name, arguments)
-    stage(run=RunFolder(recipe.out, recipe.text, recipe.resume), **recipe.build())
+    built = recipe.build()
+    with RunFolder(recipe.out, recipe.text, recipe.resume) as run:
+        stage(run=run, **built)
     print(f"result: {recipe.out}")
     return 0
 
@@ -134,6 +139,23 @@ usage: fedpretrain COMMAND ...
   fedpretrain COMMAND --help                                what a command takes
   fedpretrain COMMAND ... --trust my_package                recipes and run folders may name classes of that package
   fedpretrain pretrain RECIPE --print_config                a recipe with every value spelled out"""
+
+
+@contextmanager
+def _termination_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM, as a scheduler or a shutdown sends it, stops a command as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def _complain(text: str) -> None:

@@ -24,6 +24,7 @@ class Whole(Message):
 
 def hand_over(run: RunFolder, site: str, tensors: Tensors) -> None:
     """The site's audit file notes the model before it leaves; weights, the lowest mark, every policy allows."""
+    run.require_own()
     about = run.about()
     trained_on = about.get("sites", {}).get(site, {}).get("train", 0)
     rounds = about.get("rounds", 0)

@@ -76,7 +76,7 @@ class Job:
 
             def finished(record: RoundRecord, state: Message) -> None:
                 run.append(record)
-                checkpoint.commit(record.round, state)
+                checkpoint.commit(record.round, state, run.recorded())
                 logs.write(record)
                 progress.finished(record)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fedcore.errors import Refused
+from fedcore.files import write_arrays
 from fedcore.site import Site
 from fedcore.transport import InProcess
 
@@ -40,8 +41,7 @@ def keep(site: Site, file: str, arrays: Arrays) -> None:
     """Raises Refused where the site has no folder."""
     if site.folder is None:
         raise Refused("sites have no folders")
-    site.folder.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(site.folder / file, **arrays)  # type: ignore[arg-type]
+    write_arrays(site.folder / file, **arrays)
 
 
 def thumbnails(images: Float[Tensor, "n c *space"], side: int = SIDE) -> UInt8[np.ndarray, "n c h w"]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
+from torch.utils.data import DataLoader
 
 from fedcore.data.batches import loader
 from fedcore.errors import InputError, Refused
@@ -131,14 +132,26 @@ class LocalTrainer:
             batches = loader(site.images, self.visit.batch_size, True, True, beside, order)
             clip = [ClipFused()] if self.visit.precision == "bf16-mixed" else []
             callbacks = [_MeanLoss(), *callbacks, *keep, *clip]
-            trainer = self.visit.trainer(callbacks)
-            with _gpu_memory(self._smaller()), _single_values():
-                trainer.fit(self.module, batches)
-        metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+            metrics = self._trained(self.visit.trainer(callbacks), batches)
         for callback in callbacks:
             metrics |= callback.report() if isinstance(callback, Reporting) else {}
         self._require_finite(metrics)
         return metrics
+
+    def _trained(self, trainer: Trainer, batches: DataLoader[Any]) -> dict[str, float]:
+        """Fits the module and returns what it logged; of the Trainer nothing is left.
+
+        A Trainer and its parts refer to each other, and Python finds late, after hundreds of visits, that nobody else
+        refers to them: until then each would keep the optimizer's state, which is as large as the model or twice.
+        """
+        try:
+            with _gpu_memory(self._smaller()), _single_values():
+                trainer.fit(self.module, batches)
+            return {k: float(v) for k, v in trainer.callback_metrics.items()}
+        finally:
+            self.module.trainer = None
+            for part in (trainer.strategy, trainer):  # a logged value's metric refers to the strategy, and to itself
+                vars(part).clear()
 
     @contextmanager
     def measuring(self) -> Iterator[torch.device]:

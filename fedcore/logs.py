@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pytorch_lightning.loggers import CSVLogger, Logger
 
+from fedcore.files import explained
 from fedcore.ledger import RoundRecord
 from fedcore.run import RunFolder
 
@@ -16,6 +17,7 @@ class Logs:
     """`logs/metrics.csv` and, if asked for, TensorBoard's files beside it; rounds of a resumed run are written anew."""
 
     def __init__(self, run: RunFolder, names: Sequence[Literal["csv", "tensorboard"]]):
+        self.folder = run.path / "logs"
         with warnings.catch_warnings():
             # A resumed run finds the folder of the first attempt, and rewrites it below.
             warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
@@ -35,9 +37,12 @@ class Logs:
 
     def _log(self, record: Mapping[str, Any]) -> None:
         scalars = _scalars(record)
-        for logger in self.loggers:
-            logger.log_metrics(scalars, step=record["round"])
-            logger.save()
+        try:
+            for logger in self.loggers:
+                logger.log_metrics(scalars, step=record["round"])
+                logger.save()
+        except OSError as e:
+            raise explained(e, self.folder / "metrics.csv", 0) from e
 
 
 def _make(name: str, run: RunFolder) -> Logger:

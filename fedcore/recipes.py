@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedcore.errors import InputError
+from fedcore.files import write_atomically
 from fedcore.nearest import nearest
 
 USAGE = """usage: fedpretrain recipes ls
@@ -61,6 +62,5 @@ def _copy(source: Path, to: Path) -> Path:
     target = to / source.name if to.is_dir() else to
     if target.exists():
         raise InputError(f"{target} exists; name another file")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(source.read_bytes())
+    write_atomically(target, source.read_bytes())
     return target

@@ -24,6 +24,7 @@ from fedcore.data.manifest import read_manifest
 from fedcore.errors import InputError
 from fedcore.files import require_writable, write_json
 from fedcore.foresight import check
+from fedcore.lock import locked
 from fedcore.progress import bars_of, shown
 from fedcore.reading import read_json
 from fedcore.recipes import find
@@ -59,8 +60,9 @@ def travel(path: Path, out: Path, overrides: Mapping[str, str] | None = None) ->
     steps = read_steps(path, overrides or {})
     check(steps, str(path))
     road = Road(out)
-    road.do(steps)
-    road.tell(steps)
+    with locked(out):
+        road.do(steps)
+        road.tell(steps)
     if road.failed:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in road.failed.items())
         raise InputError(

@@ -14,25 +14,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from fedcore.checkpoint import Checkpoint
+from fedcore.checkpoint import Checkpoint, Recorded
 from fedcore.environment import environment
 from fedcore.errors import Faults, InputError
-from fedcore.files import explained, require_writable, write_atomically, write_json
+from fedcore.files import append, require_no_links, require_writable, write_atomically, write_json
 from fedcore.ledger import RoundRecord
+from fedcore.lock import holds_nothing, locked
 from fedcore.reading import json_of, text_of, yaml_of
 
+ENDED = ("finished", "failed", "stopped")
 # A resumed run may differ in these keys, which have no influence on its numbers.
 _FREE = ("out", "resume", "config", "data.cache", "workers")
 
 
 @dataclass
 class RunFolder:
-    """Nothing is written before `begin`, so bad input leaves no half-made folder."""
+    """Nothing is written before `begin`, so bad input leaves no half-made folder.
+
+    From `prepare` (of a new run: from `begin`) until the run has ended no other process can write to it. As a context
+    manager it notes an error that ends the run, whenever that is.
+    """
 
     path: Path
     recipe: str = ""
@@ -41,6 +48,18 @@ class RunFolder:
     """Go on with the run that is there, if there is one."""
     asked: Mapping[str, Any] = field(default_factory=dict)
     """What was asked beside the recipe, in run.json; a resumed run must ask the same."""
+    _held: ExitStack = field(default_factory=ExitStack, init=False, repr=False, compare=False)
+    _begun: bool = field(default=False, init=False, repr=False, compare=False)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._held, suppress(InputError):  # a disk that is full takes no note; the first error is told
+            if error and self._begun and self.about().get("status") not in ENDED:
+                self.broke(error)
 
     def prepare(self) -> None:
         """Checks, before anything expensive is done, that the run can be written or resumed.
@@ -48,56 +67,45 @@ class RunFolder:
         Raises:
             InputError: The folder is in use, cannot be written, or holds a run of another recipe.
         """
-        require_writable(self.path)
-        if not self.path.exists() or not any(self.path.iterdir()):
-            return
-        if not (self.path / "run.json").exists():
-            raise InputError(f"{self.path} is not empty and holds no run; choose another folder with --out")
-        if self._came_to_nothing():
-            return
-        if not self.resume:
-            raise InputError(
-                f"{self.path} holds a run already; go on with it by --resume true, or choose another folder with --out"
-            )
-        self._require_same_recipe()
+        self._require_usable()
+        if not holds_nothing(self.path):
+            self._hold()
 
     def begin(self, about: dict[str, Any]) -> Checkpoint:
         """Makes the folder, or opens it again, and returns where the run stands.
 
         Raises:
-            InputError: The images are others, or what is there is damaged; nothing is changed then.
+            InputError: Another process writes to it, the images are others, or what is there is damaged; nothing is
+                changed then.
         """
-        checkpoint = Checkpoint.open(self.path / "state")
-        fingerprint = self.about().get("data") if checkpoint.rounds else about.get("data")
-        if fingerprint != about.get("data"):
-            raise InputError(
-                f"the images have changed since {self.path} was begun; an exact resume needs the same data"
-            )
-        recorded = self.rounds()
-        if len(recorded) > checkpoint.rounds + 1:  # a killed run leaves one line more than it committed
-            raise InputError(
-                f"{self.path} records {len(recorded)} rounds, but its state/ holds {checkpoint.rounds}; "
-                "restore state/ from a backup, or start the run again in another folder"
-            )
+        self._hold()
+        try:
+            checkpoint = self._committed_of(about.get("data"))
+        except BaseException:
+            self._held.close()
+            raise
         write_atomically(self.path / "recipe.yaml", self.recipe.encode())
         write_json(self.path / "environment.json", environment())
-        write_json(self.path / "run.json", about | dict(self.asked) | {"status": "running"})
-        kept = [json.dumps(r) + "\n" for r in recorded if r["round"] < checkpoint.rounds]
-        write_atomically(self.path / "rounds.jsonl", "".join(kept).encode())
+        told = {key: value for key, value in about.items() if key != "recorded"} | dict(self.asked)
+        write_json(self.path / "run.json", told | {"status": "running"})
+        committed = checkpoint.recorded.size if checkpoint.recorded else 0
+        write_atomically(self._record, _content(self._record)[:committed])
+        self._begun = True
         return checkpoint
 
     def append(self, record: RoundRecord) -> None:
-        line = json.dumps(record.as_dict()) + "\n"
-        path = self.path / "rounds.jsonl"
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(line)
-        except OSError as e:
-            raise explained(e, path, len(line)) from e
+        append(self._record, json.dumps(record.as_dict()) + "\n", durable=True)
+
+    def recorded(self) -> Recorded:
+        """How much of the rounds is on record, to be committed."""
+        return Recorded.of(_content(self._record))
 
     def close(self, status: str, **more: Any) -> None:
-        """Notes how the run ended: finished, failed or stopped."""
-        write_json(self.path / "run.json", self.about() | {"status": status, **more})
+        """Notes how the run stands: trained; or how it ended (finished, failed or stopped), and lets it go."""
+        known = {"recorded": asdict(self.recorded())} if status == "finished" else {}
+        write_json(self.path / "run.json", self.about() | {"status": status, **more} | known)
+        if status in ENDED:
+            self._held.close()
 
     def broke(self, error: BaseException, **more: Any) -> None:
         """Notes that an error ended the run, or Ctrl-C."""
@@ -119,19 +127,89 @@ class RunFolder:
         """The rounds on record; a line cut short by a killed process is left out.
 
         Raises:
-            InputError: Another line is damaged.
+            InputError: Another line is damaged, or what was committed has been lost or changed.
         """
-        path = self.path / "rounds.jsonl"
-        with _intact(path):
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-            records = [json_of(line) for line in lines if line.endswith("}\n")]
+        self.require_committed()
+        with _intact(self._record):
+            content = _content(self._record)
+            records = [json_of(line.decode()) for line in content.splitlines(keepends=True) if line.endswith(b"}\n")]
             if not all("round" in record for record in records):
                 raise ValueError("a line names no round")
         return records
 
+    def require_committed(self) -> None:
+        """Raises InputError where the record of rounds lacks lines that were committed, or has others."""
+        committed = self.committed()  # first: a run that goes writes it last
+        with _intact(self._record):
+            content = _content(self._record)
+        if committed and not committed.fits(content):
+            raise InputError(
+                f"{self._record} is not as it was committed: lines were lost or changed; "
+                "restore it from a backup, or choose another --out"
+            )
+
+    def committed(self) -> Recorded | None:
+        """How much of the record of rounds counts, as the state says, or a finished run; None where none does.
+
+        Raises:
+            InputError: State or run.json are damaged.
+        """
+        if recorded := Checkpoint.open(self.path / "state").recorded:
+            return recorded
+        told = self.about().get("recorded")
+        with _intact(self.path / "run.json"):
+            return Recorded(**told) if told else None
+
+    @property
+    def _record(self) -> Path:
+        return self.path / "rounds.jsonl"
+
     def site(self, name: str) -> Path:
         """The site's own folder."""
         return self.path / "sites" / name
+
+    def require_own(self) -> None:
+        """Raises InputError where a part of the run is a symbolic link, or cannot be written."""
+        require_writable(self.path)
+        require_no_links(self.path)
+
+    def _hold(self) -> None:
+        """From now on this process alone writes to the folder, which is looked at once more."""
+        with ExitStack() as held:
+            held.enter_context(locked(self.path))
+            self._require_usable()
+            self._held.close()
+            self._held = held.pop_all()
+
+    def _require_usable(self) -> None:
+        self.require_own()
+        if holds_nothing(self.path):
+            return
+        if not (self.path / "run.json").exists():
+            raise InputError(f"{self.path} is not empty and holds no run; choose another folder with --out")
+        if self._came_to_nothing():
+            return
+        if not self.resume:
+            raise InputError(
+                f"{self.path} holds a run already; go on with it by --resume true, or choose another folder with --out"
+            )
+        self._require_same_recipe()
+
+    def _committed_of(self, data: Any) -> Checkpoint:
+        """Where the run stands; raises InputError where it cannot be gone on with by `data`, a fingerprint."""
+        checkpoint = Checkpoint.open(self.path / "state")
+        fingerprint = self.about().get("data") if checkpoint.rounds else data
+        if fingerprint != data:
+            raise InputError(
+                f"the images have changed since {self.path} was begun; an exact resume needs the same data"
+            )
+        recorded = self.rounds()
+        if len(recorded) > checkpoint.rounds + 1:  # a killed run leaves one line more than it committed
+            raise InputError(
+                f"{self.path} records {len(recorded)} rounds, but its state/ holds {checkpoint.rounds}; "
+                "restore state/ from a backup, or start the run again in another folder"
+            )
+        return checkpoint
 
     def _came_to_nothing(self) -> bool:
         """A run that ended before its first whole round: mended, it may begin anew in the same folder."""
@@ -166,6 +244,10 @@ def essence(recipe: str) -> dict[str, Any]:
 def _safe(error: BaseException) -> str:
     """What the run's page may say of an error: ours are written to be shown, others are named by kind."""
     return str(error) if isinstance(error, InputError) else type(error).__name__
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
 
 
 @contextmanager

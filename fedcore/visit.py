@@ -16,6 +16,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from fedcore.errors import InputError
 
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+
 
 @dataclass(frozen=True)
 class Visit:
@@ -49,7 +51,9 @@ class Visit:
             )
         if self.gradient_clip_val is not None and self.gradient_clip_val <= 0:
             raise ValueError(f"visit.gradient_clip_val must be positive or null, got {self.gradient_clip_val}")
-        if self.accelerator in ("gpu", "cuda") and not torch.accelerator.is_available():
+        if self.accelerator not in ACCELERATORS:
+            raise ValueError(f"visit.accelerator must be one of {', '.join(ACCELERATORS)}, got {self.accelerator!r}")
+        if self.accelerator in ("gpu", "cuda", "mps") and not torch.accelerator.is_available():
             raise ValueError(
                 f"visit.accelerator is {self.accelerator}, but torch finds no GPU; see fedpretrain doctor, or take auto"
             )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from fedcore.errors import InputError
+from fedcore.files import require_no_links
+from fedcore.lock import locked
 from fedcore.nearest import nearest
 from fedcore.run import RunFolder
 from fedcore.words import call, typed
@@ -71,7 +74,12 @@ def _unknown(arguments: Sequence[str]) -> InputError:
 
 def _audit(words: Sequence[str]) -> Inspection:
     asked, overrides = _asked(words)
-    return inspect(asked.run, asked.set, asked.encoder, overrides)
+    with ExitStack() as held:
+        for folder in (asked.run, asked.set):
+            if folder.is_dir():  # else the audit says what is missing
+                require_no_links(folder)
+                held.enter_context(locked(folder))
+        return inspect(asked.run, asked.set, asked.encoder, overrides)
 
 
 def _asked(words: Sequence[str]) -> tuple[Namespace, list[str]]:

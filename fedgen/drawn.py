@@ -16,7 +16,8 @@ from torch import Tensor
 
 from fedcore.data.synthetic import SITE
 from fedcore.errors import InputError
-from fedcore.files import explained, require_writable, write_atomically, write_json
+from fedcore.files import append, require_no_links, require_writable, write_atomically, write_json
+from fedcore.lock import holds_nothing
 from fedcore.reading import read_json
 from fedgen.pictures import decoded, encoded, encoded_mask
 
@@ -109,7 +110,8 @@ def begin(out: Path, settings: dict[str, Any], resume: bool) -> int:
         InputError: It holds something else, or a set that may not or cannot be gone on with.
     """
     require_writable(out)
-    if not out.exists() or not any(out.iterdir()):
+    require_no_links(out)
+    if holds_nothing(out):
         write_json(out / SETTINGS, settings)
         _write_rows(out, [COLUMNS])
         return 0
@@ -158,8 +160,4 @@ def _write(path: Path, file: tuple[bytes, str]) -> str:
 def _write_rows(out: Path, rows: Sequence[Sequence[str]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    try:
-        with (out / MANIFEST).open("a", encoding="utf-8") as file:
-            file.write(text.getvalue())
-    except OSError as e:
-        raise explained(e, out / MANIFEST, len(text.getvalue())) from e
+    append(out / MANIFEST, text.getvalue())

@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedcore.errors import InputError
-from fedcore.files import write_json
+from fedcore.files import require_writable, write_json
+from fedcore.lock import locked
 from fedcore.progress import Counting
 from fedgen.drawn import MANIFEST, RECOGNITION, SETTINGS, DrawnSet, add, begin, read_settings
 from fedgen.ensemble import Ensemble, Tuned, answers
@@ -66,15 +67,17 @@ def invert(
         **digests(tuned.networks), "classes": list(wanted.classes), "sites": [s for s in wanted.sites if s],
         "inversion": dataclasses.asdict(inversion), "seed": seed, "batch_size": batch_size,
     }  # fmt: skip
-    done = begin(Path(out), settings, resume)
-    if done < count or not _recognised(Path(out), done):
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        teachers = {site: teacher.to(device) for site, teacher in tuned.teachers(wanted.sites).items()}
-        with Counting("inverting images", done) as counting:
-            for numbers, images in _rounds(tuned, teachers, wanted, inversion, seed, done, count):
-                add(Path(out), numbers, images, [wanted.names(i) for i in numbers])
-                counting(numbers.stop, count)
-        _recognise(DrawnSet.open(Path(out)), tuned.known, teachers, batch_size)
+    require_writable(Path(out))
+    with locked(Path(out)):
+        done = begin(Path(out), settings, resume)
+        if done < count or not _recognised(Path(out), done):
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            teachers = {site: teacher.to(device) for site, teacher in tuned.teachers(wanted.sites).items()}
+            with Counting("inverting images", done) as counting:
+                for numbers, images in _rounds(tuned, teachers, wanted, inversion, seed, done, count):
+                    add(Path(out), numbers, images, [wanted.names(i) for i in numbers])
+                    counting(numbers.stop, count)
+            _recognise(DrawnSet.open(Path(out)), tuned.known, teachers, batch_size)
     return Path(out) / MANIFEST
 
 

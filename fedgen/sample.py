@@ -15,8 +15,10 @@ from typing import Any, Literal
 import torch
 
 from fedcore.errors import InputError
+from fedcore.files import require_writable
 from fedcore.handover import hand_over
 from fedcore.local import channels_last
+from fedcore.lock import locked
 from fedcore.progress import Counting
 from fedcore.run import RunFolder
 from fedgen.drawn import MANIFEST, add, begin
@@ -67,9 +69,11 @@ def sample(
         "classes": list(wanted.classes), "sites": list(wanted.sites), "steps": steps, "solver": solver,
         "guidance": guidance, "seed": seed,
     }  # fmt: skip
-    done = begin(Path(out), settings, resume)
-    _hand_over(Path(run), generator, wanted)
-    _draw(generator, sampler, wanted, range(done, count), seed, batch_size, Path(out))
+    require_writable(Path(out))
+    with locked(Path(out)):
+        done = begin(Path(out), settings, resume)
+        _hand_over(Path(run), generator, wanted)
+        _draw(generator, sampler, wanted, range(done, count), seed, batch_size, Path(out))
     return Path(out) / MANIFEST
 
 

@@ -52,6 +52,7 @@ def probe(path: Path, overrides: Sequence[str] = ()) -> Table:
     run = RunFolder(path)
     if run.about().get("command") != "pretrain":
         raise InputError(f"probe takes a pretrain run, {path} holds {run.about().get('command', 'no run')}")
+    run.require_own()
     asked = read_recipe(pretrain, "probe", [str(path / "recipe.yaml"), *overrides]).build()
     cohort = load(asked["data"])
     with seeded(asked["seed"]), building("the method or its encoder"):

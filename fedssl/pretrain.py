@@ -17,6 +17,7 @@ from fedcore.encoders import Encoder, ResNet
 from fedcore.errors import InputError, building
 from fedcore.exchange import Carry, Exchange
 from fedcore.federation import Rounds, Survey
+from fedcore.files import write_arrays
 from fedcore.job import Job
 from fedcore.localonly import LocalOnly
 from fedcore.policy import Policy
@@ -75,6 +76,7 @@ def pretrain(
     _require_training(cohort)
     with seeded(seed), building("the method or its encoder"):
         module = method(encoder(cohort.spatial_dims, cohort.channels))
+    _require_kept(module)
     job = Job(
         train=cohort.split("train"), test=cohort.split("test"),
         algorithm=Carry(algorithm, exchange) if exchange else algorithm, visit=visit, rounds=rounds,
@@ -92,6 +94,15 @@ def _require_training(cohort: Cohort) -> None:
     """Raises InputError if no site has an image to train on."""
     if not cohort.split("train"):
         raise InputError("no site has a training image; give some rows of the manifest the split 'train'")
+
+
+def _require_kept(module: Method) -> None:
+    """Raises InputError for an encoder whose file could not say how to build it again, before it is trained."""
+    if not isinstance(getattr(module.encoder, "config", None), dict):
+        raise InputError(
+            f"encoder: {type(module.encoder).__name__} needs an attribute `config`, the arguments that build it again "
+            "(fedcore.encoders.Encoder); it has none"
+        )
 
 
 def _save(run: RunFolder, cohort: Cohort, module: Method, transport: InProcess, alone: bool) -> None:
@@ -115,5 +126,4 @@ def _keep_samples(folder: Path, images: Images, module: Method, seed: int, count
     batch = images.batch(places)
     with seeded(seed), torch.no_grad():
         views = torch.stack(module.views(batch), dim=1)
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(folder / "samples.npz", images=batch.half().numpy(), views=views.half().numpy())
+    write_arrays(folder / "samples.npz", images=batch.half().numpy(), views=views.half().numpy())

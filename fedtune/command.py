@@ -52,6 +52,7 @@ def evaluated(run: RunFolder, overrides: Sequence[str] = ()) -> Evaluation | Ove
         InputError: There is no such run, or the images do not fit its model.
     """
     kind = run.about().get("command", "no run")
+    run.require_own()
     if kind not in ("finetune", "segment"):
         raise InputError(
             f"evaluate takes a finetune or segment run, {run.path} holds {kind}; the report shows a pretraining run's "

@@ -9,6 +9,7 @@ from fedcore.data.check import check_command
 from fedcore.data.phantom import Phantoms
 from fedcore.data.preview import preview
 from fedcore.errors import InputError
+from fedcore.files import require_writable
 from fedcore.nearest import nearest
 from fedcore.words import call
 
@@ -50,6 +51,7 @@ def phantom(
         size: Pixels of a side.
         seed: Seed of everything drawn.
     """
+    require_writable(folder)
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; name another folder")
     return Phantoms(sites, images_per_site, spatial_dims, seed).write(folder, size)

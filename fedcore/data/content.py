@@ -45,9 +45,12 @@ class Memo:
         if len(self._facts) == self._known:
             return
         handle, name = tempfile.mkstemp(dir=self.path.parent, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(self._facts, file)
-        Path(name).replace(self.path)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(self._facts, file)
+            Path(name).replace(self.path)
+        finally:
+            Path(name).unlink(missing_ok=True)
         self._known = len(self._facts)
 
     def _tree(self, path: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 from math import prod
 
@@ -26,7 +28,18 @@ def full_size(size: int | Sequence[int], dims: int) -> tuple[int, ...]:
         raise InputError(f"size must be one number or {dims} (the images are {dims}D), all positive; got {size}")
     if prod(full) > MOST_VOXELS:
         raise InputError(f"size must give at most {MOST_VOXELS:,} pixels an image; got {size}")
+    require_memory(full)
     return full
+
+
+def require_memory(size: Sequence[int], images: int = 1) -> None:
+    """Raises InputError where so many images of `size`, of one channel in single precision, exceed the machine."""
+    needed, memory = 4 * math.prod(size) * images, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise InputError(
+            f"{images} image{'s' * (images > 1)} of {' x '.join(map(str, size))} would take {needed / 1e9:,.0f} GB of "
+            f"memory, this machine has {memory / 1e9:,.0f} GB; take a smaller size{', or fewer' * (images > 1)}"
+        )
 
 
 def fit(

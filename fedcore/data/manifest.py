@@ -24,6 +24,8 @@ from fedcore.errors import Faults
 COLUMNS = ("image", "site", "split", "label", "mask", "patient", "position")
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _SITE_NAME = re.compile(r"\w[\w. -]*")
+_LONGEST = 200
+"""Bytes of a site's name, which becomes part of names of files; those hold 255."""
 _ADVICE = "Mend the rows named above; the first row of the file counts as row 1."
 
 
@@ -110,6 +112,9 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise Faults(str(path), [f"not UTF-8 text (byte {error.start}); save it as 'CSV UTF-8'"]) from None
     except OSError as error:
         raise Faults(str(path), [f"cannot be read: {error.strerror}; give the path of a CSV file"]) from None
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise Faults(str(path), [f"not a text (NUL in line {line}); save it as 'CSV UTF-8'"])
     lines = text.lstrip().splitlines()
     if not lines:
         raise Faults(str(path), ["empty; a header such as 'image,site,split,label' must come first"])
@@ -158,6 +163,8 @@ def _rows(
     if not _SITE_NAME.fullmatch(record["site"]):
         rule = "a site's name starts with a letter or digit and holds letters, digits, '.', '_', '-' and spaces"
         found.append(f"{rule}; got '{record['site']}'" if record["site"] else "site is empty")
+    if (length := len(record["site"].encode())) > _LONGEST:
+        found.append(f"a site's name is at most {_LONGEST} bytes long; '{record['site'][:20]}...' has {length}")
     if split_given and not split and (record["split"] or not packed):
         found.append(f"split must be train, val or test; got '{record['split']}'")
     if record["position"] and not _is_number(record["position"]):

@@ -18,6 +18,8 @@ At home 0.89 and away 0.39 on average; 0.90 and 0.40 with seed 1, which nothing 
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +31,13 @@ from torch import Tensor
 
 from fedcore.data.anatomy import FINDINGS, draw
 from fedcore.data.decode import Decoding, arrange
-from fedcore.data.geometry import full_size
+from fedcore.data.geometry import full_size, require_memory
 from fedcore.data.images import Cohort, Images
 from fedcore.data.scaling import Percentiles
 from fedcore.data.sensor import sensor_of
 from fedcore.data.slices import emptied
 from fedcore.errors import Faults
+from fedcore.files import write_atomically
 
 FIELD_OF_VIEW_MM = 256.0
 _IMAGES_PER_PATIENT = 2
@@ -89,6 +92,7 @@ class Phantoms:
         space = full_size(size, self.spatial_dims)
         if min(space) < _SMALLEST:
             raise Faults("phantom hospitals", [f"size must be at least {_SMALLEST} an axis, got {space}"])
+        require_memory(space, self.images_per_site)
         for site in range(self.sites):
             yield self._scan(site, space)
 
@@ -114,14 +118,13 @@ class Phantoms:
         2D: 16-bit PNG, intensities rounded and clipped to 65535. 3D: NIfTI with float32 intensities. The
         sensors' gains differ up to a thousandfold.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        manifest = folder / "manifest.csv"
-        with manifest.open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow(("image", "site", "split", "label", "mask", "patient"))
-            for scans in self.scans(size):
-                table.writerows(_write_site(folder, scans))
-        return manifest
+        text = io.StringIO(newline="")
+        table = csv.writer(text)
+        table.writerow(("image", "site", "split", "label", "mask", "patient"))
+        for scans in self.scans(size):
+            table.writerows(_write_site(folder, scans))
+        write_atomically(folder / "manifest.csv", text.getvalue().encode())
+        return folder / "manifest.csv"
 
     def _scan(self, site: int, space: tuple[int, ...]) -> Scans:
         rng = np.random.default_rng([self.seed, site])
@@ -178,26 +181,28 @@ def _images(scans: Scans, how: Decoding, first_row: int) -> tuple[Images, int]:
 
 def _write_site(folder: Path, scans: Scans) -> Iterator[tuple[str, ...]]:
     """Write the files of one hospital and yield their rows of the manifest."""
-    save, suffix = (_save_png, "png") if scans.raw.ndim == 3 else (_save_nifti, "nii.gz")
-    (folder / scans.site).mkdir(exist_ok=True)
+    encoded, suffix = (_png, "png") if scans.raw.ndim == 3 else (_nifti, "nii.gz")
     for i, (split, label, patient) in enumerate(zip(scans.splits, scans.labels, scans.patients, strict=True)):
         image = f"{scans.site}/{i:05d}.{suffix}"
         mask = f"{scans.site}/{i:05d}_mask.{suffix}"
-        save(folder / image, scans.raw[i].numpy())
-        save(folder / mask, scans.masks[i].numpy())
+        write_atomically(folder / image, encoded(scans.raw[i].numpy()))
+        write_atomically(folder / mask, encoded(scans.masks[i].numpy()))
         yield image, scans.site, split, FINDINGS[int(label)], mask, f"patient_{int(patient):06d}"
 
 
-def _save_png(path: Path, array: np.ndarray) -> None:
+def _png(array: np.ndarray) -> bytes:
     from PIL import Image
 
     if array.dtype != np.uint8:
         array = array.round().clip(0, 2**16 - 1).astype(np.uint16)
-    Image.fromarray(array).save(path)
+    data = io.BytesIO()
+    Image.fromarray(array).save(data, "PNG")
+    return data.getvalue()
 
 
-def _save_nifti(path: Path, array: np.ndarray) -> None:
+def _nifti(array: np.ndarray) -> bytes:
     import nibabel
 
     mm = FIELD_OF_VIEW_MM / max(array.shape)
-    nibabel.save(nibabel.Nifti1Image(array, np.diag([mm, mm, mm, 1.0])), path)
+    made = nibabel.Nifti1Image(array, np.diag([mm, mm, mm, 1.0]))
+    return gzip.compress(made.to_bytes(), compresslevel=1, mtime=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fedcore.data.readers import ImageFault, read_image
 from fedcore.data.scaling import Percentiles
 from fedcore.data.spacing import spacing_of
 from fedcore.errors import InputError
+from fedcore.files import write_atomically
 
 _INCHES = 1.25
 _INK, _FAINT, _CONTOUR = "#1f2933", "#7b8794", "#ffb000"
@@ -35,6 +37,9 @@ def preview(manifest: Path, out: Path = Path("preview.png"), per_site: int = 6, 
 
     if per_site < 1 or size < 8:
         raise InputError(f"per_site must be 1 or more and size 8 or more, got {per_site} and {size}")
+    kind = out.suffix[1:].lower() or "png"
+    if kind not in FigureCanvasAgg.filetypes:
+        raise InputError(f"out must name a picture, such as preview.png, got {out.name}")
     rows = read_manifest(manifest).rows
     sites = sorted({row.site for row in rows})
     labelled = any(row.label for row in rows)
@@ -60,7 +65,9 @@ def preview(manifest: Path, out: Path = Path("preview.png"), per_site: int = 6, 
             axis.set_axis_off()
         for axis, at in zip(line, picks, strict=False):
             _draw(axis, own[at], size)
-    figure.savefig(out, dpi=200)
+    data = BytesIO()
+    figure.savefig(data, dpi=200, format=kind)
+    write_atomically(out, data.getvalue())
     return out
 
 

@@ -27,6 +27,7 @@ from fedcore.data.slices import emptied
 from fedcore.data.synthetic import Synthetic, doubts
 from fedcore.errors import Faults, InputError
 from fedcore.nearest import nearest
+from fedcore.seeds import require_seed
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Data:
             Faults: of the manifest, or of the images, all at once.
             InputError: a setting that does not suit the images, or a disk that cannot be written.
         """
+        require_seed(self.seed)
         cohort = self._load(progress)
         for manifest in self.further:
             cohort = joined(cohort, self._other(manifest, cohort.channels, progress))

@@ -13,6 +13,7 @@ import torch
 
 from fedcore.classifiers import classifiers_of
 from fedcore.errors import InputError
+from fedcore.files import replacing
 from fedcore.run import RunFolder
 
 INPUT, OUTPUT = "images", "logits"
@@ -50,8 +51,8 @@ def export_onnx(run: RunFolder, file: Path, site: str | None = None) -> str:
                 f"torch cannot say {type(module).__name__} in ONNX ({type(e).__name__}); use it through predict"
             ) from e
     assert program is not None
-    file.parent.mkdir(parents=True, exist_ok=True)
-    program.save(str(file))
+    with replacing(file) as part:
+        program.save(str(part))
     return usage(run, file.name, size)
 
 

@@ -22,6 +22,7 @@ from fedcore.report.parse import (
 )
 from fedcore.report.private import shorten_paths, shorten_recipe
 from fedcore.report.run import Bin, Departure, Estimate, Run, Score, Scores, Turn, Visit, highest
+from fedcore.run import RunFolder
 
 _SIGNS = ("run.json", "rounds.jsonl", "recipe.yaml", "scores.json")
 
@@ -43,6 +44,7 @@ def read_run(folder: Path, *, private: bool = False) -> Run:
     recipe = read_text(folder / "recipe.yaml", gaps, lacking="recipe.yaml is missing.")
     lines = read_lines(folder / "rounds.jsonl", gaps, label="rounds.jsonl", lacking=_no_rounds(about))
     turns = _turns((clean(line) for line in lines), gaps)
+    gaps += _unlike_committed(folder)
     scores = _scores(clean(read_object(folder / "scores.json", gaps)))
     return Run(
         name=folder.resolve().name,
@@ -77,6 +79,14 @@ def _same(value: Any) -> Any:
 def _no_rounds(about: Mapping[str, Any]) -> str:
     """A run of no rounds (a comparison of others) need not have a record of them."""
     return "rounds.jsonl is missing: no round was recorded." if about.get("rounds") else ""
+
+
+def _unlike_committed(folder: Path) -> list[str]:
+    try:
+        RunFolder(folder).require_committed()
+    except InputError:
+        return ["rounds.jsonl does not fit what the run committed: lines were lost or changed, or state/ is damaged."]
+    return []
 
 
 def _turns(lines: Iterable[Mapping[str, Any]], gaps: list[str]) -> tuple[Turn, ...]:

@@ -146,3 +146,10 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest
     border.release(SENT, TURN)
     border.note_error(ValueError("patient John"), "trace", TURN)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_site_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "sites").touch()
+    border = Border(Policy(), tmp_path / "sites" / "a")
+    with pytest.raises(InputError, match="cannot be written"):
+        border.release(Contribution("a", Weights({"w": torch.ones(1)}), 1), Round(0, 1, 0))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedcore.checkpoint import Checkpoint
+from fedcore.checkpoint import Checkpoint, Recorded, _digest
 from fedcore.errors import InputError
 from fedcore.message import Tensors, Weights
 from fedcore.site import Round
@@ -79,7 +80,7 @@ def test_what_was_never_committed_does_not_count(tmp_path: Path) -> None:
     checkpoint = committed(tmp_path, rounds=2)
     checkpoint.put("a", {"x": torch.tensor(99.0)}, turn(2))
     (tmp_path / "00002" / "server.safetensors").write_bytes(b"half a fi")
-    (tmp_path / ".state.json.part").write_bytes(b'{"format": 1, "rou')
+    (tmp_path / ".state.json.part").write_bytes(b'{"format": 2, "rou')
     again = Checkpoint.open(tmp_path)
     assert again.rounds == 2
     assert again.get("a")["x"] == 1.0
@@ -149,12 +150,12 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, damage: Callable[[Pa
         "",
         "{",
         "[]",
-        '{"format": 1}',
+        '{"format": 2}',
         "null",
-        '{"format": 1, "rounds": 1}',
-        '{"format": 1, "rounds": "1", "server": {"file": "s", "crc32": ""}, "sites": {}}',
-        '{"format": 1, "rounds": 1, "server": {"file": "s"}, "sites": {}}',
-        '{"format": 1, "rounds": 1, "server": null, "sites": {}}',
+        '{"format": 2, "rounds": 1}',
+        '{"format": 2, "rounds": "1", "server": {"file": "s", "crc32": ""}, "sites": {}}',
+        '{"format": 2, "rounds": 1, "server": {"file": "s"}, "sites": {}}',
+        '{"format": 2, "rounds": 1, "server": null, "sites": {}}',
     ],
 )
 def test_a_damaged_index_is_named(tmp_path: Path, text: str) -> None:
@@ -167,8 +168,8 @@ def test_a_damaged_index_is_named(tmp_path: Path, text: str) -> None:
 def test_another_format_says_what_to_do(tmp_path: Path) -> None:
     committed(tmp_path)
     index = json.loads((tmp_path / "state.json").read_text())
-    (tmp_path / "state.json").write_text(json.dumps(index | {"format": 2}))
-    with pytest.raises(InputError, match="has format 2, this version reads 1; resume it with the version that"):
+    (tmp_path / "state.json").write_text(json.dumps(index | {"format": 3}))
+    with pytest.raises(InputError, match="has format 3, this version reads 2; resume it with the version that"):
         Checkpoint.open(tmp_path)
 
 
@@ -198,7 +199,7 @@ def test_a_full_disk_costs_nothing_that_was_committed(tmp_path: Path, monkeypatc
         checkpoint.commit(1, Weights({"w": torch.ones(2)}))
 
     monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(InputError, match=r"the disk is full: .* needs 0\.0 MB; free some space, nothing older"):
+    with pytest.raises(InputError, match=r"the disk is full: .* needs [^0].*(bytes|kB); free some"):
         go_on()
     monkeypatch.undo()
     assert before <= files(tmp_path)
@@ -206,3 +207,98 @@ def test_a_full_disk_costs_nothing_that_was_committed(tmp_path: Path, monkeypatc
     again = Checkpoint.open(tmp_path)
     assert (again.rounds, float(again.get("a")["x"])) == (1, 0.0)
     assert again.restore(Weights({"w": torch.zeros(2)})).tensors["w"].tolist() == [0.0, 0.0]
+
+
+def test_what_the_index_names_is_on_disk_before_it_and_older_states_go_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = committed(tmp_path / "state")
+    told: list[tuple[str, str]] = []
+    fsync, replace, unlink = os.fsync, Path.replace, Path.unlink
+
+    def name(path: Path) -> str:
+        return path.relative_to(tmp_path).as_posix()
+
+    def syncing(handle: int) -> None:
+        told.append(("sync", name(Path(f"/proc/self/fd/{handle}").readlink())))
+        fsync(handle)
+
+    def replacing(path: Path, to: Path) -> Path:
+        told.append(("replace", name(to)))
+        return replace(path, to)
+
+    def removing(path: Path, missing_ok: bool = False) -> None:
+        if path.exists():
+            told.append(("remove", name(path)))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(Path, "replace", replacing)
+    monkeypatch.setattr(Path, "unlink", removing)
+    checkpoint.put("a", {"x": torch.tensor(1.0)}, turn(1))
+    checkpoint.commit(1, STATE)
+    index = told.index(("replace", "state/state.json"))
+    for path in ("site-a.safetensors", "server.safetensors"):
+        assert told.index(("replace", f"state/00001/{path}")) < index
+    assert ("sync", "state/00001/site-a.safetensors") in told[:index]
+    assert ("sync", "state/00001/.server.safetensors.part") in told[:index]
+    assert ("sync", "state/.state.json.part") in told[:index]
+    for folder in ("state/00001", "state", "."):
+        assert ("sync", folder) in told[:index]
+    durable = told.index(("sync", "state"), index)
+    removed = [at for at, (what, _) in enumerate(told) if what == "remove"]
+    assert {told[at][1] for at in removed} == {"state/00000/server.safetensors", "state/00000/site-a.safetensors"}
+    assert min(removed) > durable
+
+
+def test_nothing_behind_a_link_and_nothing_of_others_is_removed(tmp_path: Path) -> None:
+    checkpoint, outside = committed(tmp_path / "state"), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "server.safetensors").write_text("precious")
+    (tmp_path / "state" / "00007").symlink_to(outside)
+    (tmp_path / "state" / "00000" / "site-c.safetensors").symlink_to(outside / "server.safetensors")
+    (tmp_path / "state" / "00000" / "notes.txt").write_text("mine")
+    (tmp_path / "state" / "00000" / ".site-c.safetensors.part").write_text("half")
+    (tmp_path / "state" / "other").mkdir()
+    (tmp_path / "state" / "other" / "site-a.safetensors").write_text("mine")
+    for index in (1, 2):
+        checkpoint.put("a", {"x": torch.tensor(1.0)}, turn(index))
+        checkpoint.commit(index, STATE)
+    assert (outside / "server.safetensors").read_text() == "precious"
+    assert files(tmp_path / "state") == {
+        "state.json", "00002/server.safetensors", "00002/site-a.safetensors", "00000/site-b.safetensors",
+        "00000/site-c.safetensors", "00000/notes.txt", "other/site-a.safetensors",
+    }  # fmt: skip
+    assert (tmp_path / "state" / "00007").is_symlink()
+
+
+@pytest.mark.parametrize("change", [{"rounds": 10**19}, {"rounds": 1}, {"sites": {}}, {"recorded": None}])
+def test_an_index_that_was_changed_is_noticed(tmp_path: Path, change: dict[str, Any]) -> None:
+    committed(tmp_path).commit(1, STATE, Recorded.of(b"{}"))
+    index = json.loads((tmp_path / "state.json").read_text())
+    (tmp_path / "state.json").write_text(json.dumps(index))  # as another program might lay it out
+    assert Checkpoint.open(tmp_path).recorded == Recorded.of(b"{}")
+    (tmp_path / "state.json").write_text(json.dumps(index | change))
+    with pytest.raises(InputError, match=r"state\.json is damaged \(ValueError\)"):
+        Checkpoint.open(tmp_path)
+
+
+def test_an_index_leads_to_no_file_of_others(tmp_path: Path) -> None:
+    committed(tmp_path)
+    index = json.loads((tmp_path / "state.json").read_text())
+    index["server"]["file"] = "../../elsewhere.safetensors"
+    (tmp_path / "state.json").write_text(json.dumps(index | {"sha256": _digest(index)}))
+    with pytest.raises(InputError, match=r"state\.json is damaged"):
+        Checkpoint.open(tmp_path)
+
+
+def test_tied_weights_are_kept_as_if_they_were_two(tmp_path: Path) -> None:
+    weight = torch.arange(6.0).reshape(2, 3)
+    Checkpoint(tmp_path).commit(0, Weights({"in": weight, "out": weight, "turned": weight.T}))
+    found = Checkpoint.open(tmp_path).restore(Weights({"in": weight, "out": weight, "turned": weight.T})).tensors
+    assert same(found, {"in": weight, "out": weight, "turned": weight.T.contiguous()})
+
+
+def test_a_record_that_grew_still_fits() -> None:
+    recorded = Recorded.of(b"abc")
+    assert [recorded.fits(data) for data in (b"abc", b"abcd", b"ab", b"axc", b"")] == [True, True, False, False, False]

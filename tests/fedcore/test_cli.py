@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 import yaml
 
 from fedcore import cli
+from tests.fedcore.test_lock import held_elsewhere
 
 
 def call(*words: str) -> int:
@@ -117,3 +120,47 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("path", [path for path, _ in (cli.STAGES | cli.COMMANDS).values()])
 def test_every_command_is_there(path: str) -> None:
     assert callable(cli._load(path))
+
+
+def test_a_termination_stops_a_command_as_ctrl_c_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def terminated(name: str, rest: list[str]) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(cli, "dispatch", terminated)
+    assert call("report") == 130
+    assert "goes on from its last whole round" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+SMALL = ["--data.size", "32", "--data.phantom.sites", "1", "--data.phantom.images_per_site", "8", "--rounds.count", "1"]
+
+
+def test_a_run_that_another_process_writes_is_refused_and_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with held_elsewhere(Path("run")) as holder:
+        assert call("pretrain", "--out", "run", *SMALL) == 2
+        assert f"run is being written by process {holder.pid} on" in capsys.readouterr().err
+        assert [path.name for path in Path("run").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--seed", "-1"], "a seed must be at least 0"),
+        (["--seed", str(2**70)], "a seed must be at least 0 and less than 2^63"),
+        (["--data.seed", "-1"], "a seed must be at least 0"),
+        (["--out", "nul\0"], "without NUL"),
+        (["--out", "x" * 300], "at most 255 bytes long"),
+        (["--data.size", "1000000"], "of 1000000 x 1000000 would take"),
+        (["--visit.accelerator", "foo"], "visit.accelerator"),
+    ],
+)
+def test_what_no_run_can_be_asked_is_told_before_anything_is_made(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("pretrain", *SMALL, *(["--out", "run"] if "--out" not in words else []), *words) == 2
+    assert told in capsys.readouterr().err
+    assert list(Path().iterdir()) == []

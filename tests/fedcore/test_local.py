@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import logging
 from contextlib import nullcontext
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Callback
-from torch import Tensor
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor, nn
+from torch.optim import SGD
 
 from fedcore.errors import InputError, Refused
 from fedcore.local import MODULE, OPTIMIZER
@@ -304,3 +306,37 @@ def test_a_convolution_of_one_channel_answers_channels_last_too(dims: int) -> No
     assert answer.is_contiguous(memory_format=last)
     assert torch.equal(module.layer.weight, weight)
     assert trainer.shared()["layer.weight"].is_contiguous()
+
+
+def test_a_visit_leaves_nothing_in_memory() -> None:
+    """Without Python's search for cycles, so that the Trainer and the optimizer's state must go by themselves."""
+    trainer, counts = local(Visit(batch_size=4, accelerator="cpu")), []
+    site = Site("a", images("a", 8))
+    gc.collect()
+    gc.disable()
+    try:
+        for index in range(12):
+            with trainer.at(site):
+                trainer.fit(site, Round(index, 12, 0))
+            found = gc.get_objects()
+            large = sum(type(each) in (Tensor, nn.Parameter) and each.dim() > 0 for each in found)
+            counts.append((large, *(sum(type(each) is kind for each in found) for kind in (Trainer, SGD))))
+            del found
+    finally:
+        gc.enable()
+    assert len(set(counts[2:])) == 1
+    assert counts[-1][1] == 0
+
+
+def test_a_refused_visit_leaves_no_trainer() -> None:
+    trainer = local(module=Greedy())
+    with pytest.raises(Refused):
+        trainer.fit(Site("a", images()), TURN)
+    with pytest.raises(RuntimeError, match="not attached to a `Trainer`"):
+        _ = trainer.module.trainer
+
+
+@pytest.mark.parametrize("name", ["foo", "tpu", ""])
+def test_an_unknown_accelerator_is_refused_with_those_there_are(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"visit\.accelerator must be one of auto, cpu, gpu, cuda, mps, got '{name}'"):
+        Visit(accelerator=name)

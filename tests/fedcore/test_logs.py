@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
+from fedcore.errors import InputError
 from fedcore.ledger import RoundRecord
 from fedcore.logs import Logs
 from fedcore.message import Contribution, Empty
@@ -58,3 +61,13 @@ def test_tensorboard_is_there_if_asked_for(tmp_path: Path) -> None:
     write(run, range(1), "tensorboard")
     assert list((tmp_path / "logs").glob("events.out.tfevents.*"))
     assert not (tmp_path / "logs" / "metrics.csv").exists()
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Logs(RunFolder(tmp_path), ["csv"]) as logs, monkeypatch.context() as patch:
+        patch.setattr(type(logs.loggers[0]), "save", full)
+        with pytest.raises(InputError, match=r"the disk is full: .*logs/metrics\.csv does not fit"):
+            logs.write(record(0))

@@ -51,3 +51,9 @@ def test_other_words(words: list[str]) -> None:
 def test_an_unknown_name() -> None:
     with pytest.raises(InputError, match=r"no recipe 'demo_pretran' \(did you mean 'demo_pretrain'\?\)"):
         command(["cp", "demo_pretran"])
+
+
+def test_a_copy_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        command(["cp", next(iter(shipped())), str(tmp_path / "file" / "mine.yaml")])

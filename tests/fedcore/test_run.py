@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import torch
 
 from fedcore.errors import Faults, InputError
 from fedcore.ledger import RoundRecord
+from fedcore.lock import LOCK
 from fedcore.message import Weights
 from fedcore.run import RunFolder
+from tests.fedcore.test_lock import held_elsewhere
 
 RECIPE = "visit:\n  batch_size: 64\nrounds:\n  count: 3\nout: here\nresume: false\n"
 ABOUT = {"command": "pretrain", "data": "abc"}
@@ -24,7 +28,7 @@ def begun(path: Path, rounds: int = 0) -> RunFolder:
     checkpoint = run.begin(ABOUT)
     for index in range(rounds):
         run.append(RoundRecord(index))
-        checkpoint.commit(index, Weights({"w": torch.ones(1)}))
+        checkpoint.commit(index, Weights({"w": torch.ones(1)}), run.recorded())
     return run
 
 
@@ -39,6 +43,12 @@ def test_a_folder_that_holds_something_else(tmp_path: Path, resume: bool) -> Non
     with pytest.raises(InputError, match="is not empty and holds no run; choose another folder with --out"):
         RunFolder(tmp_path, RECIPE, resume).prepare()
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_lock_that_a_killed_process_left_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / LOCK).touch()
+    RunFolder(tmp_path, RECIPE).prepare()
+    RunFolder(tmp_path, RECIPE).begin(ABOUT)
 
 
 def test_a_folder_that_holds_a_run(tmp_path: Path) -> None:
@@ -116,7 +126,7 @@ def test_a_damaged_file_is_named_and_nothing_is_changed(tmp_path: Path, name: st
         run.prepare()
         run.begin(ABOUT)
 
-    with pytest.raises(InputError, match=rf"{name} is missing or damaged .*restore it from a backup"):
+    with pytest.raises(InputError, match=rf"{name} is (missing|not as it was).*restore it from a backup"):
         resume()
     assert _tree(tmp_path) == before
 
@@ -142,7 +152,8 @@ def test_how_it_ended_is_noted_beside_what_it_was(tmp_path: Path) -> None:
     run = begun(tmp_path)
     assert run.about() == ABOUT | {"status": "running"}
     run.close("finished", seconds=1.5)
-    assert run.about() == ABOUT | {"status": "finished", "seconds": 1.5}
+    recorded = {"size": 0, "sha256": hashlib.sha256().hexdigest()}
+    assert run.about() == ABOUT | {"status": "finished", "seconds": 1.5, "recorded": recorded}
 
 
 def test_a_full_disk_while_a_round_is_noted(tmp_path: Path, monkeypatch: Any) -> None:
@@ -197,3 +208,126 @@ def test_an_error_that_ends_a_run_is_told_without_what_it_may_quote(
     begun(tmp_path).broke(error, seconds=3)
     about = RunFolder(tmp_path).about()
     assert (about["status"], about["error"], about["seconds"]) == (status, said, 3)
+
+
+PARTS = ("state", "state/00007", "sites/a", "sites", "encoder", "rounds.jsonl", "run.json", "logs")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_leads_out_of_a_run_is_refused_and_nothing_is_changed_there(tmp_path: Path, part: str) -> None:
+    run, outside = begun(tmp_path / "run", rounds=1).path, tmp_path / "outside"
+    outside.mkdir()
+    for name in ("server.safetensors", "audit.jsonl"):
+        (outside / name).write_text("precious")
+    there = run / part
+    there.parent.mkdir(exist_ok=True)
+    if there.exists():
+        there.rename(outside / "moved")
+    there.symlink_to(outside / "moved" if (outside / "moved").exists() else outside)
+    before = _tree(tmp_path)
+    resumed = RunFolder(run, RECIPE, resume=True)
+    for step in (resumed.prepare, lambda: resumed.begin(ABOUT), resumed.require_own):
+        with pytest.raises(InputError, match=rf"{there} is a symbolic link; .* put what it stands for in its place"):
+            step()
+    assert _tree(tmp_path) == before
+
+
+def test_the_folder_of_a_run_may_itself_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "large_disk").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "large_disk")
+    begun(tmp_path / "run", rounds=1)
+    assert RunFolder(tmp_path / "run", RECIPE, resume=True).begin(ABOUT).rounds == 1
+
+
+def _emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def _less(path: Path) -> None:
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[1:]))
+
+
+def _changed(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b'"round": 0', b'"round": 3'))
+
+
+@pytest.mark.parametrize("damage", [_emptied, _cut, _less, _changed, Path.unlink])
+@pytest.mark.parametrize("kept", ["state", "run.json"])
+def test_rounds_that_were_lost_or_changed_are_noticed(tmp_path: Path, damage: Any, kept: str) -> None:
+    """While it goes its state knows them; of a finished run run.json does too, so that state/ may be removed."""
+    run = begun(tmp_path, rounds=2)
+    if kept == "run.json":
+        run.close("finished")
+        shutil.rmtree(tmp_path / "state")
+    assert len(RunFolder(tmp_path).rounds()) == 2
+    damage(tmp_path / "rounds.jsonl")
+    before = _tree(tmp_path)
+    with pytest.raises(InputError, match=r"rounds\.jsonl is not as it was committed: lines were lost or changed; res"):
+        RunFolder(tmp_path).rounds()
+    with pytest.raises(InputError, match=r"rounds\.jsonl is not as it was committed"):
+        RunFolder(tmp_path, RECIPE, resume=True).begin(ABOUT)
+    assert _tree(tmp_path) == before
+
+
+def test_a_run_that_goes_is_not_another_processs(tmp_path: Path) -> None:
+    """The other process is refused, whether it would begin or go on, and the run's page does not hear of it."""
+    with held_elsewhere(tmp_path / "new"):
+        run = RunFolder(tmp_path / "new", RECIPE)
+        run.prepare()  # nothing is there yet
+        with pytest.raises(InputError, match="is being written by process"), run:
+            run.begin(ABOUT)
+    begun(tmp_path / "old", rounds=1)._held.close()
+    before = _tree(tmp_path / "old")
+    with (
+        held_elsewhere(tmp_path / "old"),
+        pytest.raises(InputError, match="is being written by process"),
+        RunFolder(tmp_path / "old", RECIPE, resume=True) as run,
+    ):
+        run.prepare()
+    assert _tree(tmp_path / "old") == before
+
+
+def test_a_run_made_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    """Two were started together, and the other has ended before this one begins."""
+    late = RunFolder(tmp_path, RECIPE)
+    late.prepare()
+    begun(tmp_path, rounds=1).close("finished")
+    before = _tree(tmp_path)
+    with pytest.raises(InputError, match="holds a run already"):
+        late.begin(ABOUT)
+    assert _tree(tmp_path) == before
+
+
+def test_a_run_is_let_go_when_it_has_ended(tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    assert (tmp_path / LOCK).exists()
+    run.close("trained")
+    assert (tmp_path / LOCK).exists()
+    run.close("finished")
+    assert not (tmp_path / LOCK).exists()
+
+
+@pytest.mark.parametrize(("status", "then"), [("running", "failed"), ("trained", "failed"), ("finished", "finished")])
+def test_an_error_after_the_training_is_noted_too(tmp_path: Path, status: str, then: str) -> None:
+
+    def fail() -> None:
+        with begun(tmp_path) as run:
+            run.close(status)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert RunFolder(tmp_path).about()["status"] == then
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_what_is_copied_of_another_run_is_not_its_record(tmp_path: Path) -> None:
+    """A distilled classifier's run begins with what is known of its teachers'."""
+    teacher = begun(tmp_path / "a", rounds=1)
+    teacher.close("finished")
+    RunFolder(tmp_path / "b", RECIPE).begin(teacher.about())
+    assert RunFolder(tmp_path / "b").rounds() == []

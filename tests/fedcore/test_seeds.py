@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedcore.errors import InputError
 from fedcore.seeds import seeded
 
 
@@ -47,3 +48,11 @@ def test_a_seed_may_be_as_large_as_torch_takes() -> None:
         first = draw()
     with seeded(2**40 + 3):
         assert draw() == first
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**70])
+def test_a_seed_that_not_every_generator_takes_is_refused(seed: int) -> None:
+    with pytest.raises(InputError, match=f"a seed must be at least 0 and less than 2\\^63, got {seed}"), seeded(seed):
+        pass
+    with seeded(2**63 - 1):
+        draw()

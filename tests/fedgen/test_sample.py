@@ -21,6 +21,7 @@ from fedgen.pictures import encoded
 from fedgen.sample import sample
 from fedgen.store import TENSORS, save_generator
 from fedgen.unet import UNet
+from tests.fedcore.test_lock import held_elsewhere
 
 KNOWN = Known(("cat", "dog"), ("a", "b", "c"))
 QUICK = {"steps": 2, "batch_size": 4}
@@ -172,3 +173,13 @@ def test_levels_of_grey_are_rounded_and_equal_volumes_are_equal_files() -> None:
     assert np.asarray(Image.open(io.BytesIO(data))).tolist() == [[0, 128], [255, 255]]
     volume = torch.linspace(-1, 1, 64).view(1, 4, 4, 4)
     assert encoded(volume) == encoded(volume)
+
+
+def test_a_set_that_another_process_draws_is_left_alone(tmp_path: Path) -> None:
+    run = generator(tmp_path / "run")
+    with held_elsewhere(tmp_path / "set"), pytest.raises(InputError, match="set is being written by process"):
+        sample(run, tmp_path / "set", 4, steps=1)
+    sample(run, tmp_path / "set", 4, steps=1)
+    (tmp_path / "set" / "images" / "x").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="x is a symbolic link"):
+        sample(run, tmp_path / "set", 8, steps=1, resume=True)

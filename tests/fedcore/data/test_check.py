@@ -75,3 +75,11 @@ def test_preview_shows_every_site(manifest: Path, tmp_path: Path) -> None:
         assert (part < 64).sum() > 5000  # dark pixels of an image on the white sheet
     with pytest.raises(InputError, match="per_site"):
         preview(manifest, tmp_path / "p.png", per_site=0)
+
+
+def test_a_preview_is_whole_or_not_there(manifest: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        preview(manifest, tmp_path / "file" / "p.png", per_site=1, size=32)
+    with pytest.raises(InputError, match=r"out must name a picture, such as preview\.png, got p\.doc"):
+        preview(manifest, tmp_path / "p.doc", per_site=1, size=32)

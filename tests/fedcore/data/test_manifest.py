@@ -73,6 +73,12 @@ def test_without_split_and_patient(tmp_path: Path) -> None:
         ("image,site\na.png,n\na.png,m\n", "row 3: the same image as row 2"),
         ("image,site\na.png,\n", "row 2: site is empty"),
         ("image,site\na.png,../up\n", "row 2: a site's name"),
+        (
+            f"image,site\na.png,{'x' * 201}\n",
+            "row 2: a site's name is at most 200 bytes long; 'xxxxxxxxxxxxxxxxxxxx...'",
+        ),
+        (f"image,site\na.png,{'д' * 101}\n", "row 2: a site's name is at most 200 bytes long"),
+        ("image,site\n\0.png,n\n", "not a text (NUL in line 2); save it as 'CSV UTF-8'"),
         ("image,site,split\na.png,n,training\n", "row 2: split must be train, val or test; got 'training'"),
         ("image,site,split\na.png,n,\n", "row 2: split must be train, val or test"),
         ("image,site\na.png,n,extra\n", "row 2: 3 cells, 2 columns"),

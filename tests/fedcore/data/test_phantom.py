@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -241,3 +244,27 @@ def test_a_model_of_one_hospital_does_worse_on_the_others() -> None:
     own = scores.pop("hospital_1")
     assert own > 0.5
     assert own - max(scores.values()) > 0.15
+
+
+def test_a_full_disk_leaves_no_half_file_and_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, count = Path.open, iter(range(99))
+
+    def full(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if next(count) == 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(InputError, match=r"the disk is full: .*00002_mask\.png needs"):
+        Phantoms(sites=2, images_per_site=4).write(tmp_path, size=16)
+    monkeypatch.undo()
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) == 5
+    for path in written:
+        Image.open(path).load()
+
+
+def test_a_size_that_no_machine_holds_is_told_before_it_is_drawn() -> None:
+    for size, count, told in ((10**6, 4, "1 image of 1000000"), (10**4, 10**6, "1000000 images of 10000")):
+        with pytest.raises(InputError, match=rf"{told} x {size} would take [\d,]+ GB of memory, this machine has"):
+            next(Phantoms(images_per_site=count).scans(size))

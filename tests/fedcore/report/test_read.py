@@ -11,6 +11,7 @@ import pytest
 from fedcore.errors import InputError
 from fedcore.report.read import read_run
 from fedcore.report.run import highest
+from fedcore.run import RunFolder
 
 MakeRun = Callable[..., Path]
 
@@ -103,3 +104,14 @@ def test_unknown_revelations_rank_highest() -> None:
     assert highest(["WEIGHTS", "FEATURES", "STATISTICS"]) == "FEATURES"
     assert highest(["SAMPLES", "GENOMES"]) == "GENOMES"
     assert highest([]) == ""
+
+
+def test_rounds_that_were_lost_are_a_gap(make_run: MakeRun) -> None:
+    folder = make_run(rounds=3)
+    record = folder / "rounds.jsonl"
+    run = RunFolder(folder)
+    run.close("finished")
+    assert read_run(folder).gaps == ()
+    record.write_text("".join(record.read_text().splitlines(keepends=True)[1:]))
+    told = "rounds.jsonl does not fit what the run committed: lines were lost or changed, or state/ is damaged."
+    assert read_run(folder).gaps == (told,)

@@ -1,0 +1,166 @@
+"""Commands killed at any moment, and in the middle of a write, end as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedcore.run import essence
+from tests.killing import KILLED, Commands, Kill
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+
+DATA = """
+data: {size: 32, phantom: {images_per_site: 16, sites: 2}}
+visit: {batch_size: 8, keep_optimizer: true, accelerator: cpu}
+rounds: {count: 4}
+"""
+STEM = "{class_path: fedcore.encoders.ResNet, init_args: {depth: 10, stem: 8}}"
+UNET = "{class_path: fedgen.unet.UNet, init_args: {widths: [8, 16]}}"
+PAINTER = "{class_path: fedgen.painter.Painter, init_args: {widths: [8, 16]}}"
+CRITIC = "{class_path: fedgen.critic.Critic, init_args: {widths: [8, 16]}}"
+RECIPES = {
+    "pretrain": f"""{DATA}
+encoder: {STEM}
+method: {{class_path: fedssl.moco.MoCo, init_args: {{bank: 64, remote: 64, hidden: 16, dim: 16}}}}
+exchange: {{class_path: fedssl.vectors.ShareVectors, init_args: {{per_site: 16, draw: 24, wire: int8}}}}
+policy: {{at_most: FEATURES}}
+""",
+    "finetune": f"{DATA}\nencoder: {STEM}\nbootstrap: 0\nalgorithm: {{class_path: fedcore.scaffold.Scaffold}}\n",
+    "segment": f"""{DATA}
+network: {{class_path: fedtune.networks.UShaped, init_args: {{encoder: {STEM}, widths: [8, 8, 8, 8, 8]}}}}
+bootstrap: 0
+""",
+    "diffusion": f"{DATA}\ngenerator: {{class_path: fedgen.diffusion.Diffusion, init_args: {{network: {UNET}}}}}\n",
+    "gan": f"""{DATA.replace("keep_optimizer: true, ", "")}
+generator: {{class_path: fedgen.gan.GAN, init_args: {{painter: {PAINTER}, critic: {CRITIC}}}}}
+""",
+    "road": f"""
+shared:
+  data.size: 32
+  data.phantom: {{images_per_site: 16, sites: 2}}
+  visit.batch_size: 8
+  visit.accelerator: cpu
+  rounds.count: 2
+steps:
+  pretrained: {{do: pretrain simclr, encoder: {STEM}}}
+  tuned: {{do: finetune classify, encoder: {STEM}, bootstrap: 0, start: "{{pretrained}}"}}
+""",
+}
+KILLS = {"pretrain": 7, "finetune": 4, "segment": 4, "diffusion": 5, "gan": 5, "sample": 4, "road": 5}
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """In a folder that holds the recipes, and the generator that `sample` draws from."""
+    folder = tmp_path_factory.mktemp("killed")
+    for name, text in RECIPES.items():
+        (folder / f"{name}.yaml").write_text(text)
+    commands = Commands(folder)
+    assert commands(["generate", "train", "diffusion.yaml", "--out", "generator"]).code == 0, commands.log()
+    yield commands
+    commands.close()
+
+
+def words_of(kind: str) -> list[str]:
+    match kind:
+        case "sample":
+            return ["generate", "sample", "generator", "out", "--count", "24", "--steps", "2", "--batch_size", "4"]
+        case "road":
+            return ["run", "road.yaml", "--out", "out"]
+        case "diffusion" | "gan":
+            return ["generate", "train", f"{kind}.yaml", "--out", "out"]
+    return [kind, f"{kind}.yaml", "--out", "out"]
+
+
+@pytest.mark.parametrize("kind", KILLS)
+def test_a_killed_command_resumes_to_the_bit(commands: Commands, kind: str) -> None:
+    words, out, chance = words_of(kind), commands.folder / "out", random.Random(kind)
+    shutil.rmtree(out, ignore_errors=True)
+    whole = commands(words)
+    assert whole.code == 0, commands.log()
+    expected = results(out)
+    assert expected
+    resumed = words if kind == "road" else [*words, "--resume", "true"]
+    committed = 0
+    for number in range(KILLS[kind]):
+        shutil.rmtree(out)
+        if number % 2:
+            kill = Kill(write=chance.randint(1, whole.writes), part=chance.choice((0.0, 0.3, 0.9, 1.0)))
+        else:
+            kill = Kill(after=chance.uniform(0.2, 0.95) * whole.seconds)
+        ended = commands(words, kill)
+        assert ended.code == KILLED or (kill.after and ended.code == 0), (kill, commands.log())
+        committed += any(out.rglob("state.json"))
+        assert commands(resumed).code == 0, (kill, commands.log())
+        assert results(out) == expected, kill
+        assert not [*out.rglob("*.part"), *out.rglob(".lock")], kill
+    print(f"{kind}: {KILLS[kind]} killed, {committed} after a committed round")
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file says; two are equal where only clocks differ."""
+
+    told: Any
+
+
+def results(out: Path) -> dict[str, Content]:
+    """Everything that a command wrote, but its own address and clock."""
+    files = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name not in ("report.html", ".lock")]
+    return {str(path.relative_to(out)): Content(_content(path)) for path in files}
+
+
+def _content(path: Path) -> Any:
+    match path.name:
+        case "recipe.yaml":
+            return essence(path.read_text())
+        case "environment.json" | "run.json" | "road.json" | "state.json":
+            return _timeless(json.loads(path.read_text()))
+        case "rounds.jsonl":
+            return [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
+        case "audit.jsonl":  # a round that was cut off is done again, and its answers are sent again
+            return sorted(set(path.read_text().splitlines()))
+        case "metrics.csv":
+            lines = [line.split(",") for line in path.read_text().splitlines()]
+            return [[cell for name, cell in zip(lines[0], line, strict=True) if name != "seconds"] for line in lines]
+        case "README.md":
+            return re.sub(r"begun .*", "", path.read_text())
+    return path.read_bytes()
+
+
+def _timeless(told: Any) -> Any:
+    """Without seconds and dates, and without digests of what holds them."""
+    if isinstance(told, list):
+        return [_timeless(item) for item in told]
+    if not isinstance(told, dict):
+        return told
+    clocks = ("seconds", "started", "recorded", "sha256")
+    return {key: _timeless(value) for key, value in told.items() if key not in clocks}
+
+
+def test_of_two_started_together_exactly_one_runs(commands: Commands, tmp_path: Path) -> None:
+    out, other = tmp_path / "out", Commands(tmp_path)
+    words = ["pretrain", str(commands.folder / "pretrain.yaml"), "--out", str(out)]
+    try:
+        for said in (words, [*words, "--resume", "true"]):
+            with ThreadPoolExecutor(2) as both:
+                ended = list(both.map(Commands.__call__, (commands, other), (said, said)))
+            first, second = sorted(zip((e.code for e in ended), (commands.log(), other.log()), strict=True))
+            assert (first[0], second[0]) == (0, 2), (first, second)
+            assert "is being written by" in second[1]
+            about = json.loads((out / "run.json").read_text())
+            assert about["status"] == "finished"
+            assert "error" not in about
+            assert len((out / "rounds.jsonl").read_text().splitlines()) == 4
+    finally:
+        other.close()
