@@ -7,9 +7,11 @@ method or task. A stage is a function with a parameter `run`; its signature is i
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from fedcore.errors import InputError
@@ -43,10 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command; exits with 0, or with 2 where the input has to be mended, or 130 when stopped."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        sys.exit(dispatch(words[0] if words else "--help", words[1:]))
+        code = dispatch(words[0] if words else "--help", words[1:])
+        sys.stdout.flush()
+        sys.exit(code)
     except InputError as e:
         _complain(str(e))
         sys.exit(2)
+    except BrokenPipeError:  # who reads the output, `| head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt as e:
         _complain(str(e) or "stopped; a training goes on from its last whole round with --resume true")
         sys.exit(130)
@@ -88,6 +95,7 @@ def run_stage(name: str, arguments: Sequence[str]) -> int:
     recipe = read_recipe(stage, name, arguments)
     stage(run=RunFolder(recipe.out, recipe.text, recipe.resume), **recipe.build())
     print(f"result: {recipe.out}")
+    print(_level(recipe.out))
     return 0
 
 
@@ -114,6 +122,15 @@ def _load(path: str) -> Callable[..., Any]:
     module, function = path.split(":")
     loaded: Callable[..., Any] = getattr(importlib.import_module(module), function)
     return loaded
+
+
+def _level(run: Path) -> str:
+    """What of a run's answers was most sensitive, in the words of its page and card."""
+    from fedcore.ledger import answers, highest
+    from fedcore.report.digest import level_sentence
+    from fedcore.run import RunFolder
+
+    return level_sentence(highest([*RunFolder(run).rounds(), *answers(run)]))
 
 
 def _help() -> str:
