@@ -8,17 +8,25 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fedcore.errors import Refused
 from fedcore.files import append
-from fedcore.message import Contribution, Leaf, Reveals, leaves
+from fedcore.message import Contribution, Leaf, Levels, Reveals, leaves, revealed
 from fedcore.policy import Policy
 from fedcore.site import Round
+
+MOST_METRICS = 32
+"""Of one answer."""
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_SCALAR_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -27,49 +35,96 @@ class Border:
 
     policy: Policy
     folder: Path | None = None
+    levels: Levels = field(default_factory=dict)
+    """What tensors of the module reveal that are no weights (`fedcore.buffers`)."""
 
     def release(self, contribution: Contribution[Any], turn: Round) -> Contribution[Any]:
-        """Returns what may leave, after it was checked and audited; raises Refused if it may not."""
-        self.policy.check(contribution.message)
-        if not self.policy.metrics:
-            contribution = dataclasses.replace(contribution, metrics={})
-        if self.folder is not None:
-            self._append("audit.jsonl", _entries(contribution, turn))
-        return contribution
+        """Returns what may leave, after it was checked and audited; raises Refused if it may not.
+
+        Scalars are rounded to six significant digits, so that the audit file holds exactly what left.
+        """
+        self.policy.check(contribution.message, self.levels)
+        metrics = passed(contribution.metrics) if self.policy.allows_metrics else {}
+        answer = dataclasses.replace(contribution, metrics=metrics, seconds=_rounded(contribution.seconds))
+        answer = dataclasses.replace(answer, reveals=revealed(answer, self.levels))
+        self._append("audit.jsonl", _entries(answer, turn, self.levels))
+        return answer
+
+    def note_refusal(self, reason: str, turn: Round) -> None:
+        """Audits the sentence that a site sends in place of an answer."""
+        sent = len(reason.encode())
+        entry = {"round": turn.index, "what": "refusal", "field": "refusal", "reveals": Reveals.WEIGHTS.name,
+                 "to": "server", "text": reason, "bytes": sent}  # fmt: skip
+        self._append("audit.jsonl", iter([entry]))
 
     def note_error(self, error: BaseException, trace: str, turn: Round) -> None:
         """Keeps the whole story of a failed visit at the site; the server learns its kind alone."""
-        if self.folder is not None:
-            entry = {"round": turn.index, "error": f"{type(error).__name__}: {error}", "trace": trace}
-            self._append("errors.jsonl", iter([entry]))
+        entry = {"round": turn.index, "error": f"{type(error).__name__}: {error}", "trace": trace}
+        self._append("errors.jsonl", iter([entry]))
 
     def _append(self, name: str, entries: Iterator[dict[str, Any]]) -> None:
-        assert self.folder is not None
-        append(self.folder / name, "".join(json.dumps(entry) + "\n" for entry in entries))
+        if self.folder is not None:
+            append(self.folder / name, "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
-def _entries(contribution: Contribution[Any], turn: Round) -> Iterator[dict[str, Any]]:
+def passed(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics as they may leave: few, with names that are no free text, finite, of six significant digits.
+
+    Raises:
+        Refused: There are too many, or one is not as it must be. The text quotes no name, which may hold anything.
+    """
+    if len(metrics) > MOST_METRICS:
+        raise Refused(f"{len(metrics)} metrics were logged, at most {MOST_METRICS} leave a site; log fewer")
+    if not all(map(is_metric, metrics)):
+        raise Refused(
+            "a metric's name must be 1 to 64 lower-case letters, digits and underscores and begin with a letter; one "
+            "that was logged is not; rename it where it is logged"
+        )
+    if not all(map(math.isfinite, metrics.values())):
+        raise Refused("a metric is not finite; a metric that cannot be computed must be left out")
+    return {name: _rounded(value) for name, value in metrics.items()}
+
+
+def is_metric(name: str) -> bool:
+    """Whether a metric may have this name."""
+    return _NAME.fullmatch(name) is not None
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _entries(contribution: Contribution[Any], turn: Round, levels: Levels) -> Iterator[dict[str, Any]]:
     """One line per thing that leaves: small tensors each, the many of a model as one."""
+    kind = type(contribution.message).__name__
     weights: list[Leaf] = []
-    for leaf in leaves(contribution.message):
+    for leaf in leaves(contribution.message, levels=levels):
         if leaf.reveals == Reveals.WEIGHTS:
             weights.append(leaf)
             continue
-        yield _entry(turn, "exchange", leaf.name, leaf.reveals, [leaf])
+        what = "weights" if leaf.name.rpartition("/")[2] in levels else "exchange"
+        yield _tensors(turn, what, leaf.name, [leaf])
     if weights:
-        yield _entry(turn, "weights", "weights", Reveals.WEIGHTS, weights)
-    scalars = {"examples": float(contribution.examples), **contribution.metrics}
-    yield {"round": turn.index, "what": "metrics", "field": "metrics", "reveals": Reveals.STATISTICS.name,
-           "values": {k: round(v, 6) for k, v in scalars.items()}, "bytes": 8 * len(scalars)}  # fmt: skip
+        yield _tensors(turn, "weights", "weights", weights)
+    always = {"examples": float(contribution.examples), "seconds": contribution.seconds}
+    yield _scalars(turn, kind, "answer", Reveals.WEIGHTS, always)
+    if contribution.metrics:
+        yield _scalars(turn, kind, "metrics", Reveals.STATISTICS, contribution.metrics)
 
 
-def _entry(turn: Round, what: str, field: str, reveals: Reveals, parts: list[Leaf]) -> dict[str, Any]:
+def _scalars(turn: Round, kind: str, field: str, reveals: Reveals, values: Mapping[str, float]) -> dict[str, Any]:
+    return {"round": turn.index, "what": "metrics", "message": kind, "field": field, "to": "server",
+            "reveals": reveals.name, "values": dict(values), "bytes": _SCALAR_BYTES * len(values)}  # fmt: skip
+
+
+def _tensors(turn: Round, what: str, field: str, parts: list[Leaf]) -> dict[str, Any]:
     digest = hashlib.sha256()
     for leaf in parts:
         digest.update(leaf.tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
     shape = list(parts[0].tensor.shape) if len(parts) == 1 else [sum(leaf.tensor.numel() for leaf in parts)]
     return {
-        "round": turn.index, "what": what, "field": field, "reveals": reveals.name, "tensors": len(parts),
+        "round": turn.index, "what": what, "message": ", ".join(dict.fromkeys(leaf.kind for leaf in parts)),
+        "field": field, "to": parts[0].recipients, "reveals": parts[0].reveals.name, "tensors": len(parts),
         "shape": shape, "dtype": str(parts[0].tensor.dtype).removeprefix("torch."),
         "bytes": sum(leaf.nbytes for leaf in parts), "sha256": digest.hexdigest(),
     }  # fmt: skip

@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from fedcore.data.scaling import Percentiles
-from fedcore.ledger import highest
+from fedcore.ledger import answers, highest
 from fedcore.reading import read_json, yaml_of
-from fedcore.report.digest import meaning
+from fedcore.report.digest import MOST_SENSITIVE, meaning
 from fedcore.report.markdown import plain, table
 from fedcore.report.private import shorten_paths
 from fedcore.report.units import duration, size
@@ -28,13 +28,15 @@ def head(*tags: str) -> str:
     return f"---\nlibrary_name: fedpretrain\ntags: [{', '.join(known)}]\n# license: not decided, see Licence below\n---"
 
 
-def left(rounds: Sequence[Record]) -> str:
-    level = highest(rounds)
+def left(run: RunFolder) -> str:
+    """What left the sites until this card was written."""
+    rounds = run.rounds()
+    level = highest([*rounds, *answers(run.path)])
     visits = [visit for r in rounds for visit in r["sites"].values()]
     up, down = (_per_visit(visits, way) for way in ("up", "down"))
     return f"""## What left the sites
 
-Revealing at most: **{level}** ({meaning(level)}). A site and round: {up} up, {down} down.
+{MOST_SENSITIVE}: **{level}** ({meaning(level)}). A site and round: {up} up, {down} down.
 The `audit.jsonl` of each site lists everything."""
 
 

@@ -7,12 +7,14 @@ method or task. A stage is a function with a parameter `run`; its signature is i
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from fedcore.errors import InputError
@@ -48,10 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         words, packages = users_word(sys.argv[1:] if arguments is None else arguments)
         with trusting(*packages), _termination_as_ctrl_c():
-            sys.exit(dispatch(words[0] if words else "--help", words[1:]))
+            code = dispatch(words[0] if words else "--help", words[1:])
+            sys.stdout.flush()
+            sys.exit(code)
     except InputError as e:
         _complain(str(e))
         sys.exit(2)
+    except BrokenPipeError:  # who reads the output, `| head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt as e:
         _complain(str(e) or "stopped; a training goes on from its last whole round with --resume true")
         sys.exit(130)
@@ -95,6 +102,7 @@ def run_stage(name: str, arguments: Sequence[str]) -> int:
     with RunFolder(recipe.out, recipe.text, recipe.resume) as run:
         stage(run=run, **built)
     print(f"result: {recipe.out}")
+    print(_level(recipe.out))
     return 0
 
 
@@ -121,6 +129,15 @@ def _load(path: str) -> Callable[..., Any]:
     module, function = path.split(":")
     loaded: Callable[..., Any] = getattr(importlib.import_module(module), function)
     return loaded
+
+
+def _level(run: Path) -> str:
+    """What of a run's answers was most sensitive, in the words of its page and card."""
+    from fedcore.ledger import answers, highest
+    from fedcore.report.digest import level_sentence
+    from fedcore.run import RunFolder
+
+    return level_sentence(highest([*RunFolder(run).rounds(), *answers(run)]))
 
 
 def _help() -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fedcore.border import Border
-from fedcore.message import WEIGHTS, Contribution, Message, Reveals, Tensors
+from fedcore.ledger import ANSWERS, note
+from fedcore.message import WEIGHTS, Contribution, Empty, Message, Reveals, Tensors
 from fedcore.policy import Policy
 from fedcore.run import RunFolder
 from fedcore.site import Round
@@ -23,11 +24,11 @@ class Whole(Message):
 
 
 def hand_over(run: RunFolder, site: str, tensors: Tensors) -> None:
-    """The site's audit file notes the model before it leaves; weights, the lowest mark, every policy allows."""
+    """The site's audit file and the run's record note the model; weights, the lowest level, every policy allows."""
     run.require_own()
     about = run.about()
     trained_on = about.get("sites", {}).get(site, {}).get("train", 0)
     rounds = about.get("rounds", 0)
-    Border(Policy(Reveals.WEIGHTS), run.site(site)).release(
-        Contribution(site, Whole(tensors), trained_on), Round(rounds, rounds, 0)
-    )
+    sent = Contribution(site, Whole(tensors), trained_on)
+    left = Border(Policy(Reveals.WEIGHTS), run.site(site)).release(sent, Round(rounds, rounds, 0))
+    note(run.path / ANSWERS, "the whole model", site, Empty(), left)

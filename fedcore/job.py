@@ -6,6 +6,7 @@ folder, resuming, progress, logs, and the loop itself.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,10 +19,10 @@ from fedcore.algorithm import Algorithm, sent_by, share_of
 from fedcore.data.images import Images
 from fedcore.errors import InputError
 from fedcore.federation import Rounds, Survey, federate
-from fedcore.ledger import RoundRecord
+from fedcore.ledger import ANSWERS, RoundRecord
 from fedcore.local import LocalTrainer
 from fedcore.logs import Logs
-from fedcore.message import Message, weights_of
+from fedcore.message import Empty, Message, weights_of
 from fedcore.policy import Policy
 from fedcore.progress import Progress
 from fedcore.run import RunFolder
@@ -51,6 +52,8 @@ class Job:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise InputError(f"workers must be at least 1, got {self.workers}")
+        if weight := metric_of(self.algorithm):
+            self.policy.require_metrics(f"an average weighted by the metric {weight}")
         for part in (self.algorithm, self.survey and self.survey.visitor):
             for kind in sent_by(part):
                 self.policy.foresee(kind)
@@ -64,8 +67,12 @@ class Job:
             The sites, which can be asked more in this process.
         """
         local = LocalTrainer(module, share_of(self.algorithm, module), self.visit)
+        self.policy.foresee_tensors(local.levels)
         state = self.algorithm.start(local)
-        checkpoint = run.begin(about | {"rounds": self.rounds.count, "parameters": _parameters(module)})
+        survey, notes = self._asked()
+        about |= {"rounds": self.rounds.count, "parameters": _parameters(module)}
+        about |= {"buffers": {name: level.name for name, level in local.levels.items()}}
+        checkpoint = run.begin(about | {"notes": [*about.get("notes", []), *notes]})
         if checkpoint.rounds:
             state = checkpoint.restore(state)
         begun, spent = time.perf_counter(), sum(r["seconds"] for r in run.rounds())
@@ -84,17 +91,38 @@ class Job:
                 with self._transport(sites) as transport:
                     state = federate(
                         self.algorithm, transport, state, self.rounds, self.seed,
-                        begin=checkpoint.rounds, survey=self.survey, finished=finished,
+                        begin=checkpoint.rounds, survey=survey, finished=finished,
                     )  # fmt: skip
             except BaseException as e:
                 run.broke(e, seconds=round(spent + time.perf_counter() - begun, 1))
                 raise
         local.reset(weights_of(state))
         run.close("trained", seconds=round(spent + time.perf_counter() - begun, 1))
-        return sites
+        return dataclasses.replace(sites, record=run.path / ANSWERS)
+
+    def _asked(self) -> tuple[Survey | None, list[str]]:
+        """The survey, where sites may send what it asks for; else none, and a note that says so."""
+        sends = set(sent_by(self.survey.visitor)) if self.survey else set()
+        if sends != {Empty} or self.policy.allows_metrics:
+            return self.survey, []
+        told = (
+            "Sites were not asked for scores between rounds: scores are STATISTICS and the policy allows "
+            f"{self.policy.at_most.name}{'' if self.policy.metrics else ' and no metrics'}. To have them, set "
+            "policy.at_most to STATISTICS and policy.metrics to true."
+        )
+        print(told)
+        return None, [told]
 
     def _transport(self, sites: InProcess) -> AbstractContextManager[Transport]:
         return Workers(sites, self.workers) if self.workers > 1 else nullcontext(sites)
+
+
+def metric_of(algorithm: Any) -> str | None:
+    """The metric by which an algorithm's average weights sites, if it is one."""
+    while not hasattr(algorithm, "aggregator") and hasattr(algorithm, "algorithm"):
+        algorithm = algorithm.algorithm
+    weight = getattr(getattr(algorithm, "aggregator", None), "weight", None)
+    return weight if isinstance(weight, str) and weight not in ("examples", "equal") else None
 
 
 def _parameters(module: LightningModule) -> int:

@@ -1,14 +1,24 @@
-"""Bytes and revelations per site and round, as the server sees them."""
+"""Bytes and levels per site and round, as the server sees them: rounds.jsonl, and answers.jsonl for what is asked of
+sites outside of rounds (an evaluation, an audit of a synthetic set, a model that is handed over).
+
+What a run says of its most sensitive data, anywhere, is the `highest` of these lines.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from fedcore.message import Contribution, Message, Refusal, Reveals, exposure, leaves
+from fedcore.errors import InputError
+from fedcore.files import append
+from fedcore.message import Contribution, Message, Refusal, Reveals, leaves, revealed
+from fedcore.reading import ADVICE, json_of, text_of
 
 SCALAR_BYTES = 8
+ANSWERS = "answers.jsonl"
 
 
 @dataclass
@@ -53,7 +63,7 @@ class RoundRecord:
 
     def arrived(self, contribution: Contribution[Any]) -> None:
         record = self.sites[contribution.site]
-        record.examples, record.seconds = contribution.examples, round(contribution.seconds, 4)
+        record.examples, record.seconds = contribution.examples, contribution.seconds
         record.metrics = contribution.metrics
         self._book(contribution)
 
@@ -77,10 +87,10 @@ class RoundRecord:
     def _book(self, contribution: Contribution[Any]) -> None:
         record = self.sites[contribution.site]
         counted = count(contribution.message)
-        # Its name and its number of images go with every answer: one scalar more than the metrics.
-        counted.metrics += SCALAR_BYTES * (1 + len(contribution.metrics))
+        # The number of images and the seconds go with every answer: two scalars more than the metrics.
+        counted.metrics += SCALAR_BYTES * (2 + len(contribution.metrics))
         record.up = _add(record.up, counted)
-        record.reveals = max(exposure(contribution.message), Reveals[record.reveals]).name
+        record.reveals = max(revealed(contribution), Reveals[record.reveals]).name
 
 
 def count(message: Message) -> Bytes:
@@ -98,7 +108,33 @@ def _add(a: Bytes, b: Bytes) -> Bytes:
     return Bytes(a.weights + b.weights, a.exchange + b.exchange, a.metrics + b.metrics)
 
 
-def highest(rounds: Iterable[Mapping[str, Any]]) -> str:
-    """The highest revelation of any site in any round, of lines of rounds.jsonl."""
-    seen = [Reveals[site["reveals"]] for line in rounds for site in line["sites"].values()]
+def highest(lines: Iterable[Mapping[str, Any]]) -> str:
+    """The highest level of anything that any site sent, of lines of rounds.jsonl and answers.jsonl."""
+    seen = [Reveals[site["reveals"]] for line in lines for site in line["sites"].values()]
     return max(seen, default=Reveals.WEIGHTS).name
+
+
+def note(path: Path, asked: str, site: str, down: Message, answer: Contribution[Any] | Refusal) -> None:
+    """Appends to `answers.jsonl` what a site was sent and what it answered outside of rounds."""
+    record = RoundRecord(0)
+    record.sent(site, down)
+    if isinstance(answer, Refusal):
+        record.failed(answer)
+    else:
+        record.arrived(answer)
+    line = {"asked": asked, "sites": asdict(record)["sites"], "refused": record.refused}
+    append(path, json.dumps(line) + "\n")
+
+
+def answers(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `answers.jsonl`; one cut short by a killed process is left out.
+
+    Raises:
+        InputError: Another line is damaged.
+    """
+    path = folder / ANSWERS
+    try:
+        lines = text_of(path).splitlines(keepends=True) if path.exists() else []
+        return [json_of(line) for line in lines if line.endswith("}\n")]
+    except ValueError as e:
+        raise InputError(f"{path} is damaged: {e}; {ADVICE}") from e

@@ -16,12 +16,14 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from fedcore.buffers import levels_of
 from fedcore.data.batches import loader
 from fedcore.errors import InputError, Refused
 from fedcore.keep import KeepOptimizer
 from fedcore.message import Tensors
 from fedcore.seeds import seeded
 from fedcore.site import Round, Site
+from fedcore.unsaved import Unsaved
 from fedcore.visit import ClipFused, Visit, quiet
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -64,6 +66,9 @@ class LocalTrainer:
                     f"share names {prefix!r}, but no tensor of {type(module).__name__} starts with it; "
                     f"it has {sorted({n.split('.')[0] + '.' for n in state})}"
                 )
+        self.levels = levels_of(module, self._travels)
+        """What tensors that travel reveal, where that is more than weights do."""
+        self._unsaved = Unsaved(module)
         self._fresh = {k: v.detach().clone() for k, v in state.items() if not self._travels(k)}
         self._optimizer: Tensors = {}
         if visit.compile:
@@ -75,6 +80,7 @@ class LocalTrainer:
     def at(self, site: Site) -> Iterator[None]:
         """The module is at `site`: its own tensors are in place, and are kept if the visit succeeds."""
         own = {k.removeprefix(MODULE): v for k, v in site.memory.items() if k.startswith(MODULE)}
+        self._unsaved.restore()
         self.load(self._fresh | own)
         self._optimizer = {k.removeprefix(OPTIMIZER): v for k, v in site.memory.items() if k.startswith(OPTIMIZER)}
         yield
@@ -86,6 +92,7 @@ class LocalTrainer:
 
     def reset(self, weights: Tensors) -> None:
         """The module as the server sees it: `weights`, and what belongs to sites as it was at the start."""
+        self._unsaved.restore()
         self.load(self._fresh | weights)
 
     def _changed(self) -> Tensors:

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
 
 from torch import Tensor
 
@@ -26,17 +26,27 @@ class Reveals(IntEnum):
     """What a field gives away about patients, in rising order of risk."""
 
     WEIGHTS = 0
+    """Model weights, and what goes with every answer: the number of images and the seconds it took."""
     STATISTICS = 1
+    """Statistics over images: scores, mean losses, moments, counts."""
     FEATURES = 2
+    """Feature vectors of single images."""
     SAMPLES = 3
+    """Images, or samples like them."""
 
 
 WEIGHTS, STATISTICS, FEATURES, SAMPLES = ({"reveals": level} for level in Reveals)
+Levels = Mapping[str, Reveals]
+"""Tensor of a module's state -> what it reveals, where that is more than WEIGHTS (`fedcore.buffers`)."""
+NO_LEVELS: Levels = {}
 
 
 @dataclass(frozen=True)
 class Message:
     """Base of everything sent. A field is a tensor, a dict of tensors or a further message."""
+
+    recipients: ClassVar[str] = "server"
+    """Who gets the tensors as the site sent them, for the audit file; averages of weights go to all sites."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +67,15 @@ class Leaf:
     tensor: Tensor
     reveals: Reveals
     kind: str
+    recipients: str
 
     @property
     def nbytes(self) -> int:
         return self.tensor.numel() * self.tensor.element_size()
 
 
-def leaves(message: Message, prefix: str = "") -> Iterator[Leaf]:
-    """Every tensor of `message`, nested messages included.
+def leaves(message: Message, prefix: str = "", levels: Levels = NO_LEVELS) -> Iterator[Leaf]:
+    """Every tensor of `message`, nested messages included; `levels` raises what single tensors of a dict reveal.
 
     Raises:
         TypeError: A field holds something else than tensors and messages, or declares no `reveals`.
@@ -72,15 +83,15 @@ def leaves(message: Message, prefix: str = "") -> Iterator[Leaf]:
     for f in dataclasses.fields(message):
         value, name = getattr(message, f.name), f"{prefix}{f.name}"
         if isinstance(value, Message):
-            yield from leaves(value, f"{name}/")
+            yield from leaves(value, f"{name}/", levels)
             continue
         if "reveals" not in f.metadata:
             raise TypeError(f"{type(message).__name__}.{f.name} must declare what it reveals, e.g. metadata=WEIGHTS")
-        level = Reveals(f.metadata["reveals"])
+        level, kind = Reveals(f.metadata["reveals"]), (type(message).__name__, message.recipients)
         if isinstance(value, Tensor):
-            yield Leaf(name, value, level, type(message).__name__)
+            yield Leaf(name, value, level, *kind)
         elif isinstance(value, Mapping):
-            yield from (Leaf(f"{name}/{key}", t, level, type(message).__name__) for key, t in value.items())
+            yield from (Leaf(f"{name}/{k}", t, max(level, levels.get(k, level)), *kind) for k, t in value.items())
         else:
             raise TypeError(f"{type(message).__name__}.{f.name} must hold tensors, found {type(value).__name__}")
 
@@ -94,9 +105,9 @@ def nbytes(message: Message) -> int:
     return sum(leaf.nbytes for leaf in leaves(message))
 
 
-def exposure(message: Message) -> Reveals:
+def exposure(message: Message, levels: Levels = NO_LEVELS) -> Reveals:
     """The highest mark of any field that holds a tensor."""
-    return max((leaf.reveals for leaf in leaves(message)), default=Reveals.WEIGHTS)
+    return max((leaf.reveals for leaf in leaves(message, levels=levels)), default=Reveals.WEIGHTS)
 
 
 def declared(kind: type[Message]) -> Reveals:
@@ -167,8 +178,8 @@ Up = TypeVar("Up", bound=Message)
 class Contribution(Generic[Up]):
     """One site's answer to one round.
 
-    `examples` (images the site trained on) and `metrics` (scalars such as the mean loss) leave the
-    site too: they are statistics, and are audited beside the message.
+    `examples` (images it was made from), `seconds` and `metrics` (scalars such as the mean loss) leave the site too,
+    and are audited with the message. Metrics are STATISTICS; the other two go with every answer and are WEIGHTS.
     """
 
     site: str
@@ -176,6 +187,14 @@ class Contribution(Generic[Up]):
     examples: int
     metrics: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    reveals: Reveals = Reveals.WEIGHTS
+    """The least it is known to reveal; the border that releases it sets it to all that it reveals."""
+
+
+def revealed(contribution: Contribution[Any], levels: Levels = NO_LEVELS) -> Reveals:
+    """The highest level of anything in an answer. All that is said of a run's levels comes from here."""
+    scalars = Reveals.STATISTICS if contribution.metrics else Reveals.WEIGHTS
+    return max(contribution.reveals, exposure(contribution.message, levels), scalars)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedcore.errors import InputError, Refused
-from fedcore.message import Message, Reveals, declared, exposure, leaves
+from fedcore.message import NO_LEVELS, Levels, Message, Reveals, declared, leaves
 
 
 @dataclass(frozen=True)
@@ -13,9 +13,10 @@ class Policy:
     """What sites agree to send."""
 
     at_most: Reveals = Reveals.STATISTICS
-    """Highest revelation of a message allowed: WEIGHTS < STATISTICS < FEATURES < SAMPLES."""
+    """Highest level allowed: WEIGHTS (model weights and number of images) < STATISTICS (over images, scores among
+    them) < FEATURES (of single images) < SAMPLES (images or samples like them)."""
     metrics: bool = True
-    """Whether sites send scalars (mean loss, probe scores) beside their messages."""
+    """Whether sites send scalars (mean loss, probe scores) with their messages, where `at_most` allows STATISTICS."""
     min_patients: int = 10
     """Patients that must stand behind a score or a statistic; a site with fewer sends none."""
 
@@ -23,23 +24,44 @@ class Policy:
         if self.min_patients < 1:
             raise ValueError(f"policy.min_patients must be at least 1, got {self.min_patients}")
 
+    @property
+    def allows_metrics(self) -> bool:
+        """Scalars are statistics: under WEIGHTS none leaves."""
+        return self.metrics and self.at_most >= Reveals.STATISTICS
+
+    def require_metrics(self, what: str) -> None:
+        """Raises InputError if `what` takes scalars that no site will send."""
+        if not self.allows_metrics:
+            raise InputError(
+                f"{what} needs metrics of the sites, which are STATISTICS; the policy allows {self.at_most.name}"
+                f"{'' if self.metrics else ' and no metrics'}; set policy.at_most to STATISTICS and policy.metrics to "
+                "true if the sites agree"
+            )
+
     def foresee(self, kind: type[Message]) -> None:
         """Raises InputError if messages of `kind` reveal more than is allowed, before any site has trained for them.
 
         A field that may stay empty (a slice's position) counts as well: what may leave is agreed to beforehand.
         """
-        level = declared(kind)
-        if level > self.at_most:
-            raise InputError(
-                f"{kind.__name__} reveals {level.name}, the policy allows {self.at_most.name}; set policy.at_most to "
-                f"{level.name} if the sites agree, or choose a method that reveals less"
-            )
+        self._require(kind.__name__, declared(kind))
 
-    def check(self, message: Message) -> None:
+    def foresee_tensors(self, levels: Levels) -> None:
+        """Raises InputError if a tensor that travels with the weights reveals more than is allowed."""
+        for name, level in levels.items():
+            self._require(f"{name}, which travels with the weights,", level)
+
+    def check(self, message: Message, levels: Levels = NO_LEVELS) -> None:
         """Raises Refused if `message` reveals more than is allowed."""
-        if exposure(message) > self.at_most:
-            over = next(leaf for leaf in leaves(message) if leaf.reveals > self.at_most)
+        over = next((leaf for leaf in leaves(message, levels=levels) if leaf.reveals > self.at_most), None)
+        if over is not None:
             raise Refused(
                 f"{over.kind} reveals {over.reveals.name} ({over.name}), the policy allows "
                 f"{self.at_most.name}; set policy.at_most to {over.reveals.name} if the site agrees"
+            )
+
+    def _require(self, what: str, level: Reveals) -> None:
+        if level > self.at_most:
+            raise InputError(
+                f"{what} reveals {level.name}, the policy allows {self.at_most.name}; set policy.at_most to "
+                f"{level.name} if the sites agree, or choose a method that reveals less"
             )

@@ -14,6 +14,7 @@ from fedcore.algorithm import Algorithm, Visitor
 from fedcore.border import Border
 from fedcore.data.images import Images
 from fedcore.errors import Refused
+from fedcore.ledger import note
 from fedcore.local import LocalTrainer
 from fedcore.memory import InMemory, Memories
 from fedcore.message import Contribution, Message, Refusal
@@ -46,6 +47,8 @@ class InProcess:
     """Parent of the sites' own folders, where their audit files are."""
     on_visit: Callable[[str], None] = lambda site: None
     """Told the site's name before each visit (progress bars)."""
+    record: Path | None = None
+    """Where the server books what is asked outside of rounds (`fedcore.ledger.note`); a round books its own."""
 
     def names(self) -> Sequence[str]:
         return list(self.train)
@@ -57,11 +60,14 @@ class InProcess:
     def ask(self, visitor: Visitor, tasks: Tasks, turn: Round) -> Iterator[Answer]:
         for name, down in tasks:
             self.on_visit(name)
-            yield self._visit(visitor, name, down, turn)
+            answer = self._visit(visitor, name, down, turn)
+            if self.record is not None:
+                note(self.record, type(visitor).__name__, name, down, answer)
+            yield answer
 
     def _visit(self, visitor: Visitor, name: str, down: Message, turn: Round) -> Answer:
         site = self.site(name)
-        border = Border(self.policy, site.folder)
+        border = Border(self.policy, site.folder, self.local.levels)
         begun = time.perf_counter()
         try:
             with self.local.at(site):
@@ -72,15 +78,14 @@ class InProcess:
             # Lightning answers Ctrl-C within a fit by leaving the process; it is stopped as anywhere else.
             raise KeyboardInterrupt from e
         except Refused as e:
+            border.note_refusal(str(e), turn)
             return Refusal(name, str(e))
         except Exception as e:
             # Whatever went wrong may quote pixels, paths or patients: the text stays at the site.
             border.note_error(e, traceback.format_exc(), turn)
-            return Refusal(
-                name,
-                f"{type(e).__name__} in {type(visitor).__name__}.visit; the site's errors.jsonl has it",
-                e,
-            )
+            reason = f"{type(e).__name__} in {type(visitor).__name__}.visit; the site's errors.jsonl has it"
+            border.note_refusal(reason, turn)
+            return Refusal(name, reason, e)
         if isinstance(visitor, Algorithm):  # a survey leaves no trace
             self.memories.put(name, site.memory, turn)
         return released

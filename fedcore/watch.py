@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedcore.errors import InputError
-from fedcore.report.digest import highest_revelation, meaning
+from fedcore.report.digest import highest_revelation, level_sentence
 from fedcore.report.read import read_run
 from fedcore.report.run import Run, Turn
 from fedcore.report.units import size
@@ -153,9 +153,7 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
 def _traffic(run: Run) -> Text:
     visits = [visit for turn in run.turns for visit in turn.visits.values()]
     up, down = (sum(sum(way.values()) for way in ways) for ways in ([v.up for v in visits], [v.down for v in visits]))
-    level = highest_revelation(run)
-    told = f"at most {level} ({meaning(level)})" if level else "nothing has left a site yet"
-    return Text(f"{size(up)} up, {size(down)} down; {told}")
+    return Text(f"{size(up)} up, {size(down)} down\n{level_sentence(highest_revelation(run))}")
 
 
 def _notes(run: Run, quiet: float) -> list[Text]:

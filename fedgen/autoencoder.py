@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fedcore.message import Levels, Reveals
 from fedgen.generator import Canvas
 from fedgen.levels import GROUPS, require_halvings, require_widths
 
@@ -79,6 +81,8 @@ class Scale(nn.Module):
     averaged over sites by their images are those of all images together. The mean is subtracted too: the walk begins
     at mean 0, and a KL term of small weight does not keep codes there.
     """
+
+    reveals: ClassVar[Levels] = {"mean": Reveals.STATISTICS, "square": Reveals.STATISTICS}
 
     def __init__(self) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import avg_pool2d, avg_pool3d, normalize, relu
 
+from fedcore.message import Levels, Reveals
 from fedgen.generator import ByName, Canvas, Known
 from fedgen.levels import require_halvings, require_widths
 from fedgen.painter import CONVOLUTIONS
@@ -73,6 +75,8 @@ class Spectral(nn.Module):
     length, below one, does no harm. torch's own takes the length of two such vectors for what it was, and a module
     that has it cannot be sent to a worker process.
     """
+
+    reveals: ClassVar[Levels] = {"v": Reveals.WEIGHTS}  # a function of the weight
 
     def __init__(self, layer: nn.Module):
         super().__init__()

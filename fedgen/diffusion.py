@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
+from fedcore.message import Levels, Reveals
 from fedgen.average import follow
 from fedgen.denoiser import Denoiser, DiffusionGenerator
 from fedgen.generative import Generative, OptimizerFactory
@@ -31,6 +32,7 @@ class Diffusion(Generative):
     """
 
     share: ClassVar[tuple[str, ...]] = ("denoiser.", "average.", "steps")
+    reveals: ClassVar[Levels] = {"steps": Reveals.WEIGHTS}  # how many were trained
 
     def __init__(
         self, canvas: Canvas, known: Known, network: Callable[[int, int], UNet] = UNet, noise: Noise = Noise(),

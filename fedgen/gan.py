@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from fedcore.algorithm import FedAvg
+from fedcore.message import Levels, Reveals
 from fedgen.adversarial import Hinge, Objective
 from fedgen.average import follow
 from fedgen.critic import Critic, Shown
@@ -44,6 +45,7 @@ class GAN(Generative):
     """
 
     share: ClassVar[tuple[str, ...]] = (*PAINTER, "critic.")
+    reveals: ClassVar[Levels] = {"steps": Reveals.WEIGHTS}  # how many were trained
 
     def __init__(
         self, canvas: Canvas, known: Known, painter: Callable[[Canvas, Known], Painter] = Painter,

@@ -19,6 +19,7 @@ from fedcore.data.images import Cohort
 from fedcore.data.synthetic import AUDIT
 from fedcore.errors import InputError
 from fedcore.files import write_json
+from fedcore.ledger import ANSWERS
 from fedcore.local import LocalTrainer
 from fedcore.message import Contribution, Refusal, Weights
 from fedcore.progress import load
@@ -92,6 +93,7 @@ def inspect(
     drawn = DrawnSet.open(folder)
     looked = drawn.without(left_out)
     asked = _recipe(run, overrides)
+    asked["policy"].require_metrics("an audit")
     cohort = load(asked["data"])
     known = Known(cohort.classes, tuple(cohort.split("train")))
     eyes = _Eyes(encoder, cohort)
@@ -159,6 +161,7 @@ def _ask(
 ) -> list[Contribution[Finding]]:
     images, held = cohort.split("train"), _held_out(cohort)
     sites = InProcess(images, LocalTrainer(eyes, (), asked["visit"]), held, asked["policy"], folder=run / "sites")
+    sites.record = run / ANSWERS
     given = []
     for answer in sites.ask(audit, ((name, shown) for name in sites.names()), Round(0, 1, asked["seed"])):
         if isinstance(answer, Refusal):

@@ -22,7 +22,7 @@ def card(run: RunFolder, module: Method, site: str | None = None) -> str:
     sites = {site: about["sites"][site]} if site else about["sites"]
     parts = [
         _head(module), _what(about, rounds, module, sites, site), _load(module), _learned(sites, rounds),
-        left(rounds), recipe_of(run, ["method"]), environment(run, about), LICENCE, USE,
+        left(run), recipe_of(run, ["method"]), environment(run, about), LICENCE, USE,
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -12,6 +12,7 @@ from fedcore.algorithm import FedAvg, share_of
 from fedcore.checkpoint import Checkpoint
 from fedcore.errors import InputError, building
 from fedcore.grid import grid
+from fedcore.ledger import ANSWERS
 from fedcore.local import LocalTrainer
 from fedcore.localonly import LocalOnly
 from fedcore.message import Refusal, Weights
@@ -54,11 +55,13 @@ def probe(path: Path, overrides: Sequence[str] = ()) -> Table:
         raise InputError(f"probe takes a pretrain run, {path} holds {run.about().get('command', 'no run')}")
     run.require_own()
     asked = read_recipe(pretrain, "probe", [str(path / "recipe.yaml"), *overrides]).build()
+    asked["policy"].require_metrics("a probe")
     cohort = load(asked["data"])
     with seeded(asked["seed"]), building("the method or its encoder"):
         module = asked["method"](asked["encoder"](cohort.spatial_dims, cohort.channels))
     local = LocalTrainer(module, share_of(asked["algorithm"] or FedAvg(), module), asked["visit"])
     sites = InProcess(cohort.split("train"), local, cohort.split("test"), asked["policy"], folder=path / "sites")
+    sites.record = path / ANSWERS
     if isinstance(asked["algorithm"], LocalOnly):
         sites.memories = _own_encoders(path, sites)
     else:

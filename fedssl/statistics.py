@@ -8,6 +8,7 @@ inter-node statistical data augmentation and gives no formula for eta.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -23,6 +24,7 @@ from fedssl.bank import Banked, site_number
 class SiteStatistics(Message):
     """First two moments of a site's normalised features, and of how many; count 0: too few to tell."""
 
+    recipients: ClassVar[str] = "server, other sites"
     mean: Float[Tensor, "d"] = field(metadata=STATISTICS)
     covariance: Float[Tensor, "d d"] = field(metadata=STATISTICS)
     count: Float[Tensor, ""] = field(metadata=STATISTICS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -28,6 +29,7 @@ from fedssl.wire import Wire, bounded, decode, encode
 class SiteVectors(Message):
     """What one site uploads of its newest features."""
 
+    recipients: ClassVar[str] = "server, other sites"
     features: Shaped[Tensor, "n d"] = field(metadata=FEATURES)
     scale: Float[Tensor, "m"] = field(metadata=FEATURES)
     """Of each row in int8, else empty."""

@@ -20,7 +20,7 @@ def card(run: RunFolder, module: nn.Module, scores: Record) -> str:
     own = ["network", "segmenter"] if segments else ["encoder", "classifier"]
     parts = [
         head("segmentation" if segments else "classification"), _what(about, module, scores, segments),
-        _use(about, segments), _scores(about, scores), left(run.rounds()), recipe_of(run, own), environment(run, about),
+        _use(about, segments), _scores(about, scores), left(run), recipe_of(run, own), environment(run, about),
         LICENCE, USE,
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -14,6 +14,7 @@ from fedcore.classifiers import SEGMENTER, about_of, trained
 from fedcore.data.findings import with_findings
 from fedcore.data.images import Cohort, Images
 from fedcore.errors import InputError
+from fedcore.ledger import ANSWERS
 from fedcore.local import LocalTrainer
 from fedcore.progress import load
 from fedcore.recipe import read_recipe
@@ -93,7 +94,8 @@ def _asked(stage: Callable[..., None], run: RunFolder, overrides: Sequence[str])
 def _sites(run: RunFolder, module: LightningModule, test: Mapping[str, Images], asked: Mapping[str, Any]) -> InProcess:
     """What a site keeps to itself (all of it, where sites train alone) is used at that site again."""
     local = LocalTrainer(module, share_of(asked["algorithm"] or FedAvg(), module), asked["visit"])
-    return InProcess(test, local, test, asked["policy"], Checkpoint.open(run.path / "state"), run.path / "sites")
+    memories = Checkpoint.open(run.path / "state")
+    return InProcess(test, local, test, asked["policy"], memories, run.path / "sites", record=run.path / ANSWERS)
 
 
 def _as_trained(run: RunFolder, cohort: Cohort) -> Cohort:

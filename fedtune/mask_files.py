@@ -51,11 +51,22 @@ def _like(image: Path, mask: UInt8[np.ndarray, "*space"]) -> bytes:
     source: Any = nibabel.load(image)
     back = ornt_transform(CANONICAL, io_orientation(source.affine))
     volume = apply_orientation(mask.reshape(mask.shape + (1,) * (3 - mask.ndim)), back)
-    header = source.header.copy()
-    header.set_data_dtype(np.uint8)
-    header.set_slope_inter(1, 0)
-    made = nibabel.Nifti1Image(np.ascontiguousarray(volume), source.affine, header)
+    # Of the image's header its geometry alone: descriptions, file names and extensions may name a patient.
+    made = nibabel.Nifti1Image(np.ascontiguousarray(volume), source.affine)
+    made.header.set_xyzt_units(*_units(source.header))
+    for of in ("qform", "sform"):
+        affine, code = getattr(source, f"get_{of}")(coded=True)
+        getattr(made, f"set_{of}")(affine if code else None, int(code), update_affine=False)
     return gzip.compress(made.to_bytes(), mtime=0)
+
+
+def _units(header: Any) -> tuple[str, str]:
+    """Of space and of time, where the header says them in a way that is known."""
+    try:
+        space, time = header.get_xyzt_units()
+    except (KeyError, AttributeError):
+        return "unknown", "unknown"
+    return space, time
 
 
 def _nifti(mask: UInt8[np.ndarray, "d h w"], affine: np.ndarray) -> bytes:

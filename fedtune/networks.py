@@ -8,7 +8,7 @@ images must be multiples of `multiple`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from monai.networks.nets.swin_unetr import SwinUNETR as MonaiSwinUNETR
 from torch import Tensor, nn
 
 from fedcore.encoders import NORMS, Encoder, ResNet
+from fedcore.message import Levels, Reveals
 
 FLEXIBLE = ("batch", {"eps": 1e-3, "momentum": 0.1})
 """The norm of `FlexibleUNet`."""
@@ -183,6 +184,7 @@ class SwinUNETR(MonaiSwinUNETR):
     """MONAI's U of shifted windows (Hatamizadeh et al. 2022, arXiv 2201.01266)."""
 
     multiple = 32
+    reveals: ClassVar[Levels] = {"*.relative_position_index": Reveals.WEIGHTS}  # constants of the windows
 
     def __init__(self, spatial_dims: int, channels: int, structures: int, width: int = 24):
         """

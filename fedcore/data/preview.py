@@ -108,6 +108,8 @@ def _slice(row: Row, size: int) -> tuple[np.ndarray, np.ndarray | None]:
         image = np.rot90(image[..., middle], axes=(1, 2)) if nifti else image[:, middle]
         mask = mask if mask is None else np.rot90(mask[..., middle]) if nifti else mask[middle]
         mm = mm and ((mm[1], mm[0]) if nifti else mm[1:])
+    elif mm is not None:
+        mm = mm[:2]  # a NIfTI of one slice has three sides
     channels = 1 if (image == image[:1]).all() else 3
     square = (size, size)
     return fit(image, square, channels, mm), None if mask is None else fit_mask(mask, square, mm)

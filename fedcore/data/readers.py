@@ -90,7 +90,8 @@ def _reader(path: Path, member: str | None, index: int | None) -> tuple[str, Cal
         return "NIfTI", _nifti
     if suffix in _DICOM or suffix[1:].isdigit():  # names such as 1.2.840.113619.2.5
         return "DICOM", read_dicom
-    raise ImageFault(f"unknown kind of file '{suffix}'; known: {', '.join(_PICTURES)}, .npy, .npz, .nii, .nii.gz, .dcm")
+    known = f"{', '.join(_PICTURES)}, .npy, .npz, .nii, .nii.gz, .dcm"
+    raise ImageFault(f"unknown kind of file, by the end of its name; known: {known}")  # which may hold a name
 
 
 def _guarded(kind: str, read: Callable[[], np.ndarray]) -> np.ndarray:

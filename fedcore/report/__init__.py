@@ -18,14 +18,14 @@ USAGE = "usage: fedpretrain report RUN [RUN ...] [--out page.html] [--images fal
 def write_report(run: Path, images: bool = True, out: Path | None = None) -> Path:
     """Write `<run>/report.html` (or `out`) and return its path; an existing report is replaced in one step.
 
-    `images=False` leaves out every pixel and what galleries say of single images, and shortens absolute paths to
-    their last part, for a page that may travel further than the images may. Raises `InputError` where `run` is
-    not the folder of a run, or where `out` is a file that is no report.
+    `images=False` leaves out every pixel and what galleries say of single images, for a page that may travel further
+    than the images may. Absolute paths are shortened to their last part. Raises `InputError` where `run` is not the
+    folder of a run, or where `out` is a file that is no report.
     """
     from fedcore.report.read import read_run
     from fedcore.report.render import page
 
-    text = page(read_run(run, private=not images), images=images)
+    text = page(read_run(run, private=True), images=images)
     return _write(text, _free(out, "report") if out else run / "report.html")
 
 
@@ -56,7 +56,7 @@ def report_command(runs: Sequence[Path], images: bool = True, out: Path | None =
 
     Args:
         runs: folders of runs, finished or not.
-        images: whether a single run's page shows the sites' images; without them absolute paths are shortened too.
+        images: whether a single run's page shows the sites' images.
         out: where to write; by default report.html in the run, or comparison.html beside the first of several.
     """
     print(write_report(runs[0], images, out) if len(runs) == 1 else write_comparison(runs, out))

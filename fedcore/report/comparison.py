@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedcore.reading import yaml_of
-from fedcore.report.digest import best_probe, highest_revelation, per_visit, probes
+from fedcore.report.digest import best_probe, disagreements, highest_revelation, per_visit, probes
 from fedcore.report.figures import LineChart, line_chart
 from fedcore.report.naming import RANDOM, run_names, start_name
 from fedcore.report.plane import Plane, Point, plane
@@ -145,7 +145,7 @@ def warnings(found: Sequence[Entry]) -> list[str]:
         told.append("The audits looked with different encoders, so their Frechet distances cannot be ranked.")
     if ended := [entry.name for entry in found if entry.run.status != "finished"]:
         told.append(f"{plural(len(ended), 'run')} did not finish: {', '.join(ended)}. Their last records are shown.")
-    told += [f"{entry.name}: {gap}" for entry in found for gap in entry.run.gaps]
+    told += [f"{e.name}: {gap}" for e in found for gap in (*e.run.gaps, *disagreements(e.run))]
     return told
 
 

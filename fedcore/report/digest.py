@@ -24,8 +24,9 @@ _SURVEYS = {
         "How many dimensions carry the features; near 1 is collapse.",
     ),
 }
+MOST_SENSITIVE = "Most sensitive data sent"
 _MEANING = {
-    "WEIGHTS": "model weights only",
+    "WEIGHTS": "model weights and number of images",
     "STATISTICS": "statistics over images",
     "FEATURES": "feature vectors of single images",
     "SAMPLES": "images or samples like them",
@@ -56,8 +57,14 @@ class Left:
     size: int
 
 
-def meaning(reveals: str) -> str:
-    return _MEANING.get(reveals, "")
+def meaning(level: str) -> str:
+    """A level in plain words, the same wherever a run says what left."""
+    return _MEANING.get(level, "")
+
+
+def level_sentence(level: str) -> str:
+    """As a line of the terminal."""
+    return f"{MOST_SENSITIVE}: {level} ({meaning(level)})" if level else "Nothing has left a site yet"
 
 
 def kinds(run: Run) -> tuple[str, ...]:
@@ -88,8 +95,28 @@ def best_probe(run: Run) -> tuple[float, int] | None:
 
 
 def highest_revelation(run: Run) -> str:
-    audited = [departure.reveals for site in run.audits.values() for departure in site.values()]
-    return highest(audited + [visit.reveals for visit in _visits(run)])
+    """Of all that the server got, in rounds and outside of them; "" where nothing has left yet."""
+    return highest([visit.reveals for visit in [*_visits(run), *answers(run)]])
+
+
+def answers(run: Run) -> list[Visit]:
+    """What sites were asked outside of rounds."""
+    return [visit for answer in run.answers for visit in answer.values()]
+
+
+def disagreements(run: Run) -> list[str]:
+    """Sites whose own audit file lists something more sensitive than the server's record has of them."""
+    told = []
+    for site, audit in run.audits.items():
+        listed, booked = (highest(levels) for levels in ([one.reveals for one in audit.values()], _booked(run, site)))
+        if booked and highest([listed, booked]) != booked:
+            told.append(f"The audit of {site} lists {listed}, the run's own record of that site {booked} at most.")
+    return told
+
+
+def _booked(run: Run, site: str) -> list[str]:
+    sent = [turn.visits for turn in run.turns] + list(run.answers)
+    return [visits[site].reveals for visits in sent if site in visits]
 
 
 def ledger(run: Run) -> tuple[Entry, ...]:
@@ -105,7 +132,7 @@ def _entry(run: Run, site: str) -> Entry:
         refused=sum(site in turn.refused for turn in run.turns),
         up={kind: sum(visit.up.get(kind, 0) for visit in visits) for kind in kinds(run)},
         down={kind: sum(visit.down.get(kind, 0) for visit in visits) for kind in kinds(run)},
-        reveals=highest([*(visit.reveals for visit in visits), *(one.reveals for one in left)]),
+        reveals=highest(_booked(run, site)),
         audited=sum(one.count for one in left),
         audited_bytes=sum(one.size for one in left),
     )

@@ -80,14 +80,14 @@ def flows(run: Run) -> tuple[Flow, ...]:
 
 
 def level(run: Run, kind: str) -> str:
-    """What a kind of bytes reveals. Of an exchange the audits know; what comes back down is made of it."""
+    """What a kind of bytes reveals; what comes back down is made of it."""
     if kind == "weights":
-        return "WEIGHTS"
-    if kind == "metrics":
-        return "STATISTICS"
-    left = [one for audit in run.audits.values() for field, one in audit.items() if field != "metrics"]
-    visits = [visit.reveals for turn in run.turns for visit in turn.visits.values()]
-    return highest([one.reveals for one in left] + visits)
+        return highest(["WEIGHTS", *run.buffers.values()])
+    if kind == "metrics":  # where no metric left, the number of images and the seconds of each answer
+        told = any(visit.metrics for turn in run.turns for visit in turn.visits.values())
+        return "STATISTICS" if told or any(any(turn.survey.values()) for turn in run.turns) else "WEIGHTS"
+    visits = [visit for turn in run.turns for visit in turn.visits.values()]
+    return highest([v.reveals for v in visits if v.up.get(kind)] or [v.reveals for v in visits])
 
 
 def _average(run: Run, way: Callable[[Visit], Mapping[str, int]]) -> dict[str, dict[str, float]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.errors import InputError
+from fedcore.ledger import ANSWERS
 from fedcore.report.inspection import read_inspection
 from fedcore.report.parse import (
     counts,
@@ -45,6 +46,7 @@ def read_run(folder: Path, *, private: bool = False) -> Run:
     lines = read_lines(folder / "rounds.jsonl", gaps, label="rounds.jsonl", lacking=_no_rounds(about))
     turns = _turns((clean(line) for line in lines), gaps)
     gaps += _unlike_committed(folder)
+    answers = read_lines(folder / ANSWERS, gaps, label=ANSWERS, lacking="")
     scores = _scores(clean(read_object(folder / "scores.json", gaps)))
     return Run(
         name=folder.resolve().name,
@@ -64,6 +66,8 @@ def read_run(folder: Path, *, private: bool = False) -> Run:
         notes=texts(about.get("notes")),
         recipe=shorten_recipe(recipe) if private and recipe else recipe,
         environment=_environment(folder / "environment.json", gaps, clean),
+        answers=tuple(_visits(line) for line in answers),
+        buffers={name: str(level) for name, level in mapping(about.get("buffers")).items()},
         audits={site.name: _audit(site / "audit.jsonl", gaps) for site in _site_folders(folder / "sites")},
         turns=turns,
         scores=scores,
@@ -102,11 +106,15 @@ def _turns(lines: Iterable[Mapping[str, Any]], gaps: list[str]) -> tuple[Turn, .
         turns[index] = Turn(
             index=index,
             seconds=number(line.get("seconds")),
-            visits={site: _visit(mapping(visit)) for site, visit in mapping(line.get("sites")).items()},
+            visits=_visits(line),
             refused={site: str(reason) for site, reason in mapping(line.get("refused")).items()},
             survey={site: numbers(found) for site, found in mapping(line.get("survey")).items()},
         )
     return tuple(turns[index] for index in sorted(turns))
+
+
+def _visits(line: Mapping[str, Any]) -> dict[str, Visit]:
+    return {site: _visit(mapping(visit)) for site, visit in mapping(line.get("sites")).items()}
 
 
 def _visit(found: Mapping[str, Any]) -> Visit:

@@ -28,7 +28,7 @@ _LIST = 400_000  # characters of a list: some thousand faults
 
 def page(run: Run, *, images: bool = True) -> str:
     """The page as text; without `images` no pixel of a site is in it, and nothing of its gallery."""
-    gaps = list(run.gaps)
+    gaps = [*run.gaps, *digest.disagreements(run)]
     galleries = read_galleries(run.folder, run.sites, run.classes, gaps) if images else ()
     exhibits = read_exhibits(run.folder, run.sites, run.classes, gaps) if images else ()
     outlines = read_outlines(run.folder, run.sites, gaps) if images else ()
@@ -148,7 +148,7 @@ def _environment() -> Environment:
         "revealing": _revealing,
         "shortened": _shortened,
     }
-    made.globals |= {"meaning": digest.meaning}
+    made.globals |= {"meaning": digest.meaning, "most_sensitive": digest.MOST_SENSITIVE}
     return made
 
 

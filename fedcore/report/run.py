@@ -115,7 +115,10 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder. `gaps` says in sentences what its files lack; `audits` is site -> field -> departures."""
+    """A run folder. `gaps` says in sentences what its files lack; `audits` is site -> field -> departures; `answers`
+    are site -> what it sent when it was asked outside of rounds; `buffers` are tensors that travel with the weights and
+    reveal more, with their levels.
+    """
 
     name: str
     folder: Path
@@ -137,6 +140,8 @@ class Run:
     recipe: str
     environment: Mapping[str, str]
     turns: tuple[Turn, ...]
+    answers: tuple[Mapping[str, Visit], ...]
+    buffers: Mapping[str, str]
     audits: Mapping[str, Mapping[str, Departure]]
     scores: Scores | None
     inspection: Inspection | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedcore.report.digest import best_probe, highest_revelation, ledger, meaning, per_visit
+from fedcore.report.digest import MOST_SENSITIVE, best_probe, highest_revelation, ledger, meaning, per_visit
 from fedcore.report.inspection import figure
 from fedcore.report.run import Run
 from fedcore.report.units import duration, interval, metric_name, plural, size
@@ -105,5 +105,5 @@ def _traffic(run: Run) -> list[Figure]:
     return [
         Figure("Up", size(up), "per site and round"),
         Figure("Down", size(down), "per site and round"),
-        Figure("Revealed at most", reveals.capitalize(), meaning(reveals)),
+        Figure(MOST_SENSITIVE, reveals, meaning(reveals)),
     ]

@@ -14,7 +14,7 @@ from torch import Tensor
 from fedcore.border import Border
 from fedcore.errors import InputError, Refused
 from fedcore.ledger import RoundRecord
-from fedcore.message import FEATURES, SAMPLES, STATISTICS, Contribution, Message, Reveals, Weights
+from fedcore.message import FEATURES, SAMPLES, STATISTICS, Contribution, Message, Reveals, Weights, revealed
 from fedcore.policy import Policy
 from fedcore.site import Round
 
@@ -39,7 +39,7 @@ RICH = Rich(
     rows=torch.ones(4, 8, dtype=torch.float16),
     empty=torch.zeros(0),
 )
-SENT = Contribution("a", RICH, 12, {"loss": 0.123456789, "knn": 0.5})
+SENT = Contribution("a", RICH, 12, {"loss": 0.123456789, "knn": 0.5}, seconds=2.3456789)
 TURN = Round(3, 5, 0)
 
 
@@ -58,7 +58,9 @@ def test_more_than_the_policy_allows_is_refused_by_field(level: Reveals) -> None
 def test_what_the_policy_allows_passes_unchanged() -> None:
     Policy(Reveals.SAMPLES).check(RICH)
     Policy(Reveals.WEIGHTS).check(RICH.model)
-    assert Border(Policy(Reveals.SAMPLES)).release(SENT, TURN) is SENT
+    released = Border(Policy(Reveals.SAMPLES)).release(SENT, TURN)
+    assert released.message is RICH
+    assert (released.site, released.examples, released.reveals) == ("a", 12, Reveals.SAMPLES)
     assert Policy().at_most == Reveals.STATISTICS  # features leave only where a recipe says so
 
 
@@ -88,12 +90,65 @@ def test_the_audit_lists_everything_that_leaves(tmp_path: Path) -> None:
         ("rows", "FEATURES", 64),
         ("empty", "SAMPLES", 0),
         ("weights", "WEIGHTS", 28),
-        ("metrics", "STATISTICS", 24),
+        ("answer", "WEIGHTS", 16),
+        ("metrics", "STATISTICS", 16),
     ]
     assert {e["round"] for e in audit} == {3}
     assert (audit[1]["shape"], audit[1]["dtype"]) == ([4, 8], "float16")
     assert (audit[3]["shape"], audit[3]["tensors"]) == ([6], 2)
-    assert audit[4]["values"] == {"examples": 12.0, "loss": 0.123457, "knn": 0.5}
+    assert audit[4]["values"] == {"examples": 12.0, "seconds": 2.34568}
+    assert audit[5]["values"] == {"loss": 0.123457, "knn": 0.5}
+    assert [e["message"] for e in audit] == ["Rich", "Rich", "Rich", "Weights", "Rich", "Rich"]
+    assert {e["to"] for e in audit} == {"server"}
+
+
+def test_what_leaves_is_rounded_before_it_leaves_so_that_the_audit_is_exact(tmp_path: Path) -> None:
+    released = Border(Policy(Reveals.SAMPLES), tmp_path).release(SENT, TURN)
+    answer, metrics = entries(tmp_path / "audit.jsonl")[-2:]
+    assert metrics["values"] == released.metrics == {"loss": 0.123457, "knn": 0.5}
+    assert answer["values"] == {"examples": released.examples, "seconds": released.seconds}
+
+
+@pytest.mark.parametrize("metrics", [
+    {"patient John Doe 1961-02-03": 1.0}, {"Loss": 1.0}, {"": 1.0}, {"a" * 65: 1.0}, {"loss\n": 1.0}, {"_loss": 1.0},
+    {f"pixel_{at}": 0.5 for at in range(33)}, {"loss": float("nan")}, {"loss": float("inf")},
+])  # fmt: skip
+def test_metrics_are_no_channel_for_anything_else(tmp_path: Path, metrics: dict[str, float]) -> None:
+    with pytest.raises(Refused, match="metric") as refused:
+        Border(Policy(Reveals.SAMPLES), tmp_path).release(Contribution("a", RICH, 1, metrics), TURN)
+    assert "John" not in str(refused.value)
+    assert not (tmp_path / "audit.jsonl").exists()
+
+
+@pytest.mark.parametrize("policy", [Policy(Reveals.WEIGHTS), Policy(metrics=False)], ids=["weights", "off"])
+def test_a_policy_without_statistics_lets_no_metric_leave(tmp_path: Path, policy: Policy) -> None:
+    """Not even one that would be refused for its name."""
+    sent = Contribution("a", RICH.model, 12, {"John Doe": 1.0})
+    released = Border(policy, tmp_path).release(sent, TURN)
+    assert (released.metrics, released.reveals) == ({}, Reveals.WEIGHTS)
+    assert {e["reveals"] for e in entries(tmp_path / "audit.jsonl")} == {"WEIGHTS"}
+    with pytest.raises(InputError, match=r"a probe needs metrics of the sites, .* set policy\.at_most to STATISTICS"):
+        policy.require_metrics("a probe")
+
+
+def test_a_tensor_that_is_no_weight_counts_as_what_it_is_declared_to_reveal(tmp_path: Path) -> None:
+    sent, levels = Contribution("a", RICH.model, 12), {"steps": Reveals.STATISTICS}
+    with pytest.raises(Refused, match=r"Weights reveals STATISTICS \(tensors/steps\), the policy allows WEIGHTS"):
+        Border(Policy(Reveals.WEIGHTS), tmp_path, levels).release(sent, TURN)
+    released = Border(Policy(), tmp_path, levels).release(sent, TURN)
+    assert revealed(released) == Reveals.STATISTICS  # the server, which has no levels, goes by what the border says
+    audit = entries(tmp_path / "audit.jsonl")
+    assert [(e["what"], e["field"], e["reveals"]) for e in audit[:2]] == [
+        ("weights", "tensors/steps", "STATISTICS"), ("weights", "weights", "WEIGHTS"),
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"steps, which travels with the weights, reveals STATISTICS"):
+        Policy(Reveals.WEIGHTS).foresee_tensors(levels)
+
+
+def test_a_refusal_leaves_too_and_is_audited(tmp_path: Path) -> None:
+    Border(Policy(), tmp_path).note_refusal("the loss became nan", TURN)
+    (line,) = entries(tmp_path / "audit.jsonl")
+    assert (line["what"], line["text"], line["bytes"]) == ("refusal", "the loss became nan", 19)
 
 
 def test_the_audit_and_the_servers_ledger_count_the_same_bytes(tmp_path: Path) -> None:
@@ -127,7 +182,7 @@ def test_tensors_of_every_kind_are_audited(tmp_path: Path) -> None:
 def test_without_metrics_only_the_number_of_images_leaves(tmp_path: Path) -> None:
     released = Border(Policy(Reveals.SAMPLES, metrics=False), tmp_path).release(SENT, TURN)
     assert (released.metrics, released.examples) == ({}, 12)
-    assert entries(tmp_path / "audit.jsonl")[-1]["values"] == {"examples": 12.0}
+    assert entries(tmp_path / "audit.jsonl")[-1]["values"] == {"examples": 12.0, "seconds": 2.34568}
 
 
 def test_the_audit_is_added_to_and_never_rewritten(tmp_path: Path) -> None:

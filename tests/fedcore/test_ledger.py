@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from fedcore.exchange import Carried
-from fedcore.ledger import Bytes, RoundRecord, count
+from fedcore.ledger import ANSWERS, Bytes, RoundRecord, answers, count, highest, note
 from fedcore.message import Contribution, Empty, Refusal, Weights
 from tests.fedcore.test_exchange import Total
 
@@ -24,10 +25,10 @@ def test_up_and_down_of_a_round_by_hand() -> None:
     record = RoundRecord(0)
     for site in "ab":
         record.sent(site, MODEL)
-    record.arrived(Contribution("a", BOTH, 7, {"loss": 1.0, "knn": 0.5}, seconds=1.23456789))
+    record.arrived(Contribution("a", BOTH, 7, {"loss": 1.0, "knn": 0.5}, seconds=1.2346))
     a, b = record.sites["a"], record.sites["b"]
     assert a.down == b.down == Bytes(weights=48)
-    assert a.up == Bytes(weights=48, exchange=6, metrics=8 * 3)  # two metrics and the number of images
+    assert a.up == Bytes(weights=48, exchange=6, metrics=8 * 4)  # two metrics, images and seconds
     assert b.up == Bytes()
     assert (a.examples, a.seconds, a.reveals, b.reveals) == (7, 1.2346, "STATISTICS", "WEIGHTS")
 
@@ -39,7 +40,7 @@ def test_a_survey_is_booked_beside_the_visit() -> None:
     record.sent("a", MODEL)
     record.surveyed(Contribution("a", Empty(), 7, {"knn": 0.5}))
     a = record.sites["a"]
-    assert (a.down, a.up) == (Bytes(weights=96), Bytes(weights=48, exchange=6, metrics=32))
+    assert (a.down, a.up) == (Bytes(weights=96), Bytes(weights=48, exchange=6, metrics=48))
     assert (a.metrics, record.survey) == ({"loss": 1.0}, {"a": {"knn": 0.5}})
     assert a.reveals == "STATISTICS"
 
@@ -51,6 +52,30 @@ def test_the_mean_of_a_metric_counts_images() -> None:
         record.arrived(Contribution(site, Empty(), examples, metrics))
     assert record.mean("loss") == pytest.approx(2.0)
     assert record.mean("knn") is None
+
+
+def test_metrics_are_statistics_and_the_number_of_images_is_not() -> None:
+    record = RoundRecord(0)
+    for site, metrics in (("a", {"loss": 1.0}), ("b", {})):
+        record.sent(site, MODEL)
+        record.arrived(Contribution(site, MODEL, 7, metrics))
+    assert {name: site.reveals for name, site in record.sites.items()} == {"a": "STATISTICS", "b": "WEIGHTS"}
+    assert highest([record.as_dict()]) == "STATISTICS"
+    record.surveyed(Contribution("b", Empty(), 7, {"knn": 0.5}))
+    assert record.sites["b"].reveals == "STATISTICS"
+
+
+def test_what_is_asked_outside_of_rounds_is_booked_too(tmp_path: Path) -> None:
+    path = tmp_path / "run" / ANSWERS
+    note(path, "Evaluate", "a", MODEL, Contribution("a", BOTH, 7, {"auroc": 0.5}))
+    note(path, "Evaluate", "b", MODEL, Refusal("b", "no images"))
+    with path.open("a") as file:
+        file.write('{"asked": "Eva')  # a process that was killed
+    first, second = answers(path.parent)
+    assert (first["asked"], second["refused"]) == ("Evaluate", {"b": "no images"})
+    assert first["sites"]["a"]["up"] == {"weights": 48, "exchange": 6, "metrics": 24}
+    assert highest([first, second]) == "STATISTICS"
+    assert answers(tmp_path) == []
 
 
 def test_a_line_of_rounds_jsonl() -> None:

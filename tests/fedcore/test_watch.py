@@ -62,12 +62,12 @@ def test_a_running_run_on_one_screen(folder: Path) -> None:
     # Weighted by images: (8 * 300 + 4 * 100) / 400, then north's 7 alone, then (6 * 300 + 2 * 100) / 400.
     assert rows[2] == "loss 7.000 ██▁ 5.000"
     assert rows[3] == "kNN 0.250 ▁█ 0.500"
-    assert rows[4] == "10 MB up, 3 MB down; at most STATISTICS (statistics over images)"
-    assert rows[5] == "round 1: [red]south left out: the loss became nan"
-    assert rows[6] == "site images round loss kNN seconds up down refused"
-    assert rows[7] == "north 300 2 6.000 0.500 1.2 6 MB 1.5 MB -"
-    assert rows[8] == "[red]south 100 2 2.000 - 1.2 4 MB 1.5 MB 1"
-    assert len(rows) == 9
+    assert rows[4:6] == ["10 MB up, 3 MB down", "Most sensitive data sent: STATISTICS (statistics over images)"]
+    assert rows[6] == "round 1: [red]south left out: the loss became nan"
+    assert rows[7] == "site images round loss kNN seconds up down refused"
+    assert rows[8] == "north 300 2 6.000 0.500 1.2 6 MB 1.5 MB -"
+    assert rows[9] == "[red]south 100 2 2.000 - 1.2 4 MB 1.5 MB 1"
+    assert len(rows) == 10
     assert max(map(len, text.splitlines())) <= 80
 
 
@@ -81,7 +81,7 @@ def test_before_the_first_round(folder: Path) -> None:
     text = shown(folder, quiet=5000.0)
     assert "round 0 of 10" in text
     assert "1:23:20 so far" in text
-    assert "nothing has left a site yet" in text
+    assert "Nothing has left a site yet" in text
     assert "left out" not in text
     assert "no news" not in text  # nothing says how long a round takes here
 

@@ -35,7 +35,12 @@ def test_it_says_what_it_is_what_it_learned_from_and_what_left(run: RunFolder, t
     text = card(run, SimCLR(toy()))
     for what in ("2 sites together", "Toy(norm=True), 536 parameters", "SimCLR for 2 rounds", "32 x 48 pixels"):
         assert what in text
-    for fact in ("| north | 123 | 45 |", "| south | 67 | 8 |", "at most: **FEATURES**", "Not a medical device"):
+    for fact in (
+        "| north | 123 | 45 |",
+        "| south | 67 | 8 |",
+        "Most sensitive data sent: **FEATURES**",
+        "Not a medical device",
+    ):
         assert fact in text
 
 
@@ -86,7 +91,7 @@ def test_the_last_scores_of_each_site_are_told(told: str) -> None:
 
 
 def test_traffic_is_that_of_a_site_and_round(told: str) -> None:
-    assert "at most: **FEATURES** (feature vectors of single images). A site and round: 1.5 MB up, 500 B down." in told
+    assert "(feature vectors of single images). A site and round: 1.5 MB up, 500 B down." in told
 
 
 def test_the_recipe_is_told_in_lines_and_without_paths(told: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from fedcore.report.digest import (
     best_probe,
     departures,
+    disagreements,
     highest_revelation,
     kinds,
     ledger,
@@ -64,13 +65,16 @@ def test_the_mean_of_a_visit_leaves_refused_visits_out(full_run: Path) -> None:
     assert per_visit(run, lambda visit: visit.down) == 2_100_000
 
 
-def test_the_audit_can_raise_what_was_revealed(make_run: MakeRun) -> None:
+def test_an_audit_file_that_lists_more_than_the_record_is_told(make_run: MakeRun) -> None:
     folder = make_run()
     with (folder / "sites" / "hospital_2" / "audit.jsonl").open("a") as file:
         file.write('{"round": 3, "field": "exchange/virtual", "reveals": "SAMPLES", "bytes": 7}\n')
     run = read_run(folder)
-    assert highest_revelation(run) == "SAMPLES"
-    assert [entry.reveals for entry in ledger(run)] == ["FEATURES", "SAMPLES", "FEATURES", "FEATURES"]
+    assert highest_revelation(run) == "FEATURES"  # what the server got says it, for every page and card
+    assert disagreements(run) == [
+        "The audit of hospital_2 lists SAMPLES, the run's own record of that site FEATURES at most."
+    ]
+    assert [entry.reveals for entry in ledger(run)] == ["FEATURES"] * 4
     assert departures(run)[-1].size == 7
     assert departures(run)[0].count == 4 * 12
 

@@ -74,10 +74,22 @@ def test_many_sites_are_gathered_and_nothing_is_lost(make_run: MakeRun, count: i
     assert sum(width(band) for band in bands(up).values()) == pytest.approx(up.server[1], abs=1.0)
 
 
-def test_an_exchange_reveals_what_the_audits_say(make_run: MakeRun) -> None:
+def test_each_kind_of_bytes_has_its_level(make_run: MakeRun) -> None:
     run = read_run(make_run())
     assert [level(run, kind) for kind in ("weights", "exchange", "metrics")] == ["WEIGHTS", "FEATURES", "STATISTICS"]
     assert revealed(run) == (("WEIGHTS", True), ("STATISTICS", True), ("FEATURES", True), ("SAMPLES", False))
+
+
+def test_without_metrics_the_number_of_images_is_of_the_lowest_level(make_run: MakeRun) -> None:
+    bare = {"up": {"weights": 9, "metrics": 16}, "down": {"weights": 9}, "reveals": "WEIGHTS"}
+    assert revealed(run_of(make_run(), {"hospital_1": bare}))[:2] == (("WEIGHTS", True), ("STATISTICS", False))
+
+
+def test_a_tensor_that_travels_with_the_weights_and_reveals_more_raises_them(make_run: MakeRun) -> None:
+    folder = make_run()
+    about = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(about | {"buffers": {"scale.mean": "STATISTICS"}}))
+    assert level(read_run(folder), "weights") == "STATISTICS"
 
 
 def test_a_revelation_nobody_knows_is_shown_too(make_run: MakeRun) -> None:

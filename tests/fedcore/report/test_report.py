@@ -81,9 +81,10 @@ def test_every_section_of_a_full_run(full_run: Path) -> None:
         "trained with 10 % of the labels", "0.830 to 0.920",
         "2 refusals", "400 test, 1 left out", "Final scores by site", "Healthy.", "Map of the features",
         "the two directions in which the features vary most", "hospital_2, normal", "Nearest neighbours",
-        "10 of 20 neighbours share the class", "Up, from the sites An average round", "samples: images or samples",
+        "10 of 20 neighbours share the class", "Up, from the sites An average round",
+        "SAMPLES (images or samples like them)", "Most sensitive data sent",
         "Probe: accuracy of nearest neighbours", "1, spread evenly", "Effective rank",
-        "This page shows images of the sites.", "What crossed the sites' borders", "exchange/features",
+        "This page shows images of the sites.", "Data sent and received", "exchange/features",
         "hospital_3, round 4: the loss became NaN", "hospital_4: 2 images could not be read",
         "hospital_2 holds 3 duplicates", "class_path: fedssl.SimCLR",
     ):  # fmt: skip
@@ -92,7 +93,7 @@ def test_every_section_of_a_full_run(full_run: Path) -> None:
 
 def test_the_ledger_adds_up(full_run: Path) -> None:
     text = read(write_report(full_run)).text
-    assert "hospital_1 12 18 MB 14.4 MB 3.6 MB 192 B 25.2 MB 14.4 MB 10.8 MB 0 B features 24 18 MB" in text
+    assert "hospital_1 12 18 MB 14.4 MB 3.6 MB 192 B 25.2 MB 14.4 MB 10.8 MB 0 B FEATURES 24 18 MB" in text
     assert "hospital_3 10 + 2 refused 15 MB" in text
 
 
@@ -274,7 +275,8 @@ def test_a_comparison_has_its_sections(make_run: MakeRun, write_scores: Callable
     reader = read(page)
     for said in (
         "5 runs side by side", "moco_0.1", "finetune", "SimCLR", "random weights", "0.760", "0.710 to 0.800",
-        "features", "Balanced accuracy by labels", "AUROC by labels", "Balanced accuracy by traffic",
+        "FEATURES feature vectors of single images", "Balanced accuracy by labels", "AUROC by labels",
+        "Balanced accuracy by traffic",
         "1 min 21 s", "1.5 MB",
     ):  # fmt: skip
         assert said in reader.text, said

@@ -39,7 +39,7 @@ def test_what_is_unknown_is_left_out(make_run: MakeRun) -> None:
         "Time",
         "Up",
         "Down",
-        "Revealed at most",
+        "Most sensitive data sent",
     ]
 
 

@@ -1,0 +1,258 @@
+"""Everything that leaves a site, in each kind of run, against what README says leaves and what each run says of itself.
+
+What leaves passes one door, `Border.release`. It is watched here, and every tensor and number that passed is held
+against the sites' audit files, the server's record, the pages and cards, and README's table, line by line.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fedcore.border import Border, is_metric
+from fedcore.cli import _level
+from fedcore.data.phantom import Phantoms
+from fedcore.data.source import Data
+from fedcore.encoders import ResNet
+from fedcore.errors import InputError
+from fedcore.federation import Rounds
+from fedcore.fednova import FedNova
+from fedcore.ledger import answers, highest
+from fedcore.localonly import LocalOnly
+from fedcore.message import Contribution, Leaf, Reveals, leaves
+from fedcore.policy import Policy
+from fedcore.quantised import Quantised
+from fedcore.recipe import read_recipe
+from fedcore.report import write_comparison, write_report
+from fedcore.report.digest import level_sentence, meaning
+from fedcore.report.read import read_run
+from fedcore.run import RunFolder
+from fedcore.scaffold import Scaffold
+from fedcore.visit import Visit
+from fedcore.watch import picture
+from fedgen.autoencoder import Autoencoder
+from fedgen.critic import Critic
+from fedgen.exhibit import Exhibit
+from fedgen.gan import GAN
+from fedgen.inspection import inspect
+from fedgen.inversion import Inversion
+from fedgen.invert import invert
+from fedgen.mdgan import MDGAN
+from fedgen.painter import Painter
+from fedgen.release import release
+from fedgen.sample import sample
+from fedgen.sampling import Sampler
+from fedgen.train import train
+from fedgen.vae import VAE
+from fedssl.moco import MoCo
+from fedssl.pretrain import pretrain
+from fedssl.simclr import SimCLR
+from fedssl.statistics import ShareStatistics
+from fedssl.vectors import ShareVectors
+from fedtune.finetune import finetune
+from fedtune.networks import UShaped
+from fedtune.segment import segment
+
+README = Path(__file__).parents[1] / "README.md"
+WORDS = ["--data.size", "16", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "100"]
+ENCODER_WORDS = ["--encoder", "fedcore.encoders.ResNet", "--encoder.depth", "10", "--encoder.stem", "2"]
+DATA = Data(size=16, phantom=Phantoms(sites=2, images_per_site=100, test_fraction=0.4))
+ENCODER = partial(ResNet, depth=10, stem=2)
+MOCO = partial(MoCo, bank=64, remote=64, hidden=16, dim=8)
+VISIT = Visit(batch_size=16, max_steps=4, accelerator="cpu")
+SHORT: dict[str, Any] = {"data": DATA, "rounds": Rounds(1), "loggers": (), "visit": VISIT}
+STATISTICS, FEATURES = Policy(Reveals.STATISTICS), Policy(Reveals.FEATURES)
+QUIET, WEIGHTS = Policy(metrics=False), Policy(Reveals.WEIGHTS)
+SMALL_GAN = partial(GAN, painter=partial(Painter, widths=(8, 8), latent=4), critic=partial(Critic, widths=(8, 8)))
+SMALL_VAE = partial(VAE, network=partial(Autoencoder, widths=(8, 8)))
+PRETRAINED: dict[str, dict[str, Any]] = {
+    "weights": {"policy": WEIGHTS}, "quiet": {"policy": QUIET}, "metrics": {},
+    "statistics": {"method": MOCO, "exchange": ShareStatistics(draw=16, at_least=8)},
+    "vectors": {"method": MOCO, "exchange": ShareVectors(per_site=8, draw=8), "policy": FEATURES},
+    "controls": {"algorithm": Scaffold()}, "lengths": {"algorithm": FedNova()}, "int8": {"algorithm": Quantised()},
+    "alone": {"algorithm": LocalOnly()},
+}  # fmt: skip
+TUNED: dict[str, dict[str, Any]] = {
+    "classes": {}, "classes quiet": {"policy": QUIET}, "classes alone": {"algorithm": LocalOnly()},
+}  # fmt: skip
+LEVELS = {
+    "weights": "WEIGHTS", "quiet": "WEIGHTS", "metrics": "STATISTICS", "statistics": "STATISTICS",
+    "vectors": "FEATURES", "controls": "STATISTICS", "lengths": "STATISTICS", "int8": "STATISTICS",
+    "alone": "STATISTICS", "classes": "STATISTICS", "classes quiet": "STATISTICS", "classes alone": "STATISTICS",
+    "masks": "STATISTICS", "gan": "STATISTICS", "vae": "STATISTICS", "mdgan": "STATISTICS",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What passed the door at a site of a run."""
+
+    run: str
+    site: str
+    answer: Contribution[Any]
+    levels: Mapping[str, Reveals]
+
+    @property
+    def leaves(self) -> list[Leaf]:
+        return list(leaves(self.answer.message, levels=self.levels))
+
+
+@dataclass(frozen=True)
+class Everything:
+    folders: dict[str, Path]
+    passed: list[Passed]
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Everything]:
+    """A short run of each kind, and all that left its sites."""
+    base, passed, release_ = tmp_path_factory.mktemp("runs"), list[Passed](), Border.release
+
+    def watched(self: Border, contribution: Any, turn: Any) -> Any:
+        answer = release_(self, contribution, turn)
+        assert self.folder is not None, "every run gives its sites folders, where their audit files are"
+        passed.append(Passed(self.folder.parents[1].name, self.folder.name, answer, self.levels))
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Border, "release", watched)
+        patch.setattr("fedgen.train.Exhibit", partial(Exhibit, sampler=Sampler(steps=2)))
+        yield Everything({name: _run(name, base) for name in LEVELS}, passed)
+
+
+def _run(name: str, base: Path) -> Path:
+    folder = base / name
+    if name in PRETRAINED:
+        how = {"method": SimCLR, **PRETRAINED[name]}
+        pretrain(RunFolder(folder), ENCODER, **SHORT, **how)
+    elif name in TUNED:
+        recipe = read_recipe(finetune, "finetune", WORDS + ENCODER_WORDS).text
+        finetune(RunFolder(folder, recipe), encoder=ENCODER, bootstrap=3, **SHORT, **TUNED[name])
+    elif name == "masks":
+        network = partial(UShaped, encoder=ENCODER, widths=(8, 8, 8, 8, 8))
+        segment(RunFolder(folder), network=network, bootstrap=3, **SHORT)
+    else:
+        generator = SMALL_VAE if name == "vae" else SMALL_GAN
+        recipe = read_recipe(train, "generate train", WORDS).text
+        train(RunFolder(folder, recipe), generator, algorithm=MDGAN(fakes=8) if name == "mdgan" else None, **SHORT)
+    if name == "classes alone":
+        invert(folder, base / "inverted", 4, inversion=Inversion(steps=2))
+    if name == "gan":
+        sample(folder, base / "set", 8)
+        inspect(folder, base / "set", base / "metrics", ["--data.phantom.test_fraction", "0.4"])
+        release(base / "set", base / "released", force=True)
+    return folder
+
+
+def audited(everything: Everything, run: str) -> list[dict[str, Any]]:
+    files = sorted((everything.folders[run] / "sites").glob("*/audit.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def test_the_audit_files_list_all_that_passed_the_door_and_nothing_else(everything: Everything) -> None:
+    for run in LEVELS:
+        lines, passed = audited(everything, run), [p for p in everything.passed if p.run == run]
+        tensors = [leaf for p in passed for leaf in p.leaves]
+        scalars = [{"examples": p.answer.examples, "seconds": p.answer.seconds} for p in passed]
+        scalars += [dict(p.answer.metrics) for p in passed if p.answer.metrics]
+        assert sum(line["tensors"] for line in lines if "tensors" in line) == len(tensors)
+        assert sum(line["bytes"] for line in lines if "tensors" in line) == sum(leaf.nbytes for leaf in tensors)
+        told = [line["values"] for line in lines if "values" in line]
+        assert sorted(map(str, told)) == sorted(str({k: float(v) for k, v in each.items()}) for each in scalars)
+        assert all(is_metric(name) for p in passed for name in p.answer.metrics)
+        assert {line["what"] for line in lines} <= {"weights", "exchange", "metrics"}
+        assert all(line["message"] and line["to"] for line in lines)
+
+
+@pytest.mark.parametrize("run", LEVELS)
+def test_every_output_of_a_run_says_the_same_of_what_left(everything: Everything, run: str) -> None:
+    folder, level = everything.folders[run], LEVELS[run]
+    words = f"{level} ({meaning(level)})"
+    booked = [*RunFolder(folder).rounds(), *answers(folder)]
+    assert highest(booked) == level
+    assert max(Reveals[line["reveals"]] for line in audited(everything, run)).name == level
+    assert _level(folder) == level_sentence(level) == f"Most sensitive data sent: {words}"
+    assert f"Most sensitive data sent: {words}" in _shown(folder)
+    cards = [p for p in folder.rglob("README.md") if p.parent.name in ("encoder", "classifier", "segmenter")]
+    assert cards or run in ("gan", "vae", "mdgan")
+    assert all(f"Most sensitive data sent: **{level}** ({meaning(level)})" in card.read_text() for card in cards)
+    page = write_report(folder).read_text()
+    assert f'<dt>Most sensitive data sent</dt><dd>{level}</dd><dd class="detail">{meaning(level)}</dd>' in page
+    assert "run's own record of that site" not in page
+    compared = write_comparison([folder, folder]).read_text()
+    assert compared.count(f"{level} <small>{meaning(level)}</small>") == 2
+
+
+def _shown(folder: Path) -> str:
+    console = Console(width=200)
+    with console.capture() as caught:
+        console.print(picture(read_run(folder), 0.0))
+    return caught.get()
+
+
+def test_the_datasheet_of_a_released_set_says_the_same(everything: Everything) -> None:
+    sheets = (everything.folders["gan"].parent / "released").glob("*.md")
+    assert any(f"STATISTICS ({meaning('STATISTICS')})" in " ".join(sheet.read_text().split()) for sheet in sheets)
+
+
+@pytest.mark.parametrize("run", ["weights", "quiet"])
+def test_without_metrics_no_number_leaves_but_images_and_seconds(everything: Everything, run: str) -> None:
+    assert {frozenset(line.get("values", ())) for line in audited(everything, run)} == {
+        frozenset(), frozenset({"examples", "seconds"})
+    }  # fmt: skip
+    about = RunFolder(everything.folders[run]).about()
+    assert any("Sites were not asked for scores between rounds" in note for note in about["notes"])
+    assert all(not r["survey"] for r in RunFolder(everything.folders[run]).rounds())
+
+
+def test_what_cannot_be_had_without_metrics_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"reveals STATISTICS .*set policy\.at_most to STATISTICS"):
+        finetune(RunFolder(tmp_path / "a"), encoder=ENCODER, policy=WEIGHTS, **SHORT)
+    with pytest.raises(InputError, match=r"scale\.mean, which travels with the weights, reveals STATISTICS"):
+        train(RunFolder(tmp_path / "b"), SMALL_VAE, policy=WEIGHTS, **SHORT)
+    assert not list(tmp_path.iterdir())
+
+
+def rows_of_readme() -> dict[str, tuple[str, str]]:
+    """Kind of message -> (level, when) of the table under "What leaves a site"."""
+    section = README.read_text(encoding="utf-8").split("## What leaves a site")[1].split("\n## ")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    assert cells[0] == ["message", "what leaves the site", "level", "when"]
+    return {kind: (level, when) for kinds, _, level, when in cells[2:] for kind in re.findall(r"`(\w+)`", kinds)}
+
+
+def kinds_of(passed: Passed) -> dict[str, Reveals]:
+    """What left in one answer: kinds of message with the highest level of any of their fields, and the numbers."""
+    found: dict[str, Reveals] = {"answer": Reveals.WEIGHTS}
+    if passed.answer.metrics:
+        found["metrics"] = Reveals.STATISTICS
+    for leaf in passed.leaves:
+        raised = leaf.kind == "Weights" and leaf.reveals > Reveals.WEIGHTS
+        kind = "buffers" if raised else leaf.kind
+        found[kind] = max(leaf.reveals, found.get(kind, Reveals.WEIGHTS))
+    return found
+
+
+def test_all_that_leaves_has_a_line_in_readme_and_every_line_is_met(
+    everything: Everything,
+) -> None:
+    rows, met = rows_of_readme(), dict[str, Reveals]()
+    for passed in everything.passed:
+        for kind, level in kinds_of(passed).items():
+            assert kind in rows, f"README has no line for {kind}, which left in {passed.run}"
+            met[kind] = max(level, met.get(kind, Reveals.WEIGHTS))
+    assert met.keys() == rows.keys() - {"refusal"}
+    assert {kind: level.name for kind, level in met.items()} == {kind: rows[kind][0] for kind in met}
+
+
+def test_what_goes_to_other_sites_as_it_is_says_so(everything: Everything) -> None:
+    passed_on = {line["message"] for run in LEVELS for line in audited(everything, run) if line["to"] != "server"}
+    assert passed_on == {"SiteStatistics", "SiteVectors"}
