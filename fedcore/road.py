@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.cli import dispatch
+from fedcore.data.audit_record import AUDIT, AuditRecord
 from fedcore.data.cache import default_folder, open_cache
 from fedcore.data.content import Memo, key_of
 from fedcore.data.manifest import read_manifest
@@ -114,7 +115,7 @@ class Road:
             print(f"\nreport: {write_road(runs, families, self.folder / REPORT)}")
         for step in done:
             if not step.stage and self.folders[step.name].exists():
-                print(f"{step.name}: {self.folders[step.name]}")
+                print(f"{step.name}: {self.folders[step.name]}{_verdicts(self.folders[step.name])}")
 
     def _do(self, step: Step, place: Path, line: str) -> None:
         if place.name in self._ledger():
@@ -139,6 +140,18 @@ class Road:
         except (OSError, ValueError) as e:
             raise InputError(f"{path} is damaged; remove it, and every step is looked at again") from e
         return ledger
+
+
+def _verdicts(folder: Path) -> str:
+    """Of a synthetic set's audit; nothing of another folder."""
+    if not (folder / AUDIT).exists():
+        return ""
+    try:
+        record = AuditRecord.read(folder)
+    except InputError as e:
+        return f"\n  {e}"
+    useful = "; ".join([f"fit for use: {record.useful.answer}", *record.useful.because])
+    return f"\n  privacy check: {'passed' if record.safe.answer == 'yes' else 'failed'}\n  {useful}"
 
 
 def _clear(step: Step, place: Path) -> None:
