@@ -22,9 +22,10 @@ from typing import Any
 
 from benchmarks.cells import Cell, Driver, stage
 from benchmarks.results import Result
+from fedcore.data.audit_record import AuditRecord
 from fedcore.data.phantom import Phantoms
 from fedcore.run import RunFolder
-from fedgen.inspection import Inspection, inspect
+from fedgen.inspection import inspect
 from fedgen.sample import sample
 
 RUNS = Path("checkpoints/synthesis")
@@ -155,7 +156,7 @@ def _cost(run: RunFolder) -> dict[str, float]:
     return {"seconds": run.about()["seconds"]} | {f"{way}_mb": mb for way, mb in traffic.items()}
 
 
-def _quality(found: Inspection) -> dict[str, float]:
+def _quality(found: AuditRecord) -> dict[str, float]:
     told = {f"{name} {key}": value for name, row in found.quality.items() for key, value in row.items()}
     told |= {"copies": float(len(found.copies)), "auc": max(site["auc"] for site in found.sites.values())}
     return {name: value for name, value in told.items() if value is not None}

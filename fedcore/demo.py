@@ -13,8 +13,9 @@ USAGE = """usage: fedpretrain demo [--out checkpoints/demo]
 
 Does the road in small, recipes/road_demo.yaml, on four phantom hospitals whose scanners differ."""
 WELCOME = """Four phantom hospitals, four scanners. They pretrain an encoder without labels, together and each
-alone; train classifiers from it with few labels; and train a generator, whose drawn images they audit, release and
-train with. Every line is a command you could type; the road is recipes/road_demo.yaml.
+alone; train classifiers from it with few labels; and train a generator, whose images they audit, release and train
+with. A generator this small is not useful: its audit says so, and the last scores show it. Every line is a command
+you could type; the road is recipes/road_demo.yaml.
 """
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedcore.errors import InputError, Refused
 from fedcore.message import NO_LEVELS, Levels, Message, Reveals, declared, leaves
@@ -19,10 +19,21 @@ class Policy:
     """Whether sites send scalars (mean loss, probe scores) with their messages, where `at_most` allows STATISTICS."""
     min_patients: int = 10
     """Patients that must stand behind a score or a statistic; a site with fewer sends none."""
+    audits: int = 5
+    """Audits of synthetic sets that a site answers in a run. An answer says of each image shown whether it copies one
+    that was trained on: FEATURES, allowed so often whatever `at_most` says; 0: never."""
 
     def __post_init__(self) -> None:
         if self.min_patients < 1:
             raise ValueError(f"policy.min_patients must be at least 1, got {self.min_patients}")
+        if self.audits < 0:
+            raise ValueError(f"policy.audits must be 0 or more, got {self.audits}")
+
+    def for_audit(self) -> Policy:
+        """What the answer to an audit may reveal; that it is given no more than `audits` times, `fedgen.allowance`
+        sees to. Sites that send weights alone answer none."""
+        lifted = self.audits and self.at_most >= Reveals.STATISTICS
+        return replace(self, at_most=max(self.at_most, Reveals.FEATURES)) if lifted else self
 
     @property
     def allows_metrics(self) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.cli import dispatch
+from fedcore.data.audit_record import AUDIT, AuditRecord
 from fedcore.data.cache import default_folder, open_cache
 from fedcore.data.content import Memo, key_of
 from fedcore.data.manifest import read_manifest
@@ -117,7 +118,7 @@ class Road:
             print(f"\nreport: {write_road(runs, families, self.folder / REPORT)}")
         for step in done:
             if not step.stage and self.folders[step.name].exists():
-                print(f"{step.name}: {self.folders[step.name]}")
+                print(f"{step.name}: {self.folders[step.name]}{_verdicts(self.folders[step.name])}")
 
     def _do(self, step: Step, place: Path, line: str) -> None:
         if place.name in self._ledger():
@@ -136,6 +137,18 @@ class Road:
     def _ledger(self) -> dict[str, Any]:
         path = self.folder / LEDGER
         return read_json(path, "remove it, and every step is looked at again") if path.exists() else {}
+
+
+def _verdicts(folder: Path) -> str:
+    """Of a synthetic set's audit; nothing of another folder."""
+    if not (folder / AUDIT).exists():
+        return ""
+    try:
+        record = AuditRecord.read(folder)
+    except InputError as e:
+        return f"\n  {e}"
+    useful = "; ".join([f"fit for use: {record.useful.answer}", *record.useful.because])
+    return f"\n  privacy check: {'passed' if record.safe.answer == 'yes' else 'failed'}\n  {useful}"
 
 
 def _clear(step: Step, place: Path) -> None:

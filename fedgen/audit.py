@@ -24,13 +24,13 @@ from fedcore.local import LocalTrainer
 from fedcore.message import FEATURES, SAMPLES, STATISTICS, Contribution, Message, Weights
 from fedcore.site import Round, Site
 from fedgen.copies import LEAST, NEIGHBOURS, Near, copies, near, near_by_pixels, pixels
+from fedgen.diversity import likenesses
 from fedgen.generator import UNSAID, Known
 from fedgen.lookalikes import FILE, View, lookalikes
 from fedgen.membership import LEAST as LEAST_MEMBERS
 from fedgen.membership import membership
 from fedgen.moments import Moments
-from fedgen.quality import LEAST as LEAST_ALIKE
-from fedgen.quality import coverage, kernel_distance
+from fedgen.quality import Sample, alike
 
 BATCH = 256
 
@@ -50,6 +50,8 @@ class Shown(Message):
     """What the encoder makes of them; d = 0 without one."""
     imitates: Int[Tensor, " n"] = field(metadata=STATISTICS)
     """Whose look each was asked to have, as the generator counts sites; -1 for nobody's."""
+    labels: Int[Tensor, " n"] = field(metadata=STATISTICS)
+    """The class each was asked to have, as the run counts classes; -1 for none."""
     numbers: Int[Tensor, " n"] = field(metadata=STATISTICS)
     """What each is called in its set."""
     encoder: Weights
@@ -59,8 +61,9 @@ class Shown(Message):
 class Finding(Message):
     """What a site answers beside its metrics."""
 
-    copies: Bool[Tensor, "views n"] = field(metadata=STATISTICS)
-    """Which drawn images are too near to one that was trained on: by pixels, and by features if there are any."""
+    copies: Bool[Tensor, "views n"] = field(metadata=FEATURES)
+    """Which drawn images are too near to one that was trained on: by pixels, and by features if there are any. A yes
+    or no for each image: who shows a site the image of a patient learns whether it was trained on."""
     trained: Moments
     """Of the features of what was trained on, by class; of no features without an encoder."""
     held: Moments
@@ -104,14 +107,11 @@ class Audit:
         }
 
     def _alike(self, site: str, down: Shown, trained: _Seen, held: _Seen) -> dict[str, float]:
-        """How near images that imitate this site are to its own, and how near its held-out ones are."""
-        own = down.features[imitating(down.imitates, self.known.site(site))]
-        told = {}
-        for name, features in (("", own), ("held_out_", held.features)):
-            if trained.features.shape[1] and min(len(features), len(trained.features)) >= LEAST_ALIKE:
-                told[f"{name}kid"] = kernel_distance(trained.features, features)
-                told |= {f"{name}{k}": v for k, v in coverage(trained.features, features).items()}
-        return told
+        """How near images that imitate this site are to its own, beside as many of its held-out ones."""
+        own = imitating(down.imitates, self.known.site(site))
+        drawn = Sample(down.features[own], down.labels[own])
+        found = alike(Sample(trained.features, trained.labels), Sample(held.features, held.labels), drawn)
+        return found | likenesses(down.images[own], down.labels[own], trained.images, trained.labels)
 
 
 def imitating(imitates: Int[Tensor, " n"], site: int) -> Bool[Tensor, " n"]:

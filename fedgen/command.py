@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from fedcore.data.audit_record import AuditRecord
 from fedcore.errors import InputError
 from fedcore.files import require_no_links
 from fedcore.lock import locked
@@ -15,7 +16,7 @@ from fedcore.run import RunFolder
 from fedcore.words import call, typed
 from fedgen import recognition
 from fedgen.drawn import RECOGNITION, read_settings
-from fedgen.inspection import Inspection, inspect
+from fedgen.inspection import inspect
 from fedgen.invert import invert
 from fedgen.oneshot import distil
 from fedgen.release import release
@@ -25,7 +26,7 @@ from fedgen.verdict import show
 USAGE = """usage: fedpretrain generate train [RECIPE] [--KEY VALUE ...]        hospitals train a generator together
        fedpretrain generate sample RUN SET [--count 1000]           draws a set of images, with a manifest
        fedpretrain generate audit RUN SET [--encoder PRETRAIN_RUN]  each hospital looks for its patients in the set
-       fedpretrain generate release SET FOLDER [--drop true]        writes what passed, with a datasheet
+       fedpretrain generate release SET FOLDER [--drop true]        writes a private set, with a datasheet
        fedpretrain generate invert FINETUNE_RUN SET [--count 200]   a set of what its classifiers have in mind
        fedpretrain generate distil FINETUNE_RUN RUN [--drawn SET]   its classifiers teach one, by such images"""
 
@@ -39,14 +40,16 @@ def command(arguments: Sequence[str]) -> int:
             print(manifest)
             if told := read_settings(manifest.parent).get(RECOGNITION):
                 recognition.show(told)
-            print("candidates: images of patients may be among them until an audit says no")
+            print("Not audited yet: copies of patients' images may be among them. Next: fedpretrain generate audit")
         case ["distil", *rest]:
             student = call(distil, "generate distil", rest)
             if told := RunFolder(student).about()["recognition"]:
                 recognition.show(told)
             print(f"result: {student}")
         case ["audit", *rest] if rest and rest[0] not in ("-h", "--help"):
-            show(_audit(rest))
+            found = _audit(rest)
+            show(found)
+            return 0 if found.safe.answer == "yes" else 2
         case ["release", *rest]:
             print(call(release, "generate release", rest))
         case ["audit" | "-h" | "--help", *_] | []:
@@ -72,7 +75,7 @@ def _unknown(arguments: Sequence[str]) -> InputError:
     return InputError(f"generate has no command {word!r}{nearest(word, ['train', 'audit', *CALLED])}\n{USAGE}")
 
 
-def _audit(words: Sequence[str]) -> Inspection:
+def _audit(words: Sequence[str]) -> AuditRecord:
     asked, overrides = _asked(words)
     with ExitStack() as held:
         for folder in (asked.run, asked.set):

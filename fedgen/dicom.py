@@ -20,8 +20,8 @@ def as_dicom(image: Float[Tensor, "c *space"], number: int, entropy: Sequence[st
     """A secondary capture of 12-bit grey, of a volume as many frames as its first axis has; for an image in [-1, 1].
 
     SyntheticData (0008,001C) is YES. The attributes of a patient and of an operator that the standard wants are
-    there and empty, so that no reader takes the file for broken. UIDs hang on `entropy` (the set's digest, say) and
-    the image's number alone.
+    there and empty, so that no reader takes the file for broken. UIDs hang on `entropy`, which is the digest of
+    the whole set, and the image's number alone: two sets share none.
 
     Raises:
         ValueError: The image is in colour.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedcore.data.synthetic import SITE
+from fedcore.data.synthetic import SETTINGS, SITE, digest_of
 from fedcore.errors import InputError
 from fedcore.files import append, require_no_links, require_writable, write_atomically, write_json
 from fedcore.lock import holds_nothing
@@ -23,7 +22,7 @@ from fedgen.pictures import decoded, encoded, encoded_mask
 
 COLUMNS = ("image", "site", "split", "label", "imitates", "mask")
 """Every row's site is SITE; `imitates` says whose look the image was asked to have."""
-MANIFEST, SETTINGS = "manifest.csv", "set.json"
+MANIFEST = "manifest.csv"
 RECOGNITION = "recognition"
 """In the settings of an inverted set that is whole, beside what was asked: see fedgen.recognition."""
 
@@ -77,12 +76,8 @@ class DrawnSet:
         return torch.stack(images)
 
     def digest(self) -> str:
-        """Changes when a row or a pixel does."""
-        digest = hashlib.sha256((self.folder / MANIFEST).read_bytes())
-        for image in self.images:
-            for path in image.files:
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
-        return digest.hexdigest()
+        """Of the whole set: its rows, its files and how it was asked for, see `fedcore.data.synthetic.digest_of`."""
+        return digest_of(self.folder / MANIFEST)
 
 
 def _image(at: int, folder: Path, row: Mapping[str, str]) -> DrawnImage:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedcore.errors import InputError
+from fedgen.noise import Noise
 from fedgen.sampling import Sampler
 
 UNSAID = -1
@@ -87,6 +88,11 @@ class Generator(ABC):
 @runtime_checkable
 class InSteps(Protocol):
     """A generator that walks to its images."""
+
+    @property
+    def noise(self) -> Noise:
+        """The process that it walks back."""
+        ...
 
     def guesses(
         self, noise: Float[Tensor, "n *shape"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"],

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from fedcore.cli import stage_of
+from fedcore.data.audit_record import AUDIT, AuditRecord, Figures
 from fedcore.data.images import Cohort
-from fedcore.data.synthetic import AUDIT
 from fedcore.errors import InputError
 from fedcore.files import write_json
 from fedcore.ledger import ANSWERS
@@ -29,86 +29,60 @@ from fedcore.site import Round
 from fedcore.store import TENSORS, build_encoder, find_encoder
 from fedcore.transport import InProcess
 from fedcore.visit import Visit
+from fedgen.allowance import Allowance
 from fedgen.audit import BATCH, Audit, Finding, Shown, imitating
-from fedgen.diversity import likeness
-from fedgen.drawn import DrawnSet
-from fedgen.gate import Gate
+from fedgen.diversity import emptiness, likeness
+from fedgen.drawn import DrawnImage, DrawnSet
 from fedgen.generator import Known
 from fedgen.moments import Moments, frechet, pooled
+from fedgen.origin import require_origin
+from fedgen.quality import Sample, drawings
 
 STAGE = {"generate": "generate train", "finetune": "finetune"}
 """What made a run that sets are drawn from."""
-Figures = dict[str, float | None]
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What `audit.json` holds. `set` is the digest of the whole set, `images` how many were looked at."""
-
-    set: str
-    images: int
-    left_out: list[int]
-    copies: dict[str, list[str]]
-    """Images that are too near to a trained one, and the sites that say so."""
-    sites: dict[str, dict[str, float]]
-    quality: dict[str, Figures]
-    """Of all images, by class and by site: Frechet distances, and what held-out images have."""
-    likeness: float | None
-    encoder: str | None
-    """SHA-256 of its weights."""
-    objections: list[str]
-    asked: dict[str, Any] = field(default_factory=dict)
-    """What the audit was asked with, to ask again."""
-
-    @property
-    def passes(self) -> bool:
-        return not self.objections
-
-    def told(self) -> dict[str, Any]:
-        """As JSON holds it, without the paths it was asked with."""
-        found = dataclasses.asdict(self) | {"passes": self.passes}
-        del found["asked"]
-        return found
+NONE = "not given"
+"""What the group of images without a class, or without a site to imitate, is called."""
 
 
 def inspect(
-    run: Path, folder: Path, encoder: Path | None = None, overrides: Sequence[str] = (),
-    left_out: Collection[int] = (), gate: Gate = Gate(),
-) -> Inspection:  # fmt: skip
+    run: Path, folder: Path, encoder: Path | None = None, overrides: Sequence[str] = (), left_out: Collection[int] = ()
+) -> AuditRecord:
     """Asks every site of `run` about the set in `folder`, writes `audit.json` there and returns it.
 
     The run's folder has it too, for its page, as the last audit of a set of this run.
 
     Args:
-        run: The finished run of `generate train` or `finetune`, whose images the set is held against.
+        run: The finished run of `generate train` or `finetune` that drew the set, whose images it is held against.
         folder: The set.
         encoder: A pretraining run or an encoder's folder, for features; null: pixels alone.
         overrides: Of the run's recipe, such as `--data.manifest` where the images have moved.
         left_out: Numbers of images that are not to be released.
-        gate: What must hold.
 
     Raises:
-        InputError: There is no such run or set, the encoder does not fit, or a site refused.
+        InputError: There is no such run or set, the set is of another run or the images are others, the encoder does
+            not fit, or a site refused.
     """
     drawn = DrawnSet.open(folder)
     looked = drawn.without(left_out)
     asked = _recipe(run, overrides)
     asked["policy"].require_metrics("an audit")
     cohort = load(asked["data"])
+    require_origin(run, folder, drawn.settings, cohort)
     known = Known(cohort.classes, tuple(cohort.split("train")))
     eyes = _Eyes(encoder, cohort)
-    shown, labels = _show(looked, known, eyes, asked["visit"])
-    digest = drawn.digest()
-    answers = _ask(cohort, eyes, shown, Audit(known, digest=digest), asked, run)
-    suspects = _suspects(answers, looked)
-    sites = {a.site: a.metrics for a in answers}
-    found = Inspection(
-        digest, len(looked.images), sorted(left_out), suspects, sites, _quality(answers, shown, labels, known),
-        likeness(shown.images, labels), eyes.digest, gate.objections(sites, len(looked.images), len(suspects)),
-        {"run": str(run), "encoder": str(encoder) if encoder else None, "overrides": list(overrides)},
+    shown = _show(looked, known, eyes, asked["visit"])
+    digest, generator = drawn.digest(), drawn.settings["generator"]
+    answers = _ask(cohort, eyes, shown, Allowance(Audit(known, digest=digest), generator), asked, run)
+    copies = _suspects(answers, looked)
+    found = AuditRecord(
+        set=digest, generator=generator, data=drawn.settings["data"], images=len(looked.images),
+        left_out=sorted(left_out), copies=copies, groups=_groups(drawn, copies, left_out), lacking=_lacking(looked),
+        sites={a.site: a.metrics for a in answers}, own=_own(shown), quality=_quality(answers, shown, known),
+        encoder=eyes.digest,
+        asked={"run": str(run), "encoder": str(encoder) if encoder else None, "overrides": list(overrides)},
     )  # fmt: skip
-    write_json(folder / AUDIT, found.told() | {"asked": found.asked})
-    write_json(run / AUDIT, found.told() | {"name": folder.resolve().name})
+    write_json(folder / AUDIT, found.as_dict() | {"asked": found.asked})
+    write_json(run / AUDIT, found.as_dict() | {"name": folder.resolve().name})
     return found
 
 
@@ -139,8 +113,7 @@ def _recipe(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     return read_recipe(stage, "generate audit", [str(run / "recipe.yaml"), *overrides]).build()
 
 
-def _show(looked: DrawnSet, known: Known, eyes: _Eyes, visit: Visit) -> tuple[Shown, Tensor]:
-    """What sites are shown, and the classes the images were asked to have."""
+def _show(looked: DrawnSet, known: Known, eyes: _Eyes, visit: Visit) -> Shown:
     images = looked.pixels()
     with torch.inference_mode():
         eyes.encoder.to(visit.device).eval()
@@ -149,7 +122,7 @@ def _show(looked: DrawnSet, known: Known, eyes: _Eyes, visit: Visit) -> tuple[Sh
     imitates = torch.tensor([known.site(i.imitates) for i in looked.images])
     labels = torch.tensor([known.label(i.label) for i in looked.images])
     numbers = torch.tensor([i.number for i in looked.images])
-    return Shown(images.float(), torch.cat(parts), imitates, numbers, Weights(_weights(eyes))), labels
+    return Shown(images.float(), torch.cat(parts), imitates, labels, numbers, Weights(_weights(eyes)))
 
 
 def _weights(eyes: _Eyes) -> dict[str, Tensor]:
@@ -157,15 +130,18 @@ def _weights(eyes: _Eyes) -> dict[str, Tensor]:
 
 
 def _ask(
-    cohort: Cohort, eyes: _Eyes, shown: Shown, audit: Audit, asked: dict[str, Any], run: Path
+    cohort: Cohort, eyes: _Eyes, shown: Shown, audit: Allowance, asked: dict[str, Any], run: Path
 ) -> list[Contribution[Finding]]:
     images, held = cohort.split("train"), _held_out(cohort)
-    sites = InProcess(images, LocalTrainer(eyes, (), asked["visit"]), held, asked["policy"], folder=run / "sites")
+    policy = asked["policy"].for_audit()
+    sites = InProcess(images, LocalTrainer(eyes, (), asked["visit"]), held, policy, folder=run / "sites")
     sites.record = run / ANSWERS
     given = []
     for answer in sites.ask(audit, ((name, shown) for name in sites.names()), Round(0, 1, asked["seed"])):
         if isinstance(answer, Refusal):
             raise InputError(f"{answer.site} could not audit the set: {answer.reason}") from answer.cause
+        if "trained" not in answer.metrics:
+            raise InputError(f"{answer.site} sends no figures, which an audit consists of; set policy.metrics to true")
         given.append(answer)
     return given
 
@@ -183,21 +159,57 @@ def _held_out(cohort: Cohort) -> dict[str, Any]:
     return {site: images for site, images in parts.items() if len(images)}
 
 
-def _quality(
-    answers: Sequence[Contribution[Finding]], shown: Shown, labels: Tensor, known: Known
-) -> dict[str, Figures]:
+def _groups(drawn: DrawnSet, copies: Collection[str], left_out: Collection[int]) -> dict[str, dict[str, int]]:
+    """Numbers of images, of copies among them, and of images that were left out before."""
+    kinds = {
+        "images": [image for image in drawn.images if image.number not in left_out],
+        "copies": [image for image in drawn.images if image.number not in left_out and image.path.name in copies],
+        "left_out": [image for image in drawn.images if image.number in left_out],
+    }
+    counts = {kind: Counter(name for image in images for name in _names(image)) for kind, images in kinds.items()}
+    names = sorted({name for of in counts.values() for name in of})
+    return {name: {kind: of[name] for kind, of in counts.items()} for name in names}
+
+
+def _names(image: DrawnImage) -> tuple[str, str, str]:
+    """Of the groups that an image is of."""
+    return "all", f"class {image.label or NONE}", f"site {image.imitates or NONE}"
+
+
+def _lacking(looked: DrawnSet) -> list[str]:
+    return sorted({name for name in looked.settings.get("classes", ()) if name} - {i.label for i in looked.images})
+
+
+def _own(shown: Shown) -> dict[str, float]:
+    """What the set says of itself, without a real image."""
+    alike = likeness(shown.images, shown.labels)
+    return emptiness(shown.images) | ({} if alike is None else {"likeness": alike})
+
+
+def _quality(answers: Sequence[Contribution[Finding]], shown: Shown, known: Known) -> dict[str, Figures]:
     """Frechet distances to trained images, of the drawn and of the held-out ones."""
     if not shown.features.shape[1]:
         return {}
+    drawn = Sample(shown.features, shown.labels)
     trained, held = (pooled(getattr(a.message, name) for a in answers) for name in ("trained", "held"))
-    rows = {"all": (trained.together(), held.together(), shown.features)}
+    rows = {"all": (trained.together(), held.together(), drawn)}
     for at, name in enumerate(known.classes):
-        rows[f"class {name}"] = (trained.group(at), held.group(at), shown.features[labels == at])
+        rows[f"class {name}"] = (trained.group(at), held.group(at), drawn.of((shown.labels == at).nonzero()[:, 0]))
     for a in answers:
-        own = shown.features[imitating(shown.imitates, known.site(a.site))]
-        rows[f"site {a.site}"] = (a.message.trained.together(), a.message.held.together(), own)
-    return {name: {"fid": _distance(real, Moments.of(own)), "held_out_fid": _distance(real, other)}
-            for name, (real, other, own) in rows.items()}  # fmt: skip
+        own = imitating(shown.imitates, known.site(a.site)).nonzero()[:, 0]
+        rows[f"site {a.site}"] = (a.message.trained.together(), a.message.held.together(), drawn.of(own))
+    return {name: _distances(*row) for name, row in rows.items()}
+
+
+def _distances(trained: Moments, held: Moments, drawn: Sample) -> Figures:
+    """Of as many drawn images as were held out, the mean of ten drawings, since the distance falls with their number.
+    Sites send sums of the held-out ones, which cannot be made fewer: where these are more, they have no figure.
+    """
+    if not 0 < held.count <= len(drawn):
+        return {"fid": _distance(trained, Moments.of(drawn.features)), "held_out_fid": None}
+    each = [_distance(trained, Moments.of(part.features)) for part in drawings(drawn, int(held.count))]
+    whole = [one for one in each if one is not None]
+    return {"fid": fmean(whole) if whole else None, "held_out_fid": _distance(trained, held)}
 
 
 def _distance(a: Moments, b: Moments) -> float | None:

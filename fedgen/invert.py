@@ -16,14 +16,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fedcore.data.synthetic import SETTINGS
 from fedcore.errors import InputError
 from fedcore.files import require_writable, write_json
 from fedcore.lock import locked
 from fedcore.progress import Counting
-from fedgen.drawn import MANIFEST, RECOGNITION, SETTINGS, DrawnSet, add, begin, read_settings
+from fedgen.drawn import MANIFEST, RECOGNITION, DrawnSet, add, begin, read_settings
 from fedgen.ensemble import Ensemble, Tuned, answers
 from fedgen.generator import Known
 from fedgen.inversion import Inversion, remembers
+from fedgen.pictures import require_encodable
 from fedgen.recognition import Recognition
 from fedgen.sampling import noise_of
 
@@ -63,9 +65,11 @@ def invert(
     tuned = Tuned.open(Path(run))
     require_memory(tuned, inversion)
     wanted = _Wanted.of(tuned, classes, each, batch_size)
+    require_encodable(tuned.canvas.shape)
     settings = {
-        **digests(tuned.networks), "classes": list(wanted.classes), "sites": [s for s in wanted.sites if s],
-        "inversion": dataclasses.asdict(inversion), "seed": seed, "batch_size": batch_size,
+        **digests(tuned.networks), "data": tuned.run.about().get("data"), "classes": list(wanted.classes),
+        "sites": [s for s in wanted.sites if s], "inversion": dataclasses.asdict(inversion), "seed": seed,
+        "batch_size": batch_size,
     }  # fmt: skip
     require_writable(Path(out))
     with locked(Path(out)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,23 @@ GREYS, LEVELS = 255, 4095
 """The brightest value of a picture, and of a volume: 12 bits, as scanners have."""
 
 
+def require_encodable(shape: Sequence[int]) -> None:
+    """Raises InputError for images (c, *space) of channels that `encoded` has no file for."""
+    able = (1,) if len(shape) == 4 else (1, 3)
+    if shape[0] not in able:
+        kind = "volumes are written with 1 channel" if len(shape) == 4 else "images are written with 1 or 3 channels"
+        raise InputError(f"{kind}, the generator draws {shape[0]}; train one on images of fewer channels")
+
+
 def encoded(image: Float[Tensor, "c *space"]) -> tuple[bytes, str]:
     """The bytes of a file and its ending, for an image in [-1, 1].
 
-    Of a volume, the first channel; voxels of 1 mm, since a generator knows no spacing.
+    Voxels are of 1 mm, since a generator knows no spacing.
+
+    Raises:
+        InputError: No file holds so many channels.
     """
+    require_encodable(image.shape)
     pixels = ((image.clamp(-1, 1) + 1) / 2).cpu().numpy()
     if pixels.ndim == 3:
         return png((pixels * GREYS).round().astype(np.uint8)), "png"

@@ -1,18 +1,78 @@
 """How near drawn images are to real ones, from features of both at one place; what leaves a site are these scalars.
 
+All but KID depend on how many images there are, so drawn and held-out ones are compared with the trained ones at equal
+numbers.
+
 Features come from an encoder that was pretrained on such images: networks trained on photographs tell little of a
 scan, and want three channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import fmean
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from fedgen.tstr import tstr
 
 NEIGHBOURS = 5
 LEAST = 2 * NEIGHBOURS
 """Images on each side below which no figure is given."""
+MOST = 5000
+"""Images of a site that are looked at: pairs of more take gigabytes."""
+DRAWS = 10
+"""Of the larger of two sets, to the size of the smaller."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    features: Float[Tensor, "n d"]
+    labels: Int[Tensor, " n"]
+    """-1: none."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def of(self, places: Int[Tensor, " k"]) -> Sample:
+        return Sample(self.features[places], self.labels[places])
+
+
+def alike(trained: Sample, held: Sample, drawn: Sample) -> dict[str, float]:
+    """Quality of the drawn images; `held_out_...`: of as many held-out ones. And what a classifier learns of them.
+
+    Empty without features, and without a figure that too few images stand behind.
+    """
+    trained, held, drawn = (next(drawings(part, MOST, 1)) for part in (trained, held, drawn))
+    if not trained.features.shape[1] or len(trained) < LEAST:
+        return {}
+    size = min((len(part) for part in (held, drawn) if len(part) >= LEAST), default=0)
+    told = {}
+    for name, part in (("", drawn), ("held_out_", held)):
+        if len(part) >= LEAST:
+            told[f"{name}kid"] = kernel_distance(trained.features, part.features)
+            told |= {f"{name}{k}": v for k, v in _covered(trained, part, size).items()}
+    parts = (tensor for part in (drawn, trained, held) for tensor in (part.features, part.labels))
+    return told | tstr(*parts)
+
+
+def _covered(trained: Sample, part: Sample, size: int) -> dict[str, float]:
+    """`coverage` of so many of `part`, the mean of several drawings."""
+    found = [coverage(trained.features, some.features) for some in drawings(part, size)]
+    return {name: fmean(one[name] for one in found) for name in found[0]}
+
+
+def drawings(whole: Sample, size: int, count: int = DRAWS) -> Iterator[Sample]:
+    """`count` random parts of so many images, the same at each call; once all, where there are no more."""
+    if len(whole) <= size:
+        yield whole
+        return
+    random = torch.Generator().manual_seed(0)
+    for _ in range(count):
+        yield whole.of(torch.randperm(len(whole), generator=random)[:size])
 
 
 def kernel_distance(real: Float[Tensor, "n d"], drawn: Float[Tensor, "m d"]) -> float:

@@ -1,27 +1,29 @@
-"""`fedpretrain generate release`: a drawn set that has passed its audit becomes one that may be handed on."""
+"""`fedpretrain generate release`: a drawn set that its audit found private becomes one that may be handed on."""
 
 from __future__ import annotations
 
 import csv
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from fedcore.checksums import write_sums
-from fedcore.data.synthetic import AUDIT, SITE
+from fedcore.data.audit_record import AUDIT, AuditRecord
+from fedcore.data.gate import Gate
+from fedcore.data.synthetic import SITE, digest_of
 from fedcore.errors import Faults, InputError
 from fedcore.files import require_writable, write_atomically, write_json
-from fedcore.reading import json_of, text_of
 from fedcore.run import RunFolder
+from fedgen.allowance import asked_about
 from fedgen.contact import contact_sheet
 from fedgen.datasheet import datasheet
 from fedgen.dicom import as_dicom
 from fedgen.drawn import COLUMNS, MANIFEST, DrawnImage, DrawnSet
-from fedgen.gate import Gate
-from fedgen.inspection import Inspection, inspect
+from fedgen.inspection import inspect
 from fedgen.pictures import decoded
 
 SHEET = "README.md"
@@ -33,27 +35,30 @@ def release(
     kind: Literal["same", "dicom"] = "same",
     drop: bool = False,
     force: bool = False,
+    allow_not_useful: bool = False,
     run: Path | None = None,
 ) -> Path:
-    """Writes a drawn set that passed its audit into a folder that may be handed on, and returns its manifest.
+    """Writes a drawn set that its audit found private into a folder that may be handed on, and returns its manifest.
 
     Args:
         folder: A set of `generate sample` that `generate audit` has looked at.
         out: Folder of the release; must not exist yet.
         kind: same: PNG or NIfTI as they were drawn; dicom: secondary captures that say they are synthetic.
         drop: Leave out images that are copies, if they are few, and audit the rest again.
-        force: Release what did not pass; the datasheet says so.
+        force: Release a set that failed its privacy check, or has none; the datasheet says so.
+        allow_not_useful: Release a set that its audit found not fit for use; the datasheet says so.
         run: The run that drew a set that nobody has audited; only where that is forced.
     """
     drawn, folder, out = DrawnSet.open(Path(folder)), Path(folder), Path(out)
     require_writable(out)
     if out.exists():
         raise InputError(f"{out} exists already; name another folder")
+    if kind == "dicom" and len(decoded(drawn.images[0].path)) != 1:
+        raise InputError("as DICOM, images of 1 channel are written, and these are in colour; release them as they are")
     audit = _audit(drawn, force)
     if audit and drop and audit.copies:
         audit = _again(drawn, audit)
-    if audit and not audit.passes and not force:
-        raise _refusal(drawn, audit)
+    _require_allowed(drawn, audit, force, allow_not_useful)
     if audit is None and run is None:
         raise InputError(f"nobody has audited {folder}, so name the run that drew it by --run RUN")
     chosen = drawn.without(audit.left_out if audit else ())
@@ -61,50 +66,63 @@ def release(
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        _write(part, chosen, kind, audit, datasheet(chosen, source, audit, not (audit and audit.passes)))
+        _write(part, chosen, kind, audit, datasheet(chosen, source, audit))
         part.rename(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return out / MANIFEST
 
 
-def _audit(drawn: DrawnSet, force: bool) -> Inspection | None:
+def _audit(drawn: DrawnSet, force: bool) -> AuditRecord | None:
     """The audit of the set as it is; None where there is none and that is forced."""
     path = drawn.folder / AUDIT
+    if force and not path.exists():
+        return None
     try:
-        told = json_of(text_of(path))
-        told.pop("passes")
-        audit = Inspection(**told)
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        if force and not path.exists():
-            return None
+        audit = AuditRecord.read(drawn.folder)
+        asked = Path(audit.asked["run"])
+    except (InputError, KeyError, TypeError) as e:
         raise InputError(
-            f"{drawn.folder} has not been audited; first: fedpretrain generate audit RUN {drawn.folder}"
-        ) from e
-    if audit.set != drawn.digest():
-        raise InputError(
-            f"{drawn.folder} has changed since its audit; again: fedpretrain generate audit {audit.asked['run']} "
+            f"{drawn.folder} has no audit that can be relied on ({e}); first: fedpretrain generate audit RUN "
             f"{drawn.folder}"
+        ) from e
+    again = f"again: fedpretrain generate audit {asked} {drawn.folder}"
+    if (audit.set, audit.generator, audit.data) != (drawn.digest(), *map(drawn.settings.get, ("generator", "data"))):
+        raise InputError(f"{drawn.folder} has changed since its audit; {again}")
+    if silent := [site for site in audit.sites if not asked_about(asked / "sites" / site, audit.set)]:
+        raise InputError(
+            f"the audit file of {silent[0]} does not list this set, so its {AUDIT} is not what the sites said; {again}"
         )
     return audit
 
 
-def _again(drawn: DrawnSet, audit: Inspection) -> Inspection:
+def _again(drawn: DrawnSet, audit: AuditRecord) -> AuditRecord:
     """The audit without the copies."""
-    numbers = {i.number for i in drawn.images if i.path.name in audit.copies} | set(audit.left_out)
-    if not Gate().droppable(len(drawn.images), len(numbers)):
+    if not Gate().droppable(audit.groups):
         raise _refusal(drawn, audit)
+    numbers = {i.number for i in drawn.images if i.path.name in audit.copies} | set(audit.left_out)
     asked = audit.asked
     encoder = Path(asked["encoder"]) if asked["encoder"] else None
     return inspect(Path(asked["run"]), drawn.folder, encoder, asked["overrides"], numbers)
 
 
-def _refusal(drawn: DrawnSet, audit: Inspection) -> Faults:
+def _require_allowed(drawn: DrawnSet, audit: AuditRecord | None, force: bool, allow_not_useful: bool) -> None:
+    """Each verdict against the set takes its own word."""
+    if audit and audit.safe.answer == "no" and not force:
+        raise _refusal(drawn, audit)
+    if audit and audit.useful.answer == "no" and not allow_not_useful:
+        raise Faults(
+            f"{drawn.folder} is not fit for use", audit.useful.because,
+            "--allow_not_useful true releases it all the same, and says so in the datasheet.",
+        )  # fmt: skip
+
+
+def _refusal(drawn: DrawnSet, audit: AuditRecord) -> Faults:
     named = [f"{name}: a copy, say {', '.join(sites)}" for name, sites in audit.copies.items()]
-    few = audit.copies and Gate().droppable(len(drawn.images), len(audit.copies))
+    few = audit.copies and Gate().droppable(audit.groups)
     advice = "--drop true leaves copies out and audits again; " if few else ""
     return Faults(
-        f"{drawn.folder} may not be released", [*audit.objections, *named],
+        f"{drawn.folder} may not be released: the privacy check failed", [*audit.safe.because, *named],
         f"{advice}--force true releases it all the same, and says so in the datasheet.", shown=20,
     )  # fmt: skip
 
@@ -117,9 +135,10 @@ def _source(path: Path) -> RunFolder:
     return RunFolder(path, recipe)
 
 
-def _write(part: Path, drawn: DrawnSet, kind: str, audit: Inspection | None, sheet: str) -> None:
+def _write(part: Path, drawn: DrawnSet, kind: str, audit: AuditRecord | None, sheet: str) -> None:
+    entropy = [drawn.digest()] if kind == "dicom" else None
     rows = [
-        (_image(part, image, kind, drawn), SITE, "train", image.label or "", image.imitates or "", _mask(part, image))
+        (_image(part, image, entropy), SITE, "train", image.label or "", image.imitates or "", _mask(part, image))
         for image in drawn.images
     ]
     text = io.StringIO()
@@ -129,7 +148,7 @@ def _write(part: Path, drawn: DrawnSet, kind: str, audit: Inspection | None, she
         images = torch.stack([decoded(i.path) for i in _some([i for i in drawn.images if (i.label or "") == label])])
         write_atomically(part / "sheets" / f"{label or 'all'}.png".replace("/", "_"), contact_sheet(images))
     if audit:
-        write_json(part / AUDIT, audit.told())
+        write_json(part / AUDIT, replace(audit, released=digest_of(part / MANIFEST)).as_dict())
     write_atomically(part / SHEET, sheet.encode())
     write_sums(part, sorted(path.relative_to(part).as_posix() for path in part.rglob("*") if path.is_file()))
 
@@ -138,12 +157,12 @@ def _some(images: list[DrawnImage], most: int = 64) -> list[DrawnImage]:
     return images[:: max(1, -(-len(images) // most))]
 
 
-def _image(part: Path, image: DrawnImage, kind: str, drawn: DrawnSet) -> str:
-    name = f"images/{image.path.name}"
-    data = image.path.read_bytes()
-    if kind == "dicom":
-        name = f"images/{image.number:06d}.dcm"
-        data = as_dicom(decoded(image.path), image.number, [drawn.settings["generator"], str(drawn.settings["seed"])])
+def _image(part: Path, image: DrawnImage, entropy: list[str] | None) -> str:
+    """Writes the file as it was drawn or, with the entropy of its UIDs, as DICOM; returns its name."""
+    if entropy is None:
+        name, data = f"images/{image.path.name}", image.path.read_bytes()
+    else:
+        name, data = f"images/{image.number:06d}.dcm", as_dicom(decoded(image.path), image.number, entropy)
     write_atomically(part / name, data)
     return name
 

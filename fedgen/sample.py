@@ -5,7 +5,6 @@ A set is candidates: nobody has looked yet whether images of patients are among 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +21,11 @@ from fedcore.lock import locked
 from fedcore.progress import Counting
 from fedcore.run import RunFolder
 from fedgen.drawn import MANIFEST, add, begin
-from fedgen.generator import Generator, Known
-from fedgen.joint import JointGenerator, folders_of, load_drawing
+from fedgen.generator import Generator, InSteps, Known
+from fedgen.joint import JointGenerator, load_drawing
+from fedgen.origin import generators, trained_on
+from fedgen.pictures import require_encodable
 from fedgen.sampling import Sampler, noise_of
-from fedgen.store import GENERATOR, TENSORS
 
 
 def sample(
@@ -50,9 +50,10 @@ def sample(
         count: Images in all, evenly over classes and sites.
         classes: Only these; null: all that the generator knows.
         sites: Whose look the images have; null: each site's in turn.
-        steps: Of the sampler; more are finer and slower.
-        solver: dpm, or ddim, which wants more steps.
-        guidance: 1 draws what was learned; above, images are more typical of their class and less diverse.
+        steps: Of the sampler of a diffusion; more are finer and slower. A GAN or VAE has no sampler.
+        solver: dpm, or ddim, which wants more steps; not for a diffusion that predicts the flow.
+        guidance: Of a diffusion. 1 draws what was learned; above, images are more typical of their class and less
+            diverse.
         seed: Image i of a seed is the same, however many are drawn and in whatever batches.
         batch_size: Images drawn at once.
         resume: Go on with the set in `out`, or draw more for it.
@@ -65,9 +66,10 @@ def sample(
     except ValueError as e:
         raise InputError(str(e)) from e
     wanted = Wanted.of(generator.known, classes, sites)
-    settings = _digests(Path(run), wanted) | {
-        "classes": list(wanted.classes), "sites": list(wanted.sites), "steps": steps, "solver": solver,
-        "guidance": guidance, "seed": seed,
+    require_encodable(generator.canvas.shape)
+    settings = generators(Path(run), [site for site in wanted.sites if site]) | {
+        "data": trained_on(Path(run)), "classes": list(wanted.classes), "sites": list(wanted.sites),
+        **_influence(generator, sampler), "seed": seed,
     }  # fmt: skip
     require_writable(Path(out))
     with locked(Path(out)):
@@ -100,16 +102,14 @@ class Wanted:
         return self.classes[i % len(self.classes)], self.sites[i // len(self.classes) % len(self.sites)]
 
 
-def _digests(run: Path, wanted: Wanted) -> dict[str, Any]:
-    """What drew the set: `generator` is one digest, of the weights or of all the sites' digests in `generators`."""
-    own = {site: _digest(folder / TENSORS) for site, folder in folders_of(run).items() if site in wanted.sites}
-    if not own:
-        return {"generator": _digest(run / GENERATOR / TENSORS)}
-    return {"generator": hashlib.sha256("".join(own.values()).encode()).hexdigest(), "generators": own}
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _influence(generator: Generator, sampler: Sampler) -> dict[str, Any]:
+    """The settings of the sampler that the images depend on."""
+    each = list(generator.each.values()) if isinstance(generator, JointGenerator) else [generator]
+    walking = [made for made in each if isinstance(made, InSteps)]
+    if not walking:
+        return {}
+    solved = any(made.noise.predicts != "flow" for made in walking)
+    return {"steps": sampler.steps, "guidance": sampler.guidance} | ({"solver": sampler.solver} if solved else {})
 
 
 def _hand_over(run: Path, generator: Generator, wanted: Wanted) -> None:

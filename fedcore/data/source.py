@@ -24,7 +24,7 @@ from fedcore.data.phantom import Phantoms
 from fedcore.data.readers import ImageFault, read_image
 from fedcore.data.scaling import Percentiles, Scaling
 from fedcore.data.slices import emptied
-from fedcore.data.synthetic import Synthetic, doubts
+from fedcore.data.synthetic import Synthetic, standing
 from fedcore.errors import Faults, InputError
 from fedcore.nearest import nearest
 from fedcore.seeds import require_seed
@@ -66,7 +66,7 @@ class Data:
     synthetic: Synthetic | None = None
     """A synthetic set that joins every training batch of every site."""
     unaudited: bool = False
-    """Take synthetic sets that did not pass their audit; the run's page says so."""
+    """Take synthetic sets that no audit found private; the run's page says so."""
 
     def load(self, progress: Progress | None = None) -> Cohort:
         """All sites, decoded or from the cache.
@@ -92,14 +92,14 @@ class Data:
         alone = Data(manifest, self.size, self.slices, channels, self.scaling, test_fraction=0.0,
                      on_fault=self.on_fault, cache=self.cache)  # fmt: skip
         cohort = alone.load(progress)
-        if (doubt := doubts(manifest, cohort.sites)) is None:
-            return cohort
-        if not self.unaudited:
+        found = standing(Path(manifest), cohort.sites)
+        if found.doubt and not self.unaudited:
             raise InputError(
-                f"{manifest} is {doubt}; first: fedpretrain generate audit RUN {Path(manifest).parent}; "
+                f"{manifest} is {found.doubt}; first: fedpretrain generate audit RUN {Path(manifest).parent}; "
                 "data.unaudited true takes it all the same, and the run says so"
             )
-        return replace(cohort, notes=(*cohort.notes, f"{doubt} was taken all the same"))
+        note = f"{found.doubt} was taken all the same" if found.doubt else found.note
+        return replace(cohort, notes=(*cohort.notes, *([note] if note else [])))
 
     def _load(self, progress: Progress | None) -> Cohort:
         if self.manifest == "phantom":

@@ -1,19 +1,21 @@
-"""Synthetic sets as data: whether a set passed its audit, and a set that joins every batch of every site."""
+"""Synthetic sets as data: whether the audit of a set allows it, and a set that joins every batch of every site."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fedcore.data.audit_record import AuditRecord
 from fedcore.data.images import Cohort, Companions, joined
 from fedcore.errors import InputError
-from fedcore.reading import json_of, text_of
 
-AUDIT = "audit.json"
-"""What an audit leaves beside the manifest of a set, and a release takes along; it says whether the set `passes`."""
 SITE = "synthetic"
 """What the manifest of a drawn set says where its images come from."""
+SETTINGS = "set.json"
+"""How a set was asked for; a release has none."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,55 @@ class Synthetic:
         return replace(both, sites=sites, further=cohort.further)
 
 
-def doubts(manifest: str, sites: Iterable[str]) -> str | None:
-    """What speaks against training on the set of `manifest`; nothing where it passed, or is none by its `sites`."""
-    if SITE not in sites:
-        return None
+def digest_of(manifest: Path) -> str:
+    """SHA-256 over the manifest of a set, its `set.json` if it has one, and every image and mask that the manifest
+    names; another one when any of these changes.
+
+    Raises:
+        InputError: A file is missing or cannot be read.
+    """
     try:
-        told = json_of(text_of(Path(manifest).parent / AUDIT))
-        passes = told["passes"] is True
-    except (OSError, ValueError, KeyError, TypeError):
-        return "a synthetic set that nobody has audited"
-    return None if passes else "a synthetic set that did not pass its audit"
+        with manifest.open(encoding="utf-8", newline="") as file:
+            names = [row[key] for row in csv.DictReader(file) for key in ("image", "mask") if row.get(key)]
+        settings = manifest.parent / SETTINGS
+        paths = [manifest, *([settings] if settings.exists() else []), *(manifest.parent / name for name in names)]
+        digest = hashlib.sha256(f"{len(paths)} {len(names)}".encode())
+        for path in paths:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    except (OSError, csv.Error, UnicodeDecodeError) as e:
+        raise InputError(f"{manifest} or a file that it names cannot be read ({type(e).__name__})") from e
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the audit of a set says to somebody who wants to train on it."""
+
+    doubt: str = ""
+    """Why it must not be trained on; empty where nothing speaks against it."""
+    note: str = ""
+    """What the run says of it all the same."""
+
+
+def standing(manifest: Path, sites: Iterable[str]) -> Standing:
+    """Of the set of `manifest`, whose images are of `sites`; of other images than a set's there is nothing to say."""
+    if SITE not in sites:
+        return Standing()
+    try:
+        record = AuditRecord.read(manifest.parent)
+        digest = digest_of(manifest)
+    except InputError as e:
+        return Standing(f"a synthetic set without an audit that can be relied on: {_without(e, manifest.parent)}")
+    if digest != (record.released or record.set):
+        return Standing("a synthetic set that is not the one that was audited: its files have changed since")
+    if record.safe.answer != "yes":
+        return Standing("a synthetic set that failed its privacy check")
+    if record.useful.answer != "yes":
+        why = "; ".join(record.useful.because)
+        return Standing(note=f"the synthetic set is trained on, fit for use: {record.useful.answer}, because {why}")
+    return Standing()
+
+
+def _without(error: InputError, folder: Path) -> str:
+    """Its text without the path of the set, which the caller names."""
+    return str(error).replace(f"{folder}/", "")

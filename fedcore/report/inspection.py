@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.report.parse import items, mapping, numbers, read_object, texts, whole
-from fedcore.report.run import Inspection, Run, Table
+from fedcore.report.run import Finding, Inspection, Run, Table
 
 FILE = "audit.json"
 _PRIVACY = {
@@ -21,13 +21,20 @@ _PRIVACY_NOTES = {
 }
 _ALIKE = {"kid": "KID", "precision": "Precision", "recall": "Recall", "density": "Density", "coverage": "Coverage"}
 _ALIKE_NOTES = {
-    "kid": "By features, of the drawn images that imitate the site; in brackets of its held-out images, which is as "
-    "good as it gets. KID is best near 0, the others near 1."
+    "kid": "By features, of the drawn images that imitate the site; in brackets of as many of its held-out images. KID "
+    "is best near 0, the others near 1."
 }
+_LEARNED = {"tstr": "Synthetic", "trtr": "Real", "tstr_classes": "Classes", "tstr_images": "Held out"}
+_LEARNED_NOTES = {
+    "tstr": "Balanced accuracy on held-out real images of a linear classifier of features, trained on drawn images and "
+    "on as many real ones of the site."
+}
+_SPREAD = {"likeness": "Drawn", "real_likeness": "Real"}
+_SPREAD_NOTES = {"likeness": "MS-SSIM of pairs of one class; near 1, all images are the same."}
 _FRECHET = {"fid": "Drawn", "held_out_fid": "Held out"}
 _FRECHET_NOTES = {
-    "fid": "To the trained images, by features; lower is better, and what held-out images have is as good as it gets. "
-    "A group of fewer images than features has no figure."
+    "fid": "To the trained images, by features, of as many drawn as held-out images; lower is better. A group of fewer "
+    "images than features has no figure."
 }
 
 
@@ -40,12 +47,19 @@ def read_inspection(folder: Path, gaps: list[str], clean: Callable[[Any], Any]) 
         set=str(found.get("set") or ""),
         images=whole(found.get("images")) or 0,
         left_out=len(items(found.get("left_out"))),
-        passes=found.get("passes") is True,
-        objections=texts(found.get("objections")),
+        safe=_finding(found.get("safe")),
+        useful=_finding(found.get("useful")),
         copies={image: texts(sites) for image, sites in mapping(found.get("copies")).items()},
         sites={site: numbers(told) for site, told in mapping(found.get("sites")).items()},
         quality={group: numbers(told) for group, told in mapping(found.get("quality")).items()},
         encoder=str(found.get("encoder") or ""),
+    )
+
+
+def _finding(told: Any) -> Finding:
+    found = mapping(told)
+    return Finding(
+        str(found.get("answer") or "not measured"), texts(found.get("because")), texts(found.get("not_measured"))
     )
 
 
@@ -58,6 +72,8 @@ def tables(run: Run) -> tuple[Table, ...]:
     made = (
         _table("Privacy", "Site", _PRIVACY, sites, _plain, _PRIVACY_NOTES),
         _table("Likeness to a site's own images", "Imitating", _ALIKE, sites, _beside, _ALIKE_NOTES),
+        _table("Trained on synthetic, tested on real images", "Site", _LEARNED, sites, _plain, _LEARNED_NOTES),
+        _table("Pairs of images", "Imitating", _SPREAD, sites, _plain, _SPREAD_NOTES),
         _table("Frechet distance", "Images", _FRECHET, groups, _plain, _FRECHET_NOTES),
     )
     return tuple(table for table in made if table.rows)

@@ -96,6 +96,19 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One verdict of an audit: `answer` is yes, no or not measured."""
+
+    answer: str
+    because: tuple[str, ...]
+    not_measured: tuple[str, ...]
+
+    @property
+    def tone(self) -> str:
+        return {"yes": "good", "no": "bad"}.get(self.answer, "open")
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What an audit of a drawn set found; `copies` is image -> sites that say so, `quality` group -> figures."""
 
@@ -104,8 +117,10 @@ class Inspection:
     """Digest."""
     images: int
     left_out: int
-    passes: bool
-    objections: tuple[str, ...]
+    safe: Finding
+    """No copies, no membership inference."""
+    useful: Finding
+    """Fit to train on."""
     copies: Mapping[str, tuple[str, ...]]
     sites: Mapping[str, Mapping[str, float]]
     quality: Mapping[str, Mapping[str, float]]

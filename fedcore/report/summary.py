@@ -74,7 +74,10 @@ def _audit(run: Run) -> list[Figure]:
     whole = found.quality.get("all", {})
     beside = f"held-out images {figure(whole['held_out_fid'])}" if "held_out_fid" in whole else ""
     return [
-        Figure("Audit", "Passes" if found.passes else "Does not pass", copies),
+        Figure("Privacy check", {"yes": "Passed", "no": "Failed"}.get(found.safe.answer, "Not done"), copies),
+        Figure(
+            "Fit for use", found.useful.answer.capitalize(), found.useful.because[0] if found.useful.because else ""
+        ),
         Figure("Frechet distance", figure(whole["fid"]) if "fid" in whole else "", beside),
     ]
 

@@ -17,6 +17,7 @@ from fedcore.errors import Faults, InputError
 from fedcore.road import Road, command, travel
 from fedcore.run import RunFolder
 from fedcore.steps import read_steps
+from tests.fedcore.audits import write_audit
 
 ROAD = """
 shared: {data.size: 32, seed: 1}
@@ -224,6 +225,18 @@ def test_a_road_that_was_killed_goes_on_and_comes_to_the_same(tmp_path: Path) ->
     ended = "encoder/encoder.safetensors"
     assert (killed.path / ended).read_bytes() == (whole.path / ended).read_bytes()
     assert len(killed.rounds()) == 8
+
+
+def test_the_verdicts_of_a_set_stand_at_its_folder(tmp_path: Path) -> None:
+    assert road._verdicts(tmp_path) == ""
+    for at in range(4):
+        (tmp_path / f"{at}.png").write_bytes(b"a picture")
+    rows = [f"{at}.png,synthetic,train,{'lz'[at % 2]}" for at in range(4)]
+    (tmp_path / "manifest.csv").write_text("\n".join(["image,site,split,label", *rows]))
+    write_audit(tmp_path / "manifest.csv", lacking=["ring"])
+    assert road._verdicts(tmp_path) == "\n  privacy check: passed\n  fit for use: no; no image is of class ring"
+    (tmp_path / "audit.json").write_text("{}")
+    assert "is no whole record of an audit" in road._verdicts(tmp_path)
 
 
 def test_words_come_in_pairs(tmp_path: Path) -> None:

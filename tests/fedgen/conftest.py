@@ -38,6 +38,7 @@ def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generator that has hardly learned anything, of two phantom hospitals."""
     folder = tmp_path_factory.mktemp("generator") / "run"
     words = ["--data.size", "16", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "160"]
+    words += ["--data.phantom.test_fraction", "0.25", "--policy.audits", "1000"]  # of many tests
     recipe = read_recipe(train, "generate train", words)
     run, narrow = RunFolder(folder, recipe.text), partial(Diffusion, network=partial(UNet, widths=(8, 16)))
     train(run, narrow, data=HOSPITALS, visit=Visit(batch_size=60, accelerator="cpu"), rounds=Rounds(1))

@@ -1,21 +1,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from fedcore.data.audit_record import AuditRecord
+from fedcore.data.gate import LEAST_HELD, LEAST_RATE
 from fedcore.encoders import ResNet
 from fedcore.errors import InputError
 from fedcore.store import save_encoder
+from fedgen import inspection
+from fedgen.copies import LEAST
 from fedgen.drawn import DrawnSet
 from fedgen.generator import Known
 from fedgen.inspection import inspect
+from fedgen.membership import LEAST as LEAST_MEMBERS
 from fedgen.moments import Moments, frechet
 from fedgen.pictures import encoded
 from fedgen.quality import coverage, kernel_distance
+from fedgen.tstr import tstr
 from tests.fedgen.conftest import HOSPITALS
 
 
@@ -31,15 +39,17 @@ def plant(folder: Path, at: int, site: str, which: int) -> None:
     (folder / "images" / f"{at:06d}.png").write_bytes(encoded(image)[0])
 
 
-def test_a_set_without_copies_passes_and_every_site_is_told_of(one_run: Path, drawn: Path) -> None:
+def test_a_set_without_copies_is_safe_and_every_site_is_told_of(one_run: Path, drawn: Path) -> None:
     found = inspect(one_run, drawn)
     assert (found.images, found.copies, found.encoder, found.quality) == (64, {}, None, {})
     assert set(found.sites) == {"hospital_1", "hospital_2"}
     assert all((told["trained"], told["held_out"]) == (120, 40) for told in found.sites.values())
     assert all("tpr" not in told and 0 <= told["auc"] <= 1 for told in found.sites.values())  # 1 % of 40 is no image
     written = json.loads((drawn / "audit.json").read_text())
-    assert written["passes"] == found.passes
+    assert (written["safe"]["answer"], written["useful"]["answer"]) == (found.safe.answer, found.useful.answer)
     assert written["set"] == DrawnSet.open(drawn).digest()
+    assert found.useful.answer == "not measured"  # without an encoder
+    assert AuditRecord.read(drawn) == found
 
 
 def test_planted_copies_are_named_with_the_site_they_are_of(one_run: Path, drawn: Path, encoder: Path) -> None:
@@ -49,7 +59,7 @@ def test_planted_copies_are_named_with_the_site_they_are_of(one_run: Path, drawn
         found = inspect(one_run, drawn, eyes)
         assert found.copies.keys() >= {"000005.png", "000040.png"}
         assert ("hospital_1" in found.copies["000005.png"], "hospital_2" in found.copies["000040.png"]) == (True, True)
-        assert not found.passes
+        assert found.safe.answer == "no"
     without = inspect(one_run, drawn, left_out=[5, 40])
     assert (without.images, without.left_out, without.copies) == (62, [5, 40], {})
 
@@ -64,10 +74,17 @@ def test_figures_are_those_of_all_features_together(one_run: Path, drawn: Path, 
         features = network(looked.pixels().float())
         trained = {site: network(images.batch(range(120))) for site, images in cohort.split("train").items()}
     whole = frechet(Moments.of(torch.cat(list(trained.values()))), Moments.of(features))
-    assert found.quality["all"]["fid"] == pytest.approx(whole, rel=1e-6)
+    assert found.quality["all"] == {"fid": pytest.approx(whole, rel=1e-6), "held_out_fid": None}  # 64 drawn, 80 held
     own = features[torch.tensor([i.imitates == "hospital_2" for i in looked.images])]
-    assert found.sites["hospital_2"]["kid"] == pytest.approx(kernel_distance(trained["hospital_2"], own), abs=1e-6)
-    assert found.sites["hospital_2"]["recall"] == coverage(trained["hospital_2"], own)["recall"]
+    told = found.sites["hospital_2"]
+    assert told["kid"] == pytest.approx(kernel_distance(trained["hospital_2"], own), abs=1e-6)
+    assert told["recall"] == coverage(trained["hospital_2"], own)["recall"]  # the fewer, so all of them
+    held = cohort.sites["hospital_2"].select("test")
+    labels = torch.tensor([known.label(i.label) for i in looked.images])[: len(own)]
+    real = cohort.sites["hospital_2"].select("train")
+    with torch.inference_mode():
+        learned = tstr(own, labels, trained["hospital_2"], real.labels, network(held.batch(range(40))), held.labels)
+    assert {name: told[name] for name in learned} == pytest.approx(learned)
     assert found.quality["class clear"]["fid"] is None  # 16 images, 16 features: no covariance of full rank
     assert set(found.quality) == {"all", *(f"class {c}" for c in known.classes), "site hospital_1", "site hospital_2"}
 
@@ -77,8 +94,8 @@ def test_nothing_but_verdicts_and_numbers_leaves_a_site(one_run: Path, drawn: Pa
     for site in ("hospital_1", "hospital_2"):
         lines = [json.loads(line) for line in (one_run / "sites" / site / "audit.jsonl").read_text().splitlines()]
         asked = [line for line in lines if line["field"] == "copies"][-1]
-        assert (asked["shape"], asked["dtype"], asked["reveals"]) == ([2, 64], "bool", "STATISTICS")
-        assert {line["reveals"] for line in lines} == {"WEIGHTS", "STATISTICS"}
+        assert (asked["shape"], asked["dtype"], asked["reveals"]) == ([2, 64], "bool", "FEATURES")
+        assert {line["reveals"] for line in lines} == {"WEIGHTS", "STATISTICS", "FEATURES"}
 
 
 @pytest.mark.parametrize(
@@ -87,20 +104,77 @@ def test_nothing_but_verdicts_and_numbers_leaves_a_site(one_run: Path, drawn: Pa
         ({"run": "nowhere"}, "takes a finished run of generate train"),
         ({"folder": "nowhere"}, "holds no set of drawn images"),
         ({"encoder": Path("nowhere")}, "holds no encoder"),
-        ({"overrides": ["--policy.at_most", "WEIGHTS"]}, "Finding reveals STATISTICS"),
-        ({"overrides": ["--data.phantom.images_per_site", "60"]}, None),
+        ({"overrides": ["--policy.at_most", "WEIGHTS"]}, "Finding reveals FEATURES"),
+        ({"overrides": ["--policy.metrics", "false"]}, "sends no figures, which an audit consists of"),
     ],
 )
-def test_what_does_not_fit_is_said(one_run: Path, drawn: Path, changed: dict[str, Any], said: str | None) -> None:
+def test_what_does_not_fit_is_said(one_run: Path, drawn: Path, changed: dict[str, Any], said: str) -> None:
     asked: dict[str, Any] = {"run": one_run, "folder": drawn} | changed
     asked |= {key: Path(asked[key]) for key in ("run", "folder")}
-    if said:
-        with pytest.raises(InputError, match=said):
-            inspect(**asked)
-        return
-    found = inspect(**asked)  # 15 held-out images a site: no figure rather than a wrong one
+    with pytest.raises(InputError, match=said):
+        inspect(**asked)
+
+
+def hold_out(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
+    """Of each site, so many at most."""
+    held = inspection._held_out
+    monkeypatch.setattr(inspection, "_held_out", lambda c: {s: i.take(np.arange(images)) for s, i in held(c).items()})
+
+
+def test_few_held_out_images_give_no_figure_rather_than_a_wrong_one(
+    one_run: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold_out(monkeypatch, 15)
+    found = inspect(one_run, drawn)
     assert all("copies_by_pixels" not in told and "auc" not in told for told in found.sites.values())
-    assert all("could not look for copies" in text for text in found.objections)
+    assert all("could not look for copies" in text for text in found.safe.because)
+
+
+def test_the_gate_and_the_sites_count_alike() -> None:
+    assert (LEAST_HELD, LEAST_RATE) == (LEAST, LEAST_MEMBERS)
+
+
+def test_groups_are_counted_by_class_and_site(one_run: Path, drawn: Path) -> None:
+    plant(drawn, 5, "hospital_1", 7)
+    found = inspect(one_run, drawn, left_out=[0, 1])
+    image = DrawnSet.open(drawn).images[5]
+    assert found.groups["all"] == {"images": 62, "copies": 1, "left_out": 2}
+    assert found.groups[f"class {image.label}"]["copies"] == 1
+    assert found.groups[f"site {image.imitates}"]["copies"] == 1
+    for kind in ("class ", "site "):
+        parts = [counts for name, counts in found.groups.items() if name.startswith(kind)]
+        assert {key: sum(part[key] for part in parts) for key in found.groups["all"]} == found.groups["all"]
+
+
+@pytest.mark.parametrize("level", [-1.0, 0.2])
+def test_a_thousand_black_images_are_not_useful_whatever_the_encoder(
+    one_run: Path, drawn: Path, encoder: Path, level: float
+) -> None:
+    for file in (drawn / "images").iterdir():
+        file.write_bytes(encoded(torch.full((1, 16, 16), level))[0])
+    for eyes in (None, encoder):
+        found = inspect(one_run, drawn, eyes)
+        assert found.useful.answer == "no"
+        assert any("of one brightness" in text for text in found.useful.because)
+
+
+def test_real_images_of_no_patient_trained_on_are_useful(
+    one_run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A perfect generator, by an encoder that knows the classes' brightness."""
+    more = replace(HOSPITALS, phantom=replace(HOSPITALS.phantom, seed=77)).load()
+    lines = ["image,site,split,label,imitates,mask"]
+    for at in range(128):
+        site = f"hospital_{1 + at % 2}"
+        image, label = more.sites[site].batch([at])[0], int(more.sites[site].labels[at])
+        (drawn / "images" / f"{at:06d}.png").write_bytes(encoded(image)[0])
+        lines.append(f"images/{at:06d}.png,synthetic,train,{more.classes[label]},{site},")
+    (drawn / "manifest.csv").write_text("\n".join(lines) + "\n")
+    torch.manual_seed(0)
+    eyes = save_encoder(tmp_path / "eyes", ResNet(2, 1, depth=10, stem=8).eval(), {}, "a card")
+    found = inspect(one_run, drawn, eyes)
+    assert found.useful.answer == "yes", found.useful
+    assert found.sites["hospital_1"]["recall"] > 0.5
 
 
 def test_an_encoder_of_other_channels_is_refused(one_run: Path, drawn: Path, tmp_path: Path) -> None:
@@ -131,12 +205,10 @@ def test_a_manifest_that_leads_out_of_the_folder_is_refused(one_run: Path, drawn
 def test_a_site_without_held_out_images_gives_no_figure_and_spoils_no_other(
     one_run: Path, drawn: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fedgen import inspection
-
     held = inspection._held_out
     monkeypatch.setattr(inspection, "_held_out", lambda cohort: {"hospital_1": held(cohort)["hospital_1"]})
     found = inspect(one_run, drawn, encoder)
     assert "copies_by_pixels" in found.sites["hospital_1"]
     assert "copies_by_pixels" not in found.sites["hospital_2"]
     assert found.quality["site hospital_2"]["held_out_fid"] is None
-    assert any(text.startswith("hospital_2 could not look for copies") for text in found.objections)
+    assert any(text.startswith("hospital_2 could not look for copies") for text in found.safe.because)

@@ -15,7 +15,7 @@ from fedgen.drawn import DrawnSet
 from fedgen.inspection import inspect
 from fedgen.lookalikes import FILE, SHOWN, View, lookalikes
 from tests.fedgen.conftest import HOSPITALS
-from tests.fedgen.test_inspection import plant
+from tests.fedgen.test_inspection import hold_out, plant
 
 
 def kept(run: Path, site: str) -> dict[str, np.ndarray]:
@@ -54,7 +54,7 @@ def test_planted_copies_are_on_the_page_beside_the_patient_and_nowhere_else(one_
     for audit in one_run.glob("sites/*/audit.jsonl"):
         assert not any("look" in line for line in audit.read_text().splitlines())
     page = write_report(one_run, out=drawn / "page.html").read_text()
-    assert "Does not pass." in page
+    assert "Privacy check failed." in page
     assert "1 of 64 images are copies of patients&#39; images (drop them)" in page
     assert page.count('alt="drawn image 5"') >= 1
 
@@ -74,8 +74,9 @@ def test_the_run_has_the_last_audit_without_a_path(one_run: Path, drawn: Path) -
     assert str(drawn.parent) not in (one_run / "audit.json").read_text()
 
 
-def test_a_site_of_too_few_images_keeps_no_pair(one_run: Path, drawn: Path) -> None:
-    inspect(one_run, drawn, overrides=["--data.phantom.images_per_site", "60"])
+def test_a_site_of_too_few_images_keeps_no_pair(one_run: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold_out(monkeypatch, 15)
+    inspect(one_run, drawn)
     assert kept(one_run, "hospital_1")["views"].tolist() == []
     page = write_report(one_run, out=drawn / "page.html").read_text()
     assert "could not look for copies" in page

@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 from torch.optim import AdamW
 
+from fedcore.data.audit_record import AuditRecord
 from fedcore.federation import Rounds
 from fedcore.recipe import read_recipe
 from fedcore.run import RunFolder
 from fedcore.visit import Visit
 from fedgen.diffusion import Diffusion
-from fedgen.inspection import Inspection, inspect
+from fedgen.inspection import inspect
 from fedgen.sample import sample
 from fedgen.train import train
 from fedgen.unet import UNet
 
 
-def audited(folder: Path, images: int, held_out: float, steps: int = 1000) -> Inspection:
+def audited(folder: Path, images: int, held_out: float, steps: int = 1000) -> AuditRecord:
     """Of 64 images, drawn after so many steps of 32 images each."""
     words = ["--data.size", "16", "--data.phantom.sites", "1", "--data.phantom.images_per_site", str(images)]
     recipe = read_recipe(train, "generate train", [*words, "--data.phantom.test_fraction", str(held_out)])
@@ -37,11 +38,11 @@ def test_one_that_saw_32_images_a_thousand_times_fails(tmp_path: Path) -> None:
     found = audited(tmp_path, 128, held_out=0.75)
     assert found.sites["hospital_1"]["trained"] == 32
     assert len(found.copies) > 32
-    assert any("the generator has learned images by heart" in text for text in found.objections)
+    assert any("the generator has memorised images" in text for text in found.safe.because)
 
 
 @pytest.mark.slow
-def test_one_that_saw_1170_images_passes(tmp_path: Path) -> None:
+def test_one_that_saw_1170_images_is_safe(tmp_path: Path) -> None:
     found = audited(tmp_path, 1300, held_out=0.1)
-    assert found.passes, found.objections
+    assert found.safe.answer == "yes", found.safe
     assert found.sites["hospital_1"]["auc"] == pytest.approx(0.5, abs=0.1)

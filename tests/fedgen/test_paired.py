@@ -115,13 +115,16 @@ def test_a_set_of_pairs_is_read_by_the_kit_and_released(tmp_path: Path, dims: in
     cohort = Data(manifest=str(manifest), size=16, cache=tmp_path / "cache").load()
     assert torch.equal(cohort.sites["synthetic"].mask_batch([4])[0], torch.from_numpy(masks[4]).long())
     release(tmp_path / "set", tmp_path / "out", force=True, run=run.path)
+    assert "training sets of segmenters" in (sheet := (tmp_path / "out" / "README.md").read_text())
+    assert "did not check that a mask fits its image" in sheet
     assert (tmp_path / "out" / rows[0]["mask"]).read_bytes() == (tmp_path / "set" / rows[0]["mask"]).read_bytes()
 
 
-def test_an_audit_looks_at_the_images_of_pairs(one_run: Path, tmp_path: Path) -> None:
+def test_an_audit_looks_at_the_images_of_pairs(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", data=phantoms(), generator=narrow)
     sample(run.path, tmp_path / "set", 6, steps=2)
-    assert inspect(one_run, tmp_path / "set").images == 6
+    small = ["--data.size", "16", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "8"]
+    assert inspect(run.path, tmp_path / "set", None, small).images == 6
 
 
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:

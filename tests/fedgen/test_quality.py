@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedgen.quality import coverage, kernel_distance, reach
+from fedgen.quality import DRAWS, Sample, alike, coverage, drawings, kernel_distance, reach
 
 
 def features(seed: int, count: int, shift: float = 0.0) -> Tensor:
@@ -71,3 +71,40 @@ def test_reach_leaves_an_image_itself_out() -> None:
     line = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
     assert reach(line, 1).tolist() == [1, 1, 2, 4]
     assert reach(line, 3).tolist() == [7, 6, 4, 7]
+
+
+def sample(seed: int, count: int, shift: float = 0.0) -> Sample:
+    return Sample(features(seed, count) + shift, torch.arange(count) % 2)
+
+
+@pytest.mark.parametrize(("drawn", "held"), [(300, 40), (40, 300)])
+def test_drawn_and_held_out_images_of_one_law_have_the_same_figures_at_whatever_numbers(drawn: int, held: int) -> None:
+    """Coverage of 300 images is 0.9 where that of 40 is 0.4, so it must not be told of both."""
+    found = alike(sample(0, 200), sample(1, held), sample(2, drawn))
+    for name, near in (("precision", 0.12), ("recall", 0.12), ("density", 0.3), ("coverage", 0.12)):
+        assert found[name] == pytest.approx(found[f"held_out_{name}"], abs=near), name
+    whole = coverage(features(0, 200), features(2, 300))["coverage"]
+    assert abs(whole - coverage(features(0, 200), features(1, 40))["coverage"]) > 0.3
+
+
+def test_a_bad_generator_that_draws_much_does_not_look_better_than_held_out_images() -> None:
+    narrow = Sample(features(2, 400) * 0.6, torch.arange(400) % 2)
+    found = alike(sample(0, 200), sample(1, 40), narrow)
+    assert found["coverage"] < found["held_out_coverage"]
+
+
+def test_drawings_are_the_same_at_each_call_and_hold_no_image_twice() -> None:
+    whole = sample(0, 50)
+    first, second = ([part.features for part in drawings(whole, 20)] for _ in range(2))
+    assert len(first) == DRAWS
+    assert all(torch.equal(a, b) and len(a.unique(dim=0)) == 20 for a, b in zip(first, second, strict=True))
+    assert not torch.equal(first[0], first[1])
+    assert [len(part) for part in drawings(whole, 50)] == [50]
+
+
+def test_too_few_images_and_no_features_give_no_figure() -> None:
+    assert alike(sample(0, 9), sample(1, 40), sample(2, 40)) == {}
+    assert "kid" not in alike(sample(0, 40), sample(1, 40), sample(2, 9))
+    assert "held_out_kid" not in alike(sample(0, 40), sample(1, 9), sample(2, 40))
+    none = Sample(torch.empty(40, 0), torch.zeros(40, dtype=torch.int64))
+    assert alike(none, none, none) == {}

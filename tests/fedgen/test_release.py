@@ -3,20 +3,26 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pydicom
 import pytest
+import torch
 from PIL import Image
 
 from fedcore.cli import main
 from fedcore.data.source import Data
+from fedcore.data.synthetic import standing
 from fedcore.errors import Faults, InputError
 from fedgen import release as module
+from fedgen.drawn import DrawnSet
 from fedgen.inspection import inspect
+from fedgen.pictures import encoded
 from fedgen.release import release
+from fedgen.sample import sample
 from tests.fedgen.test_inspection import plant
 
 
@@ -31,7 +37,7 @@ def audited(one_run: Path, drawn: Path) -> Path:
     return drawn
 
 
-def test_a_set_that_passed_is_written_whole_and_its_sums_are_right(audited: Path, tmp_path: Path) -> None:
+def test_a_private_set_is_written_whole_and_its_sums_are_right(audited: Path, tmp_path: Path) -> None:
     manifest = release(audited, tmp_path / "out")
     assert rows(manifest) == rows(audited / "manifest.csv")
     sums = dict(line.split("  ")[::-1] for line in (tmp_path / "out" / "SHA256SUMS").read_text().splitlines())
@@ -40,6 +46,74 @@ def test_a_set_that_passed_is_written_whole_and_its_sums_are_right(audited: Path
     assert all(hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == s for name, s in sums.items())
     assert len([name for name in files if name.startswith("sheets/")]) == 4
     assert not list(tmp_path.glob(".*.part"))
+
+
+@pytest.mark.parametrize("kind", ["same", "dicom"])
+def test_training_takes_a_release_as_long_as_its_files_are_those_of_the_audit(
+    audited: Path, tmp_path: Path, kind: Literal["same", "dicom"]
+) -> None:
+    manifest = release(audited, tmp_path / "out", kind=kind)
+    assert standing(manifest, ["synthetic"]).doubt == ""
+    moved = Path(shutil.move(tmp_path / "out", tmp_path / "elsewhere")) / manifest.name
+    assert standing(moved, ["synthetic"]).doubt == ""
+    image = sorted((moved.parent / "images").iterdir())[3]
+    image.write_bytes(image.read_bytes()[:-1] + b"x")
+    assert "its files have changed since" in standing(moved, ["synthetic"]).doubt
+
+
+def test_an_audit_that_no_site_lists_is_not_believed(audited: Path, tmp_path: Path) -> None:
+    """Its record fits the set and its figures are good; the sites were not asked."""
+    told = json.loads((audited / "audit.json").read_text())
+    run = Path(shutil.copytree(told["asked"]["run"], tmp_path / "run"))
+    (run / "sites" / "hospital_2" / "audit.jsonl").write_text("")
+    told["asked"]["run"] = str(run)
+    (audited / "audit.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match=r"the audit file of hospital_2 does not list this set"):
+        release(audited, tmp_path / "out")
+
+
+def test_a_record_with_the_verdict_turned_is_refused(one_run: Path, drawn: Path, tmp_path: Path) -> None:
+    plant(drawn, 5, "hospital_1", 7)
+    inspect(one_run, drawn)
+    told = json.loads((drawn / "audit.json").read_text())
+    told["safe"] = {"answer": "yes", "because": [], "not_measured": told["safe"]["not_measured"]}
+    (drawn / "audit.json").write_text(json.dumps(told))
+    for force in (False, True):
+        with pytest.raises(InputError, match=r"no audit that can be relied on \(.*contradicts itself: its verdicts"):
+            release(drawn, tmp_path / "out", force=force)
+
+
+@pytest.mark.parametrize("change", ["generator", "data", "seed"])
+def test_settings_that_changed_after_the_audit_are_noticed(audited: Path, tmp_path: Path, change: str) -> None:
+    settings = json.loads((audited / "set.json").read_text())
+    (audited / "set.json").write_text(json.dumps(settings | {change: "0123"}))
+    with pytest.raises(InputError, match="has changed since its audit"):
+        release(audited, tmp_path / "out")
+
+
+def test_a_set_that_is_not_fit_for_use_takes_a_word_of_its_own(one_run: Path, drawn: Path, tmp_path: Path) -> None:
+    for file in sorted((drawn / "images").iterdir())[:16]:
+        file.write_bytes((drawn / "images" / "000000.png").read_bytes())
+    inspect(one_run, drawn)
+    for force in (False, True):
+        with pytest.raises(Faults, match=r"is not fit for use[\s\S]*nearly equal[\s\S]*--allow_not_useful true"):
+            release(drawn, tmp_path / "out", force=force)
+    manifest = release(drawn, tmp_path / "out", allow_not_useful=True)
+    sheet = (tmp_path / "out" / "README.md").read_text()
+    assert "- Privacy check: passed" in sheet
+    assert "- Fit for use: **no**, 25% of its images are nearly equal to another one of the set" in sheet
+    assert standing(manifest, ["synthetic"]).note.startswith("the synthetic set is trained on, fit for use: no")
+
+
+def test_one_class_of_copies_is_not_dropped_however_large_the_set(one_run: Path, drawn: Path, tmp_path: Path) -> None:
+    """3 of 64 are less than 5 %, and 3 of 16."""
+    ring = [image for image in DrawnSet.open(drawn).images if image.label == "ring"]
+    for image, which in zip(ring[:3], (1, 2, 3), strict=True):
+        plant(drawn, image.number, "hospital_1", which)
+    found = inspect(one_run, drawn)
+    assert any("3 of 16 images of class ring are copies" in text for text in found.safe.because)
+    with pytest.raises(Faults, match="of class ring are copies"):
+        release(drawn, tmp_path / "out", drop=True)
 
 
 def test_the_kit_takes_it_as_a_further_site(audited: Path, tmp_path: Path) -> None:
@@ -55,7 +129,8 @@ def test_the_datasheet_has_the_seven_headings_and_no_path(audited: Path, tmp_pat
     release(audited, tmp_path / "out")
     sheet = (tmp_path / "out" / "README.md").read_text()
     assert f"\n## {heading}" in sheet
-    assert "it passed the audit" in sheet
+    assert "- Privacy check: passed (0 copies in 64 images" in sheet
+    assert "- Fit for use: **not measured**, no features were compared" in sheet
     for file in ("README.md", "audit.json", "manifest.csv"):
         assert str(tmp_path) not in (tmp_path / "out" / file).read_text()
 
@@ -71,19 +146,21 @@ def test_a_set_with_copies_is_refused_by_name_and_goes_without_them(one_run: Pat
     assert "images/000005.png" not in {row["image"] for row in found}
     assert not (tmp_path / "out" / "images" / "000005.png").exists()
     assert "1 drawn images were left out as copies" in (tmp_path / "out" / "README.md").read_text()
-    assert json.loads((tmp_path / "out" / "audit.json").read_text())["passes"]
+    assert json.loads((tmp_path / "out" / "audit.json").read_text())["safe"]["answer"] == "yes"
 
 
 def test_many_copies_are_not_dropped(one_run: Path, drawn: Path, tmp_path: Path) -> None:
     for at in range(8):
         plant(drawn, at, "hospital_2", at)
     inspect(one_run, drawn)
-    with pytest.raises(Faults, match="the generator has learned images by heart"):
+    with pytest.raises(Faults, match="the generator has memorised images"):
         release(drawn, tmp_path / "out", drop=True)
 
 
 def test_force_is_written_into_the_datasheet(one_run: Path, drawn: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="has not been audited; first: fedpretrain generate audit RUN"):
+    with pytest.raises(
+        InputError, match=r"has no audit that can be relied on \(.*is missing\); first: fedpretrain generate audit RUN"
+    ):
         release(drawn, tmp_path / "out")
     with pytest.raises(InputError, match="name the run that drew it by --run RUN"):
         release(drawn, tmp_path / "out", force=True)
@@ -93,7 +170,7 @@ def test_force_is_written_into_the_datasheet(one_run: Path, drawn: Path, tmp_pat
     inspect(one_run, drawn)
     release(drawn, tmp_path / "out", force=True)
     sheet = (tmp_path / "out" / "README.md").read_text()
-    assert "released by force" in sheet
+    assert "- Privacy check: **failed; released by force** (1 copy in 64 images" in sheet
     assert "- 1 of 64 images are copies of patients' images" in sheet
 
 
@@ -120,6 +197,25 @@ def test_as_dicom_it_says_that_nobody_was_scanned(audited: Path, tmp_path: Path)
     assert len(cohort.split("train")["synthetic"]) == 64
 
 
+def test_two_sets_of_one_generator_and_seed_share_no_uid(one_run: Path, tmp_path: Path) -> None:
+    """Of other steps, images of the same number are others; a PACS drops or overwrites what has the same UID."""
+    uids = []
+    for steps in (1, 2):
+        sample(one_run, tmp_path / f"set_{steps}", 4, steps=steps)
+        release(tmp_path / f"set_{steps}", tmp_path / f"out_{steps}", kind="dicom", force=True, run=one_run)
+        made = [pydicom.dcmread(path) for path in sorted((tmp_path / f"out_{steps}" / "images").iterdir())]
+        uids.append({(one.StudyInstanceUID, one.SeriesInstanceUID, one.SOPInstanceUID) for one in made})
+    assert not {uid for of in uids[0] for uid in of} & {uid for of in uids[1] for uid in of}
+
+
+def test_colour_is_refused_as_dicom_before_anything_is_written(one_run: Path, drawn: Path, tmp_path: Path) -> None:
+    for file in (drawn / "images").iterdir():
+        file.write_bytes(encoded(torch.rand(3, 16, 16))[0])
+    with pytest.raises(InputError, match="as DICOM, images of 1 channel are written, and these are in colour"):
+        release(drawn, tmp_path / "out", kind="dicom", force=True, run=one_run)
+    assert not list(tmp_path.glob("*out*"))
+
+
 def test_a_full_disk_leaves_no_half_release(audited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write, count = module.write_atomically, []
 
@@ -141,6 +237,8 @@ def test_a_full_disk_leaves_no_half_release(audited: Path, tmp_path: Path, monke
 
 
 def test_the_commands(one_run: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copied = Path(shutil.copytree(drawn, tmp_path / "copied"))
+    plant(copied, 5, "hospital_1", 7)
     calls: list[tuple[list[Any], int]] = [
         (["audit", one_run, drawn], 0),
         (["audit", one_run], 2),
@@ -148,11 +246,15 @@ def test_the_commands(one_run: Path, drawn: Path, tmp_path: Path, capsys: pytest
         (["release", drawn, tmp_path / "out"], 0),
         (["release", drawn, tmp_path / "out"], 2),
         (["audit", "--help"], 0),
+        (["audit", one_run, copied], 2),
     ]
     for words, code in calls:
         with pytest.raises(SystemExit) as ended:
             main(["generate", *map(str, words)])
         assert ended.value.code == code, words
     told = capsys.readouterr()
-    assert "passes: no image of 64 is a copy" in told.out
+    assert "Privacy check passed: 0 copies in 64 images" in told.out
+    assert "Fit for use: not measured" in told.out
+    assert "recognition at 1 % false alarms (40 images held out, 100 are needed)" in told.out
+    assert "Privacy check failed: 1 copy in 64 images" in told.out
     assert "generate audit takes a run and a set" in told.err

@@ -22,6 +22,7 @@ from fedgen.sample import sample
 from fedgen.store import TENSORS, save_generator
 from fedgen.unet import UNet
 from tests.fedcore.test_lock import held_elsewhere
+from tests.fedgen.gans import gan
 
 KNOWN = Known(("cat", "dog"), ("a", "b", "c"))
 QUICK = {"steps": 2, "batch_size": 4}
@@ -183,3 +184,28 @@ def test_a_set_that_another_process_draws_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "set" / "images" / "x").symlink_to(tmp_path)
     with pytest.raises(InputError, match="x is a symbolic link"):
         sample(run, tmp_path / "set", 8, steps=1, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("made", "stated"),
+    [("diffusion", {"steps", "guidance", "solver"}), ("flow", {"steps", "guidance"}), ("gan", set())],
+)
+def test_settings_that_an_image_does_not_depend_on_are_not_stated(tmp_path: Path, made: str, stated: set[str]) -> None:
+    if made == "gan":
+        save_generator(tmp_path / "run" / "generator", gan().generator)
+    else:
+        denoiser = Denoiser(UNet(2, 1, widths=(8, 16)), KNOWN)
+        process = Noise(predicts="flow" if made == "flow" else "v")
+        save_generator(tmp_path / "run" / "generator", DiffusionGenerator(denoiser, KNOWN, Canvas(1, (8, 8)), process))
+    sample(tmp_path / "run", tmp_path / "set", 2, **QUICK)
+    assert json.loads((tmp_path / "set" / "set.json").read_text()).keys() & {"steps", "guidance", "solver"} == stated
+
+
+@pytest.mark.parametrize(("size", "channels"), [((8, 8, 8), 2), ((8, 8), 2), ((8, 8), 4)])
+def test_images_that_no_file_holds_are_refused_before_anything_is_written(
+    tmp_path: Path, size: tuple[int, ...], channels: int
+) -> None:
+    run = generator(tmp_path / "run", size, channels=channels)
+    with pytest.raises(InputError, match=rf"the generator draws {channels}; train one on images of fewer channels"):
+        sample(run, tmp_path / "set", 2, **QUICK)
+    assert not (tmp_path / "set").exists()

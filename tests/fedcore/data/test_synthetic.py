@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +13,10 @@ import torch
 from fedcore.data.describe import describe, fingerprint
 from fedcore.data.phantom import Phantoms
 from fedcore.data.source import Data
-from fedcore.data.synthetic import Synthetic
+from fedcore.data.synthetic import Standing, Synthetic, digest_of, standing
 from fedcore.errors import InputError
+from tests.fedcore.audits import write_audit
+from tests.fedcore.data.test_gate import GOOD, SOUND
 
 
 @pytest.fixture
@@ -25,7 +29,7 @@ def drawn(tmp_path: Path) -> Path:
         np.save(folder / f"{at}.npy", np.random.default_rng(at).random((16, 16)).astype(np.float32))
         lines.append(f"{at}.npy,synthetic,train,{'lz'[at % 2]}")
     (folder / "manifest.csv").write_text("\n".join(lines))
-    (folder / "audit.json").write_text(json.dumps({"passes": True}))
+    write_audit(folder / "manifest.csv")
     return folder / "manifest.csv"
 
 
@@ -66,25 +70,94 @@ def test_runs_with_and_without_a_set_are_on_the_same_images(tmp_path: Path) -> N
     assert accompanied.partition("+")[0] == joined.partition("+")[0] == alone
 
 
+def forge(drawn: Path) -> None:
+    (drawn.parent / "audit.json").write_text(json.dumps({"passes": True}))
+
+
+def turn(drawn: Path) -> None:
+    """The same figures, and the other verdict."""
+    told = json.loads((drawn.parent / "audit.json").read_text())
+    told["sites"]["hospital_1"]["auc"] = 0.9
+    (drawn.parent / "audit.json").write_text(json.dumps(told))
+
+
+def change_an_image(drawn: Path) -> None:
+    np.save(drawn.parent / "2.npy", np.random.default_rng(9).random((16, 16)).astype(np.float32))
+
+
+def change_a_label(drawn: Path) -> None:
+    drawn.write_text(drawn.read_text().replace("synthetic,train,z", "synthetic,train,l"))
+
+
+CASES: list[tuple[Callable[[Path], object], str]] = [
+    (
+        lambda drawn: (drawn.parent / "audit.json").unlink(),
+        "without an audit that can be relied on: audit.json is miss",
+    ),
+    (forge, "without an audit that can be relied on: audit.json is no whole record"),
+    (turn, "without an audit that can be relied on: audit.json contradicts itself"),
+    (change_an_image, "not the one that was audited: its files have changed"),
+    (change_a_label, "not the one that was audited: its files have changed"),
+    (lambda drawn: write_audit(drawn, set="another"), "not the one that was audited"),
+    (lambda drawn: write_audit(drawn, sites={"a": GOOD | {"auc": 0.9}}), "failed its privacy check"),
+]
+
+
 @pytest.mark.parametrize("place", ["further", "synthetic"])
-@pytest.mark.parametrize(("audit", "what"), [(None, "nobody has audited"), ("{}", "nobody has audited"),
-                                             ('{"passes": false}', "did not pass its audit")])  # fmt: skip
-def test_a_set_that_has_not_passed_is_refused_unless_forced(
-    drawn: Path, tmp_path: Path, place: str, audit: str | None, what: str
+@pytest.mark.parametrize(("change", "what"), CASES)
+def test_a_set_that_no_audit_found_private_is_refused_unless_forced(
+    drawn: Path, tmp_path: Path, place: str, change: Callable[[Path], object], what: str
 ) -> None:
-    (drawn.parent / "audit.json").unlink()
-    if audit:
-        (drawn.parent / "audit.json").write_text(audit)
+    change(drawn)
     how = {"further": (str(drawn),)} if place == "further" else {"synthetic": Synthetic(str(drawn))}
     data = replace(hospitals(tmp_path), **how)
-    with pytest.raises(InputError, match=f"{what}; first: fedpretrain generate audit .*data.unaudited true"):
+    with pytest.raises(InputError, match=f"{what}[^;]*; first: fedpretrain generate audit .*data.unaudited true"):
         data.load()
     (note,) = describe(replace(data, unaudited=True).load())["notes"]
-    assert note == f"a synthetic set that {what} was taken all the same"
+    assert what in note
+    assert note.endswith("was taken all the same")
+    assert str(tmp_path) not in note
+
+
+@pytest.mark.parametrize(("figures", "answer"), [({"tstr": 0.3}, "no, because a classifier of its images"),
+                                                 (None, "not measured, because no features")])  # fmt: skip
+def test_a_set_that_is_not_fit_for_use_is_trained_on_with_a_note(
+    drawn: Path, tmp_path: Path, figures: dict[str, float] | None, answer: str
+) -> None:
+    write_audit(drawn, sites={"a": SOUND if figures is None else GOOD | figures})
+    data = replace(hospitals(tmp_path), synthetic=Synthetic(str(drawn)))
+    (note,) = describe(data.load())["notes"]
+    assert note.startswith(f"the synthetic set is trained on, fit for use: {answer}")
+
+
+def test_a_release_is_held_to_the_digest_of_its_own_files(drawn: Path) -> None:
+    write_audit(drawn, set="of the set it was made of", released=digest_of(drawn))
+    assert standing(drawn, ["synthetic"]) == Standing()
+    change_an_image(drawn)
+    assert "changed" in standing(drawn, ["synthetic"]).doubt
+
+
+def test_images_of_hospitals_have_no_standing(tmp_path: Path) -> None:
+    assert standing(tmp_path / "manifest.csv", ["hospital_1"]) == Standing()
+
+
+def test_a_digest_hangs_on_rows_files_and_settings_and_not_on_the_place(drawn: Path, tmp_path: Path) -> None:
+    first = digest_of(drawn)
+    assert digest_of(Path(shutil.copytree(drawn.parent, tmp_path / "copy")) / "manifest.csv") == first
+    (drawn.parent / "set.json").write_text("{}")
+    second = digest_of(drawn)
+    change_an_image(drawn)
+    third = digest_of(drawn)
+    change_a_label(drawn)
+    assert len({first, second, third, digest_of(drawn)}) == 4
+    (drawn.parent / "1.npy").unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        digest_of(drawn)
 
 
 def test_what_does_not_suit_is_refused(drawn: Path, tmp_path: Path) -> None:
     data = replace(hospitals(tmp_path), synthetic=Synthetic(str(drawn)))
+    data = replace(data, unaudited=True)
     rows = drawn.read_text()
     drawn.write_text(rows.replace("3.npy,synthetic", "3.npy,other"))
     with pytest.raises(InputError, match=r"takes a set of one site, .* has 2 \(other, synthetic"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,10 @@ def write_lookalikes(run: Path, site: str, side: int = 16, **other: Any) -> None
     np.savez(run / "sites" / site / "lookalikes.npz", **(arrays | other))
 
 
+def verdict(answer: str, *because: str, not_measured: Sequence[str] = ()) -> dict[str, Any]:
+    return {"answer": answer, "because": list(because), "not_measured": list(not_measured)}
+
+
 def audit(**other: Any) -> dict[str, Any]:
     told = {
         "trained": 90.0,
@@ -53,11 +57,16 @@ def audit(**other: Any) -> dict[str, Any]:
         "auc": 0.512,
         "kid": 0.012,
         "held_out_kid": -1e-9,
+        "tstr": 0.31,
+        "trtr": 0.62,
+        "likeness": 0.7,
+        "real_likeness": 0.5,
     }
     figures = {"fid": 12.34, "held_out_fid": 4.0}
     return {
-        "name": "my_set", "set": SET, "images": 64, "left_out": [], "passes": False, "encoder": "ab",
-        "objections": ["1 of 64 images are copies of patients' images (drop them)"],
+        "name": "my_set", "set": SET, "images": 64, "left_out": [], "encoder": "ab",
+        "safe": verdict("no", "1 of 64 images are copies of patients' images (drop them)"),
+        "useful": verdict("no", "precision is 0.10", not_measured=["classes"]),
         "copies": {"000007.png": ["hospital_1"]}, "sites": dict.fromkeys(SITES, told),
         "quality": {"all": figures, "class normal": {"fid": None, "held_out_fid": None}, "site hospital_1": figures},
     } | other  # fmt: skip
@@ -89,9 +98,12 @@ def test_every_section_of_an_audited_run(drawing: MakeRun) -> None:
     page = write_report(drawing(told=audit()))
     reader = read(page)
     for said in (
-        "Does not pass 1 copy among 64 images", "Frechet distance 12.3 held-out images 4",
+        "Privacy check Failed 1 copy among 64 images", "Fit for use No precision is 0.10",
+        "Frechet distance 12.3 held-out images 4",
         "Drawn images beside real ones",
-        "normal", "pneumonia", "at some of its 50 steps. 1 25 50", "Does not pass. 64 images of the set my_set",
+        "normal", "pneumonia", "at some of its 50 steps. 1 25 50",
+        "Privacy check failed. 1 copy in 64 images of the set my_set",
+        "Fit for use: no. precision is 0.10 not measured: classes", "0.310 0.620", "0.700 0.500",
         "by pixels and by features", "(drop them)", "hospital_1 90 30 1 0.512", "0.012 (0.000)", "Membership:",
         "000007.png hospital_1", "0.05 copy", "limit 0.3", "by features", "This page shows images of the sites.",
     ):  # fmt: skip
@@ -117,14 +129,19 @@ def test_a_run_without_an_audit_says_what_to_do(drawing: MakeRun) -> None:
     text = read(write_report(drawing())).text
     assert "Not audited." in text
     assert "fedpretrain generate audit" in text
-    assert "Passes" not in text
+    assert "passed" not in text
 
 
 def test_a_set_that_passed(drawing: MakeRun) -> None:
-    told = audit(passes=True, objections=[], copies={}, encoder=None, quality={}, left_out=[3, 4])
+    told = audit(
+        safe=verdict("yes", not_measured=["hospital_1: recognition"]), useful=verdict("not measured", "no encoder"),
+        copies={}, encoder=None, quality={}, left_out=[3, 4],
+    )  # fmt: skip
     text = read(write_report(drawing(told=told))).text
-    assert "Audit Passes 0 copies among 64 images" in text
-    assert "were looked at, 2 were left out by pixels alone" in text
+    assert "Privacy check Passed 0 copies among 64 images" in text
+    assert "Fit for use Not measured no encoder" in text
+    assert "set my_set ; 2 were left out. Sites compared them by pixels alone" in text
+    assert "not measured: hospital_1: recognition" in text
     assert "Frechet" not in text
 
 
@@ -223,7 +240,13 @@ def test_without_images_figures_stay_and_pictures_and_paths_go(drawing: MakeRun)
 
 def test_no_text_of_an_audit_becomes_markup(drawing: MakeRun) -> None:
     evil = '<img src=x onerror="alert(1)"><script>'
-    told = audit(name=evil, objections=[evil], copies={evil: [evil]}, sites={evil: {"auc": 0.5}})
+    told = audit(
+        name=evil,
+        safe=verdict(evil, evil),
+        useful=verdict("no", evil),
+        copies={evil: [evil]},
+        sites={evil: {"auc": 0.5}},
+    )
     reader = read(write_report(drawing(told=told), images=False))
     assert reader.text.count(evil) >= 5
     assert "img" not in reader.tags
@@ -246,8 +269,8 @@ def test_many_sites_and_large_pictures_stay_a_small_page(make_run: MakeRun) -> N
 def test_generators_are_compared_by_their_audits(drawing: MakeRun, make_run: MakeRun) -> None:
     runs = [drawing("one", audit(), data="x"), drawing("two", data="x")]
     text = read(write_comparison(runs, runs[0].parent / "a.html")).text
-    assert "one does not pass 1 of 64 12.3 4 1.5 MB" in text
-    assert "two – – – – 1.5 MB" in text
+    assert "one failed 1 of 64 no 12.3 4 1.5 MB" in text
+    assert "two – – – – – 1.5 MB" in text
     assert "Diffusion FedAvg" in text
     assert "kNN" not in text
     mixed = read(write_comparison([*runs, make_run("moco", data="x")], runs[0].parent / "b.html")).text
