@@ -36,6 +36,18 @@ def test_help_lists_every_command(words: tuple[str, ...], capsys: pytest.Capture
     }
 
 
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly() -> None:
+    """As `fedpretrain ... | head` does."""
+    command = [sys.executable, "-c", "from fedcore.cli import main; main(['--help'])"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    ) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        run.stdout.close()
+        assert (run.stderr.read(), run.wait()) == (b"", 1)
+
+
 def test_help_is_instant() -> None:
     """Nothing heavy is imported; a process of its own, because this one has."""
     code = (

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from fedcore.aggregate import Mean
 from fedcore.algorithm import Algorithm, FedAvg
 from fedcore.checkpoint import Checkpoint
 from fedcore.errors import InputError
@@ -18,7 +20,7 @@ from fedcore.federation import NoSiteLeft, Rounds, Survey
 from fedcore.job import Job
 from fedcore.local import LocalTrainer
 from fedcore.localonly import LocalOnly
-from fedcore.message import Contribution, Reveals, Tensors, Weights, flatten
+from fedcore.message import Contribution, Empty, Reveals, Tensors, Weights, flatten
 from fedcore.policy import Policy
 from fedcore.quantised import Quantised
 from fedcore.run import RunFolder
@@ -160,6 +162,33 @@ def test_what_the_policy_forbids_is_refused_before_there_is_a_run(changes: dict[
     with pytest.raises(InputError, match="Total reveals STATISTICS, the policy allows WEIGHTS"):
         job(**changes, policy=Policy(Reveals.WEIGHTS))
     job(**changes, policy=Policy(Reveals.STATISTICS))
+
+
+class Scoring:
+    def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Empty]:
+        return Contribution(site.name, Empty(), site.size, {"score": 0.5})
+
+
+@pytest.mark.parametrize("policy", [Policy(Reveals.WEIGHTS), Policy(metrics=False)], ids=["weights", "off"])
+def test_scores_that_may_not_leave_are_not_asked_for(
+    tmp_path: Path, policy: Policy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(tmp_path / "bare", job(survey=Survey(Scoring()), policy=policy))
+    assert all(r["survey"] == {} and r["sites"]["a"]["metrics"] == {} for r in told(tmp_path / "bare"))
+    (note,) = RunFolder(tmp_path / "bare").about()["notes"]
+    assert note.startswith("Sites were not asked for scores between rounds")
+    assert note in capsys.readouterr().out
+    start(tmp_path / "asked", job(survey=Survey(Scoring())))
+    assert told(tmp_path / "asked")[0]["survey"]["a"] == {"score": 0.5}
+
+
+@pytest.mark.parametrize("wrap", [lambda a: a, Quantised], ids=["plain", "wrapped"])
+def test_an_average_that_takes_a_metric_is_refused_where_none_may_leave(wrap: Callable[[Any], Any]) -> None:
+    weighted = wrap(FedAvg(Mean("representation_change")))
+    with pytest.raises(InputError, match="weighted by the metric representation_change needs metrics of the sites"):
+        job(weighted, policy=Policy(metrics=False))
+    job(weighted)
+    job(wrap(FedAvg(Mean("equal"))), policy=Policy(metrics=False))
 
 
 def test_the_end_of_a_failed_run_is_told_and_can_be_resumed(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_run_leaves_a_generator_of_its_sites_and_classes(tmp_path: Path, dims:
     assert len(made.known.classes) == 4
     about = run.about()
     assert (about["status"], about["command"]) == ("finished", "generate")
-    assert {site["reveals"] for turn in run.rounds() for site in turn["sites"].values()} == {"WEIGHTS"}
+    assert {site["reveals"] for turn in run.rounds() for site in turn["sites"].values()} == {"STATISTICS"}  # the loss
 
 
 def test_a_run_repeats_and_a_resumed_one_ends_with_the_same_bits(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_a_run_leaves_a_generator_whose_images_have_no_label(tmp_path: Path, dim
     assert isinstance(made, VAEGenerator)
     assert made.canvas == Canvas(1, (16,) * dims)
     assert float(made.network.scale.square) != 1.0
-    assert {site["reveals"] for turn in run.rounds() for site in turn["sites"].values()} == {"WEIGHTS"}
+    assert {site["reveals"] for turn in run.rounds() for site in turn["sites"].values()} == {"STATISTICS"}  # the loss
     manifest = sample(run.path, tmp_path / "set", 3, batch_size=2)
     with manifest.open(newline="") as file:
         assert [(row["site"], row["label"], row["imitates"]) for row in csv.DictReader(file)] == [

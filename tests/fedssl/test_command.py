@@ -66,6 +66,12 @@ def test_other_images_give_another_table(finished: Path, said: Said) -> None:
     assert [float(cell) >= 0 for cell in cells] == [True] * 4
 
 
+def test_without_metrics_there_is_nothing_to_ask(finished: Path, said: Said) -> None:
+    code, _, err = said("probe", finished, "--policy.metrics", "false")
+    assert code == 2
+    assert "a probe needs metrics of the sites, which are STATISTICS" in err
+
+
 @pytest.mark.parametrize("finished", BOTH[1:], indirect=True)
 def test_a_site_that_did_not_train_alone_has_no_encoder(finished: Path, said: Said) -> None:
     code, _, err = said("probe", finished, "--data.phantom.sites", 3)

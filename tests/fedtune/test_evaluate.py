@@ -122,7 +122,8 @@ def test_a_policy_of_weights_refuses_and_says_what_to_do(
         InputError, match=r"a could not be evaluated: SiteCounts reveals STATISTICS .* set policy.at_most"
     ):
         evaluate(sites, seed=0, draws=5)
-    assert not list(tmp_path.glob("*/audit.jsonl"))
+    lines = [strict(line) for path in tmp_path.glob("*/audit.jsonl") for line in path.read_text().splitlines()]
+    assert {line["what"] for line in lines} == {"refusal"}
 
 
 def test_what_leaves_is_audited_and_holds_counts_alone(
@@ -135,7 +136,7 @@ def test_what_leaves_is_audited_and_holds_counts_alone(
         assert told["confusion"] == ("STATISTICS", [6, 3, 3])
         assert told["histogram"] == ("STATISTICS", [6, 3, 2, BINS])
         assert told["reliability"] == ("STATISTICS", [2, FINE])
-        assert told.keys() == {"confusion", "histogram", "reliability", "metrics"}
+        assert told.keys() == {"confusion", "histogram", "reliability", "answer", "metrics"}
 
 
 def test_what_leaves_does_not_grow_with_the_site(local: LocalTrainer, tests: dict[str, Images]) -> None:
