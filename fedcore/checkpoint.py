@@ -76,9 +76,10 @@ class Checkpoint:
     def restore(self, like: State) -> State:
         """The server's state in the shape of `like`, the state of a run that has just begun."""
         assert self.server is not None, "restore needs a committed round"
-        tensors = self._read(self.server)
-        state = unflatten(like, tensors)
-        _require_same_shapes(flatten(like), flatten(state))
+        tensors, wanted = self._read(self.server), flatten(like)
+        # A file sorts its names; a digest of what a site sends (its audit file) is over tensors in their own order.
+        state = unflatten(like, {name: tensors[name] for name in wanted if name in tensors} | tensors)
+        _require_same_shapes(wanted, flatten(state))
         return state
 
     def get(self, site: str) -> Tensors:

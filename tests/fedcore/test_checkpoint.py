@@ -57,6 +57,7 @@ def test_state_and_memories_come_back_to_the_bit(tmp_path: Path) -> None:
     assert same(again.restore(STATE).tensors, EVERY_TYPE)
     assert same(again.get("a"), EVERY_TYPE)
     assert torch.signbit(again.get("a")["single"][1])
+    assert list(again.restore(STATE).tensors) == list(EVERY_TYPE)
 
 
 def test_a_site_without_memory(tmp_path: Path) -> None:
