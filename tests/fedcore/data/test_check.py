@@ -75,3 +75,10 @@ def test_preview_shows_every_site(manifest: Path, tmp_path: Path) -> None:
         assert (part < 64).sum() > 5000  # dark pixels of an image on the white sheet
     with pytest.raises(InputError, match="per_site"):
         preview(manifest, tmp_path / "p.png", per_site=0)
+
+
+def test_preview_shows_a_nifti_of_one_slice(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).normal(size=(16, 24, 1)).astype(np.float32)
+    nib.save(nib.Nifti1Image(pixels, np.diag([1.0, 2.0, 5.0, 1.0])), tmp_path / "a.nii.gz")
+    (tmp_path / "manifest.csv").write_text("image,site\na.nii.gz,north\n")
+    assert preview(tmp_path / "manifest.csv", tmp_path / "p.png", per_site=1, size=32).is_file()
