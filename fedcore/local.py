@@ -16,6 +16,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from fedcore.border import is_metric
 from fedcore.buffers import levels_of
 from fedcore.data.batches import loader
 from fedcore.errors import InputError, Refused
@@ -184,7 +185,8 @@ class LocalTrainer:
     def _require_finite(self, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
             if not torch.isfinite(torch.tensor(value)):
-                raise Refused(f"the {name} became {value}; a lower learning rate or gradient_clip_val may help")
+                what = f"the {name}" if is_metric(name) else "a metric"  # another name may hold anything
+                raise Refused(f"{what} became {value}; a lower learning rate or gradient_clip_val may help")
         for name, t in self.module.state_dict().items():
             # A sum is ten times as fast as a look at every element; only a sum that is not finite needs that look.
             if t.is_floating_point() and not t.sum().isfinite() and not t.isfinite().all():

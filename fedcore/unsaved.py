@@ -28,11 +28,7 @@ class Unsaved:
         """Puts all of it back as it was; what has come since is removed."""
         for part, buffers, attributes in self._held:
             for name, buffer in buffers.items():
-                now = part._buffers[name]
-                if buffer is None or now is None or now.shape != buffer.shape or now.dtype != buffer.dtype:
-                    part._buffers[name] = _copy(buffer)
-                else:
-                    now.detach().copy_(buffer)
+                part._buffers[name] = _copy(buffer)
             for name, value in list(_own(part).items()):
                 if name not in attributes:
                     if _tensors(value):

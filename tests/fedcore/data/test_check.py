@@ -83,3 +83,10 @@ def test_a_preview_is_whole_or_not_there(manifest: Path, tmp_path: Path) -> None
         preview(manifest, tmp_path / "file" / "p.png", per_site=1, size=32)
     with pytest.raises(InputError, match=r"out must name a picture, such as preview\.png, got p\.doc"):
         preview(manifest, tmp_path / "p.doc", per_site=1, size=32)
+
+
+def test_preview_shows_a_nifti_of_one_slice(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).normal(size=(16, 24, 1)).astype(np.float32)
+    nib.save(nib.Nifti1Image(pixels, np.diag([1.0, 2.0, 5.0, 1.0])), tmp_path / "a.nii.gz")
+    (tmp_path / "manifest.csv").write_text("image,site\na.nii.gz,north\n")
+    assert preview(tmp_path / "manifest.csv", tmp_path / "p.png", per_site=1, size=32).is_file()
