@@ -23,6 +23,8 @@ def write_sums(folder: Path, names: Sequence[str]) -> None:
 
 def require_sums(folder: Path, names: Sequence[str], advice: str) -> None:
     """Raises InputError where a file is missing, has no checksum, or is not the one that was written."""
+    if gone := next((name for name in names if not (folder / name).is_file()), None):
+        raise InputError(f"{folder / gone} is missing; {advice}")
     try:
         with (folder / SUMS).open("rb") as file:
             text = file.read(_MOST_BYTES).decode()
@@ -33,7 +35,7 @@ def require_sums(folder: Path, names: Sequence[str], advice: str) -> None:
         try:
             digest = digest_of(folder / name)
         except OSError as e:
-            raise InputError(f"{folder / name} is missing or cannot be read ({e.strerror}); {advice}") from e
+            raise InputError(f"{folder / name} cannot be read ({e.strerror}); {advice}") from e
         if name not in noted:
             raise InputError(f"{folder / SUMS} has no line for {name}, so it cannot be checked; {advice}")
         if digest != noted[name]:

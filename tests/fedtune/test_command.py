@@ -99,7 +99,7 @@ def test_an_unfinished_run_is_refused(finished: tuple[Path, str], said: Said) ->
     shutil.rmtree(run / "classifier")
     code, _, err = said("evaluate", run)
     assert code == 2
-    assert "takes a finished finetune run" in err
+    assert "give a finished run" in err
 
 
 def test_help(said: Said) -> None:

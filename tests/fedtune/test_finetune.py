@@ -208,7 +208,7 @@ def test_weights_that_are_missing_damaged_or_of_another_architecture_are_refused
     cohort, run = DATA.load(), RunFolder(tmp_path)
     module = build(cohort, ENCODER, Classifier, 0)
     fresh = partial(build, cohort, ENCODER, Classifier, 1)
-    with pytest.raises(InputError, match="SHA256SUMS is missing"):
+    with pytest.raises(InputError, match="is missing; give a finished run"):
         with_weights(run, fresh)
     save_classifier(run, module)
     assert same(with_weights(run, fresh).state_dict(), module.state_dict())
