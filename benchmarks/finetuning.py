@@ -189,7 +189,7 @@ def _told(run: Path, score: str) -> dict[str, float]:
 
 def _by_site(run: Path, task: Task) -> dict[str, float]:
     """What a model that was trained on all images together scores at each site."""
-    table = evaluated(RunFolder(run), (*task.deal, "--bootstrap", "0")).table
+    table = evaluated(RunFolder(run), task.deal).table
     sites = {site: row[task.score].value for site, row in table.items() if site != POOLED}
     return _and_mean({site: value for site, value in sites.items() if not isnan(value)}, task.score)
 

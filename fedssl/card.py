@@ -16,10 +16,10 @@ from fedssl.method import Method
 _SCORES = {"knn": "kNN", "linear": "linear probe", "feature_std": "spread", "effective_rank": "effective rank"}
 
 
-def card(run: RunFolder, module: Method, site: str | None = None) -> str:
-    """Markdown; `site` for an encoder that one site trained alone."""
+def card(run: RunFolder, module: Method, site: str | None = None, alone: bool = False) -> str:
+    """Markdown; `site` for an encoder that is one site's own, `alone` if no other site had a part in it."""
     about, rounds = run.about(), run.rounds()
-    sites = {site: about["sites"][site]} if site else about["sites"]
+    sites = {site: about["sites"][site]} if site and alone else about["sites"]
     parts = [
         _head(module), _what(about, rounds, module, sites, site), _load(module), _learned(sites, rounds),
         left(rounds), recipe_of(run, ["method"]), environment(run, about), LICENCE, USE,

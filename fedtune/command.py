@@ -67,7 +67,7 @@ def _classes(run: RunFolder, overrides: Sequence[str]) -> Evaluation:
     load_classifier(run, module)
     sites = _sites(run, module, labelled_tests(cohort), asked)
     grades = ranked(cohort.classes, module) if asked["ordinal"] else []
-    return evaluate(sites, asked["seed"], asked["bootstrap"], grades, asked["by_patient"])
+    return evaluate(sites, asked["seed"], grades, asked["by_patient"])
 
 
 def _masks(run: RunFolder, overrides: Sequence[str]) -> Overlaps:
@@ -80,9 +80,7 @@ def _masks(run: RunFolder, overrides: Sequence[str]) -> Overlaps:
     load_classifier(run, module, SEGMENTER)
     sites = _sites(run, module, tests, asked)
     files = Files.of(asked["data"], cohort) if asked["native"] else None
-    return evaluate_masks.evaluate_masks(
-        sites, structures, asked["tolerance"], asked["seed"], asked["bootstrap"], files
-    )
+    return evaluate_masks.evaluate_masks(sites, structures, asked["tolerance"], asked["seed"], files)
 
 
 def _asked(stage: Callable[..., None], run: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:

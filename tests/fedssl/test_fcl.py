@@ -35,6 +35,7 @@ from fedssl.moco import MoCo, info_nce, queries
 from fedssl.pretrain import pretrain
 from fedssl.statistics import ShareStatistics
 from fedssl.vectors import ShareVectors
+from tests.fedcore.toys import at
 
 SHARED = ShareVectors(per_site=8, draw=12, wire="fp32")
 
@@ -271,6 +272,6 @@ def test_two_banks_of_moco_and_fcl_speak_one_language(toy: Callable[..., nn.Modu
     """A site with one method may read what a site with the other has sent."""
     sender, receiver, turn = fcl(toy()), MoCo(toy(), bank=16, remote=16, hidden=8, dim=6), Round(0, 1, seed=0)
     sender.loss(views(), torch.rand(4))
-    pool = SHARED.merge(SHARED.start(), {"a": SHARED.collect(sender, "a", turn)})
+    pool = SHARED.merge(SHARED.start(), {"a": SHARED.collect(sender, at("a"), turn)})
     SHARED.receive(receiver, SHARED.broadcast(pool, "b", turn), turn)
     assert torch.equal(receiver.remote.parts(), sender.bank.parts())
