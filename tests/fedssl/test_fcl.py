@@ -169,7 +169,8 @@ def test_statistics_serve_as_well(toy: Callable[..., nn.Module], images: Callabl
     """Synthetic features are of no known part: further negatives."""
     module = fcl(toy())
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
-    sites, carry = InProcess(hospitals(images), local), Carry(FedAvg(), ShareStatistics(draw=10, at_least=8))
+    sites = InProcess(hospitals(images), local, policy=Policy(min_patients=1))
+    carry = Carry(FedAvg(), ShareStatistics(draw=10, at_least=2))
     federate(carry, sites, carry.start(local), Rounds(2), seed=0)
     memory = sites.memories.get("a")
     assert int((memory["module/remote.born"] >= 0).sum()) == 10
