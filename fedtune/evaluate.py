@@ -109,15 +109,13 @@ def evaluate(transport: InProcess, seed: int, grades: Sequence[int] = (), by_pat
     given = answers(transport, Evaluate(grades=grades, patients=by_patient), seed)
     told = {a.site: a.message for a in given if a.message.patients}
     if not told:
-        raise too_few(transport.policy)
+        raise too_few(transport.policy, " of a class")
     empty = {a.site: a.message for a in given if not a.message.patients}
     rows = {site: scored([message], grades) for site, message in (told | empty).items()}
     rows |= {POOLED: scored(list(told.values()), grades)}
     counts = {a.site: a.message.counts for a in given}
     counts[POOLED] = reduce(add, counts.values())
-    images, patients = (
-        {a.site: n(a) for a in given} for n in (lambda a: a.examples, lambda a: int(a.message.patients))
-    )
+    images, patients = {a.site: a.examples for a in given}, {a.site: int(a.message.patients) for a in given}
     names = [finding(k) for k in range(len(counts[POOLED].histogram))] if counts[POOLED].several else []
     return Evaluation(
         {site: {name: score for name, score in rows[site].items() if name not in names} for site in counts},
@@ -176,12 +174,12 @@ def require_classes(tests: Mapping[str, Images], kind: Beside, k: int, policy: P
         few = withheld(truth, patients, k, policy.min_patients)
         if not few.all() and len(_counted(torch.zeros(len(truth), k), truth, few)[1].nonzero()):
             return
-    raise too_few(policy)
+    raise too_few(policy, " of a class")
 
 
-def too_few(policy: Policy, of: str = "of a class") -> InputError:
+def too_few(policy: Policy, of: str = "") -> InputError:
     return InputError(
-        f"no site has {policy.min_patients} test patients {of}, so none sends a score; hold more patients out "
+        f"no site has {policy.min_patients} test patients{of}, so none sends a score; hold more patients out "
         "(data.test_fraction), or lower policy.min_patients if the sites agree"
     )
 

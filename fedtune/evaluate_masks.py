@@ -113,7 +113,7 @@ def evaluate_masks(
     sums = {a.site: a.message.sums for a in given}
     images = {a.site: a.examples for a in given}
     if not any(images.values()):
-        raise too_few(transport.policy, "with a structure")
+        raise too_few(transport.policy, " with a structure")
     images[POOLED] = sum(images.values())
     table = {site: overlap_scores([each]) for site, each in sums.items()}
     table[POOLED] = overlap_scores(list(sums.values()))

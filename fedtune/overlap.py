@@ -8,8 +8,11 @@ An image counts for a structure where its mask or the guess shows it. Dice and s
 does; a distance then does not exist, and that image is left out of its mean: read it beside Dice.
 
 A mean over images is a ratio of sums over patients, whose variance is that of s_p - mean n_p, s_p being the sum of
-patient p's scores and n_p their number (Cochran 1977, sec. 6.3). Sites are strata: their variances are added. Of the
-mean over structures the server knows at most that deviations add up; the site sends what part of that it is.
+patient p's scores and n_p their number (Cochran 1977, sec. 6.3). Sites are strata: their variances are added. A site
+sends sum (s_p - mean n_p)^2 about its own mean. About the mean of all sites the server takes the most that it can be,
+which is exact where patients have equally many images: for more it would need sum s_p n_p, and that and sum s_p give
+away a patient who alone has many images. Of the mean over structures the server knows that deviations add up at most;
+the site sends what part of that it is.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64, Shaped
@@ -46,9 +49,7 @@ class Sums(Message):
     total: Float[Tensor, "3 k"] = field(metadata=STATISTICS)
     """sum s_p"""
     squares: Float[Tensor, "3 k"] = field(metadata=STATISTICS)
-    """sum s_p^2"""
-    products: Float[Tensor, "3 k"] = field(metadata=STATISTICS)
-    """sum s_p n_p"""
+    """sum (s_p - mean n_p)^2, mean being that of the site: sum s_p / sum n_p"""
     sizes: Int[Tensor, "3 k"] = field(metadata=STATISTICS)
     """sum n_p^2"""
     together: Float[Tensor, "3"] = field(metadata=STATISTICS)
@@ -56,11 +57,12 @@ class Sums(Message):
     digits in [0, 1]."""
 
     def variance(self, mean: Float[Tensor, "3 k"]) -> Float[Tensor, "3 k"]:
-        """Of sum (s_p - mean n_p) over patients of this site, of one patient its square."""
-        m = self.patients.double()
-        squares = self.squares - 2 * mean * self.products + mean**2 * self.sizes
-        own = (self.total - mean * self.images) ** 2 / m.clamp_min(1)
-        return torch.where(m > 1, (squares - own) * m / (m - 1).clamp_min(1), squares).clamp_min(0)
+        """Of sum (s_p - mean n_p) over patients of this site, at most; of one patient its square."""
+        m, total, images = self.patients.double(), self.total.double(), self.images.double()
+        away = (total / images.clamp_min(1) - mean).abs()
+        unequal = (self.sizes - images**2 / m.clamp_min(1)).clamp_min(0).sqrt()
+        squares = (self.squares.double().sqrt() + away * unequal) ** 2
+        return torch.where(m > 1, squares * m / (m - 1).clamp_min(1), (total - mean * images) ** 2)
 
 
 def dice_by_structure(
@@ -113,12 +115,12 @@ def summed(values: Float[Tensor, "n 3 k"], patients: Int[Tensor, " n"], least: i
 
     n, s = by_patient(~values.isnan()), by_patient(values.nan_to_num())
     n, s = (part * ((n > 0).sum(0) >= least) for part in (n, s))
-    found = Sums(
-        patients=(n > 0).sum(0).int(), images=n.sum(0).int(), sizes=(n**2).sum(0).int(),
-        # Single precision says less of any patient.
-        total=s.sum(0).float(), squares=(s**2).sum(0).float(), products=(s * n).sum(0).float(), together=torch.ones(3),
+    deviations = s - s.sum(0) / n.sum(0).clamp_min(1) * n
+    # Single precision says less of any patient.
+    return Sums(
+        patients=(n > 0).sum(0).int(), images=n.sum(0).int(), total=s.sum(0).float(),
+        squares=(deviations**2).sum(0).float(), sizes=(n**2).sum(0).int(), together=_together(n, deviations),
     )  # fmt: skip
-    return replace(found, together=_together(found, n, s))
 
 
 def few(values: Float[Tensor, "n 3 k"], patients: Int[Tensor, " n"], least: int) -> Bool[Tensor, " k"]:
@@ -156,14 +158,14 @@ def _of_mean(variance: Float[Tensor, "3 k"], exists: Bool[Tensor, "3 k"]) -> Flo
     return (torch.where(exists, variance, 0.0).sqrt().sum(1) / exists.sum(1).clamp_min(1)) ** 2
 
 
-def _together(sums: Sums, n: Float[Tensor, "m 3 k"], s: Float[Tensor, "m 3 k"]) -> Float[Tensor, "3"]:
-    """`Sums.together`, from each patient's number of scores and their sum."""
-    images = sums.images.double()
-    mean = sums.total / images.clamp_min(1)
-    most = _of_mean(sums.variance(mean) / images.clamp_min(1) ** 2, images > 0)
-    deviations = ((s - mean * n) / images.clamp_min(1)).sum(2) / (images > 0).sum(1).clamp_min(1)
-    m = (n > 0).any(2).sum(0)
-    truly = deviations.square().sum(0) * m / (m - 1).clamp_min(1)
+def _together(n: Float[Tensor, "m 3 k"], deviations: Float[Tensor, "m 3 k"]) -> Float[Tensor, "3"]:
+    """`Sums.together`, from each patient's number of scores and what their sum is above the mean."""
+    m, images = (n > 0).sum(0), n.sum(0)
+    variance = deviations.square().sum(0) * m / (m - 1).clamp_min(1) / images.clamp_min(1) ** 2
+    most = _of_mean(variance, images > 0)
+    of_mean = (deviations / images.clamp_min(1)).sum(2) / (images > 0).sum(1).clamp_min(1)
+    shown = (n > 0).any(2).sum(0)
+    truly = of_mean.square().sum(0) * shown / (shown - 1).clamp_min(1)
     parts = [float(part / whole) if whole > 0 else 1.0 for part, whole in zip(truly, most, strict=True)]
     return torch.tensor([two_digits(min(part, 1.0)) for part in parts])
 

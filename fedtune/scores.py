@@ -1,6 +1,9 @@
 """AUROC, balanced accuracy and F1 from counts that add up over sites.
 
-Sums of counts give the pooled confusion matrix exactly, and the AUROC up to the width of the bins: see MEASURED.
+Sums of counts give the pooled confusion matrix exactly, and the AUROC up to the width of the bins. Of two classes that
+lie 1.5 deviations apart (AUROC 0.86) it is 0.0001 too low where the log-odds of a class deviate by 0.4 or more, 0.0004
+at 0.14, 0.005 at 0.04 (a head that has hardly been trained). Bins are wider away from even odds: of a rare finding
+whose log-odds lie about -3 it is 0.001 too low at a deviation of 1 and 0.006 at 0.4.
 """
 
 from __future__ import annotations

@@ -257,7 +257,7 @@ def test_where_no_site_has_enough_patients_it_is_told_what_to_do(
 ) -> None:
     for labels in ([0, 1] * 4, [0, 1] * 9):
         tests = {"a": images(labels)}
-        with pytest.raises(InputError, match=r"no site has 10 test patients of a class.*lower policy\.min_patients"):
+        with pytest.raises(InputError, match=r"no site has 10 test patients.*lower policy\.min_patients"):
             evaluate(InProcess(tests, local, tests), seed=0)
         with pytest.raises(InputError, match="no site has 10 test patients of a class"):
             require_classes(tests, "labels", 2, Policy())

@@ -90,6 +90,23 @@ def test_the_interval_is_students_by_loops() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((mean, mean - half, mean + half), abs=1e-5)
 
 
+def test_the_pooled_variance_is_at_least_the_true_one_and_equal_where_patients_have_equally_many_images() -> None:
+    values, patients = scored(24, structures=1, per=3)
+    values[36:] *= 0.7
+    for kept in (torch.arange(72), torch.cat([torch.arange(3), torch.arange(5, 36), torch.arange(37, 70)])):
+        v, p = values[kept, 0, 0], patients[kept]
+        mean, expected = v.mean(), 0.0
+        for site in (range(12), range(12, 24)):
+            d = torch.stack([(v[p == who] - mean).sum() for who in site])
+            expected += float(d.var()) * 12
+        parts = [summed(values[kept[side]], patients[kept[side]]) for side in (p < 12, p >= 12)]
+        found = sum(float(part.variance(mean.expand(3, 1))[0, 0]) for part in parts)
+        if len(kept) == 72:
+            assert found == pytest.approx(expected, rel=1e-4)
+        else:
+            assert expected < found < 1.5 * expected
+
+
 def test_copies_of_a_patients_images_do_not_narrow_it() -> None:
     values, patients = scored(12)
     once = overlap_scores([summed(values, patients)])
@@ -135,7 +152,7 @@ def test_what_too_few_patients_show_is_withheld() -> None:
     assert few(values, patients, 10).tolist() == [False, True]
     sums = summed(values, patients, least=10)
     assert sums.patients.tolist() == [[12, 0], [0, 0], [12, 0]]
-    for part in (sums.images, sums.total, sums.squares, sums.products, sums.sizes):
+    for part in (sums.images, sums.total, sums.squares, sums.sizes):
         assert not part[:, 1].any()
         assert not part[1].any()
     found = overlap_scores([sums])

@@ -129,3 +129,20 @@ def test_other_scores_of_every_patient_have_the_same_sums() -> None:
     sent, again = masks(values), masks(other)
     for name, tensor in sent.items():
         torch.testing.assert_close(again[name], tensor, atol=0, rtol=1e-6)
+
+
+def test_a_patient_who_alone_has_many_images_is_not_given_away() -> None:
+    """Two sums that weigh patients alike and by images would be two equations for the two kinds of patients."""
+    patients = torch.cat([torch.arange(PATIENTS - 1), torch.full((40,), PATIENTS - 1)])
+    values = 0.4 + 0.2 * torch.rand(len(patients), 3, 1).double()
+    n = torch.bincount(patients).double()
+    s = torch.zeros(PATIENTS).double().index_add_(0, patients, values[:, 0, 0])
+    both = torch.stack([torch.ones(PATIENTS).double(), n])
+    a, b = (both @ s).tolist()
+    assert (b - a) / 39 == pytest.approx(float(s[-1]))
+    other = values.clone()
+    other[-40:] += 0.01
+    other[:-40] -= 0.4 / (PATIENTS - 1)
+    kinds = [flatten(SiteSums(summed(v, patients, 10), few(v, patients, 10))) for v in (values, other)]
+    differing = {name for name in kinds[0] if not torch.allclose(kinds[0][name], kinds[1][name])}
+    assert differing <= {"sums/squares"}
