@@ -36,10 +36,13 @@ SGD = ("--method.optimizer", "torch.optim.SGD", "--method.optimizer.lr", "0.06",
        "--method.optimizer.weight_decay", "0.0005")  # fmt: skip
 # No step is taken: what is measured is the encoder as it was made.
 UNTRAINED = ("--rounds.count", "1", "--visit.max_steps", "0", "--exchange", "null")
-PRETRAIN = ("--visit.precision", "bf16-mixed", "--rounds.count", "30", "--probe.every", "10")
+SMALL = ("--policy.min_patients", "1")
+"""Images are public, so small sites are measured too."""
+PRETRAIN = ("--visit.precision", "bf16-mixed", "--rounds.count", "30", "--probe.every", "10", *SMALL)
 # As many steps with few labels as with all of them: what differs is the labels alone.
 FINETUNE = (
     "--visit.precision", "bf16-mixed", "--visit.max_epochs", "1000", "--visit.max_steps", "20", "--rounds.count", "16",
+    *SMALL,
 )  # fmt: skip
 
 

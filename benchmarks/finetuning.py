@@ -165,7 +165,8 @@ def measure(cell: Cell, folder: Path) -> list[Result]:
             task.command, task.recipe, RUNS / str(cell) / f"labels_{fraction}", *images, *task.tune, *task.deal, *start,
             "--visit.max_epochs", "1000", "--visit.max_steps", str(steps), "--rounds.count", str(task.rounds),
             "--visit.keep_optimizer", "true",
-            "--label_fraction", fraction, "--seed", str(cell.seed), *drawn, *norm, *way.overrides,
+            "--label_fraction", fraction, "--seed", str(cell.seed), "--policy.min_patients", "1",  # of public images
+            *drawn, *norm, *way.overrides,
         )  # fmt: skip
         told = _told(run, task.score) | (_by_site(run, task) if way.pooled else {})
         found += [Result(str(cell), f"{name}@{fraction}", value) for name, value in told.items()]
@@ -189,7 +190,7 @@ def _told(run: Path, score: str) -> dict[str, float]:
 
 def _by_site(run: Path, task: Task) -> dict[str, float]:
     """What a model that was trained on all images together scores at each site."""
-    table = evaluated(RunFolder(run), (*task.deal, "--bootstrap", "0")).table
+    table = evaluated(RunFolder(run), task.deal).table
     sites = {site: row[task.score].value for site, row in table.items() if site != POOLED}
     return _and_mean({site: value for site, value in sites.items() if not isnan(value)}, task.score)
 

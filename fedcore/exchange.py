@@ -33,7 +33,7 @@ class Exchange(Protocol[Pool, Down, Up]):
     def receive(self, module: Any, down: Down, turn: Round) -> None:
         """At the site, before it trains."""
 
-    def collect(self, module: Any, site: str, turn: Round) -> Up:
+    def collect(self, module: Any, site: Site, turn: Round) -> Up:
         """At the site, after it trained: what it gives to the pool."""
 
     def merge(self, pool: Pool, uploads: dict[str, Up]) -> Pool:
@@ -67,7 +67,7 @@ class Carry:
     def visit(self, site: Site, down: Carried, local: LocalTrainer, turn: Round) -> Contribution[Carried]:
         self.exchange.receive(local.module, down.exchange, turn)
         inner = self.algorithm.visit(site, down.algorithm, local, turn)
-        up = Carried(inner.message, self.exchange.collect(local.module, site.name, turn))
+        up = Carried(inner.message, self.exchange.collect(local.module, site, turn))
         return Contribution(site.name, up, inner.examples, inner.metrics)
 
     def merge(self, state: Carried, contributions: Iterable[Contribution[Carried]]) -> Carried:

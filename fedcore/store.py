@@ -40,7 +40,7 @@ def find_encoder(path: Path) -> Path:
         if (folder / TENSORS).exists():
             return folder
     held = sorted(path.glob(f"sites/*/encoder/{TENSORS}"))
-    hint = f"; it was trained by each site alone, so name one: {held[0].parent}" if held else ""
+    hint = f"; each site has its own, so name one: {held[0].parent}" if held else ""
     raise InputError(f"{path} holds no encoder ({TENSORS}){hint or '; give the folder of a finished pretraining run'}")
 
 

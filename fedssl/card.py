@@ -16,12 +16,12 @@ from fedssl.method import Method
 _SCORES = {"knn": "kNN", "linear": "linear probe", "feature_std": "spread", "effective_rank": "effective rank"}
 
 
-def card(run: RunFolder, module: Method, site: str | None = None) -> str:
-    """Markdown; `site` for an encoder that one site trained alone."""
+def card(run: RunFolder, module: Method, site: str | None = None, alone: bool = False) -> str:
+    """Markdown; `site` for an encoder that is one site's own, `alone` if no other site had a part in it."""
     about, rounds = run.about(), run.rounds()
-    sites = {site: about["sites"][site]} if site else about["sites"]
+    sites = {site: about["sites"][site]} if site and alone else about["sites"]
     parts = [
-        _head(module), _what(about, rounds, module, sites, site), _load(module), _learned(sites, rounds),
+        _head(module), _what(about, rounds, module, sites, site, alone), _load(module), _learned(sites, rounds),
         left(run), recipe_of(run, ["method"]), environment(run, about), LICENCE, USE,
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -31,8 +31,9 @@ def _head(module: Method) -> str:
     return head("self-supervised-learning", type(module).__name__.lower(), type(module.encoder).__name__.lower())
 
 
-def _what(about: Record, rounds: Sequence[Record], module: Method, sites: Record, site: str | None) -> str:
-    how = f"by {plain(site)} alone" if site else f"by {len(sites)} sites together"
+def _what(about: Record, rounds: Sequence[Record], module: Method, sites: Record, site: str | None, alone: bool) -> str:
+    name = plain(site or "")
+    how = f"by {name} alone" if alone else f"by {len(sites)} sites together" + (f", as {name} has it" if site else "")
     config = ", ".join(f"{k}={v}" for k, v in module.encoder.config.items())
     pixels = " x ".join(map(str, about["size"]))
     return f"""# Encoder pretrained {how}

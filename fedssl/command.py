@@ -10,11 +10,11 @@ from rich.console import Console
 
 from fedcore.algorithm import FedAvg, share_of
 from fedcore.checkpoint import Checkpoint
+from fedcore.encoders import Encoder
 from fedcore.errors import InputError, building
 from fedcore.grid import grid
 from fedcore.ledger import ANSWERS
 from fedcore.local import LocalTrainer
-from fedcore.localonly import LocalOnly
 from fedcore.message import Refusal, Weights
 from fedcore.progress import load
 from fedcore.recipe import read_recipe
@@ -23,7 +23,7 @@ from fedcore.seeds import seeded
 from fedcore.site import Round
 from fedcore.store import find_encoder, load_encoder
 from fedcore.transport import InProcess
-from fedssl.pretrain import pretrain
+from fedssl.pretrain import has_own_encoder, pretrain
 from fedssl.probe import Probe
 
 USAGE = """usage: fedpretrain probe RUN [--data.manifest other.csv] [--KEY VALUE ...]
@@ -45,7 +45,7 @@ def command(arguments: Sequence[str]) -> int:
 
 
 def probe(path: Path, overrides: Sequence[str] = ()) -> Table:
-    """Metrics by site of the encoder of a pretraining run; where sites trained alone, of each site's own.
+    """Metrics by site of the encoder of a pretraining run; where sites have one of their own, of that.
 
     Raises:
         InputError: There is no finished pretraining run, its encoder does not fit the images, or a site refused.
@@ -62,21 +62,24 @@ def probe(path: Path, overrides: Sequence[str] = ()) -> Table:
     local = LocalTrainer(module, share_of(asked["algorithm"] or FedAvg(), module), asked["visit"])
     sites = InProcess(cohort.split("train"), local, cohort.split("test"), asked["policy"], folder=path / "sites")
     sites.record = path / ANSWERS
-    if isinstance(asked["algorithm"], LocalOnly):
-        sites.memories = _own_encoders(path, sites)
-    else:
-        load_encoder(find_encoder(path), module.encoder)
+    sites.memories = Checkpoint.open(path / "state")
+    _load(path, sites, module.encoder)
     return _ask(sites, dataclasses.replace(asked["probe"] or Probe(), linear=True), asked["seed"])
 
 
-def _own_encoders(path: Path, sites: InProcess) -> Checkpoint:
-    """Where sites trained alone their encoders are in their memories."""
-    memories = Checkpoint.open(path / "state")
-    if strange := [name for name in sites.names() if name not in memories.sites]:
+def _load(path: Path, sites: InProcess, encoder: Encoder) -> None:
+    """The run's encoder; of one that is no site's alone, what sites share of it, the rest being in their memories."""
+    if all(f"encoder.{name}".startswith(sites.local.share) for name in encoder.state_dict()):
+        load_encoder(find_encoder(path), encoder)
+        return
+    owners = sorted(folder.parent.name for folder in path.glob("sites/*/encoder"))
+    if not owners:
+        find_encoder(path)
+    if strange := [name for name in sites.names() if not has_own_encoder(sites.memories.get(name))]:
         raise InputError(
-            f"the sites of {path} trained alone, and {strange[0]!r} is none of them ({', '.join(memories.sites)})"
+            f"each site of {path} has an encoder of its own, and {strange[0]!r} is none of them ({', '.join(owners)})"
         )
-    return memories
+    load_encoder(path / "sites" / owners[0] / "encoder", encoder)
 
 
 def _ask(sites: InProcess, visitor: Probe, seed: int) -> Table:

@@ -19,6 +19,7 @@ from fedcore.data.images import Images
 from fedcore.errors import Refused
 from fedcore.features import embed
 from fedcore.keepsake import SIDE, Arrays, evenly, kept_by_each, thumbnails
+from fedcore.local import personal
 from fedcore.site import Site
 from fedcore.transport import InProcess
 
@@ -47,11 +48,16 @@ class Gallery:
     def keep(self, transport: InProcess) -> list[str]:
         """Writes the gallery of every site, and returns notes on those that could not."""
 
-        def arrays(site: Site) -> Arrays:
-            with transport.local.at(site), transport.local.measuring() as device:
-                return self.arrays(transport.local.module.encoder, site.images, site.test, device)
+        local, shared = transport.local, transport.local.shared()
 
-        return kept_by_each(transport, "gallery", FILE, arrays)
+        def arrays(site: Site) -> Arrays:
+            with local.at(site), local.measuring() as device:
+                local.load(shared | personal(site.memory))
+                return self.arrays(local.module.encoder, site.images, site.test, device)
+
+        notes = kept_by_each(transport, "gallery", FILE, arrays)
+        local.load(shared)  # a personal model was in their place
+        return notes
 
     def arrays(self, encoder: Any, train: Images, test: Images | None, device: torch.device) -> Arrays:
         """Raises Refused if the features are not finite."""

@@ -19,7 +19,8 @@ from fedcore.exchange import Carry, Exchange
 from fedcore.federation import Rounds, Survey
 from fedcore.files import write_arrays
 from fedcore.job import Job
-from fedcore.localonly import LocalOnly
+from fedcore.local import MODULE, PERSONAL, personal
+from fedcore.message import Tensors
 from fedcore.policy import Policy
 from fedcore.progress import load
 from fedcore.run import RunFolder
@@ -86,8 +87,8 @@ def pretrain(
     transport = job.train_in(run, module, describe(cohort) | {"command": "pretrain"})
     for site, images in job.train.items():
         _keep_samples(run.site(site), images, module, seed)
-    _save(run, cohort, module, transport, alone=isinstance(algorithm, LocalOnly))
-    run.close("finished", notes=[*run.about()["notes"], *Gallery().keep(transport)])
+    notes = _save(run, cohort, module, transport)
+    run.close("finished", notes=[*run.about()["notes"], *notes, *Gallery().keep(transport)])
 
 
 def _require_training(cohort: Cohort) -> None:
@@ -105,19 +106,44 @@ def _require_kept(module: Method) -> None:
         )
 
 
-def _save(run: RunFolder, cohort: Cohort, module: Method, transport: InProcess, alone: bool) -> None:
-    """The federation's encoder, or each site's own where they trained alone."""
+def _save(run: RunFolder, cohort: Cohort, module: Method, transport: InProcess) -> list[str]:
+    """The federation's encoder, if all of it travels, and the encoder of each site that has one of its own.
+
+    Returns notes on what cannot be expected of these.
+    """
     about: dict[str, Any] = {
         "classes": list(cohort.classes),
         "size": list(cohort.size),
         "method": type(module).__name__,
     }
-    if not alone:
+    local, names = transport.local, [f"encoder.{name}" for name in module.encoder.state_dict()]
+    stays = [name for name in names if not name.startswith(local.share)]
+    if not stays:
         save_encoder(run.path / "encoder", module.encoder, about, card(run, module))
-        return
-    for name in transport.names():
-        with transport.local.at(transport.site(name)):
-            save_encoder(run.site(name) / "encoder", module.encoder, about, card(run, module, site=name))
+    shared = local.shared()
+    sites = [transport.site(name) for name in transport.names()]
+    owners = [site for site in sites if has_own_encoder(site.memory)]
+    for site in owners:
+        with local.at(site):
+            local.load(shared | personal(site.memory))
+            text = card(run, module, site=site.name, alone=len(stays) == len(names))
+            save_encoder(run.site(site.name) / "encoder", module.encoder, about, text)
+    local.load(shared)  # a personal model was in their place
+    notes = []
+    if 0 < len(stays) < len(names):
+        notes += [
+            f"{len(stays)} of the encoder's {len(names)} tensors stay at the sites ({stays[0]} ...), so there is no "
+            "common encoder; each site has its own in sites/SITE/encoder"
+        ]
+    if stays and len(owners) < len(sites):
+        others = ", ".join(site.name for site in sites if site not in owners)
+        notes += [f"no encoder of {others}: nothing was trained there"]
+    return notes
+
+
+def has_own_encoder(memory: Tensors) -> bool:
+    """Whether a part of the encoder, or all of it, is the site's own."""
+    return any(name.startswith((f"{MODULE}encoder.", f"{PERSONAL}encoder.")) for name in memory)
 
 
 def _keep_samples(folder: Path, images: Images, module: Method, seed: int, count: int = 6) -> None:

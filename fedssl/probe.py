@@ -1,6 +1,7 @@
 """How good an encoder is, measured at each site on its own images: kNN, a linear probe and gauges of collapse.
 
-Only scalars leave the site. kNN and the linear probe need labels and a test split and are left out elsewhere.
+Only scalars leave the site, each of `policy.min_patients` patients at least: kNN and the linear probe of that many
+labelled test patients, the gauges of that many training patients. Others are left out, as where labels are missing.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fedcore.data.images import Images
 from fedcore.errors import Refused
-from fedcore.features import embed
-from fedcore.local import LocalTrainer
+from fedcore.features import embed, evenly
+from fedcore.local import LocalTrainer, personal
 from fedcore.message import Contribution, Empty, Weights
 from fedcore.site import Round, Site
 from fedssl.linear import linear_probe
@@ -39,7 +41,7 @@ class Probe:
             raise ValueError(f"every, k and images must be at least 1, got {self}")
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Empty]:
-        local.load(down.tensors)
+        local.load(down.tensors | personal(site.memory))
         with local.measuring() as device:
             return Contribution(site.name, Empty(), site.size, self._measure(site, local.module.encoder, device))
 
@@ -47,12 +49,13 @@ class Probe:
         train, labels = embed(encoder, site.images, self.images, device)
         if not train.isfinite().all():
             raise Refused("the encoder's features are no longer finite")
-        metrics = {}
-        if len(train) > 1:
+        metrics, least = {}, site.policy.min_patients
+        if len(train) > 1 and _patients(site.images, self.images) >= least:
             metrics = {"feature_std": feature_std(train), "effective_rank": effective_rank(train)}
         if site.test is not None and len(site.test):
             test, truth = embed(encoder, site.test, self.images, device)
-            metrics |= self._scores(train, labels, test, truth)
+            if _patients(site.test, self.images, truth >= 0) >= least:
+                metrics |= self._scores(train, labels, test, truth)
         return metrics
 
     def _scores(self, train: Tensor, labels: Tensor, test: Tensor, truth: Tensor) -> dict[str, float]:
@@ -65,6 +68,11 @@ class Probe:
         if self.linear:
             scores["linear"] = _accuracy(linear_probe(train, labels, test), truth)
         return scores
+
+
+def _patients(images: Images, at_most: int, of: Tensor | slice = slice(None)) -> int:
+    """Patients of the images that `embed` takes, or of those `of` them."""
+    return len(torch.from_numpy(images.patients)[evenly(len(images), at_most)][of].unique())
 
 
 def _accuracy(guesses: Int[Tensor, "n"], truth: Int[Tensor, "n"]) -> float:

@@ -3,26 +3,36 @@
 A site sends the mean and the covariance of its bank; every other site draws synthetic features from
 N(mean, eta * covariance) as further negatives. That is our reading: the paper calls it an
 inter-node statistical data augmentation and gives no formula for eta.
+
+Moments tell who was in them, the more so the more numbers and the fewer patients. Of n patients with one feature of
+128 numbers each, of a fixed encoder, the Mahalanobis distance by the covariance that was sent tells patients that were
+in from others with an AUROC of 1.00 at n = 256, 0.80 at 1,024 and 0.63 at 2,560 (below 128 the residual outside the
+affine span of the covariance does so exactly); by variances alone 0.60 at 100, 0.54 at 256, 0.51 at 1,024 (simulated:
+Gaussian features, variances falling as exp(-j / 60), on the sphere). So a covariance needs `full_from` patients for
+each of its dimensions, and a site with fewer sends variances alone. Those who know the mean of all patients there are
+tell 0.77 at 100 and 0.66 at 256 from the site's mean; a site with fewer than `at_least` patients sends nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from fedcore.message import STATISTICS, Message, Tensors
-from fedcore.site import Round
+from fedcore.site import Round, Site
 from fedssl.bank import Banked, site_number
 
 
 @dataclass(frozen=True)
 class SiteStatistics(Message):
-    """First two moments of a site's normalised features, and of how many; count 0: too few to tell."""
+    """First two moments of a site's normalised features, and of how many; count 0: too few patients to tell. A
+    covariance that is diagonal holds variances alone."""
 
     recipients: ClassVar[str] = "server, other sites"
     mean: Float[Tensor, "d"] = field(metadata=STATISTICS)
@@ -48,11 +58,13 @@ class ShareStatistics:
     eta: float = 1.0
     """Spread of the synthetic features; 1 draws from the fitted Gaussian."""
     at_least: int = 64
-    """A site with fewer features in its bank sends none: the moments of a few images tell of each of them."""
+    """A site with fewer patients behind its bank, or fewer than `policy.min_patients`, sends nothing."""
+    full_from: int = 20
+    """Patients for each dimension of a feature from which on covariances are sent; below it variances alone."""
 
     def __post_init__(self) -> None:
-        if self.draw < 1 or self.eta < 0 or self.at_least < 2:
-            raise ValueError(f"draw >= 1, eta >= 0 and at_least >= 2 must hold, got {self}")
+        if self.draw < 1 or self.eta < 0 or self.at_least < 2 or self.full_from < 2:
+            raise ValueError(f"draw >= 1, eta >= 0, at_least >= 2 and full_from >= 2 must hold, got {self}")
 
     def start(self) -> StatisticsPool:
         return StatisticsPool({}, {}, {})
@@ -70,8 +82,15 @@ class ShareStatistics:
             synthetic = draw_features(down.mean[name], self.eta * down.covariance[name], n, generator)
             module.remote.push(synthetic.to(module.remote.features.device), site_number(name), turn.index)
 
-    def collect(self, module: Banked, site: str, turn: Round) -> SiteStatistics:
-        return moments(module.bank.entries().cpu(), self.at_least)
+    def collect(self, module: Banked, site: Site, turn: Round) -> SiteStatistics:
+        features = module.bank.entries().cpu()
+        patients, d = patients_behind(len(features), site.images.patients), features.shape[1]
+        if patients < max(self.at_least, site.policy.min_patients):
+            return SiteStatistics(torch.zeros(d), torch.zeros(d, d), torch.zeros(()))
+        told = moments(features)
+        if patients < self.full_from * d:
+            told = replace(told, covariance=told.covariance.diagonal().diag())
+        return told
 
     def merge(self, pool: StatisticsPool, uploads: dict[str, SiteStatistics]) -> StatisticsPool:
         told = {site: up for site, up in uploads.items() if up.count > 0}
@@ -82,12 +101,19 @@ class ShareStatistics:
         )
 
 
-def moments(features: Float[Tensor, "n d"], at_least: int = 2) -> SiteStatistics:
-    """Mean and unbiased covariance of `features`, or zeros and a count of 0 if there are too few."""
-    n, d = features.shape
-    if n < at_least:
-        return SiteStatistics(torch.zeros(d), torch.zeros(d, d), torch.zeros(()))
-    return SiteStatistics(features.mean(0), features.T.cov(), torch.tensor(float(n)))
+def patients_behind(rows: int, patients: Int[np.ndarray, " n"]) -> int:
+    """The fewest patients of whom so many rows of a bank can be, `patients` being whose each image of the site is.
+
+    Images come once an epoch, so rows are of different images as far as there are so many; further rows are of the
+    same images again.
+    """
+    largest_first = np.sort(np.unique(patients, return_counts=True)[1])[::-1]
+    return int(np.searchsorted(largest_first.cumsum(), min(rows, len(patients)))) + 1 if rows else 0
+
+
+def moments(features: Float[Tensor, "n d"]) -> SiteStatistics:
+    """Mean and unbiased covariance of at least two features."""
+    return SiteStatistics(features.mean(0), features.T.cov(), torch.tensor(float(len(features))))
 
 
 def draw_features(

@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 
 from fedcore.errors import Refused
 from fedcore.message import FEATURES, STATISTICS, Message, Tensors
-from fedcore.site import Round
+from fedcore.site import Round, Site
 from fedssl.bank import UNKNOWN, Banked, site_number
 from fedssl.wire import Wire, bounded, decode, encode
 
@@ -89,7 +89,7 @@ class ShareVectors:
             part = down.part[name].to(device) if len(down.part[name]) else UNKNOWN
             module.remote.push(features, site_number(name), down.born[name].to(device), part)
 
-    def collect(self, module: Banked, site: str, turn: Round) -> SiteVectors:
+    def collect(self, module: Banked, site: Site, turn: Round) -> SiteVectors:
         features, born, part = module.bank.newest(self.per_site)
         rows, scale = encode(bounded(features), self.wire)
         told = part if bool((part != UNKNOWN).any()) else part[:0]

@@ -4,11 +4,11 @@ ECE = sum over bins of n_b / n |right_b - sure_b| with 15 bins of equal width (G
 share of a bin's guesses was right, and how sure they were on average. Of findings it is the share of images with the
 finding against the probability of it, over all pairs of an image and a finding.
 
-A site tells no sum of probabilities, which of a bin with one image would be a patient's score: 20 fine bins to each of
-the 15 are counted, and their centres stand for what is in them. That errs by less than 1/600.
+A site tells no sum of probabilities, which of a bin with one image would be a patient's score: 5 fine bins to each of
+the 15 are counted, and their centres stand for what is in them. That errs by less than 1/150.
 
-There is no interval. Chance alone makes gaps, so the error of few images is too large, and a bootstrap's draws have
-that chance twice: its interval can lie above the value.
+There is no interval. Chance alone makes gaps, so the error of few images is too large, and where a gap is 0 it has no
+derivative by the counts.
 """
 
 from __future__ import annotations

@@ -58,9 +58,10 @@ def _scores(about: Record, scores: Record) -> str:
     unit, grid = scores.get("unit", ""), scores.get("grid", "")
     titles = ["site", "training images", "test images", *(metric_name(name, unit) for name in names)]
     where = f" Masks were {measured_on(grid)}." if grid else ""
+    notes = "".join(f" {site}: {row['note']}." for site, row in scores["sites"].items() if row.get("note"))
     return f"""## How well it does
 
-In brackets 95 % bootstrap intervals over patients.{where}
+In brackets 95 % intervals over patients.{where}{notes}
 
 {table(titles, rows)}"""
 

@@ -68,7 +68,7 @@ def _classes(run: RunFolder, overrides: Sequence[str]) -> Evaluation:
     module = trained(run, lambda: build(cohort, asked["encoder"], asked["classifier"], asked["seed"]))
     sites = _sites(run, module, labelled_tests(cohort), asked)
     grades = ranked(cohort.classes, module) if asked["ordinal"] else []
-    return evaluate(sites, asked["seed"], asked["bootstrap"], grades, asked["by_patient"])
+    return evaluate(sites, asked["seed"], grades, asked["by_patient"])
 
 
 def _masks(run: RunFolder, overrides: Sequence[str]) -> Overlaps:
@@ -81,9 +81,7 @@ def _masks(run: RunFolder, overrides: Sequence[str]) -> Overlaps:
     module = trained(run, lambda: segment.build(cohort, structures, *kind), SEGMENTER)
     sites = _sites(run, module, tests, asked)
     files = Files.of(asked["data"], cohort) if asked["native"] else None
-    return evaluate_masks.evaluate_masks(
-        sites, structures, asked["tolerance"], asked["seed"], asked["bootstrap"], files
-    )
+    return evaluate_masks.evaluate_masks(sites, structures, asked["tolerance"], asked["seed"], files)
 
 
 def _asked(stage: Callable[..., None], run: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:

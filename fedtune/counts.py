@@ -1,43 +1,59 @@
-"""Counts that add up over sites: what a site says of a classifier's answers to its test images.
+"""Counts that add up over sites: what a site sends of a classifier's answers to its test images.
 
 A pooled score needs no patient's score to leave its site: a site sends how many of its images fell into each cell of a
-confusion matrix and into each bin of a histogram. Sums of these are the counts of all images in one place. For the
-intervals a site repeats its counts for random draws of its patients; the sums are a bootstrap stratified by site.
+confusion matrix and into each bin of a histogram. Sums of these are the counts of all images in one place. The server
+makes intervals from the same counts (`fedtune.intervals`); no bootstrap draw leaves a site, since draws whose seed is
+known can be solved for every patient's score.
+
+A histogram is still a list of scores, without names and as coarse as its bins. So a class of which a site has few
+patients is withheld: its images are not counted. A cell off the diagonal may hold one image of many: it says that one
+of at least `least` patients of a class was taken for another class, not which.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer, Shaped
 from torch import Tensor
-from torch.nn.functional import one_hot
 
-BINS = 1024
-# Scores are binned by log-odds, since a confident model crowds its probabilities at 0 and 1. Even odds are the lower
-# end of a bin, so that a finding is guessed in the upper half of the bins and in no other.
-LOG_ODDS = 14.0
-FINE = 300
-"""Bins of a probability in [0, 1]; each of 15 in a reliability diagram holds 20."""
+from fedcore.message import STATISTICS, Message
+
+BINS = 128
+WIDTH, REACH = 0.25, 16.0
+"""Bins of log-odds s are even in asinh(s / WIDTH): 0.019 wide in the middle, 7 % of |s| further out, up to REACH. A
+confident model crowds its probabilities at 0 and 1, a model that has hardly learned crowds them at chance."""
+FINE = 75
+"""Bins of a probability in [0, 1]; each of 15 in a reliability diagram holds 5."""
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Row 0 counts the site as it is; rows 1 to `draws` count bootstrap draws of its patients."""
+class Counts(Message):
+    """Of one site or several. Doubles where a score is differentiated by them (`fedtune.intervals`)."""
 
-    confusion: Int[Tensor, "r k *cells"]
-    """Truth by guess, (r, k, k); of findings one matrix each, (r, k, 2, 2), absent before present."""
-    histogram: Int[Tensor, "r k 2 b"]
+    confusion: Shaped[Tensor, "k *cells"] = field(metadata=STATISTICS)
+    """Truth by guess, (k, k); of findings one matrix each, (k, 2, 2), absent before present."""
+    histogram: Shaped[Tensor, "k 2 b"] = field(metadata=STATISTICS)
     """For each class or finding: its score in images without it, and in images with it."""
-    reliability: Int[Tensor, "2 f"]
-    """Guesses that were wrong, and right, by their probability; of findings what was absent, and present. Of the site
-    as it is alone: see `fedtune.calibration`."""
+    reliability: Int[Tensor, "2 f"] = field(metadata=STATISTICS)
+    """Guesses that were wrong, and right, by their probability; of findings what was absent, and present."""
 
     @property
-    def counted(self) -> int:
-        """Images, or patients."""
-        return int(self.histogram[0, 0].sum())
+    def several(self) -> bool:
+        """An image may have several findings."""
+        return self.confusion.dim() == 3
+
+    @property
+    def images(self) -> int:
+        """Images, or patients, that are counted in any table."""
+        return int(self.histogram.sum((1, 2)).max())
+
+    def tables(self) -> list[Shaped[Tensor, "_ _"]]:
+        """In each table an image is counted once at most: one confusion matrix (of findings k), and k histograms."""
+        matrices = len(self.confusion) if self.several else 1
+        return [self.confusion.reshape(matrices, -1), self.histogram.flatten(1)]
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
@@ -45,59 +61,77 @@ class Counts:
         )
 
 
-def count(
-    logits: Float[Tensor, "n k"], labels: Int[Tensor, "n"], patients: Int[Tensor, "n"], draws: int, seed: int
-) -> Counts:
-    """Of images of one class each; patients are drawn with replacement, all images of a patient together."""
-    k, times = logits.shape[1], multiplicities(patients, draws, seed)
+@dataclass(frozen=True)
+class Cells:
+    """The cell of each image in each table, -1 where it is not counted. It does not leave the site."""
+
+    confusion: Int[Tensor, "n t"]
+    histogram: Int[Tensor, "n k"]
+    reliability: Int[Tensor, "n t"]
+    several: bool
+
+    def count(self) -> Counts:
+        k = self.histogram.shape[1]
+        confusion = _tally(self.confusion, 4 if self.several else k * k).view(k, *((2, 2) if self.several else (k,)))
+        reliability = _tally(self.reliability, 2 * FINE).sum(0, dtype=torch.int32).view(2, FINE)
+        return Counts(confusion, _tally(self.histogram, 2 * BINS).view(k, 2, BINS), reliability)
+
+
+def cells(logits: Float[Tensor, "n k"], labels: Int[Tensor, "n"]) -> Cells:
+    """Of images of one class each. The middle of the bins is chance, 1 / k."""
+    k = logits.shape[1]
     probability, guesses = logits.double().softmax(1), logits.argmax(1)
-    confusion = tally(times, labels * k + guesses, k * k).view(-1, k, k)
-    sure = probability.gather(1, guesses[:, None])
-    right = (guesses == labels).long()[:, None]
-    return Counts(
-        confusion, _histogram(times, torch.logit(probability, eps=1e-12), one_hot(labels, k)),
-        _reliability(sure, right),
-    )  # fmt: skip
+    own = labels[:, None] == torch.arange(k)
+    histogram = own * BINS + _bins(torch.logit(probability, eps=1e-12) + math.log(max(k - 1, 1)))
+    right = (guesses == labels)[:, None]
+    reliability = right * FINE + _fine(probability.gather(1, guesses[:, None]))
+    return Cells((labels * k + guesses)[:, None], histogram, reliability, several=False)
 
 
-def count_findings(
-    logits: Float[Tensor, "n k"], findings: Integer[Tensor, "n k"], patients: Int[Tensor, "n"], draws: int, seed: int
-) -> Counts:
-    """Of images that may have several findings; a finding is guessed where its odds are even or better."""
-    times, truth, odds = multiplicities(patients, draws, seed), findings.long(), logits.double()
-    histogram = _histogram(times, odds, truth)
-    confusion = torch.stack([half.sum(-1) for half in histogram.split(BINS // 2, -1)], -1)
-    return Counts(confusion, histogram, _reliability(odds.sigmoid(), truth))
+def cells_of_findings(
+    logits: Float[Tensor, "n k"], findings: Integer[Tensor, "n k"], withheld: Bool[Tensor, " k"] | None = None
+) -> Cells:
+    """Of images that may have several findings; a finding is guessed where its odds are even or better.
+
+    Args:
+        logits: Of each finding.
+        findings: 1 where an image has it.
+        withheld: Findings that are not counted; None: all are.
+    """
+    odds, truth = logits.double(), findings.long()
+    parts = truth * 2 + (odds >= 0), truth * BINS + _bins(odds), truth * FINE + _fine(odds.sigmoid())
+    hidden = torch.zeros(odds.shape[1], dtype=torch.bool) if withheld is None else withheld
+    confusion, histogram, reliability = (part.masked_fill(hidden, -1) for part in parts)
+    return Cells(confusion, histogram, reliability, several=True)
 
 
-def multiplicities(patients: Int[Tensor, "n"], draws: int, seed: int) -> Int[Tensor, "r n"]:
-    """How often each image counts: once in row 0, as often as its patient was drawn in the others."""
-    distinct, owner = patients.unique(return_inverse=True)
-    m = len(distinct)
-    drawn = (
-        torch.randint(m, (draws, m), generator=torch.Generator().manual_seed(seed))
-        if m
-        else torch.zeros(draws, 0).long()
-    )
-    times = torch.zeros(draws, m, dtype=torch.int64).scatter_add_(1, drawn, torch.ones_like(drawn))
-    return torch.cat([torch.ones(1, len(patients), dtype=torch.int64), times[:, owner]])
+def withheld(
+    truth: Integer[Tensor, "n *several"], patients: Int[Tensor, " n"], k: int, least: int
+) -> Bool[Tensor, " k"]:
+    """The classes of which a site has patients, but fewer than `least`.
+
+    Of findings: also those that fewer than `least` patients do not have.
+    """
+    present = truth > 0 if truth.dim() == 2 else truth[:, None] == torch.arange(k)
+    sides = [present, ~present] if truth.dim() == 2 else [present]
+    few = torch.zeros(k, dtype=torch.bool)
+    for side in sides:
+        of = torch.tensor([len(patients[column].unique()) for column in side.unbind(1)])
+        few |= (of > 0) & (of < least)
+    return few
 
 
-def tally(times: Int[Tensor, "r n"], cell: Int[Tensor, "n"], cells: int) -> Int[Tensor, "r cells"]:
-    """How often each cell was met."""
-    out = torch.zeros(len(times), cells, dtype=torch.int64)
-    return out.scatter_add_(1, cell.expand(len(times), -1), times)
+def _tally(cell: Int[Tensor, "n t"], size: int) -> Int[Tensor, "t size"]:
+    """How often each cell was met, a row a table."""
+    return torch.stack([(column + 1).bincount(minlength=size + 1)[1:] for column in cell.unbind(1)]).int()
 
 
-def _histogram(
-    times: Int[Tensor, "r n"], odds: Float[Tensor, "n k"], truth: Int[Tensor, "n k"]
-) -> Int[Tensor, "r k 2 b"]:
-    bins = ((odds / LOG_ODDS + 1) / 2 * BINS).floor().clamp(0, BINS - 1).long()
-    cells = (truth * BINS + bins).unbind(1)
-    return torch.stack([tally(times, cell, 2 * BINS).view(-1, 2, BINS) for cell in cells], 1)
+def _bins(odds: Float[Tensor, "n k"]) -> Int[Tensor, "n k"]:
+    """0 is the lower end of a bin, so that log-odds below 0 are in the lower half of the bins."""
+    place = torch.asinh(odds / WIDTH) / math.asinh(REACH / WIDTH)
+    return ((place + 1) / 2 * BINS).floor().clamp(0, BINS - 1).long()
 
 
-def _reliability(probability: Float[Tensor, "n m"], held: Int[Tensor, "n m"]) -> Int[Tensor, "2 f"]:
+def _fine(probability: Float[Tensor, "n m"]) -> Int[Tensor, "n m"]:
     """Bins are open below and closed above, as Guo et al. have them."""
-    bins = ((probability * FINE).ceil() - 1).clamp(0, FINE - 1).long()
-    return (held * FINE + bins).flatten().bincount(minlength=2 * FINE).view(2, FINE)
+    return ((probability * FINE).ceil() - 1).clamp(0, FINE - 1).long()

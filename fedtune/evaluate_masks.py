@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -25,19 +25,20 @@ from fedcore.policy import Policy
 from fedcore.report.units import measured_on
 from fedcore.site import Round, Site
 from fedcore.transport import InProcess
-from fedtune.evaluate import POOLED, Table, answers
+from fedtune.evaluate import POOLED, Table, answers, too_few
 from fedtune.native import Files, Sides
-from fedtune.overlap import Sums, image_scores, overlap_scores, summed
+from fedtune.overlap import Sums, few, image_scores, overlap_scores, summed
 from fedtune.scores import Score
-from fedtune.tell import format_score, rounded
+from fedtune.tell import format_score, left_out_notes, rounded
 
 
 @dataclass(frozen=True)
 class SiteSums(Message):
-    """What a site sends: sums over its images and over bootstrap draws of its patients (see `fedtune.overlap`)."""
+    """What a site sends: sums over its patients (see `fedtune.overlap.Sums`), without what too few of them have."""
 
-    total: Float[Tensor, "r 3 k"] = field(metadata=STATISTICS)
-    images: Int[Tensor, "r 3 k"] = field(metadata=STATISTICS)
+    sums: Sums
+    withheld: Bool[Tensor, " k"] = field(metadata=STATISTICS)
+    """Structures that some patients show, but fewer than `policy.min_patients`."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ class EvaluateMasks:
 
     structures: int
     tolerance: float
-    draws: int
     files: Files | None = None
     """What images are scored on the grids of; None: that of `data.size`."""
 
@@ -58,9 +58,10 @@ class EvaluateMasks:
         with local.measuring():
             found = (sides(local.module, site.test, at) for at in places.tolist())
             values = torch.stack([self._scored(*each) for each in found])
-        patients = torch.from_numpy(site.test.patients[places])
-        sums = summed(values, patients, self.draws, turn.seed_of(site.name, "bootstrap"))
-        return Contribution(site.name, SiteSums(sums.total, sums.images), len(places), {})
+        patients, least = torch.from_numpy(site.test.patients[places]), site.policy.min_patients
+        sums = summed(values, patients, least)
+        counted = len(places) if sums.images.any() else 0
+        return Contribution(site.name, SiteSums(sums, few(values, patients, least)), counted)
 
     def _scored(self, guess: Tensor, truth: Tensor, mm: Spacing) -> Float[Tensor, "3 k"]:
         """Raises Refused at a structure that was lost where masks were fitted, and so is unknown to the segmenter."""
@@ -89,7 +90,10 @@ class Overlaps:
 
     table: Table
     images: Mapping[str, int]
-    """Test images (or, on the grid of the files, volumes)."""
+    """Test images (or, on the grid of the files, volumes); 0 where a site has too few patients of every structure."""
+    withheld: Mapping[str, tuple[int, ...]]
+    """Structures that a site left out, since fewer than `least` patients show them."""
+    least: int
     unit: str
     """Of distances."""
     grid: str
@@ -97,22 +101,26 @@ class Overlaps:
 
 
 def evaluate_masks(
-    transport: InProcess, structures: int, tolerance: float, seed: int, draws: int = 200, files: Files | None = None
+    transport: InProcess, structures: int, tolerance: float, seed: int, files: Files | None = None
 ) -> Overlaps:
     """Scores of the module that `transport.local` holds.
 
     Raises:
-        InputError: No site has test images with masks, or a site may not send its sums or cannot read its files.
+        InputError: No site has test images with masks of enough patients, or a site may not send its sums or cannot
+            read its files.
     """
-    given = answers(transport, EvaluateMasks(structures, tolerance, draws, files), seed)
-    sums = {a.site: Sums(a.message.total, a.message.images) for a in given}
-    first, *rest = sums.values()
-    sums[POOLED] = sum(rest, start=first)
+    given = answers(transport, EvaluateMasks(structures, tolerance, files), seed)
+    sums = {a.site: a.message.sums for a in given}
     images = {a.site: a.examples for a in given}
+    if not any(images.values()):
+        raise too_few(transport.policy, " with a structure")
     images[POOLED] = sum(images.values())
+    table = {site: overlap_scores([each]) for site, each in sums.items()}
+    table[POOLED] = overlap_scores(list(sums.values()))
+    left_out = {a.site: tuple((a.message.withheld.nonzero().flatten() + 1).tolist()) for a in given}
     size = next(iter(transport.test.values())).space
     grid = "files" if files else " x ".join(map(str, size))
-    return Overlaps({site: overlap_scores(each) for site, each in sums.items()}, images, _unit(transport.test), grid)
+    return Overlaps(table, images, left_out, transport.policy.min_patients, _unit(transport.test), grid)
 
 
 def _unit(tests: Mapping[str, Images]) -> str:
@@ -123,17 +131,19 @@ def _unit(tests: Mapping[str, Images]) -> str:
 def require_summable(policy: Policy) -> None:
     """Raises InputError, before anything is trained, if sites may not send what scores are made of."""
     try:
-        policy.check(SiteSums(torch.zeros(1, 3, 1, dtype=torch.float64), torch.zeros(1, 3, 1, dtype=torch.int32)))
-    except Refused as e:
+        policy.foresee(SiteSums)
+    except InputError as e:
         raise InputError(f"no score could be computed: {e}") from e
 
 
 def as_json(found: Overlaps) -> dict[str, Any]:
     """The layout of `scores.json`, as that of classifiers."""
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         site: {name: rounded(score) for name, score in row.items()} | {"images": found.images[site]}
         for site, row in found.table.items()
     }
+    for site, note in _notes(found).items():
+        rows[site] |= {"note": note}
     sites = {site: row for site, row in rows.items() if site != POOLED}
     return {"grid": found.grid, "unit": found.unit, "sites": sites, POOLED: rows[POOLED]}
 
@@ -148,6 +158,13 @@ def show(found: Overlaps) -> None:
     titles = ("images", "Dice", f"HD95 ({found.unit})", "surface Dice")
     Console().print(grid("site", titles, rows, standing_out=POOLED))
     print(measured_on(found.grid))
+    for site, note in _notes(found).items():
+        print(f"{site}: {note}")
+
+
+def _notes(found: Overlaps) -> dict[str, str]:
+    names = {site: [f"structure {k}" for k in left_out] for site, left_out in found.withheld.items()}
+    return left_out_notes(names, found.images, found.least)
 
 
 def format_distance(score: Score) -> str:

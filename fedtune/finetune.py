@@ -23,7 +23,7 @@ from fedcore.seeds import seeded
 from fedcore.store import find_encoder, load_encoder
 from fedcore.visit import Visit
 from fedtune.classifier import Classifier
-from fedtune.evaluate import evaluate, require_countable, require_tests
+from fedtune.evaluate import evaluate, require_classes, require_countable, require_tests
 from fedtune.kappa import grades_of
 from fedtune.labels import labelled
 from fedtune.result import leave, require_fraction
@@ -41,7 +41,6 @@ def finetune(
     visit: Visit = Visit(batch_size=32),
     rounds: Rounds = Rounds(),
     policy: Policy = Policy(),
-    bootstrap: int = 200,
     by_patient: bool = False,
     ordinal: bool = False,
     loggers: tuple[Literal["csv", "tensorboard"], ...] = ("csv",),
@@ -62,7 +61,6 @@ def finetune(
         visit: Local training in one round.
         rounds: The schedule.
         policy: What sites agree to send.
-        bootstrap: Draws for the intervals of the scores.
         by_patient: Scores count patients, by the mean of the probabilities of their images, instead of images.
         ordinal: The classes are grades, ranked by the numbers in their names: linear and quadratic kappa are told too.
         loggers: Lightning loggers, of csv and tensorboard.
@@ -72,22 +70,21 @@ def finetune(
     """
     run.prepare()
     require_countable(policy)
-    if bootstrap < 0:
-        raise InputError(f"bootstrap must be at least 0 (no intervals), got {bootstrap}")
     weights = find_encoder(Path(start)) if start else None
     loaded = load(data)
     module = build(loaded, encoder, classifier, seed, weights)
     classes = learned_of(module, loaded)
     grades = ranked(classes, module) if ordinal else []
     cohort = with_findings(loaded, classes) if module.beside == "findings" else loaded
-    train, test = _tasks(cohort, label_fraction, seed)
+    train, test = _tasks(cohort, label_fraction, seed, policy)
+    require_classes(test, module.beside, len(classes), policy)
     job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
               loggers=loggers, seed=seed, workers=workers)  # fmt: skip
     about = describe(loaded) | {"command": "finetune", "label_fraction": label_fraction}
     about |= {"classes": list(classes), "several_findings": module.beside == "findings"}
     transport = job.train_in(run, module, about | {"labelled": {s: len(i) for s, i in train.items()}})
     save_classifier(run, module)
-    found = evaluate(transport, seed, bootstrap, grades, by_patient)
+    found = evaluate(transport, seed, grades, by_patient)
     settings = {"label_fraction": label_fraction, "encoder": start, "by_patient": by_patient}
     leave(run, module, MODEL, settings | as_json(found, classes))
     show(found, classes)
@@ -152,7 +149,7 @@ def ranked(classes: Sequence[str], module: Classifier) -> list[int]:
     return grades_of(classes)
 
 
-def _tasks(cohort: Cohort, fraction: float, seed: int) -> tuple[dict[str, Images], dict[str, Images]]:
+def _tasks(cohort: Cohort, fraction: float, seed: int, policy: Policy) -> tuple[dict[str, Images], dict[str, Images]]:
     """Training images with labels that are given away, and all labelled test images, by site."""
     require_fraction(fraction)
     train = {
@@ -163,7 +160,7 @@ def _tasks(cohort: Cohort, fraction: float, seed: int) -> tuple[dict[str, Images
     if not train:
         raise InputError("no site has a labelled training image; give the manifest a column 'label'")
     tests = labelled_tests(cohort)
-    require_tests(tests)
+    require_tests(tests, policy)
     return train, tests
 
 

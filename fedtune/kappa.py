@@ -12,11 +12,10 @@ import re
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from fedcore.errors import Faults
-from fedtune.scores import Score, interval
 
 POWERS = {"kappa_linear": 1, "kappa_quadratic": 2}
 
@@ -51,15 +50,15 @@ def _number(name: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def kappas(confusion: Int[Tensor, "r k k"], grades: Sequence[int]) -> dict[str, Score]:
+def kappas(confusion: Shaped[Tensor, "k k"], grades: Sequence[int]) -> dict[str, Float[Tensor, ""]]:
     """In [-1, 1]; 1 is best, 0 is chance. NaN where truth and guesses are of one grade. Neighbours differ by 1."""
     order = torch.tensor(grades)
-    ranked = confusion[:, order][:, :, order].double()
-    return {name: interval(_kappa(ranked, power)) for name, power in POWERS.items()}
+    ranked = confusion[order][:, order].double()
+    return {name: _kappa(ranked, power) for name, power in POWERS.items()}
 
 
-def _kappa(confusion: Float[Tensor, "r k k"], power: int) -> Float[Tensor, "r"]:
-    ranks = torch.arange(confusion.shape[1], dtype=confusion.dtype)
+def _kappa(confusion: Float[Tensor, "k k"], power: int) -> Float[Tensor, ""]:
+    ranks = torch.arange(len(confusion), dtype=confusion.dtype)
     distance = (ranks[:, None] - ranks).abs() ** power
-    chance = confusion.sum(2)[:, :, None] * confusion.sum(1)[:, None] / confusion.sum((1, 2))[:, None, None]
-    return 1 - (distance * confusion).sum((1, 2)) / (distance * chance).sum((1, 2))
+    chance = confusion.sum(1)[:, None] * confusion.sum(0) / confusion.sum()
+    return 1 - (distance * confusion).sum() / (distance * chance).sum()

@@ -1,40 +1,68 @@
-"""Dice, 95 % Hausdorff distance and surface Dice of masks, with bootstrap intervals, from sums that add up over sites.
+"""Dice, 95 % Hausdorff distance and surface Dice of masks, with intervals, from sums that add up over sites.
 
-A site sends sums over its images and how many images they are of, for each structure, never an image's own score. Row 0
-counts the site as it is, the others bootstrap draws of its patients; the sums of rows over sites are a bootstrap
-stratified by site.
+A site sends, for each measure and structure, sums over its patients and how many these are, never an image's own score
+and no bootstrap draw, which could be solved for it. What fewer than `least` patients have is withheld: the sums and
+sums of squares of one or two patients would be their scores.
 
 An image counts for a structure where its mask or the guess shows it. Dice and surface Dice are 0 where only one of them
 does; a distance then does not exist, and that image is left out of its mean: read it beside Dice.
+
+A mean over images is a ratio of sums over patients, whose variance is that of s_p - mean n_p, s_p being the sum of
+patient p's scores and n_p their number (Cochran 1977, sec. 6.3). Sites are strata: their variances are added. A site
+sends sum (s_p - mean n_p)^2 about its own mean. About the mean of all sites the server takes the most that it can be,
+which is exact where patients have equally many images: for more it would need sum s_p n_p, and that and sum s_p give
+away a patient who alone has many images. Of the mean over structures the server knows that deviations add up at most;
+the site sends what part of that it is.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Bool, Float, Int, Int64, Shaped
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fedcore.data.decode import UNLABELED
-from fedtune.counts import multiplicities
-from fedtune.scores import Score, interval
+from fedcore.message import STATISTICS, Message
+from fedtune.intervals import student, two_digits
+from fedtune.scores import Score
 
 MEASURES = ("dice", "hd95", "surface_dice")
 
 
 @dataclass(frozen=True)
-class Sums:
-    """Of one site or several: r rows, measures in the order of MEASURES, structures without background."""
+class Sums(Message):
+    """Of one site: measures in the order of MEASURES, structures without background; 0 where nothing is sent.
 
-    total: Float[Tensor, "r 3 k"]
-    images: Int[Tensor, "r 3 k"]
+    Of patient p's images n_p have the score; s_p is its sum over them.
+    """
 
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(self.total + other.total, self.images + other.images)
+    patients: Int[Tensor, "3 k"] = field(metadata=STATISTICS)
+    """p with n_p > 0."""
+    images: Int[Tensor, "3 k"] = field(metadata=STATISTICS)
+    """sum n_p"""
+    total: Float[Tensor, "3 k"] = field(metadata=STATISTICS)
+    """sum s_p"""
+    squares: Float[Tensor, "3 k"] = field(metadata=STATISTICS)
+    """sum (s_p - mean n_p)^2, mean being that of the site: sum s_p / sum n_p"""
+    sizes: Int[Tensor, "3 k"] = field(metadata=STATISTICS)
+    """sum n_p^2"""
+    together: Float[Tensor, "3"] = field(metadata=STATISTICS)
+    """Of each measure, the variance of its mean over structures over that of structures that err together, to two
+    digits in [0, 1]."""
+
+    def variance(self, mean: Float[Tensor, "3 k"]) -> Float[Tensor, "3 k"]:
+        """Of sum (s_p - mean n_p) over patients of this site, at most; of one patient its square."""
+        m, total, images = self.patients.double(), self.total.double(), self.images.double()
+        away = (total / images.clamp_min(1) - mean).abs()
+        unequal = (self.sizes - images**2 / m.clamp_min(1)).clamp_min(0).sqrt()
+        squares = (self.squares.double().sqrt() + away * unequal) ** 2
+        return torch.where(m > 1, squares * m / (m - 1).clamp_min(1), (total - mean * images) ** 2)
 
 
 def dice_by_structure(
@@ -78,19 +106,73 @@ def image_scores(
     return torch.stack([dice, gap, surface])
 
 
-def summed(values: Float[Tensor, "n 3 k"], patients: Int[Tensor, " n"], draws: int, seed: int) -> Sums:
-    """Over one site's images; patients are drawn with replacement, all images of a patient together."""
-    times = multiplicities(patients, draws, seed).double()
-    exists = ~values.isnan()
-    total = torch.einsum("rn,nmk->rmk", times, values.nan_to_num())
-    return Sums(total, torch.einsum("rn,nmk->rmk", times, exists.double()).round().int())
+def summed(values: Float[Tensor, "n 3 k"], patients: Int[Tensor, " n"], least: int = 1) -> Sums:
+    """Over one site's images; a structure's measure that fewer than `least` patients have is left at 0."""
+    distinct, owner = patients.unique(return_inverse=True)
+
+    def by_patient(part: Shaped[Tensor, "n 3 k"]) -> Float[Tensor, "m 3 k"]:
+        return torch.zeros(len(distinct), *part.shape[1:], dtype=torch.float64).index_add_(0, owner, part.double())
+
+    n, s = by_patient(~values.isnan()), by_patient(values.nan_to_num())
+    n, s = (part * ((n > 0).sum(0) >= least) for part in (n, s))
+    deviations = s - s.sum(0) / n.sum(0).clamp_min(1) * n
+    # Single precision says less of any patient.
+    return Sums(
+        patients=(n > 0).sum(0).int(), images=n.sum(0).int(), total=s.sum(0).float(),
+        squares=(deviations**2).sum(0).float(), sizes=(n**2).sum(0).int(), together=_together(n, deviations),
+    )  # fmt: skip
 
 
-def overlap_scores(sums: Sums) -> dict[str, Score]:
-    """Of each measure its mean over structures, then, where there are several, that of each structure."""
-    means = torch.where(sums.images > 0, sums.total / sums.images.clamp_min(1), torch.nan)
-    found = {name: interval(means[:, at].nanmean(1)) for at, name in enumerate(MEASURES)}
-    if means.shape[2] > 1:
-        for k in range(means.shape[2]):
-            found |= {f"{name}_{k + 1}": interval(means[:, at, k]) for at, name in enumerate(MEASURES)}
-    return found
+def few(values: Float[Tensor, "n 3 k"], patients: Int[Tensor, " n"], least: int) -> Bool[Tensor, " k"]:
+    """The structures that some patients show, in a mask or a guess, but fewer than `least`."""
+    shown = [len(patients[~column.isnan()].unique()) for column in values[:, 0].unbind(1)]
+    return torch.tensor([0 < count < least for count in shown])
+
+
+def overlap_scores(sites: Sequence[Sums]) -> dict[str, Score]:
+    """Of each measure its mean over structures, then, where there are several, that of each structure.
+
+    With Student's 95 % intervals, cut where no score lies.
+    """
+    total, images = _added([s.total for s in sites]), _added([s.images for s in sites])
+    mean, exists = torch.where(images > 0, total / images.clamp_min(1), torch.nan), images > 0
+    freedom = _added([(s.patients - 1).clamp_min(0) for s in sites])
+    by_site = [torch.where(s.patients > 0, s.variance(mean), 0.0) / images.clamp_min(1) ** 2 for s in sites]
+    of_mean = _added([_of_mean(v, exists) * s.together for v, s in zip(by_site, sites, strict=True)])
+    least = torch.where(exists, freedom, torch.inf).amin(1)
+    found = {name: _score(name, mean[at].nanmean(), of_mean[at], least[at]) for at, name in enumerate(MEASURES)}
+    variance, k = _added(by_site), mean.shape[1]
+    return found | {
+        f"{name}_{j + 1}": _score(name, mean[at, j], variance[at, j], freedom[at, j])
+        for j in range(k if k > 1 else 0)
+        for at, name in enumerate(MEASURES)
+    }
+
+
+def _added(parts: Sequence[Tensor]) -> Tensor:
+    return torch.stack([part.double() for part in parts]).sum(0)
+
+
+def _of_mean(variance: Float[Tensor, "3 k"], exists: Bool[Tensor, "3 k"]) -> Float[Tensor, "3"]:
+    """The variance of a mean over structures whose deviations add up."""
+    return (torch.where(exists, variance, 0.0).sqrt().sum(1) / exists.sum(1).clamp_min(1)) ** 2
+
+
+def _together(n: Float[Tensor, "m 3 k"], deviations: Float[Tensor, "m 3 k"]) -> Float[Tensor, "3"]:
+    """`Sums.together`, from each patient's number of scores and what their sum is above the mean."""
+    m, images = (n > 0).sum(0), n.sum(0)
+    variance = deviations.square().sum(0) * m / (m - 1).clamp_min(1) / images.clamp_min(1) ** 2
+    most = _of_mean(variance, images > 0)
+    of_mean = (deviations / images.clamp_min(1)).sum(2) / (images > 0).sum(1).clamp_min(1)
+    shown = (n > 0).any(2).sum(0)
+    truly = of_mean.square().sum(0) * shown / (shown - 1).clamp_min(1)
+    parts = [float(part / whole) if whole > 0 else 1.0 for part, whole in zip(truly, most, strict=True)]
+    return torch.tensor([two_digits(min(part, 1.0)) for part in parts])
+
+
+def _score(name: str, mean: Tensor, variance: Tensor, freedom: Tensor) -> Score:
+    if not freedom or mean.isnan():
+        return Score(float(mean), math.nan, math.nan)
+    half = student(int(freedom)) * math.sqrt(float(variance))
+    most = math.inf if name == "hd95" else 1.0
+    return Score(float(mean), max(float(mean) - half, 0.0), min(float(mean) + half, most))

@@ -48,7 +48,6 @@ def segment(
     policy: Policy = Policy(),
     tolerance: float = 1.0,
     native: bool = False,
-    bootstrap: int = 200,
     loggers: tuple[Literal["csv", "tensorboard"], ...] = ("csv",),
     seed: int = 0,
     workers: int = 1,
@@ -70,7 +69,6 @@ def segment(
         tolerance: Distance in mm (in pixels where files do not say how large those are) up to which surfaces agree.
         native: Score test images on the grid of their files rather than on that of `data.size`; slower, and what
             somebody meets who uses the masks.
-        bootstrap: Draws for the intervals of the scores.
         loggers: Lightning loggers, of csv and tensorboard.
         seed: Seed of every generator.
         workers: Sites visited at the same time, each by a process of its own; several may share a GPU. 1: one after
@@ -78,11 +76,11 @@ def segment(
     """
     run.prepare()
     require_summable(policy)
-    if bootstrap < 0 or tolerance <= 0:
-        raise InputError(f"bootstrap must be at least 0 and tolerance positive, got {bootstrap} and {tolerance}")
+    if tolerance <= 0:
+        raise InputError(f"tolerance must be positive, got {tolerance}")
     weights = find_encoder(Path(start)) if start else None
     cohort = load(data)
-    train, test = _tasks(cohort, label_fraction, seed)
+    train, test = _tasks(cohort, label_fraction, seed, policy)
     files = Files.of(data, cohort) if native else None
     structures = structures_of(train, test)
     module = build(cohort, structures, network, segmenter, seed, weights)
@@ -92,7 +90,7 @@ def segment(
     about |= {"carried": carried(module.network) if weights else 0.0, "labelled": {s: len(i) for s, i in train.items()}}
     transport = job.train_in(run, module, about)
     save_classifier(run, module, SEGMENTER)
-    found = evaluate_masks(transport, structures, tolerance, seed, bootstrap, files)
+    found = evaluate_masks(transport, structures, tolerance, seed, files)
     settings = {"label_fraction": label_fraction, "encoder": start}
     leave(run, module, SEGMENTER, settings | as_json(found))
     show(found)
@@ -152,7 +150,7 @@ def _shown(images: Images) -> set[int]:
     return set(np.flatnonzero(seen).tolist()) - {UNLABELED}
 
 
-def _tasks(cohort: Cohort, fraction: float, seed: int) -> tuple[dict[str, Images], dict[str, Images]]:
+def _tasks(cohort: Cohort, fraction: float, seed: int, policy: Policy) -> tuple[dict[str, Images], dict[str, Images]]:
     """Training images with masks that are given away, and all test images with masks, by site."""
     require_fraction(fraction)
     train = {
@@ -164,7 +162,7 @@ def _tasks(cohort: Cohort, fraction: float, seed: int) -> tuple[dict[str, Images
     if any(images.companions and images.companions.images.masks is None for images in train.values()):
         raise InputError("data.synthetic has no masks; draw a set from a generator of pairs (recipe diffusion_pairs)")
     tests = with_masks(cohort, "test")
-    require_tests(tests, "test images with masks")
+    require_tests(tests, policy, "test images with masks")
     return train, tests
 
 

@@ -11,9 +11,8 @@ from rich.console import Console
 
 from fedcore.grid import grid
 from fedtune.calibration import diagram
-from fedtune.counts import Counts
 from fedtune.evaluate import POOLED, Evaluation
-from fedtune.scores import Score, scores_by_finding
+from fedtune.scores import Score
 
 FIRST = {"auroc": "AUROC", "balanced_accuracy": "balanced acc.", "f1": "F1"}
 SECOND = {"ece": "ECE", "kappa_linear": "linear kappa", "kappa_quadratic": "quadratic kappa"}
@@ -29,13 +28,25 @@ def show(found: Evaluation, classes: Sequence[str] = ()) -> None:
     """Tables of at most 80 columns: scores by site, then what is told besides, then scores by finding."""
     _show_sites(found, FIRST)
     _show_sites(found, {name: title for name, title in SECOND.items() if name in found.table[POOLED]})
-    if by_finding := _by_finding(found.counts[POOLED], classes):
-        present = found.counts[POOLED].confusion[0, :, 1].sum(-1).tolist()
+    if by_finding := dict(zip(classes, found.findings[POOLED], strict=True)) if found.findings[POOLED] else {}:
+        present = found.counts[POOLED].confusion[:, 1].sum(-1).tolist()
         rows = {
-            name: (str(count), format_score(row["auroc"]))
-            for (name, row), count in zip(by_finding.items(), present, strict=True)
+            name: (str(count), format_score(score))
+            for (name, score), count in zip(by_finding.items(), present, strict=True)
         }
         Console().print(grid("finding", (f"{_unit(found)} with it", "AUROC"), rows))
+    for site, note in _notes(found, classes).items():
+        print(f"{site}: {note}")
+
+
+def left_out_notes(withheld: Mapping[str, Sequence[str]], counted: Mapping[str, int], least: int) -> dict[str, str]:
+    """What each site that left anything out did not count, and why."""
+    few = f"fewer than {least} test patients"
+    return {
+        site: f"{few} of {', '.join(names)}; not counted" if counted[site] else f"{few}; no score"
+        for site, names in withheld.items()
+        if names or not counted[site]
+    }
 
 
 def format_score(score: Score) -> str:
@@ -47,32 +58,34 @@ def format_score(score: Score) -> str:
 
 
 def _unit(found: Evaluation) -> str:
-    return "patients" if found.patients else "images"
+    return "patients" if found.by_patient else "images"
 
 
 def _show_sites(found: Evaluation, titles: Mapping[str, str]) -> None:
     rows = {
-        site: [str(found.counts[site].counted), *(format_score(row[name]) for name in titles)]
+        site: [str(_counted(found, site)), *(format_score(row[name]) for name in titles)]
         for site, row in found.table.items()
     }
     Console().print(grid("site", (_unit(found), *titles.values()), rows, standing_out=POOLED))
 
 
+def _counted(found: Evaluation, site: str) -> int:
+    return (found.patients if found.by_patient else found.images)[site]
+
+
+def _notes(found: Evaluation, classes: Sequence[str]) -> dict[str, str]:
+    names = {site: [classes[k] if classes else str(k) for k in few] for site, few in found.withheld.items()}
+    return left_out_notes(names, found.images, found.least)
+
+
 def _row(found: Evaluation, site: str, classes: Sequence[str]) -> dict[str, Any]:
-    counts = found.counts[site]
     row: dict[str, Any] = {name: rounded(score) for name, score in found.table[site].items()}
-    row |= {"patients": counts.counted} if found.patients else {}
-    row |= {"images": found.images[site], "calibration": [asdict(b) for b in diagram(counts.reliability)]}
-    if by_finding := _by_finding(counts, classes):
-        row["findings"] = {
-            name: {key: rounded(score) for key, score in told.items()} for name, told in by_finding.items()
-        }
-    return row
-
-
-def _by_finding(counts: Counts, classes: Sequence[str]) -> dict[str, dict[str, Score]]:
-    """Empty where an image is of one class."""
-    return dict(zip(classes, scores_by_finding(counts), strict=True)) if counts.confusion.dim() == 4 else {}
+    row |= {"images": found.images[site], "patients": found.patients[site]}
+    row |= {"calibration": [asdict(b) for b in diagram(found.counts[site].reliability)]}
+    if told := found.findings[site]:
+        row["findings"] = {name: {"auroc": rounded(score)} for name, score in zip(classes, told, strict=True)}
+    note = _notes(found, classes).get(site)
+    return row | ({"note": note} if note else {})
 
 
 def rounded(score: Score) -> dict[str, float | None]:

@@ -10,8 +10,8 @@ STEM = {"class_path": "fedcore.encoders.ResNet", "init_args": {"depth": 10, "ste
 SHORT = {"rounds.count": 1, "visit.max_epochs": 1, "visit.precision": "32-true", "data.size": 32}
 SMALL = {
     "pretrain": {"encoder": STEM},
-    "finetune": {"encoder": STEM, "bootstrap": 0},
-    "segment": {"network.init_args.encoder": STEM, "network.init_args.widths": [8] * 5, "bootstrap": 0},
+    "finetune": {"encoder": STEM, "policy.min_patients": 1},
+    "segment": {"network.init_args.encoder": STEM, "network.init_args.widths": [8] * 5, "policy.min_patients": 1},
     "generate train": {"generator.init_args.network.init_args.widths": [8, 16]},
 }
 """By what a step does."""

@@ -14,7 +14,7 @@ from tests.roads import make_small
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SHORT = "--rounds.count 1 --visit.max_epochs 1 --data.size 32"
+SHORT = "--rounds.count 1 --visit.max_epochs 1 --data.size 32 --policy.min_patients 1"
 SMALL = {
     "pretrain": f"{SHORT} --encoder.init_args.stem 8", "finetune": f"{SHORT} --encoder.init_args.stem 8",
     "generate train": f"{SHORT} --generator.init_args.network.init_args.widths [8,16]",

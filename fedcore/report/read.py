@@ -180,7 +180,8 @@ def _score(found: Mapping[str, Any]) -> Score:
         told for item in items(found.get("calibration")) if {"count", "sure", "held"} <= (told := numbers(item)).keys()
     ]
     calibration = tuple(Bin(int(told["count"]), told["sure"], told["held"]) for told in bins)
-    return Score(_estimates(found), whole(found.get("images")), calibration, _estimates(findings))
+    note = str(found.get("note") or "")
+    return Score(_estimates(found), whole(found.get("images")), calibration, _estimates(findings), note)
 
 
 def _estimates(found: Mapping[str, Any]) -> dict[str, Estimate]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedcore.report.run import Estimate, Run, Score
@@ -46,7 +47,7 @@ def final(run: Run) -> Final | None:
     if run.scores and (found := scored(run)):
         metrics = list(dict.fromkeys(name for score in found.values() for name in score.metrics))
         rows = tuple((owner, tuple(map(score.metrics.get, metrics)), score.images) for owner, score in found.items())
-        return Final(tuple(metric_name(name, run.scores.unit) for name in metrics), rows, _note(run.scores.grid))
+        return Final(tuple(metric_name(name, run.scores.unit) for name in metrics), rows, _note(run.scores.grid, found))
     surveys = {site: survey for turn in run.turns for site, survey in turn.survey.items()}
     names = [name for name in _MEASURES if any(name in survey for survey in surveys.values())]
     rows = tuple(
@@ -72,8 +73,10 @@ def by_finding(run: Run) -> Final | None:
     return Final(tuple(found), rows, "A dash: all images have it, or none.") if rows else None
 
 
-def _note(grid: str) -> str:
-    return "Behind each score stands its confidence interval." + (f" Masks were {measured_on(grid)}." if grid else "")
+def _note(grid: str, found: Mapping[str, Score]) -> str:
+    told = ["Behind each score stands its confidence interval.", f"Masks were {measured_on(grid)}." if grid else ""]
+    told += [f"{owner}: {score.note}." for owner, score in found.items() if score.note]
+    return " ".join(part for part in told if part)
 
 
 def _plain(value: float | None) -> Estimate | None:

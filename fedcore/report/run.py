@@ -71,6 +71,8 @@ class Score:
     calibration: tuple[Bin, ...] = ()
     findings: Mapping[str, Estimate] = field(default_factory=dict)
     """AUROC of each, where images may have several."""
+    note: str = ""
+    """What the site did not count, and why."""
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,22 @@ def test_weights_that_are_all_zero_are_no_mean() -> None:
         Mean("knn").combine([contribution(s, 1, {"knn": 0.0}, w=1.0) for s in "ab"], {})
 
 
+@pytest.mark.parametrize("sites", [3, 4, 7, 9, 10, 25])
+def test_the_default_trim_cuts_a_bad_site_however_few_there_are(sites: int) -> None:
+    sent = [contribution("s", w=float(at)) for at in range(sites - 1)] + [contribution("bad", w=1e6)]
+    assert 0 < float(TrimmedMean().combine(sent, {})["w"]) < sites
+
+
+@pytest.mark.parametrize(
+    ("trim", "sites", "cut"),
+    [(0.29, 100, 29), (0.07, 100, 7), (0.1, 10, 1), (0.1, 11, 2), (0.4, 3, 1), (0.2, 2, 0), (0.2, 1, 0), (0.0, 9, 0)],
+)
+def test_as_many_are_cut_as_it_says(trim: float, sites: int, cut: int) -> None:
+    sent = [contribution("s", w=float(at**2)) for at in range(sites)]
+    kept = [float(at**2) for at in range(cut, sites - cut)]
+    assert float(TrimmedMean(trim).combine(sent, {})["w"]) == pytest.approx(sum(kept) / len(kept))
+
+
 @pytest.mark.parametrize("trim", [-0.1, 0.5, 1.0])
 def test_trim_has_bounds(trim: float) -> None:
     with pytest.raises(ValueError, match=r"trim must lie in \[0, 0\.5\)"):

@@ -42,7 +42,7 @@ class Tally:
     def receive(self, module: Toy, down: Totals, turn: Round) -> None:
         self.events.append(("receive", (sorted(down.by_site), float(module.seen))))
 
-    def collect(self, module: Toy, site: str, turn: Round) -> Total:
+    def collect(self, module: Toy, site: Site, turn: Round) -> Total:
         self.events.append(("collect", float(module.seen)))
         return Total(module.seen.clone())
 

@@ -25,7 +25,7 @@ def test_its_answers_are_those_of_the_run(
     stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     words = ["--data.phantom.sites", "2", "--data.phantom.images_per_site", "16", "--rounds.count", "1",
-             "--visit.max_steps", "2", "--bootstrap", "0"]  # fmt: skip
+             "--visit.max_steps", "2", "--policy.min_patients", "1"]  # fmt: skip
     with pytest.raises(SystemExit) as done:
         main([stage, *SMALL[stage], *words, "--out", str(tmp_path / "run")])
     assert done.value.code == 0

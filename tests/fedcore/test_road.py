@@ -29,7 +29,8 @@ steps:
   released: {do: "generate release {drawn} {here}", after: audit}
 """
 TRAINED = """
-shared: {data.phantom: {sites: 2, images_per_site: 40}, data.size: 16, visit.max_epochs: 1, encoder.init_args.stem: 8}
+shared: {data.phantom: {sites: 2, images_per_site: 40}, data.size: 16, visit.max_epochs: 1, encoder.init_args.stem: 8,
+         policy.min_patients: 1}
 steps:
   encoder: {do: pretrain simclr, rounds.count: 1, probe: null}
   drawn: {do: "generate sample checkpoints/none {here}"}

@@ -134,7 +134,7 @@ def test_no_encoder_says_where_one_may_be(tmp_path: Path, encoder: ResNet) -> No
         find_encoder(tmp_path)
     for site in ("b", "a"):
         save_encoder(tmp_path / "sites" / site / "encoder", encoder, {}, "")
-    with pytest.raises(InputError, match=rf"by each site alone, so name one: {tmp_path}/sites/a/encoder$"):
+    with pytest.raises(InputError, match=rf"each site has its own, so name one: {tmp_path}/sites/a/encoder$"):
         find_encoder(tmp_path)
 
 

@@ -80,6 +80,11 @@ def hospitals(names: str = "abc") -> dict[str, Images]:
     return {name: images(name, 8 + 4 * at) for at, name in enumerate(names)}
 
 
+def at(name: str) -> Site:
+    """A site of 8 images."""
+    return Site(name, hospitals(name)[name])
+
+
 def local(visit: Visit | None = None, module: pl.LightningModule | None = None, **kwargs: Any) -> LocalTrainer:
     module = module or Toy()
     share = kwargs.pop("share", Toy.share)

@@ -44,7 +44,9 @@ def tuned(folder: Path, *words: str, algorithm: str = "fedcore.localonly.LocalOn
         "2",
     ]
     with pytest.raises(SystemExit) as ended:
-        main(["finetune", "--out", str(folder), "--algorithm", algorithm, *encoder, "--bootstrap", "0", *words])
+        main(
+            ["finetune", "--out", str(folder), "--algorithm", algorithm, *encoder, "--policy.min_patients", "1", *words]
+        )
     assert ended.value.code == 0
     return folder
 

@@ -28,6 +28,7 @@ from fedcore.federation import Rounds
 from fedcore.local import LocalTrainer
 from fedcore.localonly import LocalOnly
 from fedcore.message import Tensors
+from fedcore.policy import Policy
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded
 from fedcore.site import Round, Site
@@ -373,7 +374,8 @@ def finetuned(folder: Path, dims: int, resume: bool = False) -> Path:
     run = RunFolder(folder, "seed: 0\n", resume)
     finetune(
         run, data=Data(size=16, phantom=Phantoms(sites=2, images_per_site=16, spatial_dims=dims)),
-        encoder=lambda dims, channels: ResNet(dims, channels, depth=10, stem=4), rounds=Rounds(2), bootstrap=0,
+        encoder=lambda dims, channels: ResNet(dims, channels, depth=10, stem=4), rounds=Rounds(2),
+        policy=Policy(min_patients=1),
         visit=Visit(batch_size=4, accelerator="cpu"), algorithm=FedAvg(guides=(VirtualSamples(),)), loggers=(),
     )  # fmt: skip
     return run.path / MODEL

@@ -45,10 +45,13 @@ def test_it_says_what_it_is_what_it_learned_from_and_what_left(run: RunFolder, t
 
 
 def test_an_encoder_of_one_site_speaks_of_that_site(run: RunFolder, toy: Callable[..., Encoder]) -> None:
-    text = card(run, SimCLR(toy()), site="south")
+    text = card(run, SimCLR(toy()), site="south", alone=True)
     assert "by south alone" in text
     assert "| south | 67 | 8 |" in text
     assert "north" not in text
+    text = card(run, SimCLR(toy()), site="south")
+    assert "by 2 sites together, as south has it" in text
+    assert "north" in text
 
 
 RECIPE = """

@@ -14,6 +14,7 @@ RECIPE = """
 encoder: {class_path: fedcore.encoders.ResNet, init_args: {depth: 10, stem: 8}}
 method: {class_path: fedssl.simclr.SimCLR, init_args: {hidden: 16, dim: 8}}
 algorithm: {class_path: ALGORITHM}
+policy: {min_patients: 1}
 data: {manifest: phantom, size: 32, phantom: {sites: 2, images_per_site: 40}}
 visit: {batch_size: 16, accelerator: cpu}
 rounds: {count: 2}
@@ -44,10 +45,10 @@ def finished(request: pytest.FixtureRequest, tmp_path: Path, said: Said) -> Path
     return tmp_path / "run"
 
 
-BOTH = ["fedcore.algorithm.FedAvg", "fedcore.localonly.LocalOnly"]
+OWN = ["fedcore.localonly.LocalOnly", "fedcore.fedbn.FedBN"]
 
 
-@pytest.mark.parametrize("finished", BOTH, indirect=True)
+@pytest.mark.parametrize("finished", ["fedcore.algorithm.FedAvg", "fedcore.ditto.Ditto", *OWN], indirect=True)
 def test_it_finds_what_the_runs_own_last_survey_found(finished: Path) -> None:
     kept = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file() and p.name != "audit.jsonl"}
     table = probe(finished)
@@ -72,11 +73,11 @@ def test_without_metrics_there_is_nothing_to_ask(finished: Path, said: Said) -> 
     assert "a probe needs metrics of the sites, which are STATISTICS" in err
 
 
-@pytest.mark.parametrize("finished", BOTH[1:], indirect=True)
-def test_a_site_that_did_not_train_alone_has_no_encoder(finished: Path, said: Said) -> None:
+@pytest.mark.parametrize("finished", OWN, indirect=True)
+def test_a_site_that_did_not_train_has_no_encoder(finished: Path, said: Said) -> None:
     code, _, err = said("probe", finished, "--data.phantom.sites", 3)
     assert code == 2
-    assert "trained alone, and 'hospital_3' is none of them (hospital_1, hospital_2)" in err
+    assert "has an encoder of its own, and 'hospital_3' is none of them (hospital_1, hospital_2)" in err
 
 
 def test_the_mean_weighs_sites_by_their_images() -> None:

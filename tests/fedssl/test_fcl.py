@@ -35,6 +35,7 @@ from fedssl.moco import MoCo, info_nce, queries
 from fedssl.pretrain import pretrain
 from fedssl.statistics import ShareStatistics
 from fedssl.vectors import ShareVectors
+from tests.fedcore.toys import at
 
 SHARED = ShareVectors(per_site=8, draw=12, wire="fp32")
 
@@ -168,7 +169,8 @@ def test_statistics_serve_as_well(toy: Callable[..., nn.Module], images: Callabl
     """Synthetic features are of no known part: further negatives."""
     module = fcl(toy())
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
-    sites, carry = InProcess(hospitals(images), local), Carry(FedAvg(), ShareStatistics(draw=10, at_least=8))
+    sites = InProcess(hospitals(images), local, policy=Policy(min_patients=1))
+    carry = Carry(FedAvg(), ShareStatistics(draw=10, at_least=2))
     federate(carry, sites, carry.start(local), Rounds(2), seed=0)
     memory = sites.memories.get("a")
     assert int((memory["module/remote.born"] >= 0).sum()) == 10
@@ -271,6 +273,6 @@ def test_two_banks_of_moco_and_fcl_speak_one_language(toy: Callable[..., nn.Modu
     """A site with one method may read what a site with the other has sent."""
     sender, receiver, turn = fcl(toy()), MoCo(toy(), bank=16, remote=16, hidden=8, dim=6), Round(0, 1, seed=0)
     sender.loss(views(), torch.rand(4))
-    pool = SHARED.merge(SHARED.start(), {"a": SHARED.collect(sender, "a", turn)})
+    pool = SHARED.merge(SHARED.start(), {"a": SHARED.collect(sender, at("a"), turn)})
     SHARED.receive(receiver, SHARED.broadcast(pool, "b", turn), turn)
     assert torch.equal(receiver.remote.parts(), sender.bank.parts())

@@ -18,6 +18,7 @@ from fedcore.encoders import Encoder, ResNet
 from fedcore.federation import Rounds
 from fedcore.local import LocalTrainer
 from fedcore.localonly import LocalOnly
+from fedcore.policy import Policy
 from fedcore.report import write_report
 from fedcore.run import RunFolder
 from fedcore.transport import InProcess
@@ -182,6 +183,7 @@ def test_nothing_of_a_gallery_is_sent(tmp_path: Path) -> None:
         run, lambda d, c: ResNet(d, c, depth=10, stem=4), SimCLR,
         Data(size=16, phantom=Phantoms(sites=1, images_per_site=12)),
         visit=Visit(batch_size=8, accelerator="cpu"), rounds=Rounds(1), loggers=(),
+        policy=Policy(min_patients=1),
     )  # fmt: skip
     (audit,) = run.path.glob("sites/*/audit.jsonl")
     assert "gallery" not in audit.read_text()

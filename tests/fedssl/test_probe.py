@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from math import exp
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from torch.nn.functional import cosine_similarity
 from fedcore.data.images import Images
 from fedcore.local import LocalTrainer
 from fedcore.message import Contribution, Empty, Refusal, Weights
+from fedcore.policy import Policy
 from fedcore.site import Round
 from fedcore.transport import InProcess
 from fedcore.visit import Visit
@@ -21,6 +23,7 @@ from fedssl.moco import MoCo
 from fedssl.probe import Probe, effective_rank, feature_std, knn
 
 TURN = Round(0, 1, seed=0)
+ANY = Policy(min_patients=1)
 
 
 @pytest.mark.parametrize("k", [1, 5, 20, 100])
@@ -91,7 +94,7 @@ def test_the_score_is_the_fraction_of_right_guesses_among_labelled_images(
 ) -> None:
     train, test = images("a", 30), images("b", 9)
     test = dataclasses.replace(test, labels=test.labels.index_fill(0, torch.tensor([0, 4]), -1))
-    metrics = asked(InProcess({"a": train}, local, {"a": test}), Probe(k=3))["a"].metrics
+    metrics = asked(InProcess({"a": train}, local, {"a": test}, ANY), Probe(k=3))["a"].metrics
     encoder = local.module.encoder.eval()
     with torch.no_grad():
         guesses = knn(encoder(train.batch(range(30))), train.labels, encoder(test.batch(range(9))), 3)
@@ -102,7 +105,7 @@ def test_the_score_is_the_fraction_of_right_guesses_among_labelled_images(
 
 def test_the_linear_probe_is_asked_for(local: LocalTrainer, images: Callable[..., Images]) -> None:
     train, test = images("a", 30), images("b", 9)
-    metrics = asked(InProcess({"a": train}, local, {"a": test}), Probe(linear=True))["a"].metrics
+    metrics = asked(InProcess({"a": train}, local, {"a": test}, ANY), Probe(linear=True))["a"].metrics
     encoder = local.module.encoder.eval()
     with torch.no_grad():
         guesses = linear_probe(encoder(train.batch(range(30))), train.labels, encoder(test.batch(range(9))))
@@ -119,7 +122,7 @@ def test_a_site_without_labels_or_test_images_has_gauges_alone(
 
 
 def test_a_site_of_one_image_has_no_gauge(local: LocalTrainer, images: Callable[..., Images]) -> None:
-    answers = asked(InProcess({"a": images(n=1), "b": images("b", 1)}, local, {"b": images("c", 3)}), Probe())
+    answers = asked(InProcess({"a": images(n=1), "b": images("b", 1)}, local, {"b": images("c", 3)}, ANY), Probe())
     assert answers["a"].metrics == {}
     assert answers["b"].metrics == {}
 
@@ -127,8 +130,48 @@ def test_a_site_of_one_image_has_no_gauge(local: LocalTrainer, images: Callable[
 def test_where_all_labels_are_the_same_there_is_no_score(local: LocalTrainer, images: Callable[..., Images]) -> None:
     train = images()
     one = train.take((train.labels == 1).nonzero().flatten())
-    (answer,) = asked(InProcess({"a": one}, local, {"a": one}), Probe()).values()
+    (answer,) = asked(InProcess({"a": one}, local, {"a": one}, ANY), Probe()).values()
     assert answer.metrics.keys() == {"feature_std", "effective_rank"}
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "told"),
+    [
+        (9, 30, {"knn", "images"}),
+        (10, 9, {"feature_std", "effective_rank"}),
+        (10, 10, {"knn", "images", "feature_std", "effective_rank"}),
+        (9, 9, set()),
+    ],
+)
+def test_a_score_is_of_enough_patients_or_is_not_told(
+    local: LocalTrainer, images: Callable[..., Images], train: int, test: int, told: set[str]
+) -> None:
+    """Every patient has two images, and so many are looked at."""
+    ours, held_out = (
+        dataclasses.replace(images(name, 2 * n), patients=np.arange(2 * n) // 2)
+        for name, n in (("a", train), ("b", test))
+    )
+    (answer,) = asked(InProcess({"a": ours}, local, {"a": held_out}), Probe(linear=False)).values()
+    assert answer.metrics.keys() == told
+    few = asked(InProcess({"a": ours}, local, {"a": held_out}), Probe(images=9)).values()
+    assert [a.metrics for a in few] == [{}]
+
+
+def test_unlabelled_test_patients_do_not_count(local: LocalTrainer, images: Callable[..., Images]) -> None:
+    train, test = images("a", 30), images("b", 15)
+    test = dataclasses.replace(test, labels=test.labels.index_fill(0, torch.arange(6), -1))
+    (answer,) = asked(InProcess({"a": train}, local, {"a": test}), Probe()).values()
+    assert answer.metrics.keys() == {"feature_std", "effective_rank"}
+
+
+def test_a_site_with_a_personal_model_is_measured_by_it(local: LocalTrainer, images: Callable[..., Images]) -> None:
+    sites = InProcess({"a": images(), "b": images("b")}, local)
+    before = asked(sites, Probe())
+    flat = {k: torch.zeros_like(t) for k, t in local.shared().items()}
+    sites.memories.put("a", {f"personal/{k}": t for k, t in flat.items()}, TURN)
+    after = asked(sites, Probe())
+    assert after["a"].metrics["feature_std"] == 0 < before["a"].metrics["feature_std"]
+    assert after["b"].metrics == before["b"].metrics
 
 
 def test_a_broken_encoder_is_refused_in_words(local: LocalTrainer, images: Callable[..., Images]) -> None:

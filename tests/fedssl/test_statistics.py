@@ -8,12 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from fedcore.data.images import Images
 from fedcore.message import Reveals, exposure, flatten, nbytes, unflatten
 from fedcore.policy import Policy
-from fedcore.site import Round
+from fedcore.site import Round, Site
 from fedssl.bank import site_number
 from fedssl.moco import MoCo
-from fedssl.statistics import ShareStatistics, SiteStatistics, StatisticsPool, draw_features, moments
+from fedssl.statistics import (
+    ShareStatistics,
+    SiteStatistics,
+    StatisticsPool,
+    draw_features,
+    moments,
+    patients_behind,
+)
 
 TURN = Round(2, 5, seed=7)
 
@@ -116,18 +124,84 @@ def test_an_empty_pool_gives_nothing(toy: Callable[..., nn.Module]) -> None:
     assert len(module.remote) == 0
 
 
-def test_too_few_features_are_never_told(toy: Callable[..., nn.Module]) -> None:
+def site(patients: list[int], least: int = 1) -> Site:
+    n = len(patients)
+    images = Images("a", np.zeros((n, 1, 2, 2), np.float16), np.full(n, "train"), torch.zeros(n).long(),
+                    np.array(patients))  # fmt: skip
+    return Site("a", images, policy=Policy(min_patients=least))
+
+
+def test_statistics_of_too_few_patients_are_never_told(toy: Callable[..., nn.Module]) -> None:
+    """However many rows the bank has."""
     exchange, module = ShareStatistics(at_least=5), moco(toy())
-    module.bank.push(normalize(torch.randn(4, 4), dim=1), site=0, born=0)
-    few = exchange.collect(module, "a", TURN)
+    module.bank.push(normalize(torch.randn(30, 4), dim=1), site=0, born=0)
+    few = exchange.collect(module, site([0, 0, 1, 1, 2, 2, 3, 3]), TURN)
     assert (few.count, few.mean.abs().sum(), few.covariance.abs().sum()) == (0, 0, 0)
     pool = exchange.merge(exchange.start(), {"a": few, "b": of_a_site(toy())})
     assert pool.mean.keys() == pool.covariance.keys() == pool.count.keys() == {"b"}
 
-    module.bank.push(normalize(torch.randn(1, 4), dim=1), site=0, born=0)
-    enough = exchange.collect(module, "a", TURN)
+    assert exchange.collect(module, site([0, 1, 2, 3, 4], least=6), TURN).count == 0
+    enough = exchange.collect(module, site([0, 1, 2, 3, 4]), TURN)
     torch.testing.assert_close(enough.mean, module.bank.entries().mean(0))
     assert exchange.merge(pool, {"a": enough}).mean.keys() == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "patients", "behind"),
+    [(0, [1, 2], 0), (1, [1, 2], 1), (6, [1, 1, 1, 2, 3], 3), (3, [1, 1, 1, 2, 3], 1), (4, [3, 1, 1, 1, 2], 2)],
+)
+def test_patients_behind_a_bank_are_the_fewest_that_fill_it(rows: int, patients: list[int], behind: int) -> None:
+    assert patients_behind(rows, np.array(patients)) == behind
+
+
+def test_a_covariance_needs_many_patients_a_dimension(toy: Callable[..., nn.Module]) -> None:
+    exchange, module = ShareStatistics(at_least=2, full_from=8), moco(toy())
+    module.bank.push(normalize(torch.randn(32, 4), dim=1), site=0, born=0)
+    full = exchange.collect(module, site([*range(32)]), TURN)
+    few = exchange.collect(module, site([*range(31)]), TURN)
+    torch.testing.assert_close(full.covariance, module.bank.entries().T.cov())
+    assert torch.equal(few.covariance, full.covariance.diagonal().diag())
+    assert torch.equal(few.mean, full.mean)
+
+
+def told_apart(members: Tensor, others: Tensor, sent: SiteStatistics) -> tuple[float, float]:
+    """AUROC with which what a site sent tells members from others: by the residual outside the affine span of the
+    covariance, and by the Mahalanobis distance."""
+    values, vectors = torch.linalg.eigh(sent.covariance.double())
+    null = values < 1e-6 * values.max()
+
+    def measured(rows: Tensor) -> tuple[Tensor, Tensor]:
+        turned = (rows.double() - sent.mean) @ vectors
+        return turned[:, null].norm(dim=1).round(decimals=5), (turned[:, ~null] ** 2 / values[~null]).sum(1)
+
+    pairs = zip(measured(members), measured(others), strict=True)
+    residual, distance = (
+        float(((one[:, None] < other).double() + (one[:, None] == other).double() / 2).mean()) for one, other in pairs
+    )
+    return residual, distance
+
+
+@pytest.mark.parametrize("patients", [64, 200, 1280])
+def test_who_was_in_cannot_be_told_by_the_affine_span(toy: Callable[..., nn.Module], patients: int) -> None:
+    """64 dimensions: variances alone up to 1,279 patients, a covariance from there on."""
+    module = MoCo(toy(), bank=patients, hidden=8, dim=64)
+    scale = torch.exp(-torch.arange(64) / 60)
+    drawn = normalize(0.5 + torch.randn(patients + 500, 64, generator=generator(3)) * scale.sqrt(), dim=1)
+    members, others = drawn[:patients], drawn[patients:]
+    module.bank.push(members, site=0, born=0)
+    sent = ShareStatistics().collect(module, site([*range(patients)]), TURN)
+    residual, distance = told_apart(members, others, sent)
+    assert sent.count == patients
+    assert residual == 0.5
+    assert 0.5 < distance < 0.65
+
+
+def test_the_attack_by_the_affine_span_works_where_nothing_forbids_it() -> None:
+    drawn = normalize(torch.randn(600, 128, generator=generator(3)), dim=1)
+    residual, _ = told_apart(drawn[:100], drawn[100:], moments(drawn[:100]))
+    assert residual == 1.0
+    _, distance = told_apart(drawn[:256], drawn[256:], moments(drawn[:256]))
+    assert distance > 0.99
 
 
 def test_what_leaves_are_statistics_of_the_same_size_for_any_bank(toy: Callable[..., nn.Module]) -> None:
@@ -135,7 +209,7 @@ def test_what_leaves_are_statistics_of_the_same_size_for_any_bank(toy: Callable[
     for n in (1, 2, 30):
         module = moco(toy())
         module.bank.push(normalize(torch.randn(n, 4), dim=1), site=0, born=0)
-        up = exchange.collect(module, "a", TURN)
+        up = exchange.collect(module, site([*range(n)]), TURN)
         assert nbytes(up) == 4 * (4 + 16 + 1)
         assert exposure(up) == Reveals.STATISTICS
         Policy(Reveals.STATISTICS).check(up)
@@ -150,6 +224,6 @@ def test_a_pool_survives_the_wire(toy: Callable[..., nn.Module]) -> None:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    for wrong in ({"draw": 0}, {"eta": -0.1}, {"at_least": 1}):
+    for wrong in ({"draw": 0}, {"eta": -0.1}, {"at_least": 1}, {"full_from": 1}):
         with pytest.raises(ValueError, match="must hold"):
             ShareStatistics(**wrong)  # type: ignore[arg-type]

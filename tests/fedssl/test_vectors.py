@@ -24,6 +24,7 @@ from fedssl.bank import UNKNOWN, site_number
 from fedssl.moco import MoCo
 from fedssl.vectors import ShareVectors, SiteVectors, VectorPool
 from fedssl.wire import Wire
+from tests.fedcore.toys import at
 
 SIZES = {"a": 5, "b": 8, "c": 3}
 FP32 = ShareVectors(per_site=8, draw=6, wire="fp32")
@@ -103,7 +104,7 @@ def test_seed_round_and_site_decide_the_draw() -> None:
 
 def test_the_pool_keeps_the_newest_of_a_site_and_no_more(toy: Callable[..., nn.Module]) -> None:
     module = with_features(toy(), 12)
-    up = ShareVectors(per_site=5, wire="fp32").collect(module, "a", Round(11, 12, seed=0))
+    up = ShareVectors(per_site=5, wire="fp32").collect(module, at("a"), Round(11, 12, seed=0))
     assert up.born.tolist() == [7, 8, 9, 10, 11]
     torch.testing.assert_close(up.features, module.bank.newest(5)[0])
 
@@ -114,7 +115,7 @@ def test_a_site_that_was_away_keeps_its_old_features_with_their_old_rounds(toy: 
     assert len(held.features["a"]) == 2
     module, turn = moco(toy()), Round(5, 6, seed=0)
     ups = {s: with_features(toy(), n) for s, n in SIZES.items()}
-    held = FP32.merge(FP32.start(), {s: FP32.collect(m, s, turn) for s, m in ups.items()})
+    held = FP32.merge(FP32.start(), {s: FP32.collect(m, at(s), turn) for s, m in ups.items()})
     FP32.receive(module, FP32.broadcast(held, "c", turn), turn)
     entries = {tuple(f.tolist()): (int(s), int(b)) for f, s, b in zip(*_held(module), strict=True)}
     assert len(entries) == 6
@@ -134,7 +135,7 @@ def test_what_arrives_is_what_was_sent_to_the_wires_precision(toy: Callable[...,
     exchange, sender, receiver = ShareVectors(wire=wire), with_features(toy(), 9), moco(toy())
     receiver.remote.push(torch.ones(3, 6), site=1, born=0)  # last round's, to be replaced
     turn = Round(1, 2, seed=0)
-    held = exchange.merge(exchange.start(), {"a": exchange.collect(sender, "a", turn)})
+    held = exchange.merge(exchange.start(), {"a": exchange.collect(sender, at("a"), turn)})
     exchange.receive(receiver, exchange.broadcast(held, "b", turn), turn)
     sent = sender.bank.entries()
     assert len(receiver.remote) == 9
@@ -149,16 +150,16 @@ def test_a_site_that_sends_long_vectors_gains_no_weight(toy: Callable[..., nn.Mo
     FP32.receive(module, FP32.broadcast(FP32.merge(FP32.start(), {"a": long}), "b", turn), turn)
     torch.testing.assert_close(module.remote.entries().norm(dim=1), torch.ones(2))
     module.bank.push(torch.full((1, 6), 50.0), 0, 0)
-    assert FP32.collect(module, "b", turn).features.norm(dim=1).max() <= 1 + 1e-6
+    assert FP32.collect(module, at("b"), turn).features.norm(dim=1).max() <= 1 + 1e-6
 
 
 @pytest.mark.parametrize(("wire", "expected"), [("fp32", 9 * 6 * 4), ("fp16", 9 * 6 * 2), ("int8", 9 * 6 + 9 * 4)])
 def test_bytes_on_the_wire(toy: Callable[..., nn.Module], wire: Wire, expected: int) -> None:
     """d numbers a feature, 4 bytes for its scale in int8, 4 for its round, 2 for its part where one is known."""
     module, turn = with_features(toy(), 9), Round(0, 1, seed=0)
-    assert nbytes(ShareVectors(wire=wire).collect(module, "a", turn)) == expected + 9 * 4
+    assert nbytes(ShareVectors(wire=wire).collect(module, at("a"), turn)) == expected + 9 * 4
     module.bank.part.fill_(2)
-    assert nbytes(ShareVectors(wire=wire).collect(module, "a", turn)) == expected + 9 * 4 + 9 * 2
+    assert nbytes(ShareVectors(wire=wire).collect(module, at("a"), turn)) == expected + 9 * 4 + 9 * 2
 
 
 def test_parts_go_with_their_features(toy: Callable[..., nn.Module]) -> None:
@@ -173,7 +174,7 @@ def test_parts_go_with_their_features(toy: Callable[..., nn.Module]) -> None:
 def test_a_bank_knows_the_parts_another_site_sent(toy: Callable[..., nn.Module]) -> None:
     sender, receiver, turn = with_features(toy(), 9), moco(toy()), Round(1, 2, seed=0)
     sender.bank.part[:9] = torch.tensor([0, 1, 2, 3, UNKNOWN, 0, 1, 2, 3])
-    ups = {"a": FP32.collect(sender, "a", turn), "b": FP32.collect(with_features(toy(), 2), "b", turn)}
+    ups = {"a": FP32.collect(sender, at("a"), turn), "b": FP32.collect(with_features(toy(), 2), at("b"), turn)}
     everything = ShareVectors(draw=100, wire="fp32")
     everything.receive(receiver, everything.broadcast(everything.merge(everything.start(), ups), "c", turn), turn)
     by_site = {s: receiver.remote.parts()[receiver.remote.site[:10] == site_number(s)].tolist() for s in "ab"}
@@ -181,7 +182,7 @@ def test_a_bank_knows_the_parts_another_site_sent(toy: Callable[..., nn.Module])
 
 
 def test_a_policy_of_statistics_refuses_vectors(toy: Callable[..., nn.Module]) -> None:
-    up = FP32.collect(with_features(toy(), 3), "a", Round(0, 1, seed=0))
+    up = FP32.collect(with_features(toy(), 3), at("a"), Round(0, 1, seed=0))
     assert exposure(up) == Reveals.FEATURES
     with pytest.raises(Refused, match=r"SiteVectors reveals FEATURES .* the policy allows STATISTICS"):
         Policy(Reveals.STATISTICS).check(up)

@@ -20,7 +20,7 @@ encoder: ENCODER
 data: {manifest: phantom, size: 32, phantom: {sites: 2, images_per_site: 24, spatial_dims: DIMS}}
 visit: {batch_size: 8, accelerator: cpu}
 rounds: {count: 1}
-bootstrap: 5
+policy: {min_patients: 1}
 by_patient: true
 """
 

@@ -16,7 +16,7 @@ def test_a_model_says_what_it_tells_how_well_and_what_left(
     stage: str, recipe: str, narrow: str, tmp_path: Path
 ) -> None:  # fmt: skip
     words = ["--data.size", "32", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "16", "--rounds.count",
-             "1", "--visit.max_steps", "2", "--bootstrap", "5"]  # fmt: skip
+             "1", "--visit.max_steps", "2", "--policy.min_patients", "1"]  # fmt: skip
     with pytest.raises(SystemExit):
         main([stage, recipe, narrow, "8", *words, "--out", str(tmp_path / "run")])
     (path,) = (tmp_path / "run").glob("*/README.md")

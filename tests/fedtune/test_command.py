@@ -17,7 +17,7 @@ algorithm: {class_path: ALGORITHM}
 data: {manifest: phantom, size: 32, phantom: {sites: 2, images_per_site: 24}}
 visit: {batch_size: 8, accelerator: cpu}
 rounds: {count: 2}
-bootstrap: 20
+policy: {min_patients: 1}
 """
 
 Said = Callable[..., tuple[int, str, str]]
@@ -111,7 +111,7 @@ def test_help(said: Said) -> None:
 )
 def test_a_segmenter_is_evaluated_as_its_run_was(algorithm: str, tmp_path: Path, said: Said) -> None:
     small = ["--network.init_args.encoder.init_args.stem", "8", "--data.size", "32", "--data.phantom.sites", "2",
-             "--data.phantom.images_per_site", "24", "--rounds.count", "2", "--bootstrap", "5"]  # fmt: skip
+             "--data.phantom.images_per_site", "24", "--rounds.count", "2", "--policy.min_patients", "1"]  # fmt: skip
     code, ended, err = said("segment", "segment", *small, "--algorithm", algorithm, "--out", tmp_path / "run")
     assert code == 0, err
     code, again, err = said("evaluate", tmp_path / "run")

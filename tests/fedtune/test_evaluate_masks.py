@@ -11,7 +11,8 @@ from fedtune.evaluate_masks import EvaluateMasks, Overlaps, as_json, format_dist
 from fedtune.scores import Score
 
 WIDE = {"dice": Score(0.71, 0.58, 0.81), "hd95": Score(19.477, 10.08, 30.13), "surface_dice": Score(0.275, 0.22, 0.33)}
-FOUND = Overlaps({"brightfield_purple": WIDE, POOLED: WIDE}, {"brightfield_purple": 8, POOLED: 8}, "pixels", "64 x 64")
+SITE = "brightfield_purple"
+FOUND = Overlaps({SITE: WIDE, POOLED: WIDE}, {SITE: 8, POOLED: 8}, {SITE: (2,)}, 10, "pixels", "64 x 64")
 
 
 def test_a_distance_in_words() -> None:
@@ -27,18 +28,20 @@ def test_the_table_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, said.splitlines())) <= 80
     for part in ("brightfield_purple", "0.710 (0.58-0.81)", "19.5 (10-30)", "0.275 (0.22-0.33)", "HD95 (pixels)"):
         assert part in said
-    assert said.endswith("measured on the grid of 64 x 64 pixels\n")
+    note = "fewer than 10 test patients of structure 2; not counted"
+    assert said.endswith(f"measured on the grid of 64 x 64 pixels\n{SITE}: {note}\n")
+    assert as_json(FOUND)["sites"][SITE]["note"] == note
 
 
 def test_a_score_that_does_not_exist_is_null() -> None:
-    told = as_json(Overlaps({POOLED: WIDE | {"hd95": Score(nan, nan, nan)}}, {POOLED: 8}, "mm", "files"))
+    told = as_json(Overlaps({POOLED: WIDE | {"hd95": Score(nan, nan, nan)}}, {POOLED: 8}, {}, 10, "mm", "files"))
     assert told["pooled"]["hd95"] == {"value": None, "low": None, "high": None}
     assert (told["grid"], told["unit"], told["sites"]) == ("files", "mm", {})
 
 
 def test_a_structure_that_only_files_show_is_told() -> None:
     truth = torch.tensor([[0, 1], [255, 2]])
-    asked = EvaluateMasks(structures=3, tolerance=1.0, draws=0)
+    asked = EvaluateMasks(structures=3, tolerance=1.0)
     assert asked._scored(truth.clamp_max(2), truth, (1.0, 1.0)).shape == (3, 2)
     with pytest.raises(Refused, match=r"structure 2 in its masks is too small to be seen at data\.size"):
-        EvaluateMasks(structures=2, tolerance=1.0, draws=0)._scored(truth * 0, truth, (1.0, 1.0))
+        EvaluateMasks(structures=2, tolerance=1.0)._scored(truth * 0, truth, (1.0, 1.0))

@@ -24,14 +24,17 @@ from fedcore.data.source import Data
 from fedcore.encoders import ResNet
 from fedcore.errors import InputError
 from fedcore.federation import Rounds
+from fedcore.message import flatten
+from fedcore.policy import Policy
 from fedcore.run import RunFolder
 from fedcore.visit import Visit
 from fedtune.classifier import Classifier
-from fedtune.counts import Counts, count_findings
+from fedtune.counts import Counts, cells_of_findings, withheld
 from fedtune.finetune import finetune
 from fedtune.labels import labelled
 from fedtune.losses import BinaryCrossEntropy
-from fedtune.scores import exact_findings, scores, scores_by_finding
+from fedtune.scores import finding, measures
+from tests.fedcore.toys import same
 
 SEVERAL = partial(Classifier, loss=BinaryCrossEntropy(balance=0.5))
 
@@ -43,8 +46,12 @@ def answers(n: int = 150, seed: int = 0) -> tuple[Tensor, Tensor]:
     return torch.randn(n, 3, generator=draw) + 1.5 * findings - 0.5, findings
 
 
-def counted(logits: Tensor, findings: Tensor, draws: int = 0) -> Counts:
-    return count_findings(logits, findings, torch.arange(len(logits)), draws, seed=0)
+def counted(logits: Tensor, findings: Tensor) -> Counts:
+    return cells_of_findings(logits, findings).count()
+
+
+def values(counts: Counts) -> dict[str, float]:
+    return {name: float(value) for name, value in measures(counts).items()}
 
 
 def auroc_by_loops(scores: list[float], truth: list[int]) -> float:
@@ -54,41 +61,50 @@ def auroc_by_loops(scores: list[float], truth: list[int]) -> float:
 
 def test_the_scores_are_those_of_loops_and_of_torchmetrics() -> None:
     logits, findings = answers()
-    told, columns = scores(counted(logits, findings)), list(zip(logits.T.tolist(), findings.T.tolist(), strict=True))
+    told, columns = values(counted(logits, findings)), list(zip(logits.T.tolist(), findings.T.tolist(), strict=True))
     auroc = [auroc_by_loops(s, t) for s, t in columns]
-    assert [row["auroc"].value for row in scores_by_finding(counted(logits, findings))] == pytest.approx(
-        auroc, abs=3e-3
-    )
-    assert told["auroc"].value == pytest.approx(sum(auroc) / 3, abs=3e-3)
-    assert exact_findings(logits, findings)["auroc"] == pytest.approx(sum(auroc) / 3, abs=1e-6)
+    assert [told[finding(k)] for k in range(3)] == pytest.approx(auroc, abs=3e-3)
+    assert told["auroc"] == pytest.approx(sum(auroc) / 3, abs=3e-3)
     assert sum(auroc) / 3 == pytest.approx(multilabel_auroc(logits, findings.long(), 3).item(), abs=1e-6)
-    assert told["f1"].value == pytest.approx(multilabel_f1_score(logits, findings.long(), 3).item(), abs=1e-6)
+    assert told["f1"] == pytest.approx(multilabel_f1_score(logits, findings.long(), 3).item(), abs=1e-6)
     balanced = 0.0
     for s, t in columns:
         for own in (0, 1):
             hits = [(score >= 0) == own for score, truth in zip(s, t, strict=True) if truth == own]
             balanced += sum(hits) / len(hits) / 6
-    assert told["balanced_accuracy"].value == pytest.approx(balanced)
+    assert told["balanced_accuracy"] == pytest.approx(balanced)
 
 
 def test_by_hand() -> None:
     """One finding; 2 have it, one of them at even odds, which is a guess; 2 have not, one of them is guessed."""
     found = counted(torch.tensor([[2.0], [0.0], [1.0], [-1.0]]), torch.tensor([[1], [1], [0], [0]]))
-    assert found.confusion[0, 0].tolist() == [[1, 1], [0, 2]]
-    told = scores(found)
-    assert told["auroc"].value == 3 / 4
-    assert told["balanced_accuracy"].value == 3 / 4
-    assert told["f1"].value == pytest.approx(4 / 5)
+    assert found.confusion[0].tolist() == [[1, 1], [0, 2]]
+    told = values(found)
+    assert told["auroc"] == 3 / 4
+    assert told["balanced_accuracy"] == 3 / 4
+    assert told["f1"] == pytest.approx(4 / 5)
 
 
 def test_counts_of_sites_are_those_of_one_that_holds_all() -> None:
     logits, findings = answers()
-    parts = [counted(logits[at : at + 50], findings[at : at + 50], draws=3) for at in (0, 50, 100)]
+    parts = [counted(logits[at : at + 50], findings[at : at + 50]) for at in (0, 50, 100)]
     total, whole = parts[0] + parts[1] + parts[2], counted(logits, findings)
-    assert torch.equal(total.confusion[0], whole.confusion[0])
-    assert torch.equal(total.histogram[0], whole.histogram[0])
-    assert torch.equal(total.reliability, whole.reliability)
-    assert {k: s.value for k, s in scores(total).items()} == {k: s.value for k, s in scores(whole).items()}
+    assert same(flatten(total), flatten(whole))
+
+
+def test_a_finding_of_too_few_patients_is_not_counted(images: Callable[..., Images]) -> None:
+    """Of 40 patients 9 have the first, 31 lack the second, all but 9 have the third, none has the fourth."""
+    findings = torch.zeros(40, 4, dtype=torch.uint8)
+    findings[:9, 0] = findings[:9, 1] = findings[9:, 2] = 1
+    findings[9:30, 1] = 1
+    few = withheld(findings, torch.arange(40), 4, 10)
+    assert few.tolist() == [True, False, True, False]
+    logits = torch.randn(40, 4)
+    found, whole = cells_of_findings(logits, findings, few).count(), counted(logits, findings)
+    for part in ("confusion", "histogram"):
+        assert not getattr(found, part)[few].any()
+        assert torch.equal(getattr(found, part)[~few], getattr(whole, part)[~few])
+    assert found.reliability.sum() == 80
 
 
 def test_a_finding_that_nobody_has_is_left_out_of_the_means() -> None:
@@ -96,8 +112,8 @@ def test_a_finding_that_nobody_has_is_left_out_of_the_means() -> None:
     findings[:, 2] = 0
     both = counted(logits, findings), counted(logits[:, :2], findings[:, :2])
     for name in ("auroc", "balanced_accuracy"):
-        assert scores(both[0])[name].value == pytest.approx(scores(both[1])[name].value)
-    assert np.isnan(scores_by_finding(both[0])[2]["auroc"].value)
+        assert values(both[0])[name] == pytest.approx(values(both[1])[name])
+    assert np.isnan(values(both[0])[finding(2)])
 
 
 def test_a_fraction_of_labels_is_stratified_by_the_rarest_finding(images: Callable[..., Images]) -> None:
@@ -130,7 +146,12 @@ def hospitals(folder: Path) -> Data:
 
 
 def ran(folder: Path, data: Data, **more: Any) -> dict[str, Any]:
-    settings = {"encoder": partial(ResNet, depth=10, stem=8), "rounds": Rounds(2), "bootstrap": 10, "loggers": ()}
+    settings = {
+        "encoder": partial(ResNet, depth=10, stem=8),
+        "rounds": Rounds(2),
+        "loggers": (),
+        "policy": Policy(min_patients=1),
+    }
     visit = Visit(batch_size=8, accelerator="cpu")
     finetune(RunFolder(folder), data=data, visit=visit, **(settings | {"classifier": SEVERAL} | more))
     found: dict[str, Any] = json.loads((folder / "scores.json").read_text())
@@ -190,7 +211,7 @@ def test_other_images_are_evaluated_by_the_findings_of_the_run(
         "classifier: {class_path: fedtune.classifier.Classifier, init_args: {loss: "
         "{class_path: fedtune.losses.BinaryCrossEntropy, init_args: {balance: 0.5}}}}\n"
         f"data: {{manifest: '{data.manifest}', size: 32}}\n"
-        "visit: {batch_size: 8, accelerator: cpu}\nrounds: {count: 1}\nbootstrap: 5\n"
+        "policy: {min_patients: 1}\nvisit: {batch_size: 8, accelerator: cpu}\nrounds: {count: 1}\n"
     )
 
     def said(*words: object) -> tuple[int, str, str]:

@@ -38,7 +38,7 @@ WIDTH, CLASSES = 64, 4
 
 def ran(folder: Path, data: Data = DATA, **more: Any) -> RunFolder:
     run, visit = RunFolder(folder), Visit(batch_size=8, accelerator="cpu")
-    more = {"encoder": ENCODER, "rounds": Rounds(2), "bootstrap": 20, "loggers": (), **more}
+    more = {"encoder": ENCODER, "rounds": Rounds(2), "loggers": (), "policy": Policy(min_patients=1), **more}
     finetune(run, data=data, visit=visit, **more)
     return run
 
@@ -192,8 +192,6 @@ def test_what_is_no_grade_is_refused_before_training(tmp_path: Path) -> None:
 def test_a_fraction_out_of_range_and_a_start_without_an_encoder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"label_fraction must lie in \(0, 1\], got 0"):
         ran(tmp_path / "run", label_fraction=0.0)
-    with pytest.raises(InputError, match="bootstrap must be at least 0"):
-        ran(tmp_path / "run", bootstrap=-1)
     with pytest.raises(InputError, match="holds no encoder"):
         ran(tmp_path / "run", start=str(tmp_path))
     assert not (tmp_path / "run").exists()
@@ -201,7 +199,7 @@ def test_a_fraction_out_of_range_and_a_start_without_an_encoder_are_refused(tmp_
 
 def test_the_scores_go_through_the_policy(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="SiteCounts reveals STATISTICS"):
-        ran(tmp_path / "run", policy=Policy(Reveals.WEIGHTS))
+        ran(tmp_path / "run", policy=Policy(Reveals.WEIGHTS, min_patients=1))
 
 
 def test_weights_that_are_missing_damaged_or_of_another_architecture_are_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from fedtune.predict import predict
 from tests.fedcore.data.test_slices import hospital
 
 SMALL = ["segment", "--network.init_args.encoder.init_args.stem", "8", "--rounds.count", "1", "--visit.max_steps", "2",
-         "--bootstrap", "0", "--native", "true"]  # fmt: skip
+         "--native", "true", "--policy.min_patients", "1"]  # fmt: skip
 
 
 def scores(manifest: Path, run: Path, *more: str) -> dict:
@@ -49,8 +49,8 @@ def of_predictions(manifest: Path, run: Path, out: Path, mm: tuple[float, ...]) 
         guess, truth = (torch.from_numpy(read_mask(path)).long() for path in (written, mask))
         found.setdefault(site, []).append(image_scores(guess, truth, mm, structures, 1.0))
     return {
-        site: {name: score.value for name, score in overlap_scores(summed(torch.stack(each), torch.arange(len(each)), 0,
-                                                                          0)).items()}
+        site: {name: score.value for name, score in overlap_scores([summed(torch.stack(each),
+                                                                           torch.arange(len(each)))]).items()}
         for site, each in found.items()
     }  # fmt: skip
 

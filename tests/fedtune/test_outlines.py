@@ -18,6 +18,7 @@ from fedcore.data.source import Data
 from fedcore.encoders import ResNet
 from fedcore.federation import Rounds
 from fedcore.local import LocalTrainer
+from fedcore.policy import Policy
 from fedcore.report import write_report
 from fedcore.run import RunFolder
 from fedcore.site import Round
@@ -153,7 +154,8 @@ def test_a_run_leaves_outlines_at_every_site_and_sends_none(tmp_path: Path, dims
     network = partial(UShaped, encoder=partial(ResNet, depth=10, stem=4), widths=(8, 8, 4, 4, 4))
     segment(
         run, network=network, data=Data(size=16, phantom=Phantoms(sites=2, images_per_site=12, spatial_dims=dims)),
-        visit=Visit(batch_size=8, accelerator="cpu"), rounds=Rounds(1), bootstrap=0, loggers=(),
+        visit=Visit(batch_size=8, accelerator="cpu"), rounds=Rounds(1), loggers=(),
+        policy=Policy(min_patients=1),
     )  # fmt: skip
     assert run.about()["notes"] == []
     assert {path.parent for path in run.path.rglob(FILE)} == {run.site(site) for site in run.about()["sites"]}

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedtune.counts import count
+from fedtune.counts import cells
 from fedtune.patients import by_patient
-from fedtune.scores import scores
+from fedtune.scores import measures
 
 
 def test_it_is_the_mean_of_the_probabilities_by_loops() -> None:
@@ -35,11 +35,11 @@ def test_a_patient_of_several_classes_is_of_the_most_frequent() -> None:
 
 def test_one_image_each_changes_nothing_and_copies_neither() -> None:
     logits, labels, patients = torch.randn(40, 4), torch.randint(4, (40,)), torch.arange(40)
-    once = scores(count(logits, labels, patients, 20, 0))
-    assert scores(count(*by_patient(logits, labels, patients), 20, 0)) == once
-    thrice = by_patient(*(t.repeat_interleave(3, 0) for t in (logits, labels, patients)))
-    for name, score in scores(count(*thrice, 20, 0)).items():
-        assert score.value == pytest.approx(once[name].value)
+    once = measures(cells(logits, labels).count())
+    for times in (1, 3):
+        found, truth, _ = by_patient(*(t.repeat_interleave(times, 0) for t in (logits, labels, patients)))
+        for name, value in measures(cells(found, truth).count()).items():
+            assert float(value) == pytest.approx(float(once[name]))
 
 
 def test_answers_without_doubt_stay_finite() -> None:

@@ -42,8 +42,8 @@ def written(folder: Path, stage: str, *more: str) -> Path:
     manifest = Phantoms(sites=2, images_per_site=32).write(folder / "pictures", 48)
     with pytest.raises(SystemExit) as done:
         main([stage, *SMALL[stage], "--data.manifest", str(manifest), "--data.size", "32", "--data.cache",
-              str(folder / "cache"), "--rounds.count", "1", "--visit.max_steps", "2", "--bootstrap", "0", "--out",
-              str(folder / "run"), *more])  # fmt: skip
+              str(folder / "cache"), "--rounds.count", "1", "--visit.max_steps", "2",
+              "--policy.min_patients", "1", "--out", str(folder / "run"), *more])  # fmt: skip
     assert done.value.code == 0
     return folder
 
@@ -133,7 +133,7 @@ def sliced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with pytest.raises(SystemExit) as done:
         main([request.param, *SMALL[request.param], "--data.manifest", str(folder / "manifest.csv"), "--data.size",
               "16", "--data.slices", "2", "--label_fraction", "1", "--rounds.count", "1", "--visit.max_steps", "2",
-              "--bootstrap", "0", "--out", str(folder / "run")])  # fmt: skip
+              "--policy.min_patients", "1", "--out", str(folder / "run")])  # fmt: skip
     assert done.value.code == 0
     return request.param, folder / "run"
 

@@ -36,7 +36,14 @@ NETWORK = partial(UShaped, encoder=ENCODER, widths=(16, 16, 8, 8, 8))
 
 def ran(folder: Path, data: Data = DATA, resume: bool = False, **more: Any) -> RunFolder:
     run, visit = RunFolder(folder, resume=resume), Visit(batch_size=8, accelerator="cpu")
-    more = {"network": NETWORK, "rounds": Rounds(2), "bootstrap": 10, "loggers": (), "visit": visit, **more}
+    more = {
+        "network": NETWORK,
+        "rounds": Rounds(2),
+        "loggers": (),
+        "policy": Policy(min_patients=1),
+        "visit": visit,
+        **more,
+    }
     segment(run, data=data, **more)
     return run
 
@@ -70,7 +77,7 @@ def test_an_encoder_is_carried_over_and_its_part_told(tmp_path: Path) -> None:
     encoder = ENCODER(2, 1)
     save_encoder(tmp_path / "encoder", encoder, {}, "card")
     still = Visit(max_steps=0, accelerator="cpu")
-    run = ran(tmp_path / "run", start=str(tmp_path / "encoder"), visit=still, rounds=Rounds(1), bootstrap=0)
+    run = ran(tmp_path / "run", start=str(tmp_path / "encoder"), visit=still, rounds=Rounds(1))
     found = weights(run)
     assert all(torch.equal(found[f"network.encoder.{k}"], t) for k, t in encoder.state_dict().items())
     counts = [sum(p.numel() for p in net.parameters()) for net in (encoder, NETWORK(2, 1, run.about()["structures"]))]
@@ -123,8 +130,8 @@ def test_what_cannot_be_done_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"label_fraction must lie in \(0, 1\], got 0"):
         ran(tmp_path / "a", label_fraction=0.0)
     with pytest.raises(InputError, match="no score could be computed"):
-        ran(tmp_path / "b", policy=Policy(at_most=Reveals.WEIGHTS))
-    with pytest.raises(InputError, match="tolerance positive"):
+        ran(tmp_path / "b", policy=Policy(Reveals.WEIGHTS, min_patients=1))
+    with pytest.raises(InputError, match="tolerance must be positive"):
         ran(tmp_path / "c", tolerance=0.0)
 
 

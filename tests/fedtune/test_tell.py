@@ -1,43 +1,50 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from math import nan
 
 import pytest
-import torch
+from torch.nn.functional import one_hot
 
-from fedtune.counts import Counts, count, count_findings
-from fedtune.evaluate import POOLED, Evaluation, scored
+from fedcore.data.images import Images
+from fedcore.encoders import ResNet
+from fedcore.local import LocalTrainer
+from fedcore.transport import InProcess
+from fedcore.visit import Visit
+from fedtune.classifier import Classifier
+from fedtune.evaluate import Evaluation, evaluate
+from fedtune.losses import BinaryCrossEntropy
 from fedtune.scores import Score
 from fedtune.tell import as_json, format_score, show
 
 GRADES = ("0", "1", "2")
 
 
-def evaluation(several: bool = False) -> Evaluation:
-    """Two sites."""
-    counts: dict[str, Counts] = {}
-    for at, site in enumerate(("hospital_12", "south")):
-        draw = torch.Generator().manual_seed(at)
-        logits, labels = torch.randn(30, 3, generator=draw), torch.randint(3, (30,), generator=draw)
-        told = torch.nn.functional.one_hot(labels, 3)
-        counts[site] = (
-            count_findings(logits, told, torch.arange(30), 20, 0)
-            if several
-            else count(logits, labels, torch.arange(30), 20, 0)
-        )
-    counts[POOLED] = counts["hospital_12"] + counts["south"]
-    images = {"hospital_12": 30, "south": 30, POOLED: 60}
-    return Evaluation({s: scored(c, () if several else range(3)) for s, c in counts.items()}, images, counts)
+@pytest.fixture
+def evaluation(images: Callable[..., Images]) -> Callable[[bool], Evaluation]:
+    """(several) to two sites' answers to noise, of grades or of findings."""
+
+    def make(several: bool) -> Evaluation:
+        tests = {name: images([0, 1, 2] * 10, name=name) for name in ("hospital_12", "south")}
+        tests = {name: replace(site, findings=one_hot(site.labels, 3).byte()) for name, site in tests.items()}
+        module = Classifier(ResNet(2, 1, depth=10, stem=4), 3, **({"loss": BinaryCrossEntropy()} if several else {}))
+        local = LocalTrainer(module, ("encoder.", "head."), Visit(accelerator="cpu"))
+        return evaluate(InProcess(tests, local, tests), 0, () if several else range(3))
+
+    return make
 
 
 def test_a_score_in_words() -> None:
     assert format_score(Score(0.12349, 0.1, 0.2)) == "0.123 (0.10-0.20)"
     assert format_score(Score(nan, nan, nan)) == "-"
-    assert format_score(Score(0.5, nan, nan)) == "0.500"  # no bootstrap, no interval
+    assert format_score(Score(0.5, nan, nan)) == "0.500"  # no interval
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_the_tables_fit_a_terminal(several: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tables_fit_a_terminal(
+    evaluation: Callable[[bool], Evaluation], several: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     show(evaluation(several), GRADES)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
@@ -49,10 +56,10 @@ def test_the_tables_fit_a_terminal(several: bool, capsys: pytest.CaptureFixture[
     assert all(line.startswith("hospital_12 ") for line in lines if line.startswith("hos"))
 
 
-def test_the_file_keeps_the_keys_that_others_read_and_gains_some() -> None:
-    one, several = as_json(evaluation(), GRADES), as_json(evaluation(True), GRADES)
+def test_the_file_keeps_the_keys_that_others_read_and_gains_some(evaluation: Callable[[bool], Evaluation]) -> None:
+    one, several = as_json(evaluation(False), GRADES), as_json(evaluation(True), GRADES)
     assert one.keys() == several.keys() == {"sites", "pooled"}
-    common = {"auroc", "balanced_accuracy", "f1", "ece", "images", "calibration"}
+    common = {"auroc", "balanced_accuracy", "f1", "ece", "images", "patients", "calibration"}
     assert one["pooled"].keys() == one["sites"]["south"].keys() == common | {"kappa_linear", "kappa_quadratic"}
     assert several["pooled"].keys() == common | {"findings"}
     assert several["pooled"]["findings"].keys() == set(GRADES)
