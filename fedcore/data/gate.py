@@ -52,7 +52,9 @@ class Gate:
     """The same where classes are compared: less is a set of few different images, whatever a classifier learns."""
     least_tstr: float = 0.67
     """Of what a classifier of synthetic images gains over guessing, relative to one of as many real images; two
-    standard errors are allowed."""
+    standard errors are allowed. On brain MRI of 32 x 32 pixels and SimCLR features the parts are: real images 1.0, of
+    which 3 in 10 have a random label 0.81, blurred by a pixel 0.78, of a diffusion after a third of the steps of
+    docs/results.md 0.64, with noise of 0.5 0.47, blurred by two pixels 0.26, with random labels 0.08."""
 
     def safe(self, groups: Mapping[str, Mapping[str, int]], sites: Mapping[str, Figures]) -> Verdict:
         """Whether the set may be released as it is, as far as privacy goes.
