@@ -67,7 +67,7 @@ class RunFolder:
         Raises:
             InputError: The folder is in use, cannot be written, or holds a run of another recipe.
         """
-        self._require_usable()
+        self.require_own()
         if not holds_nothing(self.path):
             self._hold()
 

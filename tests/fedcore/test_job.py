@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.optim import AdamW
+from torch import Tensor
 
 from fedcore.aggregate import Mean
 from fedcore.algorithm import Algorithm, FedAvg
@@ -27,7 +25,7 @@ from fedcore.run import RunFolder
 from fedcore.site import Round, Site
 from fedcore.visit import Visit
 from tests.fedcore.test_exchange import Tally, Total
-from tests.fedcore.toys import Factory, Toy, broken, hospitals, same
+from tests.fedcore.toys import Toy, broken, hospitals, same
 
 ABOUT = {"command": "test", "data": "abc"}
 
@@ -221,32 +219,3 @@ def test_a_resume_with_another_module_is_refused(tmp_path: Path) -> None:
     start(tmp_path, job())
     with pytest.raises(InputError, match="another architecture"):
         start(tmp_path, job(), Wider(), resume=True)
-
-
-@pytest.mark.slow
-def test_memory_stays_the_same_over_a_thousand_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two sites and AdamW, whose state is 2 MB; less than 10 kB a round are left, after the first 200."""
-    commit, resident = Checkpoint.commit, []
-
-    def measuring(self: Checkpoint, *args: Any) -> None:
-        commit(self, *args)
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        resident.append(pages * os.sysconf("SC_PAGE_SIZE"))
-
-    monkeypatch.setattr(Checkpoint, "commit", measuring)
-    task = job(train=hospitals("ab"), visit=Visit(batch_size=8, accelerator="cpu"), rounds=Rounds(1000))
-    start(tmp_path, task, Wide(AdamW))
-    assert (resident[-1] - resident[200]) / 800 < 1e4
-
-
-class Wide(Toy):
-    """With a layer of a quarter of a million weights."""
-
-    share = (*Toy.share, "wide.")
-
-    def __init__(self, optimizer: Factory):
-        super().__init__(optimizer)
-        self.wide = nn.Sequential(nn.Linear(64, 2000), nn.Linear(2000, 64))
-
-    def loss(self, images: Tensor) -> Tensor:
-        return super().loss(images) + self.wide(images.flatten(1)).square().mean()
