@@ -159,7 +159,7 @@ def show(found: Overlaps) -> None:
     Console().print(grid("site", titles, rows, standing_out=POOLED))
     print(measured_on(found.grid))
     for site, note in _notes(found).items():
-        print(f"{site}: {note}")
+        Console().print(f"{site}: {note}", highlight=False, markup=False)
 
 
 def _notes(found: Overlaps) -> dict[str, str]:

@@ -36,7 +36,7 @@ def show(found: Evaluation, classes: Sequence[str] = ()) -> None:
         }
         Console().print(grid("finding", (f"{_unit(found)} with it", "AUROC"), rows))
     for site, note in _notes(found, classes).items():
-        print(f"{site}: {note}")
+        Console().print(f"{site}: {note}", highlight=False, markup=False)
 
 
 def left_out_notes(withheld: Mapping[str, Sequence[str]], counted: Mapping[str, int], least: int) -> dict[str, str]:

@@ -16,7 +16,7 @@ from tests.roads import make_small
 
 SMALL = [
     "--rounds.count", "2", "--visit.max_epochs", "1", "--data.size", "32", "--data.phantom.images_per_site", "16",
-    "--data.phantom.sites", "2",
+    "--data.phantom.sites", "2", "--policy.min_patients", "1",
 ]  # fmt: skip
 NARROW = {
     "fedtune.networks.UShaped": ["--network.init_args.encoder.init_args.stem", "8"],

@@ -21,6 +21,17 @@ def test_scores_come_first_and_end_with_the_pool(full_run: Path) -> None:
     assert table.rows[0][2] == 100
 
 
+def test_a_site_without_a_score_says_why(full_run: Path) -> None:
+    scores = json.loads((full_run / "scores.json").read_text())
+    nothing = {"value": None, "low": None, "high": None}
+    scores["sites"]["hospital_2"] = {"auroc": nothing, "images": 0, "note": "fewer than 10 test patients; no score"}
+    (full_run / "scores.json").write_text(json.dumps(scores))
+    table = final(read_run(full_run))
+    assert table is not None
+    assert table.rows[1] == ("hospital_2", (None, None, None), 0)
+    assert table.note.endswith("hospital_2: fewer than 10 test patients; no score.")
+
+
 def test_without_scores_the_last_survey_of_each_site_stands(make_run: MakeRun) -> None:
     folder = make_run()
     lines = [
