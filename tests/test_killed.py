@@ -152,6 +152,7 @@ def test_of_two_started_together_exactly_one_runs(commands: Commands, tmp_path: 
     out, other = tmp_path / "out", Commands(tmp_path)
     words = ["pretrain", str(commands.folder / "pretrain.yaml"), "--out", str(out)]
     try:
+        assert other(["--version"]).code == 0  # its modules are loaded now
         for said in (words, [*words, "--resume", "true"]):
             with ThreadPoolExecutor(2) as both:
                 ended = list(both.map(Commands.__call__, (commands, other), (said, said)))
