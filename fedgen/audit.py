@@ -72,7 +72,7 @@ class Audit:
     """Asked of every site. A figure that too few images stand behind is left out."""
 
     known: Known
-    deviations: float = 4.0
+    deviations: float = 5.0
     """How far below other patients' closeness a copy's lies, see `fedgen.copies`; more let more pass."""
     digest: str = ""
     """Of the set."""

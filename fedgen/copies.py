@@ -30,7 +30,7 @@ from fedgen.matching import WHOLE, Matches, Noisy, Posed, Search, nearest
 NEIGHBOURS = 5
 LEAST = 20
 """Held-out images below which no figure is given: their spread sets the limit."""
-MOST, LOWEST = 0.6, 0.45
+MOST, LOWEST = 0.55, 0.42
 """Between these a limit of closeness lies, whatever the held-out images are like."""
 DOUBLE = 0.4
 """A held-out image that is nearer is a double of a trained one, and does not help to set the limit."""
@@ -137,7 +137,7 @@ class Copies:
     doubled."""
 
 
-def limit_of(held: Float[Tensor, " h"], deviations: float = 4.0) -> float:
+def limit_of(held: Float[Tensor, " h"], deviations: float = 5.0) -> float:
     """Closeness below which an image is a copy: far below what it is for other patients' images.
 
     Far: `deviations` times the held-out images' lower spread (median to the 16 % quantile) below their median, on a
@@ -152,7 +152,7 @@ def limit_of(held: Float[Tensor, " h"], deviations: float = 4.0) -> float:
     return min(MOST, max(LOWEST, float((median - deviations * (median - low)).exp())))
 
 
-def copies(drawn: Float[Tensor, " n"], held: Float[Tensor, " h"], deviations: float = 4.0) -> Copies:
+def copies(drawn: Float[Tensor, " n"], held: Float[Tensor, " h"], deviations: float = 5.0) -> Copies:
     """Drawn images whose closeness to the trained ones is below the limit of the held-out images' (`limit_of`).
 
     Args:
@@ -164,7 +164,7 @@ def copies(drawn: Float[Tensor, " n"], held: Float[Tensor, " h"], deviations: fl
     return Copies(drawn < limit, limit, float((held < limit).double().mean()))
 
 
-def together(drawn: Mapping[str, Near], held: Mapping[str, Near], deviations: float = 4.0) -> tuple[Near, Near, Copies]:
+def together(drawn: Mapping[str, Near], held: Mapping[str, Near], deviations: float = 5.0) -> tuple[Near, Near, Copies]:
     """Several looks as one: each with a limit of its own, closenesses scaled so that their limits are the first one's.
 
     An image is a copy if it is one by any look.

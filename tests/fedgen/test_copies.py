@@ -38,14 +38,14 @@ def low(found: dict[str, tuple[int, int]]) -> dict[str, float]:
 
 def test_every_disguise_is_found_and_honest_images_are_not() -> None:
     """Each image is judged alone, so that a copy is found among a hundred images as among three."""
-    found = rates(hospital(400, 32), planted=24, seed=0)
+    found = rates(hospital(240, 32), planted=8, seed=0)
     assert low(found) == {}
-    assert sum(found[name][0] for name in HONEST) <= 0.01 * sum(found[name][1] for name in HONEST)
+    assert [found[name][0] for name in HONEST] == [0, 0]
 
 
 @pytest.mark.slow
 def test_every_disguise_of_volumes_is_found() -> None:
-    found = rates(hospital(200, 32, 3), planted=20, seed=0)
+    found = rates(hospital(120, 32, 3), planted=8, seed=0)
     assert low(found) == {}
     assert sum(found[name][0] for name in HONEST) <= 1
 
@@ -124,17 +124,17 @@ def test_a_limit_lies_between_its_bounds_whatever_the_held_out_are_like() -> Non
     assert limit_of(0.89 + 0.01 * spread) == MOST
     assert limit_of(0.5 + 0.5 * spread) == LOWEST
     assert limit_of(torch.full((30,), 0.01)) == LOWEST > DOUBLE
-    found = copies(torch.tensor([0.59, 0.61, 0.8]), 0.89 + 0.01 * spread)
+    found = copies(torch.tensor([0.54, 0.56, 0.8]), 0.89 + 0.01 * spread)
     assert found.suspects.tolist() == [True, False, False]
 
 
 def test_the_closest_look_counts_and_limits_are_made_one() -> None:
-    """By the second look, whose limit is the lower, 0.44 is a copy and 0.5 is none."""
+    """By the second look, whose limit is the lower, 0.41 is a copy and 0.5 is none."""
     at = torch.zeros(2, dtype=torch.int64)
     alike, spread = torch.full((40,), 0.9), torch.linspace(0.5, 1, 40)
     places = torch.zeros(40, dtype=torch.int64)
     held = {"one": Near(alike, places), "other": Near(spread, places)}
-    drawn = {"one": Near(torch.tensor([0.9, 0.9]), at), "other": Near(torch.tensor([0.44, 0.5]), at + 7)}
+    drawn = {"one": Near(torch.tensor([0.9, 0.9]), at), "other": Near(torch.tensor([0.41, 0.5]), at + 7)}
     seen, _, found = together(drawn, held)
     assert found.limit == MOST
     assert found.suspects.tolist() == [True, False]
