@@ -32,8 +32,12 @@ LEAST = 20
 """Held-out images below which no figure is given: their spread sets the limit."""
 MOST, LOWEST = 0.55, 0.42
 """Between these a limit of closeness lies, whatever the held-out images are like."""
+MOST_OF_HALVES = 0.45
+"""Halves of images are more alike by chance, and those that are copied nearer than that."""
 DOUBLE = 0.4
 """A held-out image that is nearer is a double of a trained one, and does not help to set the limit."""
+HALVES = "halves"
+"""How the looks at halves are called."""
 _CHUNK = 256
 
 
@@ -97,7 +101,7 @@ class PixelLooks:
         for axis, match in self.halves.items():
             parts = [near(match(half), twice) for half in _halves(images, axis)]
             one = nearest_of(parts)
-            found[f"halves of axis {axis - 2}"] = Near(one.closeness, one.nearest % len(self.patients))
+            found[f"{HALVES} of axis {axis - 2}"] = Near(one.closeness, one.nearest % len(self.patients))
         return found
 
 
@@ -137,19 +141,19 @@ class Copies:
     doubled."""
 
 
-def limit_of(held: Float[Tensor, " h"], deviations: float = 5.0) -> float:
+def limit_of(held: Float[Tensor, " h"], deviations: float = 5.0, most: float = MOST) -> float:
     """Closeness below which an image is a copy: far below what it is for other patients' images.
 
     Far: `deviations` times the held-out images' lower spread (median to the 16 % quantile) below their median, on a
     log scale. Their minimum would be no limit: a perfect generator draws below the smallest of h values once in h + 1
     images. Held-out images that are doubles themselves (`DOUBLE`) are left out first, else many of them would hide all
-    copies. Between `LOWEST` and `MOST`.
+    copies. Between `LOWEST` and `most`.
     """
     log = held[held >= DOUBLE].log()
     if not len(log):
         return LOWEST
     median, low = log.median(), log.quantile(0.16)
-    return min(MOST, max(LOWEST, float((median - deviations * (median - low)).exp())))
+    return min(most, max(LOWEST, float((median - deviations * (median - low)).exp())))
 
 
 def copies(drawn: Float[Tensor, " n"], held: Float[Tensor, " h"], deviations: float = 5.0) -> Copies:
@@ -169,7 +173,10 @@ def together(drawn: Mapping[str, Near], held: Mapping[str, Near], deviations: fl
 
     An image is a copy if it is one by any look.
     """
-    limits = {name: limit_of(one.closeness, deviations) for name, one in held.items()}
+    limits = {
+        name: limit_of(one.closeness, deviations, MOST_OF_HALVES if name.startswith(HALVES) else MOST)
+        for name, one in held.items()
+    }
     common = next(iter(limits.values()))
     seen, other = (nearest_of([_scaled(looks[n], common / limits[n]) for n in limits]) for looks in (drawn, held))
     share = float((other.closeness < common).double().mean())
