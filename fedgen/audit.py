@@ -2,8 +2,8 @@
 
 For its own page it keeps the pairs of images that are most alike (`fedgen.lookalikes`).
 
-Copies are looked for by pixels and, with an encoder, by features; membership by features, without an encoder by
-pixels. What the site held out from training says what is nearness without copying.
+Copies are looked for by pixels and, with an encoder, by features, and so is membership, where the worse counts.
+What the site held out from training says what is nearness without copying.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from fedcore.data.images import Images
 from fedcore.features import embed
-from fedcore.keepsake import keep
+from fedcore.keepsake import evenly, keep
 from fedcore.local import LocalTrainer
 from fedcore.message import FEATURES, SAMPLES, STATISTICS, Contribution, Message, Weights
 from fedcore.site import Round, Site
-from fedgen.copies import LEAST, NEIGHBOURS, Near, copies, near, near_by_pixels, pixels
-from fedgen.diversity import likenesses
+from fedgen.copies import LEAST, NEIGHBOURS, PixelLooks, copies, near_by_features, together
+from fedgen.diversity import PAIRS, likenesses
 from fedgen.generator import UNSAID, Known
 from fedgen.lookalikes import FILE, View, lookalikes
+from fedgen.matching import working
 from fedgen.membership import LEAST as LEAST_MEMBERS
-from fedgen.membership import membership
+from fedgen.membership import by_features, by_pixels, membership, worst
 from fedgen.moments import Moments
 from fedgen.quality import Sample, alike
 
@@ -75,7 +75,7 @@ class Audit:
     """Asked of every site. A figure that too few images stand behind is left out."""
 
     known: Known
-    deviations: float = 4.0
+    deviations: float = 5.0
     """How far below other patients' closeness a copy's lies, see `fedgen.copies`; more let more pass."""
     digest: str = ""
     """Of the set."""
@@ -87,31 +87,35 @@ class Audit:
             trained, held = (_seen(images, encoder, width, device) for images in (site.images, site.test))
         views = self._views(down, trained, held)
         if site.folder is not None:
-            keep(site, FILE, lookalikes(views, down.images, down.numbers, trained.images, self.digest))
+            keep(site, FILE, lookalikes(views, down.images, down.numbers, site.images.batch, self.digest))
         metrics = {"trained": float(len(trained.labels)), "held_out": float(len(held.labels))} | _counts(views)
-        metrics |= _members(down, trained, held) | self._alike(site.name, down, trained, held)
+        metrics |= _members(down, trained, held) | self._alike(site, down, trained, held)
         classes = len(self.known.classes)
         moments = [Moments.by_class(part.features, part.labels, classes) for part in (trained, held)]
         return Contribution(site.name, Finding(_copies(views, down), *moments), site.size, metrics)
 
     def _views(self, down: Shown, trained: _Seen, held: _Seen) -> dict[str, View]:
-        """None where too few images stand behind a verdict."""
-        if len(held.labels) < LEAST or len(trained.labels) <= NEIGHBOURS:
+        """None where too few images, or patients, stand behind a verdict."""
+        if len(held.labels) < LEAST or len(trained.patients.unique()) <= NEIGHBOURS:
             return {}
-        found = {"pixels": [_by_pixels(images, trained.pixels) for images in (down.images, held.images)]}
+        look = PixelLooks.of(trained.pixels, trained.patients)
+        drawn = torch.cat([working(part) for part in down.images.split(BATCH)])
+        views = {"pixels": View(*together(look(drawn), look(held.pixels), self.deviations))}
         if down.features.shape[1]:
-            found["features"] = [near(_unit(f), _unit(trained.features)) for f in (down.features, held.features)]
-        return {
-            name: View(drawn, other, copies(drawn.closeness, other.closeness, self.deviations))
-            for name, (drawn, other) in found.items()
-        }
+            near, other = (
+                near_by_features(features, trained.features, trained.patients)
+                for features in (down.features, held.features)
+            )
+            views["features"] = View(near, other, copies(near.closeness, other.closeness, self.deviations))
+        return views
 
-    def _alike(self, site: str, down: Shown, trained: _Seen, held: _Seen) -> dict[str, float]:
+    def _alike(self, site: Site, down: Shown, trained: _Seen, held: _Seen) -> dict[str, float]:
         """How near images that imitate this site are to its own, beside as many of its held-out ones."""
-        own = imitating(down.imitates, self.known.site(site))
+        own = imitating(down.imitates, self.known.site(site.name))
         drawn = Sample(down.features[own], down.labels[own])
         found = alike(Sample(trained.features, trained.labels), Sample(held.features, held.labels), drawn)
-        return found | likenesses(down.images[own], down.labels[own], trained.images, trained.labels)
+        some = evenly(site.size, 4 * PAIRS)
+        return found | likenesses(down.images[own], down.labels[own], site.images.batch(some), site.images.labels[some])
 
 
 def imitating(imitates: Int[Tensor, " n"], site: int) -> Bool[Tensor, " n"]:
@@ -123,22 +127,25 @@ def imitating(imitates: Int[Tensor, " n"], site: int) -> Bool[Tensor, " n"]:
 class _Seen:
     """A part of a site's images, and what they are compared by."""
 
-    images: Float[Tensor, "n c *space"]
-    pixels: Float[Tensor, "n p"]
+    pixels: Float[Tensor, "n c *small"]
+    members: Float[Tensor, "n p"]
     features: Float[Tensor, "n d"]
     labels: Int[Tensor, " n"]
+    patients: Int[Tensor, " n"]
 
 
 def _seen(images: Images | None, encoder: Any, width: int, device: torch.device) -> _Seen:
+    """Reads the images batch by batch: a site's images may be more than its memory holds."""
     if images is None or not len(images):
-        return _Seen(torch.empty(0, 1, 1), torch.empty(0, 1), torch.empty(0, width), torch.empty(0, dtype=torch.int64))
-    whole = images.batch(range(len(images)))
-    return _Seen(whole, pixels(whole), *embed(encoder, images, len(images), device))
-
-
-def _by_pixels(images: Float[Tensor, "n c *space"], trained: Float[Tensor, "m p"]) -> Near:
-    parts = [near_by_pixels(part, trained) for part in images.split(BATCH)]
-    return Near(torch.cat([part.closeness for part in parts]), torch.cat([part.nearest for part in parts]))
+        none = torch.empty(0, dtype=torch.int64)
+        return _Seen(torch.empty(0, 1, 1), torch.empty(0, 1), torch.empty(0, width), none, none)
+    small, members = [], []
+    for start in range(0, len(images), BATCH):
+        part = images.batch(range(start, min(start + BATCH, len(images))))
+        small.append(working(part))
+        members.append(by_pixels(part))
+    features, labels = embed(encoder, images, len(images), device)
+    return _Seen(torch.cat(small), torch.cat(members), features, labels, torch.from_numpy(images.patients))
 
 
 def _copies(views: Mapping[str, View], down: Shown) -> Bool[Tensor, "views n"]:
@@ -153,16 +160,15 @@ def _counts(views: Mapping[str, View]) -> dict[str, float]:
     return copied | {f"held_out_by_{name}": view.judged.held for name, view in views.items()}
 
 
-def _unit(features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    return normalize(features, dim=1)
-
-
 def _members(down: Shown, trained: _Seen, held: _Seen) -> dict[str, float]:
+    """By pixels, by features, and the worse of both."""
     if len(held.labels) < LEAST:
         return {}
+    shown = torch.cat([by_pixels(part) for part in down.images.split(BATCH)])
+    found = {"pixels": membership(shown, trained.members, held.members)}
     if down.features.shape[1]:
-        guessed = membership(_unit(down.features), _unit(trained.features), _unit(held.features))
-    else:
-        shown = torch.cat([pixels(part) for part in down.images.split(BATCH)])
-        guessed = membership(shown, trained.pixels, held.pixels)
-    return {"auc": guessed.auc} | ({"tpr": guessed.tpr_at_1_percent} if len(held.labels) >= LEAST_MEMBERS else {})
+        found["features"] = membership(*(by_features(part.features) for part in (down, trained, held)))
+    told = {f"auc_by_{name}": guessed.auc for name, guessed in found.items()}
+    most = worst(found.values())
+    told["auc"] = most.auc
+    return told | ({"tpr": most.tpr_at_1_percent} if len(held.labels) >= LEAST_MEMBERS else {})

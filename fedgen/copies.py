@@ -1,43 +1,44 @@
 """Is a drawn image a copy of one that was trained on? Is it nearer to it than images of other patients ever are?
 
-Held-out images of the same site say what is nearness without copying.
+Held-out images of the same site, which go through the same search, say what is nearness without copying.
+
+Found are images as they are or mirrored along any axes, moved by up to a tenth of the side, turned by up to 10 degrees,
+zoomed by up to a tenth, inverted, in another window or gamma, with noise, and images of which one half is a copy.
+docs/results.md holds how many of each. Not looked for, so a copy may pass by:
+
+- larger turns, zooms and shifts, stretching and bending (elastic deformation),
+- copies of a part smaller than a half, or halves that were cut at another place than the middle,
+- halves that are also turned, zoomed or noisy; strong noise together with a turn, a zoom or a shift,
+- averages of several patients, and details finer than a thirty-second of the side (a sixteenth of a volume's).
+
+Where a manifest has no column `patient`, near-equal images of one patient count as those of several, and a copy of one
+of them is told less well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import normalize
+
+from fedgen.matching import WHOLE, Matches, Noisy, Posed, Search, nearest
 
 NEIGHBOURS = 5
 LEAST = 20
 """Held-out images below which no figure is given: their spread sets the limit."""
-MOST = 0.5
-"""A limit of closeness is never above this: what is more than half as far from one image as from its like is no copy,
-however alike a site's images are. Copies in every disguise of the tests lie below 0.2 on the phantom hospitals, whose
-held-out images alone would set limits of 0.58 to 0.76 (32 x 32, four sites)."""
-SIDE = 16
-
-
-def pixels(images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n d"]:
-    """Pixels of a reduced image, its mean taken away and its length made 1, so that brightness and contrast change
-    nothing: a copy in another window is a copy."""
-    size = [min(SIDE, n) for n in images.shape[2:]]
-    small = interpolate(images.float(), size, mode="area").flatten(1)
-    return normalize(small - small.mean(1, keepdim=True), dim=1)
-
-
-def disguises(images: Float[Tensor, "n c *space"]) -> Iterator[Float[Tensor, "n c *space"]]:
-    """An image as it is, mirrored left to right, and each of them moved by a pixel along each axis."""
-    for seen in (images, images.flip(-1)):
-        yield seen
-        for axis in range(2, images.dim()):
-            yield seen.roll(1, axis)
-            yield seen.roll(-1, axis)
+MOST, LOWEST = 0.55, 0.42
+"""Between these a limit of closeness lies, whatever the held-out images are like."""
+MOST_OF_HALVES = 0.45
+"""Halves of images are more alike by chance, and those that are copied nearer than that."""
+DOUBLE = 0.4
+"""A held-out image that is nearer is a double of a trained one, and does not help to set the limit."""
+HALVES = "halves"
+"""How the looks at halves are called."""
+_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -50,22 +51,82 @@ class Near:
     """Places of trained images."""
 
 
-def near(queries: Float[Tensor, "n d"], trained: Float[Tensor, "m d"], k: int = NEIGHBOURS) -> Near:
-    """Closeness: the distance to the nearest trained image over the mean distance to the k nearest.
+def near(matches: Matches, patients: Int[Tensor, " m"]) -> Near:
+    """Closeness: the distance to the nearest trained image over the mean distance to the nearest images of
+    `NEIGHBOURS` other patients.
 
     The ratio (after Carlini et al. 2023, arXiv 2301.13188) leaves out that some images lie in crowded places, where
-    everything is near. Needs more than k trained images.
+    everything is near; that of other patients, that one patient has several images which are nearly the same.
+    Distances are those of vectors of length 1.
     """
-    found = torch.cdist(queries, trained).topk(k, dim=1, largest=False)
-    return Near(found.values[:, 0] / found.values.mean(1).clamp_min(1e-12), found.indices[:, 0])
+    most, column = matches.similarity.max(1)
+    at = matches.at.gather(1, column[:, None])
+    first = matches.similarity[:, : matches.first]
+    others = first.masked_fill(patients[matches.at[:, : matches.first]] == patients[at], -1)
+    around = _distance(others.topk(NEIGHBOURS, 1).values).mean(1)
+    return Near((_distance(most) / around.clamp_min(1e-6)).clamp_max(1), at[:, 0])
 
 
-def near_by_pixels(images: Float[Tensor, "n c *space"], trained: Float[Tensor, "m d"]) -> Near:
-    """By `pixels`, which `trained` holds of the trained images, in whatever disguise is closest."""
-    seen = [near(pixels(one), trained) for one in disguises(images)]
-    least = torch.stack([one.closeness for one in seen]).min(0)
-    nearest = torch.stack([one.nearest for one in seen]).gather(0, least.indices[None])[0]
-    return Near(least.values, nearest)
+def _distance(similarity: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    return (2 - 2 * similarity).clamp_min(0).sqrt()
+
+
+@dataclass(frozen=True)
+class PixelLooks:
+    """The ways in which pixels are compared: whole images, their ranks, noisy ones, and halves along each axis."""
+
+    patients: Int[Tensor, " m"]
+    whole: Mapping[str, Posed | Noisy]
+    halves: Mapping[int, Posed]
+    """By axis, of the first and then the last halves of all images."""
+
+    @staticmethod
+    def of(trained: Float[Tensor, "m c *space"], patients: Int[Tensor, " m"]) -> PixelLooks:
+        """Of trained images as `fedgen.matching.working` makes them; of more than `NEIGHBOURS` patients."""
+        search = WHOLE[trained.dim() - 2]
+        whole: dict[str, Posed | Noisy] = {
+            "pixels": Posed.of(trained, patients, search),
+            "ranks": Posed.of(trained, patients, search, ranked=True),
+            "noisy": Noisy.of(trained, patients),
+        }
+        twice = torch.cat([patients, patients])
+        halves = {
+            axis: Posed.of(torch.cat(_halves(trained, axis)), twice, Search()) for axis in range(2, trained.dim())
+        }
+        return PixelLooks(patients, whole, halves)
+
+    def __call__(self, images: Float[Tensor, "n c *space"]) -> dict[str, Near]:
+        found = {name: near(match(images), self.patients) for name, match in self.whole.items()}
+        twice = torch.cat([self.patients, self.patients])
+        for axis, match in self.halves.items():
+            parts = [near(match(half), twice) for half in _halves(images, axis)]
+            one = nearest_of(parts)
+            found[f"{HALVES} of axis {axis - 2}"] = Near(one.closeness, one.nearest % len(self.patients))
+        return found
+
+
+def _halves(images: Float[Tensor, "n c *space"], axis: int) -> list[Float[Tensor, "n c *half"]]:
+    size = images.shape[axis]
+    return [images.narrow(axis, 0, size // 2), images.narrow(axis, size - size // 2, size // 2)]
+
+
+def nearest_of(looks: list[Near]) -> Near:
+    """By the look that is closest for each image."""
+    least = torch.stack([one.closeness for one in looks]).min(0)
+    return Near(least.values, torch.stack([one.nearest for one in looks]).gather(0, least.indices[None])[0])
+
+
+def near_by_features(
+    features: Float[Tensor, "n d"], trained: Float[Tensor, "m d"], patients: Int[Tensor, " m"]
+) -> Near:
+    """By the angle between features."""
+    to, whose = normalize(trained, dim=1), patients.unique(return_inverse=True)[1]
+    parts = []
+    for part in features.split(_CHUNK):
+        likeness = normalize(part, dim=1) @ to.T
+        at, first = nearest(likeness, whose)
+        parts.append(near(Matches(likeness.gather(1, at), at, first), patients))
+    return Near(torch.cat([one.closeness for one in parts]), torch.cat([one.nearest for one in parts]))
 
 
 @dataclass(frozen=True)
@@ -77,22 +138,50 @@ class Copies:
     """Of closeness."""
     held: float
     """Part of the held-out images below the limit. Well above 0, training and held-out images share a patient or are
-    doubled, and the limit says little."""
+    doubled."""
 
 
-def copies(drawn: Float[Tensor, " n"], held: Float[Tensor, " h"], deviations: float = 4.0) -> Copies:
-    """Drawn images whose closeness to the trained ones lies far below what it is for other patients' images.
+def limit_of(held: Float[Tensor, " h"], deviations: float = 5.0, most: float = MOST) -> float:
+    """Closeness below which an image is a copy: far below what it is for other patients' images.
 
     Far: `deviations` times the held-out images' lower spread (median to the 16 % quantile) below their median, on a
     log scale. Their minimum would be no limit: a perfect generator draws below the smallest of h values once in h + 1
-    images. Median and quantile also stand if a few held-out images are doubles of trained ones. At most `MOST`.
+    images. Held-out images that are doubles themselves (`DOUBLE`) are left out first, else many of them would hide all
+    copies. Between `LOWEST` and `most`.
+    """
+    log = held[held >= DOUBLE].log()
+    if not len(log):
+        return LOWEST
+    median, low = log.median(), log.quantile(0.16)
+    return min(most, max(LOWEST, float((median - deviations * (median - low)).exp())))
+
+
+def copies(drawn: Float[Tensor, " n"], held: Float[Tensor, " h"], deviations: float = 5.0) -> Copies:
+    """Drawn images whose closeness to the trained ones is below the limit of the held-out images' (`limit_of`).
 
     Args:
         drawn: Closeness of the drawn images.
-        held: Closeness of the held-out images, by the same view.
+        held: Closeness of the held-out images, by the same look.
         deviations: More let more pass.
     """
-    log = held.clamp_min(1e-12).log()
-    median, low = log.median(), log.quantile(0.16)
-    limit = min(MOST, float((median - deviations * (median - low)).exp()))
+    limit = limit_of(held, deviations)
     return Copies(drawn < limit, limit, float((held < limit).double().mean()))
+
+
+def together(drawn: Mapping[str, Near], held: Mapping[str, Near], deviations: float = 5.0) -> tuple[Near, Near, Copies]:
+    """Several looks as one: each with a limit of its own, closenesses scaled so that their limits are the first one's.
+
+    An image is a copy if it is one by any look.
+    """
+    limits = {
+        name: limit_of(one.closeness, deviations, MOST_OF_HALVES if name.startswith(HALVES) else MOST)
+        for name, one in held.items()
+    }
+    common = next(iter(limits.values()))
+    seen, other = (nearest_of([_scaled(looks[n], common / limits[n]) for n in limits]) for looks in (drawn, held))
+    share = float((other.closeness < common).double().mean())
+    return seen, other, Copies(seen.closeness < common, common, share)
+
+
+def _scaled(one: Near, factor: float) -> Near:
+    return Near((one.closeness * factor).clamp_max(1), one.nearest)

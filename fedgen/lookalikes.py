@@ -4,7 +4,7 @@ these, and how near drawn and held-out images come. Nothing of it is sent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,10 +32,10 @@ def lookalikes(
     views: Mapping[str, View],
     shown: Float[Tensor, "n c *space"],
     numbers: Int[Tensor, " n"],
-    trained: Float[Tensor, "m c *space"],
+    trained: Callable[[Int[Tensor, " q"]], Float[Tensor, "q c *space"]],
     digest: str,
 ) -> Arrays:
-    """For each of `views` the closest drawn images, closest first, named `VIEW_...`.
+    """For each of `views` the closest drawn images, closest first, named `VIEW_...`; `trained` reads the site's images.
 
     `drawn` and `trained` (q, c, h, w) uint8 (of a volume the middle slice), `numbers` (q,) in the set, `closeness`
     (q,) of them, `limit` below which it is a copy's, and all closenesses: `all` of the drawn, `held` of the held-out
@@ -45,7 +45,7 @@ def lookalikes(
     for name, view in views.items():
         at = view.drawn.closeness.argsort(stable=True)[:SHOWN]
         of = {
-            "drawn": thumbnails(shown[at]), "trained": thumbnails(trained[view.drawn.nearest[at]]),
+            "drawn": thumbnails(shown[at]), "trained": thumbnails(trained(view.drawn.nearest[at])),
             "numbers": numbers[at].numpy(), "closeness": view.drawn.closeness[at].numpy(),
             "limit": np.array(view.judged.limit), "all": view.drawn.closeness.numpy(),
             "held": view.held.closeness.numpy(),

@@ -10,7 +10,7 @@ import torch
 
 from fedcore.keepsake import thumbnails
 from fedcore.report import write_report
-from fedgen.copies import copies, near_by_pixels, pixels
+from fedgen.copies import copies, near_by_features
 from fedgen.drawn import DrawnSet
 from fedgen.inspection import inspect
 from fedgen.lookalikes import FILE, SHOWN, View, lookalikes
@@ -26,9 +26,11 @@ def kept(run: Path, site: str) -> dict[str, np.ndarray]:
 def test_the_closest_come_first_beside_what_they_are_closest_to() -> None:
     trained, drawn, held = (torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(n)) for n in (40, 12, 25))
     drawn[7] = trained[31]
-    near, other = (near_by_pixels(images, pixels(trained)) for images in (drawn, held))
+    near, other = (
+        near_by_features(images.flatten(1), trained.flatten(1), torch.arange(40)) for images in (drawn, held)
+    )
     view = View(near, other, copies(near.closeness, other.closeness))
-    found = lookalikes({"pixels": view}, drawn, torch.arange(100, 112), trained, "a set")
+    found = lookalikes({"pixels": view}, drawn, torch.arange(100, 112), lambda at: trained[at], "a set")
     order = sorted(range(12), key=lambda at: float(near.closeness[at]))[:SHOWN]
     assert order[0] == 7
     assert found["pixels_numbers"].tolist() == [100 + at for at in order]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedgen.membership import membership
+from fedgen.membership import Membership, by_features, by_pixels, membership, worst
 
 
 def points(seed: int, count: int) -> Tensor:
@@ -35,3 +35,14 @@ def test_one_percent_of_false_alarms() -> None:
     """With held-out images at distances 1 to 200, the limit leaves two of them below it."""
     held, drawn = torch.arange(1.0, 201.0)[:, None], torch.zeros(1, 1)
     assert membership(drawn, torch.tensor([[2.5], [3.5]]), held).tpr_at_1_percent == 0.5
+
+
+def test_the_worse_way_counts_for_each_figure() -> None:
+    assert worst([Membership(0.7, 0.02), Membership(0.6, 0.2)]) == Membership(0.7, 0.2)
+
+
+def test_what_is_compared_has_length_one_and_no_window() -> None:
+    images, features = torch.rand(3, 1, 40, 48), points(0, 3)
+    assert by_pixels(images).shape == (3, 256)
+    assert torch.allclose(by_pixels(images), by_pixels(0.3 * images - 0.5), atol=1e-5)
+    assert torch.allclose(by_features(features), by_features(5 * features))

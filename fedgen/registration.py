@@ -1,0 +1,115 @@
+"""Moves, turns and zooms an image until it lies on another: similarity transforms that maximise correlation."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from math import radians
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fedcore.views import resample
+
+STEPS = 6
+_FURTHEST = 0.3, 0.2, radians(15)
+"""Of a shift (the image's side is 2), of the logarithm of a zoom, of a turn."""
+
+
+def centred(images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n d"]:
+    """Pixels less their mean, of length 1: brightness and contrast change nothing."""
+    flat = images.flatten(1)
+    return normalize(flat - flat.mean(1, keepdim=True), dim=1)
+
+
+def transforms(n: int, dims: int) -> Float[Tensor, "n p"]:
+    """n transforms that change nothing.
+
+    Parameters: `dims` shifts, the logarithm of a zoom (above 0: what is seen shrinks), an angle (radians) for each
+    plane of two axes.
+    """
+    return torch.zeros(n, dims + 1 + dims * (dims - 1) // 2)
+
+
+def mirrored_transforms(of: Float[Tensor, "n p"], signs: Float[Tensor, "n dims"]) -> Float[Tensor, "n p"]:
+    """The transforms that do to mirrored images what `of` do before they are mirrored along axes whose sign is -1."""
+    dims = signs.shape[1]
+    planes = [signs[:, a] * signs[:, b] for a, b in combinations(range(dims), 2)]
+    return of * torch.stack([*signs.T, torch.ones(len(of)), *planes], 1)
+
+
+def moved(images: Float[Tensor, "n c *space"], transforms: Float[Tensor, "n p"]) -> Float[Tensor, "n c *space"]:
+    """The images by a transform each. A turn counts each axis as [-1, 1]."""
+    dims = images.dim() - 2
+    skew = images.new_zeros(len(images), dims, dims)
+    for at, (a, b) in enumerate(combinations(range(dims), 2), dims + 1):
+        skew[:, a, b], skew[:, b, a] = transforms[:, at], -transforms[:, at]
+    linear = torch.linalg.matrix_exp(skew) * transforms[:, dims].exp()[:, None, None]
+    return resample(images, linear, transforms[:, :dims])
+
+
+def register(
+    images: Float[Tensor, "n c *space"], targets: Float[Tensor, "n c *space"], start: Float[Tensor, "n p"]
+) -> Float[Tensor, "n p"]:
+    """Transforms that bring each image nearest to its target by normalised correlation, from `start` on.
+
+    Gauss-Newton steps on the correlation (Evangelidis and Psarakis 2008, doi 10.1109/TPAMI.2008.113), here of
+    similarity transforms; of the steps the best is kept. Memory: p times that of the images.
+    """
+    dims = images.dim() - 2
+    limits = start.new_tensor([_FURTHEST[0]] * dims + [_FURTHEST[1]] + [_FURTHEST[2]] * (start.shape[1] - dims - 1))
+    fields, aim = _fields(images.shape[2:]), centred(targets)
+    now, best, reached = start, start, start.new_full((len(start),), -torch.inf)
+    for step in range(STEPS + 1):
+        seen = moved(images, now)
+        unit = centred(seen)
+        likeness = (unit * aim).sum(1)
+        better = likeness > reached
+        best, reached = torch.where(better[:, None], now, best), torch.where(better, likeness, reached)
+        if step < STEPS:
+            slopes = _slopes(seen, unit, fields)
+            now = (now + _step(slopes, aim) / likeness.clamp_min(0.3)[:, None]).clamp(-limits, limits)
+    return best
+
+
+def _fields(space: tuple[int, ...]) -> Float[Tensor, "p x d"]:
+    """How each parameter moves each pixel."""
+    places = torch.stack(torch.meshgrid(*[(2 * torch.arange(n) + 1) / n - 1 for n in space], indexing="ij"), -1)
+    places = places.flatten(0, -2)
+    dims = len(space)
+    shifts = [torch.eye(dims)[axis].expand_as(places) for axis in range(dims)]
+    turns = []
+    for a, b in combinations(range(dims), 2):
+        turned = torch.zeros_like(places)
+        turned[:, a], turned[:, b] = places[:, b], -places[:, a]
+        turns.append(turned)
+    return torch.stack([*shifts, places, *turns])
+
+
+def _slopes(
+    seen: Float[Tensor, "n c *space"], unit: Float[Tensor, "n d"], fields: Float[Tensor, "p x dims"]
+) -> Float[Tensor, "n p d"]:
+    """Derivative of `unit`, the centred `seen`, by each parameter."""
+    by_place = torch.stack([_gradient(seen, axis) for axis in range(2, seen.dim())], -1)
+    raw = torch.einsum("ncxd,pxd->npcx", by_place.flatten(2, -2), fields).flatten(2)
+    raw = raw - raw.mean(2, keepdim=True)
+    raw = raw - (raw @ unit[..., None]) * unit[:, None]
+    flat = seen.flatten(1)
+    return raw / (flat - flat.mean(1, keepdim=True)).norm(dim=1).clamp_min(1e-6)[:, None, None]
+
+
+def _gradient(images: Float[Tensor, "n c *space"], axis: int) -> Float[Tensor, "n c *space"]:
+    """Central differences, where the axis is [-1, 1]."""
+    size = images.shape[axis]
+    wide = torch.cat([images.narrow(axis, 0, 1), images, images.narrow(axis, size - 1, 1)], axis)
+    return (wide.narrow(axis, 2, size) - wide.narrow(axis, 0, size)) * (size / 4)
+
+
+def _step(slopes: Float[Tensor, "n p d"], aim: Float[Tensor, "n d"]) -> Float[Tensor, "n p"]:
+    """Least squares, damped; no parameter moves by more than 0.15."""
+    normal = slopes @ slopes.mT
+    damping = 1e-3 * normal.diagonal(dim1=1, dim2=2).mean(1) + 1e-9
+    normal = normal + damping[:, None, None] * torch.eye(normal.shape[1])
+    step: Tensor = torch.linalg.solve(normal, slopes @ aim[..., None])[..., 0]
+    return step.clamp(-0.15, 0.15)
