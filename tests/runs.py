@@ -36,8 +36,8 @@ def finished(folder: Path) -> dict[str, Path]:
         patch.setattr("fedgen.train.Exhibit", partial(Exhibit, sampler=Sampler(steps=2)))
         done = [
             code_of(["pretrain", *_DATA, *_VISIT, *_ENCODER, "--out", runs["pretrain"]]),
-            code_of(["finetune", *_DATA, *_VISIT, *_ENCODER, "--bootstrap", "20", "--out", runs["finetune"]]),
-            code_of(["segment", *_DATA, *_VISIT, *_NETWORK, "--bootstrap", "20", "--out", runs["segment"]]),
+            code_of(["finetune", *_DATA, *_VISIT, *_ENCODER, "--out", runs["finetune"]]),
+            code_of(["segment", *_DATA, *_VISIT, *_NETWORK, "--out", runs["segment"]]),
             code_of(["generate", "train", *_DATA, *_VISIT, *_WIDTHS, "--out", runs["generator"]]),
             code_of(["generate", "sample", runs["generator"], runs["set"], "--count", "8", "--steps", "2"]),
             code_of(["generate", "audit", runs["generator"], runs["set"]]),

@@ -28,7 +28,6 @@ def full_size(size: int | Sequence[int], dims: int) -> tuple[int, ...]:
         raise InputError(f"size must be one number or {dims} (the images are {dims}D), all positive; got {size}")
     if prod(full) > MOST_VOXELS:
         raise InputError(f"size must give at most {MOST_VOXELS:,} pixels an image; got {size}")
-    require_memory(full)
     return full
 
 

@@ -87,9 +87,6 @@ def read_manifest(path: Path) -> Manifest:
                 f"row {number}: {len(cells)} cells, {len(columns)} columns; quote cells that hold a delimiter"
             )
             continue
-        if any("\0" in cell for cell in cells):
-            faults.append(f"row {number}: a cell holds a NUL character; save the file as 'CSV UTF-8'")
-            continue
         record = dict.fromkeys(COLUMNS, "") | dict(zip(columns, map(str.strip, cells), strict=False))
         rows += _rows(number, record, "split" in columns, path.parent, faults, notes)
     faults += _check_together(rows)

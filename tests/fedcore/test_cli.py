@@ -161,12 +161,12 @@ def test_a_run_that_another_process_writes_is_refused_and_left_alone(capsys: pyt
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--seed", "-1"], "a seed must be at least 0"),
-        (["--seed", str(2**70)], "a seed must be at least 0 and less than 2^63"),
-        (["--data.seed", "-1"], "a seed must be at least 0"),
+        (["--seed", "-1"], "seed must lie in 0..2^63-1, got -1"),
+        (["--seed", str(2**70)], "seed must lie in 0..2^63-1, got"),
+        (["--data.seed", "-1"], "data.seed must lie in 0..2^63-1, got -1"),
         (["--out", "nul\0"], "without NUL"),
         (["--out", "x" * 300], "at most 255 bytes long"),
-        (["--data.size", "1000000"], "of 1000000 x 1000000 would take"),
+        (["--data.size", "1000000"], "size must give at most 1,073,741,824 pixels an image"),
         (["--visit.accelerator", "foo"], "visit.accelerator"),
     ],
 )

@@ -40,8 +40,8 @@ def test_a_row_a_round(tmp_path: Path) -> None:
     found = rows(run)
     assert [float(r["a/loss"]) for r in found] == pytest.approx([1, 1 / 2, 1 / 3])
     assert [int(r["step"]) for r in found] == [0, 1, 2]
-    # One metric and the number of images go up with the visit, the same with the survey.
-    assert {(r["a/up_bytes"], r["a/down_bytes"], r["a/knn"]) for r in found} == {("32", "0", "0.25")}
+    # A metric, the number of images and the seconds go up with the visit, the same with the survey.
+    assert {(r["a/up_bytes"], r["a/down_bytes"], r["a/knn"]) for r in found} == {("48", "0", "0.25")}
 
 
 def test_a_resumed_log_equals_an_uninterrupted_one(tmp_path: Path) -> None:

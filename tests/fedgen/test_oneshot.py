@@ -189,7 +189,7 @@ def test_the_commands_invert_distil_and_score(alone: Path, tmp_path: Path, capsy
             main(call)
         assert ended.value.code == code, call
     told = capsys.readouterr()
-    assert "candidates: images of patients may be among them" in told.out
+    assert "Not audited yet: copies of patients' images may be among them" in told.out
     assert "recognised" in told.out.splitlines()[1]
     assert f"result: {student}\n" in told.out
     assert "pooled" in told.out

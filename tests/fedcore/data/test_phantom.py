@@ -265,6 +265,9 @@ def test_a_full_disk_leaves_no_half_file_and_no_manifest(tmp_path: Path, monkeyp
 
 
 def test_a_size_that_no_machine_holds_is_told_before_it_is_drawn() -> None:
-    for size, count, told in ((10**6, 4, "1 image of 1000000"), (10**4, 10**6, "1000000 images of 10000")):
-        with pytest.raises(InputError, match=rf"{told} x {size} would take [\d,]+ GB of memory, this machine has"):
-            next(Phantoms(images_per_site=count).scans(size))
+    with pytest.raises(InputError, match="size must give at most"):
+        next(Phantoms(images_per_site=4).scans(10**6))
+    with pytest.raises(
+        InputError, match=r"1000000 images of 10000 x 10000 would take [\d,]+ GB of memory, this machine"
+    ):
+        next(Phantoms(images_per_site=10**6).scans(10**4))
