@@ -26,6 +26,7 @@ from fedcore.files import sync, write_atomically, write_json
 from fedcore.message import Message, Tensors, flatten, unflatten
 from fedcore.reading import json_of, text_of
 from fedcore.site import Round
+from fedcore.weights import apart
 
 FORMAT = 2
 _FILE = re.compile(r"\d{5,}/(server|site-[^/]+)\.safetensors")
@@ -113,7 +114,7 @@ class Checkpoint:
         self._prune()
 
     def _write(self, name: str, tensors: Tensors, durable: bool = False) -> dict[str, str]:
-        data = safetensors.torch.save(_apart(tensors))
+        data = safetensors.torch.save(apart(tensors))
         write_atomically(self.folder / name, data, durable)
         return {"file": name, "crc32": f"{zlib.crc32(data):08x}"}
 
@@ -184,18 +185,6 @@ def _require_entries(index: dict[str, Any]) -> None:
         entry["crc32"]
     if index["sha256"] != _digest(index):
         raise ValueError("its digest does not fit")
-
-
-def _apart(tensors: Tensors) -> Tensors:
-    """The tensors as a file takes them; those that share memory (tied weights) as copies."""
-    seen: set[int] = set()
-    apart = {}
-    for name, t in tensors.items():
-        whole = t.detach().cpu().contiguous()
-        place = whole.untyped_storage().data_ptr()
-        apart[name] = whole.clone() if place in seen else whole
-        seen.add(place)
-    return apart
 
 
 def _require_same_shapes(expected: Tensors, found: Tensors) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedcore.errors import InputError
@@ -15,22 +15,21 @@ _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 _MOST_BYTES = 16 << 20
 
 
-def write_sums(folder: Path, names: Sequence[str]) -> None:
-    """Notes the files' checksums, once they are written; names are relative to the folder."""
-    lines = [f"{digest_of(folder / name)}  {name}\n" for name in names]
-    write_atomically(folder / SUMS, "".join(lines).encode())
+def write_sums(folder: Path, names: Sequence[str], coming: Mapping[str, bytes] | None = None) -> None:
+    """Notes the checksums of files that are written, and of `coming` ones, which the caller writes next.
+
+    Names are relative to the folder.
+    """
+    sums = {name: digest_of(folder / name) for name in names}
+    sums |= {name: hashlib.sha256(data).hexdigest() for name, data in (coming or {}).items()}
+    write_atomically(folder / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
 
 
 def require_sums(folder: Path, names: Sequence[str], advice: str) -> None:
     """Raises InputError where a file is missing, has no checksum, or is not the one that was written."""
     if gone := next((name for name in names if not (folder / name).is_file()), None):
         raise InputError(f"{folder / gone} is missing; {advice}")
-    try:
-        with (folder / SUMS).open("rb") as file:
-            text = file.read(_MOST_BYTES).decode()
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"{folder / SUMS} is missing or damaged, so {names[0]} cannot be checked; {advice}") from e
-    noted = {found[2]: found[1] for line in text.splitlines() if (found := _LINE.fullmatch(line))}
+    noted = noted_in(folder, f"so {names[0]} cannot be checked; {advice}")
     for name in names:
         try:
             digest = digest_of(folder / name)
@@ -43,6 +42,16 @@ def require_sums(folder: Path, names: Sequence[str], advice: str) -> None:
                 f"{folder / name} is corrupted, truncated or not what was written: its SHA-256 is {digest[:12]}..., "
                 f"{SUMS} says {noted[name][:12]}...; {advice}"
             )
+
+
+def noted_in(folder: Path, advice: str) -> dict[str, str]:
+    """Checksums by name; raises InputError where there are none, or no text."""
+    try:
+        with (folder / SUMS).open("rb") as file:
+            text = file.read(_MOST_BYTES).decode()
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"{folder / SUMS} is missing or damaged, {advice}") from e
+    return {found[2]: found[1] for line in text.splitlines() if (found := _LINE.fullmatch(line))}
 
 
 def digest_of(file: Path) -> str:

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from pytorch_lightning import LightningModule
 from torch import nn
 
-from fedcore.checkpoint import Checkpoint
 from fedcore.encoders import Encoder
 from fedcore.errors import InputError, building
 from fedcore.local import MODULE, personal
@@ -105,7 +104,7 @@ def classifiers_of(run: RunFolder) -> dict[str | None, nn.Module]:
         with seeded(0):
             return trained(run, fresh, file).eval()
 
-    memories = Checkpoint.open(run.path / "state")
+    memories = run.memories()
     found: dict[str | None, nn.Module] = {}
     for site in run.about()["sites"]:
         memory = memories.get(site)

@@ -60,7 +60,12 @@ def write_atomically(path: Path, data: bytes, durable: bool = False) -> None:
 
 
 def write_json(path: Path, content: Any, durable: bool = False) -> None:
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode(), durable)
+    write_atomically(path, json_bytes(content), durable)
+
+
+def json_bytes(content: Any) -> bytes:
+    """As `write_json` writes it."""
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:

@@ -4,6 +4,8 @@ recipe.yaml        the recipe with every value resolved
 environment.json   versions, commit, hardware
 run.json           what kind of run, its sites and sizes, how it ended
 rounds.jsonl       a line a round: seconds, bytes per kind, metrics per site
+scores.json        of a run that measures: its scores
+SHA256SUMS         of a finished run: checksums of the files above and of state/state.json
 logs/              Lightning's CSV and TensorBoard logs
 state/             what to resume from (fedcore.checkpoint)
 sites/<site>/      what belongs to a site: its audit file, its errors, what it keeps to be looked at on its page
@@ -21,14 +23,21 @@ from types import TracebackType
 from typing import Any
 
 from fedcore.checkpoint import Checkpoint, Recorded
+from fedcore.checksums import SUMS, noted_in, require_sums, write_sums
 from fedcore.environment import environment
 from fedcore.errors import Faults, InputError
-from fedcore.files import append, require_no_links, require_writable, write_atomically, write_json
+from fedcore.files import append, json_bytes, require_no_links, require_writable, write_atomically, write_json
 from fedcore.ledger import RoundRecord
 from fedcore.lock import holds_nothing, locked
 from fedcore.reading import json_of, text_of, yaml_of
 
 ENDED = ("finished", "failed", "stopped")
+KEPT = ("recipe.yaml", "environment.json", "rounds.jsonl", "scores.json", "state/state.json")
+"""What a finished run has beside run.json, as far as it is there, and nobody writes any more."""
+_CHANGED = (
+    "copy the run's folder anew, or resume the run until it has finished; what its recipe says is changed by options "
+    "of the command, not in the file"
+)
 # A resumed run may differ in these keys, which have no influence on its numbers.
 _FREE = ("out", "resume", "config", "data.cache", "workers")
 
@@ -84,9 +93,10 @@ class RunFolder:
         except BaseException:
             self._held.close()
             raise
+        (self.path / SUMS).unlink(missing_ok=True)
         write_atomically(self.path / "recipe.yaml", self.recipe.encode())
         write_json(self.path / "environment.json", environment())
-        told = {key: value for key, value in about.items() if key != "recorded"} | dict(self.asked)
+        told = {key: value for key, value in about.items() if key not in ("recorded", "memories")} | dict(self.asked)
         write_json(self.path / "run.json", told | {"status": "running"})
         committed = checkpoint.recorded.size if checkpoint.recorded else 0
         write_atomically(self._record, _content(self._record)[:committed])
@@ -102,8 +112,13 @@ class RunFolder:
 
     def close(self, status: str, **more: Any) -> None:
         """Notes how the run stands: trained; or how it ended (finished, failed or stopped), and lets it go."""
-        known = {"recorded": asdict(self.recorded())} if status == "finished" else {}
-        write_json(self.path / "run.json", self.about() | {"status": status, **more} | known)
+        told = self.about() | {"status": status, **more}
+        if status == "finished":
+            memories = sorted(Checkpoint.open(self.path / "state").sites)
+            told |= {"recorded": asdict(self.recorded()), "memories": memories}
+            kept = [name for name in KEPT if (self.path / name).exists()]
+            write_sums(self.path, kept, {"run.json": json_bytes(told)})
+        write_json(self.path / "run.json", told)
         if status in ENDED:
             self._held.close()
 
@@ -122,6 +137,36 @@ class RunFolder:
         with _intact(path):
             content: dict[str, Any] = {**json_of(text_of(path))} if path.exists() else {}
         return content
+
+    def finished(self) -> dict[str, Any]:
+        """What `run.json` of a finished run says, once it is known that all of `KEPT` is as the run left it.
+
+        Raises:
+            InputError: The run has not finished, or what it says of itself is missing or has changed.
+        """
+        if (status := self.about().get("status", "missing")) != "finished":
+            raise InputError(f"{self.path} holds a run that is {status}; resume it until it has finished")
+        noted = noted_in(self.path, f"so the run cannot be checked; {_CHANGED}")
+        # state/ may be removed once the run has finished.
+        wanted = {"run.json", "recipe.yaml", *noted} - {"state/state.json"}
+        kept = [name for name in ("run.json", *KEPT) if name in wanted or (self.path / name).exists()]
+        require_sums(self.path, kept, _CHANGED)
+        return self.about()
+
+    def memories(self) -> Checkpoint:
+        """What the sites of a finished run keep to themselves.
+
+        Raises:
+            InputError: As `finished`; or state/ has gone, and with it what a site kept.
+        """
+        about, checkpoint = self.finished(), Checkpoint.open(self.path / "state")
+        with _intact(self.path / "run.json"):
+            gone = set(about.get("memories", ())) - checkpoint.sites.keys()
+        if gone:
+            raise InputError(
+                f"{self.path / 'state'} is missing, and with it what {min(gone)} keeps to itself; {_CHANGED}"
+            )
+        return checkpoint
 
     def rounds(self) -> list[dict[str, Any]]:
         """The rounds on record; a line cut short by a killed process is left out.

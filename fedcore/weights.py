@@ -27,9 +27,20 @@ Made = TypeVar("Made")
 
 def save_weights(file: Path, module: nn.Module, beside: tuple[str, ...] = ()) -> None:
     """Writes a module's tensors, then the checksums of that file and of those `beside` it, which must be there."""
-    tensors = {k: t.detach().cpu().contiguous() for k, t in module.state_dict().items()}
-    write_atomically(file, safetensors.torch.save(tensors))
+    write_atomically(file, safetensors.torch.save(apart(module.state_dict())))
     write_sums(file.parent, [file.name, *beside])
+
+
+def apart(tensors: Mapping[str, Tensor]) -> Tensors:
+    """The tensors as a safetensors file takes them; those that share memory (tied weights) as copies."""
+    seen: set[int] = set()
+    found = {}
+    for name, t in tensors.items():
+        whole = t.detach().cpu().contiguous()
+        place = whole.untyped_storage().data_ptr()
+        found[name] = whole.clone() if place in seen else whole
+        seen.add(place)
+    return found
 
 
 def read_weights(file: Path, advice: str, beside: tuple[str, ...] = ()) -> Tensors:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 from fedcore.data.audit_record import AuditRecord
 from fedcore.errors import InputError
-from fedcore.files import require_no_links
-from fedcore.lock import locked
 from fedcore.nearest import nearest
 from fedcore.run import RunFolder
 from fedcore.words import call, typed
@@ -77,12 +74,7 @@ def _unknown(arguments: Sequence[str]) -> InputError:
 
 def _audit(words: Sequence[str]) -> AuditRecord:
     asked, overrides = _asked(words)
-    with ExitStack() as held:
-        for folder in (asked.run, asked.set):
-            if folder.is_dir():  # else the audit says what is missing
-                require_no_links(folder)
-                held.enter_context(locked(folder))
-        return inspect(asked.run, asked.set, asked.encoder, overrides)
+    return inspect(asked.run, asked.set, asked.encoder, overrides)
 
 
 def _asked(words: Sequence[str]) -> tuple[Namespace, list[str]]:

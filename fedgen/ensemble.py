@@ -51,6 +51,7 @@ class Tuned:
         if (about.get("command"), about.get("status")) != ("finetune", "finished"):
             found = f"{about.get('command', 'no')} run that is {about.get('status', 'missing')}"
             raise InputError(f"classifiers are taken from a finished finetune run, {path} holds a {found}")
+        run.finished()
         if about.get("several_findings"):
             raise InputError(f"the classifier of {path} tells several findings an image; one of one class is needed")
         networks = classifiers_of(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,9 +19,10 @@ from fedcore.cli import stage_of
 from fedcore.data.audit_record import AUDIT, AuditRecord, Figures
 from fedcore.data.images import Cohort
 from fedcore.errors import InputError
-from fedcore.files import write_json
+from fedcore.files import require_no_links, write_json
 from fedcore.ledger import ANSWERS
 from fedcore.local import LocalTrainer
+from fedcore.lock import locked
 from fedcore.message import Contribution, Refusal, Weights
 from fedcore.progress import load
 from fedcore.recipe import read_recipe
@@ -62,6 +64,17 @@ def inspect(
         InputError: There is no such run or set, the set is of another run or the images are others, the encoder does
             not fit, or a site refused.
     """
+    with ExitStack() as held:
+        for place in (run, folder):
+            if place.is_dir():  # else it is told below what is missing
+                require_no_links(place)
+                held.enter_context(locked(place))
+        return _inspect(run, folder, encoder, overrides, left_out)
+
+
+def _inspect(
+    run: Path, folder: Path, encoder: Path | None, overrides: Sequence[str], left_out: Collection[int]
+) -> AuditRecord:
     drawn = DrawnSet.open(folder)
     looked = drawn.without(left_out)
     asked = _recipe(run, overrides)
@@ -109,6 +122,7 @@ def _recipe(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     if str(about.get("command")) not in STAGE or about.get("status") != "finished":
         found = f"{about.get('command', 'no')} run that is {about.get('status', 'missing')}"
         raise InputError(f"an audit takes a finished run of generate train or finetune, {run} holds a {found}")
+    RunFolder(run).finished()
     stage = stage_of(STAGE[about["command"]])
     return read_recipe(stage, "generate audit", [str(run / "recipe.yaml"), *overrides]).build()
 

@@ -21,6 +21,7 @@ from fedcore.errors import InputError
 from fedcore.files import require_writable, write_json
 from fedcore.lock import locked
 from fedcore.progress import Counting
+from fedcore.weights import apart
 from fedgen.drawn import MANIFEST, RECOGNITION, DrawnSet, add, begin, read_settings
 from fedgen.ensemble import Ensemble, Tuned, answers
 from fedgen.generator import Known
@@ -166,5 +167,4 @@ def digests(networks: Mapping[str | None, nn.Module]) -> dict[str, object]:
 
 
 def _digest(network: nn.Module) -> str:
-    tensors = {name: t.contiguous() for name, t in network.state_dict().items()}
-    return hashlib.sha256(safetensors.torch.save(tensors)).hexdigest()
+    return hashlib.sha256(safetensors.torch.save(apart(network.state_dict()))).hexdigest()

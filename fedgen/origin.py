@@ -28,8 +28,8 @@ def generators(run: Path, sites: Collection[str]) -> dict[str, Any]:
 
 def trained_on(run: Path) -> str | None:
     """Fingerprint of the images that the run's generator, or that of a site's folder in the run, was trained on."""
-    places = (run, run.resolve().parent.parent)
-    return next((data for place in places if (data := RunFolder(place).about().get("data"))), None)
+    places = [RunFolder(place) for place in (run, run.resolve().parent.parent)]
+    return next((data for place in places if place.about() and (data := place.finished().get("data"))), None)
 
 
 def require_origin(run: Path, folder: Path, settings: dict[str, Any], cohort: Cohort) -> None:

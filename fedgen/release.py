@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -51,7 +51,7 @@ def release(
     """
     drawn, folder, out = DrawnSet.open(Path(folder)), Path(folder), Path(out)
     require_writable(out)
-    if out.exists():
+    if out.exists() or out.is_symlink():
         raise InputError(f"{out} exists already; name another folder")
     if kind == "dicom" and len(decoded(drawn.images[0].path)) != 1:
         raise InputError("as DICOM, images of 1 channel are written, and these are in colour; release them as they are")
@@ -63,13 +63,16 @@ def release(
         raise InputError(f"nobody has audited {folder}, so name the run that drew it by --run RUN")
     chosen = drawn.without(audit.left_out if audit else ())
     source = _source(Path(audit.asked["run"]) if audit else Path(run or ""))
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    sheet = _sheet(chosen, source, audit)
     try:
-        _write(part, chosen, kind, audit, datasheet(chosen, source, audit))
-        part.rename(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # A new folder of a name that nobody could foresee: a link may have been put where a known one would be.
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent, ignore_cleanup_errors=True) as beside:
+            part = Path(beside) / out.name
+            _write(part, chosen, kind, audit, sheet)
+            part.rename(out)
+    except OSError as e:  # another release may have come first
+        raise InputError(f"{out} cannot be written ({e.strerror}); name another folder") from e
     return out / MANIFEST
 
 
@@ -128,11 +131,22 @@ def _refusal(drawn: DrawnSet, audit: AuditRecord) -> Faults:
 
 
 def _source(path: Path) -> RunFolder:
+    run = RunFolder(path)
+    if not run.about():
+        raise InputError(f"{path}, the run that drew the set, is gone; audit the set again where it is")
+    run.finished()
+    return RunFolder(path, (path / "recipe.yaml").read_text(encoding="utf-8"))
+
+
+def _sheet(drawn: DrawnSet, run: RunFolder, audit: AuditRecord | None) -> str:
+    """Raises InputError where the records it tells of, which others may have written, are not what they should be."""
     try:
-        recipe = (path / "recipe.yaml").read_text(encoding="utf-8")
-    except OSError as e:
-        raise InputError(f"{path}, the run that drew the set, is gone; audit the set again where it is") from e
-    return RunFolder(path, recipe)
+        return datasheet(drawn, run, audit)
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as e:
+        raise InputError(
+            f"no datasheet can be made of set.json and {AUDIT} of {drawn.folder} and of {run.path} "
+            f"({type(e).__name__}: {e}); draw and audit the set again"
+        ) from e
 
 
 def _write(part: Path, drawn: DrawnSet, kind: str, audit: AuditRecord | None, sheet: str) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from rich.console import Console
 
 from fedcore.algorithm import FedAvg, share_of
-from fedcore.checkpoint import Checkpoint
 from fedcore.encoders import Encoder
 from fedcore.errors import InputError, building
 from fedcore.grid import grid
@@ -54,6 +53,7 @@ def probe(path: Path, overrides: Sequence[str] = ()) -> Table:
     if run.about().get("command") != "pretrain":
         raise InputError(f"probe takes a pretrain run, {path} holds {run.about().get('command', 'no run')}")
     run.require_own()
+    run.finished()
     asked = read_recipe(pretrain, "probe", [str(path / "recipe.yaml"), *overrides]).build()
     asked["policy"].require_metrics("a probe")
     cohort = load(asked["data"])
@@ -62,7 +62,7 @@ def probe(path: Path, overrides: Sequence[str] = ()) -> Table:
     local = LocalTrainer(module, share_of(asked["algorithm"] or FedAvg(), module), asked["visit"])
     sites = InProcess(cohort.split("train"), local, cohort.split("test"), asked["policy"], folder=path / "sites")
     sites.record = path / ANSWERS
-    sites.memories = Checkpoint.open(path / "state")
+    sites.memories = run.memories()
     _load(path, sites, module.encoder)
     return _ask(sites, dataclasses.replace(asked["probe"] or Probe(), linear=True), asked["seed"])
 

@@ -9,7 +9,6 @@ from typing import Any
 from pytorch_lightning import LightningModule
 
 from fedcore.algorithm import FedAvg, share_of
-from fedcore.checkpoint import Checkpoint
 from fedcore.classifiers import SEGMENTER, about_of, trained
 from fedcore.data.findings import with_findings
 from fedcore.data.images import Cohort, Images
@@ -59,6 +58,7 @@ def evaluated(run: RunFolder, overrides: Sequence[str] = ()) -> Evaluation | Ove
             f"evaluate takes a finetune or segment run, {run.path} holds {kind}; the report shows a pretraining run's "
             "probe"
         )
+    run.finished()
     return (_classes if kind == "finetune" else _masks)(run, overrides)
 
 
@@ -92,8 +92,7 @@ def _asked(stage: Callable[..., None], run: RunFolder, overrides: Sequence[str])
 def _sites(run: RunFolder, module: LightningModule, test: Mapping[str, Images], asked: Mapping[str, Any]) -> InProcess:
     """What a site keeps to itself (all of it, where sites train alone) is used at that site again."""
     local = LocalTrainer(module, share_of(asked["algorithm"] or FedAvg(), module), asked["visit"])
-    memories = Checkpoint.open(run.path / "state")
-    return InProcess(test, local, test, asked["policy"], memories, run.path / "sites", record=run.path / ANSWERS)
+    return InProcess(test, local, test, asked["policy"], run.memories(), run.path / "sites", record=run.path / ANSWERS)
 
 
 def _as_trained(run: RunFolder, cohort: Cohort) -> Cohort:

@@ -93,6 +93,7 @@ class Model:
         about = run.about()
         if about.get("command") not in ("finetune", "segment") or about.get("status") != "finished":
             raise InputError(f"predict takes a finished finetune or segment run, and {run.path} holds none")
+        run.finished()
         known = classifiers_of(run)
         if site not in known:
             sites = [name for name in known if name]

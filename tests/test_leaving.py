@@ -257,5 +257,7 @@ def test_all_that_leaves_has_a_line_in_readme_and_every_line_is_met(
 
 
 def test_what_goes_to_other_sites_as_it_is_says_so(everything: Everything) -> None:
-    passed_on = {line["message"] for run in LEVELS for line in audited(everything, run) if line.get("to", "server") != "server"}
+    passed_on = {
+        line["message"] for run in LEVELS for line in audited(everything, run) if line.get("to", "server") != "server"
+    }
     assert passed_on == {"SiteStatistics", "SiteVectors"}

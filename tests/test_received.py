@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
+from fedcore.checksums import write_sums
 from tests.runs import code_of, finished
 
 STRANGER = "canary_of_a_stranger"
@@ -76,6 +77,8 @@ def planted(kind: str, recipe: str | bytes) -> Path:
     told = ABOUT | {"command": kind} | ({"structures": 3} if kind == "segment" else {})
     (folder / "run.json").write_text(json.dumps(told))
     (folder / "recipe.yaml").write_bytes(recipe if isinstance(recipe, bytes) else recipe.encode())
+    (folder / "rounds.jsonl").touch()
+    write_sums(folder, ["run.json", "recipe.yaml", "rounds.jsonl"])
     drawn = Path("set")
     drawn.mkdir(exist_ok=True)
     (drawn / "image.png").write_bytes(b"image")

@@ -8,6 +8,8 @@ record that fits. Each site's own audit file lists the sets it was asked about.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +35,8 @@ class AuditRecord:
     generator: str
     """Digest of what drew it, as set.json names it."""
     data: str
-    """Fingerprint of the images that the generator was trained on and that the set was compared with: labels, splits
-    and patients of all of them, and the pixels of 16 a site (`fedcore.data.describe`)."""
+    """Fingerprint of the images that the generator was trained on and that the set was compared with: pixels, masks,
+    labels, splits and patients of all of them (`fedcore.data.describe`)."""
     images: int
     """How many were looked at."""
     left_out: list[int]
@@ -66,10 +68,10 @@ class AuditRecord:
         return Gate().useful(self.sites, self.own, tuple(self.lacking))
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it, with the verdicts and without the paths it was asked with."""
+        """As JSON holds it, with the verdicts, a digest of all this, and without the paths it was asked with."""
         found = dataclasses.asdict(self) | {"safe": _plain(self.safe), "useful": _plain(self.useful)}
         del found["asked"]
-        return found
+        return found | {"sha256": hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()}
 
     @classmethod
     def read(cls, folder: Path) -> AuditRecord:
@@ -81,9 +83,9 @@ class AuditRecord:
         path = folder / AUDIT
         try:
             found = json_of(text_of(path))
-            verdicts = {name: found.pop(name) for name in ("safe", "useful")}
+            told = {name: found.pop(name) for name in ("safe", "useful", "sha256")}
             record = cls(**found)
-            wrong = record._contradictions(verdicts)
+            wrong = record._contradictions(told)
         except OSError as e:
             raise InputError(f"{path} is missing") from e
         except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, RecursionError) as e:
@@ -92,7 +94,7 @@ class AuditRecord:
             raise InputError(f"{path} contradicts itself: {wrong[0]}")
         return record
 
-    def _contradictions(self, verdicts: Mapping[str, Any]) -> list[str]:
+    def _contradictions(self, told: Mapping[str, Any]) -> list[str]:
         """What cannot hold of a record that an audit wrote."""
         whole, copied = self.groups["all"], sum(told.get("copies_by_pixels", 0.0) for told in self.sites.values())
         parts = [n for name, n in self.groups.items() if name.startswith("class ")]
@@ -105,7 +107,8 @@ class AuditRecord:
             "the images it left out": whole["left_out"] == len(set(self.left_out)),
             "its classes": all(sum(n[key] for n in parts) == whole[key] for key in whole),
             "a site's number of images": all(t["trained"] >= 1 and t["held_out"] >= 0 for t in self.sites.values()),
-            "its verdicts": verdicts == {"safe": _plain(self.safe), "useful": _plain(self.useful)},
+            "its verdicts": (told["safe"], told["useful"]) == (_plain(self.safe), _plain(self.useful)),
+            "its digest": told["sha256"] == self.as_dict()["sha256"],
         }  # fmt: skip
         return [what for what, holds in checks.items() if not holds]
 

@@ -19,6 +19,7 @@ from fedcore.export.vit import portable_vit
 from fedcore.files import write_atomically
 from fedcore.run import RunFolder
 from fedcore.store import CARD, TENSORS, build_encoder, encoder_config, find_encoder
+from fedcore.weights import apart
 from fedcore.words import call
 
 
@@ -44,8 +45,7 @@ def export(
     file = out or folder / f"{to}.safetensors"
     _require_free(file, folder, overwrite)
     made = portable(build_encoder(folder), to, tuple(encoder_config(folder).get("size", ())))
-    tensors = {name: t.contiguous() for name, t in made.tensors.items()}
-    write_atomically(file, safetensors.torch.save(tensors, {"format": "pt"}))
+    write_atomically(file, safetensors.torch.save(apart(made.tensors), {"format": "pt"}))
     write_atomically(file.with_suffix(".md"), _page(made, folder, to, file.name).encode())
     print(f"{file}\n{file.with_suffix('.md')}\n\n{made.snippet(str(file))}\n\n{_usage(made, folder)}")
 
@@ -54,6 +54,7 @@ def _export_onnx(run: RunFolder, out: Path | None, overwrite: bool, site: str | 
     about = run.about()
     if str(about.get("command")) not in TASKS or about.get("status") != "finished":
         raise InputError(f"--to onnx takes a finished finetune or segment run, and {run.path} holds none")
+    run.finished()
     kind = TASKS[about["command"]]
     file = out or run.path / kind / f"{kind}.onnx"
     if file.suffix != ".onnx":

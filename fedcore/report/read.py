@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedcore.checksums import SUMS
 from fedcore.errors import InputError
 from fedcore.ledger import ANSWERS
 from fedcore.report.inspection import read_inspection
@@ -86,10 +87,18 @@ def _no_rounds(about: Mapping[str, Any]) -> str:
 
 
 def _unlike_committed(folder: Path) -> list[str]:
+    run = RunFolder(folder)
     try:
-        RunFolder(folder).require_committed()
+        run.require_committed()
     except InputError:
         return ["rounds.jsonl does not fit what the run committed: lines were lost or changed, or state/ is damaged."]
+    try:
+        if (folder / SUMS).exists() or run.about().get("status") == "finished":
+            run.finished()
+    except InputError:
+        return [
+            f"What the folder holds is not what the run left there when it finished; sha256sum -c {SUMS} says more."
+        ]
     return []
 
 

@@ -5,17 +5,21 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from fedcore.checksums import SUMS
 from fedcore.errors import Faults, InputError
+from fedcore.files import write_json
 from fedcore.ledger import RoundRecord
 from fedcore.lock import LOCK
 from fedcore.message import Weights
-from fedcore.run import RunFolder
+from fedcore.run import KEPT, RunFolder
+from fedcore.site import Round
 from tests.fedcore.test_lock import held_elsewhere
 
 RECIPE = "visit:\n  batch_size: 64\nrounds:\n  count: 3\nout: here\nresume: false\n"
@@ -153,7 +157,7 @@ def test_how_it_ended_is_noted_beside_what_it_was(tmp_path: Path) -> None:
     assert run.about() == ABOUT | {"status": "running"}
     run.close("finished", seconds=1.5)
     recorded = {"size": 0, "sha256": hashlib.sha256().hexdigest()}
-    assert run.about() == ABOUT | {"status": "finished", "seconds": 1.5, "recorded": recorded}
+    assert run.about() == ABOUT | {"status": "finished", "seconds": 1.5, "recorded": recorded, "memories": []}
 
 
 def test_a_full_disk_while_a_round_is_noted(tmp_path: Path, monkeypatch: Any) -> None:
@@ -271,6 +275,68 @@ def test_rounds_that_were_lost_or_changed_are_noticed(tmp_path: Path, damage: An
     with pytest.raises(InputError, match=r"rounds\.jsonl is not as it was committed"):
         RunFolder(tmp_path, RECIPE, resume=True).begin(ABOUT)
     assert _tree(tmp_path) == before
+
+
+def sealed(path: Path, memories: bool = True) -> RunFolder:
+    """A finished run of two rounds, whose sites a and b keep something to themselves."""
+    run = RunFolder(path, RECIPE)
+    checkpoint = run.begin(ABOUT)
+    for index in range(2):
+        run.append(RoundRecord(index))
+        for site in ("a", "b") if memories else ():
+            checkpoint.put(site, {"w": torch.ones(1)}, Round(index, 2, 0))
+        checkpoint.commit(index, Weights({"w": torch.ones(1)}), run.recorded())
+    write_json(path / "scores.json", {"accuracy": 0.5})
+    run.close("finished")
+    return run
+
+
+def test_the_sums_of_a_finished_run_are_those_of_sha256sum(tmp_path: Path) -> None:
+    assert sealed(tmp_path).finished() == json.loads((tmp_path / "run.json").read_text())
+    done = subprocess.run(["sha256sum", "--check", "--strict", SUMS], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0
+    assert {line.split(":")[0] for line in done.stdout.decode().splitlines()} == {"run.json", *KEPT}
+
+
+@pytest.mark.parametrize("name", ["run.json", *KEPT, SUMS])
+def test_a_finished_run_that_was_changed_is_refused(tmp_path: Path, name: str) -> None:
+    """By every bit of it; and where it is gone, unless that is state/ of a run whose sites keep nothing."""
+    run, file = sealed(tmp_path), tmp_path / name
+    whole = file.read_bytes()
+    for at in range(0, len(whole), 7):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        with pytest.raises(InputError):
+            run.finished()
+    file.unlink()
+    with pytest.raises(InputError):
+        run.memories()
+    file.write_bytes(whole)
+    run.memories()
+
+
+def test_the_state_of_a_finished_run_may_go_where_no_site_keeps_anything(tmp_path: Path) -> None:
+    run = sealed(tmp_path, memories=False)
+    shutil.rmtree(tmp_path / "state")
+    assert run.memories().sites == {}
+
+
+def test_a_state_that_comes_from_elsewhere_is_refused(tmp_path: Path) -> None:
+    run, other = sealed(tmp_path / "a", memories=False), sealed(tmp_path / "b")
+    shutil.rmtree(run.path / "state")
+    shutil.copytree(other.path / "state", run.path / "state")
+    with pytest.raises(InputError, match=r"state\.json is corrupted, truncated or not what was written"):
+        run.memories()
+
+
+def test_a_run_that_goes_on_has_no_sums(tmp_path: Path) -> None:
+    sealed(tmp_path)
+    run = RunFolder(tmp_path, RECIPE, resume=True)
+    run.begin(ABOUT)
+    assert not (tmp_path / SUMS).exists()
+    with pytest.raises(InputError, match="holds a run that is running; resume it until it has finished"):
+        run.finished()
+    run.close("finished")
+    run.finished()
 
 
 def test_a_run_that_goes_is_not_another_processs(tmp_path: Path) -> None:

@@ -93,3 +93,26 @@ def test_what_does_not_fit_is_never_built(build: Callable[[], nn.Module], told: 
     """A billion by a billion numbers, and a billion layers."""
     with pytest.raises(ValueError, match=told):
         built_for(nn.Linear(3, 2).state_dict(), build, lambda module: module)
+
+
+class Tied(nn.Module):
+    """Two layers of one weight, a part of it under another name, and one that is not contiguous."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inward, self.outward = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+        self.outward.weight = self.inward.weight
+        self.register_buffer("part", self.inward.weight.detach()[1:3])
+        self.register_buffer("turned", self.inward.weight.detach().T)
+
+
+def test_tensors_that_share_memory_come_back_as_they_were(tmp_path: Path) -> None:
+    module, other = Tied(), Tied()
+    save_weights(tmp_path / "net.safetensors", module)
+    found = read_weights(tmp_path / "net.safetensors", "copy it anew")
+    assert found.keys() == module.state_dict().keys()
+    assert all(torch.equal(found[name], t) for name, t in module.state_dict().items())
+    other.load_state_dict(found)
+    assert other.outward.weight is other.inward.weight
+    assert torch.equal(other.outward.weight, module.inward.weight)
+    assert torch.equal(built_for(found, Tied, lambda made: made).inward.weight, module.inward.weight)

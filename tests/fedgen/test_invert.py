@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from fedgen.invert import invert
 from fedgen.release import release
 from fedgen.sampling import noise_of
 from tests.fedcore.toys import same
+from tests.runs import seal
 
 QUICK: dict[str, Any] = {"inversion": Inversion(steps=2), "batch_size": 4}
 SMALL = ["--data.size", "16", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "16"]
@@ -242,6 +244,8 @@ def test_a_damaged_run_is_refused(broken: str, tmp_path: Path) -> None:
 
 
 def test_a_classifier_of_several_findings_is_refused(together: Path, tmp_path: Path) -> None:
+    shutil.copytree(together, tmp_path, dirs_exist_ok=True)
     write_json(tmp_path / "run.json", RunFolder(together).about() | {"several_findings": True})
+    seal(tmp_path)
     with pytest.raises(InputError, match="tells several findings an image"):
         Tuned.open(tmp_path)

@@ -18,6 +18,7 @@ from fedgen.origin import generators, require_origin, trained_on
 from fedgen.sample import sample
 from tests.fedgen.conftest import HOSPITALS
 from tests.fedgen.test_inspection import plant
+from tests.runs import seal
 
 
 def test_a_set_names_its_generator_and_the_images_that_one_saw(one_run: Path, drawn: Path) -> None:
@@ -51,6 +52,9 @@ def test_a_run_json_that_names_other_images_than_the_set_is_refused(one_run: Pat
     run = Path(shutil.copytree(one_run, tmp_path / "run"))
     about = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(about | {"data": "0123"}))
+    with pytest.raises(InputError, match=r"run\.json is corrupted, truncated or not what was written"):
+        inspect(run, drawn)
+    seal(run)
     with pytest.raises(InputError, match=r"saw other images than run.json"):
         inspect(run, drawn)
 

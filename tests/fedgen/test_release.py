@@ -24,6 +24,7 @@ from fedgen.pictures import encoded
 from fedgen.release import release
 from fedgen.sample import sample
 from tests.fedgen.test_inspection import plant
+from tests.runs import seal
 
 
 def rows(manifest: Path) -> list[dict[str, str]]:
@@ -45,7 +46,7 @@ def test_a_private_set_is_written_whole_and_its_sums_are_right(audited: Path, tm
     assert files == {*sums, "SHA256SUMS"}
     assert all(hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == s for name, s in sums.items())
     assert len([name for name in files if name.startswith("sheets/")]) == 4
-    assert not list(tmp_path.glob(".*.part"))
+    assert not list(tmp_path.glob(".out*"))
 
 
 @pytest.mark.parametrize("kind", ["same", "dicom"])
@@ -229,11 +230,42 @@ def test_a_full_disk_leaves_no_half_release(audited: Path, tmp_path: Path, monke
     with pytest.raises(InputError, match="the disk is full"):
         release(audited, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert not list(tmp_path.glob(".*.part"))
+    assert not list(tmp_path.glob(".out*"))
     monkeypatch.undo()
     release(audited, tmp_path / "out")
     with pytest.raises(InputError, match="exists already; name another folder"):
         release(audited, tmp_path / "out")
+
+
+def test_links_and_folders_beside_the_release_are_left_alone(audited: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "thesis.tex").write_text("precious")
+    (tmp_path / ".out.part").symlink_to(tmp_path / "outside")
+    release(audited, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "outside").iterdir()] == ["thesis.tex"]
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="link exists already; name another folder"):
+        release(audited, tmp_path / "link")
+
+
+@pytest.mark.parametrize("lost", ["sites", "size", "channels"])
+def test_a_run_that_does_not_say_what_a_datasheet_tells(
+    audited: Path, one_run: Path, tmp_path: Path, lost: str
+) -> None:
+    """Changed by chance, its checksums say so; by intent, they fit."""
+    run = Path(shutil.copytree(one_run, tmp_path / "run"))
+    about = json.loads((run / "run.json").read_text())
+    del about[lost]
+    (run / "run.json").write_text(json.dumps(about))
+    told = json.loads((audited / "audit.json").read_text())
+    told["asked"]["run"] = str(run)
+    (audited / "audit.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match=r"run\.json is corrupted"):
+        release(audited, tmp_path / "out")
+    seal(run)
+    with pytest.raises(InputError, match=rf"no datasheet can be made of .*KeyError: '{lost}'"):
+        release(audited, tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
 
 
 def test_the_commands(one_run: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

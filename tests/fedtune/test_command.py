@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from fedcore.cli import main
 from fedcore.files import write_json
 from fedtune.command import USAGE
+from tests.runs import seal
 
 RECIPE = """
 encoder: {class_path: fedcore.encoders.ResNet, init_args: {depth: 10, stem: 8}}
@@ -71,7 +73,9 @@ def test_the_same_images_give_the_same_table_and_others_another(finished: tuple[
 
 def test_images_of_other_classes_are_refused(finished: tuple[Path, str], said: Said) -> None:
     run, _ = finished
-    write_json(run / "run.json", {"command": "finetune", "classes": ["cat", "dog"]})
+    told = json.loads((run / "run.json").read_text()) | {"classes": ["cat", "dog"]}
+    write_json(run / "run.json", told)
+    seal(run)
     code, _, err = said("evaluate", run)
     assert code == 2
     assert "knows the classes ['cat', 'dog'], the images have ['clear', 'ring'" in err
