@@ -50,10 +50,7 @@ def finished(folder: Path) -> dict[str, Path]:
         done = [
             code_of(["pretrain", *_DATA, *_VISIT, *_ENCODER, "--out", runs["pretrain"]]),
             code_of(["finetune", *_DATA, *_VISIT, *_ENCODER, "--out", runs["finetune"]]),
-<<<<<<< HEAD
-=======
             code_of(["finetune", *_DATA, *_VISIT, *_ENCODER, *_OWN, "--out", runs["personal"]]),
->>>>>>> w-verify
             code_of(["segment", *_DATA, *_VISIT, *_NETWORK, "--out", runs["segment"]]),
             code_of(["generate", "train", *_DATA, *_VISIT, *_WIDTHS, "--out", runs["generator"]]),
             code_of(["generate", "sample", runs["generator"], runs["set"], "--count", "8", "--steps", "2"]),
