@@ -28,7 +28,7 @@ from fedgen.matching import working
 from fedgen.registration import moved, transforms
 
 Look = Callable[[Float[Tensor, "n c *space"]], Float[Tensor, "n c *space"]]
-HONEST = "honest", "honest, blurred"
+HONEST = "honest", "honest, blurred", "honest, noise 0.3", "honest, noise 0.6", "noise alone"
 
 
 def disguises(
@@ -53,6 +53,13 @@ def disguises(
     yield "mirrored and shifted 1 px", moved(copied.flip(-1), shift(copied, 1))
     yield "half A, half B", torch.cat([copied[..., :half], other[..., half:]], -1)
     yield "half A, half stranger", torch.cat([copied[..., :half], strangers[..., half:]], -1)
+
+
+def unlike(honest: Float[Tensor, "n c *space"]) -> list[Float[Tensor, "n c *space"]]:
+    """What is no copy, in the order of `HONEST`."""
+    noise = torch.randn(honest.shape, generator=torch.Generator().manual_seed(1))
+    blurred = blur(honest, torch.full((len(honest),), 0.7), 3)
+    return [honest, blurred, *((honest + sd * noise).clamp(-1, 1) for sd in (0.3, 0.6)), noise.clamp(-1, 1)]
 
 
 def shift(images: Float[Tensor, "n c *space"], pixels: float) -> Float[Tensor, "n p"]:
@@ -95,7 +102,7 @@ def rates(images: Images, planted: int, seed: int) -> dict[str, tuple[int, int]]
     copied, partner = trained[chosen].chunk(2)
     strangers = honest[torch.arange(len(copied)) % len(honest)]
     shown = dict(disguises(copied, partner[: len(copied)], strangers))
-    shown |= {HONEST[0]: honest, HONEST[1]: blur(honest, torch.full((len(honest),), 0.7), 3)}
+    shown |= dict(zip(HONEST, unlike(honest), strict=True))
     found = {}
     for name, drawn in shown.items():
         suspects = together(looks(working(drawn)), other)[2].suspects
@@ -110,7 +117,7 @@ def main() -> None:
     ask.add_argument("--dims", type=int, default=2)
     ask.add_argument("--images", type=int, default=600, help="a phantom hospital")
     ask.add_argument("--planted", type=int, default=40, help="copies a disguise and site")
-    ask.add_argument("--seeds", type=int, default=1)
+    ask.add_argument("--seeds", type=int, nargs="+", default=[0])
     ask.add_argument("--sites", nargs="*")
     ask.add_argument("--time", action="store_true")
     asked = ask.parse_args()
@@ -119,7 +126,7 @@ def main() -> None:
             print(f"{asked.dims}D, {size} pixels: {seconds(size, asked.dims):.0f} s", flush=True)
             continue
         total: dict[str, list[int]] = {}
-        for seed in range(asked.seeds):
+        for seed in asked.seeds:
             for name, images in _sites(asked, size, seed).items():
                 found = rates(images, asked.planted, seed)
                 print(size, seed, name, {k: f"{a}/{n}" for k, (a, n) in found.items() if a < 0.95 * n}, file=sys.stderr)

@@ -10,6 +10,7 @@ from itertools import product
 from math import log, radians
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
@@ -21,6 +22,7 @@ WORKING = {2: 32, 3: 16}
 """Pixels a side, by spatial dimensions, of what is kept of an image; what is finer is not looked at."""
 COARSE = {2: 12, 3: 8}
 FINE = {2: 16, 3: 10}
+ALIGNED = {2: 16, 3: 10}
 SMOOTH = {2: 16, 3: 8}
 """What is compared coarsely, exactly, and of noisy images."""
 CANDIDATES = 8
@@ -30,7 +32,7 @@ _LEARNED = 500
 _DISGUISES = 6
 _CHUNK = 64
 """Images searched at once: the memory of a search is this times the trained images times 8 bytes."""
-_PAIRS = 1024
+_PAIRS = 128
 _SIGNAL = 0.5
 """Where noise is more than this part of what is compared, no more of it is made up for: everything would be alike."""
 
@@ -59,10 +61,16 @@ def reduced(images: Float[Tensor, "n c *space"], side: int) -> Float[Tensor, "n 
 
 def equalised(images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
     """Each pixel's rank in its image and channel, in [-1, 1], of equal ones the middle: the same in any window."""
-    flat = images.flatten(2).contiguous()
-    ranked = flat.sort(-1).values
-    below, upto = (torch.searchsorted(ranked, flat, right=right) for right in (False, True))
-    return ((below + upto) / flat.shape[-1] - 1).view(images.shape)
+    flat = images.flatten(2)
+    ranked, order = flat.sort(-1)
+    last = flat.shape[-1] - 1
+    places = torch.arange(last + 1).expand_as(flat)
+    # Of equal pixels the first and the last place: what is left of a place where a new value begins, or ends.
+    differs = ranked.diff(dim=-1) != 0
+    first = places.masked_fill(~F.pad(differs, (1, 0), value=True), 0).cummax(-1).values
+    final = places.masked_fill(~F.pad(differs, (0, 1), value=True), last).flip(-1).cummin(-1).values.flip(-1)
+    ranks = (first + final - last) / (last + 1)
+    return torch.empty_like(flat).scatter_(-1, order, ranks).view(images.shape)
 
 
 def mirrorings(dims: int) -> list[list[int]]:
@@ -193,7 +201,7 @@ class Posed:
         )
         mirrored = mirrored * sign.view(-1, *[1] * (dims + 1))
         signs = torch.tensor([[-1.0 if axis + 2 in axes else 1.0 for axis in range(dims)] for axes in choices])
-        side = min(WORKING[dims], 16)
+        side = ALIGNED[dims]
         pose = register(
             reduced(mirrored, side), reduced(self.images[at], side), mirrored_transforms(start, signs[which])
         )

@@ -38,9 +38,9 @@ def low(found: dict[str, tuple[int, int]]) -> dict[str, float]:
 
 def test_every_disguise_is_found_and_honest_images_are_not() -> None:
     """Each image is judged alone, so that a copy is found among a hundred images as among three."""
-    found = rates(hospital(240, 32), planted=8, seed=0)
+    found = rates(hospital(200, 32), planted=6, seed=0)
     assert low(found) == {}
-    assert [found[name][0] for name in HONEST] == [0, 0]
+    assert [found[name][0] for name in HONEST] == [0] * len(HONEST)
 
 
 @pytest.mark.slow
