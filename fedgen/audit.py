@@ -100,7 +100,7 @@ class Audit:
             return {}
         look = PixelLooks.of(trained.pixels, trained.patients)
         drawn = torch.cat([working(part) for part in down.images.split(BATCH)])
-        views = {"pixels": View(*together(look(drawn), look(held.pixels), self.deviations))}
+        views = {"pixels": View(*together(look(drawn), look.held_out(held.pixels), self.deviations))}
         if down.features.shape[1]:
             near, other = (
                 near_by_features(features, trained.features, trained.patients)

@@ -25,7 +25,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fedgen.matching import WHOLE, Matches, Noisy, Posed, Search, nearest
+from fedgen.matching import Matches, nearest
+from fedgen.noisy import NOISES, Noisy, noisier
+from fedgen.posed import WHOLE, Posed, Search
 
 NEIGHBOURS = 5
 LEAST = 20
@@ -38,6 +40,8 @@ DOUBLE = 0.4
 """A held-out image that is nearer is a double of a trained one, and does not help to set the limit."""
 HALVES = "halves"
 """How the looks at halves are called."""
+NOISY = [f"noise {sd}" for sd in NOISES]
+"""How the looks at noisy images are called."""
 _CHUNK = 256
 
 
@@ -76,7 +80,8 @@ class PixelLooks:
     """The ways in which pixels are compared: whole images, their ranks, noisy ones, and halves along each axis."""
 
     patients: Int[Tensor, " m"]
-    whole: Mapping[str, Posed | Noisy]
+    whole: Mapping[str, Posed]
+    noisy: Noisy
     halves: Mapping[int, Posed]
     """By axis, of the first and then the last halves of all images."""
 
@@ -84,23 +89,32 @@ class PixelLooks:
     def of(trained: Float[Tensor, "m c *space"], patients: Int[Tensor, " m"]) -> PixelLooks:
         """Of trained images as `fedgen.matching.working` makes them; of more than `NEIGHBOURS` patients."""
         search = WHOLE[trained.dim() - 2]
-        whole: dict[str, Posed | Noisy] = {
+        whole = {
             "pixels": Posed.of(trained, patients, search),
             "ranks": Posed.of(trained, patients, search, ranked=True),
-            "noisy": Noisy.of(trained, patients),
         }
         twice = torch.cat([patients, patients])
         halves = {
             axis: Posed.of(torch.cat(_halves(trained, axis)), twice, Search()) for axis in range(2, trained.dim())
         }
-        return PixelLooks(patients, whole, halves)
+        return PixelLooks(patients, whole, Noisy.of(trained, patients), halves)
 
     def __call__(self, images: Float[Tensor, "n c *space"]) -> dict[str, Near]:
+        """At images that are to be judged; each is looked at as the one of `NOISES` that it shows."""
+        seen, level = near(self.noisy(images), self.patients), self.noisy.level(images)
+        levels = [Near(seen.closeness.masked_fill(level != v, 1), seen.nearest) for v in range(len(NOISES))]
+        return self._posed(images) | dict(zip(NOISY, levels, strict=True))
+
+    def held_out(self, images: Float[Tensor, "n c *space"]) -> dict[str, Near]:
+        """At images that set the limits, made as noisy as those that are to be judged by them."""
+        levels = [near(self.noisy(noisier(images, sd)), self.patients) for sd in NOISES]
+        return self._posed(images) | dict(zip(NOISY, levels, strict=True))
+
+    def _posed(self, images: Float[Tensor, "n c *space"]) -> dict[str, Near]:
         found = {name: near(match(images), self.patients) for name, match in self.whole.items()}
         twice = torch.cat([self.patients, self.patients])
         for axis, match in self.halves.items():
-            parts = [near(match(half), twice) for half in _halves(images, axis)]
-            one = nearest_of(parts)
+            one = nearest_of([near(match(half), twice) for half in _halves(images, axis)])
             found[f"{HALVES} of axis {axis - 2}"] = Near(one.closeness, one.nearest % len(self.patients))
         return found
 
@@ -171,14 +185,19 @@ def copies(drawn: Float[Tensor, " n"], held: Float[Tensor, " h"], deviations: fl
 def together(drawn: Mapping[str, Near], held: Mapping[str, Near], deviations: float = 5.0) -> tuple[Near, Near, Copies]:
     """Several looks as one: each with a limit of its own, closenesses scaled so that their limits are the first one's.
 
-    An image is a copy if it is one by any look.
+    An image is a copy if it is one by any look. `drawn` and `held` as `PixelLooks` and its `held_out` give them; what
+    is said of the held-out images leaves out that they were made noisy.
     """
     limits = {
         name: limit_of(one.closeness, deviations, MOST_OF_HALVES if name.startswith(HALVES) else MOST)
         for name, one in held.items()
     }
     common = next(iter(limits.values()))
-    seen, other = (nearest_of([_scaled(looks[n], common / limits[n]) for n in limits]) for looks in (drawn, held))
+    as_they_are = [name for name in limits if name not in NOISY[1:]]
+    seen, other = (
+        nearest_of([_scaled(looks[name], common / limits[name]) for name in names])
+        for looks, names in ((drawn, list(limits)), (held, as_they_are))
+    )
     share = float((other.closeness < common).double().mean())
     return seen, other, Copies(seen.closeness < common, common, share)
 

@@ -15,6 +15,8 @@ from fedcore.views import resample
 STEPS = 6
 _FURTHEST = 0.3, 0.2, radians(15)
 """Of a shift (the image's side is 2), of the logarithm of a zoom, of a turn."""
+_LONGEST = 0.15
+"""Step, in any of them."""
 
 
 def centred(images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n d"]:
@@ -55,48 +57,42 @@ def register(
     """Transforms that bring each image nearest to its target by normalised correlation, from `start` on.
 
     Gauss-Newton steps on the correlation (Evangelidis and Psarakis 2008, doi 10.1109/TPAMI.2008.113), here of
-    similarity transforms; of the steps the best is kept. Memory: p times that of the images.
+    similarity transforms. Slopes are those of the target, taken once (Hager and Belhumeur 1998, doi 10.1109/34.722606);
+    of the steps the best is kept. Memory: p times that of the images.
     """
     dims = images.dim() - 2
     limits = start.new_tensor([_FURTHEST[0]] * dims + [_FURTHEST[1]] + [_FURTHEST[2]] * (start.shape[1] - dims - 1))
-    fields, aim = _fields(images.shape[2:]), centred(targets)
+    aim = centred(targets)
+    inverse = _inverse(_slopes(targets, aim))
     now, best, reached = start, start, start.new_full((len(start),), -torch.inf)
     for step in range(STEPS + 1):
-        seen = moved(images, now)
-        unit = centred(seen)
+        unit = centred(moved(images, now))
         likeness = (unit * aim).sum(1)
         better = likeness > reached
         best, reached = torch.where(better[:, None], now, best), torch.where(better, likeness, reached)
         if step < STEPS:
-            slopes = _slopes(seen, unit, fields)
-            now = (now + _step(slopes, aim) / likeness.clamp_min(0.3)[:, None]).clamp(-limits, limits)
+            change = (inverse @ unit[..., None])[..., 0].clamp(-_LONGEST, _LONGEST)
+            now = (now - change / likeness.clamp_min(0.3)[:, None]).clamp(-limits, limits)
     return best
 
 
-def _fields(space: tuple[int, ...]) -> Float[Tensor, "p x d"]:
-    """How each parameter moves each pixel."""
-    places = torch.stack(torch.meshgrid(*[(2 * torch.arange(n) + 1) / n - 1 for n in space], indexing="ij"), -1)
-    places = places.flatten(0, -2)
-    dims = len(space)
-    shifts = [torch.eye(dims)[axis].expand_as(places) for axis in range(dims)]
-    turns = []
-    for a, b in combinations(range(dims), 2):
-        turned = torch.zeros_like(places)
-        turned[:, a], turned[:, b] = places[:, b], -places[:, a]
-        turns.append(turned)
-    return torch.stack([*shifts, places, *turns])
-
-
-def _slopes(
-    seen: Float[Tensor, "n c *space"], unit: Float[Tensor, "n d"], fields: Float[Tensor, "p x dims"]
-) -> Float[Tensor, "n p d"]:
-    """Derivative of `unit`, the centred `seen`, by each parameter."""
-    by_place = torch.stack([_gradient(seen, axis) for axis in range(2, seen.dim())], -1)
-    raw = torch.einsum("ncxd,pxd->npcx", by_place.flatten(2, -2), fields).flatten(2)
-    raw = raw - raw.mean(2, keepdim=True)
-    raw = raw - (raw @ unit[..., None]) * unit[:, None]
-    flat = seen.flatten(1)
+def _slopes(targets: Float[Tensor, "n c *space"], unit: Float[Tensor, "n d"]) -> Float[Tensor, "n p d"]:
+    """Derivative of `unit`, the centred `targets`, by each parameter."""
+    dims = targets.dim() - 2
+    by_axis = [_gradient(targets, axis + 2) for axis in range(dims)]
+    places = [_places(size, dims - 1 - axis) for axis, size in enumerate(targets.shape[2:])]
+    turns = [by_axis[a] * places[b] - by_axis[b] * places[a] for a, b in combinations(range(dims), 2)]
+    zoom = torch.stack([slope * place for slope, place in zip(by_axis, places, strict=True)]).sum(0)
+    raw = torch.stack([slope.flatten(1) for slope in (*by_axis, zoom, *turns)], 1)
+    raw -= raw.mean(2, keepdim=True)
+    raw -= (raw @ unit[..., None]) * unit[:, None]
+    flat = targets.flatten(1)
     return raw / (flat - flat.mean(1, keepdim=True)).norm(dim=1).clamp_min(1e-6)[:, None, None]
+
+
+def _places(size: int, after: int) -> Float[Tensor, "size *ones"]:
+    """Of pixels along an axis, which is [-1, 1]; `after` axes follow it."""
+    return ((2 * torch.arange(size) + 1) / size - 1).view(-1, *[1] * after)
 
 
 def _gradient(images: Float[Tensor, "n c *space"], axis: int) -> Float[Tensor, "n c *space"]:
@@ -106,10 +102,9 @@ def _gradient(images: Float[Tensor, "n c *space"], axis: int) -> Float[Tensor, "
     return (wide.narrow(axis, 2, size) - wide.narrow(axis, 0, size)) * (size / 4)
 
 
-def _step(slopes: Float[Tensor, "n p d"], aim: Float[Tensor, "n d"]) -> Float[Tensor, "n p"]:
-    """Least squares, damped; no parameter moves by more than 0.15."""
+def _inverse(slopes: Float[Tensor, "n p d"]) -> Float[Tensor, "n p d"]:
+    """By least squares, damped."""
     normal = slopes @ slopes.mT
     damping = 1e-3 * normal.diagonal(dim1=1, dim2=2).mean(1) + 1e-9
-    normal = normal + damping[:, None, None] * torch.eye(normal.shape[1])
-    step: Tensor = torch.linalg.solve(normal, slopes @ aim[..., None])[..., 0]
-    return step.clamp(-0.15, 0.15)
+    found: Tensor = torch.linalg.solve(normal + damping[:, None, None] * torch.eye(normal.shape[1]), slopes)
+    return found

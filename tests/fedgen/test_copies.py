@@ -38,9 +38,9 @@ def low(found: dict[str, tuple[int, int]]) -> dict[str, float]:
 
 def test_every_disguise_is_found_and_honest_images_are_not() -> None:
     """Each image is judged alone, so that a copy is found among a hundred images as among three."""
-    found = rates(hospital(240, 32), planted=8, seed=0)
+    found = rates(hospital(200, 32), planted=6, seed=0)
     assert low(found) == {}
-    assert [found[name][0] for name in HONEST] == [0, 0]
+    assert [found[name][0] for name in HONEST] == [0] * len(HONEST)
 
 
 @pytest.mark.slow
@@ -62,7 +62,7 @@ def test_a_copy_is_laid_beside_its_original_and_judged_as_if_it_were_alone(
     site: tuple[PixelLooks, dict[str, Tensor]],
 ) -> None:
     looks, seen = site
-    held = looks(seen["held"])
+    held = looks.held_out(seen["held"])
     planted = torch.cat([seen["drawn"][:9], seen["trained"][[30]].flip(-2), seen["drawn"][9:20]])
     drawn, _, found = together(looks(planted), held)
     assert found.suspects.nonzero().flatten().tolist() == [9]
@@ -79,7 +79,7 @@ def test_doubles_among_the_held_out_do_not_hide_copies_and_are_told(
     looks, seen = site
     doubles = round(part * 80)
     held = torch.cat([seen["held"][doubles:], seen["trained"][:doubles]])
-    _, _, found = together(looks(seen["trained"][100:120]), looks(held))
+    _, _, found = together(looks(seen["trained"][100:120]), looks.held_out(held))
     assert found.suspects.all()
     assert found.held == pytest.approx(part, abs=0.03)
 
@@ -93,7 +93,7 @@ def test_near_equal_images_of_a_patient_do_not_hide_a_copy(site: tuple[PixelLook
     repeated = (repeated + 0.03 * torch.randn(repeated.shape, generator=generator)).clamp(-1, 1)
     looks = PixelLooks.of(repeated, torch.arange(len(one)).repeat_interleave(6))
     noisy = (one[:20] + 0.05 * torch.randn(one[:20].shape, generator=generator)).clamp(-1, 1)
-    held = looks(seen["held"])
+    held = looks.held_out(seen["held"])
     assert together(looks(noisy), held)[2].suspects.all()
     assert not together(looks(seen["drawn"]), held)[2].suspects.any()
 
