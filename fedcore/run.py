@@ -251,7 +251,8 @@ class RunFolder:
                 f"the images have changed since {self.path} was begun; an exact resume needs the same data"
             )
         recorded = self.rounds()
-        if len(recorded) > checkpoint.rounds + 1:  # a killed run leaves one line more than it committed
+        uncommitted = 0 if self.about().get("status") == "finished" else 1  # a line that a killed run leaves
+        if len(recorded) > checkpoint.rounds + uncommitted:
             raise InputError(
                 f"{self.path} records {len(recorded)} rounds, but its state/ holds {checkpoint.rounds}; "
                 "restore state/ from a backup, or start the run again in another folder"
