@@ -142,8 +142,10 @@ class RunFolder:
         """What `run.json` of a finished run says, once it is known that all of `KEPT` is as the run left it.
 
         Raises:
-            InputError: The run has not finished, or what it says of itself is missing or has changed.
+            InputError: The run has not finished, what it says of itself is missing or has changed, or a part of it is
+                a symbolic link.
         """
+        require_no_links(self.path)
         if (status := self.about().get("status", "missing")) != "finished":
             raise InputError(f"{self.path} holds a run that is {status}; resume it until it has finished")
         noted = noted_in(self.path, f"so the run cannot be checked; {_CHANGED}")
@@ -249,7 +251,8 @@ class RunFolder:
                 f"the images have changed since {self.path} was begun; an exact resume needs the same data"
             )
         recorded = self.rounds()
-        if len(recorded) > checkpoint.rounds + 1:  # a killed run leaves one line more than it committed
+        uncommitted = 0 if self.about().get("status") == "finished" else 1  # a line that a killed run leaves
+        if len(recorded) > checkpoint.rounds + uncommitted:
             raise InputError(
                 f"{self.path} records {len(recorded)} rounds, but its state/ holds {checkpoint.rounds}; "
                 "restore state/ from a backup, or start the run again in another folder"

@@ -16,7 +16,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from fedcore.cli import stage_of
-from fedcore.data.audit_record import AUDIT, AuditRecord, Figures
+from fedcore.data.audit_record import AUDIT, AuditRecord, Figures, with_digest
 from fedcore.data.images import Cohort
 from fedcore.errors import InputError
 from fedcore.files import require_no_links, write_json
@@ -95,7 +95,7 @@ def _inspect(
         asked={"run": str(run), "encoder": str(encoder) if encoder else None, "overrides": list(overrides)},
     )  # fmt: skip
     write_json(folder / AUDIT, found.as_dict() | {"asked": found.asked})
-    write_json(run / AUDIT, found.as_dict() | {"name": folder.resolve().name})
+    write_json(run / AUDIT, with_digest(found.as_dict() | {"name": folder.resolve().name}))
     return found
 
 

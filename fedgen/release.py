@@ -16,7 +16,7 @@ from fedcore.data.audit_record import AUDIT, AuditRecord
 from fedcore.data.gate import Gate
 from fedcore.data.synthetic import SITE, digest_of
 from fedcore.errors import Faults, InputError
-from fedcore.files import require_writable, write_atomically, write_json
+from fedcore.files import require_no_links, require_writable, write_atomically, write_json
 from fedcore.run import RunFolder
 from fedgen.allowance import asked_about
 from fedgen.contact import contact_sheet
@@ -50,6 +50,7 @@ def release(
         run: The run that drew a set that nobody has audited; only where that is forced.
     """
     drawn, folder, out = DrawnSet.open(Path(folder)), Path(folder), Path(out)
+    require_no_links(folder)
     require_writable(out)
     if out.exists() or out.is_symlink():
         raise InputError(f"{out} exists already; name another folder")

@@ -18,6 +18,7 @@ KINDS = ("pretrain", "finetune", "personal", "segment", "generator", "set")
 _DATA = ["--data.size", "16", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "80"]
 _DATA += ["--data.phantom.test_fraction", "0.25"]
 _VISIT = ["--rounds.count", "1", "--visit.batch_size", "20", "--visit.accelerator", "cpu"]
+_SCORED = [*_DATA, *_VISIT, "--policy.min_patients", "1"]
 _OWN = ["--algorithm", "fedcore.fedbn.FedBN"]
 _ENCODER = ["--encoder.init_args.depth", "10", "--encoder.init_args.stem", "4"]
 _NETWORK = [word.replace("--encoder", "--network.init_args.encoder") for word in _ENCODER]
@@ -49,9 +50,9 @@ def finished(folder: Path) -> dict[str, Path]:
         patch.setattr("fedgen.train.Exhibit", partial(Exhibit, sampler=Sampler(steps=2)))
         done = [
             code_of(["pretrain", *_DATA, *_VISIT, *_ENCODER, "--out", runs["pretrain"]]),
-            code_of(["finetune", *_DATA, *_VISIT, *_ENCODER, "--out", runs["finetune"]]),
-            code_of(["finetune", *_DATA, *_VISIT, *_ENCODER, *_OWN, "--out", runs["personal"]]),
-            code_of(["segment", *_DATA, *_VISIT, *_NETWORK, "--out", runs["segment"]]),
+            code_of(["finetune", *_SCORED, *_ENCODER, "--out", runs["finetune"]]),
+            code_of(["finetune", *_SCORED, *_ENCODER, *_OWN, "--out", runs["personal"]]),
+            code_of(["segment", *_SCORED, *_NETWORK, "--out", runs["segment"]]),
             code_of(["generate", "train", *_DATA, *_VISIT, *_WIDTHS, "--out", runs["generator"]]),
             code_of(["generate", "sample", runs["generator"], runs["set"], "--count", "8", "--steps", "2"]),
             code_of(["generate", "audit", runs["generator"], runs["set"]]),

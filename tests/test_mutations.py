@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 import torch
 
-from fedcore.checkpoint import Checkpoint
 from fedcore.classifiers import classifiers_of
 from fedcore.errors import InputError
 from fedcore.recipe import read_recipe
@@ -55,7 +54,8 @@ def tensors(named: dict[str, torch.Tensor]) -> dict[str, int]:
 
 
 def state(run: Path) -> Loaded:
-    checkpoint = Checkpoint.open(run / "state")
+    """As a resumed run finds it."""
+    checkpoint = RunFolder(run)._committed_of(RunFolder(run).about().get("data"))
     server = checkpoint._read(checkpoint.server) if checkpoint.server else {}
     sites = {site: tensors(checkpoint.get(site)) for site in checkpoint.sites}
     return {"rounds": checkpoint.rounds, "server": tensors(server), "sites": sites}

@@ -254,6 +254,75 @@ def test_an_audit_that_names_a_class(runs: dict[str, Path], canary: Path, capsys
     assert not Path("new").exists()
 
 
+EVERYWHERE = {
+    "pretrain": ["probe {run}", "export {run}"],
+    "finetune": ["evaluate {run}", "predict {run} image.npy new", "export {run} --to onnx",
+                 "generate invert {run} new", "generate distil {run} new"],
+    "segment": ["evaluate {run}", "predict {run} image.npy new", "export {run} --to onnx"],
+    "generator": ["generate sample {run} new", "generate audit {run} {set}", "generate release {set} new"],
+    "set": ["generate audit {generator} {run}", "generate release {run} new --drop true"],
+}  # fmt: skip
+"""Every command that takes a finished run or set of the kind."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", EVERYWHERE)
+def test_links_that_lead_out_of_a_folder(
+    kind: str, runs: dict[str, Path], canary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In place of a folder with what it held, and as a folder that is new; what is outside stays as it is."""
+    np.save("image.npy", np.eye(16, dtype=np.float32))
+    if kind == "generator":  # a release reads the run that the audit names
+        assert code_of(["generate", "audit", "got/generator", "got/set"]) == 0
+    outside = Path("outside").absolute()
+    inside = sorted(path for path in runs[kind].rglob("*") if path.is_dir() and path.name != "logs")
+    for folder in (inside[0], inside[-1], runs[kind] / "sites" / "planted"):
+        if there := folder.exists():
+            folder.rename(outside)
+        else:
+            outside.mkdir()
+            (outside / "server.safetensors").write_text("precious")
+            folder.parent.mkdir(exist_ok=True)
+        folder.symlink_to(outside)
+        before = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
+        for command in EVERYWHERE[kind]:
+            told = said(command, capsys, run=runs[kind], **runs)
+            assert "is a symbolic link" in told or "names a file outside of its folder" in told, (folder, command)
+            assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == before
+            assert not Path("new").exists()
+        folder.unlink()
+        outside.rename(folder) if there else shutil.rmtree(outside)
+    assert not canary.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["[" * 100_000, BOMB, '{"a": ' * 100_000, "3", "\x00"])
+def test_records_of_a_set_that_are_bombs(runs: dict[str, Path], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    commands = [
+        "generate release {set} new --drop true",
+        "generate audit {generator} {set}",
+        "generate sample {generator} {set} --resume true",
+        "generate distil {finetune} new --drawn {set}",
+    ]
+    for name in ("audit.json", "set.json"):
+        whole = (runs["set"] / name).read_text()
+        (runs["set"] / name).write_text(text)
+        for command in commands[: 1 if name == "audit.json" else None]:
+            assert name in (told := said(command, capsys, **runs)) or "holds no set" in told, command
+            assert not Path("new").exists()
+        (runs["set"] / name).write_text(whole)
+
+
+@pytest.mark.parametrize(
+    "text", [BOMB, "steps: " + "[" * 5000, "steps: {a: &a [*a]}", "steps: {a: {do: [[[]]]}}", "\x00", "[]"]
+)
+def test_a_pipeline_that_is_a_bomb(text: str, canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("road.yaml").write_text(text)
+    before = sorted(Path().rglob("*"))
+    said("run road.yaml", capsys)
+    assert sorted(Path().rglob("*")) == before
+
+
 @pytest.mark.slow
 def test_arrays_that_unpack_to_gigabytes(runs: dict[str, Path]) -> None:
     kept = [path for run in runs.values() for path in run.glob("sites/*/*.npz")]

@@ -71,7 +71,7 @@ class AuditRecord:
         """As JSON holds it, with the verdicts, a digest of all this, and without the paths it was asked with."""
         found = dataclasses.asdict(self) | {"safe": _plain(self.safe), "useful": _plain(self.useful)}
         del found["asked"]
-        return found | {"sha256": hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()}
+        return with_digest(found)
 
     @classmethod
     def read(cls, folder: Path) -> AuditRecord:
@@ -111,6 +111,12 @@ class AuditRecord:
             "its digest": told["sha256"] == self.as_dict()["sha256"],
         }  # fmt: skip
         return [what for what, holds in checks.items() if not holds]
+
+
+def with_digest(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of an audit, with a digest of it all but of what it was asked with."""
+    found = {key: value for key, value in told.items() if key not in ("asked", "sha256")}
+    return {**told, "sha256": hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()}
 
 
 def _plain(verdict: Verdict) -> dict[str, Any]:

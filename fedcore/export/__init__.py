@@ -16,7 +16,7 @@ from fedcore.export.onnx import TASKS, export_onnx
 from fedcore.export.portable import Library, Portable
 from fedcore.export.resnet import portable_resnet
 from fedcore.export.vit import portable_vit
-from fedcore.files import write_atomically
+from fedcore.files import require_no_links, write_atomically
 from fedcore.run import RunFolder
 from fedcore.store import CARD, TENSORS, build_encoder, encoder_config, find_encoder
 from fedcore.weights import apart
@@ -42,6 +42,8 @@ def export(
     if site is not None:
         raise InputError("--site is for --to onnx; name the site's encoder itself: RUN/sites/SITE/encoder")
     folder = find_encoder(run)
+    if out is None:
+        require_no_links(run)
     file = out or folder / f"{to}.safetensors"
     _require_free(file, folder, overwrite)
     made = portable(build_encoder(folder), to, tuple(encoder_config(folder).get("size", ())))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedcore.data.audit_record import with_digest
 from fedcore.report.parse import items, mapping, numbers, read_object, texts, whole
 from fedcore.report.run import Finding, Inspection, Run, Table
 
@@ -39,9 +40,12 @@ _FRECHET_NOTES = {
 
 
 def read_inspection(folder: Path, gaps: list[str], clean: Callable[[Any], Any]) -> Inspection | None:
-    found = clean(read_object(folder / FILE, gaps))
-    if not found:
+    told = read_object(folder / FILE, gaps)
+    if not told:
         return None
+    if with_digest(told) != told:
+        gaps.append(f"{FILE} is not as the audit left it: its digest does not fit.")
+    found = clean(told)
     return Inspection(
         name=str(found.get("name") or ""),
         set=str(found.get("set") or ""),

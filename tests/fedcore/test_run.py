@@ -320,6 +320,16 @@ def test_the_state_of_a_finished_run_may_go_where_no_site_keeps_anything(tmp_pat
     assert run.memories().sites == {}
 
 
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_finished_run_whose_state_is_gone_does_not_begin_anew(tmp_path: Path, rounds: int) -> None:
+    begun(tmp_path, rounds).close("finished")
+    shutil.rmtree(tmp_path / "state")
+    before = _tree(tmp_path)
+    with pytest.raises(InputError, match=rf"records {rounds} rounds, but its state/ holds 0"):
+        RunFolder(tmp_path, RECIPE, resume=True).begin(ABOUT)
+    assert _tree(tmp_path) == before
+
+
 def test_a_state_that_comes_from_elsewhere_is_refused(tmp_path: Path) -> None:
     run, other = sealed(tmp_path / "a", memories=False), sealed(tmp_path / "b")
     shutil.rmtree(run.path / "state")

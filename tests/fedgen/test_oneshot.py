@@ -77,7 +77,7 @@ def test_a_set_of_no_site_is_answered_by_all_together(alone: Path, together: Pat
 
 def left_by(run: Path) -> dict[str, bytes]:
     """Every file but those that say when and where it ran."""
-    files = [p for p in run.rglob("*") if p.is_file() and p.name != "environment.json"]
+    files = [p for p in run.rglob("*") if p.is_file() and p not in (run / "environment.json", run / "SHA256SUMS")]
     return {p.relative_to(run).as_posix(): p.read_bytes() for p in files}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedcore.data.audit_record import with_digest
 from fedcore.report import write_comparison, write_report
 from fedcore.report.inspection import figure
 from tests.fedcore.report.test_report import read, shown_in_a_browser
@@ -86,7 +87,7 @@ def drawing(make_run: MakeRun) -> MakeRun:
         (run / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (run / "recipe.yaml").write_text("generator: {class_path: fedgen.diffusion.Diffusion}\n")
         if told:
-            (run / "audit.json").write_text(json.dumps(told))
+            (run / "audit.json").write_text(json.dumps(with_digest(told)))
             for site in SITES:
                 write_lookalikes(run, site)
         return run
