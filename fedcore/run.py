@@ -15,42 +15,35 @@ encoder/           the result
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from fedcore.checkpoint import Checkpoint, Recorded
-from fedcore.checksums import SUMS, noted_in, require_sums, write_sums
+from fedcore.checksums import SUMS, write_sums
 from fedcore.environment import environment
 from fedcore.errors import Faults, InputError
 from fedcore.files import append, json_bytes, require_no_links, require_writable, write_atomically, write_json
 from fedcore.ledger import RoundRecord
 from fedcore.lock import holds_nothing, locked
-from fedcore.reading import json_of, text_of, yaml_of
+from fedcore.reading import yaml_of
+from fedcore.run_record import KEPT, RunRecord, content_of, intact
 
 ENDED = ("finished", "failed", "stopped")
-KEPT = ("recipe.yaml", "environment.json", "rounds.jsonl", "scores.json", "state/state.json")
-"""What a finished run has beside run.json, as far as it is there, and nobody writes any more."""
-_CHANGED = (
-    "copy the run's folder anew, or resume the run until it has finished; what its recipe says is changed by options "
-    "of the command, not in the file"
-)
 # A resumed run may differ in these keys, which have no influence on its numbers.
 _FREE = ("out", "resume", "config", "data.cache", "workers")
 
 
 @dataclass
-class RunFolder:
+class RunFolder(RunRecord):
     """Nothing is written before `begin`, so bad input leaves no half-made folder.
 
     From `prepare` (of a new run: from `begin`) until the run has ended no other process can write to it. As a context
     manager it notes an error that ends the run, whenever that is.
     """
 
-    path: Path
     recipe: str = ""
     """The resolved recipe, YAML."""
     resume: bool = False
@@ -99,16 +92,16 @@ class RunFolder:
         told = {key: value for key, value in about.items() if key not in ("recorded", "memories")} | dict(self.asked)
         write_json(self.path / "run.json", told | {"status": "running"})
         committed = checkpoint.recorded.size if checkpoint.recorded else 0
-        write_atomically(self._record, _content(self._record)[:committed])
+        write_atomically(self.rounds_path, content_of(self.rounds_path)[:committed])
         self._begun = True
         return checkpoint
 
     def append(self, record: RoundRecord) -> None:
-        append(self._record, json.dumps(record.as_dict()) + "\n", durable=True)
+        append(self.rounds_path, json.dumps(record.as_dict()) + "\n", durable=True)
 
     def recorded(self) -> Recorded:
         """How much of the rounds is on record, to be committed."""
-        return Recorded.of(_content(self._record))
+        return Recorded.of(content_of(self.rounds_path))
 
     def close(self, status: str, **more: Any) -> None:
         """Notes how the run stands: trained; or how it ended (finished, failed or stopped), and lets it go."""
@@ -126,94 +119,6 @@ class RunFolder:
         """Notes that an error ended the run, or Ctrl-C."""
         status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         self.close(status, error=_safe(error), **more)
-
-    def about(self) -> dict[str, Any]:
-        """What `run.json` says; nothing where there is none.
-
-        Raises:
-            InputError: It is damaged.
-        """
-        path = self.path / "run.json"
-        with _intact(path):
-            content: dict[str, Any] = {**json_of(text_of(path))} if path.exists() else {}
-        return content
-
-    def finished(self) -> dict[str, Any]:
-        """What `run.json` of a finished run says, once it is known that all of `KEPT` is as the run left it.
-
-        Raises:
-            InputError: The run has not finished, what it says of itself is missing or has changed, or a part of it is
-                a symbolic link.
-        """
-        require_no_links(self.path)
-        if (status := self.about().get("status", "missing")) != "finished":
-            raise InputError(f"{self.path} holds a run that is {status}; resume it until it has finished")
-        noted = noted_in(self.path, f"so the run cannot be checked; {_CHANGED}")
-        # state/ may be removed once the run has finished.
-        wanted = {"run.json", "recipe.yaml", *noted} - {"state/state.json"}
-        kept = [name for name in ("run.json", *KEPT) if name in wanted or (self.path / name).exists()]
-        require_sums(self.path, kept, _CHANGED)
-        return self.about()
-
-    def memories(self) -> Checkpoint:
-        """What the sites of a finished run keep to themselves.
-
-        Raises:
-            InputError: As `finished`; or state/ has gone, and with it what a site kept.
-        """
-        about, checkpoint = self.finished(), Checkpoint.open(self.path / "state")
-        with _intact(self.path / "run.json"):
-            gone = set(about.get("memories", ())) - checkpoint.sites.keys()
-        if gone:
-            raise InputError(
-                f"{self.path / 'state'} is missing, and with it what {min(gone)} keeps to itself; {_CHANGED}"
-            )
-        return checkpoint
-
-    def rounds(self) -> list[dict[str, Any]]:
-        """The rounds on record; a line cut short by a killed process is left out.
-
-        Raises:
-            InputError: Another line is damaged, or what was committed has been lost or changed.
-        """
-        self.require_committed()
-        with _intact(self._record):
-            content = _content(self._record)
-            records = [json_of(line.decode()) for line in content.splitlines(keepends=True) if line.endswith(b"}\n")]
-            if not all("round" in record for record in records):
-                raise ValueError("a line names no round")
-        return records
-
-    def require_committed(self) -> None:
-        """Raises InputError where the record of rounds lacks lines that were committed, or has others."""
-        committed = self.committed()  # first: a run that goes writes it last
-        with _intact(self._record):
-            content = _content(self._record)
-        if committed and not committed.fits(content):
-            raise InputError(
-                f"{self._record} is not as it was committed: lines were lost or changed; "
-                "restore it from a backup, or choose another --out"
-            )
-
-    def committed(self) -> Recorded | None:
-        """How much of the record of rounds counts, as the state says, or a finished run; None where none does.
-
-        Raises:
-            InputError: State or run.json are damaged.
-        """
-        if recorded := Checkpoint.open(self.path / "state").recorded:
-            return recorded
-        told = self.about().get("recorded")
-        with _intact(self.path / "run.json"):
-            return Recorded(**told) if told else None
-
-    @property
-    def _record(self) -> Path:
-        return self.path / "rounds.jsonl"
-
-    def site(self, name: str) -> Path:
-        """The site's own folder."""
-        return self.path / "sites" / name
 
     def require_own(self) -> None:
         """Raises InputError where a part of the run is a symbolic link, or cannot be written."""
@@ -266,7 +171,7 @@ class RunFolder:
 
     def _require_same_recipe(self) -> None:
         path = self.path / "recipe.yaml"
-        with _intact(path):
+        with intact(path):
             old = essence(path.read_text(encoding="utf-8"))
         new = essence(self.recipe) | _flat(dict(self.asked))
         old |= _flat({key: value for key, value in self.about().items() if key in self.asked})
@@ -292,21 +197,6 @@ def essence(recipe: str) -> dict[str, Any]:
 def _safe(error: BaseException) -> str:
     """What the run's page may say of an error: ours are written to be shown, others are named by kind."""
     return str(error) if isinstance(error, InputError) else type(error).__name__
-
-
-def _content(path: Path) -> bytes:
-    return path.read_bytes() if path.exists() else b""
-
-
-@contextmanager
-def _intact(path: Path) -> Iterator[None]:
-    """What goes wrong while a file of the run is read becomes an InputError that names it."""
-    try:
-        yield
-    except (OSError, ValueError, TypeError) as e:
-        raise InputError(
-            f"{path} is missing or damaged ({type(e).__name__}); restore it from a backup, or choose another --out"
-        ) from e
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

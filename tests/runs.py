@@ -10,7 +10,7 @@ import pytest
 
 from fedcore.checksums import write_sums
 from fedcore.cli import main
-from fedcore.run import KEPT
+from fedcore.run_record import KEPT
 from fedgen.exhibit import Exhibit
 from fedgen.sampling import Sampler
 

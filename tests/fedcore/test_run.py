@@ -18,7 +18,8 @@ from fedcore.files import write_json
 from fedcore.ledger import RoundRecord
 from fedcore.lock import LOCK
 from fedcore.message import Weights
-from fedcore.run import KEPT, RunFolder
+from fedcore.run import RunFolder
+from fedcore.run_record import KEPT
 from fedcore.site import Round
 from tests.fedcore.test_lock import held_elsewhere
 

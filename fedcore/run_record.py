@@ -1,0 +1,132 @@
+"""The folder of a run as it is read: what the run says of itself, its rounds, what its sites keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedcore.checkpoint import Checkpoint, Recorded
+from fedcore.checksums import noted_in, require_sums
+from fedcore.errors import InputError
+from fedcore.files import require_no_links
+from fedcore.reading import json_of, text_of
+
+KEPT = ("recipe.yaml", "environment.json", "rounds.jsonl", "scores.json", "state/state.json")
+"""What a finished run has beside run.json, as far as it is there, and nobody writes any more."""
+_CHANGED = (
+    "copy the run's folder anew, or resume the run until it has finished; what its recipe says is changed by options "
+    "of the command, not in the file"
+)
+
+
+@dataclass
+class RunRecord:
+    """Reads what a run wrote, and checks what there is a checksum of."""
+
+    path: Path
+
+    def about(self) -> dict[str, Any]:
+        """What `run.json` says; nothing where there is none.
+
+        Raises:
+            InputError: It is damaged.
+        """
+        path = self.path / "run.json"
+        with intact(path):
+            content: dict[str, Any] = {**json_of(text_of(path))} if path.exists() else {}
+        return content
+
+    def finished(self) -> dict[str, Any]:
+        """What `run.json` of a finished run says, once it is known that all of `KEPT` is as the run left it.
+
+        Raises:
+            InputError: The run has not finished, what it says of itself is missing or has changed, or a part of it is
+                a symbolic link.
+        """
+        require_no_links(self.path)
+        if (status := self.about().get("status", "missing")) != "finished":
+            raise InputError(f"{self.path} holds a run that is {status}; resume it until it has finished")
+        noted = noted_in(self.path, f"so the run cannot be checked; {_CHANGED}")
+        # state/ may be removed once the run has finished.
+        wanted = {"run.json", "recipe.yaml", *noted} - {"state/state.json"}
+        kept = [name for name in ("run.json", *KEPT) if name in wanted or (self.path / name).exists()]
+        require_sums(self.path, kept, _CHANGED)
+        return self.about()
+
+    def memories(self) -> Checkpoint:
+        """What the sites of a finished run keep to themselves.
+
+        Raises:
+            InputError: As `finished`; or state/ has gone, and with it what a site kept.
+        """
+        about, checkpoint = self.finished(), Checkpoint.open(self.path / "state")
+        with intact(self.path / "run.json"):
+            gone = set(about.get("memories", ())) - checkpoint.sites.keys()
+        if gone:
+            raise InputError(
+                f"{self.path / 'state'} is missing, and with it what {min(gone)} keeps to itself; {_CHANGED}"
+            )
+        return checkpoint
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """The rounds on record; a line cut short by a killed process is left out.
+
+        Raises:
+            InputError: Another line is damaged, or what was committed has been lost or changed.
+        """
+        self.require_committed()
+        with intact(self.rounds_path):
+            content = content_of(self.rounds_path)
+            records = [json_of(line.decode()) for line in content.splitlines(keepends=True) if line.endswith(b"}\n")]
+            if not all("round" in record for record in records):
+                raise ValueError("a line names no round")
+        return records
+
+    def require_committed(self) -> None:
+        """Raises InputError where the record of rounds lacks lines that were committed, or has others."""
+        committed = self.committed()  # first: a run that goes writes it last
+        with intact(self.rounds_path):
+            content = content_of(self.rounds_path)
+        if committed and not committed.fits(content):
+            raise InputError(
+                f"{self.rounds_path} is not as it was committed: lines were lost or changed; "
+                "restore it from a backup, or choose another --out"
+            )
+
+    def committed(self) -> Recorded | None:
+        """How much of the record of rounds counts, as the state says, or a finished run; None where none does.
+
+        Raises:
+            InputError: State or run.json are damaged.
+        """
+        if recorded := Checkpoint.open(self.path / "state").recorded:
+            return recorded
+        told = self.about().get("recorded")
+        with intact(self.path / "run.json"):
+            return Recorded(**told) if told else None
+
+    @property
+    def rounds_path(self) -> Path:
+        return self.path / "rounds.jsonl"
+
+    def site(self, name: str) -> Path:
+        """The site's own folder."""
+        return self.path / "sites" / name
+
+
+def content_of(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
+
+
+@contextmanager
+def intact(path: Path) -> Iterator[None]:
+    """What goes wrong while a file of the run is read becomes an InputError that names it."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError) as e:
+        raise InputError(
+            f"{path} is missing or damaged ({type(e).__name__}); restore it from a backup, or choose another --out"
+        ) from e
