@@ -148,7 +148,7 @@ def _sites(asked: argparse.Namespace, size: int, seed: int) -> dict[str, Images]
 
 
 def seconds(size: int, dims: int, drawn: int = 1000, trained: int = 5000) -> tuple[float, float]:
-    """On the clock, and of CPU time, of the search through pixels, held-out images (250) and the learning of the metrics
+    """On the clock, and of CPU time, of the search through pixels, held-out images (250) and learning the metrics
     included."""
     held = 250
     images = next(iter(Phantoms(1, drawn + trained + held, dims, test_fraction=0.0).cohort(size).sites.values()))
