@@ -9,6 +9,7 @@ docs/results.md holds how many of each. Not looked for, so a copy may pass by:
 - larger turns, zooms and shifts, stretching and bending (elastic deformation),
 - copies of a part smaller than a half, or halves that were cut at another place than the middle,
 - halves that are also turned, zoomed or noisy; strong noise together with a turn, a zoom or a shift,
+- images so noisy that it is more than a standard deviation of about 0.8 (black and white are -1 and 1),
 - averages of several patients, and details finer than a thirty-second of the side (a sixteenth of a volume's).
 
 Where a manifest has no column `patient`, near-equal images of one patient count as those of several, and a copy of one

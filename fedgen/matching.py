@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fedgen.registration import centred
+from fedgen.registration import centred, inside
 
 WORKING = {2: 32, 3: 16}
 """Pixels a side, by spatial dimensions, of what is kept of an image; what is finer is not looked at."""
@@ -86,7 +86,4 @@ def learned_from(images: Float[Tensor, "m c *space"]) -> Float[Tensor, "k c *spa
 
 def pixels_of(images: Float[Tensor, "n c *space"], side: int, margin: int = 0) -> Float[Tensor, "n d"]:
     """Pixels of the reduced images, less `margin` of them on each side, in whatever brightness and contrast."""
-    small = reduced(images, side)
-    for axis in range(2, small.dim()):
-        small = small.narrow(axis, margin, small.shape[axis] - 2 * margin)
-    return centred(small)
+    return centred(inside(reduced(images, side), margin))

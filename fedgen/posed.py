@@ -21,6 +21,8 @@ FINE = {2: 16, 3: 10}
 _DISGUISES = 6
 _PAIRS = 128
 """Images registered at once: more leave the cache."""
+_REFINED = 2
+"""Candidates that are registered once more, with all pixels."""
 
 
 @dataclass(frozen=True)
@@ -115,29 +117,61 @@ class Posed:
     def _registered(
         self, seen: Float[Tensor, "n c *space"], at: Int[Tensor, "n k"], poses: Int[Tensor, "n k"]
     ) -> Float[Tensor, "n k"]:
-        """Similarities once each image lies on the trained one."""
-        images = seen.repeat_interleave(at.shape[1], 0)
-        parts = zip(images.split(_PAIRS), at.flatten().split(_PAIRS), poses.flatten().split(_PAIRS), strict=True)
-        return torch.cat([self._exact(*part) for part in parts]).view(at.shape)
+        """Similarities once each image lies on the trained one; the likest are laid on it more exactly."""
+        earlier = (at[:, :, None] == at[:, None]).float().argmax(-1)
+        row, column = (earlier == torch.arange(at.shape[1])).nonzero().T
+        which = poses[row, column]
+        pose, likeness = self._aligned(seen[row], at[row, column], which, self._start(which), FINE[seen.dim() - 2])
+        found, place = torch.full(at.shape, -1.0), torch.zeros(at.shape, dtype=torch.int64)
+        found[row, column], place[row, column] = likeness, torch.arange(len(row))
+        best = place.gather(1, found.topk(_REFINED, 1).indices).flatten()
+        row, column, which = row[best], column[best], which[best]
+        _, exact = self._aligned(seen[row], at[row, column], which, pose[best], max(seen.shape[2:]))
+        found[row, column] = torch.maximum(found[row, column], exact)
+        return found.gather(1, earlier)
 
-    def _exact(
-        self, images: Float[Tensor, "n c *space"], at: Int[Tensor, " n"], poses: Int[Tensor, " n"]
-    ) -> Float[Tensor, " n"]:
-        dims = images.dim() - 2
+    def _start(self, poses: Int[Tensor, " n"]) -> Float[Tensor, "n p"]:
+        dims = self.images.dim() - 2
         choices = mirrorings(dims)
-        which, sign = poses // 2 % len(choices), 1.0 - 2.0 * (poses % 2)
-        start = self.search.start(dims)[poses // 2 // len(choices)]
-        mirrored = torch.stack(
-            [image.flip([a - 1 for a in choices[w]]) for image, w in zip(images, which.tolist(), strict=True)]
-        )
-        mirrored = mirrored * sign.view(-1, *[1] * (dims + 1))
         signs = torch.tensor([[-1.0 if axis + 2 in axes else 1.0 for axis in range(dims)] for axes in choices])
-        side = FINE[dims]
-        pose = register(
-            reduced(mirrored, side), reduced(self.images[at], side), mirrored_transforms(start, signs[which])
-        )
-        codes = self.fine(pixels_of(moved(mirrored, pose), FINE[dims], self.search.margin))
-        return (codes * self.fine_codes[at]).sum(1)
+        start = self.search.start(dims)[poses // 2 // len(choices)]
+        return mirrored_transforms(start, signs[poses // 2 % len(choices)])
+
+    def _aligned(
+        self,
+        images: Float[Tensor, "n c *space"],
+        at: Int[Tensor, " n"],
+        poses: Int[Tensor, " n"],
+        start: Float[Tensor, "n p"],
+        side: int,
+    ) -> tuple[Float[Tensor, "n p"], Float[Tensor, " n"]]:
+        """Transforms on trained images, by pixels of which no axis has more than `side`; similarities then."""
+        chunks = torch.arange(len(at)).split(_PAIRS)
+        parts = [self._on(images[some], at[some], poses[some], start[some], side) for some in chunks]
+        return torch.cat([pose for pose, _ in parts]), torch.cat([likeness for _, likeness in parts])
+
+    def _on(
+        self,
+        images: Float[Tensor, "n c *space"],
+        at: Int[Tensor, " n"],
+        poses: Int[Tensor, " n"],
+        start: Float[Tensor, "n p"],
+        side: int,
+    ) -> tuple[Float[Tensor, "n p"], Float[Tensor, " n"]]:
+        dims, margin = images.dim() - 2, self.search.margin
+        upright = _mirrored(images, poses)
+        inner = round(margin * side / FINE[dims])
+        pose = register(reduced(upright, side), reduced(self.images[at], side), start, inner)
+        codes = self.fine(pixels_of(moved(upright, pose), FINE[dims], margin))
+        return pose, (codes * self.fine_codes[at]).sum(1)
+
+
+def _mirrored(images: Float[Tensor, "n c *space"], poses: Int[Tensor, " n"]) -> Float[Tensor, "n c *space"]:
+    """As the pose of each says; inverted, too."""
+    choices, signs = mirrorings(images.dim() - 2), (1 - 2 * (poses % 2)).tolist()
+    which = (poses // 2 % len(choices)).tolist()
+    axes = [[axis - 1 for axis in choices[w]] for w in which]
+    return torch.stack([sign * image.flip(a) for image, a, sign in zip(images, axes, signs, strict=True)])
 
 
 def _learned(

@@ -52,21 +52,25 @@ def moved(images: Float[Tensor, "n c *space"], transforms: Float[Tensor, "n p"])
 
 
 def register(
-    images: Float[Tensor, "n c *space"], targets: Float[Tensor, "n c *space"], start: Float[Tensor, "n p"]
+    images: Float[Tensor, "n c *space"],
+    targets: Float[Tensor, "n c *space"],
+    start: Float[Tensor, "n p"],
+    margin: int = 0,
 ) -> Float[Tensor, "n p"]:
     """Transforms that bring each image nearest to its target by normalised correlation, from `start` on.
 
     Gauss-Newton steps on the correlation (Evangelidis and Psarakis 2008, doi 10.1109/TPAMI.2008.113), here of
     similarity transforms. Slopes are those of the target, taken once (Hager and Belhumeur 1998, doi 10.1109/34.722606);
-    of the steps the best is kept. Memory: p times that of the images.
+    of the steps the best is kept. `margin` pixels of the targets on each side do not count, since a shift takes what
+    should lie there out of the image. Memory: p times that of the images.
     """
     dims = images.dim() - 2
     limits = start.new_tensor([_FURTHEST[0]] * dims + [_FURTHEST[1]] + [_FURTHEST[2]] * (start.shape[1] - dims - 1))
-    aim = centred(targets)
-    inverse = _inverse(_slopes(targets, aim))
+    aim = centred(inside(targets, margin))
+    inverse = _inverse(_slopes(targets, aim, margin))
     now, best, reached = start, start, start.new_full((len(start),), -torch.inf)
     for step in range(STEPS + 1):
-        unit = centred(moved(images, now))
+        unit = centred(inside(moved(images, now), margin))
         likeness = (unit * aim).sum(1)
         better = likeness > reached
         best, reached = torch.where(better[:, None], now, best), torch.where(better, likeness, reached)
@@ -76,17 +80,23 @@ def register(
     return best
 
 
-def _slopes(targets: Float[Tensor, "n c *space"], unit: Float[Tensor, "n d"]) -> Float[Tensor, "n p d"]:
-    """Derivative of `unit`, the centred `targets`, by each parameter."""
+def inside(images: Float[Tensor, "n c *space"], margin: int) -> Float[Tensor, "n c *inner"]:
+    for axis in range(2, images.dim()):
+        images = images.narrow(axis, margin, images.shape[axis] - 2 * margin)
+    return images
+
+
+def _slopes(targets: Float[Tensor, "n c *space"], unit: Float[Tensor, "n d"], margin: int) -> Float[Tensor, "n p d"]:
+    """Derivative of `unit`, the inside of `targets`, centred, by each parameter."""
     dims = targets.dim() - 2
     by_axis = [_gradient(targets, axis + 2) for axis in range(dims)]
     places = [_places(size, dims - 1 - axis) for axis, size in enumerate(targets.shape[2:])]
     turns = [by_axis[a] * places[b] - by_axis[b] * places[a] for a, b in combinations(range(dims), 2)]
     zoom = torch.stack([slope * place for slope, place in zip(by_axis, places, strict=True)]).sum(0)
-    raw = torch.stack([slope.flatten(1) for slope in (*by_axis, zoom, *turns)], 1)
+    raw = torch.stack([inside(slope, margin).flatten(1) for slope in (*by_axis, zoom, *turns)], 1)
     raw -= raw.mean(2, keepdim=True)
     raw -= (raw @ unit[..., None]) * unit[:, None]
-    flat = targets.flatten(1)
+    flat = inside(targets, margin).flatten(1)
     return raw / (flat - flat.mean(1, keepdim=True)).norm(dim=1).clamp_min(1e-6)[:, None, None]
 
 

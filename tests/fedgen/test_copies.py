@@ -13,6 +13,7 @@ from fedgen.copies import (
     DOUBLE,
     LOWEST,
     MOST,
+    NOISY,
     Near,
     PixelLooks,
     copies,
@@ -50,19 +51,23 @@ def test_every_disguise_of_volumes_is_found() -> None:
     assert sum(found[name][0] for name in HONEST) <= 1
 
 
+Site = tuple[PixelLooks, dict[str, Tensor], dict[str, Near]]
+
+
 @pytest.fixture(scope="module")
-def site() -> tuple[PixelLooks, dict[str, Tensor]]:
+def site() -> Site:
+    """What is looked at, the images, and the held-out ones as they were looked at."""
     images = hospital(300, 24)
     parts = {"trained": range(160), "held": range(160, 240), "drawn": range(240, 300)}
     seen = {name: working(images.batch(at)) for name, at in parts.items()}
-    return PixelLooks.of(seen["trained"], torch.from_numpy(images.patients[:160])), seen
+    looks = PixelLooks.of(seen["trained"], torch.from_numpy(images.patients[:160]))
+    return looks, seen, looks.held_out(seen["held"])
 
 
 def test_a_copy_is_laid_beside_its_original_and_judged_as_if_it_were_alone(
-    site: tuple[PixelLooks, dict[str, Tensor]],
+    site: Site,
 ) -> None:
-    looks, seen = site
-    held = looks.held_out(seen["held"])
+    looks, seen, held = site
     planted = torch.cat([seen["drawn"][:9], seen["trained"][[30]].flip(-2), seen["drawn"][9:20]])
     drawn, _, found = together(looks(planted), held)
     assert found.suspects.nonzero().flatten().tolist() == [9]
@@ -72,11 +77,19 @@ def test_a_copy_is_laid_beside_its_original_and_judged_as_if_it_were_alone(
     assert float(alone.closeness[0]) == pytest.approx(float(drawn.closeness[9]), abs=1e-3)
 
 
+@pytest.mark.parametrize("count", [1, 26])
+def test_what_is_said_of_an_image_does_not_depend_on_how_many_are_copies(site: Site, count: int) -> None:
+    """Of 60 others; together more than are searched at once."""
+    looks, seen, held = site
+    planted = torch.cat([seen["drawn"], seen["trained"][:count]])
+    order = torch.randperm(len(planted), generator=torch.Generator().manual_seed(3))
+    found = together(looks(planted[order]), held)[2].suspects
+    assert found.tolist() == (order >= len(seen["drawn"])).tolist()
+
+
 @pytest.mark.parametrize("part", [0.16, 0.3, 0.6])
-def test_doubles_among_the_held_out_do_not_hide_copies_and_are_told(
-    site: tuple[PixelLooks, dict[str, Tensor]], part: float
-) -> None:
-    looks, seen = site
+def test_doubles_among_the_held_out_do_not_hide_copies_and_are_told(site: Site, part: float) -> None:
+    looks, seen, _ = site
     doubles = round(part * 80)
     held = torch.cat([seen["held"][doubles:], seen["trained"][:doubles]])
     _, _, found = together(looks(seen["trained"][100:120]), looks.held_out(held))
@@ -84,9 +97,21 @@ def test_doubles_among_the_held_out_do_not_hide_copies_and_are_told(
     assert found.held == pytest.approx(part, abs=0.03)
 
 
-def test_near_equal_images_of_a_patient_do_not_hide_a_copy(site: tuple[PixelLooks, dict[str, Tensor]]) -> None:
+def test_a_noisy_stranger_is_none_and_what_is_said_of_the_held_out_leaves_their_noise_out(
+    site: Site,
+) -> None:
+    looks, seen, held = site
+    noise = 0.6 * torch.randn(seen["drawn"].shape, generator=torch.Generator().manual_seed(4))
+    _, other, found = together(looks((seen["drawn"] + noise).clamp(-1, 1)), held)
+    assert found.suspects.float().mean() < 0.05  # at 24 pixels, with 80 held-out images
+    assert not together(looks(noise.sign()), held)[2].suspects.any()  # too noisy to be judged
+    clean = {name: look for name, look in held.items() if name not in NOISY[1:]}
+    assert torch.equal(other.closeness, together(clean, clean)[1].closeness)
+
+
+def test_near_equal_images_of_a_patient_do_not_hide_a_copy(site: Site) -> None:
     """Six exposures of each patient: all of them are near a copy, which is why the others are of other patients."""
-    _, seen = site
+    _, seen, _ = site
     generator = torch.Generator().manual_seed(1)
     one = seen["trained"][::2]
     repeated = one.repeat_interleave(6, 0)

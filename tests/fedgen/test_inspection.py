@@ -11,8 +11,10 @@ import torch
 
 from fedcore.data.audit_record import AuditRecord
 from fedcore.data.gate import LEAST_HELD, LEAST_RATE
+from fedcore.data.images import Images
 from fedcore.encoders import ResNet
 from fedcore.errors import InputError
+from fedcore.features import embed
 from fedcore.store import save_encoder
 from fedgen import inspection
 from fedgen.copies import LEAST
@@ -62,6 +64,21 @@ def test_planted_copies_are_named_with_the_site_they_are_of(one_run: Path, drawn
         assert found.safe.answer == "no"
     without = inspect(one_run, drawn, left_out=[5, 40])
     assert (without.images, without.left_out, without.copies) == (62, [5, 40], {})
+
+
+def test_the_worse_view_of_membership_counts(
+    one_run: Path, drawn: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To this encoder no held-out image looks like a drawn one; to pixels all do."""
+
+    def far(network: Any, images: Images, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        features, labels = embed(network, images, count, device)
+        return (-features if len(images) == 40 else features), labels
+
+    monkeypatch.setattr("fedgen.audit.embed", far)
+    for told in inspect(one_run, drawn, encoder).sites.values():
+        assert told["auc_by_pixels"] < 0.8
+        assert told["auc"] == told["auc_by_features"] > 0.99
 
 
 def test_figures_are_those_of_all_features_together(one_run: Path, drawn: Path, encoder: Path) -> None:

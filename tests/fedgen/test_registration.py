@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fedcore.data.phantom import Phantoms
-from fedgen.registration import centred, mirrored_transforms, moved, register, transforms
+from fedgen.registration import centred, inside, mirrored_transforms, moved, register, transforms
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -19,6 +19,17 @@ def test_a_moved_image_is_brought_back(dims: int) -> None:
     assert (after > before).all()
     assert after.min() > 0.98
     assert (moved(images, start) - images).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_what_has_left_the_image_does_not_count_within_a_margin(dims: int) -> None:
+    images = next(iter(Phantoms(1, 8, dims, test_fraction=0.0).cohort(20).sites.values())).batch(range(8))
+    away = transforms(8, dims)
+    away[:, :dims] = 0.15
+    other = images + 0.2 * torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+    found = register(moved(other, away), other, transforms(8, dims), 2)
+    assert (found + away).abs().max() < 0.03
+    assert inside(other, 2).shape[2:] == (16,) * dims
 
 
 def test_what_lies_is_left_alone() -> None:
