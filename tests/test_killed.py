@@ -35,10 +35,9 @@ method: {{class_path: fedssl.moco.MoCo, init_args: {{bank: 64, remote: 64, hidde
 exchange: {{class_path: fedssl.vectors.ShareVectors, init_args: {{per_site: 16, draw: 24, wire: int8}}}}
 policy: {{at_most: FEATURES}}
 """,
-    "finetune": f"{DATA}\nencoder: {STEM}\nbootstrap: 0\nalgorithm: {{class_path: fedcore.scaffold.Scaffold}}\n",
+    "finetune": f"{DATA}\nencoder: {STEM}\nalgorithm: {{class_path: fedcore.scaffold.Scaffold}}\n",
     "segment": f"""{DATA}
 network: {{class_path: fedtune.networks.UShaped, init_args: {{encoder: {STEM}, widths: [8, 8, 8, 8, 8]}}}}
-bootstrap: 0
 """,
     "diffusion": f"{DATA}\ngenerator: {{class_path: fedgen.diffusion.Diffusion, init_args: {{network: {UNET}}}}}\n",
     "gan": f"""{DATA.replace("keep_optimizer: true, ", "")}
@@ -53,7 +52,7 @@ shared:
   rounds.count: 2
 steps:
   pretrained: {{do: pretrain simclr, encoder: {STEM}}}
-  tuned: {{do: finetune classify, encoder: {STEM}, bootstrap: 0, start: "{{pretrained}}"}}
+  tuned: {{do: finetune classify, encoder: {STEM}, start: "{{pretrained}}"}}
 """,
 }
 KILLS = {"pretrain": 7, "finetune": 4, "segment": 4, "diffusion": 5, "gan": 5, "sample": 4, "road": 5}

@@ -135,10 +135,10 @@ def _run(name: str, base: Path) -> Path:
         pretrain(RunFolder(folder), ENCODER, **SHORT, **how)
     elif name in TUNED:
         recipe = read_recipe(finetune, "finetune", WORDS + ENCODER_WORDS).text
-        finetune(RunFolder(folder, recipe), encoder=ENCODER, bootstrap=3, **SHORT, **TUNED[name])
+        finetune(RunFolder(folder, recipe), encoder=ENCODER, **SHORT, **TUNED[name])
     elif name == "masks":
         network = partial(UShaped, encoder=ENCODER, widths=(8, 8, 8, 8, 8))
-        segment(RunFolder(folder), network=network, bootstrap=3, **SHORT)
+        segment(RunFolder(folder), network=network, **SHORT)
     else:
         generator = SMALL_VAE if name == "vae" else SMALL_GAN
         recipe = read_recipe(train, "generate train", WORDS).text

@@ -144,9 +144,9 @@ def test_no_output_holds_a_name_from_a_header(manifest: Path, monkeypatch: pytes
     small = ["--network.init_args.encoder.init_args.stem", 4, "--network.init_args.widths", "[8,8,8,8,8]"]
     said("data", "preview", manifest, "--out", out / "preview.png")
     said("pretrain", "simclr", *common, *encoder, "--out", out / "enc")
-    said("finetune", "classify", *common, *encoder, "--start", out / "enc", "--bootstrap", 3, "--label_fraction", 1,
+    said("finetune", "classify", *common, *encoder, "--start", out / "enc", "--label_fraction", 1,
          "--out", out / "cls")  # fmt: skip
-    said("segment", "segment", *common, *small, "--bootstrap", 3, "--out", out / "seg")
+    said("segment", "segment", *common, *small, "--out", out / "seg")
     said("generate", "train", "diffusion", *common, "--generator.init_args.network.init_args.widths", "[8,16]",
          "--out", out / "gen")  # fmt: skip
     said("predict", out / "cls", scans, out / "tables")
