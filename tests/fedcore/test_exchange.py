@@ -12,7 +12,7 @@ from fedcore.exchange import Carry
 from fedcore.federation import Rounds, federate
 from fedcore.localonly import LocalOnly
 from fedcore.message import STATISTICS, Message, Tensors, exposure, flatten, nbytes
-from fedcore.site import Round
+from fedcore.site import Round, Site
 from fedcore.transport import InProcess
 from tests.fedcore.toys import Toy, broken, hospitals, local, same
 
