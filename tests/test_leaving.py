@@ -128,6 +128,10 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Everything]
         yield Everything({name: _run(name, base) for name in LEVELS}, passed)
 
 
+SCORED = Policy(min_patients=1)
+"""Of few test patients."""
+
+
 def _run(name: str, base: Path) -> Path:
     folder = base / name
     if name in PRETRAINED:
@@ -135,10 +139,10 @@ def _run(name: str, base: Path) -> Path:
         pretrain(RunFolder(folder), ENCODER, **SHORT, **how)
     elif name in TUNED:
         recipe = read_recipe(finetune, "finetune", WORDS + ENCODER_WORDS).text
-        finetune(RunFolder(folder, recipe), encoder=ENCODER, **SHORT, **TUNED[name])
+        finetune(RunFolder(folder, recipe), encoder=ENCODER, **SHORT, **({"policy": SCORED} | TUNED[name]))
     elif name == "masks":
         network = partial(UShaped, encoder=ENCODER, widths=(8, 8, 8, 8, 8))
-        segment(RunFolder(folder), network=network, **SHORT)
+        segment(RunFolder(folder), network=network, policy=SCORED, **SHORT)
     else:
         generator = SMALL_VAE if name == "vae" else SMALL_GAN
         recipe = read_recipe(train, "generate train", WORDS).text
