@@ -35,8 +35,13 @@ method: {{class_path: fedssl.moco.MoCo, init_args: {{bank: 64, remote: 64, hidde
 exchange: {{class_path: fedssl.vectors.ShareVectors, init_args: {{per_site: 16, draw: 24, wire: int8}}}}
 policy: {{at_most: FEATURES}}
 """,
-    "finetune": f"{DATA}\nencoder: {STEM}\nalgorithm: {{class_path: fedcore.scaffold.Scaffold}}\n",
+    "finetune": f"""{DATA}
+policy: {{min_patients: 1}}
+encoder: {STEM}
+algorithm: {{class_path: fedcore.scaffold.Scaffold}}
+""",
     "segment": f"""{DATA}
+policy: {{min_patients: 1}}
 network: {{class_path: fedtune.networks.UShaped, init_args: {{encoder: {STEM}, widths: [8, 8, 8, 8, 8]}}}}
 """,
     "diffusion": f"{DATA}\ngenerator: {{class_path: fedgen.diffusion.Diffusion, init_args: {{network: {UNET}}}}}\n",
@@ -50,6 +55,7 @@ shared:
   visit.batch_size: 8
   visit.accelerator: cpu
   rounds.count: 2
+  policy.min_patients: 1
 steps:
   pretrained: {{do: pretrain simclr, encoder: {STEM}}}
   tuned: {{do: finetune classify, encoder: {STEM}, start: "{{pretrained}}"}}
@@ -130,8 +136,9 @@ def _content(path: Path) -> Any:
             return _timeless(json.loads(path.read_text()))
         case "rounds.jsonl":
             return [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
-        case "audit.jsonl":  # a round that was cut off is done again, and its answers are sent again
-            return sorted(set(path.read_text().splitlines()))
+        case "audit.jsonl" | "answers.jsonl":  # what was cut off is done again, and its answers are sent again
+            told = map(json.loads, path.read_text().splitlines())
+            return sorted({json.dumps([_timeless(line), line.get("sha256")]) for line in told})
         case "metrics.csv":
             lines = [line.split(",") for line in path.read_text().splitlines()]
             return [[cell for name, cell in zip(lines[0], line, strict=True) if name != "seconds"] for line in lines]

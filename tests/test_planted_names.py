@@ -101,10 +101,10 @@ def manifest(tmp_path: Path) -> Path:
     return path
 
 
-def said(*words: object) -> None:
+def said(*words: object, code: int = 0) -> None:
     with pytest.raises(SystemExit) as ended:
         main([str(word) for word in words])
-    assert ended.value.code == 0, words
+    assert ended.value.code == code, words
 
 
 def texts(path: Path) -> Iterator[bytes]:
@@ -144,9 +144,10 @@ def test_no_output_holds_a_name_from_a_header(manifest: Path, monkeypatch: pytes
     small = ["--network.init_args.encoder.init_args.stem", 4, "--network.init_args.widths", "[8,8,8,8,8]"]
     said("data", "preview", manifest, "--out", out / "preview.png")
     said("pretrain", "simclr", *common, *encoder, "--out", out / "enc")
-    said("finetune", "classify", *common, *encoder, "--start", out / "enc", "--label_fraction", 1,
+    few = ["--policy.min_patients", 1]
+    said("finetune", "classify", *common, *few, *encoder, "--start", out / "enc", "--label_fraction", 1,
          "--out", out / "cls")  # fmt: skip
-    said("segment", "segment", *common, *small, "--out", out / "seg")
+    said("segment", "segment", *common, *few, *small, "--out", out / "seg")
     said("generate", "train", "diffusion", *common, "--generator.init_args.network.init_args.widths", "[8,16]",
          "--out", out / "gen")  # fmt: skip
     said("predict", out / "cls", scans, out / "tables")
@@ -154,7 +155,8 @@ def test_no_output_holds_a_name_from_a_header(manifest: Path, monkeypatch: pytes
     said("export", out / "enc", "--to", "monai")
     said("export", out / "cls", "--to", "onnx")
     said("generate", "sample", out / "gen", out / "set", "--count", 8, "--steps", 2)
-    said("generate", "audit", out / "gen", out / "set", "--encoder", out / "enc")
+    few_held_out = 2  # so the sites could not look for copies
+    said("generate", "audit", out / "gen", out / "set", "--encoder", out / "enc", code=few_held_out)
     for kind in ("same", "dicom"):
         said("generate", "release", out / "set", out / f"released_{kind}", "--force", "true", "--kind", kind)
     for run in ("enc", "cls", "seg", "gen"):
