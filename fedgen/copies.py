@@ -4,13 +4,7 @@ Held-out images of the same site, which go through the same search, say what is 
 
 Found are images as they are or mirrored along any axes, moved by up to a tenth of the side, turned by up to 10 degrees,
 zoomed by up to a tenth, inverted, in another window or gamma, with noise, and images of which one half is a copy.
-docs/results.md holds how many of each. Not looked for, so a copy may pass by:
-
-- larger turns, zooms and shifts, stretching and bending (elastic deformation),
-- copies of a part smaller than a half, or halves that were cut at another place than the middle,
-- halves that are also turned, zoomed or noisy; strong noise together with a turn, a zoom or a shift,
-- images so noisy that it is more than a standard deviation of about 0.8 (black and white are -1 and 1),
-- averages of several patients, and details finer than a thirty-second of the side (a sixteenth of a volume's).
+docs/results.md holds how many of each. By `NOT_LOOKED_FOR` a copy may pass, and a datasheet says so.
 
 Where a manifest has no column `patient`, near-equal images of one patient count as those of several, and a copy of one
 of them is told less well.
@@ -31,6 +25,15 @@ from fedgen.noisy import NOISES, Noisy, noisier
 from fedgen.posed import WHOLE, Posed, Search
 
 NEIGHBOURS = 5
+NOT_LOOKED_FOR = (
+    "turns above 10 degrees, zooms and shifts above a tenth of the side, stretching and bending",
+    "a part smaller than a half, or a half that was cut elsewhere than in the middle",
+    "a half that is also turned, zoomed or noisy; strong noise together with a turn, a zoom or a shift",
+    "noise with a standard deviation above about 0.8 (black and white are -1 and 1)",
+    "an average of several patients",
+    "details finer than a thirty-second of the side (of volumes, a sixteenth)",
+)
+"""Copies that may pass."""
 LEAST = 20
 """Held-out images below which no figure is given: their spread sets the limit."""
 MOST, LOWEST = 0.55, 0.42

@@ -19,6 +19,7 @@ from fedcore.report.private import shorten_recipe
 from fedcore.report.units import figure, plural
 from fedcore.run import RunFolder
 from fedgen import recognition
+from fedgen.copies import NOT_LOOKED_FOR
 from fedgen.drawn import RECOGNITION, DrawnSet
 
 _USE = """Made to enlarge training sets of {models}: add its manifest's rows to those of your own images. Not for
@@ -178,6 +179,7 @@ def _compliance(drawn: DrawnSet, run: RunFolder, audit: AuditRecord | None) -> s
         told.append(f"{len(audit.left_out)} drawn images were left out as copies; the figures are of the rest.")
     if audit.encoder is None:
         told.append("Copies were looked for by pixels alone: no encoder was given.")
+    told.append("Copies that this search may miss:\n\n" + _items(NOT_LOOKED_FOR))
     if audit.safe.not_measured:
         told.append("Not measured, since too few images were held out:\n\n" + _items(audit.safe.not_measured))
     if audit.safe.because:

@@ -18,6 +18,7 @@ from fedcore.data.source import Data
 from fedcore.data.synthetic import standing
 from fedcore.errors import Faults, InputError
 from fedgen import release as module
+from fedgen.copies import NOT_LOOKED_FOR
 from fedgen.drawn import DrawnSet
 from fedgen.inspection import inspect
 from fedgen.pictures import encoded
@@ -132,6 +133,7 @@ def test_the_datasheet_has_the_seven_headings_and_no_path(audited: Path, tmp_pat
     assert f"\n## {heading}" in sheet
     assert "- Privacy check: passed (0 copies in 64 images" in sheet
     assert "- Fit for use: **not measured**, no features were compared" in sheet
+    assert all(text in sheet for text in NOT_LOOKED_FOR)
     for file in ("README.md", "audit.json", "manifest.csv"):
         assert str(tmp_path) not in (tmp_path / "out" / file).read_text()
 
