@@ -79,6 +79,7 @@ def png_of(width: int, height: int) -> bytes:
         ("a.png", png_of(60000, 60000), "more pixels than a picture may have"),
         ("a.png", png_of(2**31 - 1, 2**31 - 1), "more pixels than a picture may have"),
     ],
+    ids=["npy", "npy truncated", "nifti", "nifti zipped", "nifti truncated", "dicom", "png", "png largest"],
 )
 def test_an_image_that_promises_terabytes(name: str, data: bytes, told: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
