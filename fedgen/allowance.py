@@ -17,6 +17,7 @@ from fedcore.files import append
 from fedcore.local import LocalTrainer
 from fedcore.message import Contribution, Reveals, flatten
 from fedcore.reading import json_of, text_of
+from fedcore.report.read import SET_AUDITS
 from fedcore.site import Round, Site
 from fedgen.audit import Audit, Finding, Shown
 
@@ -74,7 +75,7 @@ def asked_about(folder: Path, set_digest: str) -> bool:
 
 def _note(site: Site, entry: dict[str, Any], turn: Round) -> None:
     assert site.folder is not None
-    told = {"round": turn.index, "what": WHAT, "field": "audits of sets", "reveals": Reveals.FEATURES.name, "bytes": 0}
+    told = {"round": turn.index, "what": WHAT, "field": SET_AUDITS, "reveals": Reveals.FEATURES.name, "bytes": 0}
     append(site.folder / FILE, json.dumps(told | entry) + "\n")
 
 

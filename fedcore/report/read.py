@@ -28,6 +28,9 @@ from fedcore.run import RunFolder
 
 _SIGNS = ("run.json", "rounds.jsonl", "recipe.yaml", "scores.json")
 
+SET_AUDITS = "audits of sets"
+"""What a site's audit file calls them (`fedgen.allowance`)."""
+
 
 def read_run(folder: Path, *, private: bool = False) -> Run:
     """Read `folder`; `private` shortens every absolute path in its texts to the last part.
@@ -49,6 +52,10 @@ def read_run(folder: Path, *, private: bool = False) -> Run:
     gaps += _unlike_committed(folder)
     answers = read_lines(folder / ANSWERS, gaps, label=ANSWERS, lacking="")
     scores = _scores(clean(read_object(folder / "scores.json", gaps)))
+    audits = {site.name: _audit(site / "audit.jsonl", gaps) for site in _site_folders(folder / "sites")}
+    inspection = read_inspection(folder, gaps, clean)
+    if inspection is None and any(SET_AUDITS in left for left in audits.values()):
+        gaps.append("The sites list an audit of a synthetic set, and audit.json is missing: it failed or was removed.")
     return Run(
         name=folder.resolve().name,
         folder=folder,
@@ -69,10 +76,10 @@ def read_run(folder: Path, *, private: bool = False) -> Run:
         environment=_environment(folder / "environment.json", gaps, clean),
         answers=tuple(_visits(line) for line in answers),
         buffers={name: str(level) for name, level in mapping(about.get("buffers")).items()},
-        audits={site.name: _audit(site / "audit.jsonl", gaps) for site in _site_folders(folder / "sites")},
+        audits=audits,
         turns=turns,
         scores=scores,
-        inspection=read_inspection(folder, gaps, clean),
+        inspection=inspection,
         gaps=tuple(gaps),
     )
 

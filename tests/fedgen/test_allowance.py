@@ -10,6 +10,7 @@ import pytest
 from fedcore.errors import InputError, Refused
 from fedcore.message import Reveals
 from fedcore.policy import Policy
+from fedcore.report.read import read_run
 from fedgen.allowance import WHAT, answered, asked_about
 from fedgen.drawn import DrawnSet
 from fedgen.inspection import inspect
@@ -72,3 +73,10 @@ def test_an_audit_lifts_statistics_to_features_and_nothing_else() -> None:
     assert Policy(Reveals.SAMPLES).for_audit().at_most == Reveals.SAMPLES
     with pytest.raises(ValueError, match=r"policy.audits must be 0 or more, got -1"):
         Policy(audits=-1)
+
+
+def test_the_page_says_that_a_listed_audit_is_missing(run: Path, drawn: Path) -> None:
+    inspect(run, drawn)
+    assert not any("list an audit" in gap for gap in read_run(run).gaps)
+    (run / "audit.json").unlink()
+    assert any("list an audit of a synthetic set, and audit.json is missing" in gap for gap in read_run(run).gaps)
