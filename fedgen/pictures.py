@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedcore.data.readers import ImageFault, read_image
+from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.errors import InputError
 
 GREYS, LEVELS = 255, 4095

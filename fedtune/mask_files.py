@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from fedcore.data.affine import CANONICAL, affine_of
+from fedcore.data.io.affine import CANONICAL, affine_of
 from fedcore.files import write_atomically
 
 

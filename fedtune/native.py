@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from fedcore.data.affine import read_mask_of
 from fedcore.data.decode import Decoded, Decoding, arrange
 from fedcore.data.geometry import Spacing, unfit
 from fedcore.data.images import Cohort, Images
+from fedcore.data.io.affine import read_mask_of
+from fedcore.data.io.readers import ImageFault, read_image
+from fedcore.data.io.spacing import spacing_of
 from fedcore.data.manifest import Row, read_manifest
-from fedcore.data.readers import ImageFault, read_image
 from fedcore.data.source import Data
-from fedcore.data.spacing import spacing_of
 from fedcore.errors import InputError, Refused
 
 

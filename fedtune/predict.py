@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedcore.classifiers import classifiers_of
 from fedcore.data.decode import Decoding
 from fedcore.data.findings import SEPARATOR
-from fedcore.data.readers import ImageFault, read_image
+from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.source import Data
 from fedcore.errors import Faults, InputError
 from fedcore.files import require_writable, write_atomically

@@ -21,8 +21,8 @@ import numpy as np
 from fedcore.data.content import Memo, key_of
 from fedcore.data.decode import UNLABELED, Decoded, Decoding, decode
 from fedcore.data.growing import GrowingArray
+from fedcore.data.io.readers import ImageFault
 from fedcore.data.manifest import Row
-from fedcore.data.readers import ImageFault
 from fedcore.errors import Faults, InputError
 
 VERSION = 5

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.data.affine import read_mask_of
 from fedcore.data.findings import SEPARATOR
+from fedcore.data.io.affine import read_mask_of
+from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.manifest import Manifest, Row, read_manifest
 from fedcore.data.preview import preview
-from fedcore.data.readers import ImageFault, read_image
 from fedcore.errors import Faults
 
 __all__ = ["check", "check_command", "preview"]

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float16, Float32, Int64, UInt8
 
-from fedcore.data.affine import read_mask_of
 from fedcore.data.geometry import Spacing, fit, fit_mask, inner_size, with_channels
+from fedcore.data.io.affine import read_mask_of
+from fedcore.data.io.readers import ImageFault, read_image
+from fedcore.data.io.spacing import scaled, spacing_of
 from fedcore.data.manifest import Row
-from fedcore.data.readers import ImageFault, read_image
 from fedcore.data.scaling import Scaling
 from fedcore.data.slices import between_ends, cut, cut_mask, not_empty
-from fedcore.data.spacing import scaled, spacing_of
 
 UNLABELED = 255
 """The mask value of pixels nobody has labelled, and of every pixel of an image without a mask."""

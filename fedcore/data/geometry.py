@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedcore.data.limits import MOST_VOXELS
+from fedcore.data.io.limits import MOST_VOXELS
 from fedcore.errors import InputError
 
 Spacing = tuple[float, ...]

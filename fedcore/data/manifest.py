@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcore.data import npz
 from fedcore.data.findings import canonical
+from fedcore.data.io import npz
 from fedcore.data.slices import between_ends
 from fedcore.errors import Faults
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.data.affine import read_mask_of
 from fedcore.data.geometry import fit, fit_mask
+from fedcore.data.io.affine import read_mask_of
+from fedcore.data.io.readers import ImageFault, read_image
+from fedcore.data.io.spacing import spacing_of
 from fedcore.data.manifest import Row, read_manifest
-from fedcore.data.readers import ImageFault, read_image
 from fedcore.data.scaling import Percentiles
-from fedcore.data.spacing import spacing_of
 from fedcore.errors import InputError
 from fedcore.files import write_atomically
 

@@ -18,10 +18,10 @@ from fedcore.data.content import Memo
 from fedcore.data.decode import Decoding
 from fedcore.data.geometry import full_size
 from fedcore.data.images import Cohort, Images, joined
+from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.manifest import Manifest, Row, read_manifest
 from fedcore.data.partition import Partition
 from fedcore.data.phantom import Phantoms
-from fedcore.data.readers import ImageFault, read_image
 from fedcore.data.scaling import Percentiles, Scaling
 from fedcore.data.slices import emptied
 from fedcore.data.synthetic import Synthetic, standing

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcore.data import npz
-from fedcore.data.limits import MOST_KEPT, require_small
+from fedcore.data.io import npz
+from fedcore.data.io.limits import MOST_KEPT, require_small
 
 UNREADABLE = (
     OSError, EOFError, ValueError, TypeError, KeyError, IndexError, RuntimeError, MemoryError, zipfile.BadZipFile,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from nibabel.nifti1 import Nifti1Extension
 
-from fedcore.data.affine import read_mask_of
+from fedcore.data.io.affine import read_mask_of
 from fedtune.mask_files import write_mask
-from tests.fedcore.data.test_affine import SPACE, series
+from tests.fedcore.data.io.test_affine import SPACE, series
 
 
 def test_a_mask_of_a_series_comes_back_whichever_way_a_tool_stored_it(tmp_path: Path) -> None:

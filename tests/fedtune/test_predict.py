@@ -10,15 +10,15 @@ import torch
 
 from fedcore.cli import main
 from fedcore.data.geometry import fit, unfit
+from fedcore.data.io.readers import read_image, read_mask
 from fedcore.data.phantom import Phantoms
-from fedcore.data.readers import read_image, read_mask
 from fedcore.data.scaling import Percentiles
 from fedcore.errors import Faults, InputError
 from fedcore.run import RunFolder
 from fedtune.mask_files import stem, write_mask
 from fedtune.native import answers
 from fedtune.predict import Model, predict
-from tests.fedcore.data.test_readers import series
+from tests.fedcore.data.io.test_readers import series
 from tests.fedcore.data.test_slices import hospital
 
 SMALL = {

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedcore.data import npz
+from fedcore.data.io import npz
 from fedcore.data.manifest import Manifest, read_manifest
 from fedcore.errors import Faults
 

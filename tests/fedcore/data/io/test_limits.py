@@ -18,9 +18,9 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from fedcore.data import npz
+from fedcore.data.io import npz
+from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.manifest import read_manifest
-from fedcore.data.readers import ImageFault, read_image
 from fedcore.errors import Faults
 from fedcore.report.kept import kept
 

@@ -15,10 +15,10 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from fedcore.data import npz
-from fedcore.data.dicom import read_dicom, read_series
-from fedcore.data.fault import ImageFault
-from fedcore.data.limits import require_voxels
+from fedcore.data.io import npz
+from fedcore.data.io.dicom import read_dicom, read_series
+from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.limits import require_voxels
 
 __all__ = ["ImageFault", "kind_of", "read_image", "read_mask"]
 

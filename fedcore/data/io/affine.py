@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from fedcore.data.dicom import series_affine
-from fedcore.data.readers import ImageFault, kind_of, read_mask
+from fedcore.data.io.dicom import series_affine
+from fedcore.data.io.readers import ImageFault, kind_of, read_mask
 
 CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])
 """As `read_image` turns a NIfTI: right, front, above."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcore.data.affine import affine_of
 from fedcore.data.geometry import Spacing
-from fedcore.data.readers import kind_of
+from fedcore.data.io.affine import affine_of
+from fedcore.data.io.readers import kind_of
 
 
 def spacing_of(path: Path) -> Spacing | None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.data.fault import ImageFault
-from fedcore.data.limits import require_voxels
+from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.limits import require_voxels
 
 
 def read_dicom(path: Path) -> np.ndarray:

@@ -15,8 +15,8 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from fedcore.data.fault import ImageFault
-from fedcore.data.limits import MOST_IMAGES, MOST_KEPT, require_voxels
+from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.limits import MOST_IMAGES, MOST_KEPT, require_voxels
 
 _extracting = Lock()
 

@@ -10,10 +10,10 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
-from fedcore.data.affine import affine_of, read_mask_of
-from fedcore.data.fault import ImageFault
-from fedcore.data.readers import read_image
-from fedcore.data.spacing import spacing_of
+from fedcore.data.io.affine import affine_of, read_mask_of
+from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.readers import read_image
+from fedcore.data.io.spacing import spacing_of
 
 TILT = np.cos(0.3), np.sin(0.3)
 ALONG_ROW, ALONG_COLUMN = np.array([0.0, TILT[0], TILT[1]]), np.array([1.0, 0.0, 0.0])

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from math import prod
 from typing import Any
 
-from fedcore.data.fault import ImageFault
+from fedcore.data.io.fault import ImageFault
 
 MOST_VOXELS = 2**30
 """Of an image: 1024 x 1024 x 1024, 4 GiB as float32. A CT of 2000 slices has half of that."""
