@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fedcore.data.decode import Decoded, Decoding, arrange
 from fedcore.data.geometry import Spacing, unfit
 from fedcore.data.images import Cohort, Images
-from fedcore.data.io.affine import read_mask_of
+from fedcore.data.io.masks import read_mask_of
 from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.io.spacing import spacing_of
 from fedcore.data.manifest import Row, read_manifest

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.data.findings import SEPARATOR
-from fedcore.data.io.affine import read_mask_of
+from fedcore.data.io.masks import read_mask_of
 from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.manifest import Manifest, Row, read_manifest
 from fedcore.data.preview import preview

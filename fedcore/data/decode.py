@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float16, Float32, Int64, UInt8
 
 from fedcore.data.geometry import Spacing, fit, fit_mask, inner_size, with_channels
-from fedcore.data.io.affine import read_mask_of
+from fedcore.data.io.masks import read_mask_of
 from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.io.spacing import scaled, spacing_of
 from fedcore.data.manifest import Row

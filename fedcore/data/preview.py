@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedcore.data.geometry import fit, fit_mask
-from fedcore.data.io.affine import read_mask_of
+from fedcore.data.io.masks import read_mask_of
 from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.io.spacing import spacing_of
 from fedcore.data.manifest import Row, read_manifest

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedcore.data.decode import UNLABELED
-from fedcore.data.io.readers import read_mask
+from fedcore.data.io.masks import read_mask
 from fedcore.data.source import Data
 from fedcore.errors import Refused
 from fedcore.site import Round

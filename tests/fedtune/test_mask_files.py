@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from nibabel.nifti1 import Nifti1Extension
 
-from fedcore.data.io.affine import read_mask_of
+from fedcore.data.io.masks import read_mask_of
 from fedtune.mask_files import write_mask
 from tests.fedcore.data.io.test_affine import SPACE, series
 

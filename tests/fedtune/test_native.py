@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fedcore.cli import main
-from fedcore.data.io.readers import read_mask
+from fedcore.data.io.masks import read_mask
 from fedcore.data.phantom import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import InputError, Refused

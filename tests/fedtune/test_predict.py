@@ -10,7 +10,8 @@ import torch
 
 from fedcore.cli import main
 from fedcore.data.geometry import fit, unfit
-from fedcore.data.io.readers import read_image, read_mask
+from fedcore.data.io.masks import read_mask
+from fedcore.data.io.readers import read_image
 from fedcore.data.phantom import Phantoms
 from fedcore.data.scaling import Percentiles
 from fedcore.errors import Faults, InputError

@@ -10,8 +10,9 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
-from fedcore.data.io.affine import affine_of, read_mask_of
+from fedcore.data.io.affine import affine_of
 from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.masks import read_mask_of
 from fedcore.data.io.readers import read_image
 from fedcore.data.io.spacing import spacing_of
 

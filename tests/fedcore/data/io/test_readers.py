@@ -13,7 +13,8 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-from fedcore.data.io.readers import ImageFault, read_image, read_mask
+from fedcore.data.io.masks import read_mask
+from fedcore.data.io.readers import ImageFault, read_image
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)  # 3 rows, 4 columns, no symmetry
 COLOUR = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
