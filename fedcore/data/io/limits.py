@@ -28,3 +28,13 @@ def require_small(archive: zipfile.ZipFile, most: int, what: str) -> None:
     """Raises ValueError for an archive whose files unpack to more than `most` bytes."""
     if (size := sum(entry.file_size for entry in archive.infolist())) > most:
         raise ValueError(f"{what} unpacks to {size / 2**20:,.0f} MiB; it may have {most / 2**20:,.0f}")
+
+
+def require_picture(pixels: int | None) -> None:
+    """Raises ImageFault for a picture of so many pixels; None is more than Pillow opens."""
+    from PIL import Image
+
+    most = 2 * (Image.MAX_IMAGE_PIXELS or MOST_VOXELS)
+    if pixels is None or pixels > most:
+        found = "" if pixels is None else f" ({pixels / 1e6:,.0f})"
+        raise ImageFault(f"larger than {most / 1e6:,.0f} million pixels{found}; save a smaller picture, or tiles of it")
