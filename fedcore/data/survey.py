@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedcore.data.cache import VERSION, decoders, open_cache
 from fedcore.data.content import Memo, key_of
-from fedcore.data.io.channels import certainly_grey
+from fedcore.data.io.grey import certainly_grey
 from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.manifest import Row
 from fedcore.errors import Faults

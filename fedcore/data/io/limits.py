@@ -30,11 +30,19 @@ def require_small(archive: zipfile.ZipFile, most: int, what: str) -> None:
         raise ValueError(f"{what} unpacks to {size / 2**20:,.0f} MiB; it may have {most / 2**20:,.0f}")
 
 
-def require_picture(pixels: int | None) -> None:
-    """Raises ImageFault for a picture of so many pixels; None is more than Pillow opens."""
+def require_picture(pixels: int) -> None:
+    """Raises ImageFault for a picture of more pixels than Pillow opens."""
+    if pixels > _most_of_a_picture():
+        raise too_large()
+
+
+def too_large() -> ImageFault:
+    return ImageFault(
+        f"larger than {_most_of_a_picture() / 1e6:,.0f} million pixels; save a smaller picture, or tiles of it"
+    )
+
+
+def _most_of_a_picture() -> int:
     from PIL import Image
 
-    most = 2 * (Image.MAX_IMAGE_PIXELS or MOST_VOXELS)
-    if pixels is None or pixels > most:
-        found = "" if pixels is None else f" ({pixels / 1e6:,.0f})"
-        raise ImageFault(f"larger than {most / 1e6:,.0f} million pixels{found}; save a smaller picture, or tiles of it")
+    return 2 * (Image.MAX_IMAGE_PIXELS or MOST_VOXELS)

@@ -11,6 +11,8 @@ TOLERANCE = 0.05
 """Off a whole number, up to which a value is rounded: floats stored in 8 bits and a scale are off by a part of it."""
 _MANY = 8
 _SHOWN = 5
+_SMALL = 1024
+"""Pixels up to which numbers may all stand alone: nothing has an area then."""
 
 
 def drawn_numbers(values: np.ndarray) -> UInt8[np.ndarray, "*space"]:
@@ -64,7 +66,7 @@ def _require_drawn(numbers: UInt8[np.ndarray, "*space"]) -> None:
     corner = numbers[..., 1:, 1:]
     square = (corner == numbers[..., :-1, 1:]) & (corner == numbers[..., 1:, :-1]) & (corner == numbers[..., :-1, :-1])
     areas = np.unique(corner[square])
-    if 2 * len(areas) < len(met):
+    if 2 * len(areas) < len(met) and (len(areas) or numbers.size > _SMALL):
         raise ImageFault(
             f"{len(met)} numbers from {met[0]} to {met[-1]}, {len(met) - len(areas)} of them nowhere of 2 x 2 pixels, "
             "as after smoothing, resampling or JPEG; save the original, resampled by nearest neighbour alone, as PNG"

@@ -8,9 +8,9 @@ from typing import IO, Any
 import numpy as np
 
 from fedcore.data.io.fault import ImageFault
-from fedcore.data.io.limits import require_picture
+from fedcore.data.io.limits import too_large
 from fedcore.data.io.samples import samples_of, upright, without_alpha
-from fedcore.data.io.tiff import channels_of_tiff, is_tiff, read_tiff
+from fedcore.data.io.tiff import is_grey_tiff, is_tiff, read_tiff
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
 """Kind of file by the end of its name."""
@@ -35,33 +35,31 @@ def read_picture(path: Path, mask: bool = False) -> np.ndarray:
             raise ImageFault("saved as JPEG, which changes class numbers; save the original as PNG")
         bits, colour = _png_header(stream) if picture.format == "PNG" else (8, 0)
         turn = picture.getexif().get(_ORIENTATION, 1)
-        samples = _deep_png(stream) if bits == 16 and colour else samples_of(picture, bits, mask)
+        samples = _deep_png(stream, colour == 4) if bits == 16 and colour else samples_of(picture, bits, mask)
     return upright(without_alpha(samples, mask), turn)
 
 
-def channels_of_picture(path: Path) -> int:
-    """How many channels `read_picture` gives, from the header alone."""
+def is_grey_picture(path: Path) -> bool:
+    """By its header."""
     with path.open("rb") as stream:
-        if is_tiff(stream):
-            return channels_of_tiff(path)
-        return 1 if _opened(stream).mode in ("1", "L", "LA", "I", "I;16") else 3
+        return is_grey_tiff(path) if is_tiff(stream) else _opened(stream).mode in ("1", "L", "LA", "I", "I;16")
 
 
 def _opened(stream: IO[bytes]) -> Any:
     from PIL import Image, UnidentifiedImageError
 
+    stream.seek(0)
     try:
         # By content a file may be what its name does not say: Pillow knows kinds that start other programs.
-        picture = Image.open(stream, formats=_FORMATS)
+        return Image.open(stream, formats=_FORMATS)
     except Image.DecompressionBombError:
-        require_picture(None)
+        raise too_large() from None
     except UnidentifiedImageError:
         raise ImageFault(_unknown(stream)) from None
-    return picture
 
 
 def _png_header(stream: IO[bytes]) -> tuple[int, int]:
-    """(bits of a sample, colour type, which is 0 of grey): bytes of the chunk IHDR."""
+    """(bits of a sample, colour type, which is 0 of grey and 4 of grey and alpha): bytes of the chunk IHDR."""
     at = stream.tell()
     stream.seek(24)
     bits, colour = stream.read(2)
@@ -69,13 +67,24 @@ def _png_header(stream: IO[bytes]) -> tuple[int, int]:
     return bits, colour
 
 
-def _deep_png(stream: IO[bytes]) -> np.ndarray:
-    """(2, 3 or 4, h, w): 16 bits of colour, or of grey and alpha, of which Pillow keeps 8."""
-    import torch
-    from torchvision.io import decode_png
+def _deep_png(stream: IO[bytes], grey: bool) -> np.ndarray:
+    """(2, 3 or 4, h, w): 16 bits of colour, or of grey and alpha, of which Pillow keeps 8.
 
-    stream.seek(0)
-    return np.asarray(decode_png(torch.frombuffer(bytearray(stream.read()), dtype=torch.uint8)).numpy())
+    Asked for the other order of bytes it keeps the lower 8; grey and alpha it takes for four samples of 8 bits.
+    """
+    if grey:
+        halves = _unpacked(stream, "RGBA")
+        upper, lower = halves[..., 0::2], halves[..., 1::2]
+    else:
+        upper, lower = (_unpacked(stream, f"{_opened(stream).mode};16{order}") for order in "BL")
+    return np.moveaxis(upper.astype(np.uint16) << 8 | lower, -1, 0)
+
+
+def _unpacked(stream: IO[bytes], raw_mode: str) -> np.ndarray:
+    """(h, w, 3 or 4) of 8 bits, by how Pillow is told that the file packs them."""
+    picture = _opened(stream)
+    picture.tile = [tile._replace(args=raw_mode) for tile in picture.tile]
+    return np.asarray(picture)
 
 
 def _unknown(stream: IO[bytes]) -> str:

@@ -54,12 +54,12 @@ def read_tiff(path: Path, mask: bool = False) -> np.ndarray:
         return upright(shown, int(tag.value) if tag else 1)
 
 
-def channels_of_tiff(path: Path) -> int:
-    """How many channels `read_tiff` gives, from the header alone."""
+def is_grey_tiff(path: Path) -> bool:
+    """By its header."""
     from tifffile import TiffFile
 
     with TiffFile(path) as file:
-        return 1 if int(file.pages.first.photometric) in (_WHITE, _BLACK) else 3
+        return int(file.pages.first.photometric) in (_WHITE, _BLACK)
 
 
 def _only_page(file: Any) -> Any:

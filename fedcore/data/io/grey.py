@@ -1,4 +1,4 @@
-"""How many channels a file gives, from its header alone: no grey picture has to be read to be known for one."""
+"""Whether a file is grey, by its header alone: no grey picture has to be read to be known for one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from fedcore.data.io import npz
 from fedcore.data.io.array import channels_first
 from fedcore.data.io.fault import ImageFault
-from fedcore.data.io.picture import PICTURES, channels_of_picture
+from fedcore.data.io.picture import PICTURES, is_grey_picture
 from fedcore.data.io.readers import guarded, kind_of
 
 
@@ -18,28 +18,27 @@ def certainly_grey(path: Path) -> bool:
     """Whether `read_image` gives one channel; False also where only the pixels, or a fault, would tell."""
     try:
         kind = kind_of(path)
-        return guarded(kind, lambda: _channels(path, kind)) == 1
+        return guarded(kind, lambda: _is_grey(path, kind))
     except ImageFault:
         return False
 
 
-def _channels(path: Path, kind: str) -> int | None:
+def _is_grey(path: Path, kind: str) -> bool:
     if kind in PICTURES.values():
-        return channels_of_picture(path)
+        return is_grey_picture(path)
     if kind == "npy":
-        return len(channels_first(np.broadcast_to(np.float32(0), npz.shape_of(path))))
+        return len(channels_first(np.broadcast_to(np.float32(0), npz.shape_of(path)))) == 1
     if kind == "NIfTI":
         import nibabel
 
         image: Any = nibabel.load(path)
-        shape = image.shape
-        return 1 if len(shape) < 4 else int(shape[3])
-    return _of_dicom(path)
+        return len(image.shape) < 4 or image.shape[3] == 1
+    return _is_grey_dicom(path)
 
 
-def _of_dicom(path: Path) -> int | None:
+def _is_grey_dicom(path: Path) -> bool:
     import pydicom
 
     file = path if path.is_file() else min(each for each in path.iterdir() if each.is_file())
     header = pydicom.dcmread(file, stop_before_pixels=True)
-    return None if header.PhotometricInterpretation == "PALETTE COLOR" else int(header.SamplesPerPixel)
+    return header.SamplesPerPixel == 1 and header.PhotometricInterpretation != "PALETTE COLOR"
