@@ -15,7 +15,6 @@ from fedcore.data.findings import SEPARATOR
 from fedcore.data.io.masks import read_mask_of
 from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.manifest import Manifest, Row, read_manifest
-from fedcore.data.mask_values import checked_masks
 from fedcore.data.preview import preview
 from fedcore.errors import Faults
 
@@ -66,11 +65,9 @@ def check(manifest: Path, deep: bool = True) -> int:
         sites.setdefault(row.site, []).append((row, look))
     _print_table(console, sites)
     faults_found = [f"row {row.number}, {row.image.name}: {look.fault}" for row, look in _all(sites) if look.fault]
-    mask_faults, mask_warnings = checked_masks(found.rows) if deep else ([], [])
-    faults_found += mask_faults
     for title, lines in (
         ("Notes", found.notes),
-        ("Warnings", _warnings(found, sites) + mask_warnings),
+        ("Warnings", _warnings(found, sites)),
         (f"Faults ({len(faults_found)})", faults_found),
     ):
         if lines:

@@ -105,9 +105,8 @@ def mask_notes(met: Met, mask_255: Meaning) -> list[str]:
     return [f"255 in masks stands for pixels that nobody has looked at ({some} masks)"] if some else []
 
 
-def checked_masks(rows: Sequence[Row], folder: Path | None = None) -> tuple[list[str], list[str]]:
+def checked_masks(met: Met) -> tuple[list[str], list[str]]:
     """(faults, warnings) of the numbers of a manifest's masks, for `data check`."""
-    met = met_in_masks(rows, folder)
     try:
         meaning, warnings = meaning_of_255(met), []
     except Faults as faults:

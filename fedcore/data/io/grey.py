@@ -38,7 +38,9 @@ def _is_grey(path: Path, kind: str) -> bool:
 
 def _is_grey_dicom(path: Path) -> bool:
     import pydicom
+    from pydicom.misc import is_dicom
 
-    file = path if path.is_file() else min(each for each in path.iterdir() if each.is_file())
+    files = [path] if path.is_file() else sorted(path.iterdir())
+    file = next(each for each in files if each.is_file() and is_dicom(each))
     header = pydicom.dcmread(file, stop_before_pixels=True)
     return header.SamplesPerPixel == 1 and header.PhotometricInterpretation != "PALETTE COLOR"

@@ -116,10 +116,11 @@ def test_gaps_in_the_numbers() -> None:
     assert require_numbered({"a": Counter([(0, 255)])}, "class") == []
 
 
-def test_for_data_check(tmp_path: Path) -> None:
-    assert checked_masks(rows(tmp_path, a=[(0, 1)]), tmp_path) == ([], [])
-    faults, warnings = checked_masks(rows(tmp_path, a=[(0, 255)], b=[(0, 1)]), tmp_path)
+def test_for_data_check() -> None:
+    assert checked_masks({"a": Counter([(0, 1)])}) == ([], [])
+    faults, warnings = checked_masks({"a": Counter([(0, 255)]), "b": Counter([(0, 1)])})
     assert not faults
     assert "a run needs data.mask_255" in warnings[0]
-    faults, _ = checked_masks(rows(tmp_path, a=[(0, 128)]), tmp_path)
+    faults, _ = checked_masks({"a": Counter([(0, 128)])})
     assert "127 below 128 in none" in faults[0]
+    assert len(checked_masks({"a": Counter([(0, 1, 255)] * 3)})[1]) == 1
