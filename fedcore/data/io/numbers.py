@@ -10,6 +10,8 @@ from fedcore.data.io.fault import ImageFault
 TOLERANCE = 0.05
 """Off a whole number, up to which a value is rounded: floats stored in 8 bits and a scale are off by a part of it."""
 _MANY = 8
+_HIGH = 64
+"""Below it numbers of single pixels may be landmarks."""
 _SHOWN = 5
 _SMALL = 1024
 """Pixels up to which numbers may all stand alone: nothing has an area then."""
@@ -61,7 +63,7 @@ def _require_drawn(numbers: UInt8[np.ndarray, "*space"]) -> None:
     numbers, each in single pixels.
     """
     met = np.flatnonzero(np.bincount(numbers.ravel(), minlength=256))
-    if len(met) <= _MANY or numbers.ndim < 2:
+    if len(met) <= _MANY or met[-2] < _HIGH or numbers.ndim < 2:
         return
     corner = numbers[..., 1:, 1:]
     square = (corner == numbers[..., :-1, 1:]) & (corner == numbers[..., 1:, :-1]) & (corner == numbers[..., :-1, :-1])
