@@ -58,7 +58,9 @@ def recipe_of(run: RunFolder, own: Sequence[str]) -> str:
         "exchange": told(tree.get("exchange"), "none, weights alone"),
         **{name: told(tree.get(name)) for name in ("label_fraction", "visit", "rounds", "policy")},
         "images": "phantom hospitals, no patients" if data.get("manifest") == "phantom" else "",
-        "intensities to [-1, 1]": told(data.get("scaling"), f"{Percentiles()}, image by image"),
+        "intensities to [-1, 1]": told(
+            data.get("scaling"), f"{Percentiles()} of the foreground (above the minimum), image by image"
+        ),
         "seed": told(tree.get("seed")),
     }
     return "## Recipe\n\n" + table(["", ""], [[name, text] for name, text in rows.items() if text])

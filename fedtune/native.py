@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fedcore.data.decode import Decoded, Decoding, arrange
 from fedcore.data.geometry import Spacing, unfit
 from fedcore.data.images import Cohort, Images
-from fedcore.data.io.masks import read_mask_of
+from fedcore.data.io.masks import as_classes, read_mask_of
 from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.io.spacing import spacing_of
 from fedcore.data.manifest import Row, read_manifest
@@ -81,8 +81,10 @@ class Files:
                 f"native takes the test images of data.manifest alone, and data.further has some of {further[0]!r}; "
                 "leave its column split away, or native false"
             )
-        rows = {row.number: row for row in read_manifest(Path(data.manifest)).rows if row.mask}
-        return cls(rows, data.decoding(cohort.size, cohort.channels))
+        manifest = read_manifest(Path(data.manifest))
+        mask_255, _ = data.meaning_of_255(manifest)
+        rows = {row.number: row for row in manifest.rows if row.mask}
+        return cls(rows, data.decoding(cohort.size, cohort.channels, mask_255))
 
     def places(self, images: Images) -> Int64[np.ndarray, " n"]:
         """One for each file: that of its image, or of a volume's first slice."""
@@ -100,8 +102,8 @@ class Files:
         row = self.rows[number]
         assert row.mask is not None, "only images with masks are asked for"
         try:
-            raw, mm = read_image(row.image), self.how.spacing(row.image)
-            truth = read_mask_of(row.image, row.mask, raw.shape[1:])
+            raw, mm = read_image(row.image, nan=self.how.nan), self.how.spacing(row.image)
+            truth = as_classes(read_mask_of(row.image, row.mask, raw.shape[1:]), self.how.mask_255)
             guess = native_mask(answers(network, self.how, raw, mm), self.how, raw.shape[1:], mm)
         except ImageFault as fault:
             raise Refused(f"the image of row {number} or its mask cannot be read: {fault}") from None

@@ -117,7 +117,7 @@ class Model:
 
     def rows(self, file: Path, out: Path) -> list[list[str]]:
         """What is said of one image, or of each of its slices; writes its mask. Raises ImageFault."""
-        raw, mm = read_image(file), self.how.spacing(file)
+        raw, mm = read_image(file, nan=self.how.nan), self.how.spacing(file)
         said = answers(self.network, self.how, raw, mm)
         if self.structures:
             mask = native_mask(said, self.how, raw.shape[1:], mm)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fedcore.data.clipping import Clipping
 from fedcore.data.content import Memo, key_of
 from fedcore.data.decode import UNLABELED, Decoded, Decoding, decode
 from fedcore.data.growing import GrowingArray
@@ -25,7 +26,7 @@ from fedcore.data.io.readers import ImageFault
 from fedcore.data.manifest import Row
 from fedcore.errors import Faults, InputError
 
-VERSION = 5
+VERSION = 6
 """Part of the key: raise it when decoding or the layout changes."""
 Progress = Callable[[int, int], None]
 Faulty = tuple[tuple[int, str], ...]
@@ -39,6 +40,7 @@ _NOT_WRITABLE = {
     errno.ENOTDIR,
     errno.EEXIST,
 }
+_DECODERS = ("pylibjpeg", "libjpeg", "openjpeg", "gdcm", "jpeg_ls", "imagecodecs")
 _STALE_SECONDS = 24 * 3600
 
 
@@ -60,6 +62,8 @@ class Store:
     """Places of rows of one single value (kept, all -1 by percentiles, unless they were cut into slices)."""
     empty: int
     """Slices left out, since they hold one single value."""
+    clipping: tuple[Clipping, ...]
+    """Of each row that was neither left out nor constant."""
     faults: Faulty
     """Of the rows left out: place and reason."""
 
@@ -143,8 +147,12 @@ def _sweep(folder: Path) -> None:
 
 def _place(folder: Path, rows: Sequence[Row], how: Decoding, memo: Memo) -> Path:
     """Named by content alone, so a site may be renamed; a new decoder may read what was a fault before."""
-    decoders = [find_spec(name) is not None for name in ("pylibjpeg", "libjpeg", "openjpeg", "gdcm", "jpeg_ls")]
-    return folder / key_of([memo.digest(row) for row in rows], how, decoders, VERSION)
+    return folder / key_of([memo.digest(row) for row in rows], how, decoders(), VERSION)
+
+
+def decoders() -> list[bool]:
+    """Which packages are installed that decode what is a fault without them."""
+    return [find_spec(name) is not None for name in _DECODERS]
 
 
 def _usable(place: Path, on_fault: str) -> Store | None:
@@ -169,6 +177,7 @@ def _opened(place: Path) -> Store | None:
         spacing=_spacing(index["spacing"]),
         constant=tuple(index["constant"]),
         empty=index["empty"],
+        clipping=tuple(Clipping(*each) for each in index["clipping"]),
         faults=tuple((place, text) for place, text in index["faults"]),
     )
 
@@ -193,7 +202,8 @@ def _write(place: Path, rows: Sequence[Row], how: Decoding, skip: bool, tally: _
 
 def _fill(half: Path, rows: Sequence[Row], how: Decoding, tally: _Tally) -> dict[str, Any]:
     """Writes the arrays; gives the index."""
-    index: dict[str, Any] = {"kept": [], "positions": [], "spacing": [], "constant": [], "empty": 0, "faults": []}
+    index: dict[str, Any] = {"kept": [], "positions": [], "spacing": [], "constant": [], "empty": 0}
+    index |= {"clipping": [], "faults": []}
     with ExitStack() as files:
         images = files.enter_context(GrowingArray(half / "images.npy", (how.channels, *how.size), np.float16))
         if with_masks := any(row.mask for row in rows):
@@ -212,6 +222,7 @@ def _fill(half: Path, rows: Sequence[Row], how: Decoding, tally: _Tally) -> dict
             index["spacing"] += [found.spacing] * len(found.pixels)
             index["constant"] += [place] * found.constant
             index["empty"] += found.empty
+            index["clipping"] += [] if found.constant else [found.clipping]
     return index
 
 

@@ -33,12 +33,18 @@ class Memo:
         ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def recall(self, key: str, compute: Callable[[], list[int]]) -> list[int]:
-        """`compute()`, or what it gave last time for this key."""
+    def digest_of(self, path: Path) -> str:
+        """sha256 over the content of a file, or of the files of a folder."""
+        return hashlib.sha256(self._tree(path).encode()).hexdigest()
+
+    def recall(self, key: str, compute: Callable[[], list[int] | None]) -> list[int] | None:
+        """`compute()`, or what it gave last time for this key; None, for what cannot be told, is computed again."""
         fact = self._facts.get(key)
-        if not isinstance(fact, list):
-            fact = self._facts[key] = compute()
-        return fact
+        if isinstance(fact, list):
+            return fact
+        if (found := compute()) is not None:
+            self._facts[key] = found
+        return found
 
     def save(self) -> None:
         """Written beside and renamed; of two runs at a time the last one's file stays, and both are right."""

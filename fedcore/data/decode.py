@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float16, Float32, Int64, UInt8
 
+from fedcore.data.clipping import UNCLIPPED, Clipping, clipping_of
 from fedcore.data.geometry import Spacing, fit, fit_mask, inner_size, with_channels
-from fedcore.data.io.masks import read_mask_of
-from fedcore.data.io.readers import ImageFault, read_image
+from fedcore.data.io.masks import Meaning, as_classes, read_mask_of
+from fedcore.data.io.readers import ImageFault, Nan, read_image
 from fedcore.data.io.spacing import scaled, spacing_of
 from fedcore.data.manifest import Row
 from fedcore.data.scaling import Scaling
@@ -30,6 +31,9 @@ class Decoding:
     channels: int
     slices: int | None = None
     """The spatial axis along which volumes are cut; None keeps images whole."""
+    mask_255: Meaning = "unlabelled"
+    """What 255 stands for, in all masks."""
+    nan: Nan = "stop"
 
     @property
     def dims(self) -> int:
@@ -58,6 +62,8 @@ class Decoded:
     """Between the pixels that are kept, in mm; None where the file does not say it."""
     constant: bool = False
     """The whole image or volume holds one single value."""
+    clipping: Clipping = UNCLIPPED
+    """Of the whole image or volume, by its scaling."""
 
     @property
     def positions(self) -> Float32[np.ndarray, " k"] | None:
@@ -74,15 +80,16 @@ def decode(row: Row, how: Decoding) -> Decoded:
     Raises:
         ImageFault: unreadable, of other dimensions than the rest, or a mask of another shape or place.
     """
-    raw = read_image(row.image, row.member, row.index)
+    raw = read_image(row.image, row.member, row.index, how.nan)
     dims = raw.ndim - 1
     if dims != how.dims:
         raise ImageFault(f"a {dims}D image among {how.dims}D ones; put them in manifests of their own")
     if raw.shape[0] not in (1, how.channels) and (raw.shape[0], how.channels) != (3, 1):
         raise ImageFault(f"{raw.shape[0]} channels cannot become {how.channels}")
-    mask = None if row.mask is None else read_mask_of(row.image, row.mask, raw.shape[1:])
-    images = arrange(how.scaling(raw), mask, how, None if row.member else how.spacing(row.image))
-    return replace(images, constant=bool(raw.min() == raw.max()))
+    mask = None if row.mask is None else as_classes(read_mask_of(row.image, row.mask, raw.shape[1:]), how.mask_255)
+    scaled_image = how.scaling(raw)
+    images = arrange(scaled_image, mask, how, None if row.member else how.spacing(row.image))
+    return replace(images, constant=bool(raw.min() == raw.max()), clipping=clipping_of(raw, scaled_image))
 
 
 def arrange(

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from fedcore.data.decode import UNLABELED
 from fedcore.data.geometry import fit, fit_mask
-from fedcore.data.io.masks import read_mask_of
+from fedcore.data.io.masks import Meaning, as_classes, read_mask_of
 from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.io.spacing import spacing_of
 from fedcore.data.manifest import Row, read_manifest
+from fedcore.data.mask_values import meaning_of_255, met_in_masks
 from fedcore.data.scaling import Percentiles
-from fedcore.errors import InputError
+from fedcore.errors import Faults, InputError
 from fedcore.files import write_atomically
 
 _INCHES = 1.25
@@ -43,6 +45,7 @@ def preview(manifest: Path, out: Path = Path("preview.png"), per_site: int = 6, 
     rows = read_manifest(manifest).rows
     sites = sorted({row.site for row in rows})
     labelled = any(row.label for row in rows)
+    mask_255 = _meaning(rows)
     row_inches = _INCHES * (1.17 if labelled else 1.06)
     figure = Figure(figsize=(_INCHES * per_site + 1.7, row_inches * len(sites) + 0.45), facecolor="white")
     FigureCanvasAgg(figure)
@@ -64,7 +67,7 @@ def preview(manifest: Path, out: Path = Path("preview.png"), per_site: int = 6, 
         for axis in line:
             axis.set_axis_off()
         for axis, at in zip(line, picks, strict=False):
-            _draw(axis, own[at], size)
+            _draw(axis, own[at], size, mask_255)
     data = BytesIO()
     figure.savefig(data, dpi=200, format=kind)
     write_atomically(out, data.getvalue())
@@ -84,23 +87,31 @@ def _name(axis: Any, site: str, count: int) -> None:
     axis.text(-0.08, 0.46, f"{count} images", color=_FAINT, va="top", **style)
 
 
-def _draw(axis: Any, row: Row, size: int) -> None:
+def _meaning(rows: tuple[Row, ...]) -> Meaning:
     try:
-        pixels, mask = _slice(row, size)
+        return meaning_of_255(met_in_masks(rows))
+    except Faults:  # a run refuses them until somebody says it
+        return "unlabelled"
+
+
+def _draw(axis: Any, row: Row, size: int, mask_255: Meaning) -> None:
+    try:
+        pixels, mask = _slice(row, size, mask_255)
     except ImageFault as fault:
         axis.text(0.5, 0.5, str(fault), ha="center", va="center", fontsize=5, color="#c0392b", wrap=True)
         return
     picture = (np.moveaxis(pixels, 0, -1) + 1) / 2
     axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1)
-    if mask is not None and mask.any() and not mask.all():
-        axis.contour(mask > 0, levels=[0.5], colors=_CONTOUR, linewidths=0.6)
+    shown = None if mask is None else (mask > 0) & (mask < UNLABELED)
+    if shown is not None and shown.any() and not shown.all():
+        axis.contour(shown, levels=[0.5], colors=_CONTOUR, linewidths=0.6)
     axis.set_title(row.label or "", fontsize=6, color=_FAINT, pad=2)
 
 
-def _slice(row: Row, size: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _slice(row: Row, size: int, mask_255: Meaning) -> tuple[np.ndarray, np.ndarray | None]:
     """(c, size, size) in [-1, 1] and its mask; of a volume the middle slice, of NIfTI the axial one."""
     image = Percentiles()(read_image(row.image, row.member, row.index))
-    mask = None if row.mask is None else read_mask_of(row.image, row.mask, image.shape[1:])
+    mask = None if row.mask is None else as_classes(read_mask_of(row.image, row.mask, image.shape[1:]), mask_255)
     mm = None if row.member else spacing_of(row.image)
     if image.ndim == 4:
         nifti = ".nii" in row.image.name

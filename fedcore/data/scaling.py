@@ -37,7 +37,8 @@ class Percentiles:
     Each image by itself, so that sites whose scales differ a thousandfold meet, and nothing is changed by a
     positive affine change of the intensities. Foreground is what lies above the image's minimum: a flat
     background (most of a brain MR, the padding of a CT) would otherwise decide both percentiles, and it is
-    the minimum, not zero, that stays the background under an offset. A constant image becomes all -1.
+    the minimum, not zero, that stays the background under an offset. A constant image becomes all -1. MONAI's
+    ScaleIntensityRangePercentiles takes the percentiles of all voxels, so it agrees where there is no flat background.
     """
 
     low: float = 0.5

@@ -6,24 +6,26 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
-from fedcore.data.cache import Progress, Store, decode_sites, default_folder, open_cache, told
-from fedcore.data.content import Memo
+from fedcore.data.cache import Progress, Store, decode_sites, default_folder, told
+from fedcore.data.clipping import clipping_notes
 from fedcore.data.decode import Decoding
 from fedcore.data.geometry import full_size
 from fedcore.data.images import Cohort, Images, joined
-from fedcore.data.io.readers import ImageFault, read_image
+from fedcore.data.io.masks import Meaning
+from fedcore.data.io.readers import Nan
 from fedcore.data.manifest import Manifest, Row, read_manifest
+from fedcore.data.mask_values import mask_notes, meaning_of_255, met_in_masks, require_numbered
 from fedcore.data.partition import Partition
 from fedcore.data.phantom import Phantoms
 from fedcore.data.scaling import Percentiles, Scaling
 from fedcore.data.slices import emptied
+from fedcore.data.survey import survey
 from fedcore.data.synthetic import Synthetic, standing
 from fedcore.errors import Faults, InputError
 from fedcore.nearest import nearest
@@ -46,6 +48,12 @@ class Data:
     """1 or 3; null: 1 if the sites' images are grey, else 3."""
     scaling: Scaling | None = None
     """Raw intensities to [-1, 1]; null: fedcore.data.scaling.Percentiles."""
+    mask_255: Meaning | None = None
+    """What 255 stands for in masks, at all sites: class, a structure (class 1), or unlabelled, where nobody has looked;
+    null: class where no mask of the manifest holds a number other than 0 and 255, else unlabelled."""
+    nan: Nan = "stop"
+    """NaN pixels are a fault, or take the image's least value (minimum): some programs write them where nothing was
+    measured. Infinite ones are always a fault."""
     sites: tuple[str, ...] | None = None
     """Only these sites of the manifest; null: all of them."""
     partition: Partition | None = None
@@ -83,14 +91,20 @@ class Data:
             cohort = self.synthetic.join(cohort, self._other(self.synthetic.manifest, cohort.channels, progress))
         return cohort
 
-    def decoding(self, size: tuple[int, ...], channels: int) -> Decoding:
-        """How files become images of this size and of so many channels."""
-        return Decoding(self.scaling or Percentiles(), size, channels, self.slices)
+    def decoding(self, size: tuple[int, ...], channels: int, mask_255: Meaning = "unlabelled") -> Decoding:
+        """How files become images of this size and of so many channels; `mask_255` matters where masks are read."""
+        return Decoding(self.scaling or Percentiles(), size, channels, self.slices, mask_255, self.nan)
+
+    def meaning_of_255(self, manifest: Manifest) -> tuple[Meaning, list[str]]:
+        """In all masks of the manifest, and what is worth telling of their numbers. Raises Faults."""
+        met = met_in_masks(manifest.rows, self.cache)
+        meaning = self.mask_255 or meaning_of_255(met)
+        return meaning, [*require_numbered(met, meaning), *mask_notes(met, meaning)]
 
     def _other(self, manifest: str, channels: int, progress: Progress | None) -> Cohort:
         """The sites of another manifest, in the form of these."""
-        alone = Data(manifest, self.size, self.slices, channels, self.scaling, test_fraction=0.0,
-                     on_fault=self.on_fault, cache=self.cache)  # fmt: skip
+        alone = Data(manifest, self.size, self.slices, channels, self.scaling, self.mask_255, self.nan,
+                     test_fraction=0.0, on_fault=self.on_fault, cache=self.cache)  # fmt: skip
         cohort = alone.load(progress)
         found = standing(Path(manifest), cohort.sites)
         if found.doubt and not self.unaudited:
@@ -106,15 +120,17 @@ class Data:
             self._require_cuttable(self.phantom.spatial_dims)
             self._require_nothing_of_manifests()
             return self.phantom.cohort(self.size, self.slices)
-        manifest = self._chosen(read_manifest(Path(self.manifest)))
+        whole = read_manifest(Path(self.manifest))
+        manifest = self._chosen(whole)
         sites = self._sites(manifest)
         folder = self.cache or default_folder()
-        dims, channels = _survey(sites, folder)
+        mask_255, notes = self.meaning_of_255(whole)
+        dims, channels = survey(sites, folder)
         self._require_cuttable(dims)
         size = full_size(self.size, dims if self.slices is None else dims - 1)
-        how = self.decoding(size, self.channels or channels)
+        how = self.decoding(size, self.channels or channels, mask_255)
         stores = decode_sites(sites, how, folder, on_fault=self.on_fault, progress=progress)
-        return _cohort(manifest, sites, stores)
+        return _cohort(replace(manifest, notes=(*manifest.notes, *notes)), sites, stores)
 
     def _require_nothing_of_manifests(self) -> None:
         """Phantom hospitals are drawn as they are trained on, and would leave such settings unheard."""
@@ -178,42 +194,6 @@ def _held_out(sites: Mapping[str, Sequence[Row]], fraction: float, seed: int) ->
     return held
 
 
-def _survey(sites: Mapping[str, Sequence[Row]], folder: Path) -> tuple[int, int]:
-    """(spatial dimensions, channels) by a look at one image a site.
-
-    One is enough: a site's files come from one export, and a colour image among grey ones is no worse for
-    being seen as grey. Three equal channels are grey, as many a JPEG export stores it.
-    """
-    with open_cache(folder):
-        memo = Memo(folder / "known.json")
-        seen = {site: _first_seen(rows, memo) for site, rows in sites.items()}
-        memo.save()
-    known = {site: look for site, look in seen.items() if look}
-    if not known:
-        raise Faults("images", [f"site '{site}': none of its images can be read" for site in sites])
-    if len({dims for dims, _ in known.values()}) > 1:
-        advice = "2D and 3D images need manifests of their own."
-        raise Faults("images", [f"site '{site}' has {dims}D images" for site, (dims, _) in known.items()], advice)
-    return next(iter(known.values()))[0], max(channels for _, channels in known.values())
-
-
-def _first_seen(rows: Sequence[Row], memo: Memo) -> list[int]:
-    """[dimensions, channels] of the first image that can be read; [] without one."""
-    for row in rows:
-        if look := memo.recall(f"look {memo.digest(row)}", partial(_look, row)):
-            return look
-    return []
-
-
-def _look(row: Row) -> list[int]:
-    try:
-        image = read_image(row.image, row.member, row.index)
-    except ImageFault:
-        return []
-    grey = (image == image[:1]).all()
-    return [image.ndim - 1, 1 if grey else image.shape[0]]
-
-
 def _cohort(manifest: Manifest, sites: Mapping[str, Sequence[Row]], stores: Mapping[str, Store]) -> Cohort:
     numbers = {patient: at for at, patient in enumerate(dict.fromkeys(row.patient for row in manifest.rows))}
     classes = {None: -1} | {name: at for at, name in enumerate(manifest.classes)}
@@ -222,6 +202,7 @@ def _cohort(manifest: Manifest, sites: Mapping[str, Sequence[Row]], stores: Mapp
         faults += told(site, sites[site], store.faults, names=False)
         notes += told(site, sites[site], tuple((at, "constant image") for at in store.constant), names=False)
         notes += emptied(site, store.empty)
+        notes += clipping_notes(site, store.clipping)
         if rows := [sites[site][at] for at in store.kept]:
             images[site] = Images(
                 site=site,

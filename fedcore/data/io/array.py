@@ -19,17 +19,34 @@ def read_npy(path: Path, colours: bool = True) -> np.ndarray:
     array = np.asarray(reader.get_data(reader.read(path))[0])
     if colours:
         return channels_first(array)
-    return array if array.ndim > 2 and array.shape[0] == 1 else array[None]
+    return _without_ones(array)[None]
 
 
 def channels_first(array: np.ndarray) -> np.ndarray:
-    """The rule for plain arrays, told in `read_image`."""
-    if array.ndim == 2:
+    """(c, h, w) or (c, d, h, w) of a plain array, by its shape alone.
+
+    - (h, w); (h, w, 1|3|4); (1|3, h, w); else (d, h, w), such as (2, h, w) and (h, w, 2).
+    - (d, h, w, 1|3|4); (1|3, d, h, w). A volume of one slice is a picture: (1, h, w, 3) and (3, 1, h, w).
+
+    The last axis comes before the first: (3, h, 3) has its colours last, (3, h, 1) is a grey picture of 3 rows. A
+    fourth channel (alpha) is dropped. Of five axes and more the outer ones of 1 are dropped first.
+    """
+    shape = array.shape
+    while array.ndim > 4 and 1 in (array.shape[0], array.shape[-1]):
+        array = array[0] if array.shape[0] == 1 else array[..., 0]
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4) and array.shape[0] not in (1, 3)):
         return array[None]
-    if array.ndim in (3, 4) and array.shape[-1] in (3, 4):
-        return np.moveaxis(array[..., :3], -1, 0)
-    if array.ndim in (3, 4) and array.shape[0] in (1, 3):
-        return array
-    if array.ndim == 3:
-        return array[None]
-    raise ImageFault(f"array of shape {array.shape} is neither a picture nor a volume")
+    if array.ndim in (3, 4) and array.shape[-1] in (1, 3, 4):
+        image = np.moveaxis(array[..., :3], -1, 0)
+    elif array.ndim in (3, 4) and array.shape[0] in (1, 3):
+        image = array
+    else:
+        raise ImageFault(f"array of shape {shape} is neither a picture nor a volume")
+    return image[:, 0] if image.ndim == 4 and image.shape[1] == 1 else image
+
+
+def _without_ones(array: np.ndarray) -> np.ndarray:
+    """Without outer axes of one, as long as two axes stay."""
+    while array.ndim > 2 and 1 in (array.shape[0], array.shape[-1]):
+        array = array[0] if array.shape[0] == 1 else array[..., 0]
+    return array

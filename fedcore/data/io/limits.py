@@ -28,3 +28,21 @@ def require_small(archive: zipfile.ZipFile, most: int, what: str) -> None:
     """Raises ValueError for an archive whose files unpack to more than `most` bytes."""
     if (size := sum(entry.file_size for entry in archive.infolist())) > most:
         raise ValueError(f"{what} unpacks to {size / 2**20:,.0f} MiB; it may have {most / 2**20:,.0f}")
+
+
+def require_picture(pixels: int) -> None:
+    """Raises ImageFault for a picture of more pixels than Pillow opens."""
+    if pixels > _most_of_a_picture():
+        raise too_large()
+
+
+def too_large() -> ImageFault:
+    return ImageFault(
+        f"larger than {_most_of_a_picture() / 1e6:,.0f} million pixels; save a smaller picture, or tiles of it"
+    )
+
+
+def _most_of_a_picture() -> int:
+    from PIL import Image
+
+    return 2 * (Image.MAX_IMAGE_PIXELS or MOST_VOXELS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -10,29 +11,38 @@ from jaxtyping import UInt8
 from fedcore.data.io.affine import affine_of
 from fedcore.data.io.array import read_npy
 from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.numbers import drawn_numbers
 from fedcore.data.io.picture import PICTURES, read_picture
-from fedcore.data.io.readers import checked, guarded, read_image
+from fedcore.data.io.readers import guarded, read_stored
+
+Meaning = Literal["class", "unlabelled"]
+"""Of 255 in masks: class 1, as in pictures of yes and no, or that nobody has looked there."""
 
 
 def read_mask(path: Path) -> UInt8[np.ndarray, "*space"]:
-    """Class numbers 0..254 per pixel, 255 unlabelled; a mask of just 0 and 255 is a yes/no picture: 0 and 1.
+    """The numbers of a mask as its file holds them; what 255 means is for `as_classes` to say.
 
-    A palette picture gives its indices; an axis of 3 or 4 in a .npy is space as any other. Raises ImageFault also when
-    a value is no whole number in 0..255.
+    A palette picture gives its indices; an axis of 3 or 4 in a .npy is space as any other. Colour and alpha are taken
+    where all colours are equal. Numbers a little off whole ones, as files of floats or with a scale hold, are rounded.
+
+    Raises:
+        ImageFault: It cannot be read, was saved in a way that changes numbers, or holds other than 0 to 255.
     """
-    if path.suffix.lower() in PICTURES:
-        values = checked(guarded("mask", lambda: read_picture(path, palette=True)))
-    elif path.suffix.lower() == ".npy":
-        values = checked(guarded("npy", lambda: read_npy(path, colours=False)))
+    if path.is_file() and path.stat().st_size == 0:
+        raise ImageFault("zero bytes")
+    suffix = path.suffix.lower()
+    if suffix in PICTURES:
+        values = guarded(PICTURES[suffix], lambda: read_picture(path, mask=True))
+    elif suffix == ".npy":
+        values = guarded("npy", lambda: read_npy(path, colours=False))
     else:
-        values = read_image(path)
-    if (values != values[:1]).any():
-        raise ImageFault("mask in colour; a mask holds one class number a pixel")
-    with np.errstate(invalid="ignore"):
-        labels = np.asarray(values[0].astype(np.uint8))
-    if (labels != values[0]).any():
-        raise ImageFault("mask values must be whole numbers in 0..255")
-    return labels // np.uint8(255) if np.isin(labels, (0, 255)).all() else labels
+        values = read_stored(path)
+    return drawn_numbers(values)
+
+
+def as_classes(mask: UInt8[np.ndarray, "*space"], mask_255: Meaning) -> UInt8[np.ndarray, "*space"]:
+    """Class numbers 0 to 254, 255 where nobody has looked."""
+    return np.where(mask == 255, np.uint8(1), mask) if mask_255 == "class" else mask
 
 
 def read_mask_of(image: Path, mask: Path, space: tuple[int, ...]) -> UInt8[np.ndarray, "*space"]:

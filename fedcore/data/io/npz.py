@@ -41,6 +41,12 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def shape_of(path: Path) -> tuple[int, ...]:
+    """Of the array in a .npy."""
+    with path.open("rb") as stream:
+        return _header(stream)[0]
+
+
 def labels(path: Path, member: str) -> np.ndarray:
     """A small array, whole (MedMNIST's `train_labels`, shape (n, 1))."""
     with zipfile.ZipFile(path) as archive, archive.open(f"{member}.npy") as stream:

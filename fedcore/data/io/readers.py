@@ -5,11 +5,13 @@ Errors never hold a path or anything from a header: their text may be shown, log
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
+from typing import Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float32
@@ -23,19 +25,22 @@ from fedcore.data.io.picture import PICTURES, read_picture
 
 __all__ = ["ImageFault", "kind_of", "read_image"]
 
+Nan = Literal["stop", "minimum"]
+"""Of NaN pixels: the image is a fault, or they take its least value, since nothing was measured there."""
+_Read = TypeVar("_Read")
 _DICOM = ("", ".dcm", ".dicom", ".ima")
 _silence, _silent = Lock(), ExitStack()
 _readers = 0
 
 
-def read_image(path: Path, member: str | None = None, index: int | None = None) -> Float32[np.ndarray, "c *space"]:
+def read_image(
+    path: Path, member: str | None = None, index: int | None = None, nan: Nan = "stop"
+) -> Float32[np.ndarray, "c *space"]:
     """Raw intensities of one image, channels first.
 
-    - PNG, JPEG, BMP, TIFF (8, 16, 32 bits): (c, h, w), upright as a viewer shows it; alpha is dropped, a
-      palette becomes RGB.
-    - .npy and items of an .npz: (h, w); (h, w, 3|4); (1|3, h, w); else (d, h, w). With four axes:
-      (d, h, w, 3|4) or (1|3, d, h, w). A last axis of 3 or 4 is colour before a first axis of 1 or 3 is; a
-      fourth channel (alpha) is dropped.
+    - PNG, JPEG, BMP, TIFF: (c, h, w), upright as a viewer shows it, of any depth; alpha is dropped, a palette becomes
+      RGB. A TIFF whose 0 is white is mirrored within its bits.
+    - .npy and items of an .npz: see `channels_first`.
     - NIfTI: turned to RAS, (1, x, y, z); a fourth axis of at most 4 becomes the channels; one slice is
       (1, x, y).
     - DICOM: in the units of its rescale slope and intercept, bright is dense; (c, h, w), several frames
@@ -44,10 +49,15 @@ def read_image(path: Path, member: str | None = None, index: int | None = None) 
     Raises:
         ImageFault: with a text that names neither the path nor anything from a header.
     """
+    return checked(read_stored(path, member, index), nan)
+
+
+def read_stored(path: Path, member: str | None = None, index: int | None = None) -> np.ndarray:
+    """As `read_image`, of any numbers that the file holds: not finite, not real or none at all."""
     if path.is_file() and path.stat().st_size == 0:
         raise ImageFault("zero bytes")
     kind, read = _reader(path, member, index)
-    return checked(guarded(kind, lambda: read(path)))
+    return guarded(kind, lambda: read(path))
 
 
 def kind_of(path: Path) -> str:
@@ -73,7 +83,7 @@ def _reader(path: Path, member: str | None, index: int | None) -> tuple[str, Cal
     raise ImageFault(f"unknown kind of file, by the end of its name; known: {known}")  # which may hold a name
 
 
-def guarded(kind: str, read: Callable[[], np.ndarray]) -> np.ndarray:
+def guarded(kind: str, read: Callable[[], _Read]) -> _Read:
     """Decoders of damaged files raise whatever they stumbled on, header values in the text: none gets out."""
     try:
         with _quiet():
@@ -89,16 +99,24 @@ def guarded(kind: str, read: Callable[[], np.ndarray]) -> np.ndarray:
         raise ImageFault(f"truncated or unreadable ({kind})") from None
 
 
-def checked(image: np.ndarray) -> Float32[np.ndarray, "c *space"]:
+def checked(image: np.ndarray, nan: Nan = "stop") -> Float32[np.ndarray, "c *space"]:
     if image.size == 0:
         raise ImageFault("empty image (0 pixels)")
     if image.dtype.kind not in "buif":
         raise ImageFault(f"pixels must be real numbers, got {image.dtype.name}")
     with np.errstate(over="ignore"):
         image = np.ascontiguousarray(image, dtype=np.float32)
-    if bad := int((~np.isfinite(image)).sum()):
-        raise ImageFault(f"NaN or infinite pixels ({bad} of {image.size})")
-    return image
+    if np.isfinite(image).all():
+        return image
+    missing = np.isnan(image)
+    if bad := int((~np.isfinite(image) & ~missing).sum()):  # of no known size: no option takes them for a number
+        raise ImageFault(f"infinite pixels, or above 3.4e38 ({bad} of {image.size})")
+    if missing.all():
+        raise ImageFault("nothing but NaN pixels")
+    if nan == "stop":
+        count = f"{missing.sum()} of {image.size}"
+        raise ImageFault(f"NaN pixels ({count}); data.nan minimum takes them for the image's least value")
+    return np.where(missing, image[~missing].min(), image)
 
 
 @contextmanager
@@ -115,7 +133,8 @@ def _quiet() -> Iterator[None]:
 
             _silent.enter_context(LoggingOutputSuppressor())
             _silent.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings("ignore", module=r"(pydicom|monai|nibabel|PIL)\b")
+            _silent.enter_context(_without_log("tifffile"))
+            warnings.filterwarnings("ignore", module=r"(pydicom|monai|nibabel|PIL|tifffile)\b")
         _readers += 1
     try:
         yield
@@ -124,3 +143,13 @@ def _quiet() -> Iterator[None]:
             _readers -= 1
             if _readers == 0:
                 _silent.close()
+
+
+@contextmanager
+def _without_log(name: str) -> Iterator[None]:
+    log = logging.getLogger(name)
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from fedcore.data.manifest import Row
 from fedcore.data.scaling import FullRange, Percentiles
 from fedcore.errors import Faults, InputError
 
+UNKNOWN = "truncated or unreadable: no PNG, JPEG, BMP or TIFF by its first bytes"
 HOW = Decoding(FullRange(), (6, 6), 1)
 Sites = dict[str, list[Row]]
 
@@ -89,7 +91,13 @@ def test_a_changed_file_is_decoded_anew(sites: Sites, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "how",
-    [Decoding(Percentiles(), (6, 6), 1), Decoding(FullRange(), (6, 7), 1), Decoding(FullRange(), (6, 6), 3)],
+    [
+        Decoding(Percentiles(), (6, 6), 1),
+        Decoding(FullRange(), (6, 7), 1),
+        Decoding(FullRange(), (6, 6), 3),
+        replace(HOW, mask_255="class"),
+        replace(HOW, nan="minimum"),
+    ],
 )
 def test_settings_are_part_of_the_key(sites: Sites, folder: Path, how: Decoding) -> None:
     decode_sites(sites, HOW, folder)
@@ -106,7 +114,7 @@ def test_faults_of_all_sites_at_once(sites: Sites, folder: Path) -> None:
     with pytest.raises(Faults) as caught:
         decode_sites(sites, HOW, folder)
     assert caught.value.faults == (
-        "site 'north', row 3, 1.png: truncated or unreadable (PNG)",
+        f"site 'north', row 3, 1.png: {UNKNOWN}",
         "site 'south', row 10, 8.png: zero bytes",
         "site 'south', row 99, 9.npy: a 3D image among 2D ones; put them in manifests of their own",
     )
@@ -116,7 +124,7 @@ def test_faults_of_all_sites_at_once(sites: Sites, folder: Path) -> None:
 def test_skip_leaves_faulty_rows_out(sites: Sites, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sites["north"][1].image.write_bytes(b"no picture")
     store = decode_sites(sites, HOW, folder, on_fault="skip")["north"]
-    assert (store.kept, store.faults) == ((0, 2, 3, 4), ((1, "truncated or unreadable (PNG)"),))
+    assert (store.kept, store.faults) == ((0, 2, 3, 4), ((1, UNKNOWN),))
     assert stored({"north": store})["north"] == [0, 40, 60, 80]
     with monkeypatch.context() as patch:
         no_decoding(patch)

@@ -55,7 +55,7 @@ def test_faults_are_counted(manifest: Path, capsys: pytest.CaptureFixture[str]) 
     nib.save(nib.Nifti1Image(np.ones((9, 8, 6), np.uint8), np.eye(4)), manifest.parent / "m.nii")
     assert check(manifest) == 2
     out = capsys.readouterr().out
-    assert "row 3, 1.png: truncated or unreadable (PNG)" in out
+    assert "row 3, 1.png: truncated or unreadable: no PNG" in out
     assert "row 8, v.nii: mask has shape 9 x 8 x 6, its image 9 x 8 x 7" in out
     assert check_command(manifest) == 2
     assert check_command(manifest, quick=True) == 0  # the images are not opened

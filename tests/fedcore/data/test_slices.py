@@ -113,7 +113,7 @@ def test_a_cohort_of_slices(tmp_path: Path) -> None:
 def test_a_volumes_slices_come_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = hospital(tmp_path)
     first = data.load()
-    monkeypatch.setattr("fedcore.data.source.read_image", None)
+    monkeypatch.setattr("fedcore.data.survey.read_image", None)
     monkeypatch.setattr("fedcore.data.decode.read_image", None)
     again = data.load()
     assert fingerprint(again) == fingerprint(first)

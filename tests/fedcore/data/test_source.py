@@ -93,7 +93,7 @@ def test_thousandfold_scales_meet(tmp_path: Path) -> None:
 def test_a_second_load_reads_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = hospital(tmp_path)
     first = data.load()
-    monkeypatch.setattr("fedcore.data.source.read_image", None)
+    monkeypatch.setattr("fedcore.data.survey.read_image", None)
     monkeypatch.setattr(decode, "read_image", None)
     again = data.load()
     assert all(torch.equal(again.sites[site].batch([3]), images.batch([3])) for site, images in first.sites.items())

@@ -76,8 +76,8 @@ def png_of(width: int, height: int) -> bytes:
         ("a.nii.gz", gzip.compress(nifti_of((32767, 32767, 32767))), "NIfTI of 32767 x 32767 x 32767 pixels"),
         ("a.nii", nifti_of((1000, 1000, 1000)), "unreadable"),
         ("a.dcm", dicom_of(65535, 65535, 1000), "DICOM of 1000 x 65535 x 65535 x 1 pixels"),
-        ("a.png", png_of(60000, 60000), "more pixels than a picture may have"),
-        ("a.png", png_of(2**31 - 1, 2**31 - 1), "more pixels than a picture may have"),
+        ("a.png", png_of(60000, 60000), "larger than 179 million pixels"),
+        ("a.png", png_of(2**31 - 1, 2**31 - 1), "larger than 179 million pixels"),
     ],
     ids=["npy", "npy truncated", "nifti", "nifti zipped", "nifti truncated", "dicom", "png", "png largest"],
 )

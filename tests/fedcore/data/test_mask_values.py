@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedcore.data import mask_values
+from fedcore.data.manifest import Row, read_manifest
+from fedcore.data.mask_values import checked_masks, mask_numbers, meaning_of_255, met_in_masks, require_numbered
+from fedcore.data.source import Data
+from fedcore.errors import Faults
+from fedtune.native import Files
+
+SIDE = 8
+
+
+def rows(folder: Path, **sites: list[tuple[int, ...]]) -> tuple[Row, ...]:
+    """An image for each set of numbers, whose mask has bands of them."""
+    lines = ["image,site,split,mask"]
+    for site, masks in sites.items():
+        for at, numbers in enumerate(masks):
+            name = f"{site}{at}.png"
+            bands = np.array(numbers, np.uint8)[np.arange(SIDE) * len(numbers) // SIDE]
+            Image.fromarray(np.tile(np.arange(SIDE, dtype=np.uint8), (SIDE, 1)) + at).save(folder / name)
+            Image.fromarray(np.tile(bands, (SIDE, 1))).save(folder / f"m_{name}")
+            lines.append(f"{name},{site},{'test' if at == 0 else 'train'},m_{name}")
+    (folder / "manifest.csv").write_text("\n".join(lines))
+    return read_manifest(folder / "manifest.csv").rows
+
+
+def data(folder: Path, **settings: object) -> Data:
+    return Data(str(folder / "manifest.csv"), size=SIDE, cache=folder / "cache", **settings)  # type: ignore[arg-type]
+
+
+def shown(cohort_data: Data) -> dict[str, set[int]]:
+    return {site: set(np.unique(images.masks).tolist()) for site, images in cohort_data.load().sites.items()}
+
+
+def decided(**sites: list[tuple[int, ...]]) -> str:
+    return meaning_of_255({site: Counter(masks) for site, masks in sites.items()})
+
+
+def test_one_meaning_for_all_masks() -> None:
+    assert decided(a=[(0,), (0, 255)], b=[(255,), (0, 255)]) == "class"
+    assert decided(a=[(0, 1, 255), (255,), (0, 255)], b=[(0, 1), (0, 1, 255)]) == "unlabelled"
+    assert decided(a=[(0, 2)], b=[(0, 1)]) == "unlabelled"
+    assert decided() == "unlabelled"
+
+
+def test_what_cannot_be_decided_has_to_be_said() -> None:
+    with pytest.raises(Faults, match=r"'a': its masks hold 255 everywhere[\s\S]*Set data.mask_255 to class"):
+        decided(a=[(255,)], b=[(255,)])
+    with pytest.raises(Faults, match=r"'a': its masks hold 0 and 255 alone, and masks of other sites 1 and 2"):
+        decided(a=[(0, 255)], b=[(0, 1, 2)])
+    with pytest.raises(Faults, match=r"'a': its masks hold 255 alone"):
+        decided(a=[(255,)], b=[(0, 1, 255)])
+
+
+def test_the_meaning_reaches_what_is_trained_on_and_scored(tmp_path: Path) -> None:
+    rows(tmp_path, a=[(0, 255), (0, 1)], b=[(255,), (0, 1, 255)])
+    assert shown(data(tmp_path)) == {"a": {0, 1, 255}, "b": {0, 1, 255}}
+    assert shown(data(tmp_path, mask_255="class")) == {"a": {0, 1}, "b": {0, 1}}
+    for settings, meaning in (({}, "unlabelled"), ({"mask_255": "class"}, "class")):
+        asked = data(tmp_path, **settings)
+        assert Files.of(asked, asked.load()).how.mask_255 == meaning
+
+
+def test_a_manifest_of_yes_and_no(tmp_path: Path) -> None:
+    rows(tmp_path, a=[(0, 255), (255,)], b=[(0,), (0, 255)])
+    assert shown(data(tmp_path)) == {"a": {0, 1}, "b": {0, 1}}
+    assert "site 'a': 1 mask of 255 everywhere, taken for class 1" in data(tmp_path).load().notes
+    assert shown(data(tmp_path, mask_255="unlabelled")) == {"a": {0, 255}, "b": {0, 255}}
+
+
+def test_sites_left_out_have_their_say(tmp_path: Path) -> None:
+    rows(tmp_path, a=[(0, 255), (0, 1)], b=[(0, 1)])
+    assert shown(data(tmp_path, sites=("a",))) == {"a": {0, 1, 255}}
+
+
+def test_numbers_by_site(tmp_path: Path) -> None:
+    found = rows(tmp_path, a=[(0, 1), (0, 2), (0, 1, 255)], b=[(0,)])
+    assert mask_numbers(found, tmp_path) == {"a": {0: 3, 1: 2, 2: 1, 255: 1}, "b": {0: 1}}
+    damaged = replace(found[0], mask=tmp_path / "manifest.csv")
+    assert mask_numbers([damaged, *found[1:]], tmp_path)["a"] == {0: 2, 1: 1, 2: 1, 255: 1}
+    assert mask_numbers([replace(row, mask=None) for row in found], tmp_path) == {}
+
+
+def test_masks_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = rows(tmp_path, a=[(0, 1), (0, 2)])
+    first = met_in_masks(found, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(mask_values, "read_mask", None)
+        assert met_in_masks(found, tmp_path) == first
+    (tmp_path / "m_a0.png").write_bytes(b"damaged")
+    assert met_in_masks(found, tmp_path) == {"a": {(0, 2): 1}}
+    Image.new("L", (SIDE, SIDE), 3).save(tmp_path / "m_a0.png")
+    assert met_in_masks(found, tmp_path) == {"a": {(0, 2): 1, (3,): 1}}
+
+
+def test_gaps_in_the_numbers() -> None:
+    def told(*numbers: int) -> list[str]:
+        return require_numbered({"a": Counter([numbers])}, "unlabelled")
+
+    assert told(0, 1, 2, 255) == []
+    assert told(0, 1, 2, 4) == [
+        "masks hold the class numbers 1, 2 and 4, and 1 below 4 in none; a segmenter has an output for each"
+    ]
+    assert len(told(0, 5)) == 1
+    for sparse in ((0, 128), (0, 63, 126, 189, 252)):
+        with pytest.raises(Faults, match="Number the classes 1, 2, 3"):
+            told(*sparse)
+    assert require_numbered({"a": Counter([(0, 255)])}, "class") == []
+
+
+def test_for_data_check() -> None:
+    assert checked_masks({"a": Counter([(0, 1)])}) == ([], [])
+    faults, warnings = checked_masks({"a": Counter([(0, 255)]), "b": Counter([(0, 1)])})
+    assert not faults
+    assert "a run needs data.mask_255" in warnings[0]
+    faults, _ = checked_masks({"a": Counter([(0, 128)])})
+    assert "127 below 128 in none" in faults[0]
+    assert len(checked_masks({"a": Counter([(0, 1, 255)] * 3)})[1]) == 1
