@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from fedcore.data.images import Cohort, Images
 from fedcore.data.io.masks import read_mask_of
 from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.io.spacing import spacing_of
-from fedcore.data.manifest import Row, read_manifest
+from fedcore.data.manifest import Row
 from fedcore.data.source import Data
 from fedcore.errors import InputError, Refused
 
@@ -81,7 +80,7 @@ class Files:
                 f"native takes the test images of data.manifest alone, and data.further has some of {further[0]!r}; "
                 "leave its column split away, or native false"
             )
-        rows = {row.number: row for row in read_manifest(Path(data.manifest)).rows if row.mask}
+        rows = {row.number: row for row in data.read(data.manifest).rows if row.mask}
         return cls(rows, data.decoding(cohort.size, cohort.channels))
 
     def places(self, images: Images) -> Int64[np.ndarray, " n"]:

@@ -20,12 +20,13 @@ import numpy as np
 
 from fedcore.data.content import Memo, key_of
 from fedcore.data.decode import UNLABELED, Decoded, Decoding, decode
+from fedcore.data.duplicates import pixel_digest
 from fedcore.data.growing import GrowingArray
 from fedcore.data.io.readers import ImageFault
 from fedcore.data.manifest import Row
 from fedcore.errors import Faults, InputError
 
-VERSION = 5
+VERSION = 6
 """Part of the key: raise it when decoding or the layout changes."""
 Progress = Callable[[int, int], None]
 Faulty = tuple[tuple[int, str], ...]
@@ -62,6 +63,9 @@ class Store:
     """Slices left out, since they hold one single value."""
     faults: Faulty
     """Of the rows left out: place and reason."""
+    digests: tuple[str, ...]
+    """A row's decoded pixels by their digest: equal ones are one image, whatever its files are; '' of one that was left
+    out or holds one single value."""
 
 
 def default_folder() -> Path:
@@ -170,6 +174,7 @@ def _opened(place: Path) -> Store | None:
         constant=tuple(index["constant"]),
         empty=index["empty"],
         faults=tuple((place, text) for place, text in index["faults"]),
+        digests=tuple(index["digests"]),
     )
 
 
@@ -194,6 +199,7 @@ def _write(place: Path, rows: Sequence[Row], how: Decoding, skip: bool, tally: _
 def _fill(half: Path, rows: Sequence[Row], how: Decoding, tally: _Tally) -> dict[str, Any]:
     """Writes the arrays; gives the index."""
     index: dict[str, Any] = {"kept": [], "positions": [], "spacing": [], "constant": [], "empty": 0, "faults": []}
+    index["digests"] = [""] * len(rows)
     with ExitStack() as files:
         images = files.enter_context(GrowingArray(half / "images.npy", (how.channels, *how.size), np.float16))
         if with_masks := any(row.mask for row in rows):
@@ -212,6 +218,8 @@ def _fill(half: Path, rows: Sequence[Row], how: Decoding, tally: _Tally) -> dict
             index["spacing"] += [found.spacing] * len(found.pixels)
             index["constant"] += [place] * found.constant
             index["empty"] += found.empty
+            if len(found.pixels) and not found.constant:
+                index["digests"][place] = pixel_digest(found.pixels)
     return index
 
 

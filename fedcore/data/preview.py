@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from fedcore.data.columns import OURS, Columns
 from fedcore.data.geometry import fit, fit_mask
 from fedcore.data.io.masks import read_mask_of
 from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.io.spacing import spacing_of
-from fedcore.data.manifest import Row, read_manifest
+from fedcore.data.manifest import Row, examine
 from fedcore.data.scaling import Percentiles
 from fedcore.errors import InputError
 from fedcore.files import write_atomically
@@ -21,7 +22,9 @@ _INCHES = 1.25
 _INK, _FAINT, _CONTOUR = "#1f2933", "#7b8794", "#ffb000"
 
 
-def preview(manifest: Path, out: Path = Path("preview.png"), per_site: int = 6, size: int = 128) -> Path:
+def preview(
+    manifest: Path, out: Path = Path("preview.png"), per_site: int = 6, size: int = 128, columns: Columns = OURS
+) -> Path:
     """Writes a PNG, a row a site; of volumes the middle slice, masks as outlines.
 
     Images are spread evenly over the site's rows, so that a manifest sorted by class shows all of them.
@@ -31,6 +34,7 @@ def preview(manifest: Path, out: Path = Path("preview.png"), per_site: int = 6, 
         out: The picture to write.
         per_site: Images a site.
         size: Pixels of a side.
+        columns: What the file calls its columns.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -40,7 +44,7 @@ def preview(manifest: Path, out: Path = Path("preview.png"), per_site: int = 6, 
     kind = out.suffix[1:].lower() or "png"
     if kind not in FigureCanvasAgg.filetypes:
         raise InputError(f"out must name a picture, such as preview.png, got {out.name}")
-    rows = read_manifest(manifest).rows
+    rows = examine(manifest, columns).rows
     sites = sorted({row.site for row in rows})
     labelled = any(row.label for row in rows)
     row_inches = _INCHES * (1.17 if labelled else 1.06)
