@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 import numpy as np
 
 from fedcore.data.cells import rows_told
+from fedcore.data.decode import UNLABELED
 from fedcore.data.duplicates import equal_images
 from fedcore.data.look import Look
 from fedcore.data.row import Row
@@ -27,7 +28,8 @@ def cautions(sites: Sites) -> list[str]:
     return [
         *_constant(seen), *_of_sites(sites), *split_notes(rows),
         *equal_images(rows, [look.digest for _, look in pairs]), *_mixed([look for _, look in seen]), *_geometry(sites),
-        *_slices_of_series(seen), *_numbers(seen), *_scales(sites),
+        *_slices_of_series(seen), *_orders_of_slices(seen), *_structures(seen),
+        *_numbers(seen), *_scales(sites),
     ]  # fmt: skip
 
 
@@ -87,6 +89,26 @@ def _slices_of_series(seen: list[tuple[Row, Look]]) -> Iterator[str]:
             f"{sum(several.values())} rows are slices of {len(several)} DICOM series; a row that names the folder "
             "of a series makes a volume"
         )
+
+
+def _orders_of_slices(seen: list[tuple[Row, Look]]) -> Iterator[str]:
+    """Masks that do not say how they lie, of images that are put in order when they are read."""
+    count = sum(row.mask is not None and row.mask.suffix.lower() == ".npy" and row.image.is_dir() for row, _ in seen)
+    if count:
+        yield (
+            f"{count} mask{'s' * (count > 1)} of DICOM series in .npy files: slices must run as their positions do "
+            "(axial ones from feet to head), not as their instance numbers; data preview shows whether they fit"
+        )
+
+
+def _structures(seen: list[tuple[Row, Look]]) -> Iterator[str]:
+    """Structures that only masks of test or validation images have."""
+    splits: dict[int, set[str]] = defaultdict(set)
+    for row, look in seen:
+        for number in look.structures - {0, UNLABELED}:
+            splits[number].add(row.split)
+    if unseen := [str(number) for number, found in sorted(splits.items()) if "train" not in found]:
+        yield f"no mask of a training image has structure {', '.join(unseen)}, and others have; nobody can learn it"
 
 
 def _numbers(seen: list[tuple[Row, Look]]) -> Iterator[str]:

@@ -8,10 +8,10 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 
 from fedcore.data.findings import SEPARATOR
 
+_NUMBERS = [sign + word for sign in ("", "-") for word in ("nan", "1.#ind", "1.#qnan")]
 MISSING = frozenset(
     [
-        "nan",
-        "-nan",
+        *_NUMBERS,
         "na",
         "n/a",
         "n.a.",

@@ -106,7 +106,8 @@ def _advice(ours: str, wanted: Mapping[str, str], synonyms: Mapping[str, Sequenc
     if wanted[ours] != ours:
         return f"data.columns.{ours} asks for '{wanted[ours]}', the file has {', '.join(found)}"
     if names := synonyms[ours]:
-        return f"'{names[0]}' may be it: set data.columns.{ours} {names[0]}, or rename it"
+        how = f"set data.columns.{ours} {names[0]} (of data check: --columns.{ours} {names[0]})"
+        return f"'{names[0]}' may be it: {how}, or rename it"
     told = f"found {', '.join(found)}"
     return told if len(found) > 1 else f"{told}; columns are set apart by comma, semicolon or tab"
 

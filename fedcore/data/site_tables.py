@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -45,7 +46,7 @@ def looks(sites: Sites) -> Table:
     columns = {title: cells for title, cells in columns.items() if any(cells.values())}
     table = _table({"site": [*sites]})
     for title, cells in columns.items():
-        _add(table, title, [line for lines in cells.values() for line in lines])
+        _add(table, title, [word for lines in cells.values() for line in lines for word in line.split()])
     for site in sites:
         table.add_row(site, *("\n".join(cells[site]) for cells in columns.values()))
     return table
@@ -58,15 +59,20 @@ def _table(first: Mapping[str, Sequence[str]]) -> Table:
     return table
 
 
-def _add(table: Table, title: str, lines: Sequence[str]) -> None:
-    """A column that is as wide as its longest line, so that a word and its number stay together."""
-    table.add_column(title, overflow="fold", min_width=min(_WIDEST, max(map(len, lines), default=0)))
+def _add(table: Table, title: str, unbroken: Iterable[str]) -> None:
+    """A column as wide as the longest of what must stay in one line."""
+    table.add_column(title, overflow="fold", min_width=min(_WIDEST, max(map(len, unbroken), default=0)))
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:
     labels = Counter(name for row in rows for name in names_of(row))
     masks = {"masks": sum(row.mask is not None for row in rows)}
-    return [f"{name} {count}" for name, count in [*sorted(labels.items()), *masks.items()] if count]
+    return [f"{name} {count}" for name, count in [*sorted(labels.items(), key=_by_number), *masks.items()] if count]
+
+
+def _by_number(item: tuple[str, int]) -> tuple[int, str]:
+    """2 before 10, and names after numbers in the order of the alphabet."""
+    return (int(item[0]), "") if item[0].isdecimal() else (sys.maxsize, item[0])
 
 
 def _ends(looks: Sequence[Look]) -> list[str]:

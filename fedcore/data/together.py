@@ -21,24 +21,27 @@ def faults_between(rows: Sequence[Row], global_patients: bool) -> list[str]:
 
 def notes_between(rows: Sequence[Row], patients: Mapping[int, str], global_patients: bool) -> list[str]:
     """Of `patients`, their numbers as the manifest has them, by row: some at several sites, or some nearly alike."""
-    sites, numbers = defaultdict[str, set[str]](set), defaultdict[tuple[str, str], set[int]](set)
+    rows_of: dict[str, list[Row]] = defaultdict(list)
+    numbers: dict[tuple[str, str], set[int]] = defaultdict(set)
     for row in rows:
         if number := patients.get(row.number):
-            sites[number].add(row.site)
+            rows_of[number].append(row)
             numbers["" if global_patients else row.site, number].add(row.number)
     notes = []
-    shared = sum(len(places) > 1 for places in sites.values())
+    shared = [found for found in rows_of.values() if len({row.site for row in found}) > 1]
     if shared and not global_patients:
+        apart = sum(len({row.split for row in found}) > 1 for found in shared)
         notes.append(
-            f"{shared} patient number{'s stand' if shared > 1 else ' stands'} at several sites, and count as other "
-            "patients at each; if they are the same people, set data.patients_are_global true"
+            f"{len(shared)} patient number{'s stand' if len(shared) > 1 else ' stands'} at several sites, and count as "
+            "other patients at each; if they are the same people, set data.patients_are_global true"
+            + (f" ({apart} of them then in several splits)" if apart else "")
         )
     near = [group for place in {place for place, _ in numbers} for group in alike(_of(numbers, place))]
     if near:
-        rows_of = [number for group in near for rows_ in group.values() for number in rows_]
+        told = rows_told(number for group in near for rows_ in group.values() for number in rows_)
         notes.append(
             f"{len(near)} patient number{'s are' if len(near) > 1 else ' is'} written in several ways, as 7 and 007 "
-            f"({rows_told(rows_of)}), and count as several patients; write them in one way"
+            f"({told}), and count as several patients; write them in one way"
         )
     return notes
 
