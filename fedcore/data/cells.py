@@ -9,26 +9,8 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from fedcore.data.findings import SEPARATOR
 
 _NUMBERS = [sign + word for sign in ("", "-") for word in ("nan", "1.#ind", "1.#qnan")]
-MISSING = frozenset(
-    [
-        *_NUMBERS,
-        "na",
-        "n/a",
-        "n.a.",
-        "#n/a",
-        "#na",
-        "#n/a n/a",
-        "<na>",
-        "nat",
-        "null",
-        "nil",
-        "none",
-        "-",
-        "--",
-        "?",
-        ".",
-    ]
-)
+_WORDS = ["na", "n/a", "n.a.", "#n/a", "#na", "#n/a n/a", "<na>", "nat", "null", "nil", "none", "-", "--", "?", "."]
+MISSING = frozenset([*_NUMBERS, *_WORDS])
 """Words for a missing value, in any case: those of pandas, databases and spreadsheets."""
 _WHOLE = re.compile(r"([+-]?\d+)[.,]0+")
 _LONG = re.compile(r"\d[.,]?\d*[eE]\+?\d+")
@@ -58,9 +40,9 @@ def composed(text: str) -> str:
 def mended(record: Mapping[str, str]) -> dict[str, str]:
     """The record with missing values as '', numbers whole and text composed; paths keep their form.
 
-    A label `none` is kept: it may be the class of those without a finding.
+    A label `none` is kept: it may be the class of those without a finding. So is every site: none may be nameless.
     """
-    found = {name: "" if is_missing(cell) else cell for name, cell in record.items()}
+    found = {name: "" if is_missing(cell) and name != "site" else cell for name, cell in record.items()}
     if record["label"].casefold() == "none":
         found["label"] = record["label"]
     found["label"] = SEPARATOR.join(whole(name.strip()) for name in found["label"].split(SEPARATOR))

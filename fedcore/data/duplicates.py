@@ -19,8 +19,8 @@ _ADVICE = {
 
 
 def pixel_digest(pixels: np.ndarray) -> str:
-    """Equal for arrays of equal shape and values. About a second for each GB."""
-    digest = hashlib.blake2b(repr((pixels.shape, pixels.dtype.str)).encode(), digest_size=16)
+    """SHA-256, equal for arrays of equal shape, type and values; 1.4 GB a second on a core with SHA extensions."""
+    digest = hashlib.sha256(repr((pixels.shape, pixels.dtype.str)).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 
@@ -28,7 +28,7 @@ def pixel_digest(pixels: np.ndarray) -> str:
 def equal_images(rows: Sequence[Row], digests: Sequence[str]) -> list[str]:
     """A line for equal images of two splits, of two sites, and within a site; an empty digest equals none."""
     groups: dict[str, list[Row]] = defaultdict(list)
-    for row, digest in zip(rows, digests, strict=True):
+    for row, digest in sorted(zip(rows, digests, strict=True), key=lambda pair: pair[0].number):
         if digest:
             groups[digest].append(row)
     found: dict[str, list[list[Row]]] = {what: [] for what in _ADVICE}

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from fedcore.data.cells import mended, notes_of
+from fedcore.data.cells import is_missing, mended, notes_of
 from fedcore.data.columns import OURS, Columns, header_of
 from fedcore.data.csv_text import records
 from fedcore.data.findings import canonical
@@ -188,6 +188,8 @@ def _faults(record: Mapping[str, str], split_given: bool) -> Iterator[str]:
         yield "image is empty"
     if not site:
         yield "site is empty"
+    elif is_missing(site):
+        yield f"site '{site}' is a word for a missing value; give the hospital a name"
     elif not _SITE_NAME.fullmatch(site):
         rule = "a site's name starts with a letter or digit and holds letters, digits, '.', '_', '-' and spaces"
         yield f"{rule}; got '{site}'"

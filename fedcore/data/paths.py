@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
@@ -72,7 +74,7 @@ def _in_other_case(folder: Path, cell: str) -> str:
     """The path of a file that differs in case and in blanks or Unicode form of its parts; '' without one."""
     here, parts = Path(folder.anchor) if cell.startswith("/") else folder, []
     for part in cell.strip("/").split("/"):
-        names = [name for name in _names(here) if _plain(name) == _plain(part)]
+        names = _listing(here).plain.get(_plain(part), [])
         if len(names) != 1:
             return ""
         parts.append(names[0])
@@ -83,8 +85,7 @@ def _in_other_case(folder: Path, cell: str) -> str:
 def _of_other_kind(folder: Path, cell: str) -> str:
     """The one file that has the name with another ending, or with one."""
     parent, _, name = cell.rpartition("/")
-    stem = name.partition(".")[0]
-    near = [other for other in _names(folder / parent) if stem and other.partition(".")[0] == stem]
+    near = _listing(folder / parent).stems.get(name.partition(".")[0], [])
     return cell.removesuffix(name) + near[0] if len(near) == 1 else ""
 
 
@@ -92,14 +93,26 @@ def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold().strip()
 
 
-def _names(folder: Path) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class _Listing:
+    """The names in one folder, by what they have in common with a name that is not there."""
+
+    plain: Mapping[str, list[str]]
+    stems: Mapping[str, list[str]]
+
+
+def _listing(folder: Path) -> _Listing:
     try:
         return _listed(folder, folder.stat().st_mtime_ns)
     except (OSError, ValueError):
-        return ()
+        return _Listing({}, {})
 
 
 @lru_cache(maxsize=64)
-def _listed(folder: Path, mtime_ns: int) -> tuple[str, ...]:
+def _listed(folder: Path, mtime_ns: int) -> _Listing:
     """Remembered while the folder is unchanged: every row of a manifest may ask for the same one."""
-    return tuple(sorted(path.name for path in folder.iterdir()))
+    plain, stems = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    for name in sorted(path.name for path in folder.iterdir()):
+        plain[_plain(name)].append(name)
+        stems[name.partition(".")[0]].append(name)
+    return _Listing(plain, stems)

@@ -13,7 +13,7 @@ from fedcore.data.geometry import fit, fit_mask
 from fedcore.data.io.masks import read_mask_of
 from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.io.spacing import spacing_of
-from fedcore.data.manifest import Row, examine
+from fedcore.data.manifest import Row, read_manifest
 from fedcore.data.scaling import Percentiles
 from fedcore.errors import InputError
 from fedcore.files import write_atomically
@@ -44,7 +44,7 @@ def preview(
     kind = out.suffix[1:].lower() or "png"
     if kind not in FigureCanvasAgg.filetypes:
         raise InputError(f"out must name a picture, such as preview.png, got {out.name}")
-    rows = examine(manifest, columns).rows
+    rows = read_manifest(manifest, columns, on_fault="skip").rows
     sites = sorted({row.site for row in rows})
     labelled = any(row.label for row in rows)
     row_inches = _INCHES * (1.17 if labelled else 1.06)

@@ -24,20 +24,22 @@ def names_of(row: Row) -> list[str]:
 
 def _unused(rows: Sequence[Row]) -> Iterator[str]:
     if sites := Counter(row.site for row in rows if row.split == "val"):
+        told = ", ".join(f"{site} {count}" for site, count in sites.items())
         yield (
-            f"split val: {sum(sites.values())} images ({_counts(sites)}) take no part in training or in scores, and no "
+            f"split val: {sum(sites.values())} images ({told}) take no part in training or in scores, and no "
             "round is chosen by them; the audit of a synthetic set compares with them as held-out images"
         )
 
 
 def _never_trained(rows: Sequence[Row]) -> Iterator[str]:
-    splits: dict[str, Counter[str]] = defaultdict(Counter)
+    splits: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         for name in names_of(row):
-            splits[name][row.split] += 1
+            splits[name].add(row.split)
     for name, found in sorted(splits.items()):
-        if not found["train"]:
-            yield f"class '{name}' has no training image ({_counts(found)}); nobody can learn it"
+        if "train" not in found:
+            where = " and ".join(sorted(found))
+            yield f"class '{name}' has images of {where} alone, none for training; nobody can learn it"
 
 
 def _too_many(rows: Sequence[Row]) -> Iterator[str]:
@@ -57,7 +59,3 @@ def _apart(rows: Sequence[Row]) -> Iterator[str]:
         if len(names) > 1 and others and names.isdisjoint(set().union(*others)):
             found = ", ".join(sorted(names)[:5])
             yield f"site '{site}' has no class of the other sites ({found}); are classes called otherwise there?"
-
-
-def _counts(counted: Counter[str]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counted.items())

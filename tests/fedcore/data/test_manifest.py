@@ -90,7 +90,7 @@ def test_without_split_and_patient(tmp_path: Path) -> None:
         ),
         ("image,site,patient,position\na.png,n,p,12;5\n", "row 2: position must be a number such as 12.5; got '12;5'"),
         ("image,site,patient,position\na.png,n,p,inf\n", "row 2: position must be a number such as 12.5; got 'inf'"),
-        ("image,site\na.png,NaN\n", "row 2: site is empty"),
+        ("image,site\na.png,NaN\n", "row 2: site 'NaN' is a word for a missing value; give the hospital a name"),
         ("image,site\nnull,n\n", "row 2: image is empty"),
         ("image,site,split\na.png,n,nan\n", "row 2: split must be train, val or test"),
         ("image,site,label\na.png,n,None\n", "row 2: label 'None' may say that nobody has looked"),

@@ -24,8 +24,8 @@ def test_validation_images_are_used_for_nothing() -> None:
 
 def test_classes_and_findings_that_no_training_image_has() -> None:
     found = split_notes(rows(("A", "train", "Mass|Edema"), ("A", "test", "Edema|Nodule"), ("A", "val", "Hernia")))
-    assert "class 'Nodule' has no training image (test 1); nobody can learn it" in found
-    assert "class 'Hernia' has no training image (val 1); nobody can learn it" in found
+    assert "class 'Nodule' has images of test alone, none for training; nobody can learn it" in found
+    assert "class 'Hernia' has images of val alone, none for training; nobody can learn it" in found
     assert not any("'Edema'" in note for note in found)
 
 
