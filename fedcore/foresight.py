@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from fedcore.cli import check_command
-from fedcore.data.manifest import read_manifest
 from fedcore.errors import Faults, InputError
 from fedcore.reading import yaml_of
 from fedcore.steps import Step, names_in
@@ -30,9 +28,9 @@ def check(steps: Sequence[Step], where: str) -> None:
 def _faults(step: Step, steps: Mapping[str, Step]) -> Iterator[str]:
     try:
         if step.recipe:
-            step.recipe.build()
+            built = step.recipe.build()
             for path in step.manifests:
-                read_manifest(Path(path))
+                built["data"].read(path)
         else:
             check_command(step.words[0], list(step.words[1:]))
     except InputError as e:

@@ -17,6 +17,8 @@ from fedcore.data.source import Data
 from fedcore.ledger import RoundRecord
 
 _step = ContextVar("step", default="")
+_NOTES = 8
+"""Notes on the data that the terminal shows."""
 
 
 @contextmanager
@@ -90,7 +92,7 @@ class Counting:
 
 
 def load(data: Data) -> Cohort:
-    """The images of a recipe, with a bar while they are read and a word if some are left out."""
+    """The images of a recipe, with a bar while they are read; what was left out and notes go to stderr."""
     with Counting("reading images") as progress:
         cohort = data.load(progress)
     if cohort.faults:
@@ -98,6 +100,10 @@ def load(data: Data) -> Cohort:
             f"{len(cohort.faults)} image{'s' * (len(cohort.faults) > 1)} left out; run.json and the report say which",
             file=sys.stderr,
         )
+    for note in cohort.notes[:_NOTES]:
+        print(f"note: {note}", file=sys.stderr)
+    if (more := len(cohort.notes) - _NOTES) > 0:
+        print(f"note: {more} more in run.json and the report", file=sys.stderr)
     return cohort
 
 

@@ -21,7 +21,7 @@ from fedcore.cli import dispatch
 from fedcore.data.audit_record import AUDIT, AuditRecord
 from fedcore.data.cache import default_folder, open_cache
 from fedcore.data.content import Memo, key_of
-from fedcore.data.manifest import read_manifest
+from fedcore.data.source import Data
 from fedcore.errors import InputError
 from fedcore.files import require_writable, write_json
 from fedcore.foresight import check
@@ -191,15 +191,18 @@ def _digest(step: Step, digests: Mapping[str, str]) -> str:
     """Of all that a step is made of, with digests of earlier steps in place of their names."""
     made_of = [step.stage, essence(step.recipe.text)] if step.recipe else list(step.words)
     told = with_names(json.dumps(made_of), lambda name: digests.get(name, name))
-    parts = [told, *(digests[name] for name in step.after), *map(_content, map(Path, step.manifests))]
+    parts = [told, *(digests[name] for name in step.after)]
+    if step.recipe and step.manifests:
+        data = step.recipe.build()["data"]
+        parts += [_content(data, manifest) for manifest in step.manifests]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _content(manifest: Path) -> str:
+def _content(data: Data, manifest: str) -> str:
     """Of the rows and every file they name; files that did not change are not read again."""
     folder = default_folder()
     with open_cache(folder):
         memo = Memo(folder / "known.json")
-        found = key_of([memo.digest(row) for row in read_manifest(manifest).rows], manifest.read_bytes())
+        found = key_of([memo.digest(row) for row in data.read(manifest).rows], Path(manifest).read_bytes())
         memo.save()
     return found

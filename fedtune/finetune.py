@@ -25,7 +25,7 @@ from fedcore.visit import Visit
 from fedtune.classifier import Classifier
 from fedtune.evaluate import evaluate, require_classes, require_countable, require_tests
 from fedtune.kappa import grades_of
-from fedtune.labels import labelled
+from fedtune.labels import labelled, require_trained
 from fedtune.result import leave, require_fraction
 from fedtune.tell import as_json, show
 
@@ -77,6 +77,7 @@ def finetune(
     grades = ranked(classes, module) if ordinal else []
     cohort = with_findings(loaded, classes) if module.beside == "findings" else loaded
     train, test = _tasks(cohort, label_fraction, seed, policy)
+    require_trained(cohort.split("train"), test, module.beside, classes)
     require_classes(test, module.beside, len(classes), policy)
     job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
               loggers=loggers, seed=seed, workers=workers)  # fmt: skip

@@ -1,15 +1,15 @@
-"""Which labels a site gives away: a fraction of its patients, stratified by class."""
+"""Which labels a site gives away: a fraction of its patients, and whether they teach what is tested."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from torch.nn.functional import one_hot
 
-from fedcore.data.images import Images
-from fedcore.errors import InputError
+from fedcore.data.images import Beside, Images
+from fedcore.errors import Faults, InputError
 
 
 def labelled(images: Images, fraction: float, seed: int) -> Images:
@@ -46,6 +46,31 @@ def of_patients(images: Images, fraction: float, seed: int) -> Images:
     order = np.random.default_rng(seed).permutation(len(patients))
     chosen = patients[order[: max(1, round(fraction * len(patients)))]]
     return images.take(np.flatnonzero(np.isin(images.patients, chosen)))
+
+
+def require_trained(
+    train: Mapping[str, Images], tests: Mapping[str, Images], kind: Beside, names: Sequence[str]
+) -> None:
+    """Raises Faults where test images have a class or finding that no training image has, companions included."""
+    drawn = [images.companions.images for images in train.values() if images.companions]
+    known = set().union(*(_shown(images, kind) for images in [*train.values(), *drawn[:1]]))  # all have the same
+    unseen = [
+        f"site '{site}': class '{names[number]}' in its test images"
+        for site, images in tests.items()
+        for number in sorted(_shown(images, kind) - known)
+    ]
+    if unseen:
+        told = ", ".join(names[number] for number in sorted(known))
+        advice = "Give training images of each class, or empty the label cells of these test images."
+        raise Faults("labels", unseen, f"Training images hold {told or 'no class'} alone. {advice}")
+
+
+def _shown(images: Images, kind: Beside) -> set[int]:
+    if not len(images):
+        return set()
+    if kind == "findings":
+        return set(images.beside(kind, range(len(images))).any(dim=0).nonzero().flatten().tolist())
+    return set(images.labels[images.labels >= 0].tolist())
 
 
 def _known(images: Images) -> Images:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from fedcore.data.images import Cohort, Images
 from fedcore.data.io.masks import as_classes, read_mask_of
 from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.io.spacing import spacing_of
-from fedcore.data.manifest import Row, read_manifest
+from fedcore.data.manifest import Row
 from fedcore.data.source import Data
 from fedcore.errors import InputError, Refused
 
@@ -81,7 +80,7 @@ class Files:
                 f"native takes the test images of data.manifest alone, and data.further has some of {further[0]!r}; "
                 "leave its column split away, or native false"
             )
-        manifest = read_manifest(Path(data.manifest))
+        manifest = data.read(data.manifest)
         mask_255, _ = data.meaning_of_255(manifest)
         rows = {row.number: row for row in manifest.rows if row.mask}
         return cls(rows, data.decoding(cohort.size, cohort.channels, mask_255))

@@ -21,12 +21,13 @@ import numpy as np
 from fedcore.data.clipping import Clipping
 from fedcore.data.content import Memo, key_of
 from fedcore.data.decode import UNLABELED, Decoded, Decoding, decode
+from fedcore.data.duplicates import pixel_digest
 from fedcore.data.growing import GrowingArray
 from fedcore.data.io.readers import ImageFault
 from fedcore.data.manifest import Row
 from fedcore.errors import Faults, InputError
 
-VERSION = 6
+VERSION = 7
 """Part of the key: raise it when decoding or the layout changes."""
 Progress = Callable[[int, int], None]
 Faulty = tuple[tuple[int, str], ...]
@@ -66,6 +67,9 @@ class Store:
     """Of each row that was neither left out nor constant."""
     faults: Faulty
     """Of the rows left out: place and reason."""
+    digests: tuple[str, ...]
+    """A row's decoded pixels by their digest: equal ones are one image, whatever its files are; '' of one that was left
+    out or holds one single value."""
 
 
 def default_folder() -> Path:
@@ -179,6 +183,7 @@ def _opened(place: Path) -> Store | None:
         empty=index["empty"],
         clipping=tuple(Clipping(*each) for each in index["clipping"]),
         faults=tuple((place, text) for place, text in index["faults"]),
+        digests=tuple(index["digests"]),
     )
 
 
@@ -203,7 +208,7 @@ def _write(place: Path, rows: Sequence[Row], how: Decoding, skip: bool, tally: _
 def _fill(half: Path, rows: Sequence[Row], how: Decoding, tally: _Tally) -> dict[str, Any]:
     """Writes the arrays; gives the index."""
     index: dict[str, Any] = {"kept": [], "positions": [], "spacing": [], "constant": [], "empty": 0}
-    index |= {"clipping": [], "faults": []}
+    index |= {"clipping": [], "faults": [], "digests": [""] * len(rows)}
     with ExitStack() as files:
         images = files.enter_context(GrowingArray(half / "images.npy", (how.channels, *how.size), np.float16))
         if with_masks := any(row.mask for row in rows):
@@ -223,6 +228,8 @@ def _fill(half: Path, rows: Sequence[Row], how: Decoding, tally: _Tally) -> dict
             index["constant"] += [place] * found.constant
             index["empty"] += found.empty
             index["clipping"] += [] if found.constant else [found.clipping]
+            if len(found.pixels) and not found.constant:
+                index["digests"][place] = pixel_digest(found.pixels)
     return index
 
 

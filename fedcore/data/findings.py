@@ -2,8 +2,9 @@
 arXiv 1705.02315).
 
 Everywhere else such a cell is the name of one class, a set of findings: pretraining, partitions and generators need
-know no more. A classifier of findings takes the sets apart here. An empty cell stays unlabelled; that somebody looked
-and found nothing is said by the words `No Finding`.
+know no more. A classifier of findings takes the sets apart here. An empty cell stays unlabelled, and so does a word for
+a missing value (`nan`, `N/A`; see `fedcore.data.cells`); that somebody looked and found nothing is said by the words
+`No Finding`, or by `none`.
 """
 
 from __future__ import annotations
@@ -19,15 +20,22 @@ from fedcore.data.images import Cohort, Images
 from fedcore.errors import Faults
 
 SEPARATOR = "|"
-NOTHING = ("no finding", "no findings", "none")
+NO_FINDING = "No Finding"
+_NOTHING = ("no finding", "no findings", "none")
 """What stands for no finding, in any case. It is no finding of its own, which the others would already tell."""
 
 
+def says_nothing(name: str) -> bool:
+    """Whether a class stands for no finding."""
+    return name.lower() in _NOTHING
+
+
 def canonical(cell: str) -> str:
-    """The cell with each finding once, in order, so that a set has one name; a cell of one class is as it was."""
-    if SEPARATOR not in cell:
-        return cell
-    return SEPARATOR.join(sorted({name.strip() for name in cell.split(SEPARATOR)} - {""}))
+    """The cell with each finding once, in order, so that a set has one name; a cell of one class is as it was, but for
+    `No Finding`, of which case and number do not matter."""
+    if SEPARATOR in cell:
+        cell = SEPARATOR.join(sorted({name.strip() for name in cell.split(SEPARATOR)} - {""}))
+    return NO_FINDING if cell.lower() in _NOTHING[:2] else cell
 
 
 def several(classes: Sequence[str]) -> bool:
@@ -41,10 +49,10 @@ def findings_of(classes: Sequence[str]) -> tuple[str, ...]:
     Raises:
         Faults: A set holds `No Finding` and a finding.
     """
-    if both := [name for name in classes if SEPARATOR in name and any(map(_nothing, name.split(SEPARATOR)))]:
+    if both := [name for name in classes if SEPARATOR in name and any(map(says_nothing, name.split(SEPARATOR)))]:
         faults = [f"'{name}' says that there is a finding and that there is none" for name in both]
         raise Faults("labels", faults, "Take one of them out of the label cells.")
-    return tuple(sorted({one for name in classes if not _nothing(name) for one in name.split(SEPARATOR)}))
+    return tuple(sorted({one for name in classes if not says_nothing(name) for one in name.split(SEPARATOR)}))
 
 
 def with_findings(cohort: Cohort, names: Sequence[str]) -> Cohort:
@@ -66,7 +74,3 @@ def _told(images: Images, table: UInt8[Tensor, "sets k"]) -> Images:
     company = images.companions
     others = None if company is None else replace(company, images=_told(company.images, table))
     return replace(images, findings=table[images.labels], companions=others)
-
-
-def _nothing(name: str) -> bool:
-    return name.lower() in NOTHING

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import csv
-import difflib
-import io
 import math
 import re
 import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from fedcore.data.cells import is_missing, mended, notes_of
+from fedcore.data.columns import OURS, Columns, header_of
+from fedcore.data.csv_text import records
 from fedcore.data.findings import canonical
 from fedcore.data.io import npz
+from fedcore.data.labels import label_fault
+from fedcore.data.medmnist import labels_of, members
+from fedcore.data.paths import file_fault, found_at
+from fedcore.data.row import Row
 from fedcore.data.slices import between_ends
+from fedcore.data.together import faults_between, notes_between
 from fedcore.errors import Faults
 
-COLUMNS = ("image", "site", "split", "label", "mask", "patient", "position")
+__all__ = ["SPLITS", "Manifest", "Row", "examine", "read_manifest"]
+
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _SITE_NAME = re.compile(r"\w[\w. -]*")
 _LONGEST = 200
@@ -30,39 +37,29 @@ _ADVICE = "Mend the rows named above; the first row of the file counts as row 1.
 
 
 @dataclass(frozen=True)
-class Row:
-    """One image of the manifest."""
-
-    number: int
-    """Row in the CSV as a spreadsheet shows it (the header is row 1)."""
-    image: Path
-    """Absolute; a folder is a DICOM series."""
-    site: str
-    split: str
-    """train, val or test."""
-    label: str | None
-    mask: Path | None
-    patient: str
-    """The image's own name where the manifest tells no patient: every image is then its own patient."""
-    member: str | None = None
-    """The array of an .npz file, and `index` the place in it."""
-    index: int | None = None
-    position: float | None = None
-    """Where in its volume a slice lies, in [0, 1] from the patient's least to the greatest at the site."""
-
-
-@dataclass(frozen=True)
 class Manifest:
-    """All rows, the classes found, and what is worth telling but no fault."""
+    """All rows whose files are there, the classes found, and what is worth telling but no fault."""
 
     path: Path
     rows: tuple[Row, ...]
     classes: tuple[str, ...]
     notes: tuple[str, ...]
     has_split: bool
+    faults: tuple[str, ...] = ()
+    """What is wrong with the file's text, by row."""
+    absent: tuple[tuple[Row, str], ...] = ()
+    """Rows whose image or mask is not there or empty, and what is wrong with it."""
+
+    def all_faults(self) -> list[str]:
+        return [*self.faults, *(f"row {row.number}: {text}" for row, text in self.absent)]
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(
+    path: Path,
+    columns: Columns = OURS,
+    patients_are_global: bool = False,
+    on_fault: Literal["stop", "skip"] = "stop",
+) -> Manifest:
     """Reads and checks a manifest; images are looked for, not opened.
 
     Columns: image, site; optional split, label (of several findings `A|B`), mask, patient, position (of a slice:
@@ -70,112 +67,145 @@ def read_manifest(path: Path) -> Manifest:
     manifest's folder. Comma, semicolon or tab; UTF-8 with or without a mark. An image that ends in .npz in MedMNIST's
     layout (train_images, train_labels, ...) stands for all the images in it.
 
+    Args:
+        path: The CSV.
+        columns: What the file calls its columns.
+        patients_are_global: Whether a number is the same patient at every site; else it is another one at each.
+        on_fault: With "skip", rows whose image or mask is missing or empty are left out, and told by `absent`.
+
     Raises:
         Faults: with every fault of the file and its row number.
     """
+    found = examine(path, columns, patients_are_global)
+    faults = list(found.faults) if on_fault == "skip" and found.rows else found.all_faults()
+    if faults:
+        raise Faults(str(found.path), faults, _ADVICE)
+    return found
+
+
+def examine(path: Path, columns: Columns = OURS, patients_are_global: bool = False) -> Manifest:
+    """As `read_manifest`, but faults of rows are part of what it gives.
+
+    Raises:
+        Faults: The file cannot be read, or its columns are not known.
+    """
     path = Path(path).absolute()
-    records = _records(path)
-    _, header = next(records, (1, []))
-    columns = [name.strip().lower() for name in header]
-    faults, notes = _check_columns(columns)
-    if faults:
-        raise Faults(str(path), faults)
+    lines = records(path)
+    header = header_of(next(lines, (1, []))[1], columns)
+    if header.faults:
+        raise Faults(str(path), header.faults)
+    split_given = "split" in header.places
+    reading = _Reading(path.parent, split_given, patients_are_global, notes=[*header.notes])
+    written: list[dict[str, str]] = []
     rows: list[Row] = []
-    for number, cells in records:
-        if len(cells) > len(columns):
-            faults.append(
-                f"row {number}: {len(cells)} cells, {len(columns)} columns; quote cells that hold a delimiter"
-            )
+    for number, cells in lines:
+        if len(cells) > header.count:
+            told = f"row {number}: {len(cells)} cells, {header.count} columns; quote cells that hold a delimiter"
+            reading.faults.append(told)
             continue
-        record = dict.fromkeys(COLUMNS, "") | dict(zip(columns, map(str.strip, cells), strict=False))
-        rows += _rows(number, record, "split" in columns, path.parent, faults, notes)
-    faults += _check_together(rows)
+        written.append(header.record(cells))
+        rows += reading.rows(number, mended(written[-1]))
+    faults = [*reading.faults, *faults_between(rows, patients_are_global)]
     if not rows and not faults:
-        faults.append("no rows; an image a row must follow the header")
-    if faults:
-        raise Faults(str(path), faults, _ADVICE)
-    has_split = "split" in columns or all(row.member for row in rows)
+        faults = ["no rows; an image a row must follow the header"]
+    notes = [*reading.notes, *notes_of(written, header.places)]
+    notes += notes_between(rows, reading.patients, patients_are_global)
+    there = [row for row in rows if row.number not in reading.absent]
+    has_split = split_given or all(row.member for row in there)
     if not has_split:
         notes.append("no split column: every image is for training until a part is held out by patient")
-    classes = tuple(sorted({row.label for row in rows if row.label is not None}))
-    return Manifest(path, tuple(_placed(rows)), classes, tuple(dict.fromkeys(notes)), has_split)
+    classes = tuple(sorted({row.label for row in there if row.label is not None}))
+    return Manifest(
+        path, tuple(_placed(there)), classes, tuple(dict.fromkeys(notes)), has_split, tuple(faults),
+        tuple((row, text) for row in rows for text in reading.absent.get(row.number, ())),
+    )  # fmt: skip
 
 
-def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(row number, cells) of every row that is not blank, the header first."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Faults(str(path), [f"not UTF-8 text (byte {error.start}); save it as 'CSV UTF-8'"]) from None
-    except OSError as error:
-        raise Faults(str(path), [f"cannot be read: {error.strerror}; give the path of a CSV file"]) from None
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise Faults(str(path), [f"not a text (NUL in line {line}); save it as 'CSV UTF-8'"])
-    lines = text.lstrip().splitlines()
-    if not lines:
-        raise Faults(str(path), ["empty; a header such as 'image,site,split,label' must come first"])
-    delimiter = max(",;\t", key=lines[0].count)
-    number = 0
-    try:
-        for number, cells in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), start=1):
-            if any(cell.strip() for cell in cells):
-                yield number, cells
-    except csv.Error as error:
-        raise Faults(str(path), [f"row {number + 1}: not a CSV: {error}"]) from None
+@dataclass
+class _Reading:
+    """Rows of one file as they are read, and what is found out meanwhile."""
+
+    folder: Path
+    split_given: bool
+    global_patients: bool
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    absent: dict[int, list[str]] = field(default_factory=dict)
+    """What is wrong with files, by row."""
+    patients: dict[int, str] = field(default_factory=dict)
+    """Numbers of patients as they are written, by row."""
+
+    def rows(self, number: int, record: Mapping[str, str]) -> list[Row]:
+        """The images of one record: one, or all of an .npz; none where something is wrong."""
+        faults = list(_faults(record, self.split_given))
+        image, mask = (self._file(number, record[name]) for name in ("image", "mask"))
+        if faults or image is None:
+            self.faults += [f"row {number}: {fault}" for fault in [*faults, *self.absent.pop(number, [])]]
+            return []
+        split, site = SPLITS.get(record["split"].lower(), ""), record["site"]
+        if record["patient"]:
+            self.patients[number] = record["patient"]
+        whose = record["patient"] or record["image"]
+        row = Row(
+            number, image, site, split or "train", canonical(record["label"]) or None, mask,
+            whose if self.global_patients and record["patient"] else f"{site}/{whose}",
+            position=float(record["position"]) if record["position"] else None,
+        )  # fmt: skip
+        return self._expanded(row, split) if _packed(record) and number not in self.absent else [row]
+
+    def _file(self, number: int, cell: str) -> Path | None:
+        if not cell:
+            return None
+        path = found_at(self.folder, cell)
+        if fault := file_fault(path, self.folder, cell):
+            self.absent.setdefault(number, []).append(fault)
+        return path
+
+    def _expanded(self, row: Row, split: str) -> list[Row]:
+        """A row an image of an .npz in MedMNIST's layout; `split` is the only one wanted, '' all."""
+        path = row.image
+        try:
+            shapes = npz.shapes(path)
+            return [
+                replace(row, split=word, label=label, member=member, index=index,
+                        patient=f"{row.patient}#{member}[{index}]")
+                for member, word in members(shapes).items() if split in ("", word)
+                for index, label in enumerate(labels_of(path, word, shapes, self.notes))
+            ]  # fmt: skip
+        except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            self.faults.append(f"row {row.number}: {path.name}: {error}")
+            return []
 
 
-def _check_columns(columns: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(faults, notes): a column must be known, or too far from the known ones to be a slip of the pen."""
-    faults, ignored = [], []
-    for name in dict.fromkeys(columns):
-        close = difflib.get_close_matches(name, [known for known in COLUMNS if known not in columns], 1, 0.8)
-        if columns.count(name) > 1:
-            faults.append(f"column '{name}' stands {columns.count(name)} times")
-        if name in COLUMNS:
-            continue
-        if close:
-            faults.append(f"column '{name}' is unknown; did you mean '{close[0]}'?")
-        else:
-            ignored.append(f"'{name}'")
-    missing = [name for name in ("image", "site") if name not in columns]
-    faults += [f"column '{name}' is missing; found {', '.join(columns)}" for name in missing]
-    return faults, [f"columns ignored: {', '.join(ignored)}"] if ignored else []
+def _packed(record: Mapping[str, str]) -> bool:
+    return record["image"].lower().endswith(".npz")
 
 
-def _rows(
-    number: int,
-    record: Mapping[str, str],
-    split_given: bool,
-    folder: Path,
-    faults: list[str],
-    notes: list[str],
-) -> list[Row]:
-    """The images of one record: one, or all of an .npz; adds what is wrong to `faults`."""
-    image, mask = folder / record["image"], folder / record["mask"] if record["mask"] else None
-    packed = image.suffix.lower() == ".npz"
-    split = SPLITS.get(record["split"].lower(), "")
-    found = [] if record["image"] else ["image is empty"]
-    found += [fault for path in (image, mask) if path and record["image"] and (fault := _file_fault(path, folder))]
-    if not _SITE_NAME.fullmatch(record["site"]):
+def _faults(record: Mapping[str, str], split_given: bool) -> Iterator[str]:
+    """What is wrong with the text of one record."""
+    site, split, position = record["site"], record["split"], record["position"]
+    if not record["image"]:
+        yield "image is empty"
+    if not site:
+        yield "site is empty"
+    elif is_missing(site):
+        yield f"site '{site}' is a word for a missing value; give the hospital a name"
+    elif not _SITE_NAME.fullmatch(site):
         rule = "a site's name starts with a letter or digit and holds letters, digits, '.', '_', '-' and spaces"
-        found.append(f"{rule}; got '{record['site']}'" if record["site"] else "site is empty")
-    if (length := len(record["site"].encode())) > _LONGEST:
-        found.append(f"a site's name is at most {_LONGEST} bytes long; '{record['site'][:20]}...' has {length}")
-    if split_given and not split and (record["split"] or not packed):
-        found.append(f"split must be train, val or test; got '{record['split']}'")
-    if record["position"] and not _is_number(record["position"]):
-        found.append(f"position must be a number such as 12.5; got '{record['position']}'")
-    elif record["position"] and not record["patient"]:
-        found.append("position without patient; the slices of one patient make up a volume")
-    faults += [f"row {number}: {fault}" for fault in found]
-    if found:
-        return []
-    if packed:
-        return _expanded(number, image, record["site"], split, faults, notes)
-    label, patient = canonical(record["label"]) or None, record["patient"] or record["image"]
-    position = float(record["position"]) if record["position"] else None
-    return [Row(number, image, record["site"], split or "train", label, mask, patient, position=position)]
+        yield f"{rule}; got '{site}'"
+    if (length := len(site.encode())) > _LONGEST:
+        yield f"a site's name is at most {_LONGEST} bytes long; '{site[:20]}...' has {length}"
+    if split_given and split.lower() not in SPLITS and (split or not _packed(record)):
+        yield f"split must be train, val or test; got '{split}'"
+    if position and not _is_number(position):
+        yield f"position must be a number such as 12.5; got '{position}'"
+    elif position and not record["patient"]:
+        yield "position without patient; the slices of one patient make up a volume"
+    if fault := label_fault(record["label"]):
+        yield fault
+    own = [name for name in ("label", "mask", "patient", "position") if record[name]]
+    if _packed(record) and own:
+        yield f"an .npz stands for many images and brings their labels; leave {', '.join(own)} empty"
 
 
 def _is_number(text: str) -> bool:
@@ -197,64 +227,3 @@ def _placed(rows: Sequence[Row]) -> list[Row]:
         for at, depth in zip(places, depths.tolist(), strict=True):
             placed[at] = replace(rows[at], position=depth)
     return placed
-
-
-def _file_fault(path: Path, folder: Path) -> str:
-    name = path.relative_to(folder) if path.is_relative_to(folder) else path
-    try:
-        empty = not any(path.iterdir()) if path.is_dir() else path.stat().st_size == 0
-    except OSError:
-        return f"{name} is missing"
-    return f"{name} is empty (zero bytes or files)" if empty else ""
-
-
-def _expanded(number: int, path: Path, site: str, split: str, faults: list[str], notes: list[str]) -> list[Row]:
-    """A row an image of an .npz in MedMNIST's layout (Yang et al. 2023, arXiv 2110.14795)."""
-    try:
-        shapes = npz.shapes(path)
-        members = {f"{word}_images": word for word in SPLITS.values() if f"{word}_images" in shapes}
-        if not members:
-            raise ValueError(f"no train_images, val_images or test_images; found {', '.join(shapes)}")
-        rows = []
-        for member, word in members.items():
-            if split in ("", word):
-                names = _labels(path, word, shapes, notes)
-                rows += [
-                    Row(number, path, site, word, label, None, f"{path.name}#{member}[{index}]", member, index)
-                    for index, label in enumerate(names)
-                ]
-        return rows
-    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        faults.append(f"row {number}: {path.name}: {error}")
-        return []
-
-
-def _labels(path: Path, split: str, shapes: Mapping[str, tuple[int, ...]], notes: list[str]) -> list[str | None]:
-    count, member = shapes[f"{split}_images"][0], f"{split}_labels"
-    shape = shapes.get(member, ())
-    if not shape:
-        return [None] * count
-    if shape[0] != count:
-        raise ValueError(f"{count} {split}_images, but {shape[0]} {member}")
-    if len(shape) > 2 or shape[1:] not in ((), (1,)):
-        notes.append(f"{path.name}: {member} has shape {shape}, not (n, 1); its images stay without a label")
-        return [None] * count
-    return [str(label) for label in npz.labels(path, member).reshape(-1).tolist()]
-
-
-def _check_together(rows: Sequence[Row]) -> list[str]:
-    """Faults between rows: an image twice, a patient in two splits."""
-    faults: dict[str, None] = {}
-    images: dict[tuple[Path, str | None, int | None], Row] = {}
-    patients: dict[str, Row] = {}
-    for row in rows:
-        first = images.setdefault((row.image, row.member, row.index), row)
-        if first is not row:
-            faults[f"row {row.number}: the same image as row {first.number}"] = None
-        first = patients.setdefault(row.patient, row)
-        if first.split != row.split:
-            faults[
-                f"row {row.number}: patient in {row.split}, but in {first.split} in row {first.number}; "
-                "all images of a patient belong to one split"
-            ] = None
-    return list(faults)

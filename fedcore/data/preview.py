@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fedcore.data.columns import OURS, Columns
 from fedcore.data.decode import UNLABELED
 from fedcore.data.geometry import fit, fit_mask
 from fedcore.data.io.masks import Meaning, as_classes, read_mask_of
@@ -23,7 +24,9 @@ _INCHES = 1.25
 _INK, _FAINT, _CONTOUR = "#1f2933", "#7b8794", "#ffb000"
 
 
-def preview(manifest: Path, out: Path = Path("preview.png"), per_site: int = 6, size: int = 128) -> Path:
+def preview(
+    manifest: Path, out: Path = Path("preview.png"), per_site: int = 6, size: int = 128, columns: Columns = OURS
+) -> Path:
     """Writes a PNG, a row a site; of volumes the middle slice, masks as outlines.
 
     Images are spread evenly over the site's rows, so that a manifest sorted by class shows all of them.
@@ -33,6 +36,7 @@ def preview(manifest: Path, out: Path = Path("preview.png"), per_site: int = 6, 
         out: The picture to write.
         per_site: Images a site.
         size: Pixels of a side.
+        columns: What the file calls its columns.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -42,7 +46,7 @@ def preview(manifest: Path, out: Path = Path("preview.png"), per_site: int = 6, 
     kind = out.suffix[1:].lower() or "png"
     if kind not in FigureCanvasAgg.filetypes:
         raise InputError(f"out must name a picture, such as preview.png, got {out.name}")
-    rows = read_manifest(manifest).rows
+    rows = read_manifest(manifest, columns, on_fault="skip").rows
     sites = sorted({row.site for row in rows})
     labelled = any(row.label for row in rows)
     mask_255 = _meaning(rows)

@@ -14,17 +14,21 @@ import torch
 
 from fedcore.data.cache import Progress, Store, decode_sites, default_folder, told
 from fedcore.data.clipping import clipping_notes
+from fedcore.data.columns import OURS, Columns
 from fedcore.data.decode import Decoding
+from fedcore.data.duplicates import equal_images
 from fedcore.data.geometry import full_size
 from fedcore.data.images import Cohort, Images, joined
 from fedcore.data.io.masks import Meaning
 from fedcore.data.io.readers import Nan
+from fedcore.data.labels import require_distinct
 from fedcore.data.manifest import Manifest, Row, read_manifest
 from fedcore.data.mask_values import mask_notes, meaning_of_255, met_in_masks, require_numbered
 from fedcore.data.partition import Partition
 from fedcore.data.phantom import Phantoms
 from fedcore.data.scaling import Percentiles, Scaling
 from fedcore.data.slices import emptied
+from fedcore.data.split_notes import split_notes
 from fedcore.data.survey import survey
 from fedcore.data.synthetic import Synthetic, standing
 from fedcore.errors import Faults, InputError
@@ -75,6 +79,15 @@ class Data:
     """A synthetic set that joins every training batch of every site."""
     unaudited: bool = False
     """Take synthetic sets that no audit found private; the run's page says so."""
+    columns: Columns = field(default_factory=Columns)
+    """What `manifest` calls its columns, where those are not ours; `further` and `synthetic` have ours."""
+    patients_are_global: bool = False
+    """A patient's number means the same person at every site; else each site numbers its own patients."""
+
+    def read(self, manifest: str) -> Manifest:
+        """One of its manifests, as these settings read it. Raises Faults."""
+        columns = self.columns if manifest == self.manifest else OURS
+        return read_manifest(Path(manifest), columns, self.patients_are_global, self.on_fault)
 
     def load(self, progress: Progress | None = None) -> Cohort:
         """All sites, decoded or from the cache.
@@ -89,6 +102,7 @@ class Data:
             cohort = joined(cohort, self._other(manifest, cohort.channels, progress))
         if self.synthetic:
             cohort = self.synthetic.join(cohort, self._other(self.synthetic.manifest, cohort.channels, progress))
+        require_distinct(cohort.classes)
         return cohort
 
     def decoding(self, size: tuple[int, ...], channels: int, mask_255: Meaning = "unlabelled") -> Decoding:
@@ -104,7 +118,8 @@ class Data:
     def _other(self, manifest: str, channels: int, progress: Progress | None) -> Cohort:
         """The sites of another manifest, in the form of these."""
         alone = Data(manifest, self.size, self.slices, channels, self.scaling, self.mask_255, self.nan,
-                     test_fraction=0.0, on_fault=self.on_fault, cache=self.cache)  # fmt: skip
+                     test_fraction=0.0, on_fault=self.on_fault, cache=self.cache,
+                     patients_are_global=self.patients_are_global)  # fmt: skip
         cohort = alone.load(progress)
         found = standing(Path(manifest), cohort.sites)
         if found.doubt and not self.unaudited:
@@ -120,7 +135,7 @@ class Data:
             self._require_cuttable(self.phantom.spatial_dims)
             self._require_nothing_of_manifests()
             return self.phantom.cohort(self.size, self.slices)
-        whole = read_manifest(Path(self.manifest))
+        whole = self.read(self.manifest)
         manifest = self._chosen(whole)
         sites = self._sites(manifest)
         folder = self.cache or default_folder()
@@ -155,8 +170,9 @@ class Data:
         if unknown := [f"{name!r} is no site{nearest(name, names)}" for name in self.sites if name not in names]:
             raise Faults("data.sites", unknown, f"The manifest has {', '.join(sorted(names, key=_natural))}.")
         rows = tuple(row for row in manifest.rows if row.site in self.sites)
+        absent = tuple((row, text) for row, text in manifest.absent if row.site in self.sites)
         classes = tuple(sorted({row.label for row in rows if row.label is not None}))
-        return replace(manifest, rows=rows, classes=classes)
+        return replace(manifest, rows=rows, classes=classes, absent=absent)
 
     def _sites(self, manifest: Manifest) -> dict[str, list[Row]]:
         """Rows by site, in the natural order of names, each with its split."""
@@ -197,7 +213,12 @@ def _held_out(sites: Mapping[str, Sequence[Row]], fraction: float, seed: int) ->
 def _cohort(manifest: Manifest, sites: Mapping[str, Sequence[Row]], stores: Mapping[str, Store]) -> Cohort:
     numbers = {patient: at for at, patient in enumerate(dict.fromkeys(row.patient for row in manifest.rows))}
     classes = {None: -1} | {name: at for at, name in enumerate(manifest.classes)}
-    images, notes, faults = {}, list(manifest.notes), []
+    rows_of = [row for site in stores for row in sites[site]]
+    digests = [digest for store in stores.values() for digest in store.digests]
+    notes = [*manifest.notes, *split_notes(rows_of), *equal_images(rows_of, digests)]
+    images, faults = {}, []
+    absent = {row.number: row.site for row, _ in manifest.absent}
+    faults += [f"site '{site}', row {number}: its image or mask is missing or empty" for number, site in absent.items()]
     for site, store in stores.items():
         faults += told(site, sites[site], store.faults, names=False)
         notes += told(site, sites[site], tuple((at, "constant image") for at in store.constant), names=False)

@@ -6,10 +6,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
 from fedcore.data.images import Companions, Images
-from fedcore.errors import InputError
-from fedtune.labels import labelled
+from fedcore.errors import Faults, InputError
+from fedtune.labels import labelled, require_trained
 
 
 def hospital(make: Callable[..., Images], sizes: tuple[int, ...] = (200, 60, 3), each: int = 2) -> Images:
@@ -103,3 +104,24 @@ def test_labels_of_companions_are_all_used_and_those_without_stay_away(images: C
     assert companions.images.labels.tolist() == [0, 1, 1]
     with pytest.raises(InputError, match=r"data\.synthetic has no labels"):
         labelled(replace(site, companions=Companions(images([-1, -1], [0, 1]), 0.5)), 0.1, 0)
+
+
+def test_classes_that_only_test_images_have_are_refused(images: Callable[..., Images]) -> None:
+    train, test = images([0, 1, -1], [0, 1, 2]), images([0, 2, -1], [3, 4, 5])
+    require_trained({"A": train}, {"B": train.take([1])}, "labels", ("a", "b", "c"))
+    with pytest.raises(Faults, match="site 'B': class 'c' in its test images\nTraining images hold a, b alone"):
+        require_trained({"A": train}, {"B": test}, "labels", ("a", "b", "c"))
+    drawn = replace(train, companions=Companions(images([2], [0]), 0.5))
+    require_trained({"A": drawn}, {"B": test}, "labels", ("a", "b", "c"))
+    require_trained({"A": train, "C": images([2], [0])}, {"B": test}, "labels", ("a", "b", "c"))
+
+
+def test_findings_that_only_test_images_have_are_refused(images: Callable[..., Images]) -> None:
+    table = torch.tensor([[1, 0, 0], [1, 1, 0]], dtype=torch.uint8)
+    train, test = (
+        replace(images([0, 1], [0, 1]), findings=table),
+        replace(images([0, 1], [2, 3]), findings=table.flip(1)),
+    )
+    require_trained({"A": train}, {"B": train}, "findings", ("a", "b", "c"))
+    with pytest.raises(Faults, match="class 'c' in its test images"):
+        require_trained({"A": train}, {"B": test}, "findings", ("a", "b", "c"))

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from fedcore.data.check import check, check_command, preview
+from fedcore.data.command import command
 from fedcore.errors import InputError
 
 
@@ -65,6 +66,30 @@ def test_a_faulty_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     (tmp_path / "manifest.csv").write_text("image,site\nnone.png,a\nno.png,\n")
     assert check(tmp_path / "manifest.csv") == 3
     assert "row 3: site is empty" in capsys.readouterr().out
+
+
+def test_every_fault_is_told_at_once(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (manifest.parent / "1.png").write_bytes(b"damaged")
+    manifest.write_text(manifest.read_text() + "\ngone.png,north,train,a,\n2.png,,train,a,\n")
+    assert check(manifest) == 3
+    out = capsys.readouterr().out
+    assert "Faults (3)\n  row 11: site is empty\n  row 10: gone.png is missing\n  row 3, 1.png: truncated" in out
+
+
+def test_a_pipe_has_no_edge(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "long " * 40
+    manifest.write_text(manifest.read_text().replace(",south,", f",{name.strip()},"))
+    assert check(manifest) == 0
+    assert f" {name}" in capsys.readouterr().out
+
+
+def test_columns_under_other_names(manifest: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    manifest.write_text(manifest.read_text().replace("image,site,", "path,hospital,", 1))
+    assert command(["check", str(manifest)]) == 2
+    assert "set data.columns.image path (of data check: --columns.image path)" in capsys.readouterr().out
+    names = ["--columns.image", "path", "--columns.site", "hospital"]
+    assert command(["check", str(manifest), *names]) == 0
+    assert command(["preview", str(manifest), "--out", str(tmp_path / "p.png"), "--per_site", "1", *names]) == 0
 
 
 def test_preview_shows_every_site(manifest: Path, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fedcore.data.columns import Columns
 from fedcore.data.io import npz
 from fedcore.data.manifest import Manifest, read_manifest
 from fedcore.errors import Faults
@@ -83,11 +85,17 @@ def test_without_split_and_patient(tmp_path: Path) -> None:
         ("image,site,split\na.png,n,\n", "row 2: split must be train, val or test"),
         ("image,site\na.png,n,extra\n", "row 2: 3 cells, 2 columns"),
         (
-            "image,site,split,patient\na.png,n,train,p\nb.png,m,test,p\n",
+            "image,site,split,patient\na.png,n,train,p\nb.png,n,test,p\n",
             "row 3: patient in test, but in train in row 2",
         ),
         ("image,site,patient,position\na.png,n,p,12;5\n", "row 2: position must be a number such as 12.5; got '12;5'"),
-        ("image,site,patient,position\na.png,n,p,nan\n", "row 2: position must be a number such as 12.5; got 'nan'"),
+        ("image,site,patient,position\na.png,n,p,inf\n", "row 2: position must be a number such as 12.5; got 'inf'"),
+        ("image,site\na.png,NaN\n", "row 2: site 'NaN' is a word for a missing value; give the hospital a name"),
+        ("image,site\nnull,n\n", "row 2: image is empty"),
+        ("image,site,split\na.png,n,nan\n", "row 2: split must be train, val or test"),
+        ("image,site,label\na.png,n,None\n", "row 2: label 'None' may say that nobody has looked"),
+        ("image,site,label\na.png,n,Mass|nan\n", "row 2: label 'Mass|nan' holds a finding and 'nan'"),
+        ("image,site\na.png,St Anna\nb.png,st_anna\n", "sites 'St Anna' (row 2) and 'st_anna' (row 3) seem to be one"),
         ("image,site,patient,position\na.png,n,,3\n", "row 2: position without patient"),
         ("image,site,positions\na.png,n,3\n", "column 'positions' is unknown; did you mean 'position'?"),
         (b"image,site\n\xff.png,n\n", "not UTF-8 text (byte 11)"),
@@ -125,6 +133,7 @@ def test_empty_file_and_folder(tmp_path: Path) -> None:
 def test_all_faults_at_once(tmp_path: Path) -> None:
     faults = faults_of(written(tmp_path, "image,site,split\nmissing.png,,x\na.png,n,train\na.png,n,train\n"))
     assert len(faults.splitlines()) == 4
+    assert "row 2: missing.png is missing" in faults
     assert "row 4" in faults
 
 
@@ -152,7 +161,7 @@ def test_npz_expands(medmnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row.split for row in found.rows] == ["train"] * 3 + ["val"] + ["test"] * 2
     assert [row.label for row in found.rows] == ["0", "1", "2", "0", "0", "1"]
     assert (found.rows[2].member, found.rows[2].index) == ("train_images", 2)
-    assert found.rows[2].patient == "blood.npz#train_images[2]"
+    assert found.rows[2].patient == "lab/blood.npz#train_images[2]"
     assert (found.has_split, found.classes) == (True, ("0", "1", "2"))
 
 
@@ -174,11 +183,108 @@ def test_npz_faults(medmnist: Path) -> None:
     assert faults.count("row 7: the same image as row 6") == 1
 
 
-def test_multilabel_npz_stays_unlabelled(tmp_path: Path) -> None:
-    np.savez(tmp_path / "chest.npz", train_images=np.zeros((2, 4, 4)), train_labels=np.zeros((2, 14)))
-    found = read_manifest(written(tmp_path, "image,site\nchest.npz,n\n"))
-    assert [row.label for row in found.rows] == [None, None]
-    assert "not (n, 1)" in found.notes[0]
+def test_an_npz_brings_its_own_labels(medmnist: Path) -> None:
+    text = "image,site,label,patient\nblood.npz,n,x,p\n"
+    assert "leave label, patient empty" in faults_of(written(medmnist, text))
+
+
+def test_files_of_one_name_in_two_folders_are_of_other_patients(medmnist: Path) -> None:
+    for name, split in (("x", "train"), ("y", "test")):
+        (medmnist / name).mkdir()
+        np.savez(medmnist / name / "a.npz", **{f"{split}_images": np.zeros((2, 4, 4))})
+    found = read_manifest(written(medmnist, "image,site\nx/a.npz,n\ny/a.npz,n\n"))
+    assert len({row.patient for row in found.rows}) == 4
+
+
+def test_words_for_a_missing_value_are_no_labels_patients_or_masks(tmp_path: Path) -> None:
+    text = "image,site,label,mask,patient,position\na.png,n,nan,None,N/A,-\nb.png,n,<NA>,,p,3\nc.png,n,x,null,p,4\n"
+    found = read(tmp_path, text)
+    assert [row.label for row in found.rows] == [None, None, "x"]
+    assert [row.mask for row in found.rows] == [None] * 3
+    assert [row.position for row in found.rows] == [None, 0, 1]
+    assert [row.patient for row in found.rows] == ["n/a.png", "n/p", "n/p"]
+    assert "column 'label': 2 cells such as nan or N/A are read as empty; these images have no label" in found.notes
+    assert "column 'mask': 2 cells such as nan or N/A are read as empty; these images have no mask" in found.notes
+    assert any(note.startswith("column 'patient': 1 cell such as nan or N/A is read as empty") for note in found.notes)
+
+
+def test_numbers_that_pandas_made_floats_are_whole_again(tmp_path: Path) -> None:
+    text = "image,site,split,label,patient\na.png,1.0,train,0.0,12\nb.png,1,train,0,12.0\nc.png,1,train,1.0|2.0,7\n"
+    found = read(tmp_path, text)
+    assert found.classes == ("0", "1|2")
+    assert {row.site for row in found.rows} == {"1"}
+    assert len({row.patient for row in found.rows}) == 2
+    assert "column 'label': 1 number such as 12.0 is read as 12" in found.notes
+    assert "column 'patient': 1 number such as 12.0 is read as 12" in found.notes
+
+
+def test_classes_that_seem_to_be_one_are_told_together(tmp_path: Path) -> None:
+    text = "image,site,label\na.png,n,Normal\nb.png,n,normal\nc.png,n,01|Mass\nd.png,n,mass|1\n"
+    faults = faults_of(written(tmp_path, text, files="a.png b.png c.png d.png"))
+    assert "classes 'Normal' (row 2) and 'normal' (row 3) seem to be one" in faults
+    assert "classes '01' (row 4) and '1' (row 5)" in faults
+    assert "classes 'Mass' (row 4) and 'mass' (row 5)" in faults
+
+
+def test_two_forms_of_an_accent_are_one_name(tmp_path: Path) -> None:
+    names = [unicodedata.normalize(form, "São Paulo é") for form in ("NFC", "NFD")]
+    (tmp_path / f"{names[1]}.png").write_bytes(b"x")
+    text = f"image,site,label\n{names[0]}.png,{names[0]},{names[0]}\na.png,{names[1]},{names[1]}\n"
+    found = read(tmp_path, text)
+    assert found.classes == (names[0],)
+    assert {row.site for row in found.rows} == {names[0]}
+    assert found.rows[0].image.exists()
+
+
+TWO_HOSPITALS = "image,site,split,patient\na.png,A,train,1\nb.png,A,test,2\nc.png,B,test,1\nd.png,B,train,2\n"
+
+
+def test_each_site_numbers_its_own_patients(tmp_path: Path) -> None:
+    path = written(tmp_path, TWO_HOSPITALS, files="a.png b.png c.png d.png")
+    found = read_manifest(path)
+    assert len({row.patient for row in found.rows}) == 4
+    assert "2 patient numbers stand at several sites" in found.notes[0]
+    assert found.notes[0].endswith("set data.patients_are_global true (2 of them then in several splits)")
+
+
+def test_global_numbers_are_one_patient_at_all_sites(tmp_path: Path) -> None:
+    path = written(tmp_path, TWO_HOSPITALS, files="a.png b.png c.png d.png")
+    with pytest.raises(Faults, match="row 4: patient in test at site 'B', but in train at site 'A' in row 2") as caught:
+        read_manifest(path, patients_are_global=True)
+    assert "set data.patients_are_global false" in caught.value.faults[0]
+    path.write_text(TWO_HOSPITALS.replace("test", "train"))
+    assert len({row.patient for row in read_manifest(path, patients_are_global=True).rows}) == 2
+
+
+def test_patients_whose_numbers_are_nearly_alike_are_noted_by_row(tmp_path: Path) -> None:
+    found = read(tmp_path, "image,site,patient\na.png,n,007\nb.png,n,7\nc.png,m,7\n")
+    assert any("1 patient number is written in several ways, as 7 and 007 (rows 2, 3)" in note for note in found.notes)
+
+
+def test_columns_under_other_names(tmp_path: Path) -> None:
+    path = written(tmp_path, "Path,hospital,Target\na.png,north,x\n")
+    columns = Columns(image="path", site="Hospital", label="target")
+    (row,) = read_manifest(path, columns).rows
+    assert (row.image, row.site, row.label) == (tmp_path / "a.png", "north", "x")
+    faults = faults_of(path)
+    assert "'path' may be it: set data.columns.image path" in faults
+    assert "'hospital' may be it" in faults
+
+
+def test_skipping_leaves_rows_without_files_out_and_no_others(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    text = "image,site,mask\na.png,n,\ngone.png,n,\nempty.png,n,\nb.png,n,no.png\n"
+    found = read_manifest(written(tmp_path, text), on_fault="skip")
+    assert [row.number for row in found.rows] == [2]
+    assert [(row.number, text.split(" ")[2]) for row, text in found.absent] == [
+        (3, "missing"),
+        (4, "empty"),
+        (5, "missing"),
+    ]
+    with pytest.raises(Faults, match="site is empty"):
+        read_manifest(written(tmp_path, text + "c.png,,\n"), on_fault="skip")
+    with pytest.raises(Faults, match=r"gone\.png is missing"):
+        read_manifest(written(tmp_path, "image,site\ngone.png,n\n"), on_fault="skip")
 
 
 def test_npz_items_equal_the_array(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 from PIL import Image
 
 from fedcore.data import decode
+from fedcore.data.columns import Columns
 from fedcore.data.partition import Dirichlet, Quantity
 from fedcore.data.phantom import Phantoms
 from fedcore.data.scaling import Window
@@ -170,6 +171,62 @@ def test_skipped_images_are_told(tmp_path: Path) -> None:
     assert len(cohort.sites["site_9"]) == 12
 
 
+def test_missing_files_are_skipped_and_told_without_their_names(tmp_path: Path) -> None:
+    data = hospital(tmp_path)
+    (tmp_path / "0.npy").unlink()
+    (tmp_path / "13.npy").write_bytes(b"")
+    with pytest.raises(Faults, match=r"2 faults[\s\S]*row 2: 0\.npy is missing[\s\S]*row 15: 13\.npy is empty"):
+        data.load()
+    skipping = replace(data, on_fault="skip")
+    cohort = skipping.load()
+    told = "its image or mask is missing or empty"
+    assert cohort.faults == (f"site 'site_10', row 2: {told}", f"site 'site_9', row 15: {told}")
+    assert cohort.sites["site_10"].rows.tolist() == list(range(3, 14))
+    assert len(replace(skipping, sites=("site_9",)).load().faults) == 1
+
+
+def test_patients_of_two_sites_with_one_number(tmp_path: Path) -> None:
+    """Each site numbers its own, unless they are said to be the same people; then they are held out together."""
+    data = hospital(tmp_path, "image,site,patient")
+    manifest = Path(data.manifest)
+    lines = manifest.read_text().splitlines()
+    manifest.write_text(
+        "\n".join([lines[0], *(f"{line.rpartition(',p')[0]},p{at // 2 % 6}" for at, line in enumerate(lines[1:]))])
+    )
+    data = replace(data, test_fraction=1 / 3)
+    own, shared = data.load().sites, replace(data, patients_are_global=True).load().sites
+    assert not {*own["site_9"].patients} & {*own["site_10"].patients}
+    assert {*shared["site_9"].patients} == {*shared["site_10"].patients}
+    held = [{*images.select("test").patients} for images in shared.values()]
+    assert held[0] == held[1]
+    assert not any(held[0] & {*images.select("train").patients} for images in shared.values())
+    for seed in range(3):  # dealt to other sites, patients of the same number may meet there and are still two
+        dealt = replace(data, partition=Quantity(sites=1), seed=seed).load().sites["site_1"]
+        assert len({*dealt.patients}) == 12
+
+
+def test_columns_of_other_names_are_those_of_the_manifest_alone(tmp_path: Path) -> None:
+    data = hospital(tmp_path)
+    manifest = Path(data.manifest)
+    manifest.write_text(manifest.read_text().replace("image,site,split,label", "path,clinic,set,target", 1))
+    data = replace(data, columns=Columns("path", "clinic", "set", "target"), further=(further(tmp_path / "more"),))
+    cohort = data.load()
+    assert (cohort.classes, list(cohort.sites)) == (("a", "b", "c"), ["site_9", "site_10", "elsewhere"])
+
+
+def test_classes_of_two_manifests_that_seem_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(Faults, match="classes 'A' and 'a' seem to be one"):
+        replace(hospital(tmp_path), further=(further(tmp_path / "more", labels="AB"),)).load()
+
+
+def test_what_the_splits_leave_out_is_noted(tmp_path: Path) -> None:
+    data = hospital(tmp_path)
+    manifest = Path(data.manifest)
+    np.save(tmp_path / "v.npy", np.random.default_rng(9).random((12, 10)))
+    manifest.write_text(f"{manifest.read_text()}\nv.npy,site_9,val,c,pv")
+    assert [note.split(" ")[0] for note in data.load().notes] == ["split", "class"]
+
+
 def test_no_image_at_all(tmp_path: Path) -> None:
     data = hospital(tmp_path)
     for at in range(24):
@@ -221,6 +278,8 @@ def test_recipes_parse() -> None:
     skew = recipe("--data.partition", "fedcore.data.partition.Dirichlet", "--data.partition.alpha", "0.1")
     assert skew.partition == Dirichlet(alpha=0.1)
     assert recipe("--data.phantom.sites", "7").phantom.sites == 7
+    assert recipe("--data.columns.image", "path").columns == Columns(image="path")
+    assert recipe("--data.columns", '{"image": "path", "site": "clinic"}').columns == Columns("path", "clinic")
 
 
 @pytest.mark.slow

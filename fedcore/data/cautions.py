@@ -1,0 +1,126 @@
+"""What is no fault of a manifest, but may spoil a run: the warnings of `data check`."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+
+from fedcore.data.decode import UNLABELED
+from fedcore.data.duplicates import equal_images
+from fedcore.data.look import Look
+from fedcore.data.row import Row
+from fedcore.data.site_tables import Sites
+from fedcore.data.split_notes import names_of, split_notes
+
+_SCALES_APART = 100
+
+
+def cautions(sites: Sites) -> list[str]:
+    """A line each."""
+    pairs = sorted((pair for pairs in sites.values() for pair in pairs), key=lambda pair: pair[0].number)
+    rows = [row for row, _ in pairs]
+    seen = [(row, look) for row, look in pairs if look.shape]
+    return [
+        *_constant(seen), *_of_sites(sites), *split_notes(rows),
+        *equal_images(rows, [look.digest for _, look in pairs]), *_mixed([look for _, look in seen]), *_geometry(sites),
+        *_slices_of_series(seen), *_orders_of_slices(seen), *_structures(seen),
+        *_scales(sites),
+    ]  # fmt: skip
+
+
+def _constant(seen: list[tuple[Row, Look]]) -> Iterator[str]:
+    for row, look in seen:
+        if look.constant:
+            yield f"row {row.number}, {row.image.name}: constant image"
+
+
+def _of_sites(sites: Sites) -> Iterator[str]:
+    known = {name for pairs in sites.values() for row, _ in pairs for name in names_of(row)}
+    for site, pairs in sites.items():
+        training = sum(row.split == "train" for row, _ in pairs)
+        if training == 1:
+            yield f"site '{site}' has one image for training; it is left out where batch norm needs two"
+        if missing := known - {name for row, _ in pairs for name in names_of(row)}:
+            yield f"site '{site}' has no image of {', '.join(sorted(missing))}"
+        if training == 0:
+            yield f"site '{site}' has no image for training"
+
+
+def _mixed(looks: list[Look]) -> Iterator[str]:
+    if len({len(look.shape) for look in looks}) > 1:
+        yield "2D and 3D images in one manifest; a run takes one of them"
+    if len(channels := {look.channels for look in looks}) > 1:
+        yield f"images of {' and '.join(map(str, sorted(channels)))} channels; grey is repeated to colour"
+    modalities = Counter(look.header.modality for look in looks if look.header.modality)
+    if len(modalities) > 1:
+        told = ", ".join(f"{name} {count}" for name, count in sorted(modalities.items()))
+        yield f"images of several modalities ({told}); their intensities mean other things"
+
+
+def _geometry(sites: Sites) -> Iterator[str]:
+    """Volumes that do not say how they lie, and sites that store them in several ways."""
+    for site, pairs in sites.items():
+        volumes = [look for _, look in pairs if len(look.shape) == 3]
+        spaced = sum(look.header.spacing is not None for look in volumes)
+        if spaced < len(volumes):
+            yield (
+                f"site '{site}': {len(volumes) - spaced} of {len(volumes)} volumes do not say how far apart their "
+                "voxels are; these are taken for cubes"
+            )
+        placed = Counter(look.header.orientation for look in volumes if look.header.orientation)
+        if 0 < (lost := len(volumes) - sum(placed.values())) < len(volumes):
+            yield f"site '{site}': {lost} of {len(volumes)} volumes do not say how they lie; they are not turned"
+        if len(placed) > 1:
+            told = ", ".join(f"{name} {count}" for name, count in sorted(placed.items()))
+            yield f"site '{site}' stores volumes in several orientations ({told}); compare them in data preview"
+
+
+def _slices_of_series(seen: list[tuple[Row, Look]]) -> Iterator[str]:
+    """Rows that are slices of one DICOM series, of which the folder would make a volume."""
+    series = Counter(look.header.series for _, look in seen if look.header.series and len(look.shape) == 2)
+    several = {name: count for name, count in series.items() if count > 1}
+    if several:
+        yield (
+            f"{sum(several.values())} rows are slices of {len(several)} DICOM series; a row that names the folder "
+            "of a series makes a volume"
+        )
+
+
+def _orders_of_slices(seen: list[tuple[Row, Look]]) -> Iterator[str]:
+    """Masks that do not say how they lie, of images that are put in order when they are read."""
+    count = sum(row.mask is not None and row.mask.suffix.lower() == ".npy" and row.image.is_dir() for row, _ in seen)
+    if count:
+        yield (
+            f"{count} mask{'s' * (count > 1)} of DICOM series in .npy files: slices must run as their positions do "
+            "(axial ones from feet to head), not as their instance numbers; data preview shows whether they fit"
+        )
+
+
+def _structures(seen: list[tuple[Row, Look]]) -> Iterator[str]:
+    """Structures that only masks of test or validation images have."""
+    splits: dict[int, set[str]] = defaultdict(set)
+    for row, look in seen:
+        for number in look.structures - {0, UNLABELED}:
+            splits[number].add(row.split)
+    if unseen := [str(number) for number, found in sorted(splits.items()) if "train" not in found]:
+        yield f"no mask of a training image has structure {', '.join(unseen)}, and others have; nobody can learn it"
+
+
+def _scales(sites: Sites) -> list[str]:
+    """Of each site the typical spread of intensities; far apart they need scaling image by image."""
+    spreads = {}
+    for site, pairs in sites.items():
+        if wide := [look.high - look.low for _, look in pairs if look.high > look.low]:
+            spreads[site] = float(np.median(wide))
+    if not spreads:
+        return []
+    least, most = min(spreads, key=spreads.__getitem__), max(spreads, key=spreads.__getitem__)
+    ratio = spreads[most] / spreads[least]
+    if ratio <= _SCALES_APART:
+        return []
+    return [
+        f"intensities of '{most}' spread {ratio:.0f} times as wide as those of '{least}'; "
+        "keep the scaling by percentiles (the default), a fixed window would blank one of them"
+    ]

@@ -1,0 +1,61 @@
+"""The rows of a CSV as spreadsheets and scripts write it: delimiters, marks, and what is no text at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedcore.errors import Faults
+
+_DELIMITERS = ",;\t"
+_INVISIBLE = "\ufeff\u200b\u200e\u200f"
+_EXCEL = re.compile(r'"?sep=(.)"?[\s,;]*', re.IGNORECASE)
+"""A first line that Excel writes and hides, and which therefore is no row."""
+
+
+def records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(row number, cells) of every row that is not blank, the header first, as row 1; blanks around cells are cut.
+
+    Raises:
+        Faults: It cannot be read, or is no CSV.
+    """
+    text = _text(path)
+    first = text.lstrip("\r\n ").splitlines()[0]
+    delimiter = max(_DELIMITERS, key=first.count)
+    if excel := _EXCEL.fullmatch(first):
+        delimiter = excel[1]
+        if delimiter not in _DELIMITERS:
+            raise Faults(str(path), [f"its first line asks for the delimiter {delimiter!r}; take , or ; or a tab"])
+        text = text.lstrip("\r\n ")[len(first) :].lstrip("\r\n")
+    number = 0
+    try:
+        for number, cells in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), start=1):
+            stripped = [cell.strip().strip(_INVISIBLE).strip() for cell in cells]
+            while stripped and not stripped[-1]:  # a delimiter that ends the line opens no column
+                stripped.pop()
+            if stripped:
+                yield number, stripped
+    except csv.Error as error:
+        raise Faults(str(path), [f"row {number + 1}: not a CSV: {error}"]) from None
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Faults(str(path), [f"cannot be read: {error.strerror}; give the path of a CSV file"]) from None
+    if content.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0")):
+        raise Faults(str(path), ["a workbook or an archive, not a CSV; save it as 'CSV UTF-8'"])
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Faults(str(path), [f"not UTF-8 text (byte {error.start}); save it as 'CSV UTF-8'"]) from None
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise Faults(str(path), [f"not a text (NUL in line {line}); save it as 'CSV UTF-8'"])
+    if not text.strip():
+        raise Faults(str(path), ["empty; a header such as 'image,site,split,label' must come first"])
+    return text

@@ -1,0 +1,66 @@
+"""What one image and its mask tell before a run, or why they cannot be used."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedcore.data.duplicates import pixel_digest
+from fedcore.data.io.header import Header, read_header
+from fedcore.data.io.masks import read_mask_of
+from fedcore.data.io.readers import ImageFault, Nan, read_image
+from fedcore.data.row import Row
+
+_NOTHING = Header()
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one image told; only `fault` of one that cannot be used, nothing of one that was not opened."""
+
+    shape: tuple[int, ...] = ()
+    channels: int = 0
+    low: float = 0.0
+    """1st and 99th (`high`) percentile of the raw intensities."""
+    high: float = 0.0
+    constant: bool = False
+    header: Header = _NOTHING
+    structures: frozenset[int] = frozenset()
+    """Class numbers in the mask, 255 included."""
+    digest: str = ""
+    """Of the raw pixels; '' of a constant image."""
+    fault: str = ""
+
+
+def look(row: Row, nan: Nan = "stop") -> Look:
+    """Reads the image and the mask of a row; memory is that of one image."""
+    try:
+        image = read_image(row.image, row.member, row.index, nan=nan)
+        shape = image.shape[1:]
+        mask = None if row.mask is None else read_mask_of(row.image, row.mask, shape)
+        header = _NOTHING if row.member else read_header(row.image)
+    except ImageFault as fault:
+        return Look(fault=str(fault))
+    low, high = (float(value) for value in np.percentile(image, (1, 99)))
+    constant = bool(image.min() == image.max())
+    return Look(
+        shape=shape,
+        channels=1 if (image == image[:1]).all() else image.shape[0],
+        low=low,
+        high=high,
+        constant=constant,
+        header=header,
+        structures=frozenset() if mask is None else frozenset(np.unique(mask).tolist()),
+        digest="" if constant else pixel_digest(image),
+    )
+
+
+def numbers_met(sites: Mapping[str, Sequence[tuple[Row, Look]]]) -> dict[str, Counter[tuple[int, ...]]]:
+    """By site how many masks hold exactly these class numbers."""
+    return {
+        site: Counter(tuple(sorted(told.structures)) for row, told in pairs if row.mask and told.structures)
+        for site, pairs in sites.items()
+    }

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from fedcore.data.cells import is_missing, mended, notes_of, rows_told, whole
+from fedcore.data.columns import NAMES
+
+
+def record(**cells: str) -> dict[str, str]:
+    return dict.fromkeys(NAMES, "") | cells
+
+
+def test_all_that_pandas_reads_as_missing_is_missing_here() -> None:
+    """The list of `pandas.read_csv`, of its documentation."""
+    words = ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",
+             "NA", "NULL", "NaN", "None", "n/a", "nan", "null"]  # fmt: skip
+    assert all(map(is_missing, words))
+    assert not any(map(is_missing, ["normal", "0", "No Finding", "nano", "unknown", "Nancy"]))
+
+
+@pytest.mark.parametrize(
+    ("cell", "number"),
+    [
+        ("12.0", "12"),
+        ("0.00", "0"),
+        ("007.0", "007"),
+        ("3,0", "3"),
+        ("1.5", "1.5"),
+        ("1.0.0", "1.0.0"),
+        ("v2.0", "v2.0"),
+    ],
+)
+def test_whole(cell: str, number: str) -> None:
+    assert whole(cell) == number
+
+
+def test_what_is_mended_and_what_stays() -> None:
+    found = mended(record(image="nan", label=" 1.0 | 2", patient="12.0", site="1.0", mask="cafe\u0301.png"))
+    assert found == record(image="", label="1|2", patient="12", site="1", mask="cafe\u0301.png")
+    assert mended(record(label="none"))["label"] == "none"
+    assert mended(record(patient="none"))["patient"] == ""
+
+
+def test_notes_count_cells_and_quote_none() -> None:
+    records = [record(patient="1.23E+11", label="nan"), record(patient="", label="x"), record(patient="Doe", label="x")]
+    notes = "\n".join(notes_of(records, {"patient": 0, "label": 1}))
+    assert "column 'label': 1 cell such as nan or N/A is read as empty" in notes
+    assert "column 'patient': 1 cell is empty; each of these images counts as a patient of its own" in notes
+    assert "column 'patient': 1 number such as 1.2E+11 is shortened by a spreadsheet" in notes
+    assert "Doe" not in notes
+    assert not notes_of([record(label="x")], {"label": 0})
+
+
+def test_rows_told() -> None:
+    assert rows_told([3]) == "row 3"
+    assert rows_told([9, 3, 3]) == "rows 3, 9"
+    assert rows_told(range(10)) == "rows 0, 1, 2, 3, 4 and 5 more"

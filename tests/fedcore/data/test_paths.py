@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from fedcore.data.paths import file_fault, found_at
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "sub" / "St Anna").mkdir(parents=True)
+    for name in ("sub/i0.png", "sub/St Anna/scan.nii.gz", "sub/a b.png"):
+        (tmp_path / name).write_bytes(b"x")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        ("sub\\i0.png", "backslashes: did you mean sub/i0.png, which exists?"),
+        ("sub/i0.PNG", "did you mean sub/i0.png, which exists?"),
+        ("SUB/st anna/Scan.NII.gz", "did you mean sub/St Anna/scan.nii.gz, which exists?"),
+        ("sub/i0", "did you mean sub/i0.png, which exists?"),
+        ("sub/St Anna/scan.nii", "did you mean sub/St Anna/scan.nii.gz, which exists?"),
+        ("/home/alice/sub/i0.png", "did you mean sub/i0.png, which exists?"),
+        ("C:\\data\\sub\\i0.png", "did you mean sub/i0.png, which exists?"),
+        ("../other/sub/i0.png", "did you mean sub/i0.png, which exists?"),
+        ("sub/a%20b.png", "did you mean sub/a b.png, which exists?"),
+        ("'sub/i0.png'", "did you mean sub/i0.png, which exists?"),
+        ("sub/other.png", "other.png is missing"),
+        ("x\ud800", "is missing"),
+    ],
+)
+def test_what_may_be_meant(folder: Path, cell: str, told: str) -> None:
+    fault = file_fault(found_at(folder, cell), folder, cell)
+    assert told in fault
+    assert "is missing" in fault
+
+
+def test_a_url_and_a_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    url = f"file://{folder}/sub/a%20b.png"
+    assert f"did you mean {folder}/sub/a b.png, which exists?" in file_fault(found_at(folder, url), folder, url)
+    home = "~/sub/i0.png"
+    assert f"did you mean {folder}/sub/i0.png" in file_fault(found_at(folder / "sub", home), folder / "sub", home)
+
+
+def test_a_name_is_found_in_either_form_of_its_accents(folder: Path) -> None:
+    composed, taken_apart = (unicodedata.normalize(form, "sub/é.png") for form in ("NFC", "NFD"))
+    (folder / taken_apart).write_bytes(b"x")
+    assert file_fault(found_at(folder, composed), folder, composed) == ""
+    (folder / taken_apart).unlink()
+    (folder / composed).write_bytes(b"x")
+    assert found_at(folder, taken_apart) == folder / composed
+
+
+def test_a_file_that_appears_is_seen(folder: Path) -> None:
+    assert "did you mean" not in file_fault(folder / "new.PNG", folder, "new.PNG")
+    (folder / "new.png").write_bytes(b"x")
+    assert "did you mean new.png" in file_fault(folder / "new.PNG", folder, "new.PNG")
