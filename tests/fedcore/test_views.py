@@ -123,6 +123,18 @@ def test_no_view_waits_for_what_a_device_has_computed(space: tuple[int, ...]) ->
     assert Views(invert=0.5)._view(images).shape == images.shape
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("space", [(16, 16), (6, 8, 7)])
+def test_cuda_sees_no_wait_in_a_view(space: tuple[int, ...]) -> None:
+    images, views = random_images(4, 1, *space).cuda(), Views(invert=0.5)
+    views(images)  # copies the constants
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        views(images)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.parametrize(("space", "planes"), [((5, 9), 1), ((4, 6, 7), 3)])
 def test_a_turn_is_the_exponential_of_its_skew_matrix(space: tuple[int, ...], planes: int) -> None:
     angles = torch.cat([torch.zeros(1, planes), torch.rand(20, planes) * 2 * pi - pi])
