@@ -10,16 +10,20 @@ what nobody sent.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from fedcore.errors import InputError
 from fedcore.message import Contribution, Tensors, Weights
+
+_PART = 1 << 15
+"""Coordinates that are sorted at a time."""
 
 
 @runtime_checkable
@@ -88,12 +92,12 @@ class TrimmedMean:
             raise ValueError(f"trim must lie in [0, 0.5), got {self.trim}")
 
     def combine(self, contributions: Iterable[Contribution[Weights]], current: Tensors) -> Tensors:
-        return current | {name: _as(self._trimmed(t), dtype) for name, t, dtype in _stacked(contributions)}
+        return current | _by_coordinate(contributions, self._trimmed)
 
-    def _trimmed(self, values: Tensor) -> Tensor:
+    def _trimmed(self, values: Float[Tensor, "sites part"]) -> Float[Tensor, " part"]:
         n = len(values)
         cut = min(ceil(self.trim * n - 1e-9), (n - 1) // 2)  # 0.29 * 100 is 28.999999999999996, 0.07 * 100 above 7
-        return values.sort(0).values[cut : len(values) - cut].mean(0)
+        return values[cut : len(values) - cut].mean(0)
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,11 @@ class Median:
     """
 
     def combine(self, contributions: Iterable[Contribution[Weights]], current: Tensors) -> Tensors:
-        return current | {name: _as(t.quantile(0.5, dim=0), dtype) for name, t, dtype in _stacked(contributions)}
+        return current | _by_coordinate(contributions, self._median)
+
+    def _median(self, values: Float[Tensor, "sites part"]) -> Float[Tensor, " part"]:
+        n = len(values)
+        return torch.lerp(values[(n - 1) // 2], values[n // 2], 0.5)
 
 
 def _accumulator(t: Tensor) -> torch.dtype:
@@ -116,12 +124,27 @@ def _as(t: Tensor, dtype: torch.dtype) -> Tensor:
     return t.to(dtype) if dtype.is_floating_point else t.round().to(dtype)
 
 
-def _stacked(contributions: Iterable[Contribution[Weights]]) -> Iterable[tuple[str, Tensor, torch.dtype]]:
+def _by_coordinate(
+    contributions: Iterable[Contribution[Weights]],
+    rule: Callable[[Float[Tensor, "sites part"]], Float[Tensor, " part"]],
+) -> Tensors:
+    """Every tensor by a rule that is given what the sites sent in ascending order, a part of the coordinates at a time.
+
+    Beside what the sites sent and the result, memory holds the copies of one part: `_PART` numbers a site.
+    """
     sent: dict[str, list[Tensor]] = defaultdict(list)
     for c in contributions:
         for name, t in c.message.tensors.items():
             sent[name].append(t)
     if not sent:
         raise InputError("no site contributed to this round, so there is nothing to aggregate")
-    for name, tensors in sent.items():
-        yield name, torch.stack([t.to(_accumulator(t)) for t in tensors]), tensors[0].dtype
+    return {name: _ruled(tensors, rule) for name, tensors in sent.items()}
+
+
+def _ruled(tensors: Sequence[Tensor], rule: Callable[[Tensor], Tensor]) -> Tensor:
+    first, rows = tensors[0], [t.flatten() for t in tensors]
+    ruled = torch.empty(first.numel(), dtype=_accumulator(first))
+    for begin in range(0, first.numel(), _PART):
+        at = slice(begin, begin + _PART)
+        ruled[at] = rule(torch.stack([row[at].to(ruled.dtype) for row in rows]).sort(0).values)
+    return _as(ruled.view(first.shape), first.dtype)

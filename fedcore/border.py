@@ -10,12 +10,14 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fedcore.errors import Refused
 from fedcore.files import append
@@ -27,6 +29,8 @@ MOST_METRICS = 32
 """Of one answer."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SCALAR_BYTES = 8
+_WORTH_THREADS = 1 << 20
+"""Bytes; fewer are hashed before threads have started."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +122,26 @@ def _scalars(turn: Round, kind: str, field: str, reveals: Reveals, values: Mappi
 
 
 def _tensors(turn: Round, what: str, field: str, parts: list[Leaf]) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    for leaf in parts:
-        digest.update(leaf.tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
     shape = list(parts[0].tensor.shape) if len(parts) == 1 else [sum(leaf.tensor.numel() for leaf in parts)]
     return {
         "round": turn.index, "what": what, "message": ", ".join(dict.fromkeys(leaf.kind for leaf in parts)),
         "field": field, "to": parts[0].recipients, "reveals": parts[0].reveals.name, "tensors": len(parts),
         "shape": shape, "dtype": str(parts[0].tensor.dtype).removeprefix("torch."),
-        "bytes": sum(leaf.nbytes for leaf in parts), "sha256": digest.hexdigest(),
+        "bytes": sum(leaf.nbytes for leaf in parts), "sha256": digest_of([leaf.tensor for leaf in parts]),
     }  # fmt: skip
+
+
+def digest_of(tensors: Sequence[Tensor]) -> str:
+    """SHA-256 of a tensor's numbers; of several tensors over that of each, so that threads can take some at a time."""
+    threads = torch.get_num_threads()
+    if threads == 1 or sum(t.nbytes for t in tensors) < _WORTH_THREADS:
+        digests = [_digest(t) for t in tensors]
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            digests = list(pool.map(_digest, tensors))
+    return digests[0].hex() if len(digests) == 1 else hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def _digest(tensor: Tensor) -> bytes:
+    numbers = tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy()
+    return hashlib.sha256(numbers.data).digest()

@@ -14,7 +14,7 @@ def embed(
 ) -> tuple[Float[Tensor, "n width"], Tensor]:
     """Features and labels (n,) of up to `at_most` images, spread evenly."""
     places = evenly(len(images), at_most)
-    features = [encoder(images.batch(part).to(device)).float().cpu() for part in places.split(batch)]
+    features = [encoder(images.batch(part, device)).float().cpu() for part in places.split(batch)]
     return torch.cat(features), images.labels[places]
 
 

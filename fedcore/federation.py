@@ -42,10 +42,14 @@ class NoSiteLeft(InputError):
 
 @dataclass(frozen=True)
 class Survey:
-    """A question put to every site between rounds, such as a kNN probe; it trains nothing."""
+    """A question between rounds, such as a kNN probe; it trains nothing.
+
+    Asked are the sites that the round asked, and after the last round every site.
+    """
 
     visitor: Visitor
-    every: int = 1
+    every: int = 5
+    """Rounds between two; the last round always has one."""
 
     def due(self, turn: Round) -> bool:
         return (turn.index + 1) % self.every == 0 or turn.index + 1 == turn.count
@@ -74,10 +78,11 @@ def federate(
     """
     for index in range(begin, rounds.count):
         turn, record, clock = Round(index, rounds.count, seed), RoundRecord(index), time.perf_counter()
-        tasks = _broadcast(algorithm, state, _asked(algorithm, rounds, transport.names(), turn), turn, record)
+        asked = _asked(algorithm, rounds, transport.names(), turn)
+        tasks = _broadcast(algorithm, state, asked, turn, record)
         state = algorithm.merge(state, _arriving(transport.ask(algorithm, tasks, turn), record))
         if survey and survey.due(turn):
-            tasks = _survey_tasks(state, transport.names(), record)
+            tasks = _survey_tasks(state, transport.names() if index + 1 == rounds.count else asked, record)
             _take(transport.ask(survey.visitor, tasks, turn), record)
         record.seconds = round(time.perf_counter() - clock, 4)
         finished(record, state)

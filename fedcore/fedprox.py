@@ -40,6 +40,7 @@ class _Pull(Callback):
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
-        for name, p in module.named_parameters():
-            if p.grad is not None and name in self.anchor:
-                p.grad.add_(p - self.anchor[name], alpha=self.mu)
+        pulled = [(p, self.anchor[k]) for k, p in module.named_parameters() if p.grad is not None and k in self.anchor]
+        if pulled:
+            weights, anchors = map(list, zip(*pulled, strict=True))
+            torch._foreach_add_([p.grad for p in weights], torch._foreach_sub(weights, anchors), alpha=self.mu)

@@ -22,6 +22,7 @@ from fedcore.federation import Rounds, Survey, federate
 from fedcore.ledger import ANSWERS, RoundRecord
 from fedcore.local import LocalTrainer
 from fedcore.logs import Logs
+from fedcore.malloc import keep_large_blocks
 from fedcore.message import Empty, Message, weights_of
 from fedcore.policy import Policy
 from fedcore.progress import Progress
@@ -66,6 +67,7 @@ class Job:
         Returns:
             The sites, which can be asked more in this process.
         """
+        keep_large_blocks()
         local = LocalTrainer(module, share_of(self.algorithm, module), self.visit)
         self.policy.foresee_tensors(local.levels)
         state = self.algorithm.start(local)

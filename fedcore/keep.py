@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -18,9 +19,9 @@ class KeepOptimizer(Callback):
         self.kept = kept
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        own = _by_first_name(self.kept)
         for o, optimizer in enumerate(trainer.optimizers):
-            own = {k.removeprefix(f"{o}/"): t for k, t in self.kept.items() if k.startswith(f"{o}/")}
-            resume(optimizer, own)
+            resume(optimizer, own[str(o)])
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.kept.clear()
@@ -40,13 +41,22 @@ def state_of(optimizer: Optimizer) -> Tensors:
 
 def resume(optimizer: Optimizer, state: Tensors) -> None:
     """Copies what `state_of` gave into a new optimizer of the same parameters."""
+    own = _by_first_name(state)
     for p, (parameter, group) in enumerate(_parameters(optimizer)):
-        own = {k.removeprefix(f"{p}/"): t for k, t in state.items() if k.startswith(f"{p}/")}
         # Moments follow their parameter; a step counter only if the optimizer counts on the device.
         counts_there = group.get("fused") or group.get("capturable")
-        for name, t in own.items():
+        for name, t in own[str(p)].items():
             stays = t.dim() == 0 and not counts_there
             optimizer.state[parameter][name] = t.to("cpu" if stays else parameter.device, copy=True)
+
+
+def _by_first_name(tensors: Tensors) -> dict[str, Tensors]:
+    """What is named first/rest, by `first`."""
+    grouped: dict[str, Tensors] = defaultdict(dict)
+    for name, t in tensors.items():
+        first, _, rest = name.partition("/")
+        grouped[first][rest] = t
+    return grouped
 
 
 def _parameters(optimizer: Optimizer) -> list[tuple[Tensor, dict[str, Any]]]:

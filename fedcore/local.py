@@ -7,14 +7,13 @@ This file and `fedcore.visit`, which builds it, are all that touches Lightning's
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
-from torch.utils.data import DataLoader
 
 from fedcore.border import is_metric
 from fedcore.buffers import levels_of
@@ -137,7 +136,7 @@ class LocalTrainer:
         with seeded(turn.seed_of(site.name)), quiet():
             order = torch.Generator().manual_seed(turn.seed_of(site.name, "order"))
             beside = getattr(self.module, "beside", None)
-            batches = loader(site.images, self.visit.batch_size, True, True, beside, order)
+            batches = loader(site.images, self.visit.batch_size, True, True, beside, order, self.visit.device)
             clip = [ClipFused()] if self.visit.precision == "bf16-mixed" else []
             callbacks = [_MeanLoss(), *callbacks, *keep, *clip]
             metrics = self._trained(self.visit.trainer(callbacks), batches)
@@ -146,7 +145,7 @@ class LocalTrainer:
         self._require_finite(metrics)
         return metrics
 
-    def _trained(self, trainer: Trainer, batches: DataLoader[Any]) -> dict[str, float]:
+    def _trained(self, trainer: Trainer, batches: Iterable[Any]) -> dict[str, float]:
         """Fits the module and returns what it logged; of the Trainer nothing is left.
 
         A Trainer and its parts refer to each other, and Python finds late, after hundreds of visits, that nobody else

@@ -134,10 +134,10 @@ class _Steer(Callback):
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
         self.steps += 1
-        for name, p in module.named_parameters():
-            if p.grad is not None and name in self.correction:
-                self.total[name] += p.grad
-                p.grad += self.correction[name]
+        grads = {k: p.grad for k, p in module.named_parameters() if p.grad is not None and k in self.correction}
+        if grads:
+            torch._foreach_add_([self.total[k] for k in grads], list(grads.values()))
+            torch._foreach_add_(list(grads.values()), [self.correction[k] for k in grads])
 
     def mean(self) -> Tensors:
         """Empty where no step was taken."""

@@ -13,8 +13,10 @@ at a time: 2.5 to 4.2 times as long in 3D, 8 to 41 times in 2D. lightly's views 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, log, radians
-from typing import Literal
+from functools import cache
+from itertools import combinations
+from math import ceil, log, pi, radians
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +30,8 @@ from fedcore.errors import Faults, InputError
 class Views:
     """Makes `count` random views of each image; the `views:` section of a recipe.
 
-    Draws from torch's global generator of the images' device: fork and seed that one to repeat the views.
+    Draws from torch's global generator of the images' device and, which images are blurred, from that of the CPU: fork
+    and seed both to repeat the views (`fedcore.seeds`). Nothing here waits for a GPU.
     Voxels should be isotropic: a rotation is rigid in voxels, not in mm.
     """
 
@@ -119,8 +122,9 @@ class Views:
         """Other intensities, in place: fresh memory of this size costs as much as a pass over it."""
         n, device = len(view), view.device
         if self.invert > 0:
-            view[torch.rand(n, device=device) < self.invert] *= -1
-        drawn = torch.rand(n, device=device) < self.blur_probability
+            view.mul_(per_sample(1 - 2 * (torch.rand(n, device=device) < self.invert).to(view.dtype), view))
+        # Drawn by the CPU, which must know how many there are.
+        drawn = (torch.rand(n) < self.blur_probability).nonzero()[:, 0].to(device, non_blocking=True)
         view[drawn] = blur(view[drawn], uniform(*self.blur, (n,), device)[drawn], reach=ceil(4 * self.blur[1]))
         if self.gamma > 0:  # the power is a tenth of a view's time
             bend_(view, uniform(-self.gamma, self.gamma, (n,), device).exp())
@@ -141,7 +145,7 @@ class Views:
             uniform(log(self.aspect[0]), log(self.aspect[1]), (n, dims - 1), device),
         )
         centre = uniform(-1.0, 1.0, (n, dims), device) * (1 - sides)
-        mirrored = torch.rand(n, dims, device=device) < torch.tensor(self.flips(dims), device=device)
+        mirrored = torch.rand(n, dims, device=device) < _constant(self.flips(dims), device)
         angles = uniform(-radians(self.rotate), radians(self.rotate), (n, dims * (dims - 1) // 2), device)
         return turn(angles, space) * torch.where(mirrored, -sides, sides)[:, None], centre
 
@@ -176,15 +180,41 @@ def window_sides(part: Float[Tensor, " n"], stretch: Float[Tensor, "n later"]) -
 def turn(angles: Float[Tensor, "n planes"], space: tuple[int, ...]) -> Float[Tensor, "n d d"]:
     """Rotations by one angle (radians) a plane of two axes, exp of the skew matrix that holds the angles.
 
-    Rigid in voxels: R becomes S^-1 R S, with S the image's sides, since `resample` counts each as [-1, 1].
+    In 2D and 3D by Rodrigues' formula. Rigid in voxels: R becomes S^-1 R S, with S the image's sides, since `resample`
+    counts each as [-1, 1].
     """
     dims = len(space)
-    row, column = torch.triu_indices(dims, dims, 1, device=angles.device)
-    skew = angles.new_zeros(len(angles), dims, dims)
-    skew[:, row, column] = angles
-    sides = angles.new_tensor(space)
-    rotation: Tensor = torch.linalg.matrix_exp(skew - skew.mT)
+    skew = (angles[:, :, None, None] * _constant(_planes(dims), angles.device)).sum(1)
+    angle = angles.norm(dim=1)[:, None, None]
+    twice = (skew[:, :, :, None] * skew[:, None, :, :]).sum(2)
+    # sinc(x) is sin(pi x) / (pi x), and 1 at 0.
+    rotation = _constant(_identity(dims), angles.device) + (angle / pi).sinc() * skew
+    rotation = rotation + 0.5 * (angle / (2 * pi)).sinc() ** 2 * twice
+    sides = _constant(space, angles.device)
     return rotation * (sides / sides[:, None])
+
+
+Numbers = tuple[Any, ...]
+
+
+@cache
+def _constant(numbers: Numbers, device: torch.device) -> Tensor:
+    """Numbers, however nested, on a device where each are copied once: a copy would wait for a GPU."""
+    return torch.tensor(numbers, dtype=torch.float32, device=device)
+
+
+@cache
+def _identity(dims: int) -> Numbers:
+    return tuple(tuple(float(row == column) for column in range(dims)) for row in range(dims))
+
+
+@cache
+def _planes(dims: int) -> Numbers:
+    """Of each plane of two axes the skew matrix by which it turns: 1 above the diagonal, -1 below."""
+    return tuple(
+        tuple(tuple(float((i, j) == pair) - float((j, i) == pair) for j in range(dims)) for i in range(dims))
+        for pair in combinations(range(dims), 2)
+    )
 
 
 def resample(

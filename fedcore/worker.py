@@ -18,6 +18,7 @@ import torch
 from fedcore.algorithm import Visitor
 from fedcore.errors import InputError
 from fedcore.local import LocalTrainer
+from fedcore.malloc import keep_large_blocks
 from fedcore.message import Message, Refusal, Tensors
 from fedcore.parcel import pack, unpack
 from fedcore.site import Round
@@ -25,6 +26,8 @@ from fedcore.transport import Answer, InProcess
 
 _DYING_SECONDS = 10.0
 """A process that has closed its pipe is given so long to leave its exit code."""
+
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,12 @@ class Died(Exception):
 class Worker:
     """The process, seen from the one that starts it."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: int = 0) -> None:
+        self.place = place
+        """Among the workers, by which they share out the GPUs."""
         context = get_context("spawn")  # CUDA forbids forks, and OpenMP's threads do not survive one
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs,), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, gpu_of(place)), daemon=True)
         with _deaf_to_ctrl_c():
             self.process.start()
         theirs.close()
@@ -115,8 +120,19 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(pipe: Connection) -> None:
+def gpu_of(place: int) -> str | None:
+    """What CUDA calls the GPU of a worker, where there are several: workers take them in turn."""
+    count = torch.cuda.device_count()
+    if count < 2:
+        return None
+    chosen = os.environ.get(_VISIBLE)
+    return (chosen.split(",") if chosen else [str(gpu) for gpu in range(count)])[place % count]
+
+
+def _work(pipe: Connection, gpu: str | None) -> None:
     """The life of the process, until its parent closes the pipe or ends."""
+    if gpu is not None:
+        os.environ[_VISIBLE] = gpu  # read when CUDA is first asked for something
     Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, ConnectionError):
         sites, said = _settled(pipe.recv_bytes())
@@ -130,6 +146,7 @@ def _settled(parcel: bytes) -> tuple[InProcess | None, bytes]:
         outfit: Outfit = unpack(parcel)
     except Exception as e:
         return None, pack(_useless(e))
+    keep_large_blocks()
     torch.set_num_threads(outfit.threads)
     warnings.resetwarnings()
     warnings.filters[:] = outfit.filters  # type: ignore[index]

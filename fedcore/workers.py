@@ -1,4 +1,4 @@
-"""Sites of a round visited at the same time, each by a process; several processes may share a GPU.
+"""Sites of a round visited at the same time, each by a process; they take the GPUs in turn, and may share one.
 
 A worker holds an `InProcess` of its own, with a copy of the module, and visits by the same code. Everything random
 in a visit hangs on (seed, round, site), and answers are handed on in the order of the tasks, so the law is
@@ -74,7 +74,7 @@ class Workers:
         """
         try:
             if not self._crew:
-                self._hire(self._size)
+                self._hire(range(self._size))
             yield from self._answers(_Asked(visitor, iter(tasks), turn))
         except BaseException:
             self.close()  # nobody waits any more for the visits under way
@@ -89,16 +89,17 @@ class Workers:
     def _size(self) -> int:
         return max(1, min(self.count, len(self.names())))
 
-    def _hire(self, count: int) -> None:
-        """New workers; they import at the same time, which is most of what a start takes."""
+    def _hire(self, places: Sequence[int]) -> None:
+        """New workers for these places; they import at the same time, which is most of what a start takes."""
         sites = replace(self.sites, memories=InMemory(), on_visit=_say_nothing)
         threads = max(1, torch.get_num_threads() // self._size)
         outfit = _packed(Outfit(sites, threads, list(warnings.filters)))
-        for _ in range(count):
-            self._crew.append(Worker())
-        for worker in self._crew[-count:]:
+        for place in places:
+            self._crew.append(Worker(place))
+        hired = self._crew[-len(places) :]
+        for worker in hired:
             worker.send(outfit)
-        for worker in self._crew[-count:]:
+        for worker in hired:
             _await_start(worker)
 
     def _answers(self, asked: _Asked) -> Iterator[Answer]:
@@ -137,7 +138,7 @@ class Workers:
                 reason = f"the worker process of the visit ended unexpectedly ({e})"
                 visit.done = Done(Refusal(visit.site, reason), None)
                 self._crew.remove(worker)
-                self._hire(1)
+                self._hire([worker.place])
 
 
 @dataclass

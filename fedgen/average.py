@@ -17,8 +17,9 @@ def follow(average: nn.Module, network: nn.Module, images: int, halflife: float,
         halflife: Images after which a weight counts half; 0 copies the network.
         steps: How many the average has taken, raised by one in place.
     """
-    decay = 0.5 ** (images / halflife) if halflife else 0.0
-    decay = min(decay, float((1 + steps) / (10 + steps)))
+    least = 1 - 0.5 ** (images / halflife) if halflife else 1.0
+    part = (9 / (10 + steps)).clamp_min(least)  # of the way to the network; where `steps` is, so that nobody waits
     steps += 1
-    for slow, fast in zip(average.parameters(), network.parameters(), strict=True):
-        slow.lerp_(fast, 1 - decay)
+    slow: list[Tensor] = list(average.parameters())
+    fast: list[Tensor] = list(network.parameters())
+    torch._foreach_lerp_(slow, fast, [part.to(p.dtype) for p in slow])

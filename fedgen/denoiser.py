@@ -76,10 +76,14 @@ class DiffusionGenerator(Generator):
 
     def _predict(self, labels: Int[Tensor, " n"], sites: Int[Tensor, " n"], guidance: float) -> Predict:
         def predict(images: Tensor, times: Tensor) -> Tensor:
-            said: Tensor = self.network(images, times, labels, sites)
             if guidance == 1:
-                return said.float()
-            unled: Tensor = self.network(images, times, *[torch.full_like(labels, UNSAID)] * 2)
+                alone: Tensor = self.network(images, times, labels, sites)
+                return alone.float()
+            nobody = torch.full_like(labels, UNSAID)
+            twice = [torch.cat(pair) for pair in ((images,) * 2, (times,) * 2, (labels, nobody), (sites, nobody))]
+            said, unled = self.network(*twice).chunk(
+                2
+            )  # in one pass, which a GPU fills better than two of half its size
             return (unled + guidance * (said - unled)).float()
 
         return predict

@@ -20,7 +20,7 @@ EQUAL = 1 / 255
 """Root mean square difference, of the whole range of brightness, below which two images are nearly equal."""
 SIDE = 16
 VOXELS = 1 << 22
-"""Of the images that are compared at once."""
+"""Of the images that are compared at once, and pairs of images whose distances are."""
 
 
 def likenesses(
@@ -41,7 +41,8 @@ def emptiness(images: Float[Tensor, "n c *space"]) -> dict[str, float]:
     """
     small = interpolate(images.float(), [min(SIDE, n) for n in images.shape[2:]], mode="area").flatten(1) / 2
     limit = EQUAL * small.shape[1] ** 0.5
-    near = [(torch.cdist(part, small) < limit).sum(1) > 1 for part in small.split(1000)]  # each is near itself
+    # Each is near itself.
+    near = [(torch.cdist(part, small) < limit).sum(1) > 1 for part in small.split(max(1, VOXELS // len(small)))]
     repeated = torch.cat(near)
     constant = (small - small.mean(1, keepdim=True)).norm(dim=1) < limit
     return {"repeated": float(repeated.double().mean()), "constant": float(constant.double().mean())}

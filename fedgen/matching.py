@@ -20,6 +20,8 @@ CANDIDATES = 8
 """Patients, and images, of which the exact similarity is asked."""
 LEARNED = 500
 """Trained images that a metric is learned from."""
+_RANKED = 1024
+"""Images ranked at once: ranks take ten times the memory of the images."""
 CHUNK = 64
 """Images searched at once: the memory of a search is this times the trained images times 8 bytes."""
 
@@ -48,6 +50,10 @@ def reduced(images: Float[Tensor, "n c *space"], side: int) -> Float[Tensor, "n 
 
 def equalised(images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
     """Each pixel's rank in its image and channel, in [-1, 1], of equal ones the middle: the same in any window."""
+    return torch.cat([_ranks(part) for part in images.split(_RANKED)])
+
+
+def _ranks(images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
     flat = images.flatten(2)
     ranked, order = flat.sort(-1)
     last = flat.shape[-1] - 1

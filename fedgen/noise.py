@@ -6,7 +6,7 @@ Time runs from 0, the image, to 1000, noise; diffusers' schedulers, which walk i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from typing import Literal
 
 import torch
@@ -35,13 +35,10 @@ class Noise:
         if self.min_snr is not None and self.min_snr <= 0:
             raise ValueError(f"min_snr must be positive or null, got {self.min_snr}")
 
-    @cached_property
+    @property
     def kept(self) -> Float[Tensor, " t"]:
         """a_t^2 of t = 0 .. 999, from the scheduler that samples, so that both agree to the bit."""
-        from diffusers import DDPMScheduler
-
-        kept: Tensor = DDPMScheduler(beta_schedule=self.beta_schedule).alphas_cumprod
-        return kept
+        return _kept(self.beta_schedule, torch.device("cpu"))
 
     @property
     def beta_schedule(self) -> str:
@@ -58,7 +55,7 @@ class Noise:
         """a_t and s_t."""
         if self.predicts == "flow":
             return 1 - times / STEPS, times / STEPS
-        kept = self.kept.to(times.device)[times.long()]
+        kept = _kept(self.beta_schedule, times.device)[times.long()]
         return kept.sqrt(), (1 - kept).sqrt()
 
     def mix(
@@ -98,6 +95,15 @@ class Noise:
         snr = (a / s) ** 2
         # The image's error is the noise's over SNR, and that of v over SNR + 1.
         return snr.clamp(max=self.min_snr) / (snr if self.predicts == "epsilon" else snr + 1)
+
+
+@cache
+def _kept(beta_schedule: str, device: torch.device) -> Float[Tensor, " t"]:
+    """Copied once to a device: each copy would wait for a GPU."""
+    from diffusers import DDPMScheduler
+
+    kept: Tensor = DDPMScheduler(beta_schedule=beta_schedule).alphas_cumprod
+    return kept.to(device)
 
 
 def over(scale: Shaped[Tensor, " n"], images: Float[Tensor, "n c *space"]) -> Tensor:

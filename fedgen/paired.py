@@ -41,13 +41,21 @@ class PairedDiffusion(Diffusion):
             raise ValueError(f"masks must lie in 2..{UNLABELED}, background counted, got {masks}")
         super().__init__(with_bits(canvas, masks), known, **settings)
         self.canvas, self.masks = canvas, masks
+        self.highest = torch.zeros((), dtype=torch.int64)  # class number seen in this epoch
+
+    def on_train_epoch_start(self) -> None:
+        self.highest = torch.zeros((), dtype=torch.int64, device=self.device)
+
+    def on_train_epoch_end(self) -> None:
+        """Of all masks at once: to read a number at each step would wait for a GPU."""
+        if int(self.highest) >= self.masks:
+            told = f"the generator's `masks` must be above it, got {self.masks}"
+            raise Refused(f"a mask holds class {int(self.highest)}; {told}")
 
     def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
         images, labels, masks = batch  # (n, c, *space), (n,) and (n, *space)
         labelled = (masks != UNLABELED)[:, None]
-        highest = int(torch.where(labelled[:, 0], masks, 0).max())
-        if highest >= self.masks:
-            raise Refused(f"a mask holds class {highest}; the generator's `masks` must be above it, got {self.masks}")
+        self.highest = torch.maximum(self.highest, torch.where(labelled[:, 0], masks, 0).max())
         bits = to_bits(masks, self.masks) * labelled
         taught = torch.cat([torch.ones_like(images), labelled.expand_as(bits).float()], dim=1)
         errors = self.errors(torch.cat([images, bits], dim=1), labels, torch.full_like(labels, self.site))

@@ -23,9 +23,11 @@ NEIGHBOURS = 5
 LEAST = 2 * NEIGHBOURS
 """Images on each side below which no figure is given."""
 MOST = 5000
-"""Images of a site that are looked at: pairs of more take gigabytes."""
+"""Images of a site that are looked at: time grows with the pairs of them."""
 DRAWS = 10
 """Of the larger of two sets, to the size of the smaller."""
+PAIRS = 1 << 22
+"""Pairs of images whose figures are in memory at once, 32 MB as float64; several such tables are."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,25 @@ def kernel_distance(real: Float[Tensor, "n d"], drawn: Float[Tensor, "m d"]) -> 
     """KID: the unbiased squared maximum mean discrepancy under (x.y / d + 1)^3 (Binkowski et al. 2018, arXiv
     1801.01401); near 0, and possibly below, for sets of one law. All pairs, no subsets.
     """
-    rr, dd, rd = (_cubic(a, b) for a, b in ((real, real), (drawn, drawn), (real, drawn)))
     n, m = len(real), len(drawn)
-    within = (rr.sum() - rr.trace()) / (n * (n - 1)) + (dd.sum() - dd.trace()) / (m * (m - 1))
-    return float(within - 2 * rd.mean())
+    within = (_cubic(real, real) - _own(real)) / (n * (n - 1)) + (_cubic(drawn, drawn) - _own(drawn)) / (m * (m - 1))
+    return within - 2 * _cubic(real, drawn) / (n * m)
 
 
-def _cubic(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
-    return (a.double() @ b.double().T / a.shape[1] + 1) ** 3
+def _cubic(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
+    """The kernel's sum over all pairs."""
+    other = b.double().T
+    return sum(float(((part.double() @ other / a.shape[1] + 1) ** 3).sum()) for part in _parts(a, len(b)))
+
+
+def _own(a: Float[Tensor, "n d"]) -> float:
+    """The kernel's sum over pairs of an image and itself."""
+    return float(((a.double().square().sum(1) / a.shape[1] + 1) ** 3).sum())
+
+
+def _parts(a: Float[Tensor, "n d"], others: int) -> tuple[Float[Tensor, "part d"], ...]:
+    """Parts of `a` whose pairs with so many others are at most `PAIRS`."""
+    return a.split(max(1, PAIRS // others))
 
 
 def coverage(real: Float[Tensor, "n d"], drawn: Float[Tensor, "m d"], k: int = NEIGHBOURS) -> dict[str, float]:
@@ -97,16 +110,21 @@ def coverage(real: Float[Tensor, "n d"], drawn: Float[Tensor, "m d"], k: int = N
     real a drawn lies in, over k; may exceed 1. coverage: part of the real balls that hold a drawn. Of one law,
     coverage is near 1 - 2^-k where both sides are large.
     """
-    apart = torch.cdist(real.double(), drawn.double())
-    in_real: Bool[Tensor, "n m"] = apart <= reach(real, k)[:, None]
-    in_drawn: Bool[Tensor, "n m"] = apart <= reach(drawn, k)[None, :]
+    of_real, of_drawn, exact = reach(real, k), reach(drawn, k), drawn.double()
+    balls, recalled, covered = torch.zeros(len(drawn), dtype=torch.int64), [], []
+    for part, radius in zip(_parts(real, len(drawn)), _parts(of_real[:, None], len(drawn)), strict=True):
+        apart = torch.cdist(part.double(), exact)
+        in_real: Bool[Tensor, "part m"] = apart <= radius
+        balls += in_real.sum(0)
+        covered.append(in_real.any(1))
+        recalled.append((apart <= of_drawn).any(1))
     return {
-        "precision": float(in_real.any(0).double().mean()), "recall": float(in_drawn.any(1).double().mean()),
-        "density": float(in_real.double().sum(0).mean() / k), "coverage": float(in_real.any(1).double().mean()),
+        "precision": float((balls > 0).double().mean()), "recall": float(torch.cat(recalled).double().mean()),
+        "density": float(balls.double().mean() / k), "coverage": float(torch.cat(covered).double().mean()),
     }  # fmt: skip
 
 
 def reach(features: Float[Tensor, "n d"], k: int) -> Float[Tensor, " n"]:
     """Distance of each to its k-th nearest neighbour, itself not counted; needs more than k."""
     exact = features.double()
-    return torch.cdist(exact, exact).kthvalue(k + 1, dim=1).values
+    return torch.cat([torch.cdist(part, exact).kthvalue(k + 1, dim=1).values for part in _parts(exact, len(exact))])

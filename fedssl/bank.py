@@ -41,6 +41,10 @@ class FeatureBank(nn.Module):
         self.register_buffer("born", torch.full((capacity,), EMPTY))
         self.register_buffer("part", torch.full((capacity,), UNKNOWN))
         self.register_buffer("head", torch.zeros((), dtype=torch.int64))
+        self._filled: int | None = 0
+        # Whoever has the state may write into it.
+        self.register_state_dict_pre_hook(_forget_count)
+        self.register_load_state_dict_post_hook(_forget_count)
 
     @property
     def capacity(self) -> int:
@@ -59,31 +63,40 @@ class FeatureBank(nn.Module):
         self.born[slots] = _last(born, len(new))
         self.part[slots] = _last(part, len(new))
         self.head.add_(n).remainder_(self.capacity)
+        if self._filled is not None:
+            self._filled = min(self.capacity, self._filled + n)
 
     def clear(self) -> None:
         self.born.fill_(EMPTY)
         self.head.zero_()
+        self._filled = 0
 
     def __len__(self) -> int:
-        return int((self.born != EMPTY).sum())
+        """Entries that are there, always in the first slots. Known without a look at the device, but after a load."""
+        if self._filled is None:
+            self._filled = int((self.born != EMPTY).sum())
+        return self._filled
 
     def entries(self) -> Float[Tensor, "n dim"]:
-        """The features that are there, in the order of their slots."""
-        return self.features[self.born != EMPTY]
+        """The features that are there, in the order of their slots; a view, into which the next push writes."""
+        return self.features[: len(self)]
 
     def parts(self) -> Int[Tensor, "n"]:
-        """The part of each of `entries`."""
-        return self.part[self.born != EMPTY]
+        """The part of each of `entries`, a view too."""
+        return self.part[: len(self)]
 
     def newest(self, n: int) -> tuple[Float[Tensor, "m dim"], Int[Tensor, "m"], Int[Tensor, "m"]]:
         """The last `n` features pushed (fewer if it holds fewer), oldest first, their rounds and their parts."""
-        slots = (self.head + torch.arange(self.capacity, device=self.born.device)) % self.capacity
-        slots = slots[self.born[slots] != EMPTY][-n:]
+        slots = (self.head + torch.arange(-min(n, len(self)), 0, device=self.born.device)) % self.capacity
         return self.features[slots], self.born[slots], self.part[slots]
 
     def ages(self, now: int) -> Int[Tensor, "n"]:
         """Rounds since each entry was made."""
-        return now - self.born[self.born != EMPTY]
+        return now - self.born[: len(self)]
+
+
+def _forget_count(bank: FeatureBank, *_: object) -> None:
+    bank._filled = None
 
 
 @runtime_checkable

@@ -86,9 +86,9 @@ class FCL(Method):
             if positions is not None
             else torch.full((len(query),), UNKNOWN, device=query.device)
         )
-        own, own_part = self.bank.entries(), self.bank.parts()
-        known = torch.cat([own, self.remote.entries()])
-        known_part = torch.cat([own_part, self.remote.parts()])
+        known = torch.cat([self.bank.entries(), self.remote.entries()])
+        known_part = torch.cat([self.bank.parts(), self.remote.parts()])
+        own, own_part = known[: len(self.bank)], known_part[: len(self.bank)]
         # Cosines over tau in bf16 would be off by several hundredths.
         with torch.autocast(query.device.type, enabled=False):
             local = matched_nce(query, key, part, own, own_part, self.temperature)

@@ -25,9 +25,9 @@ from fedssl.linear import linear_probe
 
 @dataclass(frozen=True)
 class Probe:
-    """Asked of every site between rounds."""
+    """Asked between rounds of the sites that the round asked, and after the last round of every site."""
 
-    every: int = 1
+    every: int = 5
     """Rounds between two probes; the last round is always probed."""
     k: int = 20
     """Neighbours that vote."""
@@ -100,6 +100,11 @@ def feature_std(features: Float[Tensor, "n d"]) -> float:
 
 def effective_rank(features: Float[Tensor, "n d"]) -> float:
     """exp of the entropy of the normalised singular values (Roy & Vetterli 2007), in [1, min(n, d)]."""
-    values = torch.linalg.svdvals(features.double() - features.double().mean(0))
+    centred = features.double() - features.double().mean(0)
+    # Singular values are the roots of the eigenvalues of the smaller Gram matrix, found in a half to a quarter of the
+    # time. Centred images span one direction less than they are; a further value that is 0 comes out as up to 1e-8 of
+    # the greatest, below the six digits that leave a site.
+    gram = centred @ centred.T if len(centred) < centred.shape[1] else centred.T @ centred
+    values = torch.linalg.eigvalsh(gram)[-min(len(centred) - 1, centred.shape[1]) :].clamp_min(0).sqrt()
     shares = (values / values.sum().clamp_min(1e-300)).clamp_min(1e-300)
     return float(torch.exp(-(shares * shares.log()).sum()))

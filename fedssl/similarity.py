@@ -24,6 +24,9 @@ from torch import Tensor
 from fedcore.message import Tensors
 from fedcore.site import Round, Site
 
+_AT_ONCE = 16
+"""Images that an encoder sees at once: in float32 more volumes may take more memory than a step of training."""
+
 
 @dataclass(frozen=True)
 class RepresentationChange:
@@ -57,7 +60,7 @@ class _Compare(Callback):
         assert isinstance(encoder, torch.nn.Module)
         training = encoder.training
         encoder.eval()  # batch norm must neither use nor learn this batch's statistics
-        features = encoder(self.batch.to(module.device)).float()
+        features = torch.cat([encoder(part.to(module.device)).float() for part in self.batch.split(_AT_ONCE)])
         encoder.train(training)
         return dissimilarity(features)
 

@@ -206,4 +206,4 @@ def _counted(
 
 def _predict(local: LocalTrainer, images: Images, batch: int, device: torch.device) -> Float[Tensor, "n k"]:
     parts = torch.arange(len(images)).split(batch)
-    return torch.cat([local.module(images.batch(part).to(device)).float().cpu() for part in parts])
+    return torch.cat([local.module(images.batch(part, device)).float().cpu() for part in parts])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fedcore.data.images import Beside, Companions, Images
+
+Batch = Tensor | tuple[Tensor, ...]
+CPU = torch.device("cpu")
 
 
 def loader(
@@ -19,8 +24,9 @@ def loader(
     drop_last: bool = False,
     beside: Beside | Sequence[Beside] | None = None,
     generator: torch.Generator | None = None,
-) -> DataLoader[Tensor | tuple[Tensor, ...]]:
-    """Batches of pixels (b, c, *space), or tuples of them and what is asked for `beside` them.
+    device: torch.device = CPU,
+) -> DataLoader[Batch] | Ahead:
+    """Batches of pixels (b, c, *space) in float32, or tuples of them and what is asked for `beside` them.
 
     No workers: a batch is one read of a mapped array, cheaper than a process's start. Whatever the size of
     the site at least one batch comes: `drop_last` drops an incomplete batch only behind a full one, and while
@@ -34,12 +40,44 @@ def loader(
         drop_last: Drop an incomplete last batch if it is not the only one.
         beside: Give labels (class indices), findings, masks or positions too, one or several.
         generator: Its state is the order's only source.
+        device: Where the batches are handed out; a GPU's are read ahead.
     """
     generator = generator or torch.Generator()
     batches = Batches(len(images), batch_size, shuffle=shuffle, drop_last=drop_last, generator=generator)
-    batched = _Batched(images, beside)
+    ahead = device.type != "cpu"
+    batched = _Batched(images, beside, half=ahead)
     company = _Accompanied(batched, images.companions, generator) if shuffle and images.companions else batched
-    return DataLoader(company, sampler=batches, batch_size=None, generator=generator)
+    read = DataLoader(company, sampler=batches, batch_size=None, generator=generator)
+    return Ahead(read, device) if ahead else read
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """Batches on a device, each read by a thread while the one before it is trained on.
+
+    They travel as they are stored, from memory that a GPU reads by itself, and become float32 where they arrive.
+    """
+
+    batches: DataLoader[Batch]
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        source = iter(self.batches)
+        with ThreadPoolExecutor(1) as thread:
+            reading = thread.submit(self._read, source)
+            while parts := reading.result():
+                reading = thread.submit(self._read, source)
+                pixels, *beside = (part.to(self.device, non_blocking=True) for part in parts)
+                yield (pixels.float(), *beside) if beside else pixels.float()
+
+    def _read(self, source: Iterator[Batch]) -> tuple[Tensor, ...]:
+        """The parts of the next batch; none at the end."""
+        batch = next(source, ())
+        parts = (batch,) if isinstance(batch, Tensor) else batch
+        return tuple(part.pin_memory() for part in parts) if self.device.type == "cuda" else tuple(parts)
 
 
 class Batches(Sampler[Tensor]):
@@ -59,34 +97,35 @@ class Batches(Sampler[Tensor]):
         return full + (rest >= self.least or (rest > 0 and full == 0))
 
 
-class _Batched(Dataset[Tensor | tuple[Tensor, ...]]):
+class _Batched(Dataset[Batch]):
     """A data set whose items are whole batches, so that one read serves a batch."""
 
-    def __init__(self, images: Images, beside: Beside | Sequence[Beside] | None):
-        self.images = images
+    def __init__(self, images: Images, beside: Beside | Sequence[Beside] | None, half: bool = False):
+        self.images, self.half = images, half
         self.beside: Sequence[Any] = (beside,) if isinstance(beside, str) else beside or ()
 
-    def __getitem__(self, indices: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def __getitem__(self, indices: Tensor) -> Batch:
         pixels, *beside = self.parts(indices)
         return (pixels, *beside) if beside else pixels
 
     def parts(self, indices: Tensor) -> tuple[Tensor, ...]:
         """Pixels and what is asked for beside them."""
-        return self.images.batch(indices), *(self.images.beside(what, indices) for what in self.beside)
+        pixels = self.images.half_batch(indices) if self.half else self.images.batch(indices)
+        return pixels, *(self.images.beside(what, indices) for what in self.beside)
 
 
-class _Accompanied(Dataset[Tensor | tuple[Tensor, ...]]):
+class _Accompanied(Dataset[Batch]):
     """Batches that companions join, or whose place they take."""
 
     def __init__(self, batched: _Batched, companions: Companions, generator: torch.Generator):
         self.batched, self.companions, self.generator = batched, companions, generator
-        self.drawn = _Batched(companions.images, batched.beside)
+        self.drawn = _Batched(companions.images, batched.beside, batched.half)
 
     @property
     def images(self) -> Images:
         return self.batched.images
 
-    def __getitem__(self, indices: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def __getitem__(self, indices: Tensor) -> Batch:
         count = self.companions.beside(len(indices))
         chosen = torch.randint(len(self.companions.images), (count,), generator=self.generator)
         parts = self.drawn.parts(chosen)

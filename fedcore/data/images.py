@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float16, Float32, Int64, UInt8
 from torch import Tensor
 
 from fedcore.errors import InputError, Refused
@@ -99,10 +99,14 @@ class Images:
             index=self._stored(at),
         )
 
-    def batch(self, indices: Indices) -> Float32[Tensor, "b c *space"]:
-        """Pixels in [-1, 1]."""
+    def batch(self, indices: Indices, device: torch.device | None = None) -> Float32[Tensor, "b c *space"]:
+        """Pixels in [-1, 1], on a device if one is given: half the bytes travel there, and become float32 there."""
+        return self.half_batch(indices).to(device).float()
+
+    def half_batch(self, indices: Indices) -> Float16[Tensor, "b c *space"]:
+        """The pixels of `batch` as they are stored."""
         at = self._stored(np.asarray(indices, dtype=np.int64))
-        return torch.from_numpy(np.asarray(self.pixels[at])).float()
+        return torch.from_numpy(np.asarray(self.pixels[at]))
 
     def mask_batch(self, indices: Indices) -> Int64[Tensor, "b *space"]:
         """Class numbers, 255 where unlabelled.

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedcore.border import Border
+from fedcore.border import Border, digest_of
 from fedcore.errors import InputError, Refused
 from fedcore.ledger import RoundRecord
 from fedcore.message import FEATURES, SAMPLES, STATISTICS, Contribution, Message, Reveals, Weights, revealed
@@ -166,8 +166,21 @@ def test_the_audit_knows_the_very_bytes(tmp_path: Path) -> None:
     Border(Policy(Reveals.SAMPLES), tmp_path).release(SENT, TURN)
     audit = {e["field"]: e for e in entries(tmp_path / "audit.jsonl")}
     assert audit["rows"]["sha256"] == hashlib.sha256(RICH.rows.numpy().tobytes()).hexdigest()
-    both = RICH.model.tensors["w"].numpy().tobytes() + RICH.model.tensors["steps"].numpy().tobytes()
-    assert audit["weights"]["sha256"] == hashlib.sha256(both).hexdigest()
+    each = [hashlib.sha256(RICH.model.tensors[name].numpy().tobytes()).digest() for name in ("w", "steps")]
+    assert audit["weights"]["sha256"] == hashlib.sha256(b"".join(each)).hexdigest()
+
+
+def test_threads_do_not_change_a_digest() -> None:
+    tensors = [torch.full((1 << 18,), float(i)) for i in range(3)]
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(digest_of(tensors))
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] != digest_of(tensors[::-1])
 
 
 def test_tensors_of_every_kind_are_audited(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import subprocess
 from typing import Any
 
 import pytest
+import torch
 
 from fedcore import doctor
 from fedcore.doctor import Finding, mismatch
@@ -77,3 +78,11 @@ def test_this_installation_is_sound(monkeypatch: pytest.MonkeyPatch) -> None:
     findings = [check() for check in doctor.CHECKS]
     assert all(finding.sound for finding in findings), findings
     assert {finding.name for finding in findings} == {"python", "packages", "torch pair", "hardware", "recipes"}
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_gpu_that_computes_in_bf16_is_told_with_what_to_set(monkeypatch: pytest.MonkeyPatch, able: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: able)
+    monkeypatch.setattr("fedcore.environment.device", lambda: "a GPU")
+    assert ("visit.precision bf16-mixed" in doctor.hardware().told) == able

@@ -122,13 +122,20 @@ def test_a_survey_leaves_no_trace_in_the_run_or_the_memories() -> None:
     assert records[-1].survey["a"] == {"weights": pytest.approx(float(state.tensors["layer.weight"].mean()))}
 
 
-def test_a_survey_asks_every_site_when_it_is_due_and_after_the_last_round() -> None:
+def test_a_survey_asks_the_sites_of_its_round_and_every_site_after_the_last() -> None:
     records: list[RoundRecord] = []
     federate(
         FedAvg(), transport := InProcess(hospitals("abc"), local()), FedAvg().start(transport.local),
         Rounds(5, per_round=1), 0, survey=Survey(Curious(), every=2), finished=lambda r, _: records.append(r),
     )  # fmt: skip
-    assert [set(record.survey) for record in records] == [set(), {*"abc"}, set(), {*"abc"}, {*"abc"}]
+    drawn = [set(Rounds(5, per_round=1).draw("abc", Round(index, 5, 0))) for index in range(5)]
+    assert [set(record.survey) for record in records] == [set(), drawn[1], set(), drawn[3], {*"abc"}]
+    assert [set(record.sites) for record in records] == [*drawn[:4], {*"abc"}]
+    assert sum(map(len, drawn)) == 5
+
+
+def test_a_survey_is_due_every_fifth_round_and_after_the_last_unless_it_says_otherwise() -> None:
+    assert [index for index in range(12) if Survey(Curious()).due(Round(index, 12, 0))] == [4, 9, 11]
 
 
 def test_a_survey_is_sent_the_weights_and_nothing_else() -> None:

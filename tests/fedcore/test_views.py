@@ -116,6 +116,36 @@ def test_a_window_fits_the_image_and_has_the_drawn_volume(dims: int) -> None:
     torch.testing.assert_close((sides[:, 1:] / sides[:, :1]).log(), stretch, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("space", [(16, 16), (6, 8, 7)])
+def test_no_view_waits_for_what_a_device_has_computed(space: tuple[int, ...]) -> None:
+    """Tensors without numbers answer only what needs none: no boolean mask, no number read."""
+    images = torch.empty(4, 1, *space, device="meta")
+    assert Views(invert=0.5)._view(images).shape == images.shape
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("space", [(16, 16), (6, 8, 7)])
+def test_cuda_sees_no_wait_in_a_view(space: tuple[int, ...]) -> None:
+    images, views = random_images(4, 1, *space).cuda(), Views(invert=0.5)
+    views(images)  # copies the constants
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        views(images)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(("space", "planes"), [((5, 9), 1), ((4, 6, 7), 3)])
+def test_a_turn_is_the_exponential_of_its_skew_matrix(space: tuple[int, ...], planes: int) -> None:
+    angles = torch.cat([torch.zeros(1, planes), torch.rand(20, planes) * 2 * pi - pi])
+    row, column = torch.triu_indices(len(space), len(space), 1)
+    skew = torch.zeros(len(angles), len(space), len(space))
+    skew[:, row, column] = angles
+    sides = torch.tensor(space).float()
+    expected = torch.linalg.matrix_exp(skew - skew.mT) * (sides / sides[:, None])
+    torch.testing.assert_close(turn(angles, space), expected, atol=1e-5, rtol=0)
+
+
 def test_resampling_equals_a_loop_over_pixels() -> None:
     """Bilinear by hand, any linear map, rows before columns, border repeated."""
     generator = torch.Generator().manual_seed(1)

@@ -38,7 +38,7 @@ from fedcore.scaffold import Scaffold
 from fedcore.site import Round, Site
 from fedcore.transport import Answer, InProcess, Transport
 from fedcore.visit import Visit
-from fedcore.worker import rebuilt
+from fedcore.worker import gpu_of, rebuilt
 from fedcore.workers import Workers
 from tests.fedcore.test_border import RICH
 from tests.fedcore.test_exchange import Tally
@@ -165,6 +165,16 @@ def test_a_run_by_workers_equals_one_in_one_process_to_the_bit(
     assert any("nan" in record["refused"] for record in records)
     assert found_told == told
     assert "a/audit.jsonl" in told
+
+
+def test_workers_take_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert gpu_of(1) is None
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert [gpu_of(place) for place in range(4)] == ["0", "1", "2", "0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-b,2")
+    assert [gpu_of(place) for place in range(4)] == ["5", "GPU-b", "2", "5"]
 
 
 def test_sites_are_visited_at_the_same_time_and_answer_in_order(workers: Workers, tmp_path: Path) -> None:

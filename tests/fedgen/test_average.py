@@ -39,3 +39,19 @@ def test_a_mean_of_averages_is_the_average_of_the_means() -> None:
         for each in (*apart, (slow, fast)):
             follow(*each, 16, 64.0, torch.tensor(float(steps)))
     assert torch.allclose((apart[0][0].weight + apart[1][0].weight) / 2, slow.weight)
+
+
+@pytest.mark.parametrize("halflife", [0.0, 20.0, 1e4])
+def test_steps_are_those_of_a_loop_that_reads_their_number(halflife: float) -> None:
+    slow, fast = nn.Linear(3, 4), nn.Linear(3, 4)
+    expected, taken = [p.detach().clone() for p in slow.parameters()], torch.zeros((), dtype=torch.float64)
+    for step in range(40):
+        for p in fast.parameters():
+            nn.init.normal_(p)
+        decay = min(0.5 ** (16 / halflife) if halflife else 0.0, (1 + step) / (10 + step))
+        for at, p in enumerate(fast.parameters()):
+            expected[at].lerp_(p.detach(), 1 - decay)
+        follow(slow, fast, 16, halflife, taken)
+    for p, mine in zip(slow.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.detach(), mine, rtol=0, atol=1e-6)
+    assert taken == 40

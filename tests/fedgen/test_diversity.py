@@ -29,11 +29,15 @@ def noise(count: int, *shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 40, 30), (1, 20, 20, 20)])
-def test_images_that_are_there_twice_and_empty_ones_are_counted(shape: tuple[int, ...]) -> None:
+def test_images_that_are_there_twice_and_empty_ones_are_counted(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = noise(20, *shape)
     assert emptiness(images) == {"repeated": 0, "constant": 0}
     images[1] = images[0] + 1e-3 * noise(1, *shape, seed=1)[0]
     images[2] = -1
+    assert emptiness(images) == {"repeated": 2 / 20, "constant": 1 / 20}
+    monkeypatch.setattr("fedgen.diversity.VOXELS", 45)  # two images at a time
     assert emptiness(images) == {"repeated": 2 / 20, "constant": 1 / 20}
     assert emptiness(torch.full((4, *shape), 0.3)) == {"repeated": 1, "constant": 1}
     assert emptiness(images[:1]) == {"repeated": 0, "constant": 0}

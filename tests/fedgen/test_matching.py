@@ -1,8 +1,17 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
+from fedgen import matching
 from fedgen.matching import equalised, mirrorings, nearest, reduced, working
+
+
+def test_ranks_do_not_depend_on_how_many_images_are_ranked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.rand(5, 2, 6, 7).mul(8).round()
+    whole = equalised(images)
+    monkeypatch.setattr(matching, "_RANKED", 2)
+    assert torch.equal(equalised(images), whole)
 
 
 def test_ranks_are_the_same_in_every_window() -> None:

@@ -97,8 +97,10 @@ def test_bits_of_unlabelled_pixels_teach_nothing() -> None:
 def test_a_class_that_is_not_counted_is_refused() -> None:
     images, labels, masks = batch()
     masks[2, 3, 3] = 7
+    taught = module()
+    taught.training_step((images, labels, masks), 0)
     with pytest.raises(Refused, match="a mask holds class 7; the generator's `masks` must be above it, got 3"):
-        module().training_step((images, labels, masks), 0)
+        taught.on_train_epoch_end()
     with pytest.raises(ValueError, match=r"masks must lie in 2..255, background counted, got 1"):
         PairedDiffusion(Canvas(1, (8, 8)), KNOWN, masks=1)
 

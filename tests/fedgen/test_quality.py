@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from fedgen import quality
 from fedgen.quality import DRAWS, Sample, alike, coverage, drawings, kernel_distance, reach
 
 
@@ -65,6 +69,28 @@ def test_a_set_of_copies_is_precise_and_has_no_spread() -> None:
     found = coverage(real, real[:1].expand(20, 4) + 1e-3 * features(1, 20))
     assert found["precision"] == 1.0
     assert found["recall"] < 0.1
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that any tensor held which was made."""
+
+    most = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = operation(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            self.most = max(self.most, tensor.numel() if isinstance(tensor, Tensor) else 0)
+        return made
+
+
+def test_figures_do_not_depend_on_the_pairs_in_memory_which_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, drawn = features(0, 90), features(1, 70, 0.5)
+    whole = coverage(real, drawn) | {"kid": kernel_distance(real, drawn)}
+    monkeypatch.setattr(quality, "PAIRS", 640)
+    with Largest() as seen:
+        parts = coverage(real, drawn) | {"kid": kernel_distance(real, drawn)}
+    assert seen.most <= 640
+    assert parts == pytest.approx(whole, rel=1e-12)
 
 
 def test_reach_leaves_an_image_itself_out() -> None:

@@ -92,6 +92,24 @@ def test_its_state_is_saved_and_a_restored_bank_goes_on_like_the_first() -> None
     assert again.newest(5)[0][:, 0].tolist() == [4, 5, 6, 100, 101]
 
 
+def test_its_count_follows_what_is_written_into_its_state() -> None:
+    bank, other = filled(5, [3, 4]), filled(5, [2])
+    state = bank.state_dict()
+    for name, value in other.state_dict().items():
+        state[name].copy_(value)
+    assert len(bank) == 2
+    assert bank.entries().tolist() == other.entries().tolist()
+
+
+def test_a_step_waits_for_no_device() -> None:
+    """Tensors without numbers answer only what needs none: no boolean mask, no number read."""
+    bank = FeatureBank(4, 2).to("meta")
+    for _ in range(3):
+        bank.push(torch.empty(2, 2, device="meta"), site=1, born=0)
+        assert bank.entries().shape == (len(bank), 2)
+    assert bank.newest(3)[0].shape == (3, 2)
+
+
 def test_at_the_end_of_the_capacity_nothing_is_lost_as_it_is_in_lightlys() -> None:
     """Four batches of four into ten: the last ten are 6 to 15."""
     lightly = MemoryBankModule(size=(10, 2))

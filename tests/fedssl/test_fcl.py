@@ -95,7 +95,7 @@ def test_without_positions_the_method_is_moco_on_both_banks_and_on_its_own(toy: 
     module, pair = fcl(toy()), views()
     module.bank.push(unit(3), 1, 0, part=2)
     module.remote.push(unit(5), 2, 0, part=2)
-    own, other = module.bank.entries(), module.remote.entries()
+    own, other = module.bank.entries().clone(), module.remote.entries()
     loss = module.loss(pair)
     query, key = queries(module, pair[0]), module.bank.newest(4)[0]
     expected = info_nce(query, key, own, 0.2) + info_nce(query, key, torch.cat([own, other]), 0.2)

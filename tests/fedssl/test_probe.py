@@ -8,7 +8,7 @@ from math import exp
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from fedcore.data.images import Images
@@ -47,6 +47,19 @@ def test_feature_std_is_one_for_isotropic_features_and_zero_for_collapsed_ones()
     assert feature_std(torch.randn(2000, 64)) == pytest.approx(1, abs=0.02)
     assert feature_std(torch.ones(10, 64)) == 0
     assert feature_std(torch.randn(10, 1).abs() * torch.ones(64)) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(300, 64), (40, 128), (64, 64)])
+def test_effective_rank_is_that_of_the_singular_values(shape: tuple[int, int]) -> None:
+    def by_singular_values(features: Tensor) -> float:
+        values = torch.linalg.svdvals(features.double() - features.double().mean(0))
+        shares = (values / values.sum()).clamp_min(1e-300)
+        return float(torch.exp(-(shares * shares.log()).sum()))
+
+    features = torch.randn(shape) * 0.95 ** torch.arange(shape[1])
+    assert effective_rank(features) == pytest.approx(by_singular_values(features), rel=1e-8)
+    few = features[:, :3] @ torch.randn(3, shape[1])
+    assert effective_rank(few) == pytest.approx(by_singular_values(few), rel=2e-6)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 8])

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
+from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.data import DataLoader
 
-from fedcore.data.batches import loader
+from fedcore.data.batches import Ahead, Batch, loader
 from fedcore.data.images import Companions
+from fedcore.errors import Refused
 from tests.fedcore.data.test_images import site
 
 
@@ -71,3 +77,44 @@ def test_a_site_meets_the_same_images_of_its_own_with_companions_or_without() ->
 def test_measuring_is_without_companions() -> None:
     images = replace(site(10), companions=Companions(site(100), 0.5))
     assert [len(batch) for batch in loader(images, 4, shuffle=False)] == [4, 4, 2]
+
+
+@pytest.mark.parametrize("share", [None, 0.5, 1.0])
+def test_batches_read_ahead_are_those_that_are_not_to_the_bit(share: float | None) -> None:
+    images = replace(site(11), companions=Companions(site(100), share) if share else None)
+
+    def batches(device: str) -> DataLoader[Batch] | Ahead:
+        order = torch.Generator().manual_seed(5)
+        return loader(images, 4, shuffle=True, beside="labels", generator=order, device=torch.device(device))
+
+    def here(batches: DataLoader[Batch] | Ahead) -> Ahead:
+        assert isinstance(batches, Ahead)
+        return replace(batches, device=torch.device("cpu"))
+
+    assert len(batches("cuda")) == len(batches("cpu")) == 3
+    for plain, ahead in zip(batches("cpu"), here(batches("cuda")), strict=True):
+        assert [part.dtype for part in ahead] == [torch.float32, torch.int64]
+        assert all(torch.equal(a, b) for a, b in zip(plain, ahead, strict=True))
+
+
+def test_reading_ahead_ends_with_its_reader_and_hands_on_what_went_wrong() -> None:
+    def ahead(**beside: Any) -> Ahead:
+        batches = loader(site(40), 4, shuffle=True, **beside)
+        assert isinstance(batches, DataLoader)
+        return Ahead(batches, torch.device("cpu"))
+
+    before = threading.active_count()
+    for _ in ahead():
+        break
+    assert threading.active_count() <= before
+    with pytest.raises(Refused, match="no masks"):
+        list(ahead(beside="masks"))
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_handed_the_same_batches() -> None:
+    def batches(device: str) -> list[Tensor]:
+        order = torch.Generator().manual_seed(5)
+        return [b.cpu() for b in loader(site(11), 4, shuffle=True, generator=order, device=torch.device(device))]
+
+    assert all(torch.equal(a, b) for a, b in zip(batches("cpu"), batches("cuda"), strict=True))

@@ -1,0 +1,78 @@
+"""What it saves to keep large blocks of memory between steps (`fedcore.malloc`).
+
+    python -m benchmarks.malloc
+
+BYOL (ResNet-10, stem 32), steps of 64 images of 128 x 128 on one thread, whose layers answer with up to 32 MB: the same
+visit in a process that keeps large blocks and in one that does not, in turns, each process by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+PAIRS, STEPS = 5, 4
+
+
+def visit(keep: bool) -> dict[str, float]:
+    """Seconds and MB of one visit after another that warmed up."""
+    import torch
+    from torch.optim import AdamW
+
+    from benchmarks.visit_overhead import make_sites
+    from fedcore.algorithm import FedAvg
+    from fedcore.encoders import ResNet
+    from fedcore.local import LocalTrainer
+    from fedcore.malloc import keep_large_blocks
+    from fedcore.site import Round, Site
+    from fedcore.visit import Visit
+    from fedssl.byol import BYOL
+
+    torch.set_num_threads(1)
+    if keep and not keep_large_blocks():
+        raise SystemExit("this C library, or the environment, does not let it")
+    images = make_sites(1, 64 * STEPS, 128)["site_0"]
+    module = BYOL(ResNet(depth=10, stem=32), optimizer=lambda p: AdamW(p, lr=1e-3, fused=True))
+    local = LocalTrainer(module, module.share, Visit(batch_size=64, accelerator="cpu"))
+    down, site = FedAvg().start(local), Site("site_0", images)
+
+    def once(index: int) -> None:
+        with local.at(site):
+            FedAvg().visit(site, down, local, Round(index, 2, 0))
+
+    once(0)
+    before, begun = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    once(1)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+    return {
+        "wall": time.perf_counter() - begun, "user": user, "system": system, "cpu": user + system,
+        "peak": after.ru_maxrss / 1024,
+    }  # fmt: skip
+
+
+def apart(keep: bool) -> dict[str, float]:
+    """`visit` in a process of its own."""
+    asked = [sys.executable, "-m", "benchmarks.malloc", "--keep" if keep else "--give-back"]
+    told: Any = json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    return dict(told)
+
+
+def main() -> None:
+    pairs = [(apart(False), apart(True)) for _ in range(PAIRS)]
+    for name in pairs[0][0]:
+        before, after = (statistics.median(pair[side][name] for pair in pairs) for side in (0, 1))
+        ratio = statistics.median((pair[1][name] + 1e-3) / (pair[0][name] + 1e-3) for pair in pairs)
+        print(f"{name:<8} given back {before:8.2f}   kept {after:8.2f}   ratio {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        print(json.dumps(visit(sys.argv[1] == "--keep")))
+    else:
+        main()
