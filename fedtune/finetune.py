@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,10 +10,10 @@ from fedcore.algorithm import Algorithm, FedAvg
 from fedcore.classifiers import MODEL, save_classifier
 from fedcore.data.describe import describe
 from fedcore.data.findings import findings_of, several, with_findings
-from fedcore.data.images import Cohort, Images
+from fedcore.data.images import Beside, Cohort, Images
 from fedcore.data.source import Data
 from fedcore.encoders import Encoder, ResNet
-from fedcore.errors import InputError, building
+from fedcore.errors import Faults, InputError, building
 from fedcore.federation import Rounds
 from fedcore.job import Job
 from fedcore.policy import Policy
@@ -77,6 +77,7 @@ def finetune(
     grades = ranked(classes, module) if ordinal else []
     cohort = with_findings(loaded, classes) if module.beside == "findings" else loaded
     train, test = _tasks(cohort, label_fraction, seed, policy)
+    require_learnable(cohort.split("train"), test, module.beside, classes)
     require_classes(test, module.beside, len(classes), policy)
     job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
               loggers=loggers, seed=seed, workers=workers)  # fmt: skip
@@ -162,6 +163,28 @@ def _tasks(cohort: Cohort, fraction: float, seed: int, policy: Policy) -> tuple[
     tests = labelled_tests(cohort)
     require_tests(tests, policy)
     return train, tests
+
+
+def require_learnable(
+    train: Mapping[str, Images], test: Mapping[str, Images], kind: Beside, classes: Sequence[str]
+) -> None:
+    """Raises Faults if test images show a class, or a finding, that no training image does: nobody could learn it."""
+    company = [images.companions.images for images in train.values() if images.companions]
+    known = set().union(*(_shown(images, kind) for images in [*train.values(), *company[:1]]))
+    unseen = [
+        f"site '{site}': {classes[k]} in its test images"
+        for site, images in test.items()
+        for k in sorted(_shown(images, kind) - known)
+    ]
+    if unseen:
+        names = ", ".join(classes[k] for k in sorted(known)) or "nothing"
+        raise Faults("labels", unseen, f"Training images show {names} alone; split these images anew, or remove them.")
+
+
+def _shown(images: Images, kind: Beside) -> set[int]:
+    """Places of the classes that images show."""
+    told = images.beside(kind, range(len(images)))
+    return set(told.nonzero()[:, 1].tolist() if told.dim() == 2 else told.unique().tolist()) - {-1}
 
 
 def labelled_tests(cohort: Cohort) -> dict[str, Images]:
