@@ -68,6 +68,7 @@ class Job:
         """
         local = LocalTrainer(module, share_of(self.algorithm, module), self.visit)
         self.policy.foresee_tensors(local.levels)
+        local.optimizers()
         state = self.algorithm.start(local)
         survey, notes = self._asked()
         about |= {"rounds": self.rounds.count, "parameters": _parameters(module)}

@@ -67,6 +67,10 @@ class FeatureBank(nn.Module):
     def __len__(self) -> int:
         return int((self.born != EMPTY).sum())
 
+    def __bool__(self) -> bool:
+        """An empty bank is a bank."""
+        return True
+
     def entries(self) -> Float[Tensor, "n dim"]:
         """The features that are there, in the order of their slots."""
         return self.features[self.born != EMPTY]

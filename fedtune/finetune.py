@@ -77,6 +77,8 @@ def finetune(
     grades = ranked(classes, module) if ordinal else []
     cohort = with_findings(loaded, classes) if module.beside == "findings" else loaded
     train, test = _tasks(cohort, label_fraction, seed, policy)
+    if module.augment is not None:
+        module.augment.flips(cohort.spatial_dims)
     require_learnable(cohort.split("train"), test, module.beside, classes)
     require_classes(test, module.beside, len(classes), policy)
     job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
