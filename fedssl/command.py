@@ -23,7 +23,7 @@ from fedcore.site import Round
 from fedcore.store import find_encoder, load_encoder
 from fedcore.transport import InProcess
 from fedssl.pretrain import has_own_encoder, pretrain
-from fedssl.probe import Probe
+from fedssl.probe import SHARED, Probe
 
 USAGE = """usage: fedpretrain probe RUN [--data.manifest other.csv] [--KEY VALUE ...]
 
@@ -99,7 +99,7 @@ def pooled(table: Table, metric: str) -> float | None:
 
     None where no site has the metric.
     """
-    counted = TRAINED if metric in ("feature_std", "effective_rank") else "images"
+    counted = TRAINED if metric.removeprefix(SHARED) in ("feature_std", "effective_rank") else "images"
     told = [(row[metric], row.get(counted, 1.0)) for row in table.values() if metric in row]
     mass = sum(n for _, n in told)
     return sum(value * n for value, n in told) / mass if mass else None

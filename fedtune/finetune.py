@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.classifiers import MODEL, save_classifier
+from fedcore.classifiers import MODEL, own_parts, save_classifier
 from fedcore.data.describe import describe
 from fedcore.data.findings import findings_of, several, with_findings
 from fedcore.data.images import Beside, Cohort, Images
@@ -89,7 +89,8 @@ def finetune(
     save_classifier(run, module)
     found = evaluate(transport, seed, grades, by_patient)
     settings = {"label_fraction": label_fraction, "encoder": start, "by_patient": by_patient}
-    leave(run, module, MODEL, settings | as_json(found, classes))
+    owners = list(own_parts(transport.memories, transport.names()))
+    leave(run, module, MODEL, settings | as_json(found, classes), owners)
     show(found, classes)
     run.close("finished")
 

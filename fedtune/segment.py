@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.classifiers import SEGMENTER, save_classifier
+from fedcore.classifiers import SEGMENTER, own_parts, save_classifier
 from fedcore.data.decode import UNLABELED
 from fedcore.data.describe import describe
 from fedcore.data.images import Cohort, Images
@@ -97,7 +97,8 @@ def segment(
     save_classifier(run, module, SEGMENTER)
     found = evaluate_masks(transport, structures, tolerance, seed, files, hd95_missed)
     settings = {"label_fraction": label_fraction, "encoder": start}
-    leave(run, module, SEGMENTER, settings | as_json(found))
+    owners = list(own_parts(transport.memories, transport.names()))
+    leave(run, module, SEGMENTER, settings | as_json(found), owners)
     show(found)
     run.close("finished", notes=[*run.about()["notes"], *Outlines().keep(transport, structures)])
 

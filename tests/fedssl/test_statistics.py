@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from fedcore.data.images import Images
+from fedcore.errors import Refused
 from fedcore.message import Reveals, exposure, flatten, nbytes, unflatten
 from fedcore.policy import Policy
 from fedcore.site import Round, Site

@@ -157,6 +157,8 @@ def test_sites_with_a_model_each_are_asked_by_name(tmp_path: Path, classifier: P
     with pytest.raises(InputError, match="sites have a model each, so name one: --site hospital_1"):
         predict(alone, classifier / "pictures" / "hospital_1", tmp_path / "out")
     assert table(predict(alone, classifier / "pictures" / "hospital_1", tmp_path / "out", site="hospital_2"))
+    cards = [(run / "classifier" / "README.md").read_text() for run in (alone, classifier / "run")]
+    assert ["OUT --site hospital_1" in text and "measured by its own model" in text for text in cards] == [True, False]
     with pytest.raises(InputError, match="all sites have one model; leave --site away"):
         predict(classifier / "run", classifier / "pictures" / "hospital_1", tmp_path / "new", site="hospital_1")
     with pytest.raises(InputError, match="finished finetune or segment run"):

@@ -33,7 +33,7 @@ def hospital(folder: Path, **more: object) -> Data:
         for name, array in (("image", volume), ("mask", mask)):
             nib.save(nib.Nifti1Image(array, np.eye(4)), folder / f"{at}_{name}.nii.gz")
         split = "train" if at % 2 else "test"
-        lines.append(f"{at}_image.nii.gz,{'ab'[at // 2]},{split},{'xy'[at % 2]},{at}_mask.nii.gz,p{at}")
+        lines.append(f"{at}_image.nii.gz,{'ab'[at // 2]},{split},{'xy'[at // 2]},{at}_mask.nii.gz,p{at}")
     (folder / "manifest.csv").write_text("\n".join(lines))
     settings = {"slices": 2, "size": (6, 7), "cache": folder / "cache"} | more
     return Data(str(folder / "manifest.csv"), **settings)  # type: ignore[arg-type]
