@@ -22,7 +22,8 @@ from benchmarks.cells import Cell, Driver, stage
 from benchmarks.hippocampus import slices_of
 from benchmarks.results import Result
 from fedcore.store import encoder_config, find_encoder
-from fedssl.command import pooled, probe
+from fedssl.command import Table, pooled, probe
+from fedssl.probe import SHARED
 
 RUNS = Path("checkpoints/evidence")
 SEEDS = (0, 1, 2)
@@ -112,6 +113,12 @@ SETS = {
 }
 
 
+def _of_federation(table: Table, metric: str) -> float | None:
+    """Of the encoder that fine-tuning starts from, also where sites have their own beside it."""
+    shared = pooled(table, f"{SHARED}{metric}")
+    return pooled(table, metric) if shared is None else shared
+
+
 def measure(cell: Cell, folder: Path) -> list[Result]:
     """Runs what is missing of the cell and returns its numbers."""
     images_of = SETS[cell.data]
@@ -122,7 +129,9 @@ def measure(cell: Cell, folder: Path) -> list[Result]:
     # However the images were dealt for training, encoders are measured at the hospitals as they are.
     there = () if cell.way == "local" else ("--data.partition", "null")
     table = probe(run, ["--probe.images", "1000000", *images, *there])
-    found = [Result(str(cell), key, value) for key in ("knn", "linear") if (value := pooled(table, key)) is not None]
+    found = [
+        Result(str(cell), key, value) for key in ("knn", "linear") if (value := _of_federation(table, key)) is not None
+    ]
     found += [Result(str(cell), key, value) for key, value in cost(run).items()]
     begin = () if cell.way == "random" else ("--start", str(start_of(cell, run)), *as_pretrained(start_of(cell, run)))
     for tuning in way.tunings:

@@ -50,6 +50,7 @@ class Mean:
         for c in contributions:
             w = self._weight_of(c)
             for name, t in c.message.tensors.items():
+                _require_shape(c.site, name, t, total.get(name, current.get(name, t)))
                 types[name] = t.dtype
                 mass[name] = mass.get(name, 0.0) + w
                 # Running mean: total += (t - total) * w/mass, exact for one site and free of overflow.
@@ -115,6 +116,15 @@ class Median:
         return torch.lerp(values[(n - 1) // 2], values[n // 2], 0.5)
 
 
+def _require_shape(site: str, name: str, sent: Tensor, like: Tensor) -> None:
+    """Raises InputError; torch would repeat a smaller tensor, and the mean would be one of no model."""
+    if sent.shape != like.shape:
+        raise InputError(
+            f"site {site!r} sent {name} of shape {tuple(sent.shape)}, others and the server have {tuple(like.shape)}; "
+            "all sites must train the same architecture"
+        )
+
+
 def _accumulator(t: Tensor) -> torch.dtype:
     """float32 for floats; float64 for integers, which it holds exactly up to 2^53."""
     return torch.promote_types(t.dtype, torch.float32) if t.is_floating_point() else torch.float64
@@ -135,6 +145,7 @@ def _by_coordinate(
     sent: dict[str, list[Tensor]] = defaultdict(list)
     for c in contributions:
         for name, t in c.message.tensors.items():
+            _require_shape(c.site, name, t, sent[name][0] if sent[name] else t)
             sent[name].append(t)
     if not sent:
         raise InputError("no site contributed to this round, so there is nothing to aggregate")

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar, get_args, get_origin, runtime_checkab
 from pytorch_lightning import Callback
 
 from fedcore.aggregate import Aggregator, Mean
-from fedcore.local import LocalTrainer
+from fedcore.local import LocalTrainer, implements
 from fedcore.message import Contribution, Message, Tensors, Weights, hints
 from fedcore.site import Round, Site
 
@@ -32,7 +32,9 @@ class Algorithm(Protocol[State, Down, Up]):
 
     The server's state is the message `start` makes and `merge` replaces; a site's state is
     `site.memory`. Nothing is kept on `self`, so a checkpoint is complete by construction and a
-    resumed run equals an uninterrupted one. The toy below shares one number::
+    resumed run equals an uninterrupted one. Sites are sent the server's own tensors, not copies:
+    `merge` and `visit` make new ones, and a run in which one writes into them ends with an error.
+    The toy below shares one number::
 
         @dataclass(frozen=True)
         class Count(Message):
@@ -91,11 +93,12 @@ class Draws(Protocol):
 
 def draws_of(algorithm: Any) -> Draws | None:
     """The part of an algorithm that says whom a round asks, however deep it is wrapped; None: the schedule draws."""
-    while not isinstance(algorithm, Draws):
+    while not implements(algorithm, "draw"):
         if not hasattr(algorithm, "algorithm"):
             return None
         algorithm = algorithm.algorithm
-    return algorithm
+    drawing: Draws = algorithm
+    return drawing
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from pytorch_lightning import LightningModule
@@ -11,6 +11,8 @@ from torch import nn
 from fedcore.encoders import Encoder
 from fedcore.errors import InputError, building
 from fedcore.local import MODULE, personal
+from fedcore.memory import Memories
+from fedcore.message import Tensors
 from fedcore.reading import ADVICE, read_yaml
 from fedcore.recipe import build_part
 from fedcore.run import RunFolder
@@ -104,13 +106,19 @@ def classifiers_of(run: RunFolder) -> dict[str | None, nn.Module]:
         with seeded(0):
             return trained(run, fresh, file).eval()
 
-    memories = run.memories()
     found: dict[str | None, nn.Module] = {}
-    for site in run.about()["sites"]:
+    for site, own in own_parts(run.memories(), run.about()["sites"]).items():
+        found[site] = network()
+        with building(f"the model of {site}"):
+            found[site].load_state_dict(found[site].state_dict() | own)
+    return found or {None: network()}
+
+
+def own_parts(memories: Memories, sites: Iterable[str]) -> dict[str, Tensors]:
+    """What each site that has a part of the model, or all of it, to itself has in place of what travels."""
+    found: dict[str, Tensors] = {}
+    for site in sites:
         memory = memories.get(site)
         own = {k.removeprefix(MODULE): t for k, t in memory.items() if k.startswith(MODULE)} | personal(memory)
-        if own:
-            found[site] = network()
-            with building(f"the model of {site}"):
-                found[site].load_state_dict(found[site].state_dict() | own)
-    return found or {None: network()}
+        found |= {site: own} if own else {}
+    return found

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from fedcore.algorithm import Algorithm, Visitor, draws_of
 from fedcore.errors import InputError
 from fedcore.ledger import RoundRecord
-from fedcore.message import Contribution, Message, Refusal, Weights, weights_of
+from fedcore.message import Contribution, Message, Refusal, Weights, leaves, weights_of
 from fedcore.site import Round
 from fedcore.transport import Answer, Tasks, Transport
 
@@ -78,12 +80,14 @@ def federate(
     """
     for index in range(begin, rounds.count):
         turn, record, clock = Round(index, rounds.count, seed), RoundRecord(index), time.perf_counter()
+        sent = _Sent(state, algorithm)
         asked = _asked(algorithm, rounds, transport.names(), turn)
-        tasks = _broadcast(algorithm, state, asked, turn, record)
-        state = algorithm.merge(state, _arriving(transport.ask(algorithm, tasks, turn), record))
+        tasks = _broadcast(algorithm, sent, asked, turn, record)
+        state = algorithm.merge(state, _arriving(transport.ask(algorithm, tasks, turn), sent, record))
         if survey and survey.due(turn):
-            tasks = _survey_tasks(state, transport.names() if index + 1 == rounds.count else asked, record)
-            _take(transport.ask(survey.visitor, tasks, turn), record)
+            measured = _Sent(state, survey.visitor)
+            tasks = _survey_tasks(measured, transport.names() if index + 1 == rounds.count else asked, record)
+            _take(transport.ask(survey.visitor, tasks, turn), measured, record)
         record.seconds = round(time.perf_counter() - clock, 4)
         finished(record, state)
     return state
@@ -101,40 +105,83 @@ def _asked(algorithm: Algorithm, rounds: Rounds, names: Sequence[str], turn: Rou
     return draws.draw(names, turn)
 
 
-def _broadcast(algorithm: Algorithm, state: Message, names: Iterable[str], turn: Round, record: RoundRecord) -> Tasks:
+class _Sent:
+    """The server's state while sites are visited.
+
+    Sites are sent its own tensors, since a copy would be a model of memory a site. Torch counts what is written into a
+    tensor, so a merge, a visit or a guide that does so is found before anything wrong is sent to the next site.
+    """
+
+    def __init__(self, state: Message, part: Any):
+        self.state, self.weights, self._part = state, weights_of(state), type(part).__name__
+        self._tensors = [(leaf.name, leaf.tensor, _writes(leaf.tensor)) for leaf in leaves(state)]
+
+    def require_unchanged(self) -> None:
+        for name, tensor, writes in self._tensors:
+            if _writes(tensor) != writes:
+                raise InputError(
+                    f"{self._part} (or a part of it) wrote into {name}, a tensor of the server's state, while sites "
+                    "were visited: later sites would be sent other weights; make new tensors instead, such as "
+                    "a + b for a.add_(b)"
+                )
+
+    def fault(self, message: Message) -> str | None:
+        """What is wrong with an answer, whichever site sent it."""
+        for leaf in leaves(message):
+            if leaf.tensor.is_floating_point() and not leaf.tensor.isfinite().all():
+                return f"{leaf.name} is not finite"
+        for name, t in weights_of(message).items() if self.weights else ():
+            if name not in self.weights or self.weights[name].shape != t.shape:
+                there = tuple(self.weights[name].shape) if name in self.weights else "not there"
+                return f"{name} has shape {tuple(t.shape)}, and at the server it is {there}"
+        return None
+
+
+def _writes(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _broadcast(algorithm: Algorithm, sent: _Sent, names: Iterable[str], turn: Round, record: RoundRecord) -> Tasks:
     for name in names:
-        down = algorithm.broadcast(state, name, turn)
+        sent.require_unchanged()
+        down = algorithm.broadcast(sent.state, name, turn)
         record.sent(name, down)
         yield name, down
 
 
-def _survey_tasks(state: Message, names: Iterable[str], record: RoundRecord) -> Tasks:
+def _survey_tasks(sent: _Sent, names: Iterable[str], record: RoundRecord) -> Tasks:
     """A survey is sent the weights alone, whatever else the algorithm's messages carry."""
     for name in names:
-        down = Weights(weights_of(state))
+        sent.require_unchanged()
+        down = Weights(sent.weights)
         record.sent(name, down)
         yield name, down
 
 
-def _arriving(answers: Iterator[Answer], record: RoundRecord) -> Iterator[Contribution[Any]]:
-    """Books every answer and passes the contributions on, one at a time."""
+def _arriving(answers: Iterator[Answer], sent: _Sent, record: RoundRecord) -> Iterator[Contribution[Any]]:
+    """Books every answer and passes the contributions on, one at a time; those that cannot be used are rejected."""
     arrived, cause = 0, None
     for answer in answers:
         if isinstance(answer, Refusal):
             record.failed(answer)
             cause = answer.cause
             continue
+        if fault := sent.fault(answer.message):
+            record.rejected(answer, f"its answer was rejected: {fault}")
+            continue
         record.arrived(answer)
         arrived += 1
         yield answer
+    sent.require_unchanged()
     if not arrived:
         reasons = "".join(f"\n  {site}: {reason}" for site, reason in record.refused.items())
         raise NoSiteLeft(f"round {record.round}: no site is left to go on with{reasons}") from cause
 
 
-def _take(answers: Iterator[Answer], record: RoundRecord) -> None:
+def _take(answers: Iterator[Answer], sent: _Sent, record: RoundRecord) -> None:
     for answer in answers:
         if isinstance(answer, Refusal):
             record.failed(answer)
         else:
             record.surveyed(answer)
+    sent.require_unchanged()

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from fedcore.aggregate import Mean
 from fedcore.algorithm import Guide
-from fedcore.errors import Refused
+from fedcore.errors import InputError, Refused
 from fedcore.fedprox import Spring
 from fedcore.learned import learned, require_one_optimizer, stepped
 from fedcore.local import LocalTrainer
@@ -60,6 +60,8 @@ class FedNova:
 
     def start(self, local: LocalTrainer) -> Weights:
         require_one_optimizer(self, local)
+        if made := local.optimizers():
+            _follower(made[0], nn.Parameter(torch.zeros(())))
         return Weights(local.shared())
 
     def broadcast(self, state: Weights, site: str, turn: Round) -> Weights:
@@ -123,15 +125,33 @@ class _Walk(Callback):
         return -self.at
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        optimizer = trainer.optimizers[0]
-        alike = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
-        # Decay is a pull of the loss towards 0 and no part of how a gradient is taken; a number needs no fused kernel.
-        plainly = {"weight_decay": 0.0} | {k: False for k in ("fused", "foreach", "capturable") if k in alike}
-        kind: Any = type(optimizer)
-        self.optimizers = [kind([{"params": [self.at], **alike, **plainly}], lr=alike["lr"])]
+        self.optimizers = [_follower(trainer.optimizers[0], self.at)]
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
         (follower,) = self.optimizers
         follower.param_groups[0]["lr"] = optimizer.param_groups[0]["lr"]
         self.at.grad = 1 + self.mu * self.at.detach()
         follower.step()
+
+
+def _follower(optimizer: Optimizer, number: nn.Parameter) -> Optimizer:
+    """One of the same kind and settings that moves a single number.
+
+    Raises:
+        InputError: There is none, or groups of parameters move at rates of their own, so that no one length holds.
+    """
+    # Decay is a pull of the loss towards 0 and no part of how a gradient is taken; a number needs no fused kernel.
+    plainly = {"weight_decay": 0.0, "fused": False, "foreach": False, "capturable": False}
+    groups = [{k: plainly.get(k, v) for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    name = type(optimizer).__name__
+    if any(group != groups[0] for group in groups):
+        raise InputError(f"FedNova needs one rate for all parameters; {name} has groups that differ: give it one group")
+    kind: Any = type(optimizer)
+    try:
+        made: Optimizer = kind([{"params": [number], **groups[0]}], lr=groups[0]["lr"])
+    except Exception as e:  # what constructors raise of arguments that they do not take is theirs
+        raise InputError(
+            f"FedNova follows one number by an optimizer like that of the visit, and {name} cannot be made anew from "
+            f"its groups ({type(e).__name__}); take one of torch.optim"
+        ) from e
+    return made

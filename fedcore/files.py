@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -30,7 +31,7 @@ def replacing(path: Path, size: int = 0) -> Iterator[Path]:
     Raises:
         InputError: The disk is full or the folder cannot be written; the old file stands.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(_part(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.unlink(missing_ok=True)  # of a killed process; or a link, through which another file would be written
@@ -42,6 +43,12 @@ def replacing(path: Path, size: int = 0) -> Iterator[Path]:
         if isinstance(e, OSError):
             raise explained(e, path, size) from e
         raise
+
+
+def _part(name: str) -> str:
+    """The name of a file that is being written, the same each time; where `name` is long, made of its digest."""
+    part = f".{name}.part"
+    return part if len(os.fsencode(part)) <= _LONGEST else f".{hashlib.sha256(os.fsencode(name)).hexdigest()}.part"
 
 
 def write_atomically(path: Path, data: bytes, durable: bool = False) -> None:
@@ -125,6 +132,10 @@ def explained(error: OSError, path: Path, size: int) -> InputError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         needs = f"{path} needs {_told(size)}" if size else f"{path} does not fit"
         return InputError(f"the disk is full: {needs}; free some space, nothing older was lost")
+    if error.errno == errno.ENAMETOOLONG:
+        return InputError(
+            f"the file name {path.name[:60]!r}... is too long here ({error.strerror}); choose a shorter one"
+        )
     return InputError(f"{path.parent} cannot be written ({error.strerror}); choose another folder or change its rights")
 
 

@@ -70,6 +70,7 @@ class Job:
         keep_large_blocks()
         local = LocalTrainer(module, share_of(self.algorithm, module), self.visit)
         self.policy.foresee_tensors(local.levels)
+        local.optimizers()
         state = self.algorithm.start(local)
         survey, notes = self._asked()
         about |= {"rounds": self.rounds.count, "parameters": _parameters(module)}

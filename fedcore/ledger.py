@@ -75,6 +75,11 @@ class RoundRecord:
     def failed(self, refusal: Refusal) -> None:
         self.refused[refusal.site] = refusal.reason
 
+    def rejected(self, contribution: Contribution[Any], reason: str) -> None:
+        """Books an answer that came and cannot be used."""
+        self.refused[contribution.site] = reason
+        self._book(contribution)
+
     def mean(self, metric: str) -> float | None:
         """Mean of a metric over the sites that sent it, weighted by their images."""
         sent = [(s.metrics[metric], s.examples) for s in self.sites.values() if metric in s.metrics]

@@ -7,18 +7,20 @@ This file and `fedcore.visit`, which builds it, are all that touches Lightning's
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from fedcore.aside import evaluating
 from fedcore.border import is_metric
 from fedcore.buffers import levels_of
 from fedcore.data.batches import loader
-from fedcore.errors import InputError, Refused
+from fedcore.errors import InputError, Refused, building
 from fedcore.keep import KeepOptimizer
 from fedcore.message import Tensors
 from fedcore.seeds import seeded
@@ -27,7 +29,11 @@ from fedcore.unsaved import Unsaved
 from fedcore.visit import ClipFused, Visit, quiet
 
 Network = TypeVar("Network", bound=nn.Module)
-MODULE, OPTIMIZER, PERSONAL = "module/", "optimizer/", "personal/"
+MODULE, OPTIMIZER, PERSONAL, OWN = "module/", "optimizer/", "personal/", "own/"
+SCHEDULES = (
+    "a learning rate schedule, which would begin anew at each visit; return the optimizer alone, and let rates follow "
+    "the rounds by a guide of the algorithm: guides: [fedcore.schedule.Cosine]"
+)
 MEASURING = "while measuring, which needs less than training; another process may hold the rest"
 
 
@@ -43,6 +49,11 @@ class Reporting(Protocol):
     """A callback that measures something of a visit, told to the server among its metrics."""
 
     def report(self) -> dict[str, float]: ...
+
+
+def implements(thing: Any, *methods: str) -> bool:
+    """Whether it has these methods; a field of the same name is none, though a protocol would take it for one."""
+    return all(callable(getattr(thing, name, None)) for name in methods)
 
 
 class LocalTrainer:
@@ -73,8 +84,26 @@ class LocalTrainer:
         self._optimizer: Tensors = {}
         if visit.compile:
             for name, part in module.named_children():
-                if f"{name}.".startswith(self.share):
+                if any(self._travels(tensor) for tensor in state if tensor.startswith(f"{name}.")):
                     part.compile(dynamic=False)  # in place: the names of its tensors stay
+
+    def optimizers(self) -> list[Optimizer] | None:
+        """Those of a visit, made for a look; None where the module makes them within a visit alone.
+
+        Raises:
+            InputError: They cannot be made, or a schedule of rates comes with them.
+        """
+        try:
+            with building(f"the optimizer of {type(self.module).__name__}"):
+                made = self.module.configure_optimizers()
+        except InputError as e:
+            if "attached to a `Trainer`" in str(e):
+                return None
+            raise
+        optimizers, schedules = taken_apart(made)
+        if schedules:
+            raise InputError(f"{type(self.module).__name__}.configure_optimizers returns {SCHEDULES}")
+        return optimizers
 
     @contextmanager
     def at(self, site: Site) -> Iterator[None]:
@@ -131,8 +160,9 @@ class LocalTrainer:
                 little for batch norm.
         """
         keep = [KeepOptimizer(self._optimizer)] if self.visit.keep_optimizer else []
-        if isinstance(self.module, Traveller):
-            self.module.arrive(site.name, turn)
+        if implements(self.module, "arrive"):
+            traveller: Any = self.module
+            traveller.arrive(site.name, turn)
         with seeded(turn.seed_of(site.name)), quiet():
             order = torch.Generator().manual_seed(turn.seed_of(site.name, "order"))
             beside = getattr(self.module, "beside", None)
@@ -141,7 +171,8 @@ class LocalTrainer:
             callbacks = [_MeanLoss(), *callbacks, *keep, *clip]
             metrics = self._trained(self.visit.trainer(callbacks), batches)
         for callback in callbacks:
-            metrics |= callback.report() if isinstance(callback, Reporting) else {}
+            reporting: Any = callback
+            metrics |= reporting.report() if implements(callback, "report") else {}
         self._require_finite(metrics)
         return metrics
 
@@ -164,13 +195,14 @@ class LocalTrainer:
     def measuring(self) -> Iterator[torch.device]:
         """The module in evaluation mode, without gradients, on the device the visits use."""
         device = self.visit.device
-        self.module.to(device).eval()
+        self.module.to(device)
         try:
             # Compiled code is for the size and mode of training; another size would be compiled anew.
-            with torch.inference_mode(), torch.compiler.set_stance("force_eager"), _gpu_memory(MEASURING):
+            eager = torch.compiler.set_stance("force_eager")
+            with evaluating(self.module), torch.inference_mode(), eager, _gpu_memory(MEASURING):
                 yield device
         finally:
-            self.module.cpu().train()
+            self.module.cpu()
 
     def _smaller(self) -> str:
         """What to try where a step did not fit: its memory grows with the batch."""
@@ -198,24 +230,51 @@ class _MeanLoss(Callback):
     def __init__(self) -> None:
         self.total, self.images = torch.zeros(()), 0
 
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.lr_scheduler_configs:
+            raise Refused(f"configure_optimizers returns {SCHEDULES}")
+
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.total, self.images = torch.zeros((), device=module.device), 0
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, at: int) -> None:
-        n = len(batch[0]) if isinstance(batch, list | tuple) else len(batch)
-        self.total += outputs["loss"] * n
-        self.images += n
+        """A batch without a loss (skipped, or stepped by the module itself) counts for nothing."""
+        loss = outputs if isinstance(outputs, Tensor) else (outputs or {}).get("loss")
+        if loss is not None:
+            n = _images(batch)
+            self.total += loss.detach() * n
+            self.images += n
 
     def report(self) -> dict[str, float]:
         return {"loss": float(self.total) / self.images} if self.images else {}
 
 
-def personal(memory: Tensors) -> Tensors:
-    """The model that a site trained for itself beside the one that travels (`fedcore.ditto`), by the module's names.
+def _images(batch: Any) -> int:
+    """How many a batch holds: the length of its first tensor, however it lies in lists and dicts."""
+    while not isinstance(batch, Tensor):
+        batch = next(iter(batch.values() if isinstance(batch, Mapping) else batch))
+    return len(batch)
 
-    Where there is one, it is what the site uses and is measured by.
+
+def taken_apart(made: Any) -> tuple[list[Optimizer], bool]:
+    """The optimizers in what `configure_optimizers` returned, and whether schedules came with them."""
+    if isinstance(made, Mapping):
+        return [made["optimizer"]], made.get("lr_scheduler") is not None
+    if isinstance(made, Optimizer) or made is None:
+        return [made] if made else [], False
+    if len(made) == 2 and all(isinstance(part, list | tuple) for part in made):
+        return list(made[0]), bool(made[1])
+    parts = [taken_apart(part) for part in made]
+    return [optimizer for found, _ in parts for optimizer in found], any(schedules for _, schedules in parts)
+
+
+def personal(memory: Tensors) -> Tensors:
+    """What a site has in place of what travels, by the module's names; where there is any, the site is measured by it.
+
+    That is a model which it trained for itself (PERSONAL: `fedcore.ditto`), or else what its last visit ended with and
+    its next will begin from (OWN: `fedssl.rejoin`).
     """
-    return {k.removeprefix(PERSONAL): t for k, t in memory.items() if k.startswith(PERSONAL)}
+    return {k.removeprefix(prefix): t for prefix in (OWN, PERSONAL) for k, t in memory.items() if k.startswith(prefix)}
 
 
 def channels_last(module: Network) -> Network:

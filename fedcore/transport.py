@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from fedcore.algorithm import Algorithm, Visitor
+from fedcore.algorithm import Visitor
 from fedcore.border import Border
 from fedcore.data.images import Images
 from fedcore.errors import Refused
 from fedcore.ledger import note
-from fedcore.local import LocalTrainer
+from fedcore.local import LocalTrainer, implements
 from fedcore.memory import InMemory, Memories
 from fedcore.message import Contribution, Message, Refusal
 from fedcore.policy import Policy
@@ -86,7 +86,7 @@ class InProcess:
             reason = f"{type(e).__name__} in {type(visitor).__name__}.visit; the site's errors.jsonl has it"
             border.note_refusal(reason, turn)
             return Refusal(name, reason, e)
-        if isinstance(visitor, Algorithm):  # a survey leaves no trace
+        if implements(visitor, "start", "broadcast", "merge"):  # a survey leaves no trace
             self.memories.put(name, site.memory, turn)
         return released
 

@@ -33,7 +33,8 @@ class Visit:
     """`auto` takes a GPU where there is one."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     """bf16-mixed about halves time and memory on a recent GPU; a CPU with bf16 instructions (AVX512-BF16, AMX) trains
-    1.6 to 1.9 times as fast with it, an older CPU more slowly."""
+    1.6 to 1.9 times as fast with it, an older CPU more slowly. 16-mixed looks for its scale anew at each visit and may
+    leave out the first steps; take bf16-mixed where visits are short."""
     gradient_clip_val: float | None = None
     """Largest gradient norm; null does not clip."""
     keep_optimizer: bool = False

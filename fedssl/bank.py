@@ -77,6 +77,10 @@ class FeatureBank(nn.Module):
             self._filled = int((self.born != EMPTY).sum())
         return self._filled
 
+    def __bool__(self) -> bool:
+        """An empty bank is a bank."""
+        return True
+
     def entries(self) -> Float[Tensor, "n dim"]:
         """The features that are there, in the order of their slots; a view, into which the next push writes."""
         return self.features[: len(self)]

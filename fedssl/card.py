@@ -12,6 +12,7 @@ from fedcore.card import LICENCE, USE, Record, environment, head, left, recipe_o
 from fedcore.report.markdown import plain, table
 from fedcore.run import RunFolder
 from fedssl.method import Method
+from fedssl.probe import SHARED
 
 _SCORES = {"knn": "kNN", "linear": "linear probe", "feature_std": "spread", "effective_rank": "effective rank"}
 
@@ -21,7 +22,8 @@ def card(run: RunFolder, module: Method, site: str | None = None, alone: bool = 
     about, rounds = run.about(), run.rounds()
     sites = {site: about["sites"][site]} if site and alone else about["sites"]
     parts = [
-        _head(module), _what(about, rounds, module, sites, site, alone), _load(module), _learned(sites, rounds),
+        _head(module), _what(about, rounds, module, sites, site, alone), _load(module),
+        _learned(sites, rounds, site),
         left(run), recipe_of(run, ["method"]), environment(run, about), LICENCE, USE,
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -55,8 +57,9 @@ encoder = build_encoder(Path("encoder")).eval()  # this folder; encoder(images) 
 `torchvision`) writes it for plain models of these libraries, where they have its network."""
 
 
-def _learned(sites: Record, rounds: Sequence[Record]) -> str:
-    scores = {name: _last_scores(rounds, name) for name in sites}
+def _learned(sites: Record, rounds: Sequence[Record], site: str | None) -> str:
+    """`site`: whose own the encoder is; others measured theirs."""
+    scores = {name: _last_scores(rounds, name, site) if site in (None, name) else {} for name in sites}
     shown = {key: title for key, title in _SCORES.items() if any(key in found for found in scores.values())}
     titles = ["site", "training images", "test images (never trained on)", *shown.values()]
     rows = [
@@ -70,9 +73,12 @@ def _learned(sites: Record, rounds: Sequence[Record]) -> str:
     return f"## What it learned from\n\n{table(titles, rows)}{told if shown else ''}"
 
 
-def _last_scores(rounds: Sequence[Record], site: str) -> Mapping[str, float]:
-    surveys = (r["survey"][site] for r in reversed(rounds) if site in r.get("survey", {}))
-    return next(surveys, {})
+def _last_scores(rounds: Sequence[Record], at: str, site: str | None) -> Mapping[str, float]:
+    """At one site, of its own encoder or, `site` being None, of the federation's."""
+    surveys = (r["survey"][at] for r in reversed(rounds) if at in r.get("survey", {}))
+    found: Mapping[str, float] = next(surveys, {})
+    shared = {name.removeprefix(SHARED): value for name, value in found.items() if name.startswith(SHARED)}
+    return shared if shared and site is None else found
 
 
 def _decimal(value: float | None) -> str:

@@ -23,13 +23,14 @@ from fedcore.site import Round
 from fedcore.store import find_encoder, load_encoder
 from fedcore.transport import InProcess
 from fedssl.pretrain import has_own_encoder, pretrain
-from fedssl.probe import Probe
+from fedssl.probe import SHARED, Probe
 
 USAGE = """usage: fedpretrain probe RUN [--data.manifest other.csv] [--KEY VALUE ...]
 
 kNN, linear probe and gauges of collapse of a pretrained encoder at every site that has test images, each
 site against its own training images. Scalars alone leave a site."""
 
+TRAINED = "training_images"
 Table = dict[str, dict[str, float]]
 """Metrics by site."""
 COLUMNS = {"knn": "kNN", "linear": "linear probe", "feature_std": "spread", "effective_rank": "effective rank"}
@@ -89,13 +90,17 @@ def _ask(sites: InProcess, visitor: Probe, seed: int) -> Table:
     for answer in answers:
         if isinstance(answer, Refusal):
             raise InputError(f"{answer.site} could not be probed: {answer.reason}") from answer.cause
-        table[answer.site] = answer.metrics
+        table[answer.site] = answer.metrics | {TRAINED: float(answer.examples)}
     return table
 
 
 def pooled(table: Table, metric: str) -> float | None:
-    """Mean over the sites, weighted by their test images; None where no site has the metric."""
-    told = [(row[metric], row.get("images", 1.0)) for row in table.values() if metric in row]
+    """Mean over the sites, weighted by the images it is of: test images, of gauges of collapse training images.
+
+    None where no site has the metric.
+    """
+    counted = TRAINED if metric.removeprefix(SHARED) in ("feature_std", "effective_rank") else "images"
+    told = [(row[metric], row.get(counted, 1.0)) for row in table.values() if metric in row]
     mass = sum(n for _, n in told)
     return sum(value * n for value, n in told) / mass if mass else None
 

@@ -32,6 +32,9 @@ class MoCo(Method):
     `bank` holds the site's own keys. `remote` is filled by an exchange (`fedssl.vectors`,
     `fedssl.statistics`) at the start of a visit and is empty without one. The momentum encoder travels with
     the encoder, so that features of different sites are made by nearly the same network.
+
+    Keys are made with the batch norm of their own batch. The paper shuffles batches between GPUs for them (sec. 3.3),
+    so that queries cannot find their key by its batch; on the one device of a site there is nothing to shuffle between.
     """
 
     share = ("encoder.", "head.", "momentum_encoder.", "momentum_head.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from fedcore.exchange import Carry, Exchange
 from fedcore.federation import Rounds, Survey
 from fedcore.files import write_arrays
 from fedcore.job import Job
-from fedcore.local import MODULE, PERSONAL, personal
+from fedcore.local import MODULE, personal
 from fedcore.message import Tensors
 from fedcore.policy import Policy
 from fedcore.progress import load
@@ -78,6 +79,7 @@ def pretrain(
     with seeded(seed), building("the method or its encoder"):
         module = method(encoder(cohort.spatial_dims, cohort.channels))
     _require_kept(module)
+    _require_views(module, cohort)
     job = Job(
         train=cohort.split("train"), test=cohort.split("test"),
         algorithm=Carry(algorithm, exchange) if exchange else algorithm, visit=visit, rounds=rounds,
@@ -104,6 +106,19 @@ def _require_kept(module: Method) -> None:
             f"encoder: {type(module.encoder).__name__} needs an attribute `config`, the arguments that build it again "
             "(fedcore.encoders.Encoder); it has none"
         )
+    try:
+        json.dumps(module.encoder.config)
+    except (TypeError, ValueError) as e:
+        raise InputError(
+            f"encoder: what {type(module.encoder).__name__} has in `config` must be numbers, texts and lists of them, "
+            f"for encoder.json to hold: {e}"
+        ) from e
+
+
+def _require_views(module: Method, cohort: Cohort) -> None:
+    """Raises InputError for views that are not for images of this size, before anything is trained."""
+    with seeded(0), building("the views of an image"):
+        module.views(torch.zeros(1, cohort.channels, *cohort.size))
 
 
 def _save(run: RunFolder, cohort: Cohort, module: Method, transport: InProcess) -> list[str]:
@@ -143,7 +158,8 @@ def _save(run: RunFolder, cohort: Cohort, module: Method, transport: InProcess) 
 
 def has_own_encoder(memory: Tensors) -> bool:
     """Whether a part of the encoder, or all of it, is the site's own."""
-    return any(name.startswith((f"{MODULE}encoder.", f"{PERSONAL}encoder.")) for name in memory)
+    own = {name.removeprefix(MODULE) for name in memory if name.startswith(MODULE)} | personal(memory).keys()
+    return any(name.startswith("encoder.") for name in own)
 
 
 def _keep_samples(folder: Path, images: Images, module: Method, seed: int, count: int = 6) -> None:

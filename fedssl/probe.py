@@ -2,6 +2,9 @@
 
 Only scalars leave the site, each of `policy.min_patients` patients at least: kNN and the linear probe of that many
 labelled test patients, the gauges of that many training patients. Others are left out, as where labels are missing.
+
+A site that has an encoder of its own beside the federation's is measured by its own; `shared_knn` and the like are of
+the federation's.
 """
 
 from __future__ import annotations
@@ -18,9 +21,11 @@ from fedcore.data.images import Images
 from fedcore.errors import Refused
 from fedcore.features import embed, evenly
 from fedcore.local import LocalTrainer, personal
-from fedcore.message import Contribution, Empty, Weights
+from fedcore.message import Contribution, Empty, Tensors, Weights
 from fedcore.site import Round, Site
 from fedssl.linear import linear_probe
+
+SHARED = "shared_"
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,18 @@ class Probe:
             raise ValueError(f"every, k and images must be at least 1, got {self}")
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Empty]:
-        local.load(down.tensors | personal(site.memory))
+        own = personal(site.memory)
+        metrics = self._of(down.tensors | own, site, local)
+        encoder = {name for name in own if name.startswith("encoder.")}
+        if encoder and encoder <= down.tensors.keys():  # else there is no encoder of the federation
+            shared = self._of(down.tensors, site, local)
+            metrics |= {f"{SHARED}{name}": value for name, value in shared.items() if name != "images"}
+        return Contribution(site.name, Empty(), site.size, metrics)
+
+    def _of(self, weights: Tensors, site: Site, local: LocalTrainer) -> dict[str, float]:
+        local.load(weights)
         with local.measuring() as device:
-            return Contribution(site.name, Empty(), site.size, self._measure(site, local.module.encoder, device))
+            return self._measure(site, local.module.encoder, device)
 
     def _measure(self, site: Site, encoder: Any, device: torch.device) -> dict[str, float]:
         train, labels = embed(encoder, site.images, self.images, device)

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from fedcore.algorithm import Algorithm, FedAvg
 from fedcore.errors import Refused
-from fedcore.local import LocalTrainer
+from fedcore.local import OWN, LocalTrainer
 from fedcore.message import Contribution, Message, Tensors, Weights
 from fedcore.site import Round, Site
 
-ENCODER, OWN, NOTES = "encoder.", "own/", "rejoin/"
+ENCODER, LAST, NOTES = "encoder.", "last/", "rejoin/"
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,14 @@ class Rejoin(ABC):
     """Runs `algorithm` from a mix of the weights it sends and those the site ended its last visit with.
 
     What is sent and averaged is as ever; only where a site begins differs, and so also what a guide such
-    as FedProx is anchored to. A site's own weights stay in its memory: a model of disk a site. At its
-    first visit a site takes what was sent. Later visits report the metrics `divergence` (see below) and
+    as FedProx is anchored to. A site's own weights stay in its memory: a model of disk a site. It is
+    measured by them, and its encoder is saved beside the federation's, which is measured too (`shared_*`).
+    At its first visit a site takes what was sent. Later visits report the metrics `divergence` (see below) and
     `mixing`, the part of its own weights that the site kept.
     """
 
     always_global: ClassVar[tuple[str, ...]] = ()
-    """Prefixes of what is taken as it was sent, whatever the mixing."""
+    """Prefixes of what is taken as it was sent, whatever the mixing: of that the site has nothing of its own."""
 
     algorithm: Algorithm | None = None
     """What is wrapped; it sends weights alone. null: fedcore.algorithm.FedAvg."""
@@ -59,8 +60,8 @@ class Rejoin(ABC):
             )
         begin, metrics, notes = self._begin(site, down.tensors)
         contribution = self._inner.visit(site, Weights(begin), local, turn)
-        own = {OWN + k: t for k, t in local.shared().items()}
-        site.memory = site.memory | own | {NOTES + k: t for k, t in notes.items()}
+        ended = {self._place(k) + k: t for k, t in local.shared().items()}
+        site.memory = site.memory | ended | {NOTES + k: t for k, t in notes.items()}
         return dataclasses.replace(contribution, metrics=contribution.metrics | metrics)
 
     def merge(self, state: Any, contributions: Iterable[Contribution[Any]]) -> Any:
@@ -70,9 +71,12 @@ class Rejoin(ABC):
     def _inner(self) -> Algorithm:
         return self.algorithm or FedAvg()
 
+    def _place(self, name: str) -> str:
+        return LAST if name.startswith(self.always_global) else OWN
+
     def _begin(self, site: Site, sent: Tensors) -> tuple[Tensors, dict[str, float], Tensors]:
         """What the site trains from, what it reports and what it notes."""
-        own = _under(OWN, site.memory)
+        own = _under(OWN, site.memory) | _under(LAST, site.memory)
         if not own:
             return sent, {}, {}
         far = divergence(sent, own)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import SimCLRProjectionHead
-from torch import Tensor, cat
+from torch import Tensor, autocast, cat
 from torch.optim import SGD
 
 from fedcore.encoders import Encoder
@@ -36,6 +36,8 @@ class SimCLR(Method):
         self.criterion = NTXentLoss(temperature)
 
     def loss(self, views: list[Float[Tensor, "n c *space"]]) -> Float[Tensor, ""]:
-        a, b = self.head(self.encoder(cat(pair(views, least=1)))).chunk(2)
-        loss: Tensor = self.criterion(a, b)
+        z = self.head(self.encoder(cat(pair(views, least=1))))
+        # Cosines over tau in bf16 would be off by several hundredths.
+        with autocast(z.device.type, enabled=False):
+            loss: Tensor = self.criterion(*z.float().chunk(2))
         return loss

@@ -21,6 +21,8 @@ from jaxtyping import Float
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from fedcore.aside import evaluating
+from fedcore.errors import Refused
 from fedcore.message import Tensors
 from fedcore.site import Round, Site
 
@@ -30,12 +32,20 @@ _AT_ONCE = 16
 
 @dataclass(frozen=True)
 class RepresentationChange:
-    """Measures 1 - r at every visit and reports it as the metric `representation_change`, in [0, 2]."""
+    """Measures 1 - r at every visit and reports it as the metric `representation_change`, in [0, 2].
+
+    A site of fewer than 3 images declines, since it has no two distances to compare.
+    """
 
     images: int = 64
     """Size of the fixed local batch, spread evenly over the site's images."""
 
     def callback(self, anchor: Tensors, site: Site, turn: Round) -> Callback:
+        if site.size < 3:
+            raise Refused(
+                "representation_change compares distances between images and needs 3 of them; leave the site out, or "
+                "weigh sites by examples"
+            )
         places = torch.linspace(0, site.size - 1, min(self.images, site.size)).long().unique()
         return _Compare(site.images.batch(places))
 
@@ -58,10 +68,9 @@ class _Compare(Callback):
     def _matrix(self, module: LightningModule) -> Tensor:
         encoder = module.encoder
         assert isinstance(encoder, torch.nn.Module)
-        training = encoder.training
-        encoder.eval()  # batch norm must neither use nor learn this batch's statistics
-        features = torch.cat([encoder(part.to(module.device)).float() for part in self.batch.split(_AT_ONCE)])
-        encoder.train(training)
+        with evaluating(encoder):  # batch norm must neither use nor learn this batch's statistics
+            parts = [encoder(part.to(module.device)).float() for part in self.batch.split(_AT_ONCE)]
+        features = torch.cat(parts)
         return dissimilarity(features)
 
 

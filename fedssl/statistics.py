@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fedcore.errors import Refused
 from fedcore.message import STATISTICS, Message, Tensors
 from fedcore.site import Round, Site
 from fedssl.bank import Banked, site_number
@@ -74,10 +75,16 @@ class ShareStatistics:
         return StatisticsPool(*({name: t for name, t in part.items() if name != site} for part in parts))
 
     def receive(self, module: Banked, down: StatisticsPool, turn: Round) -> None:
+        if self.draw > module.remote.capacity:
+            raise Refused(
+                f"{self.draw} features are drawn, the method's `remote` holds {module.remote.capacity}; set remote to "
+                "at least the exchange's draw"
+            )
         module.remote.clear()
-        total = sum(float(n) for n in down.count.values())
-        for name in sorted(down.mean):
-            n = round(self.draw * float(down.count[name]) / total)
+        names = sorted(down.mean)
+        ends = np.cumsum([0.0, *(float(down.count[name]) for name in names)])
+        numbers = np.diff(np.round(self.draw * ends / ends[-1]).astype(int)) if names else ()
+        for name, n in zip(names, map(int, numbers), strict=True):
             generator = torch.Generator().manual_seed(turn.seed_of(name, "statistics"))
             synthetic = draw_features(down.mean[name], self.eta * down.covariance[name], n, generator)
             module.remote.push(synthetic.to(module.remote.features.device), site_number(name), turn.index)

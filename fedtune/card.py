@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -13,15 +14,15 @@ from fedcore.report.units import measured_on, metric_name
 from fedcore.run import RunFolder
 
 
-def card(run: RunFolder, module: nn.Module, scores: Record) -> str:
-    """Markdown; `scores` as scores.json has them."""
+def card(run: RunFolder, module: nn.Module, scores: Record, owners: Sequence[str] = ()) -> str:
+    """Markdown; `scores` as scores.json has them, `owners` the sites that have a part of the model to themselves."""
     about = run.about()
     segments = about["command"] == "segment"
     own = ["network", "segmenter"] if segments else ["encoder", "classifier"]
     parts = [
         head("segmentation" if segments else "classification"), _what(about, module, scores, segments),
-        _use(about, segments), _scores(about, scores), left(run), recipe_of(run, own), environment(run, about),
-        LICENCE, USE,
+        _use(about, segments, owners), _scores(about, scores, owners), left(run), recipe_of(run, own),
+        environment(run, about), LICENCE, USE,
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -39,15 +40,16 @@ Tells {tells}. {count:,} parameters, fine-tuned from {start} for {about["rounds"
 images of {pixels} pixels in [-1, 1], with {scores["label_fraction"]:.0%} of the labels.{carried}"""
 
 
-def _use(about: Record, segments: bool) -> str:
-    kind = "segmenter" if segments else "classifier"
+def _use(about: Record, segments: bool, owners: Sequence[str]) -> str:
+    kind, made = ("segmenter", "masks") if segments else ("classifier", "probabilities")
+    site = f" --site {owners[0]}" if owners else ""
     return f"""```bash
-fedpretrain predict RUN IMAGES OUT             # RUN is the folder above; {"masks" if segments else "probabilities"}
-fedpretrain export RUN --to onnx               # {kind}.onnx, for ONNX Runtime
+fedpretrain predict RUN IMAGES OUT{site}             # RUN is the folder above; {made}
+fedpretrain export RUN --to onnx{site}               # {kind}.onnx, for ONNX Runtime
 ```"""
 
 
-def _scores(about: Record, scores: Record) -> str:
+def _scores(about: Record, scores: Record, owners: Sequence[str]) -> str:
     pooled: dict[str, Any] = {k: v for k, v in scores["pooled"].items() if isinstance(v, dict) and "value" in v}
     names = list(pooled)[:6]
     trained = about["labelled"] | {"all": sum(about["labelled"].values())}
@@ -58,6 +60,8 @@ def _scores(about: Record, scores: Record) -> str:
     unit, grid = scores.get("unit", ""), scores.get("grid", "")
     titles = ["site", "training images", "test images", *(metric_name(name, unit) for name in names)]
     where = f" Masks were {measured_on(grid)}." if grid else ""
+    own = " Each site is measured by its own model, which `--site SITE` takes; the tensors beside this card are shared."
+    where += own if owners else ""
     notes = "".join(f" {site}: {row['note']}." for site, row in scores["sites"].items() if row.get("note"))
     return f"""## How well it does
 

@@ -36,7 +36,8 @@ class Classifier(pl.LightningModule):
             encoder: (n, c, *space) to (n, width), with an attribute `width`.
             classes: Number of classes, or of findings.
             frozen: Train the linear layer alone.
-            augment: Random transforms of a training image, one view; null for none.
+            augment: Random transforms of a training image, one view; null for none. By default half of the images
+                are mirrored (`flip`), which a segmenter's are not; set it to 0 where a class is of one body side.
             optimizer: Builds the optimizer of a visit.
             loss: What it learns by; null: fedtune.losses.CrossEntropy.
         """

@@ -11,7 +11,7 @@ from pytorch_lightning import LightningModule
 from fedcore.algorithm import FedAvg, share_of
 from fedcore.classifiers import SEGMENTER, about_of, trained
 from fedcore.data.findings import with_findings
-from fedcore.data.images import Cohort, Images
+from fedcore.data.images import Cohort, Images, relabelled
 from fedcore.errors import InputError
 from fedcore.ledger import ANSWERS
 from fedcore.local import LocalTrainer
@@ -81,7 +81,8 @@ def _masks(run: RunFolder, overrides: Sequence[str]) -> Overlaps:
     module = trained(run, lambda: segment.build(cohort, structures, *kind), SEGMENTER)
     sites = _sites(run, module, tests, asked)
     files = Files.of(asked["data"], cohort) if asked["native"] else None
-    return evaluate_masks.evaluate_masks(sites, structures, asked["tolerance"], asked["seed"], files)
+    how = (asked["tolerance"], asked["seed"], files, asked["hd95_missed"])
+    return evaluate_masks.evaluate_masks(sites, structures, *how)
 
 
 def _asked(stage: Callable[..., None], run: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def _sites(run: RunFolder, module: LightningModule, test: Mapping[str, Images], 
 
 
 def _as_trained(run: RunFolder, cohort: Cohort) -> Cohort:
-    """The images with the run's classes; of findings they may lack some.
+    """The images with the run's classes, matched by name; they may lack some.
 
     Raises:
         InputError: They have others.
@@ -105,9 +106,9 @@ def _as_trained(run: RunFolder, cohort: Cohort) -> Cohort:
     trained = about.get("classes", [])
     if about.get("several_findings"):
         return with_findings(cohort, trained)
-    if list(cohort.classes) != trained:
+    if strange := [name for name in cohort.classes if name not in trained]:
         raise InputError(
             f"the classifier knows the classes {trained}, the images have {list(cohort.classes)}; "
-            "the labels must be the same"
+            f"rename {strange[0]!r} in the manifest, or remove its label"
         )
-    return cohort
+    return relabelled(cohort, trained)

@@ -27,7 +27,7 @@ from fedcore.site import Round, Site
 from fedcore.transport import InProcess
 from fedtune.evaluate import POOLED, Table, answers, too_few
 from fedtune.native import Files, Sides
-from fedtune.overlap import Sums, few, image_scores, overlap_scores, summed
+from fedtune.overlap import Missed, Sums, few, image_scores, measured, overlap_scores, summed
 from fedtune.scores import Score
 from fedtune.tell import format_score, left_out_notes, rounded
 
@@ -49,6 +49,8 @@ class EvaluateMasks:
     tolerance: float
     files: Files | None = None
     """What images are scored on the grids of; None: that of `data.size`."""
+    missed: Missed = "omit"
+    """The distance of a structure that mask or prediction lacks: none, or the image's diagonal."""
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[SiteSums]:
         local.load(down.tensors | personal(site.memory))
@@ -69,7 +71,7 @@ class EvaluateMasks:
             raise Refused(
                 f"structure {int(unknown[0])} in its masks is too small to be seen at data.size; enlarge that"
             )
-        return image_scores(guess, truth, mm, self.structures, self.tolerance)
+        return image_scores(guess, truth, mm, self.structures, self.tolerance, self.missed)
 
 
 def _fitted(network: nn.Module, images: Images, at: int) -> Sides:
@@ -98,29 +100,35 @@ class Overlaps:
     """Of distances."""
     grid: str
     """`files`, or the pixels of the fitted images' sides."""
+    measured: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """By site, of how many images the scores are (`fedtune.overlap.measured`)."""
+    missed: Missed = "omit"
 
 
 def evaluate_masks(
-    transport: InProcess, structures: int, tolerance: float, seed: int, files: Files | None = None
-) -> Overlaps:
+    transport: InProcess, structures: int, tolerance: float, seed: int, files: Files | None = None,
+    missed: Missed = "omit",
+) -> Overlaps:  # fmt: skip
     """Scores of the module that `transport.local` holds.
 
     Raises:
         InputError: No site has test images with masks of enough patients, or a site may not send its sums or cannot
             read its files.
     """
-    given = answers(transport, EvaluateMasks(structures, tolerance, files), seed)
+    given = answers(transport, EvaluateMasks(structures, tolerance, files, missed), seed)
     sums = {a.site: a.message.sums for a in given}
     images = {a.site: a.examples for a in given}
     if not any(images.values()):
         raise too_few(transport.policy, " with a structure")
     images[POOLED] = sum(images.values())
-    table = {site: overlap_scores([each]) for site, each in sums.items()}
-    table[POOLED] = overlap_scores(list(sums.values()))
+    told = {site: [each] for site, each in sums.items()} | {POOLED: list(sums.values())}
+    table = {site: overlap_scores(each) for site, each in told.items()}
+    counts = {site: measured(each) for site, each in told.items()}
     left_out = {a.site: tuple((a.message.withheld.nonzero().flatten() + 1).tolist()) for a in given}
     size = next(iter(transport.test.values())).space
     grid = "files" if files else " x ".join(map(str, size))
-    return Overlaps(table, images, left_out, transport.policy.min_patients, _unit(transport.test), grid)
+    least, unit = transport.policy.min_patients, _unit(transport.test)
+    return Overlaps(table, images, left_out, least, unit, grid, counts, missed)
 
 
 def _unit(tests: Mapping[str, Images]) -> str:
@@ -139,13 +147,14 @@ def require_summable(policy: Policy) -> None:
 def as_json(found: Overlaps) -> dict[str, Any]:
     """The layout of `scores.json`, as that of classifiers."""
     rows: dict[str, dict[str, Any]] = {
-        site: {name: rounded(score) for name, score in row.items()} | {"images": found.images[site]}
+        site: {name: rounded(score) for name, score in row.items()}
+        | {"images": found.images[site], **found.measured.get(site, {})}
         for site, row in found.table.items()
     }
     for site, note in _notes(found).items():
         rows[site] |= {"note": note}
     sites = {site: row for site, row in rows.items() if site != POOLED}
-    return {"grid": found.grid, "unit": found.unit, "sites": sites, POOLED: rows[POOLED]}
+    return {"grid": found.grid, "unit": found.unit, "hd95_missed": found.missed, "sites": sites, POOLED: rows[POOLED]}
 
 
 def show(found: Overlaps) -> None:
@@ -164,7 +173,22 @@ def show(found: Overlaps) -> None:
 
 def _notes(found: Overlaps) -> dict[str, str]:
     names = {site: [f"structure {k}" for k in left_out] for site, left_out in found.withheld.items()}
-    return left_out_notes(names, found.images, found.least)
+    notes = left_out_notes(names, found.images, found.least)
+    return notes | {
+        site: "; ".join([*([notes[site]] if site in notes else []), f"HD95 {told}"])
+        for site, counts in found.measured.items()
+        if (told := _of_how_many(counts, found.missed))
+    }
+
+
+def _of_how_many(counts: Mapping[str, int], missed: Missed) -> str:
+    """What must be known of a mean distance; nothing where it is of all that could be measured."""
+    shown, compared = counts["dice_images"], counts["hd95_images"]
+    if missed == "diagonal":
+        return "takes the image's diagonal where mask or prediction lacks a structure"
+    several = any(name.startswith("dice_images_") for name in counts)
+    what = "structures in images" if several else "images"
+    return f"of {compared} of {shown} {what} (mask and prediction show it)" if compared < shown else ""
 
 
 def format_distance(score: Score) -> str:

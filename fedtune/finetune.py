@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.classifiers import MODEL, save_classifier
+from fedcore.classifiers import MODEL, own_parts, save_classifier
 from fedcore.data.describe import describe
 from fedcore.data.findings import findings_of, several, with_findings
 from fedcore.data.images import Cohort, Images
@@ -77,6 +77,8 @@ def finetune(
     grades = ranked(classes, module) if ordinal else []
     cohort = with_findings(loaded, classes) if module.beside == "findings" else loaded
     train, test = _tasks(cohort, label_fraction, seed, policy)
+    if module.augment is not None:
+        module.augment.flips(cohort.spatial_dims)
     require_trained(cohort.split("train"), test, module.beside, classes)
     require_classes(test, module.beside, len(classes), policy)
     job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
@@ -87,7 +89,8 @@ def finetune(
     save_classifier(run, module)
     found = evaluate(transport, seed, grades, by_patient)
     settings = {"label_fraction": label_fraction, "encoder": start, "by_patient": by_patient}
-    leave(run, module, MODEL, settings | as_json(found, classes))
+    owners = list(own_parts(transport.memories, transport.names()))
+    leave(run, module, MODEL, settings | as_json(found, classes), owners)
     show(found, classes)
     run.close("finished")
 

@@ -13,8 +13,8 @@ from fedcore.data.io.affine import CANONICAL, affine_of
 from fedcore.files import write_atomically
 
 
-def write_mask(folder: Path, image: Path, mask: UInt8[np.ndarray, "*space"]) -> Path:
-    """Writes the mask under the image's name and returns its path.
+def write_mask(folder: Path, image: Path, mask: UInt8[np.ndarray, "*space"], named: str | None = None) -> Path:
+    """Writes the mask under the image's name, or as `named`, and returns its path.
 
     Beside NIfTI it is NIfTI with the image's own affine and order of voxels; beside a DICOM series whose slices say
     where they lie, NIfTI of (column, row, slice); beside other volumes .npy in the order of `read_image`; beside
@@ -29,7 +29,7 @@ def write_mask(folder: Path, image: Path, mask: UInt8[np.ndarray, "*space"]) -> 
         data, ending = _png(mask), ".png"
     else:
         data, ending = _npy(mask), ".npy"
-    path = folder / f"{stem(name)}{ending}"
+    path = folder / f"{named or stem(name)}{ending}"
     write_atomically(path, data)
     return path
 

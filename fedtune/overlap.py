@@ -5,7 +5,8 @@ and no bootstrap draw, which could be solved for it. What fewer than `least` pat
 sums of squares of one or two patients would be their scores.
 
 An image counts for a structure where its mask or the guess shows it. Dice and surface Dice are 0 where only one of them
-does; a distance then does not exist, and that image is left out of its mean: read it beside Dice.
+does; a distance then does not exist. Either that image is left out of the mean distance, which is then better the more
+is missed, so that `measured` says of how many images it is; or the image's diagonal counts, the longest distance there.
 
 A mean over images is a ratio of sums over patients, whose variance is that of s_p - mean n_p, s_p being the sum of
 patient p's scores and n_p their number (Cochran 1977, sec. 6.3). Sites are strata: their variances are added. A site
@@ -21,6 +22,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64, Shaped
@@ -33,6 +35,7 @@ from fedtune.intervals import student, two_digits
 from fedtune.scores import Score
 
 MEASURES = ("dice", "hd95", "surface_dice")
+Missed = Literal["omit", "diagonal"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def dice_by_structure(
 
 def image_scores(
     guess: Int64[Tensor, "*space"], mask: Int64[Tensor, "*space"], spacing: Sequence[float], structures: int,
-    tolerance: float,
+    tolerance: float, missed: Missed = "omit",
 ) -> Float[Tensor, "3 k"]:  # fmt: skip
     """MEASURES of each structure of one image, NaN where they do not exist; unlabelled pixels are in neither.
 
@@ -87,6 +90,7 @@ def image_scores(
         spacing: Of pixels along each axis, in mm.
         structures: Class numbers, background included.
         tolerance: Distance in mm up to which surfaces agree (Nikolov et al. 2021, arXiv 1809.04430).
+        missed: What the distance is where one side alone shows the structure: none, or the image's diagonal in mm.
     """
     from monai.metrics.hausdorff_distance import compute_hausdorff_distance
     from monai.metrics.surface_dice import compute_surface_dice
@@ -101,7 +105,8 @@ def image_scores(
         gap = compute_hausdorff_distance(*sides, percentile=95, spacing=list(spacing))[0].double()
         surface = compute_surface_dice(*sides, [tolerance] * (structures - 1), spacing=list(spacing))[0].double()
     whole = (inside[0] > 0) & (inside[1] > 0)
-    gap = torch.where(whole, gap, torch.nan)
+    longest = math.hypot(*(side * mm for side, mm in zip(mask.shape, spacing, strict=True)))
+    gap = torch.where(whole, gap, torch.where(shown > 0, longest if missed == "diagonal" else torch.nan, torch.nan))
     surface = torch.where(whole, surface, torch.where(shown > 0, 0.0, torch.nan))
     return torch.stack([dice, gap, surface])
 
@@ -146,6 +151,21 @@ def overlap_scores(sites: Sequence[Sums]) -> dict[str, Score]:
         f"{name}_{j + 1}": _score(name, mean[at, j], variance[at, j], freedom[at, j])
         for j in range(k if k > 1 else 0)
         for at, name in enumerate(MEASURES)
+    }
+
+
+def measured(sites: Sequence[Sums]) -> dict[str, int]:
+    """`dice_images` and `hd95_images`: images behind these scores, each counted once for each structure that it shows;
+    then, where there are several structures, `dice_images_1`, `hd95_images_1` ... of each.
+    """
+    images = sum(site.images for site in sites)
+    assert isinstance(images, Tensor), "there is a site"
+    found = {f"{name}_images": images[MEASURES.index(name)] for name in ("dice", "hd95")}
+    several = images.shape[1] > 1
+    return {name: int(by_structure.sum()) for name, by_structure in found.items()} | {
+        f"{name}_{j}": int(count)
+        for name, by_structure in found.items()
+        for j, count in enumerate(by_structure if several else [], 1)
     }
 
 

@@ -19,17 +19,19 @@ from fedcore.data.findings import SEPARATOR
 from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.source import Data
 from fedcore.errors import Faults, InputError
-from fedcore.files import require_writable, write_atomically
+from fedcore.files import append, require_writable
 from fedcore.progress import Counting
 from fedcore.recipe import read_recipe
 from fedcore.run import RunFolder
 from fedcore.words import call
 from fedtune.finetune import finetune
 from fedtune.mask_files import write_mask
+from fedtune.mask_names import names_of, readable
 from fedtune.native import answers, native_mask
 from fedtune.segment import segment
 
 TABLE = "predictions.csv"
+GUESS = "predicted_class"
 
 
 def predict(run: Path, images: Path, out: Path, site: str | None = None, on_fault: str = "stop") -> Path:
@@ -40,9 +42,11 @@ def predict(run: Path, images: Path, out: Path, site: str | None = None, on_faul
         images: an image file, a DICOM series' folder, or a folder of either.
         out: new folder for predictions.csv and, from a segmenter, masks with each image's own geometry. Where the run
             cut volumes into slices, a classifier's table has a row a slice, numbered from 0 along `data.slices`, and a
-            mask is put together from its slices. Slices of one single value have no row and are background.
+            mask is put together from its slices. Slices of one single value have no row and are background. The table
+            grows with each image; whatever ends the command, what was predicted before is kept.
         site: the model as it is at this site, where sites keep a part of it or all to themselves.
-        on_fault: an unreadable image stops before anything is written, or is left out (skip).
+        on_fault: unreadable images are left out of the table; the command then names them and ends with an error
+            (stop), or ends as usual (skip).
     """
     out = Path(out)
     require_writable(out)
@@ -52,23 +56,35 @@ def predict(run: Path, images: Path, out: Path, site: str | None = None, on_faul
         raise InputError(f"on_fault must be stop or skip, got {on_fault}")
     model = Model.of(RunFolder(Path(run)), site)
     files = _files(Path(images), model.how.dims)
-    rows, faults = [], []
-    with Counting("predicting") as counting:
-        for done, file in enumerate(files, 1):
-            name = str(file.relative_to(images)) if file != images else file.name
-            try:
-                rows += [[name, *row] for row in model.rows(file, out)]
-            except ImageFault as fault:
-                faults.append(f"{file.name}: {fault}")
-            counting(done, len(files))
-    if faults and (on_fault == "stop" or not rows):
+    faults = _predict_all(model, files, Path(images), out)
+    if faults and (on_fault == "stop" or len(faults) == len(files)):
+        kept = len(files) - len(faults)
         raise Faults(
-            "images", faults, f"{len(files) - len(faults)} others are predicted; --on_fault skip leaves these out."
+            "images", faults, f"{kept} others are in {out / TABLE}; --on_fault skip leaves these out." * bool(kept)
         )
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([["image", *model.columns], *rows])
-    write_atomically(out / TABLE, text.getvalue().encode())
     return out / TABLE
+
+
+def _predict_all(model: Model, files: Sequence[Path], images: Path, out: Path) -> list[str]:
+    """Writes the table, image by image, and returns what is wrong with those that cannot be read."""
+    faults, heading = [], [["image", *model.columns]]
+    with Counting("predicting") as counting:
+        for done, (file, named) in enumerate(zip(files, names_of(files), strict=True), 1):
+            name = readable(str(file.relative_to(images)) if file != images else file.name)
+            try:
+                rows = [[name, *row] for row in model.rows(file, out, named)]
+                append(out / TABLE, _csv([*heading, *rows]))
+                heading = []
+            except ImageFault as fault:
+                faults.append(f"{readable(file.name)}: {fault}")
+            counting(done, len(files))
+    return faults
+
+
+def _csv(rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -112,16 +128,18 @@ class Model:
     @property
     def columns(self) -> list[str]:
         if self.structures:
-            return ["mask", *(f"pixels of {number}" for number in range(1, self.structures))]
-        return [*(["slice"] if self.how.slices is not None else []), "guess", *self.classes]
+            unit = "pixels" if self.how.dims == 2 else "voxels"
+            return ["mask", *(f"{unit}_{number}" for number in range(1, self.structures))]
+        known = [f"class {name}" if name in ("image", "slice", GUESS) else name for name in self.classes]
+        return [*(["slice"] if self.how.slices is not None else []), GUESS, *known]
 
-    def rows(self, file: Path, out: Path) -> list[list[str]]:
-        """What is said of one image, or of each of its slices; writes its mask. Raises ImageFault."""
+    def rows(self, file: Path, out: Path, named: str) -> list[list[str]]:
+        """What is said of one image, or of each of its slices; writes its mask, as `named`. Raises ImageFault."""
         raw, mm = read_image(file, nan=self.how.nan), self.how.spacing(file)
         said = answers(self.network, self.how, raw, mm)
         if self.structures:
             mask = native_mask(said, self.how, raw.shape[1:], mm)
-            path = write_mask(out / "masks", file, mask)
+            path = write_mask(out / "masks", file, mask, named)
             counts = np.bincount(mask.ravel(), minlength=self.structures)[1:]
             return [[str(path.relative_to(out)), *map(str, counts.tolist())]]
         if self.how.slices is None:

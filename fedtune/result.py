@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from fedcore.store import CARD
 from fedtune.card import card
 
 
-def leave(run: RunFolder, module: nn.Module, model: str, scores: dict[str, Any]) -> None:
-    """Writes scores.json and, beside the tensors that lie at `model`, the card."""
+def leave(run: RunFolder, module: nn.Module, model: str, scores: dict[str, Any], owners: Sequence[str]) -> None:
+    """Writes scores.json and, beside the tensors that lie at `model`, the card.
+
+    `owners` are the sites that have a part of the model to themselves.
+    """
     write_json(run.path / "scores.json", scores)
-    write_atomically(run.path / Path(model).parent / CARD, card(run, module, scores).encode())
+    write_atomically(run.path / Path(model).parent / CARD, card(run, module, scores, owners).encode())
 
 
 def require_fraction(fraction: float) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.classifiers import SEGMENTER, save_classifier
+from fedcore.classifiers import SEGMENTER, own_parts, save_classifier
 from fedcore.data.decode import UNLABELED
 from fedcore.data.describe import describe
 from fedcore.data.images import Cohort, Images
@@ -31,6 +31,7 @@ from fedtune.labels import of_patients
 from fedtune.native import Files
 from fedtune.networks import UShaped
 from fedtune.outlines import Outlines
+from fedtune.overlap import Missed
 from fedtune.result import leave, require_fraction
 from fedtune.segmenter import Segmenter
 
@@ -48,6 +49,7 @@ def segment(
     policy: Policy = Policy(),
     tolerance: float = 1.0,
     native: bool = False,
+    hd95_missed: Missed = "omit",
     loggers: tuple[Literal["csv", "tensorboard"], ...] = ("csv",),
     seed: int = 0,
     workers: int = 1,
@@ -69,6 +71,9 @@ def segment(
         tolerance: Distance in mm (in pixels where files do not say how large those are) up to which surfaces agree.
         native: Score test images on the grid of their files rather than on that of `data.size`; slower, and what
             somebody meets who uses the masks.
+        hd95_missed: HD95 where mask or prediction lacks a structure: omit leaves the image out, and a segmenter that
+            misses more may have a better HD95 (scores.json says of how many images it is); diagonal counts the image's
+            diagonal.
         loggers: Lightning loggers, of csv and tensorboard.
         seed: Seed of every generator.
         workers: Sites visited at the same time, each by a process of its own; several may share a GPU. 1: one after
@@ -90,9 +95,10 @@ def segment(
     about |= {"carried": carried(module.network) if weights else 0.0, "labelled": {s: len(i) for s, i in train.items()}}
     transport = job.train_in(run, module, about)
     save_classifier(run, module, SEGMENTER)
-    found = evaluate_masks(transport, structures, tolerance, seed, files)
+    found = evaluate_masks(transport, structures, tolerance, seed, files, hd95_missed)
     settings = {"label_fraction": label_fraction, "encoder": start}
-    leave(run, module, SEGMENTER, settings | as_json(found))
+    owners = list(own_parts(transport.memories, transport.names()))
+    leave(run, module, SEGMENTER, settings | as_json(found), owners)
     show(found)
     run.close("finished", notes=[*run.about()["notes"], *Outlines().keep(transport, structures)])
 

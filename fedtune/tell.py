@@ -74,8 +74,14 @@ def _counted(found: Evaluation, site: str) -> int:
 
 
 def _notes(found: Evaluation, classes: Sequence[str]) -> dict[str, str]:
-    names = {site: [classes[k] if classes else str(k) for k in few] for site, few in found.withheld.items()}
-    return left_out_notes(names, found.images, found.least)
+    def named(places: Sequence[int]) -> list[str]:
+        return [classes[k] if classes else str(k) for k in places]
+
+    notes = left_out_notes({site: named(few) for site, few in found.withheld.items()}, found.images, found.least)
+    counts = found.counts[POOLED]
+    shown = counts.confusion[:, 1].sum(-1) if counts.several else counts.confusion.sum(-1)
+    absent = named((shown == 0).nonzero().flatten().tolist())
+    return notes | ({POOLED: f"no test image of {', '.join(absent)} is counted"} if absent else {})
 
 
 def _row(found: Evaluation, site: str, classes: Sequence[str]) -> dict[str, Any]:

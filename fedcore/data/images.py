@@ -214,6 +214,12 @@ def joined(one: Cohort, other: Cohort) -> Cohort:
     return Cohort(sites, classes, one.notes + other.notes, one.faults + other.faults, further)
 
 
+def relabelled(cohort: Cohort, names: Sequence[str]) -> Cohort:
+    """The cohort with `names` for classes, which hold all of its own; labels are matched by name."""
+    sites = {site: _relabelled(images, cohort.classes, names, 0) for site, images in cohort.sites.items()}
+    return replace(cohort, classes=tuple(names), sites=sites)
+
+
 def _relabelled(images: Images, before: Sequence[str], after: Sequence[str], first_patient: int) -> Images:
     places = torch.tensor([*(after.index(name) for name in before), -1])
     return replace(images, labels=places[images.labels], patients=images.patients + first_patient)

@@ -156,7 +156,7 @@ def test_weights_that_are_all_zero_are_no_mean() -> None:
         Mean("knn").combine([contribution(s, 1, {"knn": 0.0}, w=1.0) for s in "ab"], {})
 
 
-@pytest.mark.parametrize("sites", [3, 4, 7, 9, 10, 25])
+@pytest.mark.parametrize("sites", [*range(3, 13), 25])
 def test_the_default_trim_cuts_a_bad_site_however_few_there_are(sites: int) -> None:
     sent = [contribution("s", w=float(at)) for at in range(sites - 1)] + [contribution("bad", w=1e6)]
     assert 0 < float(TrimmedMean().combine(sent, {})["w"]) < sites
@@ -176,3 +176,10 @@ def test_as_many_are_cut_as_it_says(trim: float, sites: int, cut: int) -> None:
 def test_trim_has_bounds(trim: float) -> None:
     with pytest.raises(ValueError, match=r"trim must lie in \[0, 0\.5\)"):
         TrimmedMean(trim)
+
+
+@every_rule
+def test_tensors_of_other_shapes_have_no_mean(rule: Aggregator) -> None:
+    sent = [contribution(s, 1, {"knn": 1.0}, w=w) for s, w in (("a", torch.ones(5)), ("b", torch.ones(1)))]
+    with pytest.raises(InputError, match=r"site 'b' sent w of shape \(1,\), others and the server have \(5,\)"):
+        rule.combine(sent, {})

@@ -8,9 +8,10 @@ import torch
 from torch.optim import Adam
 
 from fedcore.aggregate import Median
-from fedcore.algorithm import FedAvg, sent_by, share_of
+from fedcore.algorithm import FedAvg, draws_of, sent_by, share_of
 from fedcore.exchange import Carried, Carry
 from fedcore.federation import Rounds, federate
+from fedcore.incremental import Incremental
 from fedcore.localonly import LocalOnly
 from fedcore.message import Contribution, Empty, Tensors, Weights
 from fedcore.quantised import Quantised
@@ -127,3 +128,12 @@ def test_who_does_not_say_what_is_sent_is_left_to_the_border() -> None:
             raise NotImplementedError
 
     assert set(sent_by(Silent())) == set(sent_by(Unknown())) == set()
+
+
+def test_a_field_of_that_name_draws_no_sites() -> None:
+    @dataclass(frozen=True)
+    class Sampled(FedAvg):
+        draw: int = 16
+
+    assert draws_of(Carry(Sampled(), Tally())) is None
+    assert draws_of(Quantised(Incremental())) == Incremental()

@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning import Callback
 
 from fedcore.algorithm import FedAvg
+from fedcore.errors import InputError
 from fedcore.federation import NoSiteLeft, Rounds, Survey, federate
 from fedcore.ledger import RoundRecord
 from fedcore.local import LocalTrainer
-from fedcore.message import Contribution, Empty, Weights
+from fedcore.message import Contribution, Empty, Tensors, Weights
 from fedcore.policy import Policy
 from fedcore.site import Round, Site
 from fedcore.transport import InProcess
@@ -191,3 +195,79 @@ def test_the_policy_holds_for_the_loop_too() -> None:
     transport = InProcess({"a": images()}, local(), policy=Policy(metrics=False))
     _, records = run(transport, 1)
     assert records[0].sites["a"].metrics == {}
+
+
+class InPlace(FedAvg):
+    """Averages into the server's own tensors, which the sites that are still to come are sent."""
+
+    def merge(self, state: Weights, contributions: Iterable[Contribution[Weights]]) -> Weights:
+        for n, c in enumerate(contributions, 1):
+            for name, t in c.message.tensors.items():
+                state.tensors[name] += ((t - state.tensors[name]) / n).to(t.dtype)
+        return state
+
+
+class Scribble(Callback):
+    def __init__(self, anchor: Tensors):
+        anchor["layer.weight"].mul_(2)
+
+
+@dataclass(frozen=True)
+class Scribbling:
+    def callback(self, anchor: Tensors, site: Site, turn: Round) -> Callback:
+        return Scribble(anchor)
+
+
+class Measuring(Curious):
+    def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Empty]:
+        down.tensors["layer.weight"].zero_()
+        return super().visit(site, down, local, turn)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "survey", "names", "who"),
+    [
+        (InPlace(), None, "ab", "InPlace"),
+        (FedAvg(guides=(Scribbling(),)), None, "a", "FedAvg"),
+        (FedAvg(), Survey(Measuring()), "a", "Measuring"),
+    ],
+    ids=["merge", "guide", "survey"],
+)
+def test_what_writes_into_the_servers_state_ends_the_run(
+    algorithm: FedAvg, survey: Survey | None, names: str, who: str
+) -> None:
+    transport = InProcess(hospitals(names), local())
+    seen: list[str] = []
+    transport.on_visit = seen.append
+    with pytest.raises(InputError, match=rf"{who} .* wrote into tensors/layer.*, a tensor of the server's state"):
+        federate(algorithm, transport, algorithm.start(transport.local), Rounds(2), 0, survey=survey)
+    assert seen == (["a", "a"] if survey else ["a"])  # nobody is sent what was not meant
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        ({"w": torch.ones(1)}, r"w has shape \(1,\), and at the server it is \(5,\)"),
+        ({"w": torch.ones(5), "v": torch.ones(1)}, r"v has shape \(1,\), and at the server it is not there"),
+        ({"w": torch.full((5,), torch.inf)}, "tensors/w is not finite"),
+    ],
+    ids=["shape", "name", "infinite"],
+)
+def test_an_answer_that_cannot_be_used_is_rejected_and_booked(sent: Tensors, why: str) -> None:
+    class Averaging(Sender):
+        def start(self, local: LocalTrainer) -> Weights:
+            return Weights({"w": torch.zeros(5)})
+
+        def merge(self, state: Weights, contributions: Iterable[Contribution[Weights]]) -> Weights:
+            return FedAvg().merge(state, contributions)
+
+    algorithm, records = Averaging({"a": Weights({"w": torch.full((5,), 3.0)}), "b": Weights(sent)}), []
+    transport = InProcess(hospitals("ab"), local())
+    state = federate(
+        algorithm, transport, algorithm.start(transport.local), Rounds(1), 0, finished=lambda r, _: records.append(r)
+    )
+    assert torch.equal(state.tensors["w"], torch.full((5,), 3.0))
+    assert re.search(f"its answer was rejected: {why}", records[0].refused["b"])
+    assert records[0].sites["b"].up.weights == sum(4 * t.numel() for t in sent.values())
+    with pytest.raises(NoSiteLeft, match=why):
+        federate(algorithm, InProcess(hospitals("b"), local()), Weights({"w": torch.zeros(5)}), Rounds(1), 0)

@@ -190,3 +190,34 @@ def test_modules_that_step_themselves_are_refused() -> None:
 )  # fmt: skip
 def test_a_stopped_run_resumes_to_the_bit(tmp_path: Path, algorithm: Any) -> None:
     assert_resumes(algorithm, sites, tmp_path, Rounds(4, per_round=2))
+
+
+class Wrapped(SGD):
+    """As LARS and Lookahead are often written: around another optimizer."""
+
+    def __init__(self, inner: SGD):
+        super().__init__(inner.param_groups, lr=RATE)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "text"),
+    [
+        (lambda p: SGD([{"params": list(p)[:2]}, {"params": list(p)[2:], "lr": 0.01}], lr=RATE), "one rate for all"),
+        (lambda p: Wrapped(SGD(p, lr=RATE)), r"Wrapped cannot be made anew from its groups \(TypeError\)"),
+    ],
+    ids=["groups", "wrapper"],
+)
+def test_optimizers_that_one_number_cannot_follow_are_refused_at_the_start(optimizer: Any, text: str) -> None:
+    def fresh(parameters: Any) -> Any:
+        return optimizer(list(parameters))
+
+    with pytest.raises(InputError, match=text):
+        FedNova().start(local(module=Toy(fresh)))
+
+
+def test_groups_that_differ_in_their_decay_are_one_rate() -> None:
+    def grouped(parameters: Any) -> SGD:
+        first, *rest = parameters
+        return SGD([{"params": [first], "weight_decay": 0.1}, {"params": rest}], lr=RATE)
+
+    assert length(grouped, 5) == pytest.approx(RATE * 5)

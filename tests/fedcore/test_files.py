@@ -106,6 +106,18 @@ def test_a_file_that_another_program_writes_is_whole_or_not_there(tmp_path: Path
     assert {p.name: p.read_bytes() for p in (tmp_path / "deep").iterdir()} == {"x.onnx": b"whole"}
 
 
+@pytest.mark.parametrize("name", ["x" * 255, "\u00e9" * 127, "short"])
+def test_the_longest_names_are_written(tmp_path: Path, name: str) -> None:
+    write_atomically(tmp_path / name, b"whole")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(name, b"whole")]
+
+
+def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"the file name 'xxx.*' is too long here"):
+        write_atomically(tmp_path / ("x" * 256), b"whole")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_lines_are_added(tmp_path: Path) -> None:
     for durable in (False, True):
         append(tmp_path / "deep" / "lines", "one\n", durable)

@@ -103,6 +103,96 @@ def test_metrics_are_what_was_logged_and_what_callbacks_report() -> None:
     assert len(losses) == 3
 
 
+class Skipping(Toy):
+    """Has no loss for the second batch of an epoch; its batches are dicts, whose first entry holds no images."""
+
+    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Any:
+        return {"parts": [batch, batch.mean()], "name": "x"}
+
+    def training_step(self, batch: Any, at: int) -> Any:
+        return None if at == 1 else self.loss(batch["parts"][0])
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_a_batch_that_is_skipped_counts_for_nothing() -> None:
+    losses: list[float] = []
+
+    class Spy(Skipping):
+        def loss(self, images: Tensor) -> Tensor:
+            loss = super().loss(images)
+            losses.append(loss.item())
+            return loss
+
+    metrics = local(module=Spy()).fit(Site("a", images(count=10)), TURN)
+    assert len(losses) == 1
+    assert metrics == {"loss": pytest.approx(losses[0])}
+
+
+def test_a_module_that_steps_itself_and_says_nothing_has_no_mean_loss() -> None:
+    class Manual(Toy):
+        automatic_optimization = False
+
+        def training_step(self, images: Tensor, _: int) -> None:
+            optimizer: Any = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(images))
+            optimizer.step()
+
+    trainer = local(module=Manual())
+    before = trainer.shared()
+    assert trainer.fit(Site("a", images()), TURN) == {}
+    assert not same(trainer.shared(), before)
+
+
+@pytest.mark.parametrize("pack", [lambda o, s: ([o], [s]), lambda o, s: {"optimizer": o, "lr_scheduler": s}])
+def test_rates_that_would_begin_anew_at_each_visit_are_refused(pack: Any) -> None:
+    class Scheduled(Toy):
+        def configure_optimizers(self) -> Any:
+            optimizer = SGD(self.parameters(), lr=0.1)
+            return pack(optimizer, torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9))
+
+    trainer = local(module=Scheduled())
+    with pytest.raises(InputError, match=r"Scheduled.configure_optimizers returns a learning rate schedule.*Cosine"):
+        trainer.optimizers()
+    with pytest.raises(Refused, match="a learning rate schedule, which would begin anew at each visit"):
+        trainer.fit(Site("a", images()), TURN)
+
+
+def test_optimizers_are_looked_at_before_a_visit() -> None:
+    (made,) = local().optimizers() or []
+    assert isinstance(made, SGD)
+    with pytest.raises(InputError, match="the optimizer of Toy cannot be built: Invalid learning rate"):
+        local(module=Toy(lambda p: SGD(p, lr=-1.0))).optimizers()
+
+    class Late(Toy):
+        def configure_optimizers(self) -> SGD:
+            return SGD(self.parameters(), lr=0.1 / self.trainer.max_epochs)
+
+    assert local(module=Late()).optimizers() is None
+
+
+def test_a_part_that_was_set_to_evaluate_stays_so() -> None:
+    trainer = local()
+    trainer.module.norm.eval()
+    with trainer.measuring():
+        assert not trainer.module.layer.training
+    assert trainer.module.training
+    assert trainer.module.layer.training
+    assert not trainer.module.norm.training
+    trainer.fit(Site("a", images()), TURN)
+    assert trainer.module.norm.num_batches_tracked == 0
+
+
+def test_fields_that_are_named_as_methods_are_none() -> None:
+    module = Toy()
+    module.arrive = "by train"
+
+    class Noted(Callback):
+        report = 3
+
+    assert local(module=module).fit(Site("a", images()), TURN, [Noted()]).keys() == {"loss"}
+
+
 def test_a_report_that_is_not_finite_is_refused() -> None:
     class Broken(Callback):
         def report(self) -> dict[str, float]:
@@ -276,6 +366,9 @@ def test_only_what_travels_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiled == []
     local(Visit(accelerator="cpu", compile=True))
     assert compiled == ["Linear", "BatchNorm1d"]
+    compiled.clear()
+    local(Visit(accelerator="cpu", compile=True), share=("layer.weight",))  # tensor by tensor, as FedBN names them
+    assert compiled == ["Linear"]
 
 
 @pytest.mark.slow

@@ -134,3 +134,9 @@ def test_a_bank_for_nothing_is_refused() -> None:
 def test_the_number_of_a_site_is_the_same_on_every_machine() -> None:
     assert site_number("123456789") == 0xCBF43926  # the check value of CRC-32
     assert site_number("hospital_1") != site_number("hospital_2")
+
+
+def test_an_empty_bank_is_a_bank() -> None:
+    bank = FeatureBank(4, 2)
+    assert len(bank) == 0
+    assert bank

@@ -54,6 +54,14 @@ def test_an_encoder_of_one_site_speaks_of_that_site(run: RunFolder, toy: Callabl
     assert "north" in text
 
 
+def test_each_encoder_has_the_scores_that_are_its_own(run: RunFolder, toy: Callable[..., Encoder]) -> None:
+    scores = {"north": {"knn": 0.11, "shared_knn": 0.22}, "south": {"knn": 0.33, "shared_knn": 0.44}}
+    (run.path / "rounds.jsonl").write_text(json.dumps(record(north="STATISTICS") | {"survey": scores}) + "\n")
+    told = {site: card(run, SimCLR(toy()), site) for site in (None, "north", "south")}
+    shown = {site: {n for n in ("0.11", "0.22", "0.33", "0.44") if f"| {n} |" in text} for site, text in told.items()}
+    assert shown == {None: {"0.22", "0.44"}, "north": {"0.11"}, "south": {"0.33"}}
+
+
 RECIPE = """
 method:
   class_path: fedssl.moco.MoCo

@@ -48,12 +48,14 @@ def finished(request: pytest.FixtureRequest, tmp_path: Path, said: Said) -> Path
 OWN = ["fedcore.localonly.LocalOnly", "fedcore.fedbn.FedBN"]
 
 
-@pytest.mark.parametrize("finished", ["fedcore.algorithm.FedAvg", "fedcore.ditto.Ditto", *OWN], indirect=True)
+@pytest.mark.parametrize(
+    "finished", ["fedcore.algorithm.FedAvg", "fedcore.ditto.Ditto", "fedssl.fedema.FedEMA", *OWN], indirect=True
+)
 def test_it_finds_what_the_runs_own_last_survey_found(finished: Path) -> None:
     kept = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file() and p.name != "audit.jsonl"}
     table = probe(finished)
     for site, metrics in RunFolder(finished).rounds()[-1]["survey"].items():
-        assert {k: v for k, v in table[site].items() if k != "linear"} == metrics
+        assert {k: table[site][k] for k in metrics} == metrics
         assert 0 <= table[site]["linear"] <= 1
     assert {p: p.read_bytes() for p in kept} == kept
 
@@ -83,6 +85,9 @@ def test_a_site_that_did_not_train_has_no_encoder(finished: Path, said: Said) ->
 def test_the_mean_weighs_sites_by_their_images() -> None:
     table = {"a": {"knn": 1.0, "images": 30.0}, "b": {"knn": 0.5, "images": 10.0}, "c": {"feature_std": 1.0}}
     assert pooled(table, "knn") == 0.875
+    table["a"] |= {"feature_std": 0.2, "training_images": 10.0}
+    table["c"] |= {"training_images": 30.0}
+    assert pooled(table, "feature_std") == pytest.approx(0.8)
     assert pooled(table, "linear") is None
 
 

@@ -89,7 +89,7 @@ def test_far_sites_keep_head_and_predictor_and_take_the_encoder(sites: Sites) ->
     site = transport.site("a")
     begin, metrics, _ = algorithm._begin(site, state)
     for name, t in begin.items():
-        own = site.memory[f"own/{name}"]
+        own = site.memory[f"{'last' if name.startswith('encoder.') else 'own'}/{name}"]
         expected = own if not name.startswith("encoder.") and t.is_floating_point() else state[name]
         assert torch.equal(t, expected), name
     assert metrics["mixing"] == 1.0

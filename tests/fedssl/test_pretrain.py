@@ -25,6 +25,7 @@ from fedcore.message import Reveals, Weights
 from fedcore.policy import Policy
 from fedcore.run import RunFolder
 from fedcore.store import build_encoder, find_encoder
+from fedcore.views import Views
 from fedcore.visit import Visit
 from fedssl.method import Method
 from fedssl.moco import MoCo
@@ -203,6 +204,22 @@ def test_values_the_method_refuses_and_sites_without_training_images_begin_nothi
     with pytest.raises(InputError, match="no site has a training image; give some rows of the manifest the split"):
         ran(tmp_path / "run", SimCLR, lonely)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_would_fail_at_the_end_or_at_every_site_begins_nothing(tmp_path: Path) -> None:
+    class Unsayable(ResNet):
+        def __init__(self, dims: int, channels: int):
+            super().__init__(dims, channels, depth=10, stem=8)
+            self.config |= {"layer": torch.nn.Linear}
+
+    run, visit = RunFolder(tmp_path / "run"), Visit(accelerator="cpu")
+    with pytest.raises(InputError, match=r"encoder: what Unsayable has in `config` must be numbers, texts and lists"):
+        pretrain(run, Unsayable, SimCLR, FLAT, visit=visit)
+    with pytest.raises(InputError, match=r"views\.flip must be one number or 2, one an axis, got 3"):
+        ran(tmp_path / "run", partial(SimCLR, views=Views(flip=(0.5, 0.5, 0.5))))
+    with pytest.raises(InputError, match=r"the optimizer of SimCLR cannot be built: Invalid learning rate"):
+        ran(tmp_path / "run", partial(SimCLR, optimizer=lambda p: torch.optim.SGD(p, lr=-1.0)))
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 def test_what_the_policy_forbids_begins_nothing(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from fedcore.exchange import Carried, Carry
 from fedcore.federation import NoSiteLeft, Rounds, federate
 from fedcore.fedprox import Spring
 from fedcore.ledger import RoundRecord
-from fedcore.local import LocalTrainer
+from fedcore.local import LocalTrainer, personal
 from fedcore.localonly import LocalOnly
 from fedcore.message import Weights, nbytes
 from fedcore.site import Round
@@ -96,6 +96,11 @@ def test_a_counter_is_taken_as_it_was_sent() -> None:
     assert mix(torch.tensor(7), torch.tensor(100), 0.5) == 7
 
 
+def ended(memory: Tensors) -> Tensors:
+    """What the site's last visit ended with."""
+    return {k.partition("/")[2]: t for k, t in memory.items() if k.startswith(("own/", "last/"))}
+
+
 @both
 def test_a_site_begins_with_what_is_sent_and_then_has_its_own(algorithm: Rejoin, sites: Sites) -> None:
     transport = sites("abc")
@@ -105,8 +110,10 @@ def test_a_site_begins_with_what_is_sent_and_then_has_its_own(algorithm: Rejoin,
         for site in record.sites.values():
             assert site.metrics["divergence"] > 0
             assert 0 <= site.metrics["mixing"] <= 1
-    own = {k.removeprefix("own/") for k in transport.memories.get("a") if k.startswith("own/")}
-    assert own == state.tensors.keys()
+    kept = ended(transport.memories.get("a"))
+    assert kept.keys() == state.tensors.keys()
+    own = personal(transport.memories.get("a"))
+    assert own.keys() == {k for k in kept if not k.startswith(algorithm.always_global)}
     assert any(k.startswith("module/target_") for k in transport.memories.get("a"))
 
 
@@ -116,7 +123,7 @@ def test_what_is_kept_is_what_was_uploaded(algorithm: Rejoin, sites: Sites) -> N
     state = Weights(transport.local.shared())
     for index in range(2):
         (answer,) = transport.ask(algorithm, [("a", state)], Round(index, 2, seed=0))
-        own = {k.removeprefix("own/"): t for k, t in transport.memories.get("a").items() if k.startswith("own/")}
+        own = ended(transport.memories.get("a"))
         assert same(own, answer.message.tensors)  # type: ignore[union-attr]
 
 

@@ -33,6 +33,16 @@ def test_the_loss_equals_the_papers_algorithm(toy: Callable[..., nn.Module], n: 
     assert loss.item() == pytest.approx(algorithm_1(a, b, tau), rel=1e-4, abs=1e-6)
 
 
+def test_cosines_over_tau_are_single_precision_in_mixed_precision(toy: Callable[..., nn.Module]) -> None:
+    module = SimCLR(toy(), temperature=0.05, hidden=8, dim=4)
+    views = [torch.randn(32, 1, 8, 8), torch.randn(32, 1, 8, 8)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = module.loss(views)
+        a, b = module.head(module.encoder(torch.cat(views))).float().chunk(2)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(algorithm_1(a, b, 0.05), rel=1e-4)
+
+
 def test_the_loss_does_not_depend_on_the_order_of_images_or_views(toy: Callable[..., nn.Module]) -> None:
     module = SimCLR(toy(), hidden=8, dim=4)
     a, b = torch.randn(6, 1, 8, 8), torch.randn(6, 1, 8, 8)

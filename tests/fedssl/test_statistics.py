@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from fedcore.data.images import Images
+from fedcore.errors import Refused
 from fedcore.message import Reveals, exposure, flatten, nbytes, unflatten
 from fedcore.policy import Policy
 from fedcore.site import Round, Site
@@ -103,6 +104,18 @@ def test_a_site_is_given_the_others_in_proportion_to_their_features(toy: Callabl
     sites = module.remote.site[module.remote.born >= 0].tolist()
     assert {name: sites.count(site_number(name)) for name in "abc"} == {"a": 75, "b": 25, "c": 0}
     assert set(module.remote.ages(now=TURN.index).tolist()) == {0}
+
+
+def test_as_many_are_drawn_as_it_says_and_no_more_than_there_is_room_for(toy: Callable[..., nn.Module]) -> None:
+    ups = {name: of_a_site(toy(), 100.0) for name in "abcdefg"}
+    pool = ShareStatistics().merge(ShareStatistics().start(), ups)
+    module = moco(toy())
+    room = module.remote.capacity
+    ShareStatistics(draw=room).receive(module, pool, TURN)
+    assert sorted(module.remote.site.unique(return_counts=True)[1].tolist())[0] >= room // 7
+    assert len(module.remote) == room
+    with pytest.raises(Refused, match=f"{room + 1} features are drawn, the method's `remote` holds {room}"):
+        ShareStatistics(draw=room + 1).receive(module, pool, TURN)
 
 
 def test_receivers_of_a_site_draw_the_same_and_rounds_differ(toy: Callable[..., nn.Module]) -> None:

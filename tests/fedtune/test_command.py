@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from fedcore.cli import main
+from fedcore.data.phantom import Phantoms
 from fedcore.files import write_json
-from fedtune.command import USAGE
+from fedcore.run import RunFolder
+from fedtune.command import USAGE, evaluated
 from tests.runs import seal
 
 RECIPE = """
@@ -79,6 +82,28 @@ def test_images_of_other_classes_are_refused(finished: tuple[Path, str], said: S
     code, _, err = said("evaluate", run)
     assert code == 2
     assert "knows the classes ['cat', 'dog'], the images have ['clear', 'ring'" in err
+    assert "rename 'clear' in the manifest, or remove its label" in err
+
+
+def test_images_that_lack_classes_are_scored_by_name(finished: tuple[Path, str], said: Said, tmp_path: Path) -> None:
+    """Without the first class of the run the numbers of all others would differ."""
+    run, _ = finished
+    manifest = Phantoms(sites=1, images_per_site=48, seed=5).write(tmp_path / "new", 32)
+    head, *lines = manifest.read_text().splitlines()
+    place = head.split(",").index("label")
+    classes = json.loads((run / "run.json").read_text())["classes"]
+    scored = {}
+    for name, kept in (("all", classes), ("some", classes[1:])):
+        rows = [line for line in lines if line.split(",")[place] in kept]
+        (manifest.parent / f"{name}.csv").write_text("\n".join([head, *rows]))
+        scored[name] = evaluated(RunFolder(run), ["--data.manifest", str(manifest.parent / f"{name}.csv")])
+    both = [found.counts["pooled"].confusion for found in scored.values()]
+    assert torch.equal(both[0][1:], both[1][1:])
+    assert not both[1][0].any()
+    assert both[0][0].any()
+    code, out, err = said("evaluate", run, "--data.manifest", manifest.parent / "some.csv")
+    assert code == 0, err
+    assert f"pooled: no test image of {classes[0]} is counted" in out
 
 
 def test_only_grades_have_a_kappa(finished: tuple[Path, str], said: Said) -> None:

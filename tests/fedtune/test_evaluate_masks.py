@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from math import nan
 
 import pytest
@@ -37,6 +38,21 @@ def test_a_score_that_does_not_exist_is_null() -> None:
     told = as_json(Overlaps({POOLED: WIDE | {"hd95": Score(nan, nan, nan)}}, {POOLED: 8}, {}, 10, "mm", "files"))
     assert told["pooled"]["hd95"] == {"value": None, "low": None, "high": None}
     assert (told["grid"], told["unit"], told["sites"]) == ("files", "mm", {})
+
+
+def test_a_distance_says_of_how_many_images_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = {SITE: {"dice_images": 8, "hd95_images": 3}, POOLED: {"dice_images": 9, "hd95_images": 9}}
+    found = replace(FOUND, withheld={SITE: ()}, measured=counts)
+    note = "HD95 of 3 of 8 images (mask and prediction show it)"
+    told = as_json(found)
+    assert (told["sites"][SITE]["hd95_images"], told["pooled"]["hd95_images"]) == (3, 9)
+    assert (told["sites"][SITE]["note"], told["hd95_missed"]) == (note, "omit")
+    assert "note" not in told["pooled"]
+    show(found)
+    assert capsys.readouterr().out.endswith(f"{SITE}: {note}\n")
+    several = replace(found, measured={SITE: {"dice_images": 8, "hd95_images": 3, "dice_images_1": 4}})
+    assert "of 3 of 8 structures in images" in as_json(several)["sites"][SITE]["note"]
+    assert "takes the image's diagonal" in as_json(replace(found, missed="diagonal"))["pooled"]["note"]
 
 
 def test_a_structure_that_only_files_show_is_told() -> None:

@@ -160,6 +160,20 @@ def test_without_the_labels_it_needs_nothing_is_begun(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_class_that_only_test_images_show_is_refused(tmp_path: Path) -> None:
+    data = hospital(tmp_path, FULL)
+    manifest = tmp_path / "manifest.csv"
+    lines = manifest.read_text().splitlines()
+    lines[5] = lines[5].rsplit(",", 1)[0] + ",c"
+    manifest.write_text("\n".join(lines))
+    with pytest.raises(Faults, match=r"site 's0': class 'c' in its test images\nTraining images hold a, b alone"):
+        ran(tmp_path / "run", data)
+    assert not (tmp_path / "run").exists()
+    findings = partial(Classifier, loss=BinaryCrossEntropy())
+    with pytest.raises(Faults, match=r"site 's0': class 'c' in its test images\nTraining images hold a, b alone"):
+        ran(tmp_path / "run", data, classifier=findings)
+
+
 def test_partly_labelled_sites_train_on_what_is_labelled(tmp_path: Path) -> None:
     data = hospital(tmp_path, FULL)
     manifest = tmp_path / "manifest.csv"

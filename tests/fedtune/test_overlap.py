@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedtune.overlap import MEASURES, few, image_scores, overlap_scores, summed
+from fedtune.overlap import MEASURES, few, image_scores, measured, overlap_scores, summed
 
 
 def square(low: int, high: int, side: int = 16) -> torch.Tensor:
@@ -52,6 +52,10 @@ def test_what_a_missing_structure_counts() -> None:
         dice, gap, surface = image_scores(*pair, (1.0, 1.0), 2, 1.0)[:, 0].tolist()
         assert (dice, surface) == (0, 0)
         assert np.isnan(gap)
+        dice, gap, surface = image_scores(*pair, (3.0, 4.0), 2, 1.0, "diagonal")[:, 0].tolist()
+        assert (dice, surface) == (0, 0)
+        assert gap == pytest.approx(16 * 5.0)
+    assert image_scores(nothing, nothing, (3.0, 4.0), 2, 1.0, "diagonal").isnan().all()
     perfect = image_scores(some, some, (1.0, 1.0), 2, 1.0)[:, 0].tolist()
     assert perfect == [1, 0, 1]
 
@@ -161,6 +165,17 @@ def test_what_too_few_patients_show_is_withheld() -> None:
     assert np.isnan(found["hd95"].value)
     both = overlap_scores([sums, summed(values[:18], patients[:18])])
     assert both["dice_2"] == overlap_scores([summed(values[:18], patients[:18])])["dice_2"]
+
+
+def test_it_says_of_how_many_images_a_distance_is() -> None:
+    values, patients = scored(6, structures=2)
+    values[:4, 1, 0], values[5, :, 1] = torch.nan, torch.nan
+    parts = [summed(values[part], patients[part]) for part in (slice(2), slice(2, 6))]
+    assert measured(parts) == {
+        "dice_images": 11, "hd95_images": 7, "dice_images_1": 6, "dice_images_2": 5, "hd95_images_1": 2,
+        "hd95_images_2": 5,
+    }  # fmt: skip
+    assert measured([summed(values[..., :1], patients)]) == {"dice_images": 6, "hd95_images": 2}
 
 
 def test_a_single_patient_has_no_interval_and_scores_stay_in_their_range() -> None:

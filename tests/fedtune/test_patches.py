@@ -37,6 +37,16 @@ def test_patches_show_the_structure_as_often_as_asked() -> None:
     assert never.float().mean() < 0.2
 
 
+def test_a_small_structure_is_met_as_often_as_a_large_one() -> None:
+    masks = torch.zeros(1, 24, 24, dtype=torch.int64)
+    masks[0, :, 12:], masks[0, 0, 0], masks[0, 1] = 1, 2, 255  # 264 pixels, one pixel, and what nobody marked
+    torch.manual_seed(0)
+    cuts = torch.stack([random_patches(masks[:, None].float(), masks, (5, 5), 1.0)[1][0] for _ in range(400)])
+    centred = {k: int((cuts == k).flatten(1).any(1).sum()) for k in (1, 2)}
+    assert centred[1] + centred[2] == 400
+    assert abs(centred[2] - 200) < 40  # four deviations of 400 fair coins; one draw over pixels would show it twice
+
+
 def test_without_a_structure_any_place_is_as_good() -> None:
     images, masks = scene((4, 4))
     masks[:] = 0

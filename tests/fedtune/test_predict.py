@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fedcore.cli import main
 from fedcore.data.geometry import fit, unfit
@@ -57,13 +59,13 @@ def table(path: Path) -> list[dict[str, str]]:
 def test_a_classifier_tells_its_probabilities(classifier: Path, tmp_path: Path) -> None:
     rows = table(predict(classifier / "run", classifier / "pictures" / "hospital_1", tmp_path / "out"))
     model = Model.of(RunFolder(classifier / "run"), None)
-    assert list(rows[0]) == ["image", "guess", *model.classes]
+    assert list(rows[0]) == ["image", "predicted_class", *model.classes]
     first = rows[0]
     raw = read_image(classifier / "pictures" / "hospital_1" / first["image"])
     ((_, logits),) = answers(model.network, model.how, raw)
     expected = logits.softmax(0)
     assert [float(first[name]) for name in model.classes] == pytest.approx(expected.tolist(), abs=1e-4)
-    assert first["guess"] == model.classes[int(expected.argmax())]
+    assert first["predicted_class"] == model.classes[int(expected.argmax())]
 
 
 def test_a_mask_has_the_pixels_of_its_image(segmenter: Path, tmp_path: Path) -> None:
@@ -76,7 +78,7 @@ def test_a_mask_has_the_pixels_of_its_image(segmenter: Path, tmp_path: Path) -> 
     logits = torch.nn.functional.interpolate(answer[None], (48, 48), mode="bilinear")[0]
     assert np.array_equal(mask, logits.argmax(0).numpy())
     counts = [int((mask == k).sum()) for k in range(1, model.structures)]
-    assert [int(row[f"pixels of {k}"]) for k in range(1, model.structures)] == counts
+    assert [int(row[f"pixels_{k}"]) for k in range(1, model.structures)] == counts
 
 
 @pytest.mark.parametrize("axes", [np.diag([1.0, 1, 1]), np.array([[0, -0.5, 0], [0, 0, 2.0], [3.0, 0, 0]])])
@@ -108,11 +110,46 @@ def test_faults_are_told_together_or_skipped(classifier: Path, tmp_path: Path) -
     (folder / "fine.png").write_bytes((classifier / "pictures" / "hospital_1" / "00001.png").read_bytes())
     with pytest.raises(Faults, match=r"broken\.png[\s\S]*volume.npy: a 3D image, and the model knows 2D ones"):
         predict(classifier / "run", folder, tmp_path / "out")
-    assert [row["image"] for row in table(predict(classifier / "run", folder, tmp_path / "out", on_fault="skip"))] == [
-        "fine.png"
-    ]
+    skipped = predict(classifier / "run", folder, tmp_path / "skipped", on_fault="skip")
+    assert [row["image"] for row in table(skipped)] == ["fine.png"]
+    assert skipped.read_bytes() == (tmp_path / "out" / "predictions.csv").read_bytes()
     with pytest.raises(InputError, match="exists already"):
         predict(classifier / "run", folder, tmp_path / "out")
+
+
+def test_images_of_one_name_and_of_the_longest_have_a_mask_each(segmenter: Path, tmp_path: Path) -> None:
+    pictures = sorted((segmenter / "pictures" / "hospital_1").iterdir())
+    (folder := tmp_path / "images").mkdir()
+    names = ["a.png", "a.bmp", "A.png", "con.png", "x" * 246 + ".png", "x" * 245 + "y.png"]
+    for name, picture in zip(names, pictures, strict=False):
+        with Image.open(picture) as opened:
+            opened.save(folder / name)
+    rows = {row["image"]: row for row in table(predict(segmenter / "run", folder, tmp_path / "out"))}
+    assert rows.keys() == set(names)
+    assert len({row["mask"].lower() for row in rows.values()}) == len(names)
+    for name in names:
+        (row,) = table(predict(segmenter / "run", folder / name, tmp_path / f"alone_{names.index(name)}"))
+        alone = read_mask(tmp_path / f"alone_{names.index(name)}" / row["mask"])
+        assert np.array_equal(read_mask(tmp_path / "out" / rows[name]["mask"]), alone), name
+
+
+def test_what_was_predicted_before_a_failure_is_kept(
+    segmenter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = predict(segmenter / "run", segmenter / "pictures" / "hospital_1", tmp_path / "whole")
+    told, count = Model.rows, iter(range(9))
+
+    def stopped(*asked: Any) -> list[list[str]]:
+        if next(count) == 3:
+            raise MemoryError
+        return told(*asked)
+
+    monkeypatch.setattr(Model, "rows", stopped)
+    with pytest.raises(MemoryError):
+        predict(segmenter / "run", segmenter / "pictures" / "hospital_1", tmp_path / "out")
+    assert (tmp_path / "out" / "predictions.csv").read_text() == "".join(whole.read_text().splitlines(True)[:4])
+    for row in table(tmp_path / "out" / "predictions.csv"):
+        assert (tmp_path / "out" / row["mask"]).read_bytes() == (tmp_path / "whole" / row["mask"]).read_bytes()
 
 
 def test_sites_with_a_model_each_are_asked_by_name(tmp_path: Path, classifier: Path) -> None:
@@ -120,6 +157,8 @@ def test_sites_with_a_model_each_are_asked_by_name(tmp_path: Path, classifier: P
     with pytest.raises(InputError, match="sites have a model each, so name one: --site hospital_1"):
         predict(alone, classifier / "pictures" / "hospital_1", tmp_path / "out")
     assert table(predict(alone, classifier / "pictures" / "hospital_1", tmp_path / "out", site="hospital_2"))
+    cards = [(run / "classifier" / "README.md").read_text() for run in (alone, classifier / "run")]
+    assert ["OUT --site hospital_1" in text and "measured by its own model" in text for text in cards] == [True, False]
     with pytest.raises(InputError, match="all sites have one model; leave --site away"):
         predict(classifier / "run", classifier / "pictures" / "hospital_1", tmp_path / "new", site="hospital_1")
     with pytest.raises(InputError, match="finished finetune or segment run"):
@@ -166,7 +205,7 @@ def test_a_volume_is_told_slice_by_slice(sliced: tuple[str, Path], tmp_path: Pat
     file, model = volume(tmp_path / "new.nii.gz"), Model.of(RunFolder(run), None)
     found, expected = table(predict(run, file, tmp_path / "out")), by_hand(model, file)
     if stage == "finetune":
-        assert list(found[0]) == ["image", "slice", "guess", *model.classes]
+        assert list(found[0]) == ["image", "slice", "predicted_class", *model.classes]
         assert [(row["image"], int(row["slice"])) for row in found] == [(file.name, k) for k in range(2, 8)]
         for row, logits in zip(found, expected.values(), strict=True):
             probabilities = logits.softmax(0).tolist()
@@ -179,7 +218,7 @@ def test_a_volume_is_told_slice_by_slice(sliced: tuple[str, Path], tmp_path: Pat
     assert not mask[..., :2].any()
     for k, logits in expected.items():
         assert np.array_equal(mask[..., k], unfit(logits, (6, 7), (0.5, 2.0)).argmax(0).numpy())
-    assert int(row["pixels of 1"]) == (mask == 1).sum()
+    assert int(row["voxels_1"]) == (mask == 1).sum()
 
 
 def test_volumes_of_dicom_are_folders(sliced: tuple[str, Path], tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""What is measured between rounds is what is left behind, whatever an algorithm keeps at its sites."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fedcore.data.phantom import Phantoms
+from fedcore.data.source import Data
+from fedcore.ditto import Ditto
+from fedcore.encoders import ResNet
+from fedcore.errors import InputError
+from fedcore.features import embed
+from fedcore.fedbn import FedBN
+from fedcore.federation import Rounds
+from fedcore.fedrep import FedRep
+from fedcore.localonly import LocalOnly
+from fedcore.policy import Policy
+from fedcore.progress import load
+from fedcore.quantised import Quantised
+from fedcore.run import RunFolder
+from fedcore.store import build_encoder, find_encoder
+from fedcore.visit import Visit
+from fedssl import probe
+from fedssl.byol import BYOL
+from fedssl.fedema import FedEMA
+from fedssl.fedu import FedU
+from fedssl.pretrain import pretrain
+
+DATA = Data(size=16, phantom=Phantoms(sites=2, images_per_site=12))
+COMMON, OWN = {"encoder"}, {"sites/hospital_1/encoder", "sites/hospital_2/encoder"}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "left"),
+    [
+        (Quantised(FedU(mu=0.0)), COMMON),
+        (FedRep(head_epochs=1), COMMON),
+        (FedEMA(), COMMON | OWN),
+        (Ditto(FedEMA()), COMMON | OWN),
+        (Ditto(FedBN()), OWN),
+        (FedBN(), OWN),
+        (LocalOnly(), OWN),
+    ],
+    ids=lambda part: repr(part) if not isinstance(part, set) else "",
+)
+def test_the_encoders_that_are_left_are_those_that_were_measured(
+    algorithm: Any, left: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[Tensor]] = {"hospital_1": [], "hospital_2": []}
+
+    def watched(encoder: Any, images: Any, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        features, labels = embed(encoder, images, count, device)
+        seen[images.site].append(features.clone())
+        return features, labels
+
+    monkeypatch.setattr(probe, "embed", watched)
+    run, method = RunFolder(tmp_path / "run"), partial(BYOL, hidden=8, dim=8)
+    pretrain(
+        run, partial(ResNet, depth=10, stem=4), method, DATA, algorithm, loggers=(), rounds=Rounds(2),
+        visit=Visit(batch_size=9, max_epochs=2, accelerator="cpu"), probe=probe.Probe(every=2),
+        policy=Policy(min_patients=1),
+    )  # fmt: skip
+    assert {str(path.parent.relative_to(run.path)) for path in run.path.rglob("encoder.safetensors")} == left
+    sites = load(DATA).split("train")
+    for site, measured in seen.items():
+        own = f"sites/{site}/encoder"
+        folders = [own if own in left else "encoder", *(["encoder"] if left == COMMON | OWN else [])]
+        trained_on = measured[:: len(measured) // len(folders)]  # then come those of the test images
+        for folder, features in zip(folders, trained_on, strict=True):
+            with torch.no_grad():
+                found, _ = embed(build_encoder(run.path / folder).eval(), sites[site], 1000, torch.device("cpu"))
+            assert torch.allclose(found, features, atol=1e-6), (site, folder)
+            assert found.std(0).max() > 0
+        with np.load(run.site(site) / "gallery.npz", allow_pickle=False) as gallery:
+            kept = torch.from_numpy(gallery["features"]).float()
+        assert torch.allclose(normalize(measured[1], dim=1), kept, atol=1e-3)
+    if left >= COMMON:
+        assert find_encoder(run.path) == run.path / "encoder"
+    else:
+        with pytest.raises(InputError, match="each site has its own, so name one"):
+            find_encoder(run.path)

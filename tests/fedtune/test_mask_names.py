@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedtune.mask_names import names_of
+
+PARTS = st.sampled_from(
+    ["a", "A", "\u00e9", "e\u0301", "\u00df", "ss", "a.png", "a-2", "con", "Nul", "x" * 248, "\u00e9" * 130]
+)
+ENDINGS = st.sampled_from(["", ".png", ".PNG", ".nii.gz", ".dcm", ".jpg"])
+
+
+@given(st.lists(st.tuples(PARTS, ENDINGS).map("".join), min_size=1, max_size=12))
+def test_no_two_masks_are_one_file_anywhere(images: list[str]) -> None:
+    names = names_of([Path("folder", image) for image in images])
+    written = [f"{name}.nii.gz" for name in names]
+    assert len({unicodedata.normalize("NFC", unicodedata.normalize("NFC", n).casefold()) for n in written}) == len(
+        names
+    )
+    assert all(len(name.encode()) <= 255 for name in written)
+    assert not {"con", "nul"} & {name.split(".")[0].lower() for name in names}
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        (["a.png", "b.nii.gz", "1.2.840.113619"], ["a", "b", "1.2.840.113619"]),
+        (["a.png", "a.jpg", "b.png"], ["a.png", "a.jpg", "b"]),
+        (["a.nii.gz", "a", "A.dcm"], ["a.nii.gz", "a", "A.dcm"]),
+        (["x/a.png", "y/a.png", "a.png.bmp"], ["a.png-2", "a.png-3", "a.png"]),
+        (["nul.png", "com1", "comma.png"], ["_nul", "_com1", "comma"]),
+        (["\udcff.png"], ["\ufffd"]),
+    ],
+)
+def test_names_by_hand(images: list[str], expected: list[str]) -> None:
+    assert names_of([Path(image) for image in images]) == expected
+
+
+def test_a_cut_name_says_which_it_was() -> None:
+    long = ["x" * 249 + end for end in "ab"]
+    first, second = names_of([Path(name) for name in long])
+    assert first != second
+    assert first.startswith("x" * 200)
+    assert [first] == names_of([Path(long[0])])  # whoever else is there
