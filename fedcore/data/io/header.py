@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fedcore.data.io.affine import grid_of
+from fedcore.data.io.dicom_frames import required
+from fedcore.data.io.dicom_series import headers, stack_of_series
+from fedcore.data.io.readers import guarded, kind_of
 from fedcore.data.io.spacing import spacing_of
 
 
@@ -28,4 +33,18 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """The file must be one that `read_image` could read."""
-    return Header(spacing=spacing_of(path))
+    kind = kind_of(path)
+    grid = grid_of(path)
+    told = Header(spacing=spacing_of(path), orientation=None if grid is None else grid.letters)
+    return guarded(kind, lambda: _of_dicom(told, path)) if kind.startswith("DICOM") else told
+
+
+def _of_dicom(told: Header, path: Path) -> Header:
+    files = headers(path) if path.is_dir() else [required(path, stop_before_pixels=True)]
+    uid = str(files[0].get("SeriesInstanceUID") or "")
+    return replace(
+        told,
+        modality=str(files[0].get("Modality") or "") or None,
+        series=hashlib.sha256(uid.encode()).hexdigest()[:16] if uid else None,
+        numbers_reversed=path.is_dir() and stack_of_series(files).falling,
+    )

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from fedcore.data.io.affine import affine_of
+from fedcore.data.io.affine import grid_of
 from fedcore.data.io.array import read_npy
+from fedcore.data.io.dicom_seg import is_segmentation, read_segments, segments_on
 from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.grid import Grid
 from fedcore.data.io.picture import PICTURES, read_picture
-from fedcore.data.io.readers import checked, guarded, read_image
+from fedcore.data.io.readers import checked, guarded, kind_of, read_image
 
 
 def read_mask(path: Path) -> UInt8[np.ndarray, "*space"]:
@@ -24,6 +26,9 @@ def read_mask(path: Path) -> UInt8[np.ndarray, "*space"]:
         values = checked(guarded("mask", lambda: read_picture(path, palette=True)))
     elif path.suffix.lower() == ".npy":
         values = checked(guarded("npy", lambda: read_npy(path, colours=False)))
+    elif is_segmentation(path):
+        segments, grid = read_segments(path)
+        return np.ascontiguousarray(grid.turned(segments[None])[0])
     else:
         values = read_image(path)
     if (values != values[:1]).any():
@@ -36,33 +41,50 @@ def read_mask(path: Path) -> UInt8[np.ndarray, "*space"]:
 
 
 def read_mask_of(image: Path, mask: Path, space: tuple[int, ...]) -> UInt8[np.ndarray, "*space"]:
-    """The mask of an image of this shape, its axes turned and mirrored to the image's where both say how they lie:
-    masks of a DICOM series may be NIfTI.
+    """The mask of an image, on the axes of `read_image`, which gave the image this shape.
+
+    Where both say where they lie the mask is turned to its image, whatever order of voxels it is stored in. A mask that
+    says nothing of it (.npy, a picture, NIfTI without an affine), or whose image does not, has its voxels in the order
+    of the image's file, and is turned as that is: of NIfTI as nibabel gives them, of DICOM (slice, row, column) with
+    slices by their place along the normal, (row, column) of one slice.
 
     Raises:
         ImageFault: It cannot be read, has another shape, or lies elsewhere.
     """
-    from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
-
     try:
-        values = read_mask(mask)
+        values = _placed(image, mask)
     except ImageFault as fault:
         raise ImageFault(f"mask: {fault}") from None
-    here, there = affine_of(image), affine_of(mask)
-    if here is not None and there is not None and values.ndim == 3:
-        turn = ornt_transform(io_orientation(there), io_orientation(here))
-        there = there @ inv_ornt_aff(turn, values.shape)
-        values = np.ascontiguousarray(apply_orientation(values, turn))
     if values.shape != space:
         raise ImageFault(f"mask has shape {_times(values.shape)}, its image {_times(space)}; they must be equal")
-    if here is not None and there is not None and not np.allclose(here, there, atol=_tolerance(here)):
-        raise ImageFault("mask lies elsewhere than its image (their affines differ); resample it onto the image's grid")
     return values
 
 
-def _tolerance(affine: np.ndarray) -> float:
-    """A hundredth of a voxel's longest side, in mm."""
-    return 0.01 * float(np.abs(affine[:3, :3]).max())
+def _placed(image: Path, mask: Path) -> UInt8[np.ndarray, "*space"]:
+    here = grid_of(image)
+    if is_segmentation(mask):
+        if here is None or here.affine is None:
+            raise ImageFault("a DICOM SEG, and its image does not say where it lies; save it as .npy")
+        return np.ascontiguousarray(here.turned(segments_on(mask, image, here)[None])[0])
+    values, there = read_mask(mask), grid_of(mask)
+    if there is None or there.affine is None:
+        return values if here is None else _turned(here, values if there is None else there.stored(values))
+    if here is not None and here.affine is not None:
+        if here.turned_space == there.turned_space and not here.lies_as(there):
+            raise ImageFault("lies elsewhere than its image (their affines differ); resample it onto the image's grid")
+        return values
+    # Of one slice that lies somewhere `read_mask` makes what a viewer shows, which is what pictures are.
+    if values.ndim == 2 and kind_of(image) != "NIfTI":
+        return values
+    stored = there.stored(values)
+    return stored if here is None else _turned(here, stored)
+
+
+def _turned(grid: Grid, stored: UInt8[np.ndarray, "*space"]) -> UInt8[np.ndarray, "*space"]:
+    """Turned as the image is; as it is where it has another shape, which `read_mask_of` tells."""
+    if [side for side in stored.shape if side > 1] != [side for side in grid.space if side > 1]:
+        return stored
+    return np.ascontiguousarray(grid.turned(stored.reshape(1, *grid.space))[0])
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -10,20 +10,32 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32
 
 from fedcore.data.io import npz
 from fedcore.data.io.array import channels_first, read_npy
-from fedcore.data.io.dicom import read_dicom, read_series
+from fedcore.data.io.dicom_frames import read_dicom
+from fedcore.data.io.dicom_series import read_series
 from fedcore.data.io.fault import ImageFault
-from fedcore.data.io.nifti import read_nifti
+from fedcore.data.io.nifti import ENDINGS, read_nifti
 from fedcore.data.io.picture import PICTURES, read_picture
 
 __all__ = ["ImageFault", "kind_of", "read_image"]
 
+T = TypeVar("T")
 _DICOM = ("", ".dcm", ".dicom", ".ima")
+_ITK = "is not read; convert it: SimpleITK.WriteImage(SimpleITK.ReadImage(file), 'image.nii.gz')"
+_CONVERT = {
+    **dict.fromkeys((".mgz", ".mgh"), "MGZ is not read; convert it: mri_convert file.mgz image.nii.gz"),
+    **dict.fromkeys((".nrrd", ".nhdr"), f"NRRD {_ITK}"),
+    **dict.fromkeys((".mha", ".mhd"), f"MetaImage {_ITK}"),
+    ".mnc": "MINC is not read; convert it: mnc2nii file.mnc image.nii",
+    ".par": "PAR/REC is not read; convert it: dcm2niix file.par",
+    ".rec": "PAR/REC is not read; convert it: dcm2niix file.par",
+}
 _silence, _silent = Lock(), ExitStack()
 _readers = 0
 
@@ -36,10 +48,11 @@ def read_image(path: Path, member: str | None = None, index: int | None = None) 
     - .npy and items of an .npz: (h, w); (h, w, 3|4); (1|3, h, w); else (d, h, w). With four axes:
       (d, h, w, 3|4) or (1|3, d, h, w). A last axis of 3 or 4 is colour before a first axis of 1 or 3 is; a
       fourth channel (alpha) is dropped.
-    - NIfTI: turned to RAS, (1, x, y, z); a fourth axis of at most 4 becomes the channels; one slice is
-      (1, x, y).
-    - DICOM: in the units of its rescale slope and intercept, bright is dense; (c, h, w), several frames
-      (c, d, h, w). A folder is a series, sorted by position.
+    - NIfTI, Analyze pairs and DICOM of several frames or, a folder, of one series: (c, x, y, z), to the patient's
+      right, to the front and to the head; as stored where the file does not say how its voxels lie, of DICOM
+      (c, slice, row, column). A fourth axis of NIfTI of at most 4 becomes the channels. One slice is (c, h, w), as a
+      viewer shows it: an axial one with the front on top and the patient's right at the left.
+    - DICOM is in the units of its rescale slope and intercept, and bright is dense.
 
     Raises:
         ImageFault: with a text that names neither the path nor anything from a header.
@@ -65,15 +78,17 @@ def _reader(path: Path, member: str | None, index: int | None) -> tuple[str, Cal
         return "npz", lambda path: channels_first(npz.item(path, member, index))
     if suffix == ".npy":
         return "npy", read_npy
-    if name.endswith((".nii", ".nii.gz")):
+    if name.endswith(ENDINGS):
         return "NIfTI", read_nifti
     if suffix in _DICOM or suffix[1:].isdigit():  # names such as 1.2.840.113619.2.5
         return "DICOM", read_dicom
-    known = f"{', '.join(PICTURES)}, .npy, .npz, .nii, .nii.gz, .dcm"
+    if advice := next((text for ending, text in _CONVERT.items() if name.endswith(ending)), None):
+        raise ImageFault(advice)
+    known = f"{', '.join(PICTURES)}, .npy, .npz, .nii, .nii.gz, .hdr, .img, .dcm"
     raise ImageFault(f"unknown kind of file, by the end of its name; known: {known}")  # which may hold a name
 
 
-def guarded(kind: str, read: Callable[[], np.ndarray]) -> np.ndarray:
+def guarded(kind: str, read: Callable[[], T]) -> T:
     """Decoders of damaged files raise whatever they stumbled on, header values in the text: none gets out."""
     try:
         with _quiet():
@@ -115,7 +130,7 @@ def _quiet() -> Iterator[None]:
 
             _silent.enter_context(LoggingOutputSuppressor())
             _silent.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings("ignore", module=r"(pydicom|monai|nibabel|PIL)\b")
+            warnings.filterwarnings("ignore", module=r"(pydicom|highdicom|monai|nibabel|PIL)\b")
         _readers += 1
     try:
         yield
