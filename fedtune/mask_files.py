@@ -10,15 +10,15 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fedcore.data.io.affine import grid_of
-from fedcore.data.io.nifti import ENDINGS, nifti_header
+from fedcore.data.io.nifti import ENDINGS, affines, nifti_header
 from fedcore.data.io.readers import kind_of
 from fedcore.files import write_atomically
 
-_PLACE = (
-    "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
-    "sform_code", "srow_x", "srow_y", "srow_z",
-)  # fmt: skip
-"""Of a header of NIfTI what says where voxels lie."""
+_PLACE = {
+    "sform": ("sform_code", "srow_x", "srow_y", "srow_z"),
+    "qform": ("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+}
+"""What each of the affines that a header of NIfTI may hold is made of."""
 
 
 def write_mask(folder: Path, image: Path, mask: UInt8[np.ndarray, "*space"]) -> Path:
@@ -59,9 +59,8 @@ def _like(image: Path, stored: UInt8[np.ndarray, "i j k"]) -> bytes:
     header.set_data_dtype(np.uint8)
     header.set_data_shape(stored.shape)
     header["pixdim"][:4] = source["pixdim"][:4]
-    for name in _PLACE:
-        if name in source:
-            header[name] = source[name]
+    for name in (name for affine in affines(source) for name in _PLACE[affine]):
+        header[name] = source[name]
     header["xyzt_units"] = source.get("xyzt_units", 0)
     return gzip.compress(nibabel.Nifti1Image(stored, None, header).to_bytes(), mtime=0)
 

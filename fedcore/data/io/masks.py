@@ -80,7 +80,7 @@ def _placed(image: Path, mask: Path) -> UInt8[np.ndarray, "*space"]:
     return stored if here is None else _turned(here, stored)
 
 
-def _turned(grid: Grid, stored: UInt8[np.ndarray, "*space"]) -> UInt8[np.ndarray, "*space"]:
+def _turned(grid: Grid, stored: UInt8[np.ndarray, "*stored"]) -> UInt8[np.ndarray, "*space"]:
     """Turned as the image is; as it is where it has another shape, which `read_mask_of` tells."""
     if [side for side in stored.shape if side > 1] != [side for side in grid.space if side > 1]:
         return stored

@@ -106,7 +106,7 @@ def _channels(shape: tuple[int, ...]) -> int:
 def _grid(header: Any) -> Grid:
     shape = (*header.get_data_shape()[:3], 1, 1, 1)[:3]
     unit = _IN_MM.get(int(header["xyzt_units"]) & 7) if "xyzt_units" in header else None
-    if (affine := _affine(header)) is not None:
+    if (affine := next(iter(affines(header).values()), None)) is not None:
         return Grid(shape, np.diag([unit or 1.0] * 3 + [1.0]) @ affine)
     sides = [float(side) for side in np.abs(header["pixdim"][1:4])]
     # What nobody set is 1 throughout, in no unit.
@@ -114,20 +114,20 @@ def _grid(header: Any) -> Grid:
     return Grid(shape, mm=tuple(side * (unit or 1.0) for side in sides) if said else None)
 
 
-def _affine(header: Any) -> np.ndarray | None:
-    """The sform, else the qform, where its code is set and it can be one.
+def affines(header: Any) -> dict[str, np.ndarray]:
+    """The sform and the qform, in this order, where their codes are set and they can be affines.
 
     Where neither is, nibabel and others assume LAS of old files; nobody knows it.
     """
-    if "sform_code" not in header:
-        return None
     from nibabel.spatialimages import HeaderDataError
 
-    if header["sform_code"] > 0 and (sform := usable(header.get_sform())) is not None:
-        return sform
-    if header["qform_code"] > 0:
-        try:
-            return usable(header.get_qform())
-        except (HeaderDataError, ValueError):  # no rotation
-            return None
-    return None
+    found = {}
+    for name in ("sform", "qform"):
+        if f"{name}_code" in header and header[f"{name}_code"] > 0:
+            try:
+                affine = usable(getattr(header, f"get_{name}")())
+            except (HeaderDataError, ValueError):  # no rotation
+                continue
+            if affine is not None:
+                found[name] = affine
+    return found
