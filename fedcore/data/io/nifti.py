@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from fedcore.data.io.limits import require_voxels
 ENDINGS = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 _IN_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 """Of a unit of space, by the lowest bits of xyzt_units: metre, mm, micron."""
+_GZIP, _PACKED = b"\x1f\x8b", 1032
+"""How a packed file begins, and how many times larger it can become."""
 
 
 def read_nifti(path: Path) -> np.ndarray:
@@ -29,7 +32,8 @@ def read_nifti(path: Path) -> np.ndarray:
     shape = header.get_data_shape()
     require_voxels(shape, "NIfTI")
     channels = _channels(shape)
-    with _stream(parts(path)[1]) as stream:
+    _require_whole(parts(path)[-1], int(header.get_data_offset()) + prod(shape) * dtype.itemsize)
+    with _stream(parts(path)[-1]) as stream:
         voxels = np.array(header.data_from_fileobj(stream))
     grid = _grid(header)
     return grid.turned(np.moveaxis(voxels.reshape(*grid.space, channels), -1, 0))
@@ -40,15 +44,15 @@ def nifti_grid(path: Path) -> Grid:
     return _grid(nifti_header(path))
 
 
-def parts(path: Path) -> tuple[Path, Path]:
-    """The files of header and of voxels: a pair (.hdr, .img) by either name, else the file itself twice."""
+def parts(path: Path) -> list[Path]:
+    """The files of header and of voxels: a pair (.hdr, .img) by either name, else the file itself alone."""
     for one, other in ((".hdr", ".img"), (".img", ".hdr")):
         for packed in ("", ".gz"):
             if path.name.lower().endswith(one + packed):
                 stem = path.name[: len(path.name) - len(one + packed)]
                 twin = _beside(path.parent, stem, other)
-                return (path, twin) if one == ".hdr" else (twin, path)
-    return path, path
+                return [path, twin] if one == ".hdr" else [twin, path]
+    return [path]
 
 
 def _beside(folder: Path, stem: str, ending: str) -> Path:
@@ -62,7 +66,7 @@ def _beside(folder: Path, stem: str, ending: str) -> Path:
 def _stream(path: Path) -> Iterator[Any]:
     """Unpacked where its first two bytes say that it is packed, whatever its name."""
     with path.open("rb") as plain:
-        packed = plain.read(2) == b"\x1f\x8b"
+        packed = plain.read(2) == _GZIP
         plain.seek(0)
         if packed:
             with gzip.open(plain) as unpacked:
@@ -76,20 +80,28 @@ def nifti_header(path: Path) -> Any:
     import nibabel
     from nibabel.spm2analyze import Spm2AnalyzeHeader
 
-    first, second = parts(path)
-    with _stream(first) as stream:
+    files = parts(path)
+    with _stream(files[0]) as stream:
         start = stream.read(540)
         stream.seek(0)
         sizes = {int.from_bytes(start[:4], order) for order in ("little", "big")}
         if 540 in sizes:
-            kind = nibabel.Nifti2Header if first == second else nibabel.nifti2.Nifti2PairHeader
+            kind = nibabel.Nifti2Header if len(files) == 1 else nibabel.nifti2.Nifti2PairHeader
         elif start[344:347] in (b"n+1", b"ni1"):
-            kind = nibabel.Nifti1Header if first == second else nibabel.nifti1.Nifti1PairHeader
-        elif 348 in sizes and first != second:
+            kind = nibabel.Nifti1Header if len(files) == 1 else nibabel.nifti1.Nifti1PairHeader
+        elif 348 in sizes and len(files) == 2:
             kind = Spm2AnalyzeHeader
         else:
             raise ImageFault("truncated or unreadable (NIfTI): it does not begin with a header of NIfTI")
         return kind.from_fileobj(stream)
+
+
+def _require_whole(path: Path, promised: int) -> None:
+    """Raises ImageFault for a file that cannot hold so many bytes, before room is made for them."""
+    with path.open("rb") as file:
+        most = _PACKED if file.read(2) == _GZIP else 1
+    if promised > path.stat().st_size * most:
+        raise ImageFault("truncated or unreadable (NIfTI): its header promises more voxels than it holds")
 
 
 def _channels(shape: tuple[int, ...]) -> int:
