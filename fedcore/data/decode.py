@@ -12,7 +12,7 @@ from fedcore.data.geometry import Spacing, fit, fit_mask, inner_size, with_chann
 from fedcore.data.io.affine import grid_of
 from fedcore.data.io.masks import read_mask_of
 from fedcore.data.io.readers import ImageFault, read_image
-from fedcore.data.io.spacing import scaled, spacing_of
+from fedcore.data.io.spacing import scaled
 from fedcore.data.manifest import Row
 from fedcore.data.scaling import Scaling
 from fedcore.data.slices import between_ends, cut, cut_mask, not_empty, plane_of
@@ -52,8 +52,9 @@ class Decoding:
 
     def layout(self, image: Path) -> Layout:
         """What a file says of its pixels, or of those of its slices, before they are fitted."""
-        grid, found = grid_of(image), spacing_of(image)
-        ras = grid is not None and grid.affine is not None
+        if (grid := grid_of(image)) is None:
+            return UNKNOWN
+        found, ras = grid.spacing, grid.affine is not None
         if self.slices is not None and found is not None:
             found = plane_of(found, self.slices, ras)
         return Layout(found, ras)

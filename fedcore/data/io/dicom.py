@@ -48,7 +48,7 @@ def opened(path: Path, **how: Any) -> Any:
     if not is_dicom(path):
         return None
     file = pydicom.dcmread(path, force=True, **how)
-    if "SOPClassUID" not in file and "Rows" not in file:
+    if not kind_of_object(file) and "Rows" not in file:
         return None
     if "TransferSyntaxUID" not in file.file_meta:
         implicit, little = file.original_encoding
@@ -57,9 +57,14 @@ def opened(path: Path, **how: Any) -> Any:
     return file
 
 
+def kind_of_object(file: Any) -> str:
+    """Its storage class; empty where it does not say it."""
+    return str(file.get("SOPClassUID") or file.file_meta.get("MediaStorageSOPClassUID") or "")
+
+
 def require_image(file: Any) -> None:
     """Raises ImageFault for what holds no image, and says what to do with it, and for one that is too large."""
-    if text := _NO_IMAGES.get(str(file.get("SOPClassUID", ""))):
+    if text := _NO_IMAGES.get(kind_of_object(file)):
         raise ImageFault(text)
     if not any(name in file for name in _PIXELS):
         raise ImageFault("DICOM without pixels")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from fedcore.data.io.dicom import SEGMENTATIONS
+from fedcore.data.io.dicom import SEGMENTATIONS, kind_of_object
 from fedcore.data.io.dicom_frames import required
 from fedcore.data.io.dicom_series import headers
 from fedcore.data.io.fault import ImageFault
@@ -25,7 +25,7 @@ def is_segmentation(path: Path) -> bool:
     if kind_of(path) != "DICOM":
         return False
     tags = ["SOPClassUID"]
-    found: bool = guarded("DICOM", lambda: required(path, specific_tags=tags).get("SOPClassUID") in SEGMENTATIONS)
+    found: bool = guarded("DICOM", lambda: kind_of_object(required(path, specific_tags=tags)) in SEGMENTATIONS)
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.data.io.dicom import SEGMENTATIONS, joined, opened, require_image, samples
+from fedcore.data.io.dicom import SEGMENTATIONS, joined, kind_of_object, opened, require_image, samples
 from fedcore.data.io.dicom_frames import TRAITS, plane, stack_of
 from fedcore.data.io.fault import ImageFault
 from fedcore.data.io.grid import Grid
@@ -102,7 +102,7 @@ def _opened(path: Path, **how: Any) -> Any:
 
 
 def _is_image(file: Any) -> bool:
-    return "Rows" in file and str(file.get("SOPClassUID", "")) not in SEGMENTATIONS
+    return "Rows" in file and kind_of_object(file) not in SEGMENTATIONS
 
 
 def _named_so(path: Path) -> bool:

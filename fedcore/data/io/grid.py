@@ -63,14 +63,13 @@ class Grid:
 
     @property
     def spacing(self) -> Spacing | None:
-        """In mm along the axes of `turned`."""
-        if (affine := self.turned_affine) is not None:
-            sides = np.linalg.norm(affine[:3, :3], axis=0).tolist()
-            flat = self._flat(self.turned_space)
-            return tuple(sides) if flat is None else (*(side for at, side in enumerate(sides) if at != flat),)[::-1]
-        if self.mm is None:
+        """In mm along the axes of `turned`; None where the file does not say it of all of them."""
+        affine, flat = self.turned_affine, self._flat(self.turned_space)
+        every = self.mm or () if affine is None else np.linalg.norm(affine[:3, :3], axis=0).tolist()
+        sides = tuple(side for at, side in enumerate(every) if at != flat)
+        if not sides or not np.isfinite(sides).all() or min(sides) <= 0:
             return None
-        return tuple(side for at, side in enumerate(self.mm) if at != self._flat(self.space))
+        return sides if affine is None or flat is None else sides[::-1]
 
     @property
     def letters(self) -> str | None:

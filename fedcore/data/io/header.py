@@ -10,7 +10,6 @@ from fedcore.data.io.affine import grid_of
 from fedcore.data.io.dicom_frames import required
 from fedcore.data.io.dicom_series import headers, stack_of_series
 from fedcore.data.io.readers import guarded, kind_of
-from fedcore.data.io.spacing import spacing_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ def read_header(path: Path) -> Header:
     """The file must be one that `read_image` could read."""
     kind = kind_of(path)
     grid = grid_of(path)
-    told = Header(spacing=spacing_of(path), orientation=None if grid is None else grid.letters)
+    told = Header() if grid is None else Header(spacing=grid.spacing, orientation=grid.letters)
     return guarded(kind, lambda: _of_dicom(told, path)) if kind.startswith("DICOM") else told
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from fedcore.data.geometry import Spacing
 from fedcore.data.io.affine import grid_of
 
@@ -18,8 +16,7 @@ def spacing_of(path: Path) -> Spacing | None:
     detector, where it is not calibrated. The file must be one that `read_image` could read.
     """
     grid = grid_of(path)
-    found = None if grid is None else grid.spacing
-    return found if found and all(np.isfinite(found)) and min(found) > 0 else None
+    return None if grid is None else grid.spacing
 
 
 def scaled(spacing: Sequence[float], before: Sequence[int], after: Sequence[int]) -> Spacing:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom.data import get_testdata_file
 from pydicom.tag import Tag
 
 from fedcore.data.io.affine import affine_of
@@ -94,6 +95,11 @@ def test_a_dose_lies_by_its_offsets_and_has_its_units(tmp_path: Path) -> None:
 def test_what_is_no_image_is_named(kind: str, told: str, tmp_path: Path) -> None:
     save(blank(kind, 4, 3), FILM[0], tmp_path / "a.dcm")
     assert fault(tmp_path / "a.dcm").startswith(told)
+
+
+def test_a_table_of_contents_is_named() -> None:
+    path = Path(str(get_testdata_file("DICOMDIR", download=False)))
+    assert fault(path).startswith("DICOMDIR, a table of contents; name a series' folder")
 
 
 def test_a_radiograph_has_the_spacing_of_its_detector_unless_it_is_calibrated(tmp_path: Path) -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import torch
+from torch.nn.functional import one_hot
 
+from fedcore.data.decode import Decoding, arrange
 from fedcore.data.io.affine import affine_of
 from fedcore.data.io.grid import picture
 from fedcore.data.io.header import read_header
 from fedcore.data.io.masks import read_mask_of
 from fedcore.data.io.readers import read_image
 from fedcore.data.io.spacing import spacing_of
+from fedcore.data.scaling import Window
 from fedtune.mask_files import write_mask
+from fedtune.native import native_mask
 from tests.fedcore.data.io.forms import (
     AFFINE,
     BODY,
@@ -148,6 +154,25 @@ def test_one_slice_is_what_a_viewer_shows(plane: str, axis: int, tmp_path: Path)
         written = write_mask(tmp_path / "masks", tmp_path / name, mask)
         assert np.array_equal(read_mask_of(tmp_path / name, written, shown.shape), mask)
         assert np.array_equal(read_mask_of(tmp_path / "a.dcm", written, shown.shape), mask)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("form", ["pir", "axial", "sagittal", "enhanced"])
+def test_its_slices_are_pictures_and_their_masks_go_back(
+    form: str, axis: int, masks: dict[str, Path], tmp_path: Path
+) -> None:
+    path = FORMS[form](tmp_path)
+    size = picture(BODY.take(0, axis)).shape
+    how = Decoding(Window(-1000.0, 3000.0), size, channels=1, slices=axis)
+    layout = how.layout(path)
+    assert layout.spacing == pytest.approx(tuple(np.delete(MM, axis)[::-1]))
+    layout = replace(layout, spacing=None)  # so that nothing has to be resized
+    slices = arrange(how.scaling(read_image(path)), read_mask_of(path, masks["lip"], SPACE), how, layout)
+    for k in range(SPACE[axis]):
+        assert np.allclose(slices.pixels[k, 0] * 2000 + 1000, picture(BODY.take(k, axis)), atol=1)
+    assert slices.masks is not None
+    logits = one_hot(torch.from_numpy(slices.masks).long(), 3).movedim(-1, 1).float()
+    assert np.array_equal(native_mask(enumerate(logits), how, SPACE, layout), MASK)
 
 
 def test_front_is_on_top_and_the_patients_right_at_the_left() -> None:
