@@ -59,7 +59,7 @@ def opened(path: Path, **how: Any) -> Any:
 
 def kind_of_object(file: Any) -> str:
     """Its storage class; empty where it does not say it."""
-    return str(file.get("SOPClassUID") or file.file_meta.get("MediaStorageSOPClassUID") or "")
+    return str(file.file_meta.get("MediaStorageSOPClassUID") or file.get("SOPClassUID") or "")
 
 
 def require_image(file: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from fedcore.data.io.dicom import SEGMENTATIONS, kind_of_object
+from fedcore.data.io.dicom import SEGMENTATIONS, is_dicom, kind_of_object
 from fedcore.data.io.dicom_frames import required
 from fedcore.data.io.dicom_series import headers
 from fedcore.data.io.fault import ImageFault
@@ -21,12 +21,15 @@ _NEAR = 0.1
 """How far a voxel may lie from one of the image, in voxels."""
 
 
-def is_segmentation(path: Path) -> bool:
-    if kind_of(path) != "DICOM":
-        return False
-    tags = ["SOPClassUID"]
-    found: bool = guarded("DICOM", lambda: kind_of_object(required(path, specific_tags=tags)) in SEGMENTATIONS)
-    return found
+def segmentation_in(path: Path) -> Path | None:
+    """The file itself, or the only file of a folder, where it is a segmentation."""
+    if path.is_dir():
+        files = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
+        return segmentation_in(files[0]) if len(files) == 1 and guarded("DICOM", lambda: is_dicom(files[0])) else None
+    if not (path.is_file() and kind_of(path) == "DICOM"):
+        return None
+    file = guarded("DICOM", lambda: required(path, specific_tags=["SOPClassUID"]))
+    return path if kind_of_object(file) in SEGMENTATIONS else None
 
 
 def read_segments(path: Path) -> tuple[UInt8[np.ndarray, "d h w"], Grid]:

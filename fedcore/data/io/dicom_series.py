@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom.uid import UID
 
 from fedcore.data.io.dicom import SEGMENTATIONS, joined, kind_of_object, opened, require_image, samples
 from fedcore.data.io.dicom_frames import TRAITS, plane, stack_of
@@ -57,7 +58,7 @@ def images(folder: Path, **how: Any) -> list[Any]:
     """The data sets of a folder that are images, by name of file: no reports, segmentations, tables of contents."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     found = {path: _opened(path, **how) for path in files}
-    if broken := sum(file is None and _named_so(path) for path, file in found.items()):
+    if broken := sum(_damaged(path, file) for path, file in found.items()):
         raise ImageFault(
             f"{broken} of {len(found)} files are named as DICOM is and are none (damaged or empty); copy it again"
         )
@@ -105,7 +106,10 @@ def _is_image(file: Any) -> bool:
     return "Rows" in file and kind_of_object(file) not in SEGMENTATIONS
 
 
-def _named_so(path: Path) -> bool:
-    """.dcm and the like, UIDs, and names without an ending that count: IM0001."""
+def _damaged(path: Path, file: Any) -> bool:
+    """What ends before it says how many rows it has, or is no DICOM by content though by name: .dcm and the like, UIDs,
+    and names without an ending that count, such as IM0001."""
+    if file is not None:
+        return "Rows" not in file and UID(kind_of_object(file)).name.endswith("Image Storage")
     ending = path.suffix.lower()
     return ending in (".dcm", ".dicom", ".ima") or ending[1:].isdigit() or (not ending and path.name[-1:].isdigit())

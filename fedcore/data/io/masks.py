@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 
 from fedcore.data.io.affine import grid_of
 from fedcore.data.io.array import read_npy
-from fedcore.data.io.dicom_seg import is_segmentation, read_segments, segments_on
+from fedcore.data.io.dicom_seg import read_segments, segmentation_in, segments_on
 from fedcore.data.io.fault import ImageFault
 from fedcore.data.io.grid import Grid
 from fedcore.data.io.picture import PICTURES, read_picture
@@ -26,8 +26,8 @@ def read_mask(path: Path) -> UInt8[np.ndarray, "*space"]:
         values = checked(guarded("mask", lambda: read_picture(path, palette=True)))
     elif path.suffix.lower() == ".npy":
         values = checked(guarded("npy", lambda: read_npy(path, colours=False)))
-    elif is_segmentation(path):
-        segments, grid = read_segments(path)
+    elif (seg := segmentation_in(path)) is not None:
+        segments, grid = read_segments(seg)
         return np.ascontiguousarray(grid.turned(segments[None])[0])
     else:
         values = read_image(path)
@@ -62,10 +62,10 @@ def read_mask_of(image: Path, mask: Path, space: tuple[int, ...]) -> UInt8[np.nd
 
 def _placed(image: Path, mask: Path) -> UInt8[np.ndarray, "*space"]:
     here = grid_of(image)
-    if is_segmentation(mask):
+    if (seg := segmentation_in(mask)) is not None:
         if here is None or here.affine is None:
             raise ImageFault("a DICOM SEG, and its image does not say where it lies; save it as .npy")
-        return np.ascontiguousarray(here.turned(segments_on(mask, image, here)[None])[0])
+        return np.ascontiguousarray(here.turned(segments_on(seg, image, here)[None])[0])
     values, there = read_mask(mask), grid_of(mask)
     if there is None or there.affine is None:
         return values if here is None else _turned(here, values if there is None else there.stored(values))

@@ -10,6 +10,7 @@ import pytest
 
 from fedcore.data.io.fault import ImageFault
 from fedcore.data.io.masks import read_mask, read_mask_of
+from fedcore.data.io.readers import read_image
 from tests.fedcore.data.io.forms import AFFINE, BODY, MASK, SPACE, nifti, segmentation, series
 
 
@@ -37,6 +38,16 @@ def test_it_is_laid_by_place(plane: str, source: Path, tmp_path: Path) -> None:
     seg = segmentation(tmp_path / "seg.dcm", other, plane=plane)
     for image in (source, other, nifti(tmp_path / "a.nii", codes="AIL")):
         assert np.array_equal(read_mask_of(image, seg, SPACE), MASK)
+
+
+def test_it_may_lie_alone_in_a_folder_or_beside_its_slices(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "seg").mkdir()
+    segmentation(tmp_path / "seg" / "1-1.dcm", source)
+    assert np.array_equal(read_mask_of(source, tmp_path / "seg", SPACE), MASK)
+    image = series(tmp_path / "s")
+    (tmp_path / "seg" / "1-1.dcm").rename(image / "seg.dcm")
+    assert np.array_equal(read_image(image)[0], BODY)
+    assert np.array_equal(read_mask_of(image, image / "seg.dcm", SPACE), MASK)
 
 
 def test_alone_it_has_its_class_numbers(source: Path, tmp_path: Path) -> None:

@@ -92,6 +92,8 @@ def test_what_is_no_image_is_left_out_and_what_is_damaged_is_told(tmp_path: Path
     del report.Rows
     report.save_as(folder / "report.dcm", enforce_file_format=True)
     assert np.array_equal(read_image(folder)[0], BODY)
+    (folder / "9.dcm").write_bytes((folder / "4.dcm").read_bytes()[:400])  # before it says how many rows it has
+    assert fault(folder).startswith("1 of 8 files are named as DICOM is and are none")
     (folder / "9.dcm").write_bytes(b"")
     assert fault(folder).startswith("1 of 8 files are named as DICOM is and are none")
 
