@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64, UInt8
+from jaxtyping import Float, Int, Int64, Shaped, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -45,10 +45,16 @@ def keep(site: Site, file: str, arrays: Arrays) -> None:
 
 
 def thumbnails(images: Float[Tensor, "n c *space"], side: int = SIDE) -> UInt8[np.ndarray, "n c h w"]:
-    """Images in [-1, 1], shrunk to `side` pixels at most; of a volume the middle slice."""
-    flat = images[:, :, images.shape[2] // 2] if images.dim() == 5 else images
+    """Images in [-1, 1], shrunk to `side` pixels at most; of a volume the middle slice, as `axial` shows it."""
+    flat = axial(images, images.shape[-1] // 2) if images.dim() == 5 else images
     small = interpolate(flat.float(), size=_small(flat.shape[2:], side), mode="area")
     return ((small.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
+
+
+def axial(volumes: Shaped[Tensor, "*n x y z"], at: int) -> Shaped[Tensor, "*n h w"]:
+    """The slice at a place along the last axis as a viewer shows it: of volumes as `read_image` turns them, front on
+    top and the patient's right at the left."""
+    return volumes[..., at].flip(-1, -2).transpose(-1, -2)
 
 
 def small_masks(masks: Int64[Tensor, "n h w"], side: int = SIDE) -> UInt8[np.ndarray, "n h2 w2"]:

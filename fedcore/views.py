@@ -42,9 +42,10 @@ class Views:
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Stretch of the later axes against the first, relative to the image's own shape; drawn log-uniformly."""
     flip: float | tuple[float, ...] = 0.5
-    """Probability of mirroring: of 2D images along the last axis (columns of a PNG, so left-right; slices of NIfTI
-    volumes have other axes), of volumes along each axis. 0 where the side of the body matters. Several numbers are one
-    an axis: [0.5, 0, 0] mirrors NIfTI volumes, whose arrays are (x, y, z), left to right alone."""
+    """Probability of mirroring: of 2D images along the last axis (columns: left to right of a picture, and of the
+    patient in axial and coronal slices), of volumes along each axis. 0 where the side of the body matters. Several
+    numbers are one an axis: [0.5, 0, 0] mirrors volumes of NIfTI and DICOM, whose arrays are (x, y, z), left to right
+    alone."""
     rotate: float = 10.0
     """Greatest rotation in degrees, either way; a volume turns by a vector of three such angles. With 180, a
     picture takes every pose."""

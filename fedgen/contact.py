@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fedcore.keepsake import axial
 from fedgen.pictures import png
 
 MOST, COLUMNS = 64, 8
@@ -16,9 +17,9 @@ GAP = 2
 
 
 def contact_sheet(images: Float[Tensor, "n c *space"]) -> bytes:
-    """A PNG of up to 64 images in [-1, 1], spread evenly over those given; of a volume, its middle slice."""
+    """A PNG of up to 64 images in [-1, 1], spread evenly over those given; of a volume, its middle axial slice."""
     chosen = images[torch.linspace(0, len(images) - 1, min(MOST, len(images))).long()].float()
-    flat = chosen if chosen.dim() == 4 else chosen[:, :, chosen.shape[2] // 2]
+    flat = chosen if chosen.dim() == 4 else axial(chosen, chosen.shape[-1] // 2)
     rows, columns = ceil(len(flat) / COLUMNS), min(COLUMNS, len(flat))
     high, wide = flat.shape[2] + GAP, flat.shape[3] + GAP
     sheet = torch.ones(flat.shape[1], rows * high - GAP, columns * wide - GAP)

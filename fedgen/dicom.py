@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from fedcore.data.slices import planes
 from fedgen.pictures import LEVELS
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -17,7 +19,8 @@ MULTI_FRAME_WORD = "1.2.840.10008.5.1.4.1.1.7.3"
 
 
 def as_dicom(image: Float[Tensor, "c *space"], number: int, entropy: Sequence[str]) -> bytes:
-    """A secondary capture of 12-bit grey, of a volume as many frames as its first axis has; for an image in [-1, 1].
+    """A secondary capture of 12-bit grey for an image in [-1, 1]; of a volume, whose axes run to right, front and head,
+    a frame an axial slice, which says where it lies. Voxels are of 1 mm, as in `fedgen.pictures`.
 
     SyntheticData (0008,001C) is YES. The attributes of a patient and of an operator that the standard wants are
     there and empty, so that no reader takes the file for broken. UIDs hang on `entropy`, which is the digest of
@@ -32,6 +35,7 @@ def as_dicom(image: Float[Tensor, "c *space"], number: int, entropy: Sequence[st
     if len(image) != 1:
         raise ValueError(f"as DICOM, images of 1 channel are written, got {len(image)}")
     levels = ((image[0].clamp(-1, 1) + 1) / 2 * LEVELS).round().cpu().numpy().astype(np.uint16)
+    levels = planes(levels, 2, ras=True) if levels.ndim == 3 else levels
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = SECONDARY_CAPTURE if levels.ndim == 2 else MULTI_FRAME_WORD
     meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[*entropy, "image", str(number)])
@@ -53,7 +57,32 @@ def as_dicom(image: Float[Tensor, "c *space"], number: int, entropy: Sequence[st
         made.NumberOfFrames = len(levels)
         made.RescaleIntercept, made.RescaleSlope, made.RescaleType = 0, 1, "US"
         made.PresentationLUTShape, made.BurnedInAnnotation = "IDENTITY", "NO"
+        made.FrameOfReferenceUID = generate_uid(entropy_srcs=[*entropy, "frame of reference"])
+        _place(made, levels.shape)
     made.PixelData = levels.tobytes()
     file = io.BytesIO()
     made.save_as(file, enforce_file_format=True)
     return file.getvalue()
+
+
+def _place(made: Any, frames: Sequence[int]) -> None:
+    """Frames (slice, row, column) of 1 mm, where the NIfTI of the same volume has them."""
+    count, rows, columns = frames
+    made.SharedFunctionalGroupsSequence = [
+        _item(
+            PixelMeasuresSequence=[_item(PixelSpacing=[1, 1], SliceThickness=1, SpacingBetweenSlices=1)],
+            PlaneOrientationSequence=[_item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])],
+        )
+    ]
+    made.PerFrameFunctionalGroupsSequence = [
+        _item(PlanePositionSequence=[_item(ImagePositionPatient=[1 - columns, 1 - rows, at])]) for at in range(count)
+    ]
+
+
+def _item(**values: Any) -> Any:
+    from pydicom.dataset import Dataset
+
+    made = Dataset()
+    for name, value in values.items():
+        setattr(made, name, value)
+    return made

@@ -10,19 +10,20 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from fedcore.data.decode import Decoded, Decoding, arrange
+from fedcore.data.decode import UNKNOWN, Decoded, Decoding, Layout, arrange
 from fedcore.data.geometry import Spacing, unfit
 from fedcore.data.images import Cohort, Images
 from fedcore.data.io.masks import as_classes, read_mask_of
 from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.io.spacing import spacing_of
 from fedcore.data.manifest import Row
+from fedcore.data.slices import planes
 from fedcore.data.source import Data
 from fedcore.errors import InputError, Refused
 
 
 def answers(
-    network: nn.Module, how: Decoding, raw: np.ndarray, mm: Spacing | None = None
+    network: nn.Module, how: Decoding, raw: np.ndarray, layout: Layout = UNKNOWN
 ) -> Iterator[tuple[int, Float[Tensor, "k *_"]]]:
     """Logits of an image as `read_image` gives it, which is treated as in training, at place 0. Of a volume that is cut
     those of each slice that is not empty, at its place along the axis. Raises ImageFault.
@@ -31,7 +32,7 @@ def answers(
     if dims != how.dims:
         raise ImageFault(f"a {dims}D image, and the model knows {how.dims}D ones")
     try:
-        images = arrange(how.scaling(raw), None, how, mm)
+        images = arrange(how.scaling(raw), None, how, layout)
     except ValueError as e:
         raise ImageFault(f"{raw.shape[0]} channels cannot become {how.channels}") from e
     if not len(images.pixels):
@@ -49,13 +50,13 @@ def _one_by_one(network: nn.Module, images: Decoded) -> Iterator[tuple[int, Floa
 
 
 def native_mask(
-    logits: Iterable[tuple[int, Tensor]], how: Decoding, space: tuple[int, ...], mm: Spacing | None
+    logits: Iterable[tuple[int, Tensor]], how: Decoding, space: tuple[int, ...], layout: Layout
 ) -> UInt8[np.ndarray, "*space"]:
     """Class numbers of an image of this shape from what `answers` says of it."""
     mask = np.zeros(space, np.uint8)
-    planes = mask[None] if how.slices is None else np.moveaxis(mask, how.slices, 0)
+    parts = mask[None] if how.slices is None else planes(mask, how.slices, layout.ras)
     for place, maps in logits:
-        planes[place] = unfit(maps, planes.shape[1:], mm).argmax(0).numpy()
+        parts[place] = unfit(maps, parts.shape[1:], layout.spacing).argmax(0).numpy()
     return mask
 
 
@@ -101,11 +102,10 @@ class Files:
         row = self.rows[number]
         assert row.mask is not None, "only images with masks are asked for"
         try:
-            raw, mm = read_image(row.image, nan=self.how.nan), self.how.spacing(row.image)
+            raw, layout = read_image(row.image, nan=self.how.nan), self.how.layout(row.image)
             truth = as_classes(read_mask_of(row.image, row.mask, raw.shape[1:]), self.how.mask_255)
-            guess = native_mask(answers(network, self.how, raw, mm), self.how, raw.shape[1:], mm)
+            guess = native_mask(answers(network, self.how, raw, layout), self.how, raw.shape[1:], layout)
         except ImageFault as fault:
             raise Refused(f"the image of row {number} or its mask cannot be read: {fault}") from None
-        apart = (spacing_of(row.image) or ())[: truth.ndim]
-        whole = apart if len(apart) == truth.ndim else (1.0,) * truth.ndim
+        whole = spacing_of(row.image) or (1.0,) * truth.ndim
         return torch.from_numpy(guess).long(), torch.from_numpy(truth).long(), whole

@@ -15,7 +15,7 @@ from torch import Tensor
 from fedcore.data.decode import UNLABELED
 from fedcore.data.images import Images
 from fedcore.errors import Refused
-from fedcore.keepsake import Arrays, evenly, kept_by_each, small_masks, thumbnails
+from fedcore.keepsake import Arrays, axial, evenly, kept_by_each, small_masks, thumbnails
 from fedcore.local import LocalTrainer, personal
 from fedcore.site import Site
 from fedcore.transport import InProcess
@@ -29,8 +29,8 @@ class Outlines:
     """How much a site keeps.
 
     `arrays` says what: `images` (n, c, h, w), uint8, with their `truth` and `guess` (n, h, w), class numbers, and
-    `dice` (n,), the mean over the structures of the whole image, best first. Of a volume the slice along the first
-    axis that has most of a structure. Unlabelled pixels are background on both sides, as Dice leaves them out.
+    `dice` (n,), the mean over the structures of the whole image, best first. Of a volume the axial slice
+    that has most of a structure. Unlabelled pixels are background on both sides, as Dice leaves them out.
     """
 
     searched: int = 48
@@ -82,6 +82,6 @@ def _fullest_slice(
     """Where the truth has most, or where it is empty the guess; an image of two dimensions as it is."""
     if image.dim() == 4:
         return image, sides
-    truth, guess = (sides > 0).flatten(2).sum(2)
+    truth, guess = (sides > 0).flatten(1, 2).sum(1)
     most = int((truth if truth.any() else guess).argmax())
-    return image[:, :, most], sides[:, most]
+    return axial(image, most), axial(sides, most)

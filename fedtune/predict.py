@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fedcore.classifiers import classifiers_of
 from fedcore.data.decode import Decoding
 from fedcore.data.findings import SEPARATOR
+from fedcore.data.io.dicom import is_dicom
 from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.source import Data
 from fedcore.errors import Faults, InputError
@@ -135,10 +136,10 @@ class Model:
 
     def rows(self, file: Path, out: Path, named: str) -> list[list[str]]:
         """What is said of one image, or of each of its slices; writes its mask, as `named`. Raises ImageFault."""
-        raw, mm = read_image(file, nan=self.how.nan), self.how.spacing(file)
-        said = answers(self.network, self.how, raw, mm)
+        raw, layout = read_image(file, nan=self.how.nan), self.how.layout(file)
+        said = answers(self.network, self.how, raw, layout)
         if self.structures:
-            mask = native_mask(said, self.how, raw.shape[1:], mm)
+            mask = native_mask(said, self.how, raw.shape[1:], layout)
             path = write_mask(out / "masks", file, mask, named)
             counts = np.bincount(mask.ravel(), minlength=self.structures)[1:]
             return [[str(path.relative_to(out)), *map(str, counts.tolist())]]
@@ -158,8 +159,6 @@ def _files(images: Path, dims: int) -> list[Path]:
 
     To a model of volumes a folder of DICOM files is a series, to one of pictures each of them is an image.
     """
-    from pydicom.misc import is_dicom
-
     if not images.exists():
         raise InputError(f"{images} does not exist; give an image or a folder of images")
     if images.is_file():

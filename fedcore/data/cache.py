@@ -27,7 +27,7 @@ from fedcore.data.io.readers import ImageFault
 from fedcore.data.manifest import Row
 from fedcore.errors import Faults, InputError
 
-VERSION = 7
+VERSION = 8
 """Part of the key: raise it when decoding or the layout changes."""
 Progress = Callable[[int, int], None]
 Faulty = tuple[tuple[int, str], ...]

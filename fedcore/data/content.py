@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.nifti import parts
 from fedcore.data.manifest import Row
 from fedcore.reading import json_of, text_of
 
@@ -60,10 +62,12 @@ class Memo:
         self._known = len(self._facts)
 
     def _tree(self, path: Path) -> str:
-        """A file's digest; of a folder, its files' digests in order of name."""
+        """A file's digest; of a folder, its files' digests in order of name; of a pair, those of both files."""
         try:
-            files = sorted(part for part in path.iterdir() if part.is_file()) if path.is_dir() else [path]
+            files = sorted(part for part in path.iterdir() if part.is_file()) if path.is_dir() else parts(path)
             return "".join(self._file(part) for part in files)
+        except ImageFault:  # half of a pair, as decoding tells
+            return "half"
         except OSError as error:  # decoding tells; the day the file can be read its digest is another
             return f"unreadable ({error.errno})"
 

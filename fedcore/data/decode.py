@@ -10,15 +10,29 @@ from jaxtyping import Float16, Float32, Int64, UInt8
 
 from fedcore.data.clipping import UNCLIPPED, Clipping, clipping_of
 from fedcore.data.geometry import Spacing, fit, fit_mask, inner_size, with_channels
+from fedcore.data.io.affine import grid_of
 from fedcore.data.io.masks import Meaning, as_classes, read_mask_of
 from fedcore.data.io.readers import ImageFault, Nan, read_image
-from fedcore.data.io.spacing import scaled, spacing_of
+from fedcore.data.io.spacing import scaled
 from fedcore.data.manifest import Row
 from fedcore.data.scaling import Scaling
-from fedcore.data.slices import between_ends, cut, cut_mask, not_empty
+from fedcore.data.slices import between_ends, cut, cut_mask, not_empty, plane_of
 
 UNLABELED = 255
 """The mask value of pixels nobody has labelled, and of every pixel of an image without a mask."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How pixels lie."""
+
+    spacing: Spacing | None = None
+    """In mm along the axes of an image, or of a slice; None where the file does not say it."""
+    ras: bool = False
+    """Volumes are known to run to right, front and head, so that slices are shown as a viewer does."""
+
+
+UNKNOWN = Layout()
 
 
 @dataclass(frozen=True)
@@ -40,12 +54,14 @@ class Decoding:
         """Spatial dimensions of the files."""
         return len(self.size) + (self.slices is not None)
 
-    def spacing(self, image: Path) -> Spacing | None:
-        """In mm along the axes of an image, or of a slice, before it is fitted; None where the file does not say it."""
-        found = spacing_of(image)
-        if found is None or len(found) < self.dims:
-            return None
-        return tuple(found[axis] for axis in range(self.dims) if axis != self.slices)
+    def layout(self, image: Path) -> Layout:
+        """What a file says of its pixels, or of those of its slices, before they are fitted."""
+        if (grid := grid_of(image)) is None:
+            return UNKNOWN
+        found, ras = grid.spacing, grid.affine is not None
+        if self.slices is not None and found is not None:
+            found = plane_of(found, self.slices, ras)
+        return Layout(found, ras)
 
 
 @dataclass(frozen=True)
@@ -88,22 +104,23 @@ def decode(row: Row, how: Decoding) -> Decoded:
         raise ImageFault(f"{raw.shape[0]} channels cannot become {how.channels}")
     mask = None if row.mask is None else as_classes(read_mask_of(row.image, row.mask, raw.shape[1:]), how.mask_255)
     scaled_image = how.scaling(raw)
-    images = arrange(scaled_image, mask, how, None if row.member else how.spacing(row.image))
+    images = arrange(scaled_image, mask, how, UNKNOWN if row.member else how.layout(row.image))
     return replace(images, constant=bool(raw.min() == raw.max()), clipping=clipping_of(raw, scaled_image))
 
 
 def arrange(
     image: Float32[np.ndarray, "c *space"], mask: UInt8[np.ndarray, "*space"] | None, how: Decoding,
-    spacing: Spacing | None = None,
+    layout: Layout = UNKNOWN,
 ) -> Decoded:  # fmt: skip
-    """The images to keep of one whose intensities are scaled; `spacing` is that of the pixels of what is kept."""
-    space = tuple(side for axis, side in enumerate(image.shape[1:]) if axis != how.slices)
+    """The images to keep of one whose intensities are scaled."""
+    spacing, ras = layout.spacing, layout.ras
+    space = image.shape[1:] if how.slices is None else plane_of(image.shape[1:], how.slices, ras)
     kept = spacing and scaled(spacing, space, inner_size(space, how.size, spacing))
     if how.slices is None:
         pixels = fit(image, how.size, how.channels, spacing).astype(np.float16)
         masks = None if mask is None else fit_mask(mask, how.size, spacing)[None]
         return Decoded(pixels[None], masks, spacing=kept)
-    slices = cut(with_channels(image, how.channels), how.slices, how.size, spacing).astype(np.float16)
+    slices = cut(with_channels(image, how.channels), how.slices, how.size, spacing, ras).astype(np.float16)
     shown = not_empty(slices)
-    masks = None if mask is None else cut_mask(mask, how.slices, how.size, spacing)[shown]
+    masks = None if mask is None else cut_mask(mask, how.slices, how.size, spacing, ras)[shown]
     return Decoded(slices[shown], masks, shown, empty=len(slices) - len(shown), spacing=kept)

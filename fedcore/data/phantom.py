@@ -30,7 +30,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from fedcore.data.anatomy import FINDINGS, draw
-from fedcore.data.decode import Decoding, arrange
+from fedcore.data.decode import Decoding, Layout, arrange
 from fedcore.data.geometry import full_size, require_memory
 from fedcore.data.images import Cohort, Images
 from fedcore.data.scaling import Percentiles
@@ -104,7 +104,8 @@ class Phantoms:
         """
         dims = self.spatial_dims if slices is None else self.spatial_dims - 1
         how = Decoding(Percentiles(), full_size(size, dims), channels=1, slices=slices)
-        space = how.size if slices is None else (*how.size[:slices], max(how.size), *how.size[slices:])
+        plane = how.size[::-1]  # of volumes in RAS, as `write` stores them
+        space = how.size if slices is None else (*plane[:slices], max(plane), *plane[slices:])
         sites, row, notes = {}, 2, []
         for scans in self.scans(space):
             sites[scans.site], empty = _images(scans, how, first_row=row)
@@ -161,7 +162,7 @@ def _deal(patients: int, rng: np.random.Generator) -> np.ndarray:
 def _images(scans: Scans, how: Decoding, first_row: int) -> tuple[Images, int]:
     """The images, and how many empty slices are left out."""
     found = [
-        arrange(how.scaling(raw), mask, how)
+        arrange(how.scaling(raw), mask, how, Layout(ras=True))
         for raw, mask in zip(scans.raw[:, None].numpy(), scans.masks.numpy(), strict=True)
     ]
     scan = np.repeat(np.arange(len(found)), [len(each.pixels) for each in found])

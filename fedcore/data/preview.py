@@ -11,12 +11,14 @@ import numpy as np
 from fedcore.data.columns import OURS, Columns
 from fedcore.data.decode import UNLABELED
 from fedcore.data.geometry import fit, fit_mask
+from fedcore.data.io.affine import grid_of
 from fedcore.data.io.masks import Meaning, as_classes, read_mask_of
 from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.io.spacing import spacing_of
 from fedcore.data.manifest import Row, read_manifest
 from fedcore.data.mask_values import meaning_of_255, met_in_masks
 from fedcore.data.scaling import Percentiles
+from fedcore.data.slices import plane_of, planes
 from fedcore.errors import Faults, InputError
 from fedcore.files import write_atomically
 
@@ -113,18 +115,18 @@ def _draw(axis: Any, row: Row, size: int, mask_255: Meaning) -> None:
 
 
 def _slice(row: Row, size: int, mask_255: Meaning) -> tuple[np.ndarray, np.ndarray | None]:
-    """(c, size, size) in [-1, 1] and its mask; of a volume the middle slice, of NIfTI the axial one."""
+    """(c, size, size) in [-1, 1] and its mask; of a volume the middle slice: the axial one, or along the first stored
+    axis where nobody knows how it lies."""
     image = Percentiles()(read_image(row.image, row.member, row.index))
     mask = None if row.mask is None else as_classes(read_mask_of(row.image, row.mask, image.shape[1:]), mask_255)
-    mm = None if row.member else spacing_of(row.image)
+    grid, mm = (None, None) if row.member else (grid_of(row.image), spacing_of(row.image))
     if image.ndim == 4:
-        nifti = ".nii" in row.image.name
-        middle = image.shape[3 if nifti else 1] // 2
-        image = np.rot90(image[..., middle], axes=(1, 2)) if nifti else image[:, middle]
-        mask = mask if mask is None else np.rot90(mask[..., middle]) if nifti else mask[middle]
-        mm = mm and ((mm[1], mm[0]) if nifti else mm[1:])
-    elif mm is not None:
-        mm = mm[:2]  # a NIfTI of one slice has three sides
+        ras = grid is not None and grid.affine is not None
+        axis = 2 if ras else 0
+        middle = image.shape[1 + axis] // 2
+        image = planes(image, axis, ras)[middle]
+        mask = None if mask is None else planes(mask, axis, ras)[middle]
+        mm = mm and plane_of(mm, axis, ras)
     channels = 1 if (image == image[:1]).all() else 3
     square = (size, size)
     return fit(image, square, channels, mm), None if mask is None else fit_mask(mask, square, mm)

@@ -2,29 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 from jaxtyping import Float32, Int64, Num, UInt8
 
 from fedcore.data.geometry import Spacing, fit, fit_mask
+from fedcore.data.io.grid import picture
+
+T = TypeVar("T")
+
+
+def planes(volume: Num[np.ndarray, "*c d h w"], axis: int, ras: bool) -> Num[np.ndarray, "slices *c h2 w2"]:
+    """The slices along spatial `axis`, from its first place to its last: a view, through which they can be written too.
+
+    Of a volume in RAS they are as a viewer shows them, else as they are stored.
+    """
+    slices = np.moveaxis(volume, axis - 3, 0)
+    return picture(slices) if ras else slices
+
+
+def plane_of(sides: Sequence[T], axis: int, ras: bool) -> tuple[T, ...]:
+    """Of what a volume has along each spatial axis, what its `planes` have along theirs."""
+    kept = tuple(side for at, side in enumerate(sides) if at != axis)
+    return kept[::-1] if ras else kept
 
 
 def cut(
-    volume: Float32[np.ndarray, "c d h w"], axis: int, size: tuple[int, ...], spacing: Spacing | None = None
-) -> Float32[np.ndarray, "slices c h2 w2"]:
-    """The slices along spatial `axis`, all fitted alike into `size` and padded with the volume's minimum.
+    volume: Float32[np.ndarray, "c d h w"], axis: int, size: tuple[int, ...], spacing: Spacing | None = None,
+    ras: bool = False,
+) -> Float32[np.ndarray, "slices c h2 w2"]:  # fmt: skip
+    """The `planes` along an axis, all fitted alike into `size` and padded with the volume's minimum.
 
     `spacing` is that of the pixels of a slice.
     """
-    slices = np.moveaxis(volume, axis + 1, 0)
+    slices = planes(volume, axis, ras)
     stacked = slices.reshape(-1, *slices.shape[2:])  # as channels of one picture: resized in one go
     return fit(stacked, size, len(stacked), spacing).reshape(*slices.shape[:2], *size)
 
 
 def cut_mask(
-    mask: UInt8[np.ndarray, "d h w"], axis: int, size: tuple[int, ...], spacing: Spacing | None = None
-) -> UInt8[np.ndarray, "slices h2 w2"]:
+    mask: UInt8[np.ndarray, "d h w"], axis: int, size: tuple[int, ...], spacing: Spacing | None = None,
+    ras: bool = False,
+) -> UInt8[np.ndarray, "slices h2 w2"]:  # fmt: skip
     """The class numbers of the same slices."""
-    return np.stack([fit_mask(part, size, spacing) for part in np.moveaxis(mask, axis, 0)])
+    return np.stack([fit_mask(part, size, spacing) for part in planes(mask, axis, ras)])
 
 
 def not_empty(slices: Num[np.ndarray, "slices c h w"]) -> Int64[np.ndarray, " shown"]:

@@ -46,8 +46,9 @@ class Data:
     """Pixels of a side, or of each axis; images are fitted inside, their aspect kept, in mm where a file says how far
     apart its pixels are. So voxels become cubes."""
     slices: int | None = None
-    """Cuts volumes along this axis (0, 1 or 2; in NIfTI 2 is feet to head) into all their slices: 2D images
-    that know their position in the volume. `size` is then a slice's; null keeps volumes whole."""
+    """Cuts volumes along this axis into all their slices: 2D images that know their position in the volume. 2 runs from
+    feet to head (axial), 1 from back to front, 0 from left to right; of files that do not say how they lie, as stored.
+    `size` is then a slice's (rows, columns), as a viewer shows it; null keeps volumes whole."""
     channels: int | None = None
     """1 or 3; null: 1 if the sites' images are grey, else 3."""
     scaling: Scaling | None = None
@@ -247,8 +248,8 @@ def _unspaced(images: Mapping[str, Images]) -> list[str]:
     if sum(unknown.values()) == sum(map(len, images.values())):
         return []
     return [
-        f"site '{site}': {count} of {len(images[site])} images do not say how large a pixel is (no affine, or one "
-        "whose axes are not at right angles); it is taken for a square or cube, and distances count pixels, the "
+        f"site '{site}': {count} of {len(images[site])} images do not say how large a pixel is; it "
+        "is taken for a square or cube, and distances count pixels, the "
         "others' mm"
         for site, count in unknown.items()
         if count

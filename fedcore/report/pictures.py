@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from fedcore.data.io.grid import picture
 from fedcore.report.kept import UNREADABLE, holders, kept
 
 FILE = "samples.npz"
@@ -66,7 +67,8 @@ def _album(folder: Path, site: str, gaps: list[str], *, most: int) -> Album:
 
 
 def tile(image: Float[np.ndarray, "c *space"], side: int = _SIDE) -> str:
-    """A data URI of one image in [-1, 1]: RGB or the first channel, of a volume three middle slices.
+    """A data URI of one image in [-1, 1]: RGB or the first channel, of a volume three middle slices (sagittal, coronal
+    and axial where its file says how it lies), as a viewer shows them.
 
     It is `side` pixels high at most.
     """
@@ -92,7 +94,7 @@ def _planes(image: Float[np.ndarray, "c *space"]) -> list[Float[np.ndarray, "c h
         raise ValueError(f"an image has 2 or 3 axes of space, found {image.ndim - 1}")
     if image.ndim == 3:
         return [image]
-    return [np.take(image, image.shape[axis] // 2, axis=axis) for axis in (1, 2, 3)]
+    return [picture(np.take(image, image.shape[axis] // 2, axis=axis)) for axis in (1, 2, 3)]
 
 
 def _pixels(plane: Float[np.ndarray, "c h w"]) -> UInt8[np.ndarray, "h w ..."]:

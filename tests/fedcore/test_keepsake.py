@@ -39,8 +39,10 @@ def test_thumbnails_hold_grey_levels_and_of_a_volume_the_middle_slice() -> None:
     levels = torch.tensor([-1.0, 0.0, 1.0, 3.0]).view(1, 1, 2, 2)
     assert thumbnails(levels).tolist() == [[[[0, 128], [255, 255]]]]
     volume = torch.full((1, 1, 5, 4, 6), -1.0)
-    volume[:, :, 2] = 1
-    assert (thumbnails(volume) == np.full((1, 1, 4, 6), 255)).all()
+    volume[..., 3] = 1
+    assert (thumbnails(volume) == np.full((1, 1, 4, 5), 255)).all()
+    volume[:, :, 4, 3, 3] = 0  # most to the right, most to the front
+    assert thumbnails(volume)[0, 0, 0, 0] == 128
     assert thumbnails(torch.zeros(2, 3, 30, 60), side=20).shape == (2, 3, 10, 20)
 
 

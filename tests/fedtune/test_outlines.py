@@ -94,15 +94,15 @@ def test_of_a_volume_the_slice_with_most_of_the_structure_is_kept(tmp_path: Path
     site = masked("a", 1, (6, 8, 10))
     assert site.masks is not None
     site.masks[:] = 0
-    site.masks[:, 4, 2:7, 2:7] = site.masks[:, 1, 3, 3] = 1
+    site.masks[:, 1:5, 2:7, 4] = site.masks[:, 3, 3, 1] = 1
     Outlines().keep(at_sites(tmp_path, {"a": site}), 2)
     found = kept(tmp_path, "a")
-    assert np.array_equal(found["truth"][0], site.masks[0, 4])
+    assert np.array_equal(found["truth"][0], site.masks[0, ::-1, ::-1, 4].T)
     assert found["dice"][0] == pytest.approx(dice(site, 0))  # of the whole volume
     site.masks[:] = 0
     Outlines().keep(at_sites(tmp_path, {"a": site}), 2)
-    fullest = int((site.pixels[0, 0] > 0).sum((1, 2)).argmax())
-    assert np.array_equal(kept(tmp_path, "a")["guess"][0], site.pixels[0, 0, fullest] > 0)
+    fullest = int((site.pixels[0, 0] > 0).sum((0, 1)).argmax())
+    assert np.array_equal(kept(tmp_path, "a")["guess"][0], site.pixels[0, 0, ::-1, ::-1, fullest].T > 0)
 
 
 def test_large_images_are_shrunk_with_their_masks_and_unlabelled_is_background(tmp_path: Path) -> None:

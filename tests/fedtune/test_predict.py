@@ -193,9 +193,8 @@ def volume(path: Path) -> Path:
 def by_hand(model: Model, file: Path) -> dict[int, torch.Tensor]:
     """Logits of each slice that shows anything; an axis is fitted by its mm and padded with air, as the first slice."""
     scaled = Percentiles()(read_image(file))
-    planes = {
-        k: fit(np.concatenate([scaled[..., k], scaled[..., 0]]), (16, 16), 2, (0.5, 2.0))[:1] for k in range(2, 8)
-    }
+    shown = scaled[:, ::-1, ::-1].swapaxes(1, 2)  # front on top, the patient's right at the left
+    planes = {k: fit(np.concatenate([shown[..., k], shown[..., 0]]), (16, 16), 2, (2.0, 0.5))[:1] for k in range(2, 8)}
     with torch.no_grad():
         return {k: model.network(torch.from_numpy(p.astype(np.float16)).float()[None])[0] for k, p in planes.items()}
 
@@ -217,7 +216,7 @@ def test_a_volume_is_told_slice_by_slice(sliced: tuple[str, Path], tmp_path: Pat
     assert mask.shape == (6, 7, 8)
     assert not mask[..., :2].any()
     for k, logits in expected.items():
-        assert np.array_equal(mask[..., k], unfit(logits, (6, 7), (0.5, 2.0)).argmax(0).numpy())
+        assert np.array_equal(mask[::-1, ::-1, k].T, unfit(logits, (7, 6), (2.0, 0.5)).argmax(0).numpy())
     assert int(row["voxels_1"]) == (mask == 1).sum()
 
 

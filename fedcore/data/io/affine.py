@@ -1,38 +1,35 @@
-"""Where the voxels of a file lie in a patient, from its headers alone, and masks that are turned to lie alike."""
+"""Where the voxels of a file lie in a patient, from its headers alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from fedcore.data.io.dicom import series_affine
-from fedcore.data.io.readers import kind_of
+from fedcore.data.io.dicom_frames import dicom_grid
+from fedcore.data.io.dicom_series import series_grid
+from fedcore.data.io.grid import Grid
+from fedcore.data.io.nifti import nifti_grid
+from fedcore.data.io.readers import guarded, kind_of
 
-CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])
-"""As `read_image` turns a NIfTI: right, front, above."""
+_GRIDS = {"NIfTI": nifti_grid, "DICOM": dicom_grid, "DICOM series": series_grid}
+
+
+def grid_of(path: Path) -> Grid | None:
+    """How a NIfTI or DICOM stores its voxels; None of other kinds, whose order is that of `read_image`.
+
+    The file must be one that `read_image` could read.
+    """
+    if path.suffix.lower() == ".npz":
+        return None
+    kind = kind_of(path)
+    return guarded(kind, lambda: _GRIDS[kind](path)) if kind in _GRIDS else None
 
 
 def affine_of(path: Path) -> np.ndarray | None:
     """Place of a voxel, along the axes of `read_image`, to mm in RAS, 4 x 4; None where the file does not say it.
 
-    Told of NIfTI and of DICOM series. The file must be one that `read_image` could read.
+    Of one slice along the axes (x, y, z) of a volume of one slice. The file must be one that `read_image` could read.
     """
-    kind = kind_of(path)
-    return _of_nifti(path) if kind == "NIfTI" else series_affine(path) if kind == "DICOM series" else None
-
-
-def _of_nifti(path: Path) -> np.ndarray | None:
-    """None where neither of the two that a header can hold is set."""
-    import nibabel
-    from nibabel.orientations import inv_ornt_aff, io_orientation, ornt_transform
-
-    header: Any = nibabel.load(path).header
-    if header["sform_code"] == 0 and header["qform_code"] == 0:
-        return None
-    affine: np.ndarray = header.get_best_affine()
-    if not np.linalg.norm(affine[:3, :3], axis=0).all():
-        return None
-    turn = ornt_transform(io_orientation(affine), CANONICAL)
-    return affine @ inv_ornt_aff(turn, (*header.get_data_shape()[:3], 1, 1)[:3])
+    grid = grid_of(path)
+    return None if grid is None else grid.turned_affine

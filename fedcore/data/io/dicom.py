@@ -1,98 +1,94 @@
-"""DICOM files and series to arrays of dense-is-bright intensities.
+"""What the samples of a DICOM file mean: its intensities in the units of the modality, bright is dense.
 
 Read with pydicom itself: MONAI's reader of it orders a series by InstanceNumber (and drops slices that have
 none), knows no MONOCHROME1 and no modality tables, and turns the whole header to JSON on the way.
-Nothing but pixels and geometry leaves this file.
+Nothing but pixels and geometry leaves this room.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float32
 
 from fedcore.data.io.fault import ImageFault
 from fedcore.data.io.limits import require_voxels
 
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+_NO_IMAGES = {
+    **dict.fromkeys(SEGMENTATIONS, "a segmentation (DICOM SEG), no image; name it in the column mask of its image"),
+    "1.2.840.10008.5.1.4.1.1.481.3": "contours (RTSTRUCT), no pixels; convert them to NIfTI, for instance with "
+    "dcmrtstruct2nii or plastimatch",
+    "1.2.840.10008.5.1.4.1.1.77.1.6": "tiles of a whole slide image; export a region or a level of it as PNG or TIFF",
+    "1.2.840.10008.1.3.10": "DICOMDIR, a table of contents; name a series' folder, or a file of an image",
+}
+"""What to say of a storage class (DICOM PS3.4, annex B)."""
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_QUANTITIES = ("CT", "PT")
+"""Modalities whose values are a measure (Hounsfield, activity), however MONOCHROME1 wants them shown."""
 
-def read_dicom(path: Path) -> np.ndarray:
-    """(c, h, w), or (c, d, h, w) of several frames, in the units of the modality (Hounsfield for CT)."""
+
+def is_dicom(path: Path) -> bool:
+    """By its first bytes: the mark after a preamble or, where scanners leave that away, a first element of group 2
+    or 8."""
+    with path.open("rb") as file:
+        start = file.read(132)
+    return start[128:] == b"DICM" or start[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+
+
+def opened(path: Path, **how: Any) -> Any:
+    """The data set; None where the file is no DICOM. `how` as pydicom's `dcmread`."""
     import pydicom
+    from pydicom import uid
 
-    return _pixels(pydicom.dcmread(path))
-
-
-def read_series(folder: Path) -> np.ndarray:
-    """The slices of one series, (c, d, h, w), sorted along the slices' normal.
-
-    Raises:
-        ImageFault: no DICOM file, several series, unequal slices, or slices that nothing puts in an order.
-    """
-    import pydicom
-    from pydicom.misc import is_dicom
-
-    slices = [pydicom.dcmread(path) for path in sorted(folder.iterdir()) if path.is_file() and is_dicom(path)]
-    if not slices:
-        raise ImageFault("a folder without DICOM files")
-    if (series := len({str(s.get("SeriesInstanceUID", "")) for s in slices})) > 1:
-        raise ImageFault(f"{series} series in one folder; a folder holds one")
-    arrays = [_pixels(slices[position]) for position in _order(slices)]
-    if len({array.shape for array in arrays}) > 1:
-        raise ImageFault("slices of unequal shape in one series")
-    return np.stack(arrays, axis=1) if len(arrays) > 1 else arrays[0]
-
-
-def series_affine(folder: Path) -> np.ndarray | None:
-    """(slice, row, column) of the volume that `read_series` makes to mm from right, back and below (RAS), 4 x 4.
-
-    None where headers do not tell, or slices are not evenly apart. The folder must be one that could be read.
-    """
-    import pydicom
-    from pydicom.misc import is_dicom
-
-    needed = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"]
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and is_dicom(path)]
-    slices = [pydicom.dcmread(path, specific_tags=needed) for path in files]
-    if len(slices) < 2 or not all(each.get(name) for each in slices for name in needed):
+    if not is_dicom(path):
         return None
-    along_row, along_column = np.array(slices[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
-    between_rows, between_columns = (float(mm) for mm in slices[0].PixelSpacing)
-    corners = np.array([slices[at].ImagePositionPatient for at in _order(slices)], dtype=float)
-    steps = np.diff(corners, axis=0)
-    step = steps.mean(axis=0)
-    if np.abs(steps - step).max() > 0.01 * np.linalg.norm(step):
+    file = pydicom.dcmread(path, force=True, **how)
+    if not kind_of_object(file) and "Rows" not in file:
         return None
-    affine = np.eye(4)
-    affine[:3] = np.stack([step, along_column * between_rows, along_row * between_columns, corners[0]], axis=1)
-    return np.diag([-1.0, -1, 1, 1]) @ affine  # DICOM counts from left, front and below
+    if "TransferSyntaxUID" not in file.file_meta:
+        implicit, little = file.original_encoding
+        plain = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+        file.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else plain
+    return file
 
 
-def _order(slices: Sequence[Any]) -> list[int]:
-    """Positions of the slices from first to last: by place along the normal, else by instance number."""
-    if all(s.get("ImagePositionPatient") and s.get("ImageOrientationPatient") for s in slices):
-        rows, columns = np.array(slices[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
-        normal = np.cross(rows, columns)
-        places = [round(float(normal @ np.array(s.ImagePositionPatient, dtype=float)), 3) for s in slices]
-    elif all(s.get("InstanceNumber") is not None for s in slices):
-        places = [float(s.InstanceNumber) for s in slices]
-    elif len(slices) == 1:
-        places = [0.0]
-    else:
-        raise ImageFault("slices without position and instance number")
-    if len(set(places)) < len(places):
-        raise ImageFault("slices that share a place; a folder holds one volume")
-    return sorted(range(len(slices)), key=places.__getitem__)
+def kind_of_object(file: Any) -> str:
+    """Its storage class; empty where it does not say it."""
+    return str(file.file_meta.get("MediaStorageSOPClassUID") or file.get("SOPClassUID") or "")
 
 
-def _pixels(file: Any) -> np.ndarray:
-    from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
-
-    if "PixelData" not in file and "FloatPixelData" not in file and "DoubleFloatPixelData" not in file:
+def require_image(file: Any) -> None:
+    """Raises ImageFault for what holds no image, and says what to do with it, and for one that is too large."""
+    if text := _NO_IMAGES.get(kind_of_object(file)):
+        raise ImageFault(text)
+    if not any(name in file for name in _PIXELS):
         raise ImageFault("DICOM without pixels")
     shape = [file.get(name) or 1 for name in ("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel")]
     require_voxels(shape, "DICOM")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The frames of one file."""
+
+    values: Float32[np.ndarray, "c d h w"]
+    """In the units of the modality."""
+    padding: Bool[np.ndarray, "c d h w"] | None
+    """Where there is no measure (PixelPaddingValue), such as around the field of view of a CT."""
+    mirror: float | None
+    """Where bright means thin (MONOCHROME1): the least and the greatest value that may be stored, added up."""
+
+
+def samples(file: Any) -> Samples:
+    """Decoded pixels; raises ImageFault where nothing decodes them."""
+    from pydicom.pixels import apply_color_lut, pixel_array
+
+    require_image(file)
     try:
         pixels = pixel_array(file)
     except (RuntimeError, NotImplementedError):
@@ -101,13 +97,83 @@ def _pixels(file: Any) -> np.ndarray:
     photometric = file.get("PhotometricInterpretation", "")
     if photometric == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, file)
-    elif photometric == "MONOCHROME1":
-        pixels = _inverted(pixels, bits=int(file.BitsStored), signed=bool(file.PixelRepresentation))
     if pixels.shape[-1] == 3 and photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        return np.moveaxis(pixels, -1, 0)
-    return np.asarray(apply_modality_lut(pixels, file))[None]
+        return Samples(np.moveaxis(pixels.reshape(-1, *pixels.shape[-3:]), -1, 0).astype(np.float32), None, None)
+    pixels = pixels.reshape(-1, *pixels.shape[-2:])
+    scales = [_scale(file, frame) for frame in range(len(pixels))]
+    inverted = photometric == "MONOCHROME1" and file.get("Modality") not in _QUANTITIES
+    mirror = max(_mirror(file, *scale) for scale in scales) if inverted else None
+    return Samples(_scaled(file, pixels, scales)[None], _padding(file, pixels), mirror)
 
 
-def _inverted(pixels: np.ndarray, *, bits: int, signed: bool) -> np.ndarray:
-    """Mirrored within the stored range, not the image's own: slices of one series stay comparable."""
-    return ((-1 if signed else 2**bits - 1) - pixels.astype(np.int64)).astype(np.int32)
+def joined(parts: Sequence[Samples]) -> Float32[np.ndarray, "c d h w"]:
+    """Frames of several files as one volume: inverted about one value, so that they stay comparable, and padding
+    takes the least value of the rest."""
+    values = np.concatenate([part.values for part in parts], axis=1)
+    if mirrors := [part.mirror for part in parts if part.mirror is not None]:
+        values = max(mirrors) - values
+    if any(part.padding is not None for part in parts):
+        nothing = np.zeros(1, bool)
+        padding = np.concatenate(
+            [np.broadcast_to(nothing if p.padding is None else p.padding, p.values.shape) for p in parts], axis=1
+        )
+        if not padding.all():
+            values[padding] = values[~padding].min()
+    return values
+
+
+def groups(file: Any, frame: int) -> list[Any]:
+    """The functional groups that tell of a frame: its own before those that it shares with the others."""
+    own, shared = (file.get(f"{name}FunctionalGroupsSequence") for name in ("PerFrame", "Shared"))
+    return [*([own[frame]] if own and frame < len(own) else []), *(shared or [])]
+
+
+def told(file: Any, frame: int, sequence: str, name: str) -> Any:
+    """An attribute of a frame, from its functional groups or the file's root; None where it is not there or empty."""
+    for group in groups(file, frame):
+        if (items := group.get(sequence)) and items[0].get(name) not in (None, ""):
+            return items[0].get(name)
+    found = file.get(name)
+    return None if found == "" else found
+
+
+def _scale(file: Any, frame: int) -> tuple[float, float]:
+    """Slope and intercept; 1 and 0 where they are left away or empty."""
+    of = "PixelValueTransformationSequence"
+    slope, intercept = (told(file, frame, of, f"Rescale{name}") for name in ("Slope", "Intercept"))
+    if slope is None:
+        slope = file.get("DoseGridScaling")
+    return float(1 if slope is None else slope), float(0 if intercept is None else intercept)
+
+
+def _scaled(file: Any, pixels: np.ndarray, scales: Sequence[tuple[float, float]]) -> Float32[np.ndarray, "d h w"]:
+    if file.get("ModalityLUTSequence"):
+        from pydicom.pixels import apply_modality_lut
+
+        return np.asarray(apply_modality_lut(pixels, file), np.float32)
+    values = np.empty(pixels.shape, np.float32)
+    for frame, (slope, intercept) in enumerate(scales):
+        values[frame] = pixels[frame] * slope + intercept
+    return values
+
+
+def _mirror(file: Any, slope: float, intercept: float) -> float:
+    """Within the stored range, not the image's own: slices of one series stay comparable."""
+    ends = -1 if file.PixelRepresentation else 2 ** int(file.BitsStored) - 1
+    return ends * slope + 2 * intercept
+
+
+def _padding(file: Any, pixels: np.ndarray) -> Bool[np.ndarray, "1 d h w"] | None:
+    one = file.get("PixelPaddingValue")
+    if not isinstance(one, int):  # left away, or a number of floating point that marks nothing here
+        return None
+    other = file.get("PixelPaddingRangeLimit")
+    ends = [_signed(file, value) for value in (one, other) if isinstance(value, int)]
+    found: np.ndarray = (pixels >= min(ends)) & (pixels <= max(ends))
+    return found[None]
+
+
+def _signed(file: Any, value: int) -> int:
+    """Writers give a negative number as the unsigned one of equal bits."""
+    bits = int(file.BitsAllocated)
+    return value - 2**bits if file.PixelRepresentation and value >= 2 ** (bits - 1) else value

@@ -8,12 +8,14 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from fedcore.data.io.affine import affine_of
+from fedcore.data.io.affine import grid_of
 from fedcore.data.io.array import read_npy
+from fedcore.data.io.dicom_seg import read_segments, segmentation_in, segments_on
 from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.grid import Grid
 from fedcore.data.io.numbers import drawn_numbers
 from fedcore.data.io.picture import PICTURES, read_picture
-from fedcore.data.io.readers import guarded, read_stored
+from fedcore.data.io.readers import guarded, kind_of, read_stored
 
 Meaning = Literal["class", "unlabelled"]
 """Of 255 in masks: class 1, as in pictures of yes and no, or that nobody has looked there."""
@@ -35,6 +37,9 @@ def read_mask(path: Path) -> UInt8[np.ndarray, "*space"]:
         values = guarded(PICTURES[suffix], lambda: read_picture(path, mask=True))
     elif suffix == ".npy":
         values = guarded("npy", lambda: read_npy(path, colours=False))
+    elif (seg := segmentation_in(path)) is not None:
+        segments, grid = read_segments(seg)
+        return np.ascontiguousarray(grid.turned(segments[None])[0])
     else:
         values = read_stored(path)
     return drawn_numbers(values)
@@ -46,33 +51,50 @@ def as_classes(mask: UInt8[np.ndarray, "*space"], mask_255: Meaning) -> UInt8[np
 
 
 def read_mask_of(image: Path, mask: Path, space: tuple[int, ...]) -> UInt8[np.ndarray, "*space"]:
-    """The mask of an image of this shape, its axes turned and mirrored to the image's where both say how they lie:
-    masks of a DICOM series may be NIfTI.
+    """The mask of an image, on the axes of `read_image`, which gave the image this shape.
+
+    Where both say where they lie the mask is turned to its image, whatever order of voxels it is stored in. A mask that
+    says nothing of it (.npy, a picture, NIfTI without an affine), or whose image does not, has its voxels in the order
+    of the image's file, and is turned as that is: of NIfTI as nibabel gives them, of DICOM (slice, row, column) with
+    slices by their place along the normal, (row, column) of one slice.
 
     Raises:
         ImageFault: It cannot be read, has another shape, or lies elsewhere.
     """
-    from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
-
     try:
-        values = read_mask(mask)
+        values = _placed(image, mask)
     except ImageFault as fault:
         raise ImageFault(f"mask: {fault}") from None
-    here, there = affine_of(image), affine_of(mask)
-    if here is not None and there is not None and values.ndim == 3:
-        turn = ornt_transform(io_orientation(there), io_orientation(here))
-        there = there @ inv_ornt_aff(turn, values.shape)
-        values = np.ascontiguousarray(apply_orientation(values, turn))
     if values.shape != space:
         raise ImageFault(f"mask has shape {_times(values.shape)}, its image {_times(space)}; they must be equal")
-    if here is not None and there is not None and not np.allclose(here, there, atol=_tolerance(here)):
-        raise ImageFault("mask lies elsewhere than its image (their affines differ); resample it onto the image's grid")
     return values
 
 
-def _tolerance(affine: np.ndarray) -> float:
-    """A hundredth of a voxel's longest side, in mm."""
-    return 0.01 * float(np.abs(affine[:3, :3]).max())
+def _placed(image: Path, mask: Path) -> UInt8[np.ndarray, "*space"]:
+    here = grid_of(image)
+    if (seg := segmentation_in(mask)) is not None:
+        if here is None or here.affine is None:
+            raise ImageFault("a DICOM SEG, and its image does not say where it lies; save it as .npy")
+        return np.ascontiguousarray(here.turned(segments_on(seg, image, here)[None])[0])
+    values, there = read_mask(mask), grid_of(mask)
+    if there is None or there.affine is None:
+        return values if here is None else _turned(here, values if there is None else there.stored(values))
+    if here is not None and here.affine is not None:
+        if here.turned_space == there.turned_space and not here.lies_as(there):
+            raise ImageFault("lies elsewhere than its image (their affines differ); resample it onto the image's grid")
+        return values
+    # Of one slice that lies somewhere `read_mask` makes what a viewer shows, which is what pictures are.
+    if values.ndim == 2 and kind_of(image) != "NIfTI":
+        return values
+    stored = there.stored(values)
+    return stored if here is None else _turned(here, stored)
+
+
+def _turned(grid: Grid, stored: UInt8[np.ndarray, "*stored"]) -> UInt8[np.ndarray, "*space"]:
+    """Turned as the image is; as it is where it has another shape, which `read_mask_of` tells."""
+    if [side for side in stored.shape if side > 1] != [side for side in grid.space if side > 1]:
+        return stored
+    return np.ascontiguousarray(grid.turned(stored.reshape(1, *grid.space))[0])
 
 
 def _times(shape: tuple[int, ...]) -> str:

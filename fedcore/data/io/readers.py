@@ -18,9 +18,10 @@ from jaxtyping import Float32
 
 from fedcore.data.io import npz
 from fedcore.data.io.array import channels_first, read_npy
-from fedcore.data.io.dicom import read_dicom, read_series
+from fedcore.data.io.dicom_frames import read_dicom
+from fedcore.data.io.dicom_series import read_series
 from fedcore.data.io.fault import ImageFault
-from fedcore.data.io.nifti import read_nifti
+from fedcore.data.io.nifti import ENDINGS, read_nifti
 from fedcore.data.io.picture import PICTURES, read_picture
 
 __all__ = ["ImageFault", "kind_of", "read_image"]
@@ -29,6 +30,15 @@ Nan = Literal["stop", "minimum"]
 """Of NaN pixels: the image is a fault, or they take its least value, since nothing was measured there."""
 _Read = TypeVar("_Read")
 _DICOM = ("", ".dcm", ".dicom", ".ima")
+_ITK = "is not read; convert it: SimpleITK.WriteImage(SimpleITK.ReadImage(file), 'image.nii.gz')"
+_CONVERT = {
+    **dict.fromkeys((".mgz", ".mgh"), "MGZ is not read; convert it: mri_convert file.mgz image.nii.gz"),
+    **dict.fromkeys((".nrrd", ".nhdr"), f"NRRD {_ITK}"),
+    **dict.fromkeys((".mha", ".mhd"), f"MetaImage {_ITK}"),
+    ".mnc": "MINC is not read; convert it: mnc2nii file.mnc image.nii",
+    ".par": "PAR/REC is not read; convert it: dcm2niix file.par",
+    ".rec": "PAR/REC is not read; convert it: dcm2niix file.par",
+}
 _silence, _silent = Lock(), ExitStack()
 _readers = 0
 
@@ -41,10 +51,11 @@ def read_image(
     - PNG, JPEG, BMP, TIFF: (c, h, w), upright as a viewer shows it, of any depth; alpha is dropped, a palette becomes
       RGB. A TIFF whose 0 is white is mirrored within its bits.
     - .npy and items of an .npz: see `channels_first`.
-    - NIfTI: turned to RAS, (1, x, y, z); a fourth axis of at most 4 becomes the channels; one slice is
-      (1, x, y).
-    - DICOM: in the units of its rescale slope and intercept, bright is dense; (c, h, w), several frames
-      (c, d, h, w). A folder is a series, sorted by position.
+    - NIfTI, Analyze pairs and DICOM of several frames or, a folder, of one series: (c, x, y, z), to the patient's
+      right, to the front and to the head; as stored where the file does not say how its voxels lie, of DICOM
+      (c, slice, row, column). A fourth axis of NIfTI of at most 4 becomes the channels. One slice is (c, h, w), as a
+      viewer shows it: an axial one with the front on top and the patient's right at the left.
+    - DICOM is in the units of its rescale slope and intercept, and bright is dense.
 
     Raises:
         ImageFault: with a text that names neither the path nor anything from a header.
@@ -75,11 +86,13 @@ def _reader(path: Path, member: str | None, index: int | None) -> tuple[str, Cal
         return "npz", lambda path: channels_first(npz.item(path, member, index))
     if suffix == ".npy":
         return "npy", read_npy
-    if name.endswith((".nii", ".nii.gz")):
+    if name.endswith(ENDINGS):
         return "NIfTI", read_nifti
     if suffix in _DICOM or suffix[1:].isdigit():  # names such as 1.2.840.113619.2.5
         return "DICOM", read_dicom
-    known = f"{', '.join(PICTURES)}, .npy, .npz, .nii, .nii.gz, .dcm"
+    if advice := next((text for ending, text in _CONVERT.items() if name.endswith(ending)), None):
+        raise ImageFault(advice)
+    known = f"{', '.join(PICTURES)}, .npy, .npz, .nii, .nii.gz, .hdr, .img, .dcm"
     raise ImageFault(f"unknown kind of file, by the end of its name; known: {known}")  # which may hold a name
 
 
@@ -134,7 +147,7 @@ def _quiet() -> Iterator[None]:
             _silent.enter_context(LoggingOutputSuppressor())
             _silent.enter_context(warnings.catch_warnings())
             _silent.enter_context(_without_log("tifffile"))
-            warnings.filterwarnings("ignore", module=r"(pydicom|monai|nibabel|PIL|tifffile)\b")
+            warnings.filterwarnings("ignore", module=r"(pydicom|highdicom|monai|nibabel|PIL|tifffile)\b")
         _readers += 1
     try:
         yield

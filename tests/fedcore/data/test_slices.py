@@ -35,7 +35,7 @@ def hospital(folder: Path, **more: object) -> Data:
         split = "train" if at % 2 else "test"
         lines.append(f"{at}_image.nii.gz,{'ab'[at // 2]},{split},{'xyyx'[at]},{at}_mask.nii.gz,p{at}")
     (folder / "manifest.csv").write_text("\n".join(lines))
-    settings = {"slices": 2, "size": (6, 7), "cache": folder / "cache"} | more
+    settings = {"slices": 2, "size": (7, 6), "cache": folder / "cache"} | more
     return Data(str(folder / "manifest.csv"), **settings)  # type: ignore[arg-type]
 
 
@@ -81,17 +81,17 @@ def test_an_empty_slice_has_one_value() -> None:
 
 def test_intensities_are_scaled_as_a_volume(tmp_path: Path) -> None:
     hospital(tmp_path)
-    row, how = rows(tmp_path)[1], Decoding(Percentiles(), (6, 7), 1, slices=2)
+    row, how = rows(tmp_path)[1], Decoding(Percentiles(), (7, 6), 1, slices=2)
     whole = decode(row, Decoding(Percentiles(), SHAPE, 1))
     slices = decode(row, how)
-    assert np.array_equal(np.moveaxis(slices.pixels[:, 0], 0, -1), whole.pixels[0, 0])
+    assert np.array_equal(slices.pixels[:, 0], np.moveaxis(whole.pixels[0, 0, ::-1, ::-1], (2, 1, 0), (0, 1, 2)))
     assert slices.positions is not None
     assert np.allclose(slices.positions, np.linspace(0, 1, 8))
 
 
 def test_a_cohort_of_slices(tmp_path: Path) -> None:
     cohort = hospital(tmp_path).load()
-    assert (cohort.size, cohort.spatial_dims, cohort.channels) == ((6, 7), 2, 1)
+    assert (cohort.size, cohort.spatial_dims, cohort.channels) == ((7, 6), 2, 1)
     assert cohort.notes == ("site 'a': empty slices left out: 2",)
     a, b = cohort.sites.values()
     assert (len(a), len(b)) == (6 + 8, 8 + 8)
@@ -173,7 +173,7 @@ def test_size_is_that_of_a_slice(tmp_path: Path) -> None:
 def test_phantoms_take_the_same_road(tmp_path: Path) -> None:
     """In memory and from the files that `data phantom` writes."""
     made = Data(size=(16, 20), slices=0, phantom=PHANTOMS).load()
-    manifest = PHANTOMS.write(tmp_path, (20, 16, 20))
+    manifest = PHANTOMS.write(tmp_path, (20, 20, 16))
     read = Data(str(manifest), size=(16, 20), slices=0, cache=tmp_path / "cache", scaling=Percentiles()).load()
     assert list(made.sites) == list(read.sites)
     for site, images in made.sites.items():

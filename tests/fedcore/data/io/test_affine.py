@@ -10,7 +10,7 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
-from fedcore.data.io.affine import affine_of
+from fedcore.data.io.affine import affine_of, grid_of
 from fedcore.data.io.fault import ImageFault
 from fedcore.data.io.masks import read_mask_of
 from fedcore.data.io.readers import read_image
@@ -40,15 +40,16 @@ def series(folder: Path, **changed: Any) -> Path:
 
 def test_a_voxel_of_a_series_lies_where_the_standard_says(tmp_path: Path) -> None:
     """Equation C.7.6.2.1-1 of DICOM PS3.3, voxel by voxel; it counts from left and front, RAS from right and back."""
-    affine = affine_of(series(tmp_path / "s"))
-    assert affine is not None
+    grid = grid_of(series(tmp_path / "s"))
+    assert grid is not None
+    assert grid.affine is not None
     for slice_, row, column in product(*map(range, SPACE)):
         mm = CORNER + 2.5 * slice_ * NORMAL + ALONG_ROW * 0.75 * column + ALONG_COLUMN * 0.5 * row
-        np.testing.assert_allclose(affine @ [slice_, row, column, 1], [-mm[0], -mm[1], mm[2], 1], atol=1e-9)
+        np.testing.assert_allclose(grid.affine @ [slice_, row, column, 1], [-mm[0], -mm[1], mm[2], 1], atol=1e-9)
 
 
 def test_slices_are_as_far_apart_as_they_lie_whatever_their_thickness(tmp_path: Path) -> None:
-    assert spacing_of(series(tmp_path / "s")) == pytest.approx((2.5, 0.5, 0.75))
+    assert spacing_of(series(tmp_path / "s")) == pytest.approx((0.5, 0.75, 2.5))
 
 
 @pytest.mark.parametrize(
@@ -56,10 +57,9 @@ def test_slices_are_as_far_apart_as_they_lie_whatever_their_thickness(tmp_path: 
     [
         {"ImagePositionPatient": None},
         {"PixelSpacing": None},
-        {"ImagePositionPatient": [(CORNER + far * NORMAL).tolist() for far in (0, 2.5, 7.5)]},
     ],
 )
-def test_a_series_that_does_not_say_it_or_lacks_a_slice_lies_nowhere(tmp_path: Path, changed: dict[str, Any]) -> None:
+def test_a_series_that_does_not_say_it_lies_nowhere(tmp_path: Path, changed: dict[str, Any]) -> None:
     assert affine_of(series(tmp_path / "s", InstanceNumber=[1, 2, 3], **changed)) is None
 
 

@@ -97,8 +97,8 @@ def test_nifti_channels_slices_and_scaling(tmp_path: Path) -> None:
         return read_image(tmp_path / "a.nii").shape
 
     assert read((5, 6, 7, 2)) == (2, 5, 6, 7)
-    assert read((5, 6, 1)) == (1, 5, 6)
-    assert read((5, 6)) == (1, 5, 6)
+    assert read((5, 6, 1)) == (1, 6, 5)  # (x, y) as a viewer shows it
+    assert read((5, 6)) == (1, 6, 5)
     with pytest.raises(ImageFault, match="at most 4 channels"):
         read((5, 6, 7, 9))
     scaled = nib.Nifti1Image(np.full((2, 2, 2), 3, np.int16), np.eye(4))
@@ -173,7 +173,7 @@ def test_series_faults(tmp_path: Path) -> None:
     assert "share a place" in fault(series(tmp_path / "twice", [1, 1]))
     two = series(tmp_path / "two", [0, 1])
     dicom(two / "other.dcm", GREY, SeriesInstanceUID="1.2.4")
-    assert fault(two) == "2 series in one folder; a folder holds one"
+    assert fault(two) == "2 series in one folder (2 and 1 images); a folder holds one"
     lost = series(tmp_path / "lost", [0, 1], ImagePositionPatient=None, InstanceNumber=None)
     assert "without position" in fault(lost)
     uneven = series(tmp_path / "uneven", [0, 1])
@@ -210,11 +210,23 @@ def test_pydicoms_own_files(name: str, shape: tuple[int, ...]) -> None:
         ("MR_truncated.dcm", "truncated or unreadable (DICOM)"),
         ("rtplan.dcm", "DICOM without pixels"),
         ("test-SR.dcm", "DICOM without pixels"),
-        ("JPEGLSNearLossless_08.dcm", "no decoder for JPEG-LS Lossy (Near-Lossless) Image Compression"),
     ],
 )
 def test_dicom_faults(name: str, text: str) -> None:
     assert text in fault(Path(str(get_testdata_file(name, download=False))))
+
+
+def test_jpeg_ls_is_read() -> None:
+    """Near-lossless: the file's levels as pydicom's own tests have them."""
+    image = read_image(Path(str(get_testdata_file("JPEGLSNearLossless_08.dcm", download=False))))
+    assert image[0, ::5, 0].tolist() == [255, 125, 65, 30, 15, 5, 5, 0, 0]
+
+
+def test_what_nothing_decodes_is_named(tmp_path: Path) -> None:
+    file = pydicom.dcmread(str(get_testdata_file("MR_small_RLE.dcm", download=False)))
+    file.file_meta.TransferSyntaxUID = pydicom.uid.MPEG2MPML
+    file.save_as(tmp_path / "a.dcm")
+    assert fault(tmp_path / "a.dcm").startswith("no decoder for MPEG2 Main Profile / Main Level; decompress the file")
 
 
 def test_nothing_of_the_header_gets_out(tmp_path: Path) -> None:
@@ -283,8 +295,8 @@ def test_real_dicom_series(real_data: Path) -> None:
     folder = next((real_data / "dicom_samples" / "series").iterdir())
     volume = read_image(folder)
     slices = [read_image(path)[0] for path in folder.iterdir()]
-    assert volume.shape == (1, len(slices), *slices[0].shape)
-    assert np.sort(volume[0].sum(axis=(1, 2))).tolist() == pytest.approx(sorted(s.sum() for s in slices))
+    assert volume.shape == (1, *slices[0].shape[::-1], len(slices))
+    assert np.sort(volume[0].sum(axis=(0, 1))).tolist() == pytest.approx(sorted(s.sum() for s in slices))
 
 
 def test_pydicom_reads_what_the_tests_wrote(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from fedcore.data.decode import Decoding, decode
+from fedcore.data.io.fault import ImageFault
 from fedcore.data.io.readers import read_image
 from fedcore.data.io.spacing import spacing_of
 from fedcore.data.manifest import Row
@@ -35,7 +36,8 @@ def test_what_no_header_says_is_unknown(tmp_path: Path) -> None:
     unset = nibabel.load(volume(tmp_path / "u.nii", np.eye(4)))
     unset.header["sform_code"] = unset.header["qform_code"] = 0
     (tmp_path / "unset.nii").write_bytes(nibabel.Nifti1Image(np.asarray(unset.dataobj), None).to_bytes())
-    assert spacing_of(volume(tmp_path / "sheared.nii", sheared)) is None
+    with pytest.raises(ImageFault, match=r"axes are 26\.6 degrees off a right angle"):
+        read_image(volume(tmp_path / "sheared.nii", sheared))
     assert spacing_of(tmp_path / "unset.nii") is None
     assert spacing_of(tmp_path / "a.png") is None
 
@@ -49,7 +51,7 @@ def test_dicom_says_it_of_rows_and_columns(tmp_path: Path, name: str) -> None:
     (tmp_path / "series").mkdir()
     file.SpacingBetweenSlices = "3"
     file.save_as(tmp_path / "series" / "1.dcm")
-    assert spacing_of(tmp_path / "series") == (3.0, 0.5, 0.75)
+    assert spacing_of(tmp_path / "series") == (0.5, 0.75)  # one slice has two axes
     for value in ("", None):
         file.PixelSpacing = value
         file.save_as(tmp_path / name)

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom.data import get_testdata_file
+from pydicom.tag import Tag
+
+from fedcore.data.io.affine import affine_of
+from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.readers import read_image
+from fedcore.data.io.spacing import spacing_of
+from tests.fedcore.data.io.forms import BODY, blank, enhanced, frames, item, save, stored
+
+SECONDARY, RADIOGRAPH = "1.2.840.10008.5.1.4.1.1.7.3", "1.2.840.10008.5.1.4.1.1.1.1"
+FILM = np.arange(5 * 4 * 3).reshape(5, 4, 3)
+
+
+def fault(path: Path) -> str:
+    with pytest.raises(ImageFault) as told:
+        read_image(path)
+    return str(told.value)
+
+
+def test_each_frame_may_have_its_own_scale(tmp_path: Path) -> None:
+    shared, own, samples = frames([2, 0, 1, 4, 3])
+    del shared.PixelValueTransformationSequence
+    for at, group in enumerate(own):
+        group.PixelValueTransformationSequence = [item(RescaleSlope=at + 1, RescaleIntercept=-7, RescaleType="US")]
+    slopes = np.array([2, 3, 1, 5, 4])  # by place
+    volume = read_image(enhanced(tmp_path / "a.dcm", shared, own, samples))[0]
+    assert np.array_equal(volume, (BODY + 1024) * slopes - 7)
+
+
+def test_two_frames_at_a_place_are_told_with_what_they_differ_in(tmp_path: Path) -> None:
+    shared, own, samples = frames([0, 1, 2, 0, 1, 2])
+    for at, group in enumerate(own):
+        group.MREchoSequence = [item(EffectiveEchoTime=10.0 + at // 3)]
+    told = fault(enhanced(tmp_path / "a.dcm", shared, own, samples))
+    assert told.startswith("6 slices at 3 places share a place; they differ in EffectiveEchoTime")
+
+
+def test_frames_of_several_directions_or_spacings_are_told(tmp_path: Path) -> None:
+    shared, own, samples = frames(range(5))
+    along = shared.PlaneOrientationSequence[0].ImageOrientationPatient
+    own[1].PlaneOrientationSequence = [item(ImageOrientationPatient=[0, 1, 0, 0, 0, -1])]
+    assert fault(enhanced(tmp_path / "a.dcm", shared, own, samples)).startswith("slices of 2 orientations (4 and 1)")
+    own[1].PlaneOrientationSequence = [item(ImageOrientationPatient=along)]
+    own[1].PixelMeasuresSequence = [item(PixelSpacing=[2, 2])]
+    assert fault(enhanced(tmp_path / "b.dcm", shared, own, samples)).startswith("slices of several pixel spacings")
+
+
+def film(path: Path, **tags: Any) -> Path:
+    save(blank(SECONDARY, 4, 3, NumberOfFrames=5, **tags), FILM, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [{"Modality": "US"}, {"FrameIncrementPointer": Tag(0x00181063)}, {"Modality": "XA", "CineRate": 15},
+     {"Modality": "NM", "FrameIncrementPointer": [Tag(0x00540010), Tag(0x00540050)]}],
+    ids=["ultrasound", "frame time", "cine", "projections"],
+)  # fmt: skip
+def test_time_is_no_depth(tags: dict[str, Any], tmp_path: Path) -> None:
+    assert fault(film(tmp_path / "a.dcm", **tags)).startswith("5 frames that do not say where they lie, of a film")
+
+
+@pytest.mark.parametrize("tags", [{"Modality": "OT"}, {"Modality": "NM", "FrameIncrementPointer": Tag(0x00540080)}])
+def test_frames_of_no_place_stay_as_stored(tags: dict[str, Any], tmp_path: Path) -> None:
+    path = film(tmp_path / "a.dcm", PixelSpacing=[2, 3], SpacingBetweenSlices=-4, **tags)
+    assert np.array_equal(read_image(path)[0], FILM)
+    assert affine_of(path) is None
+    assert spacing_of(path) == (4, 2, 3)
+
+
+def test_a_dose_lies_by_its_offsets_and_has_its_units(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.dcm", Modality="RTDOSE", ImagePositionPatient=[0, 0, 9], PixelSpacing=[1, 2],
+                ImageOrientationPatient=[1, 0, 0, 0, 1, 0], GridFrameOffsetVector=[0, 3, 6, 9, 12],
+                FrameIncrementPointer=Tag(0x3004000C), DoseGridScaling=0.25)  # fmt: skip
+    assert np.array_equal(read_image(path)[0], (FILM * 0.25).transpose(2, 1, 0)[::-1, ::-1])
+    assert spacing_of(path) == (2, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.481.3", "contours (RTSTRUCT), no pixels; convert them to NIfTI"),
+        ("1.2.840.10008.5.1.4.1.1.66.4", "a segmentation (DICOM SEG), no image; name it in the column mask"),
+        ("1.2.840.10008.5.1.4.1.1.77.1.6", "tiles of a whole slide image"),
+        ("1.2.840.10008.1.3.10", "DICOMDIR, a table of contents"),
+    ],
+)
+def test_what_is_no_image_is_named(kind: str, told: str, tmp_path: Path) -> None:
+    save(blank(kind, 4, 3), FILM[0], tmp_path / "a.dcm")
+    assert fault(tmp_path / "a.dcm").startswith(told)
+
+
+def test_a_table_of_contents_is_named() -> None:
+    path = Path(str(get_testdata_file("DICOMDIR", download=False)))
+    assert fault(path).startswith("DICOMDIR, a table of contents; name a series' folder")
+
+
+def test_a_radiograph_has_the_spacing_of_its_detector_unless_it_is_calibrated(tmp_path: Path) -> None:
+    def saved(**tags: Any) -> Path:
+        save(blank(RADIOGRAPH, 4, 3, **tags), FILM[0], tmp_path / "a.dcm")
+        return tmp_path / "a.dcm"
+
+    assert spacing_of(saved(ImagerPixelSpacing=[0.2, 0.3])) == (0.2, 0.3)
+    assert spacing_of(saved(ImagerPixelSpacing=[0.2, 0.3], PixelSpacing=[0.1, 0.15])) == (0.1, 0.15)
+    assert spacing_of(saved(PixelSpacing=[0, 0])) is None
+    assert read_image(saved(PixelAspectRatio=[1, 1])).shape == (1, 4, 3)
+    assert fault(saved(PixelAspectRatio=[4, 3])).startswith("pixels that are not square (4:3)")
+
+
+def test_a_file_of_frames_alone_in_its_folder_is_the_series(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    enhanced(tmp_path / "s" / "a.dcm", *frames([1, 0, 2, 4, 3]))
+    assert np.array_equal(read_image(tmp_path / "s")[0], BODY)
+    enhanced(tmp_path / "s" / "b.dcm", *frames([1, 0, 2, 4, 3]))
+    assert fault(tmp_path / "s").startswith("2 files, some of many frames")
+
+
+def test_signed_samples_and_bits_above_those_stored(tmp_path: Path) -> None:
+    """Old overlays lie in the bits above."""
+    values = np.array([[-2048, -1, 0], [1, 5, 2047]])
+    file = blank(RADIOGRAPH, 2, 3, PixelRepresentation=1, PixelPaddingValue=-2048, BitsStored=12, HighBit=11)
+    save(file, (values & 0xFFF) | 0x1000, tmp_path / "a.dcm")
+    assert read_image(tmp_path / "a.dcm")[0].tolist() == [[-1, -1, 0], [1, 5, 2047]]
+
+
+def test_stored_is_what_the_forms_say() -> None:
+    """DICOM's axial slice: rows run to the back, columns to the left."""
+    assert stored(BODY, "axial")[2, 0, 0] == BODY[-1, -1, 2]
