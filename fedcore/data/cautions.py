@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def _mixed(looks: list[Look]) -> Iterator[str]:
 
 
 def _geometry(sites: Sites) -> Iterator[str]:
-    """Volumes that do not say how they lie, and sites that store them in several ways."""
+    """Volumes that do not say how they lie, or how large their voxels are."""
     for site, pairs in sites.items():
         volumes = [look for _, look in pairs if len(look.shape) == 3]
         spaced = sum(look.header.spacing is not None for look in volumes)
@@ -69,12 +70,11 @@ def _geometry(sites: Sites) -> Iterator[str]:
                 f"site '{site}': {len(volumes) - spaced} of {len(volumes)} volumes do not say how far apart their "
                 "voxels are; these are taken for cubes"
             )
-        placed = Counter(look.header.orientation for look in volumes if look.header.orientation)
-        if 0 < (lost := len(volumes) - sum(placed.values())) < len(volumes):
-            yield f"site '{site}': {lost} of {len(volumes)} volumes do not say how they lie; they are not turned"
-        if len(placed) > 1:
-            told = ", ".join(f"{name} {count}" for name, count in sorted(placed.items()))
-            yield f"site '{site}' stores volumes in several orientations ({told}); compare them in data preview"
+        if lost := sum(look.header.orientation is None for look in volumes):
+            yield (
+                f"site '{site}': {lost} of {len(volumes)} volumes do not say how they lie; they stay as they are stored, "
+                "others are turned to right, front, head; see in data preview whether they lie alike"
+            )
 
 
 def _slices_of_series(seen: list[tuple[Row, Look]]) -> Iterator[str]:
@@ -89,13 +89,18 @@ def _slices_of_series(seen: list[tuple[Row, Look]]) -> Iterator[str]:
 
 
 def _orders_of_slices(seen: list[tuple[Row, Look]]) -> Iterator[str]:
-    """Masks that do not say how they lie, of images that are put in order when they are read."""
-    count = sum(row.mask is not None and row.mask.suffix.lower() == ".npy" and row.image.is_dir() for row, _ in seen)
-    if count:
+    """Masks that do not say how they lie, of series whose instance numbers run the other way than places do."""
+    rows = [row.number for row, look in seen if look.header.numbers_reversed and _npy(row.mask)]
+    if rows:
         yield (
-            f"{count} mask{'s' * (count > 1)} of DICOM series in .npy files: slices must run as their positions do "
-            "(axial ones from feet to head), not as their instance numbers; data preview shows whether they fit"
+            f"{rows_told(rows)}: slices of these DICOM series are numbered from the end of their positions, and their "
+            "masks are .npy, which must run as positions do (axial ones from feet to head); see in data preview "
+            "whether they fit"
         )
+
+
+def _npy(mask: Path | None) -> bool:
+    return mask is not None and mask.suffix.lower() == ".npy"
 
 
 def _structures(seen: list[tuple[Row, Look]]) -> Iterator[str]:
