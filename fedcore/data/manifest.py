@@ -19,7 +19,7 @@ from fedcore.data.columns import OURS, Columns, header_of
 from fedcore.data.csv_text import records
 from fedcore.data.findings import canonical
 from fedcore.data.io import npz
-from fedcore.data.labels import label_fault
+from fedcore.data.label_names import label_fault
 from fedcore.data.medmnist import labels_of, members
 from fedcore.data.paths import file_fault, found_at
 from fedcore.data.row import Row

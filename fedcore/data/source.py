@@ -21,7 +21,7 @@ from fedcore.data.geometry import full_size
 from fedcore.data.images import Cohort, Images, joined
 from fedcore.data.io.masks import Meaning
 from fedcore.data.io.readers import Nan
-from fedcore.data.labels import require_distinct
+from fedcore.data.label_names import require_distinct
 from fedcore.data.manifest import Manifest, Row, read_manifest
 from fedcore.data.mask_values import mask_notes, meaning_of_255, met_in_masks, require_numbered
 from fedcore.data.partition import Partition

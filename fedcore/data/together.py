@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fedcore.data.cells import rows_told
-from fedcore.data.labels import alike, alike_faults
+from fedcore.data.label_names import alike, alike_faults
 from fedcore.data.row import Row
 from fedcore.data.split_notes import names_of
 
