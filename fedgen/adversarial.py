@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,9 @@ Judge = Callable[[Shown], Tensor]
 class Objective(Protocol):
     """Both losses are means over images."""
 
+    critic_steps: ClassVar[int]
+    """Steps of the critic to each of the painter, in its paper."""
+
     def critic(self, judge: Judge, real: Shown, fake: Shown) -> Float[Tensor, ""]: ...
     def painter(self, judge: Judge, fake: Shown) -> Float[Tensor, ""]: ...
 
@@ -28,6 +31,8 @@ class Objective(Protocol):
 @dataclass(frozen=True)
 class Hinge:
     """Scores of real images above 1, of drawn ones below -1 (Lim and Ye 2017, arXiv 1705.02894)."""
+
+    critic_steps: ClassVar[int] = 1
 
     def critic(self, judge: Judge, real: Shown, fake: Shown) -> Float[Tensor, ""]:
         return relu(1 - judge(real)).mean() + relu(1 + judge(fake)).mean()
@@ -40,9 +45,10 @@ class Hinge:
 class Wasserstein:
     """The distance of the means of a score whose slope is one, WGAN-GP (Gulrajani et al. 2017, arXiv 1704.00028).
 
-    For a critic without spectral norm, which has several steps to each of the painter.
+    For a critic without spectral norm, whose slope cannot be one.
     """
 
+    critic_steps: ClassVar[int] = 5
     penalty: float = 10.0
     """lambda, of the squared distance of the slope from one."""
 

@@ -23,7 +23,7 @@ from fedgen.adversarial import Wasserstein
 from fedgen.critic import Critic, Shown
 from fedgen.diffaugment import DiffAugment
 from fedgen.gan import GAN, CriticsStay
-from fedgen.generator import UNSAID
+from fedgen.generator import left_unsaid
 from fedgen.sample import sample
 from fedgen.sampling import noise_of
 from fedgen.store import load_generator, save_generator
@@ -42,8 +42,7 @@ def central(module: GAN, data: Images, rounds: int) -> dict[str, Tensor]:
         order = torch.Generator().manual_seed(turn.seed_of(data.site, "order"))
         with seeded(turn.seed_of(data.site)):
             for images, labels in loader(data, VISIT.batch_size, True, True, "labels", order):
-                labels = torch.where(torch.rand(len(labels)) < module.dropped, UNSAID, labels)
-                sites = torch.where(torch.rand(len(labels)) < module.dropped, UNSAID, 0)
+                labels, sites = left_unsaid(labels, torch.zeros_like(labels), module.dropped)
                 for _ in range(module.critic_steps):
                     fake = module.painter(torch.randn(len(labels), 4), labels, sites).detach()
                     look = module.augment.draw(images)
@@ -84,6 +83,7 @@ def federated(module: GAN, sites: dict[str, Images], rounds: int = 2, algorithm:
         {
             "objective": Wasserstein(),
             "dropped": 0.5,
+            "critic_steps": 1,
             "critic": lambda c, k: Critic(c, k, (8, 16), spectral=False),
             "critic_optimizer": lambda p: SGD(p, lr=1e-4),
         },
