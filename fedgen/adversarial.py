@@ -15,29 +15,26 @@ from fedgen.critic import Shown
 
 Judge = Callable[[Shown], Tensor]
 """Images to a score each, a critic."""
+Loss = Float[Tensor, ""]
+"""One object: recipes compare the types of a protocol's methods, and jaxtyping's are equal to themselves alone."""
 
 
 @runtime_checkable
 class Objective(Protocol):
     """Both losses are means over images."""
 
-    critic_steps: ClassVar[int]
-    """Steps of the critic to each of the painter, in its paper."""
-
-    def critic(self, judge: Judge, real: Shown, fake: Shown) -> Float[Tensor, ""]: ...
-    def painter(self, judge: Judge, fake: Shown) -> Float[Tensor, ""]: ...
+    def critic(self, judge: Judge, real: Shown, fake: Shown) -> Loss: ...
+    def painter(self, judge: Judge, fake: Shown) -> Loss: ...
 
 
 @dataclass(frozen=True)
 class Hinge:
     """Scores of real images above 1, of drawn ones below -1 (Lim and Ye 2017, arXiv 1705.02894)."""
 
-    critic_steps: ClassVar[int] = 1
-
-    def critic(self, judge: Judge, real: Shown, fake: Shown) -> Float[Tensor, ""]:
+    def critic(self, judge: Judge, real: Shown, fake: Shown) -> Loss:
         return relu(1 - judge(real)).mean() + relu(1 + judge(fake)).mean()
 
-    def painter(self, judge: Judge, fake: Shown) -> Float[Tensor, ""]:
+    def painter(self, judge: Judge, fake: Shown) -> Loss:
         return -judge(fake).mean()
 
 
@@ -49,6 +46,7 @@ class Wasserstein:
     """
 
     critic_steps: ClassVar[int] = 5
+    """To each of the painter, in the paper."""
     penalty: float = 10.0
     """lambda, of the squared distance of the slope from one."""
 
@@ -56,14 +54,14 @@ class Wasserstein:
         if self.penalty < 0:
             raise ValueError(f"penalty must be 0 or more, got {self.penalty}")
 
-    def critic(self, judge: Judge, real: Shown, fake: Shown) -> Float[Tensor, ""]:
+    def critic(self, judge: Judge, real: Shown, fake: Shown) -> Loss:
         distance = judge(fake).mean() - judge(real).mean()
         return distance + self.penalty * self.slope(judge, real, fake)
 
-    def painter(self, judge: Judge, fake: Shown) -> Float[Tensor, ""]:
+    def painter(self, judge: Judge, fake: Shown) -> Loss:
         return -judge(fake).mean()
 
-    def slope(self, judge: Judge, real: Shown, fake: Shown) -> Float[Tensor, ""]:
+    def slope(self, judge: Judge, real: Shown, fake: Shown) -> Loss:
         """(|grad| - 1)^2 at a random place between the i-th real image and the i-th drawn one, in the mean.
 
         Our reading: it is said to be of what the real one is of, and both are as the critic sees them, changed.

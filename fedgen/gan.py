@@ -66,14 +66,15 @@ class GAN(Generative):
             dropped: Part of the images whose class and site are both left unsaid while training, and of as many again
                 either is, so that they may be left open when drawing.
             critic_steps: Steps of the critic to each of the painter, on one batch and ever new drawn images, since a
-                visit may hold few batches; null: the objective's, 1 of Hinge and 5 of Wasserstein.
+                visit may hold few batches; null: 5 with Wasserstein, else 1.
             halflife: Images after which a weight counts half in the average.
             painter_optimizer: Builds the painter's optimizer of a visit.
             critic_optimizer: Builds the critic's.
         """
         super().__init__(canvas, known)
         objective = objective or Hinge()
-        critic_steps = objective.critic_steps if critic_steps is None else critic_steps
+        if critic_steps is None:
+            critic_steps = objective.critic_steps if isinstance(objective, Wasserstein) else 1
         if not 0 <= dropped < 1 or halflife < 0 or critic_steps < 1:
             raise ValueError(
                 "dropped must lie in [0, 1), halflife be 0 or more and critic_steps at least 1, "

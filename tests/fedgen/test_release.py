@@ -33,10 +33,18 @@ def rows(manifest: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.fixture(scope="module")
+def audited_once(one_run: Path, one_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audited") / "set"
+    shutil.copytree(one_set, folder)
+    inspect(one_run, folder)
+    return folder
+
+
 @pytest.fixture
-def audited(one_run: Path, drawn: Path) -> Path:
-    inspect(one_run, drawn)
-    return drawn
+def audited(audited_once: Path, tmp_path: Path) -> Path:
+    """An audited set of 64 images that a test may change."""
+    return Path(shutil.copytree(audited_once, tmp_path / "set"))
 
 
 def test_a_private_set_is_written_whole_and_its_sums_are_right(audited: Path, tmp_path: Path) -> None:
