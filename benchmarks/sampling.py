@@ -43,7 +43,7 @@ def generator() -> DiffusionGenerator:
     denoiser = Denoiser(UNet(2, 1), known)
     for table in (denoiser.asked.classes, denoiser.asked.sites):
         torch.nn.init.zeros_(table.weight)
-    return DiffusionGenerator(denoiser.eval(), known, Canvas(1, (SIZE, SIZE)), Noise())
+    return DiffusionGenerator(denoiser.eval(), known, Canvas(1, (SIZE, SIZE)), Noise(), 0.1)
 
 
 def noise() -> Tensor:

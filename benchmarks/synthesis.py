@@ -116,13 +116,14 @@ def measure(cell: Cell, folder: Path) -> list[Result]:
 def drawn(cell: Cell, folder: Path) -> Path:
     """Manifest of the images that the cell's generator draws."""
     home, how = RUNS / str(cell), (GENERATORS | CHEAP)[cell.way]
-    steps = VISIT[cell.data] * (HOSPITALS[cell.data] if how.pooled else 1)
+    visit = VISIT[cell.data] * (HOSPITALS[cell.data] if how.pooled else 1)
     pooled = ("--data.partition", "fedcore.data.partition.Pooled") if how.pooled else ()
     run = stage(
         "generate train", how.recipe, home / "generate", "--data.manifest", str(manifest_of(cell.data, folder)),
-        "--data.size", str(SIZE), "--seed", str(cell.seed), *how.overrides, "--visit.max_steps", str(steps), *pooled,
+        "--data.size", str(SIZE), "--seed", str(cell.seed), *how.overrides, "--visit.max_steps", str(visit), *pooled,
     )  # fmt: skip
-    return sample(run, home / "set", COUNT, steps=STEPS, resume=(home / "set").exists())
+    steps = None if how.recipe == "gan" else STEPS
+    return sample(run, home / "set", COUNT, steps=steps, resume=(home / "set").exists())
 
 
 def _of_generator(cell: Cell, folder: Path, how: Generating) -> list[Result]:

@@ -17,9 +17,13 @@ GAP = 2
 
 
 def contact_sheet(images: Float[Tensor, "n c *space"]) -> bytes:
-    """A PNG of up to 64 images in [-1, 1], spread evenly over those given; of a volume, its middle axial slice."""
+    """A PNG of up to 64 images in [-1, 1], spread evenly over those given; of a volume, its middle axial slice.
+
+    Of channels that are no colours (2, or 4), the first.
+    """
     chosen = images[torch.linspace(0, len(images) - 1, min(MOST, len(images))).long()].float()
     flat = chosen if chosen.dim() == 4 else axial(chosen, chosen.shape[-1] // 2)
+    flat = flat if flat.shape[1] in (1, 3) else flat[:, :1]
     rows, columns = ceil(len(flat) / COLUMNS), min(COLUMNS, len(flat))
     high, wide = flat.shape[2] + GAP, flat.shape[3] + GAP
     sheet = torch.ones(flat.shape[1], rows * high - GAP, columns * wide - GAP)

@@ -20,7 +20,7 @@ from fedcore.report.units import figure, plural
 from fedcore.run import RunFolder
 from fedgen import recognition
 from fedgen.copies import NOT_LOOKED_FOR
-from fedgen.drawn import RECOGNITION, DrawnSet
+from fedgen.drawn import NOTE, RECOGNITION, DrawnSet
 
 _USE = """Made to enlarge training sets of {models}: add its manifest's rows to those of your own images. Not for
 diagnosis, teaching of readers or any claim about a population. Nobody was scanned: a finding on one of these images is
@@ -136,7 +136,8 @@ def _completeness(drawn: DrawnSet) -> str:
     counts = Counter((image.label or "-", image.imitates or "-") for image in drawn.images)
     rows = [[label, site, str(n)] for (label, site), n in sorted(counts.items())]
     text = "Every image has its row in manifest.csv.\n\n" + table(["class", "imitating", "images"], rows)
-    return text + _recognised(drawn.settings.get(RECOGNITION, {}))
+    note = f"\n\n{plain(told)}" if (told := drawn.settings.get(NOTE)) else ""
+    return text + note + _recognised(drawn.settings.get(RECOGNITION, {}))
 
 
 def _recognised(told: recognition.Told) -> str:
@@ -200,7 +201,15 @@ def _left_whole(drawn: DrawnSet) -> str | None:
 
 
 def _comprehension(drawn: DrawnSet, run: RunFolder) -> str:
-    unsaid = ("data", "classes", "sites", "generators", "classifiers", RECOGNITION)  # one digest stands for all
+    unsaid = (
+        "data",
+        "classes",
+        "sites",
+        "generators",
+        "classifiers",
+        NOTE,
+        RECOGNITION,
+    )  # one digest stands for all
     settings = {k: v for k, v in drawn.settings.items() if k not in unsaid}
     asked = ", ".join(f"{k} {_short(v) if k == 'generator' else v}" for k, v in settings.items())
     masks = any(image.mask for image in drawn.images)

@@ -37,14 +37,16 @@ class DiffusionGenerator(Generator):
 
     network: Denoiser
     noise: Noise
+    dropped: float
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"network": self.network.network.config, "noise": asdict(self.noise)}
+        return {"network": self.network.network.config, "noise": asdict(self.noise), "dropped": self.dropped}
 
     @classmethod
     def build(cls, known: Known, canvas: Canvas, settings: Mapping[str, Any]) -> DiffusionGenerator:
-        return cls(Denoiser(UNet(**settings["network"]), known), known, canvas, Noise(**settings["noise"]))
+        denoiser, dropped = Denoiser(UNet(**settings["network"]), known), float(settings["dropped"])
+        return cls(denoiser, known, canvas, Noise(**settings["noise"]), dropped)
 
     def draw(
         self, noise: Float[Tensor, "n c *space"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"],

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from fedcore.data.io.levels import LEVELS
 from fedcore.data.slices import planes
-from fedgen.pictures import LEVELS
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 MULTI_FRAME_WORD = "1.2.840.10008.5.1.4.1.1.7.3"

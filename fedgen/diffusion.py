@@ -45,8 +45,8 @@ class Diffusion(Generative):
             known: Classes and sites; a run takes them from its data.
             network: What is trained, from dimensions and channels.
             noise: The process and what is predicted of it.
-            dropped: Part of the images whose class and site are left unsaid while training, each by itself, which is
-                what guidance needs (Ho and Salimans 2022, arXiv 2207.12598).
+            dropped: Part of the images whose class and site are both left unsaid while training, which is what guidance
+                needs (Ho and Salimans 2022, arXiv 2207.12598); of as many again either is. 0: no guidance.
             halflife: Images after which a weight counts half in the average.
             optimizer: Builds the optimizer of a visit.
         """
@@ -72,12 +72,9 @@ class Diffusion(Generative):
     ) -> Float[Tensor, "n c *space"]:
         """Squared errors at random times, weighted by the time."""
         times, noise = self.noise.times(len(images), images.device), torch.randn_like(images)
-        said = self.denoiser(self.noise.mix(images, noise, times), times, self._drop(labels), self._drop(sites))
+        said = self.denoiser(self.noise.mix(images, noise, times), times, *left_unsaid(labels, sites, self.dropped))
         error = (said.float() - self.noise.target(images, noise, times)) ** 2
         return over(self.noise.weight(times), error) * error
-
-    def _drop(self, places: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-        return left_unsaid(places, self.dropped)
 
     def on_train_batch_end(self, outputs: object, batch: Sequence[Tensor], _: int) -> None:
         follow(self.average, self.denoiser, len(batch[0]), self.halflife, self.steps)
@@ -85,7 +82,7 @@ class Diffusion(Generative):
     @property
     def generator(self) -> Generator:
         """What draws: the average."""
-        return DiffusionGenerator(self.average, self.known, self.canvas, self.noise)
+        return DiffusionGenerator(self.average, self.known, self.canvas, self.noise, self.dropped)
 
     def configure_optimizers(self) -> Optimizer:
         return self.optimizer(self.denoiser.parameters())

@@ -23,6 +23,8 @@ from fedgen.pictures import decoded, encoded, encoded_mask
 COLUMNS = ("image", "site", "split", "label", "imitates", "mask")
 """Every row's site is SITE; `imitates` says whose look the image was asked to have."""
 MANIFEST = "manifest.csv"
+NOTE = "pairs"
+"""In the settings: a sentence on pairs of class and site that were not drawn, or of which nothing is known."""
 RECOGNITION = "recognition"
 """In the settings of an inverted set that is whole, beside what was asked: see fedgen.recognition."""
 

@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from fedcore.algorithm import FedAvg
+from fedcore.errors import InputError
 from fedcore.message import Levels, Reveals
-from fedgen.adversarial import Hinge, Objective
+from fedgen.adversarial import Hinge, Objective, Wasserstein
 from fedgen.average import follow
-from fedgen.critic import Critic, Shown
+from fedgen.critic import Critic, Shown, Spectral
 from fedgen.diffaugment import DiffAugment
 from fedgen.generative import Generative, OptimizerFactory
 from fedgen.generator import Canvas, Known, left_unsaid
@@ -50,8 +51,9 @@ class GAN(Generative):
     def __init__(
         self, canvas: Canvas, known: Known, painter: Callable[[Canvas, Known], Painter] = Painter,
         critic: Callable[[Canvas, Known], Critic] = Critic, objective: Objective | None = None,
-        augment: DiffAugment = DiffAugment(), dropped: float = 0.1, critic_steps: int = 1, halflife: float = 10_000.0,
-        painter_optimizer: OptimizerFactory = adam, critic_optimizer: OptimizerFactory = adam,
+        augment: DiffAugment = DiffAugment(), dropped: float = 0.1, critic_steps: int | None = None,
+        halflife: float = 10_000.0, painter_optimizer: OptimizerFactory = adam,
+        critic_optimizer: OptimizerFactory = adam,
     ):  # fmt: skip
         """
         Args:
@@ -61,15 +63,18 @@ class GAN(Generative):
             critic: What tells drawn images from real ones.
             objective: What both learn by; null: fedgen.adversarial.Hinge.
             augment: Changes of what the critic sees.
-            dropped: Part of the images whose class and site are left unsaid while training, each by itself, so that
-                either may be left open when drawing.
-            critic_steps: Steps of the critic to each of the painter, on one batch and ever new drawn images: a visit
-                may hold fewer batches than WGAN-GP's 5.
+            dropped: Part of the images whose class and site are both left unsaid while training, and of as many again
+                either is, so that they may be left open when drawing.
+            critic_steps: Steps of the critic to each of the painter, on one batch and ever new drawn images, since a
+                visit may hold few batches; null: 5 with Wasserstein, else 1.
             halflife: Images after which a weight counts half in the average.
             painter_optimizer: Builds the painter's optimizer of a visit.
             critic_optimizer: Builds the critic's.
         """
         super().__init__(canvas, known)
+        objective = objective or Hinge()
+        if critic_steps is None:
+            critic_steps = objective.critic_steps if isinstance(objective, Wasserstein) else 1
         if not 0 <= dropped < 1 or halflife < 0 or critic_steps < 1:
             raise ValueError(
                 "dropped must lie in [0, 1), halflife be 0 or more and critic_steps at least 1, "
@@ -80,7 +85,8 @@ class GAN(Generative):
         self.average = copy.deepcopy(self.painter).requires_grad_(False)
         self.register_buffer("steps", torch.zeros((), dtype=torch.float64))
         self.steps: Tensor
-        self.objective, self.augment = objective or Hinge(), augment
+        _require_free_slope(objective, self.critic)
+        self.objective, self.augment = objective, augment
         self.dropped, self.critic_steps, self.halflife = dropped, critic_steps, halflife
         self.painter_optimizer, self.critic_optimizer = painter_optimizer, critic_optimizer
         self.sent: Shown | None = None
@@ -88,7 +94,7 @@ class GAN(Generative):
 
     def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
         images, labels = batch
-        asked = [left_unsaid(of, self.dropped) for of in (labels, torch.full_like(labels, self.site))]
+        asked = left_unsaid(labels, torch.full_like(labels, self.site), self.dropped)
         painter, critic = self._both()
         for _ in range(self.critic_steps):
             loss = self._step(critic, lambda: self.loss(images, *asked))
@@ -144,6 +150,15 @@ class GAN(Generative):
 
     def configure_optimizers(self) -> list[Optimizer]:
         return [self.painter_optimizer(self.painter.parameters()), self.critic_optimizer(self.critic.parameters())]
+
+
+def _require_free_slope(objective: Objective, critic: Critic) -> None:
+    """Raises InputError where a spectral norm holds the slope that the objective pulls to one."""
+    if isinstance(objective, Wasserstein) and any(isinstance(layer, Spectral) for layer in critic.modules()):
+        raise InputError(
+            "Wasserstein takes a critic without spectral norm, whose slope its penalty sets; add "
+            "--generator.init_args.critic.init_args.spectral false, or leave out objective for Hinge"
+        )
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,24 @@ class Known:
 
     classes: tuple[str, ...]
     sites: tuple[str, ...]
+    images: tuple[tuple[int, ...], ...] | None = None
+    """Trained on: a row for each class, or one without classes, of a number for each site, or one without sites; 0 of
+    too few patients to tell (`fedgen.pairs`). None: nobody knows."""
+
+    def __post_init__(self) -> None:
+        shape = (max(1, len(self.classes)), max(1, len(self.sites)))
+        if self.images is not None and [len(row) for row in self.images] != [shape[1]] * shape[0]:
+            raise ValueError(f"images must be counted for {shape[0]} classes and {shape[1]} sites, got {self.images}")
+
+    def count(self, label: str | None, site: str | None) -> int:
+        """Images of a class and site that were trained on; 1 where it is known of no site of the class.
+
+        Raises:
+            InputError: It knows no such class or site.
+        """
+        row, column = self.label(label), self.site(site)
+        counts = self.images[row] if self.images else ()
+        return counts[column] if any(counts) else 1
 
     def label(self, name: str | None) -> int:
         return _place(name, self.classes, "class")
@@ -94,6 +112,11 @@ class InSteps(Protocol):
         """The process that it walks back."""
         ...
 
+    @property
+    def dropped(self) -> float:
+        """Part of the images whose class and site it was not told while training."""
+        ...
+
     def guesses(
         self, noise: Float[Tensor, "n *shape"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"],
         sampler: Sampler, steps: Collection[int],
@@ -120,9 +143,17 @@ class ByName(nn.Module):
         return asked
 
 
-def left_unsaid(places: Int[Tensor, " n"], part: float, random: torch.Generator | None = None) -> Int[Tensor, " n"]:
-    """`places`, of which about that part is UNSAID: what may be left open when drawing has to be learned so too."""
-    return torch.where(torch.rand(len(places), device=places.device, generator=random) < part, UNSAID, places)
+def left_unsaid(
+    labels: Int[Tensor, " n"], sites: Int[Tensor, " n"], part: float, random: torch.Generator | None = None
+) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Class and site, of about that part of the images both UNSAID: what is left open when drawing has to be learned.
+
+    Guidance compares with an image of which nothing is said. Our reading: each is also UNSAID by itself, of as many
+    images again, since a class may be drawn in no site's look, and a site's look in no class.
+    """
+    together, label_alone, site_alone = torch.rand(3, len(labels), device=labels.device, generator=random) < part
+    hidden = (together | label_alone, together | site_alone)
+    return torch.where(hidden[0], UNSAID, labels), torch.where(hidden[1], UNSAID, sites)
 
 
 def _place(name: str | None, names: Sequence[str], what: str) -> int:

@@ -91,7 +91,7 @@ def _inspect(
         set=digest, generator=generator, data=drawn.settings["data"], images=len(looked.images),
         left_out=sorted(left_out), copies=copies, groups=_groups(drawn, copies, left_out), lacking=_lacking(looked),
         sites={a.site: a.metrics for a in answers}, own=_own(shown), quality=_quality(answers, shown, known),
-        encoder=eyes.digest,
+        encoder=eyes.digest, label_fraction=drawn.settings.get("label_fraction"),
         asked={"run": str(run), "encoder": str(encoder) if encoder else None, "overrides": list(overrides)},
     )  # fmt: skip
     write_json(folder / AUDIT, found.as_dict() | {"asked": found.asked})

@@ -36,7 +36,7 @@ class JointGenerator(Generator):
         """Of generators by site, of one run: with the same classes and canvas."""
         one = next(iter(each.values()))
         networks = nn.ModuleList([made.network for made in each.values()])
-        return cls(networks, Known(one.known.classes, tuple(each)), one.canvas, each)
+        return cls(networks, Known(one.known.classes, tuple(each), _counts(each)), one.canvas, each)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -79,6 +79,17 @@ class JointGenerator(Generator):
                 if classes is not None:
                     masks[at], paired = classes, True
         return images, masks if paired else None
+
+
+def _counts(each: Mapping[str, Generator]) -> tuple[tuple[int, ...], ...] | None:
+    """Of each site, what its own generator was trained on."""
+    columns = []
+    for site, own in each.items():
+        if own.known.images is None:
+            return None
+        place = own.known.site(site) if own.known.sites else 0
+        columns.append([row[place] for row in own.known.images])
+    return tuple(zip(*columns, strict=True))
 
 
 def folders_of(run: Path) -> dict[str, Path]:

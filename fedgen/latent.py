@@ -60,7 +60,8 @@ class LatentDiffusion(Diffusion):
     @property
     def generator(self) -> LatentGenerator:
         """What draws: the average and the decoder."""
-        return LatentGenerator(LatentDenoiser(self.average, self.autoencoder), self.known, self.canvas, self.noise)
+        network = LatentDenoiser(self.average, self.autoencoder)
+        return LatentGenerator(network, self.known, self.canvas, self.noise, self.dropped)
 
 
 class LatentDenoiser(nn.Module):
@@ -77,12 +78,13 @@ class LatentGenerator(Generator):
 
     network: LatentDenoiser
     noise: Noise
+    dropped: float
 
     @property
     def codes(self) -> DiffusionGenerator:
         """What walks."""
         canvas = self.network.autoencoder.codes(self.canvas)
-        return DiffusionGenerator(self.network.denoiser, self.known, canvas, self.noise)
+        return DiffusionGenerator(self.network.denoiser, self.known, canvas, self.noise, self.dropped)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -92,7 +94,7 @@ class LatentGenerator(Generator):
     def build(cls, known: Known, canvas: Canvas, settings: Mapping[str, Any]) -> LatentGenerator:
         autoencoder = Autoencoder(**settings["autoencoder"])
         codes = DiffusionGenerator.build(known, autoencoder.codes(canvas), settings)
-        return cls(LatentDenoiser(codes.network, autoencoder), known, canvas, codes.noise)
+        return cls(LatentDenoiser(codes.network, autoencoder), known, canvas, codes.noise, codes.dropped)
 
     @property
     def noise_shape(self) -> tuple[int, ...]:

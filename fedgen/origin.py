@@ -26,10 +26,12 @@ def generators(run: Path, sites: Collection[str]) -> dict[str, Any]:
     return {"generator": hashlib.sha256("".join(own.values()).encode()).hexdigest(), "generators": own}
 
 
-def trained_on(run: Path) -> str | None:
-    """Fingerprint of the images that the run's generator, or that of a site's folder in the run, was trained on."""
+def trained_on(run: Path) -> dict[str, Any]:
+    """Of the run's generator, or that of a site's folder in the run: `data`, the fingerprint of the images that it was
+    trained on, and `label_fraction`, the part of their labels."""
     places = [RunFolder(place) for place in (run, run.resolve().parent.parent)]
-    return next((data for place in places if place.about() and (data := place.finished().get("data"))), None)
+    about = next((told for place in places if place.about() and (told := place.finished()).get("data")), {})
+    return {key: about.get(key) for key in ("data", "label_fraction")}
 
 
 def require_origin(run: Path, folder: Path, settings: dict[str, Any], cohort: Cohort) -> None:

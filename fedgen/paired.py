@@ -64,7 +64,7 @@ class PairedDiffusion(Diffusion):
     @property
     def generator(self) -> Generator:
         """What draws: the average."""
-        return PairedGenerator(self.average, self.known, self.canvas, self.noise, self.masks)
+        return PairedGenerator(self.average, self.known, self.canvas, self.noise, self.dropped, self.masks)
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,14 @@ class PairedGenerator(Generator):
 
     network: Denoiser
     noise: Noise
+    dropped: float
     masks: int
 
     @property
     def wide(self) -> DiffusionGenerator:
         """What draws images and bits in one."""
-        return DiffusionGenerator(self.network, self.known, with_bits(self.canvas, self.masks), self.noise)
+        canvas = with_bits(self.canvas, self.masks)
+        return DiffusionGenerator(self.network, self.known, canvas, self.noise, self.dropped)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -87,7 +89,7 @@ class PairedGenerator(Generator):
     @classmethod
     def build(cls, known: Known, canvas: Canvas, settings: Mapping[str, Any]) -> PairedGenerator:
         wide = DiffusionGenerator.build(known, with_bits(canvas, settings["masks"]), settings)
-        return cls(wide.network, known, canvas, wide.noise, settings["masks"])
+        return cls(wide.network, known, canvas, wide.noise, wide.dropped, settings["masks"])
 
     @property
     def noise_shape(self) -> tuple[int, ...]:

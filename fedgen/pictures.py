@@ -1,4 +1,4 @@
-"""Drawn images as files: 8-bit PNG in 2D, NIfTI of 16-bit integers in 3D, which is what manifests hold."""
+"""Drawn images as files: 8-bit PNG in 2D, NIfTI of 12 bits in 3D, which `Data` reads back as they were drawn."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fedcore.data.io.levels import GREYS, LEVELS
 from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.errors import InputError
-
-GREYS, LEVELS = 255, 4095
-"""The brightest value of a picture, and of a volume: 12 bits, as scanners have."""
 
 
 def require_encodable(shape: Sequence[int]) -> None:
     """Raises InputError for images (c, *space) of channels that `encoded` has no file for."""
-    able = (1,) if len(shape) == 4 else (1, 3)
+    able = (1, 2, 3, 4) if len(shape) == 4 else (1, 3)
     if shape[0] not in able:
-        kind = "volumes are written with 1 channel" if len(shape) == 4 else "images are written with 1 or 3 channels"
+        kind = "volumes are written with 1 to 4 channels" if len(shape) == 4 else "images are written with 1 or 3"
         raise InputError(f"{kind}, the generator draws {shape[0]}; train one on images of fewer channels")
 
 
@@ -39,7 +37,8 @@ def encoded(image: Float[Tensor, "c *space"]) -> tuple[bytes, str]:
     pixels = ((image.clamp(-1, 1) + 1) / 2).cpu().numpy()
     if pixels.ndim == 3:
         return png((pixels * GREYS).round().astype(np.uint8)), "png"
-    return _nifti((pixels[0] * LEVELS).round().astype(np.int16)), "nii.gz"
+    levels = np.moveaxis((pixels * LEVELS).round().astype(np.int16), 0, -1)
+    return _nifti(levels[..., 0] if len(pixels) == 1 else levels), "nii.gz"
 
 
 def encoded_mask(mask: Int[Tensor, "*space"]) -> tuple[bytes, str]:

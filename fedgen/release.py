@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -159,13 +160,25 @@ def _write(part: Path, drawn: DrawnSet, kind: str, audit: AuditRecord | None, sh
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
     write_atomically(part / MANIFEST, text.getvalue().encode())
-    for label in sorted({image.label or "" for image in drawn.images}):
-        images = torch.stack([decoded(i.path) for i in _some([i for i in drawn.images if (i.label or "") == label])])
-        write_atomically(part / "sheets" / f"{label or 'all'}.png".replace("/", "_"), contact_sheet(images))
+    for name, shown in _by_class(drawn).items():
+        write_atomically(part / "sheets" / name, contact_sheet(torch.stack([decoded(i.path) for i in shown])))
     if audit:
         write_json(part / AUDIT, replace(audit, released=digest_of(part / MANIFEST)).as_dict())
     write_atomically(part / SHEET, sheet.encode())
     write_sums(part, sorted(path.relative_to(part).as_posix() for path in part.rglob("*") if path.is_file()))
+
+
+def _by_class(drawn: DrawnSet) -> dict[str, list[DrawnImage]]:
+    """Some images of each class, under a file's name that no other class has, whatever the classes are called."""
+    labels = sorted({image.label or "" for image in drawn.images})
+    return {
+        _sheet_name(at, label): _some([image for image in drawn.images if (image.label or "") == label])
+        for at, label in enumerate(labels)
+    }
+
+
+def _sheet_name(at: int, label: str) -> str:
+    return f"{at}_{re.sub('[^a-zA-Z0-9.-]+', '_', label)[:40]}.png" if label else "all.png"
 
 
 def _some(images: list[DrawnImage], most: int = 64) -> list[DrawnImage]:

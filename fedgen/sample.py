@@ -5,9 +5,8 @@ A set is candidates: nobody has looked yet whether images of patients are among 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +19,11 @@ from fedcore.local import channels_last
 from fedcore.lock import locked
 from fedcore.progress import Counting
 from fedcore.run import RunFolder
-from fedgen.drawn import MANIFEST, add, begin
-from fedgen.generator import Generator, InSteps, Known
+from fedgen.drawn import MANIFEST, NOTE, add, begin
+from fedgen.generator import Generator, InSteps
 from fedgen.joint import JointGenerator, load_drawing
 from fedgen.origin import generators, trained_on
+from fedgen.pairs import Wanted
 from fedgen.pictures import require_encodable
 from fedgen.sampling import Sampler, noise_of
 
@@ -34,9 +34,9 @@ def sample(
     count: int = 1000,
     classes: list[str] | None = None,
     sites: list[str] | None = None,
-    steps: int = 50,
-    solver: Literal["dpm", "ddim"] = "dpm",
-    guidance: float = 1.0,
+    steps: int | None = None,
+    solver: Literal["dpm", "ddim"] | None = None,
+    guidance: float | None = None,
     seed: int = 0,
     batch_size: int = 64,
     resume: bool = False,
@@ -47,13 +47,14 @@ def sample(
         run: A finished run of `generate train`. Where sites have a generator each, images that imitate a site come
             from its own, which so leaves the site (fedgen.joint); with a site's folder in the run nothing leaves.
         out: Folder of the set.
-        count: Images in all, evenly over classes and sites.
+        count: Images in all, evenly over classes; of a class, each site's look as often as the site has images of it.
         classes: Only these; null: all that the generator knows.
-        sites: Whose look the images have; null: each site's in turn.
-        steps: Of the sampler of a diffusion; more are finer and slower. A GAN or VAE has no sampler.
-        solver: dpm, or ddim, which wants more steps; not for a diffusion that predicts the flow.
-        guidance: Of a diffusion. 1 draws what was learned; above, images are more typical of their class and less
-            diverse.
+        sites: Whose look the images have; null: each site's that has the class. Pairs of class and site that were
+            trained on images of fewer than policy.min_patients patients are left out, and set.json says which.
+        steps: Of the sampler of a diffusion, null: 50; more are finer and slower. A GAN or VAE has no sampler.
+        solver: Of a diffusion that predicts v or epsilon, null: dpm; or ddim, which wants more steps.
+        guidance: Of a diffusion. null and 1 draw what was learned; above, images are more typical of their class and
+            less diverse.
         seed: Image i of a seed is the same, however many are drawn and in whatever batches.
         batch_size: Images drawn at once.
         resume: Go on with the set in `out`, or draw more for it.
@@ -61,16 +62,15 @@ def sample(
     if count < 1 or batch_size < 1:
         raise InputError(f"count and batch_size must be at least 1, got {count} and {batch_size}")
     generator = load_drawing(Path(run))
-    try:
-        sampler = Sampler(steps, solver, guidance)
-    except ValueError as e:
-        raise InputError(str(e)) from e
+    sampler = _sampler(generator, steps, solver, guidance)
     wanted = Wanted.of(generator.known, classes, sites)
     require_encodable(generator.canvas.shape)
     settings = generators(Path(run), [site for site in wanted.sites if site]) | {
-        "data": trained_on(Path(run)), "classes": list(wanted.classes), "sites": list(wanted.sites),
-        **_influence(generator, sampler), "seed": seed,
+        **trained_on(Path(run)), "classes": list(wanted.classes), "sites": list(wanted.sites),
+        NOTE: wanted.note(), **_influence(generator, sampler), "seed": seed,
     }  # fmt: skip
+    if note := wanted.note():
+        print(note)
     require_writable(Path(out))
     with locked(Path(out)):
         done = begin(Path(out), settings, resume)
@@ -79,33 +79,46 @@ def sample(
     return Path(out) / MANIFEST
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Which class and whose look each image of a set has: all pairs in turn."""
+def _sampler(
+    generator: Generator, steps: int | None, solver: Literal["dpm", "ddim"] | None, guidance: float | None
+) -> Sampler:
+    """Raises InputError for what cannot be, or would have no influence on the images."""
+    walking, known = _in_steps(generator), generator.known
+    given = [
+        f"--{name}" for name, of in {"steps": steps, "solver": solver, "guidance": guidance}.items() if of is not None
+    ]
+    if given and not walking:
+        kind = type(next(iter(_each(generator)))).__name__
+        raise InputError(f"{' and '.join(given)} set the sampler of a diffusion; a {kind} has none, leave them out")
+    if solver and all(made.noise.predicts == "flow" for made in walking):
+        raise InputError(
+            "--solver is for diffusions that predict v or epsilon; this one predicts the flow, leave it out"
+        )
+    if guidance not in (None, 1) and not (known.classes or known.sites):
+        raise InputError("--guidance leads to a class or site, and this generator knows none; leave it out")
+    if guidance not in (None, 1) and not all(made.dropped for made in walking):
+        raise InputError(
+            "--guidance compares with images of which nothing is said, and this generator was trained on none; leave "
+            "it out, or train one with generator.init_args.dropped above 0, such as 0.1"
+        )
+    asked = {"steps": steps, "solver": solver, "guidance": guidance}
+    try:
+        return Sampler(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
+    except ValueError as e:
+        raise InputError(str(e)) from e
 
-    known: Known
-    classes: tuple[str | None, ...]
-    sites: tuple[str | None, ...]
 
-    @classmethod
-    def of(cls, known: Known, classes: Sequence[str] | None, sites: Sequence[str] | None) -> Wanted:
-        """Raises InputError for a class or site that the generator does not know."""
-        asked = cls(known, tuple(classes or known.classes or (None,)), tuple(sites or known.sites or (None,)))
-        for name in asked.classes:
-            known.label(name)
-        for name in asked.sites:
-            known.site(name)
-        return asked
+def _each(generator: Generator) -> list[Generator]:
+    return list(generator.each.values()) if isinstance(generator, JointGenerator) else [generator]
 
-    def names(self, i: int) -> tuple[str | None, str | None]:
-        """Class and site of image i."""
-        return self.classes[i % len(self.classes)], self.sites[i // len(self.classes) % len(self.sites)]
+
+def _in_steps(generator: Generator) -> list[InSteps]:
+    return [made for made in _each(generator) if isinstance(made, InSteps)]
 
 
 def _influence(generator: Generator, sampler: Sampler) -> dict[str, Any]:
     """The settings of the sampler that the images depend on."""
-    each = list(generator.each.values()) if isinstance(generator, JointGenerator) else [generator]
-    walking = [made for made in each if isinstance(made, InSteps)]
+    walking = _in_steps(generator)
     if not walking:
         return {}
     solved = any(made.noise.predicts != "flow" for made in walking)
@@ -124,12 +137,13 @@ def _draw(
 ) -> None:
     """A batch of images, then its rows: the manifest never names an image that is not there."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    of_each = wanted.names(numbers.stop)
     with Counting("drawing images", numbers.start) as counting, drawing(generator, device):
         for first in range(numbers.start, numbers.stop, batch_size):
             batch = range(first, min(first + batch_size, numbers.stop))
-            names = [wanted.names(i) for i in batch]
-            labels = torch.tensor([wanted.known.label(label) for label, _ in names], device=device)
-            sites = torch.tensor([wanted.known.site(site) for _, site in names], device=device)
+            names = of_each[batch.start : batch.stop]
+            labels = torch.tensor([generator.known.label(label) for label, _ in names], device=device)
+            sites = torch.tensor([generator.known.site(site) for _, site in names], device=device)
             noise = noise_of(seed, batch, generator.noise_shape).to(device)
             images, masks = generator.draw_pairs(noise, labels, sites, sampler)
             add(out, batch, images, names, masks)

@@ -76,7 +76,7 @@ class Sampler:
             # Spaced from the end: the first step begins where there is nothing but noise (Lin et al. 2023,
             # arXiv 2305.08891). Their clipping to [-1, 1] would bend the way of guided images.
             settings: dict[str, Any] = {
-                "beta_schedule": process.beta_schedule, "timestep_spacing": "trailing",
+                **process.betas, "timestep_spacing": "trailing",
                 "prediction_type": {"epsilon": "epsilon", "v": "v_prediction"}[process.predicts],
             }  # fmt: skip
             if self.solver == "dpm":

@@ -64,12 +64,18 @@ def built(config: Mapping[str, Any]) -> Generator:
         KeyError, TypeError, ValueError: It is of no known kind, or damaged.
     """
     kind = getattr(importlib.import_module(KINDS[config["kind"]]), config["kind"])
-    known = Known(*(tuple(config["known"][what]) for what in ("classes", "sites")))
+    known = _known(config["known"])
     canvas = Canvas(int(config["canvas"]["channels"]), tuple(map(int, config["canvas"]["size"])))
     if min(canvas.shape) < 1 or prod(canvas.shape) > MOST_PIXELS:
         raise ValueError(f"images of {canvas.shape} values; they must have at least 1 and at most {MOST_PIXELS:,}")
     made: Generator = kind.build(known, canvas, config["settings"])
     return made
+
+
+def _known(config: Mapping[str, Any]) -> Known:
+    images = config["images"]
+    counts = None if images is None else tuple(tuple(int(n) for n in row) for row in images)
+    return Known(tuple(config["classes"]), tuple(config["sites"]), counts)
 
 
 def _tensors(folder: Path) -> Tensors:

@@ -75,7 +75,7 @@ class Studio(Message):
         labels = torch.multinomial(self._often(site, classes), count, replacement=True, generator=random)
         labels = torch.where(labels == classes, UNSAID, labels)
         sites = torch.full_like(labels, painter.known.site(site))
-        asked = [left_unsaid(of, self._settings["dropped"], random) for of in (labels, sites)]
+        asked = left_unsaid(labels, sites, self._settings["dropped"], random)
         return Order(noise_of(ticket, range(count), painter.noise_shape), *asked)
 
     def _often(self, site: str, classes: int) -> Float[Tensor, " known"]:

@@ -11,6 +11,7 @@ from fedcore.classifiers import MODEL, own_parts, save_classifier
 from fedcore.data.describe import describe
 from fedcore.data.findings import findings_of, several, with_findings
 from fedcore.data.images import Cohort, Images
+from fedcore.data.labels import labelled, require_fraction, require_trained
 from fedcore.data.source import Data
 from fedcore.encoders import Encoder, ResNet
 from fedcore.errors import InputError, building
@@ -25,8 +26,7 @@ from fedcore.visit import Visit
 from fedtune.classifier import Classifier
 from fedtune.evaluate import evaluate, require_classes, require_countable, require_tests
 from fedtune.kappa import grades_of
-from fedtune.labels import labelled, require_trained
-from fedtune.result import leave, require_fraction
+from fedtune.result import leave
 from fedtune.tell import as_json, show
 
 

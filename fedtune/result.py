@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from fedcore.errors import InputError
 from fedcore.files import write_atomically, write_json
 from fedcore.run import RunFolder
 from fedcore.store import CARD
@@ -22,9 +21,3 @@ def leave(run: RunFolder, module: nn.Module, model: str, scores: dict[str, Any],
     """
     write_json(run.path / "scores.json", scores)
     write_atomically(run.path / Path(model).parent / CARD, card(run, module, scores, owners).encode())
-
-
-def require_fraction(fraction: float) -> None:
-    """Raises InputError before anything is trained."""
-    if not 0 < fraction <= 1:
-        raise InputError(f"label_fraction must lie in (0, 1], got {fraction}")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import nn
 
 from fedcore.algorithm import Algorithm, FedAvg
@@ -15,6 +14,7 @@ from fedcore.classifiers import SEGMENTER, own_parts, save_classifier
 from fedcore.data.decode import UNLABELED
 from fedcore.data.describe import describe
 from fedcore.data.images import Cohort, Images
+from fedcore.data.labels import of_patients, require_fraction, with_mask
 from fedcore.data.source import Data
 from fedcore.errors import Faults, InputError, building
 from fedcore.federation import Rounds
@@ -27,12 +27,11 @@ from fedcore.store import find_encoder, load_encoder
 from fedcore.visit import Visit
 from fedtune.evaluate import require_tests
 from fedtune.evaluate_masks import as_json, evaluate_masks, require_summable, show
-from fedtune.labels import of_patients
 from fedtune.native import Files
 from fedtune.networks import UShaped
 from fedtune.outlines import Outlines
 from fedtune.overlap import Missed
-from fedtune.result import leave, require_fraction
+from fedtune.result import leave
 from fedtune.segmenter import Segmenter
 
 
@@ -174,11 +173,5 @@ def _tasks(cohort: Cohort, fraction: float, seed: int, policy: Policy) -> tuple[
 
 def with_masks(cohort: Cohort, split: str) -> dict[str, Images]:
     """Images whose mask labels at least one pixel."""
-    found = {site: _masked(images) for site, images in cohort.split(split).items() if images.masks is not None}
+    found = {site: with_mask(images) for site, images in cohort.split(split).items() if images.masks is not None}
     return {site: images for site, images in found.items() if len(images)}
-
-
-def _masked(images: Images) -> Images:
-    parts = [range(at, min(at + 64, len(images))) for at in range(0, len(images), 64)]
-    known = [(images.mask_batch(part) != UNLABELED).flatten(1).any(1) for part in parts]
-    return images.take(torch.cat(known).nonzero().flatten()) if known else images

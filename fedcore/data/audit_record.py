@@ -54,6 +54,8 @@ class AuditRecord:
     """Frechet distances to trained images of all images, by class and by site, and those of held-out images."""
     encoder: str | None
     """SHA-256 of its weights."""
+    label_fraction: float | None = None
+    """Part of the patients whose labels the generator learned from; None: unknown."""
     released: str | None = None
     """Digest of the released set, whose files are others."""
     asked: dict[str, Any] = field(default_factory=dict, compare=False)

@@ -151,7 +151,8 @@ def _sweep(folder: Path) -> None:
 
 def _place(folder: Path, rows: Sequence[Row], how: Decoding, memo: Memo) -> Path:
     """Named by content alone, so a site may be renamed; a new decoder may read what was a fault before."""
-    return folder / key_of([memo.digest(row) for row in rows], how, decoders(), VERSION)
+    synthetic = [at for at, row in enumerate(rows) if row.synthetic]
+    return folder / key_of([memo.digest(row) for row in rows], how, synthetic, decoders(), VERSION)
 
 
 def decoders() -> list[bool]:

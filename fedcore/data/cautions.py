@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedcore.data.cells import rows_told
 from fedcore.data.decode import UNLABELED
 from fedcore.data.duplicates import equal_images
 from fedcore.data.look import Look
@@ -72,7 +73,7 @@ def _geometry(sites: Sites) -> Iterator[str]:
             )
         if lost := sum(look.header.orientation is None for look in volumes):
             yield (
-                f"site '{site}': {lost} of {len(volumes)} volumes do not say how they lie; they stay as they are stored, "
+                f"site '{site}': {lost} of {len(volumes)} volumes do not say how they lie; they stay as stored, "
                 "others are turned to right, front, head; see in data preview whether they lie alike"
             )
 

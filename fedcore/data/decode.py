@@ -11,11 +11,12 @@ from jaxtyping import Float16, Float32, Int64, UInt8
 from fedcore.data.clipping import UNCLIPPED, Clipping, clipping_of
 from fedcore.data.geometry import Spacing, fit, fit_mask, inner_size, with_channels
 from fedcore.data.io.affine import grid_of
+from fedcore.data.io.levels import require_levels, white_of
 from fedcore.data.io.masks import Meaning, as_classes, read_mask_of
 from fedcore.data.io.readers import ImageFault, Nan, read_image
 from fedcore.data.io.spacing import scaled
 from fedcore.data.manifest import Row
-from fedcore.data.scaling import Scaling
+from fedcore.data.scaling import Scaling, Window
 from fedcore.data.slices import between_ends, cut, cut_mask, not_empty, plane_of
 
 UNLABELED = 255
@@ -91,10 +92,11 @@ def decode(row: Row, how: Decoding) -> Decoded:
     """Reads, scales and fits one image, or the slices of one volume.
 
     Scaled before it is fitted or cut: padding and smoothing must not move the percentiles, and the slices of
-    a volume keep their brightness to one another.
+    a volume keep their brightness to one another. Images of a synthetic set are scaled by their own levels.
 
     Raises:
-        ImageFault: unreadable, of other dimensions than the rest, or a mask of another shape or place.
+        ImageFault: unreadable, of other dimensions than the rest, a mask of another shape or place, or a synthetic
+            image whose file does not hold the levels that were drawn.
     """
     raw = read_image(row.image, row.member, row.index, how.nan)
     dims = raw.ndim - 1
@@ -103,9 +105,17 @@ def decode(row: Row, how: Decoding) -> Decoded:
     if raw.shape[0] not in (1, how.channels) and (raw.shape[0], how.channels) != (3, 1):
         raise ImageFault(f"{raw.shape[0]} channels cannot become {how.channels}")
     mask = None if row.mask is None else as_classes(read_mask_of(row.image, row.mask, raw.shape[1:]), how.mask_255)
-    scaled_image = how.scaling(raw)
+    scaling = _levels_of(row, raw) if row.synthetic else how.scaling
+    scaled_image = scaling(raw)
     images = arrange(scaled_image, mask, how, UNKNOWN if row.member else how.layout(row.image))
     return replace(images, constant=bool(raw.min() == raw.max()), clipping=clipping_of(raw, scaled_image))
+
+
+def _levels_of(row: Row, raw: Float32[np.ndarray, "c *space"]) -> Scaling:
+    """From the levels that the row's file stores back to what was drawn."""
+    white = white_of(row.image, row.member, row.index)
+    require_levels(raw, white)
+    return Window(0.0, float(white))
 
 
 def arrange(

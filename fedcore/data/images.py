@@ -37,6 +37,8 @@ class Images:
     """(n,) int64, anonymous numbers: equal ones are one patient."""
     masks: np.ndarray | None = None
     """(stored, *space) uint8 class numbers, 255 where unlabelled."""
+    masks_used: np.ndarray | None = None
+    """(n,) bool, whose mask is given away; those of the others are read as unlabelled. None: of all."""
     rows: np.ndarray | None = None
     """(n,) int64 rows of the manifest; None where there is none."""
     index: np.ndarray | None = None
@@ -54,6 +56,8 @@ class Images:
         counts = {"splits": len(self.splits), "labels": len(self.labels), "patients": len(self.patients)}
         if self.rows is not None:
             counts["rows"] = len(self.rows)
+        if self.masks_used is not None:
+            counts["masks_used"] = len(self.masks_used)
         if self.positions is not None:
             counts["positions"] = len(self.positions)
         if self.spacing is not None:
@@ -93,6 +97,7 @@ class Images:
             labels=self.labels[torch.from_numpy(at)],
             patients=self.patients[at],
             rows=None if self.rows is None else self.rows[at],
+            masks_used=None if self.masks_used is None else self.masks_used[at],
             positions=None if self.positions is None else self.positions[at],
             spacing=None if self.spacing is None else self.spacing[at],
             findings=None if self.findings is None else self.findings[torch.from_numpy(at)],
@@ -116,7 +121,11 @@ class Images:
         """
         if self.masks is None:
             raise ValueError(f"site '{self.site}' has no masks")
-        return torch.from_numpy(np.asarray(self.masks[self._stored(np.asarray(indices, dtype=np.int64))])).long()
+        at = np.asarray(indices, dtype=np.int64)
+        masks = torch.from_numpy(np.asarray(self.masks[self._stored(at)])).long()
+        if self.masks_used is not None:
+            masks[torch.from_numpy(~self.masks_used[at])] = 255
+        return masks
 
     def beside(self, what: Beside, indices: Indices) -> Tensor:
         """What belongs to the pixels of `batch(indices)`.
@@ -137,7 +146,7 @@ class Images:
         if self.positions is None:
             raise Refused(
                 "not every image's position in its volume is known; cut volumes by data.slices, or give every row "
-                "of the manifest a position"
+                "of the manifest a position; images of a synthetic set have none"
             )
         return torch.from_numpy(self.positions[np.asarray(indices, dtype=np.int64)])
 

@@ -27,3 +27,5 @@ class Row:
     index: int | None = None
     position: float | None = None
     """Where in its volume a slice lies, in [0, 1] from the patient's least to the greatest at the site."""
+    synthetic: bool = False
+    """Drawn by a generator; the file's own levels say its intensities (`fedcore.data.io.levels`)."""

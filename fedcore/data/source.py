@@ -30,7 +30,7 @@ from fedcore.data.scaling import Percentiles, Scaling
 from fedcore.data.slices import emptied
 from fedcore.data.split_notes import split_notes
 from fedcore.data.survey import survey
-from fedcore.data.synthetic import Synthetic, standing
+from fedcore.data.synthetic import SITE, Synthetic, standing
 from fedcore.errors import Faults, InputError
 from fedcore.nearest import nearest
 from fedcore.seeds import require_seed
@@ -48,11 +48,13 @@ class Data:
     slices: int | None = None
     """Cuts volumes along this axis into all their slices: 2D images that know their position in the volume. 2 runs from
     feet to head (axial), 1 from back to front, 0 from left to right; of files that do not say how they lie, as stored.
-    `size` is then a slice's (rows, columns), as a viewer shows it; null keeps volumes whole."""
+    `size` is then a slice's (rows, columns), as a viewer shows it; null keeps volumes whole. 2D images of `further` and
+    `synthetic` sets join slices as they are."""
     channels: int | None = None
     """1 or 3; null: 1 if the sites' images are grey, else 3."""
     scaling: Scaling | None = None
-    """Raw intensities to [-1, 1]; null: fedcore.data.scaling.Percentiles."""
+    """Raw intensities to [-1, 1]; null: fedcore.data.scaling.Percentiles. Images of a synthetic set come back as they
+    were drawn, whatever stands here."""
     mask_255: Meaning | None = None
     """What 255 stands for in masks, at all sites: class, a structure (class 1), or unlabelled, where nobody has looked;
     null: class where no mask of the manifest holds a number other than 0 and 255, else unlabelled."""
@@ -100,9 +102,10 @@ class Data:
         require_seed(self.seed)
         cohort = self._load(progress)
         for manifest in self.further:
-            cohort = joined(cohort, self._other(manifest, cohort.channels, progress))
+            cohort = joined(cohort, _noting_new_classes(cohort, self._other(manifest, cohort.channels, progress)))
         if self.synthetic:
-            cohort = self.synthetic.join(cohort, self._other(self.synthetic.manifest, cohort.channels, progress))
+            drawn = self._other(self.synthetic.manifest, cohort.channels, progress)
+            cohort = self.synthetic.join(cohort, _noting_new_classes(cohort, drawn))
         require_distinct(cohort.classes)
         return cohort
 
@@ -117,10 +120,12 @@ class Data:
         return meaning, [*require_numbered(met, meaning), *mask_notes(met, meaning)]
 
     def _other(self, manifest: str, channels: int, progress: Progress | None) -> Cohort:
-        """The sites of another manifest, in the form of these."""
-        alone = Data(manifest, self.size, self.slices, channels, self.scaling, self.mask_255, self.nan,
+        """The sites of another manifest, in the form of these; slices that a generator drew are 2D already."""
+        alone = Data(manifest, self.size, None, channels, self.scaling, self.mask_255, self.nan,
                      test_fraction=0.0, on_fault=self.on_fault, cache=self.cache,
                      patients_are_global=self.patients_are_global)  # fmt: skip
+        if self.slices is not None and alone._dims() == 3:
+            alone = replace(alone, slices=self.slices)
         cohort = alone.load(progress)
         found = standing(Path(manifest), cohort.sites)
         if found.doubt and not self.unaudited:
@@ -130,6 +135,12 @@ class Data:
             )
         note = f"{found.doubt} was taken all the same" if found.doubt else found.note
         return replace(cohort, notes=(*cohort.notes, *([note] if note else [])))
+
+    def _dims(self) -> int:
+        """Spatial dimensions of the files."""
+        if self.manifest == "phantom":
+            return self.phantom.spatial_dims
+        return survey(self._sites(self.read(self.manifest)), self.cache or default_folder())[0]
 
     def _load(self, progress: Progress | None) -> Cohort:
         if self.manifest == "phantom":
@@ -184,12 +195,24 @@ class Data:
         names = self.partition(manifest.rows, self.seed) if self.partition else [row.site for row in manifest.rows]
         sites: dict[str, list[Row]] = defaultdict(list)
         for row, name in zip(manifest.rows, names, strict=True):
-            sites[name].append(replace(row, site=name))
+            sites[name].append(replace(row, site=name, synthetic=row.site == SITE))
         held = set() if manifest.has_split else _held_out(sites, self.test_fraction, self.seed)
         return {
             site: [replace(row, split="test") if row.patient in held else row for row in sites[site]]
             for site in sorted(sites, key=_natural)
         }
+
+
+def _noting_new_classes(cohort: Cohort, other: Cohort) -> Cohort:
+    """`other`, with a note on classes that `cohort` lacks: a model would learn them, and no test image has them."""
+    new = sorted({*other.classes} - {*cohort.classes})
+    if not new or not cohort.classes:
+        return other
+    note = (
+        f"images of {', '.join(sorted(other.sites))} have classes that no image of the run's own manifest has: "
+        f"{', '.join(new[:10])}; classes are matched by name"
+    )
+    return replace(other, notes=(*other.notes, note))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -101,10 +101,19 @@ def standing(manifest: Path, sites: Iterable[str]) -> Standing:
         return Standing("a synthetic set that is not the one that was audited: its files have changed since")
     if record.safe.answer != "yes":
         return Standing("a synthetic set that failed its privacy check")
+    return Standing(note=". ".join(_notes(record)))
+
+
+def _notes(record: AuditRecord) -> Iterator[str]:
+    """What the page of a run says of the set that it trains on."""
     if record.useful.answer != "yes":
         why = "; ".join(record.useful.because)
-        return Standing(note=f"the synthetic set is trained on, fit for use: {record.useful.answer}, because {why}")
-    return Standing()
+        yield f"the synthetic set is trained on, fit for use: {record.useful.answer}, because {why}"
+    if record.label_fraction is not None:
+        yield (
+            f"the generator of the synthetic set learned from {record.label_fraction:.3g} of the labels; do not "
+            "compare with runs on fewer labels that use no set"
+        )
 
 
 def _without(error: InputError, folder: Path) -> str:

@@ -69,6 +69,14 @@ def images(site: str = "a", count: int = 12, shift: float = 0.0) -> Images:
     return Images(site, pixels, np.array(["train"] * count), torch.arange(count) % 2, np.arange(count))
 
 
+def of_labels(labels: list[int], patients: list[int] | None = None, name: str = "a") -> Images:
+    """A site's random 8 x 8 images of these labels; patients of their own if not given."""
+    rng, n = np.random.default_rng(list(name.encode())), len(labels)
+    pixels = rng.uniform(-1, 1, (n, 1, 8, 8)).astype(np.float16)
+    owner = np.array(range(n) if patients is None else patients, dtype=np.int64)
+    return Images(name, pixels, np.full(n, "train"), torch.tensor(labels, dtype=torch.int64), owner)
+
+
 def broken(site: str, count: int = 8) -> Images:
     """Images whose loss is NaN."""
     whole = images(site, count)

@@ -16,7 +16,7 @@ from fedcore.site import Round
 from fedcore.transport import InProcess
 from fedcore.visit import Visit
 from fedgen.diffusion import Diffusion
-from fedgen.generator import UNSAID, Canvas, Known
+from fedgen.generator import UNSAID, Canvas, Known, left_unsaid
 from fedgen.noise import Noise
 from fedgen.sampling import Sampler, noise_of
 from fedgen.unet import UNet
@@ -72,16 +72,27 @@ def test_class_and_site_are_heard_and_unsaid_is_a_row_of_its_own() -> None:
     assert torch.equal(said(UNSAID, 1), said(0, 1))
 
 
-def test_classes_and_sites_are_left_unsaid_each_by_itself() -> None:
-    module = diffusion(dropped=0.25)
-    torch.manual_seed(0)
-    labels, sites = (
-        module._drop(torch.zeros(4000, dtype=torch.int64)),
-        module._drop(torch.ones(4000, dtype=torch.int64)),
-    )
-    without = [(labels == UNSAID).float(), (sites == UNSAID).float()]
-    assert [float(w.mean()) for w in without] == pytest.approx([0.25, 0.25], abs=0.03)
-    assert float((without[0] * without[1]).mean()) == pytest.approx(0.0625, abs=0.015)
+def test_class_and_site_are_left_unsaid_together_and_each_alone() -> None:
+    """Both where `together` or both of `alone` fall, each of 0.1: 0.1 + 0.9 * 0.01; a class alone 0.9 * 0.1 * 0.9."""
+    random = torch.Generator().manual_seed(0)
+    labels, sites = left_unsaid(torch.zeros(40_000).long(), torch.ones(40_000).long(), 0.1, random)
+    both = (labels == UNSAID) & (sites == UNSAID)
+    shares = [float(of.float().mean()) for of in (both, (labels == UNSAID) & ~both, (sites == UNSAID) & ~both)]
+    assert shares == pytest.approx([0.109, 0.081, 0.081], abs=0.006)
+    assert set(labels.tolist()) == {0, UNSAID}
+    assert set(sites.tolist()) == {1, UNSAID}
+
+
+def test_the_branch_that_guidance_subtracts_is_trained() -> None:
+    """The rows of nothing said learn from a batch, and do not where nothing is dropped."""
+    for dropped, learned in ((0.1, True), (0.0, False)):
+        module, (images, labels) = diffusion(dropped=dropped), batch(64)
+        torch.manual_seed(0)
+        module.loss(images, labels, torch.zeros_like(labels)).backward()
+        for table in (module.denoiser.asked.classes, module.denoiser.asked.sites):
+            assert table.weight.grad is not None
+            assert bool(table.weight.grad[-1].abs().sum() > 0) is learned
+        assert module.generator.settings["dropped"] == dropped
 
 
 def test_the_average_halves_a_weight_after_its_images() -> None:

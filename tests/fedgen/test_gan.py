@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fedcore.errors import InputError, Refused
 from fedcore.federation import Rounds, federate
 from fedcore.ledger import RoundRecord
 from fedcore.local import LocalTrainer
+from fedcore.recipe import read_recipe
 from fedcore.seeds import seeded
 from fedcore.site import Round
 from fedcore.transport import InProcess
@@ -23,13 +25,14 @@ from fedgen.adversarial import Wasserstein
 from fedgen.critic import Critic, Shown
 from fedgen.diffaugment import DiffAugment
 from fedgen.gan import GAN, CriticsStay
-from fedgen.generator import UNSAID
+from fedgen.generator import Canvas, left_unsaid
 from fedgen.sample import sample
 from fedgen.sampling import noise_of
 from fedgen.store import load_generator, save_generator
+from fedgen.train import train
 from tests.fedcore.toys import broken, same
 from tests.fedcore.toys import images as toy_images
-from tests.fedgen.gans import VISIT, gan, left_by, phantoms, stopped_and_resumed, trained
+from tests.fedgen.gans import KNOWN, VISIT, gan, left_by, phantoms, stopped_and_resumed, trained
 
 STILL = DiffAugment(0.0, 0.0, 0.0, 0.0)
 
@@ -42,8 +45,7 @@ def central(module: GAN, data: Images, rounds: int) -> dict[str, Tensor]:
         order = torch.Generator().manual_seed(turn.seed_of(data.site, "order"))
         with seeded(turn.seed_of(data.site)):
             for images, labels in loader(data, VISIT.batch_size, True, True, "labels", order):
-                labels = torch.where(torch.rand(len(labels)) < module.dropped, UNSAID, labels)
-                sites = torch.where(torch.rand(len(labels)) < module.dropped, UNSAID, 0)
+                labels, sites = left_unsaid(labels, torch.zeros_like(labels), module.dropped)
                 for _ in range(module.critic_steps):
                     fake = module.painter(torch.randn(len(labels), 4), labels, sites).detach()
                     look = module.augment.draw(images)
@@ -84,6 +86,7 @@ def federated(module: GAN, sites: dict[str, Images], rounds: int = 2, algorithm:
         {
             "objective": Wasserstein(),
             "dropped": 0.5,
+            "critic_steps": 1,
             "critic": lambda c, k: Critic(c, k, (8, 16), spectral=False),
             "critic_optimizer": lambda p: SGD(p, lr=1e-4),
         },
@@ -185,6 +188,22 @@ def test_a_gan_is_stored_and_drawn_from(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=said):
             sample(tmp_path / "run", tmp_path / "other", 1, **asked)
+
+
+def test_wasserstein_takes_five_steps_of_a_critic_without_spectral_norm() -> None:
+    free = partial(Critic, widths=(8, 16), spectral=False)
+    assert gan().critic_steps == 1
+    assert gan(objective=Wasserstein(), critic=free).critic_steps == 5
+    assert gan(objective=Wasserstein(), critic=free, critic_steps=1).critic_steps == 1
+    with pytest.raises(InputError, match=r"Wasserstein takes a critic without spectral norm.*spectral false"):
+        gan(objective=Wasserstein())
+
+
+def test_the_recipe_takes_wasserstein() -> None:
+    words = ["gan", "--generator.init_args.objective", "fedgen.adversarial.Wasserstein"]
+    words += ["--generator.init_args.critic.init_args.spectral", "false"]
+    made = read_recipe(train, "generate train", words).build()["generator"](Canvas(1, (32, 32)), KNOWN)
+    assert (made.critic_steps, made.objective) == (5, Wasserstein())
 
 
 def test_a_site_that_is_not_known_takes_no_part() -> None:

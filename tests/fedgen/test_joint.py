@@ -36,7 +36,7 @@ def own(seed: int) -> Generator:
     denoiser = Denoiser(UNet(2, 1, widths=(8, 16)), KNOWN)
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    return DiffusionGenerator(denoiser.eval(), KNOWN, Canvas(1, (8, 8)), Noise())
+    return DiffusionGenerator(denoiser.eval(), KNOWN, Canvas(1, (8, 8)), Noise(), 0.1)
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ from tests.runs import seal
 def test_a_set_names_its_generator_and_the_images_that_one_saw(one_run: Path, drawn: Path) -> None:
     settings = DrawnSet.open(drawn).settings
     assert settings["generator"] == generators(one_run, [])["generator"]
-    assert settings["data"] == RunFolder(one_run).about()["data"] == trained_on(one_run)
+    assert settings["data"] == RunFolder(one_run).about()["data"] == trained_on(one_run)["data"]
+    assert settings["label_fraction"] == RunFolder(one_run).about()["label_fraction"] == 1.0
 
 
 def test_copies_of_its_patients_do_not_pass_an_audit_by_another_run(one_run: Path, drawn: Path, tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_a_set_of_one_sites_generator_is_of_the_run_that_holds_it(one_run: Path,
     (run / "generator").rename(run / "sites" / "hospital_1" / "generator")
     sample(run / "sites" / "hospital_1", tmp_path / "set", 4, steps=2)
     settings = DrawnSet.open(tmp_path / "set").settings
-    assert settings["data"] == trained_on(run)
+    assert settings["data"] == trained_on(run)["data"]
     require_origin(run, tmp_path / "set", settings, HOSPITALS.load())
     with pytest.raises(InputError, match="was not drawn by"):
         require_origin(run, tmp_path / "set", settings | {"generator": "0" * 64}, HOSPITALS.load())

@@ -19,10 +19,10 @@ from fedcore.data.synthetic import standing
 from fedcore.errors import Faults, InputError
 from fedgen import release as module
 from fedgen.copies import NOT_LOOKED_FOR
-from fedgen.drawn import DrawnSet
+from fedgen.drawn import DrawnImage, DrawnSet
 from fedgen.inspection import inspect
 from fedgen.pictures import encoded
-from fedgen.release import release
+from fedgen.release import _by_class, release
 from fedgen.sample import sample
 from tests.fedgen.test_inspection import plant
 from tests.runs import seal
@@ -33,10 +33,18 @@ def rows(manifest: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.fixture(scope="module")
+def audited_once(one_run: Path, one_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audited") / "set"
+    shutil.copytree(one_set, folder)
+    inspect(one_run, folder)
+    return folder
+
+
 @pytest.fixture
-def audited(one_run: Path, drawn: Path) -> Path:
-    inspect(one_run, drawn)
-    return drawn
+def audited(audited_once: Path, tmp_path: Path) -> Path:
+    """An audited set of 64 images that a test may change."""
+    return Path(shutil.copytree(audited_once, tmp_path / "set"))
 
 
 def test_a_private_set_is_written_whole_and_its_sums_are_right(audited: Path, tmp_path: Path) -> None:
@@ -48,6 +56,14 @@ def test_a_private_set_is_written_whole_and_its_sums_are_right(audited: Path, tm
     assert all(hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == s for name, s in sums.items())
     assert len([name for name in files if name.startswith("sheets/")]) == 4
     assert not list(tmp_path.glob(".out*"))
+
+
+def test_sheets_of_classes_have_names_of_their_own() -> None:
+    labels = ["a/b", "a_b", "all", None, "x" * 300, "x" * 301]
+    images = tuple(DrawnImage(at, Path("a"), label, None, None) for at, label in enumerate(labels))
+    found = _by_class(DrawnSet(Path(), {}, images))
+    assert sorted(image.number for shown in found.values() for image in shown) == list(range(6))
+    assert all("/" not in name and len(name) < 60 for name in found)
 
 
 @pytest.mark.parametrize("kind", ["same", "dicom"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from fedcore.data.source import Data
 from fedcore.errors import InputError
 from fedgen import drawn as module
+from fedgen.autoencoder import Autoencoder
 from fedgen.denoiser import Denoiser, DiffusionGenerator
 from fedgen.generator import Canvas, Known
 from fedgen.noise import Noise
@@ -21,6 +23,7 @@ from fedgen.pictures import encoded
 from fedgen.sample import sample
 from fedgen.store import TENSORS, save_generator
 from fedgen.unet import UNet
+from fedgen.vae import VAE
 from tests.fedcore.test_lock import held_elsewhere
 from tests.fedgen.gans import gan
 
@@ -34,7 +37,7 @@ def generator(folder: Path, size: tuple[int, ...] = (8, 8), known: Known = KNOWN
     denoiser = Denoiser(UNet(len(size), channels, widths=(8, 16)), known)
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    save_generator(folder / "generator", DiffusionGenerator(denoiser, known, Canvas(channels, size), Noise()))
+    save_generator(folder / "generator", DiffusionGenerator(denoiser, known, Canvas(channels, size), Noise(), 0.1))
     return folder
 
 
@@ -186,22 +189,55 @@ def test_a_set_that_another_process_draws_is_left_alone(tmp_path: Path) -> None:
         sample(run, tmp_path / "set", 8, steps=1, resume=True)
 
 
+def made_by(folder: Path, made: str) -> Path:
+    """A run with an untrained generator of some kind."""
+    known = Known((), ()) if made == "unconditional" else KNOWN
+    if made in ("gan", "vae"):
+        vae = VAE(Canvas(1, (8, 8)), KNOWN, partial(Autoencoder, widths=(8, 8)))
+        save_generator(folder / "generator", gan().generator if made == "gan" else vae.generator)
+        return folder
+    denoiser = Denoiser(UNet(2, 1, widths=(8, 16)), known)
+    process, dropped = Noise(predicts="flow" if made == "flow" else "v"), 0.0 if made == "never dropped" else 0.1
+    save_generator(folder / "generator", DiffusionGenerator(denoiser, known, Canvas(1, (8, 8)), process, dropped))
+    return folder
+
+
 @pytest.mark.parametrize(
-    ("made", "stated"),
-    [("diffusion", {"steps", "guidance", "solver"}), ("flow", {"steps", "guidance"}), ("gan", set())],
+    ("made", "given", "stated"),
+    [
+        ("diffusion", {"steps": 2}, {"steps": 2, "guidance": 1.0, "solver": "dpm"}),
+        ("diffusion", {"steps": 2, "solver": "ddim", "guidance": 2.0}, {"steps": 2, "guidance": 2.0, "solver": "ddim"}),
+        ("flow", {"steps": 3, "guidance": 2.0}, {"steps": 3, "guidance": 2.0}),
+        ("unconditional", {"steps": 2, "guidance": 1.0}, {"steps": 2, "guidance": 1.0, "solver": "dpm"}),
+        ("gan", {}, {}),
+        ("vae", {}, {}),
+    ],
 )
-def test_settings_that_an_image_does_not_depend_on_are_not_stated(tmp_path: Path, made: str, stated: set[str]) -> None:
-    if made == "gan":
-        save_generator(tmp_path / "run" / "generator", gan().generator)
-    else:
-        denoiser = Denoiser(UNet(2, 1, widths=(8, 16)), KNOWN)
-        process = Noise(predicts="flow" if made == "flow" else "v")
-        save_generator(tmp_path / "run" / "generator", DiffusionGenerator(denoiser, KNOWN, Canvas(1, (8, 8)), process))
-    sample(tmp_path / "run", tmp_path / "set", 2, **QUICK)
-    assert json.loads((tmp_path / "set" / "set.json").read_text()).keys() & {"steps", "guidance", "solver"} == stated
+def test_a_set_states_the_settings_that_its_images_depend_on(
+    tmp_path: Path, made: str, given: dict[str, Any], stated: dict[str, Any]
+) -> None:
+    sample(made_by(tmp_path / "run", made), tmp_path / "set", 2, **given)
+    found = json.loads((tmp_path / "set" / "set.json").read_text())
+    assert {key: of for key, of in found.items() if key in ("steps", "guidance", "solver")} == stated
 
 
-@pytest.mark.parametrize(("size", "channels"), [((8, 8, 8), 2), ((8, 8), 2), ((8, 8), 4)])
+@pytest.mark.parametrize(
+    ("made", "given", "said"),
+    [
+        ("gan", {"steps": 50}, "--steps set the sampler of a diffusion; a GANGenerator has none"),
+        ("vae", {"solver": "dpm", "guidance": 1.0}, "--solver and --guidance set the sampler of a diffusion; a VAEGen"),
+        ("flow", {"solver": "dpm"}, "--solver is for diffusions that predict v or epsilon; this one predicts the flow"),
+        ("unconditional", {"guidance": 2.0}, "--guidance leads to a class or site, and this generator knows none"),
+        ("never dropped", {"guidance": 2.0}, "nothing is said, and this generator was trained on none.*dropped above"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(tmp_path: Path, made: str, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        sample(made_by(tmp_path / "run", made), tmp_path / "set", 2, **given)
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(("size", "channels"), [((8, 8, 8), 5), ((8, 8), 2), ((8, 8), 4)])
 def test_images_that_no_file_holds_are_refused_before_anything_is_written(
     tmp_path: Path, size: tuple[int, ...], channels: int
 ) -> None:

@@ -22,7 +22,7 @@ KNOWN = Known(("cat", "dog"), ("a", "b"))
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     denoiser = Denoiser(UNet(2, 1, widths=(8, 16)), KNOWN)
-    save_generator(tmp_path / "generator", DiffusionGenerator(denoiser, KNOWN, Canvas(1, (8, 8)), Noise()))
+    save_generator(tmp_path / "generator", DiffusionGenerator(denoiser, KNOWN, Canvas(1, (8, 8)), Noise(), 0.1))
     return tmp_path / "generator"
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import safetensors.torch
 import torch
 
 from fedcore.cli import main
+from fedcore.data.labels import labelled, of_patients, with_mask
 from fedcore.data.phantom import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import InputError
@@ -19,7 +22,7 @@ from fedcore.visit import Visit
 from fedgen.diffusion import Diffusion
 from fedgen.sample import sample
 from fedgen.store import load_generator
-from fedgen.train import train
+from fedgen.train import _given, train
 from fedgen.unet import UNet
 from tests.stopping import killed_in
 
@@ -64,6 +67,54 @@ def test_a_run_repeats_and_a_resumed_one_ends_with_the_same_bits(tmp_path: Path)
     whole, resumed = trained(tmp_path / "whole"), stopped_and_resumed(tmp_path / "run")
     assert weights(resumed).keys() == weights(whole).keys()
     assert all(torch.equal(t, weights(resumed)[k]) for k, t in weights(whole).items())
+
+
+def test_a_fraction_of_the_labels_is_learned_from_and_all_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same labels as `finetune` takes, by patient; of two sites of 12 images, an epoch."""
+    fraction, seen, loss = 0.3, [], Diffusion.loss
+    data = replace(phantoms(), phantom=Phantoms(sites=2, images_per_site=16))
+
+    def watched(self: Diffusion, images: Any, labels: Any, sites: Any) -> Any:
+        seen.extend(zip(images.half().sum((1, 2, 3)).tolist(), labels.tolist(), strict=True))
+        return loss(self, images, labels, sites)
+
+    monkeypatch.setattr(Diffusion, "loss", watched)
+    run = trained(tmp_path / "run", data=data, label_fraction=fraction, rounds=Rounds(1))
+    sites = data.load().split("train")
+    given = [labelled(images, fraction, 0) for images in sites.values()]
+    found = {(sum_, label) for sum_, label in seen if label >= 0}
+    expected = {
+        (sum_, label)
+        for images in given
+        for sum_, label in zip(
+            images.batch(range(len(images))).half().sum((1, 2, 3)).tolist(), images.labels.tolist(), strict=True
+        )
+    }
+    assert found == expected
+    assert len(seen) == sum(map(len, sites.values()))
+    assert run.about()["label_fraction"] == fraction
+    assert json.loads((sample(run.path, tmp_path / "set", 2, steps=1).parent / "set.json").read_text())[
+        "label_fraction"
+    ] == fraction  # fmt: skip
+
+
+def test_masks_of_a_fraction_are_held_back_from_a_generator_of_pairs() -> None:
+    cohort = replace(phantoms(), phantom=Phantoms(sites=2, images_per_site=16)).load()
+    images = cohort.split("train")
+    less = _given(cohort, images, ("labels", "masks"), 0.3, 0)
+    for site, own in less.items():
+        assert set(with_mask(own).patients) == set(of_patients(with_mask(images[site]), 0.3, 0).patients)
+        assert 0 < len(with_mask(own)) < len(own) == len(images[site])
+    assert all(own.masks_used is None for own in _given(cohort, images, "labels", 0.3, 0).values())
+    assert _given(cohort, images, ("labels", "masks"), 1.0, 0) is images
+
+
+def test_a_fraction_out_of_range_begins_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"label_fraction must lie in \(0, 1\], got 0"):
+        trained(tmp_path / "run", label_fraction=0.0)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_size_that_cannot_be_halved_begins_nothing(tmp_path: Path) -> None:

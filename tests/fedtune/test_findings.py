@@ -19,6 +19,7 @@ from torchmetrics.functional.classification import multilabel_auroc, multilabel_
 
 from fedcore.cli import main
 from fedcore.data.images import Images
+from fedcore.data.labels import labelled
 from fedcore.data.phantom import Phantoms
 from fedcore.data.source import Data
 from fedcore.encoders import ResNet
@@ -31,7 +32,6 @@ from fedcore.visit import Visit
 from fedtune.classifier import Classifier
 from fedtune.counts import Counts, cells_of_findings, withheld
 from fedtune.finetune import finetune
-from fedtune.labels import labelled
 from fedtune.losses import BinaryCrossEntropy
 from fedtune.scores import finding, measures
 from tests.fedcore.toys import same

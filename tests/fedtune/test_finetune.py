@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedcore.classifiers import MODEL, save_classifier
 from fedcore.classifiers import trained as with_weights
+from fedcore.data.labels import labelled
 from fedcore.data.phantom import Phantoms
 from fedcore.data.source import Data
 from fedcore.data.synthetic import Synthetic
@@ -27,7 +28,6 @@ from fedcore.store import save_encoder
 from fedcore.visit import Visit
 from fedtune.classifier import Classifier
 from fedtune.finetune import build, finetune
-from fedtune.labels import labelled
 from fedtune.losses import BinaryCrossEntropy
 from tests.fedcore.toys import same
 

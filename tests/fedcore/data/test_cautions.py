@@ -29,7 +29,8 @@ def test_volumes_that_do_not_say_how_they_lie() -> None:
     found = told(volume(spacing=(1.0, 1.0, 2.0), orientation="LAS"), volume(orientation="RAS"), volume(modality="CT"))
     assert "2 of 3 volumes do not say how far apart their voxels are" in found
     assert "1 of 3 volumes do not say how they lie" in found
-    assert told(volume(spacing=(1.0, 1.0, 2.0), orientation="LAS")) == ""
+    placed = volume(spacing=(1.0, 1.0, 2.0), orientation="LAS")
+    assert "volumes" not in told(placed, placed)
     assert "2 of 2 volumes do not say how they lie" in told(volume(), volume())
 
 
@@ -50,7 +51,7 @@ def test_structures_that_no_training_mask_has() -> None:
 def test_masks_in_the_order_of_numbers_that_run_against_places() -> None:
     look = volume(spacing=(1.0, 1.0, 2.0), orientation="LPS", numbers_reversed=True)
     assert "rows 2, 3: slices of these DICOM series are numbered" in told(look, look, mask=Path("m.npy"))
-    assert told(look, mask=Path("m.nii.gz")) == told(look) == ""
+    assert "numbered" not in told(look, mask=Path("m.nii.gz")) + told(look)
 
 
 def test_images_twice() -> None:

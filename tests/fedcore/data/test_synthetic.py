@@ -26,7 +26,7 @@ def drawn(tmp_path: Path) -> Path:
     folder.mkdir()
     lines = ["image,site,split,label"]
     for at in range(4):
-        np.save(folder / f"{at}.npy", np.random.default_rng(at).random((16, 16)).astype(np.float32))
+        np.save(folder / f"{at}.npy", np.random.default_rng(at).integers(0, 256, (16, 16), np.uint8))
         lines.append(f"{at}.npy,synthetic,train,{'lz'[at % 2]}")
     (folder / "manifest.csv").write_text("\n".join(lines))
     write_audit(folder / "manifest.csv")
@@ -49,7 +49,10 @@ def test_a_set_accompanies_every_site_and_none_is_added(drawn: Path, tmp_path: P
         own = alone.sites[name].select("train")
         assert torch.equal(images.batch(range(len(images))), own.batch(range(len(own))))
         assert [cohort.classes[k] for k in images.labels] == [alone.classes[k] for k in own.labels]
-    assert not cohort.notes
+    assert cohort.notes == (
+        "images of synthetic have classes that no image of the run's own manifest has: l, z; classes are matched by "
+        "name",
+    )
 
 
 def test_a_resumed_run_notices_another_set(drawn: Path, tmp_path: Path) -> None:
@@ -82,7 +85,7 @@ def turn(drawn: Path) -> None:
 
 
 def change_an_image(drawn: Path) -> None:
-    np.save(drawn.parent / "2.npy", np.random.default_rng(9).random((16, 16)).astype(np.float32))
+    np.save(drawn.parent / "2.npy", np.random.default_rng(9).integers(0, 256, (16, 16), np.uint8))
 
 
 def change_a_label(drawn: Path) -> None:
@@ -135,6 +138,15 @@ def test_a_release_is_held_to_the_digest_of_its_own_files(drawn: Path) -> None:
     assert standing(drawn, ["synthetic"]) == Standing()
     change_an_image(drawn)
     assert "changed" in standing(drawn, ["synthetic"]).doubt
+
+
+def test_a_run_says_from_how_many_labels_the_generator_of_its_set_learned(drawn: Path) -> None:
+    write_audit(drawn, label_fraction=0.1)
+    assert standing(drawn, ["synthetic"]).note == (
+        "the generator of the synthetic set learned from 0.1 of the labels; do not compare with runs on fewer labels "
+        "that use no set"
+    )
+    assert standing(drawn, ["synthetic"]).doubt == ""
 
 
 def test_images_of_hospitals_have_no_standing(tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
-"""Which labels a site gives away: a fraction of its patients, and whether they teach what is tested."""
+"""Which labels and masks a site gives away: those of a fraction of its patients, of labels stratified by class; and
+whether they teach what is tested.
+
+Every training that takes a `label_fraction` chooses by these rules, so that runs with one seed use the same labels.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch.nn.functional import one_hot
 
+from fedcore.data.decode import UNLABELED
 from fedcore.data.images import Beside, Images
 from fedcore.errors import Faults, InputError
+
+
+def require_fraction(fraction: float) -> None:
+    """Raises InputError before anything is trained."""
+    if not 0 < fraction <= 1:
+        raise InputError(f"label_fraction must lie in (0, 1], got {fraction}")
 
 
 def labelled(images: Images, fraction: float, seed: int) -> Images:
@@ -27,11 +39,31 @@ def labelled(images: Images, fraction: float, seed: int) -> Images:
     Raises:
         InputError: Companions have no labels.
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"label_fraction must lie in (0, 1], got {fraction}")
     images = _known(images)
-    chosen = np.concatenate([np.zeros(0, dtype=np.int64), *_chosen_patients(images, fraction, seed)])
-    return images.take(np.flatnonzero(np.isin(images.patients, chosen)))
+    return images.take(np.flatnonzero(_chosen(images, fraction, seed)))
+
+
+def less_labelled(images: Images, fraction: float, seed: int) -> Images:
+    """All the images, of which only those that `labelled` gives keep their label."""
+    known = np.flatnonzero(images.labels.numpy() >= 0)
+    kept = torch.zeros(len(images), dtype=torch.bool)
+    kept[known] = torch.from_numpy(_chosen(images.take(known), fraction, seed))
+    return replace(images, labels=torch.where(kept, images.labels, -1))
+
+
+def less_masked(images: Images, fraction: float, seed: int) -> Images:
+    """All the images, of which only those that `of_patients` gives of the ones with a mask keep it."""
+    if images.masks is None:
+        return images
+    patients = of_patients(with_mask(images), fraction, seed).patients
+    return replace(images, masks_used=np.isin(images.patients, patients))
+
+
+def with_mask(images: Images) -> Images:
+    """Those whose mask labels at least one pixel; the site has masks."""
+    parts = [range(at, min(at + 64, len(images))) for at in range(0, len(images), 64)]
+    known = [(images.mask_batch(part) != UNLABELED).flatten(1).any(1) for part in parts]
+    return images.take(torch.cat(known).nonzero().flatten()) if known else images
 
 
 def of_patients(images: Images, fraction: float, seed: int) -> Images:
@@ -42,6 +74,8 @@ def of_patients(images: Images, fraction: float, seed: int) -> Images:
         fraction: In (0, 1].
         seed: Which patients.
     """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"label_fraction must lie in (0, 1], got {fraction}")
     patients = np.unique(images.patients)
     order = np.random.default_rng(seed).permutation(len(patients))
     chosen = patients[order[: max(1, round(fraction * len(patients)))]]
@@ -81,6 +115,14 @@ def _known(images: Images) -> Images:
     if not (companions.images.labels >= 0).any():
         raise InputError("data.synthetic has no labels; draw a set from a generator that was trained with labels")
     return replace(known, companions=replace(companions, images=_known(companions.images)))
+
+
+def _chosen(images: Images, fraction: float, seed: int) -> np.ndarray:
+    """(n,) whether an image's patient is chosen; all images are labelled."""
+    if not 0 < fraction <= 1:
+        raise ValueError(f"label_fraction must lie in (0, 1], got {fraction}")
+    chosen = np.concatenate([np.zeros(0, dtype=np.int64), *_chosen_patients(images, fraction, seed)])
+    return np.isin(images.patients, chosen)
 
 
 def _chosen_patients(images: Images, fraction: float, seed: int) -> Iterator[np.ndarray]:
