@@ -37,7 +37,7 @@ _SPARKS = "▁▂▃▄▅▆▇█"
 
 def command(arguments: Sequence[str]) -> int:
     match list(arguments):
-        case ["-h" | "--help"]:
+        case words if {"-h", "--help"} & {*words}:
             print(USAGE)
         case [run] if not run.startswith("-"):
             follow(Path(run)) if sys.stdout.isatty() else snapshot(Path(run))

@@ -48,7 +48,7 @@ from pathlib import Path
 
 from fedcore.store import build_encoder
 
-encoder = build_encoder(Path("encoder")).eval()  # this folder; encoder(images) is (n, {module.encoder.width})
+encoder = build_encoder(Path("encoder"))  # in evaluation mode; encoder(images) is (n, {module.encoder.width})
 ```
 
 `fedpretrain finetune RECIPE --start FOLDER` starts from it. `fedpretrain export FOLDER --to monai` (or `timm`,

@@ -36,7 +36,7 @@ COLUMNS = {"knn": "kNN", "linear": "linear probe", "feature_std": "spread", "eff
 
 
 def command(arguments: Sequence[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or {"-h", "--help"} & {*arguments}:
         print(USAGE)
         return 0
     show(probe(Path(arguments[0]), arguments[1:]))
