@@ -11,6 +11,7 @@ from fedcore.report.markdown import plain, table
 from fedcore.report.naming import start_name
 from fedcore.report.units import measured_on, metric_name
 from fedcore.run import RunFolder
+from fedtune.tell import outward
 
 
 def card(run: RunFolder, module: nn.Module, scores: Record) -> str:
@@ -69,5 +70,5 @@ In brackets 95 % intervals over patients.{where}{notes}
 def _cell(score: Record | None) -> str:
     if not score or score.get("value") is None:
         return "-"
-    ends = "" if score.get("low") is None else f" ({score['low']:.2f}-{score['high']:.2f})"
+    ends = "" if score.get("low") is None else " ({:.2f}-{:.2f})".format(*outward(score["low"], score["high"]))
     return f"{score['value']:.3f}{ends}"

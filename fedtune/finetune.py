@@ -87,8 +87,8 @@ def finetune(
     found = evaluate(transport, seed, grades, by_patient)
     settings = {"label_fraction": label_fraction, "encoder": start, "by_patient": by_patient}
     leave(run, module, MODEL, settings | as_json(found, classes))
-    show(found, classes)
     run.close("finished")
+    show(found, classes)
 
 
 def build(

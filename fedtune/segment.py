@@ -93,8 +93,8 @@ def segment(
     found = evaluate_masks(transport, structures, tolerance, seed, files)
     settings = {"label_fraction": label_fraction, "encoder": start}
     leave(run, module, SEGMENTER, settings | as_json(found))
-    show(found)
     run.close("finished", notes=[*run.about()["notes"], *Outlines().keep(transport, structures)])
+    show(found)
 
 
 def build(
