@@ -29,6 +29,11 @@ def bars_of(step: str) -> Iterator[None]:
         _step.reset(token)
 
 
+def within_a_step() -> bool:
+    """Whether this is a step of something larger, such as a pipeline."""
+    return bool(_step.get())
+
+
 def shown() -> bool:
     """Whether bars are drawn."""
     return sys.stderr.isatty()
