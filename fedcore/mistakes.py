@@ -11,7 +11,7 @@ from types import ModuleType
 
 from fedcore.nearest import nearest
 from fedcore.options import did_you_mean, inside
-from fedcore.trust import KIT, refusal
+from fedcore.trust import KIT, no_module, refusal
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null",
           "tuple": "a list", "list": "a list"}  # fmt: skip
@@ -28,7 +28,7 @@ def explain(text: str, options: Sequence[str]) -> str:
         module, name = missing.groups()
         return f"there is no class {module}.{name}{nearest(name, _public(module))}"
     if missing := re.search(r"No module named '([\w.]+)'", text):
-        return f"there is no module {missing[1]!r}; a class is named by its import path, such as fedssl.moco.MoCo"
+        return no_module(missing[1])
     if bare := re.search(r"argument --([\w.+]+): expected (?:one|at least one) argument", text):
         return f"option '{bare[1]}' must be followed by a value"
     if stray := re.search(r"unrecognized arguments: ([^-].*)", text):

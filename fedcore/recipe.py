@@ -21,7 +21,7 @@ from fedcore.mistakes import explain, keys_of, meant, unknown_key
 from fedcore.options import option_names
 from fedcore.reading import text_of, yaml_of
 from fedcore.recipes import command_of, find
-from fedcore.trust import guard
+from fedcore.trust import guard, running_trusted
 from fedcore.words import require_seeds
 
 
@@ -60,7 +60,8 @@ def build_part(key: str, kind: Any, value: Any) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument(f"--{key}", type=kind)
     try:
-        return parser.instantiate(parser.parse_object({key: value}))[key]
+        with running_trusted():
+            return parser.instantiate(parser.parse_object({key: value}))[key]
     except (argparse.ArgumentError, ValueError, TypeError, ImportError) as e:
         raise InputError(f"the recipe's {key} cannot be built: {meant(str(e))}") from e
 
@@ -106,7 +107,8 @@ def read_recipe(stage: Callable[..., Any], name: str, arguments: Sequence[str]) 
         arguments[at : at + 2] = [f"--config={json.dumps(tree, default=str, ensure_ascii=False)}"]
     _forget_defaults_of_other_classes(parser, tree, arguments)
     try:
-        config = parser.parse_args(arguments)
+        with running_trusted():
+            config = parser.parse_args(arguments)
     except (argparse.ArgumentError, ImportError) as e:
         _import_all("fedcore", stage.__module__.partition(".")[0])
         raise InputError(explain(str(e), option_names(parser, tree | _typed_classes(arguments)))) from e
@@ -180,7 +182,8 @@ def _checked_tree(parser: ArgumentParser, path: Path, name: str) -> dict[str, An
     said = []
     while True:
         try:
-            parser.parse_object(tree)
+            with running_trusted():
+                parser.parse_object(tree)
             break
         except (argparse.ArgumentError, ImportError) as e:
             said.append(str(e))

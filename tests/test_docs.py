@@ -4,12 +4,17 @@ import importlib.util
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from fedcore.cli import main
 from fedcore.data.phantom import Phantoms
+from fedcore.encoders import ResNet
+from fedcore.store import save_encoder
 from tests.roads import make_small
 
 ROOT = Path(__file__).parents[1]
@@ -70,22 +75,65 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
-def test_the_tutorial_of_a_method_is_all_there_is() -> None:
-    """The SimSiam of docs/add_a_method.md, with its imports, trains."""
-    code = re.search(r"```python\n(class SimSiam.*?)```", (ROOT / "docs" / "add_a_method.md").read_text(), re.DOTALL)
-    assert code is not None
-    imports = (
-        "from lightly.loss import NegativeCosineSimilarity\n"
-        "from lightly.models.modules.heads import SimSiamPredictionHead, SimSiamProjectionHead\n"
-        "from fedcore.encoders import Encoder, ResNet\nfrom fedcore.views import Views\n"
-        "from fedssl.method import Method\n"
-    )
-    names: dict[str, object] = {}
-    exec(imports + code[1], names)
-    import torch
+METHOD = (ROOT / "docs" / "add_a_method.md").read_text(encoding="utf-8")
 
-    method = names["SimSiam"](names["ResNet"](depth=10, stem=8))
-    loss = method.loss(method.views(torch.rand(4, 1, 32, 32) * 2 - 1))
-    loss.backward()
-    assert -1 <= float(loss.detach()) <= 1
-    assert all(p.grad is not None for p in method.parameters())
+
+def test_the_method_of_the_page_trains_as_it_is_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's file, its command and its recipe, from the folder they lie in and nowhere else."""
+    monkeypatch.chdir(tmp_path)
+    code, recipe = (re.search(rf"```{kind}\n(.*?)```", METHOD, re.DOTALL) for kind in ("python", "yaml"))
+    assert code
+    assert recipe
+    Path("my_method.py").write_text(code[1])
+    Path("my.yaml").write_text(recipe[1])
+    (typed,) = commands(ROOT / "docs" / "add_a_method.md")
+    (by_recipe,) = re.findall(r"fedpretrain (.*)", recipe[1])
+    path = list(sys.path)
+    small = shlex.split(f"{SMALL['pretrain']} --data.phantom.sites 2 --data.phantom.images_per_site 8 --probe null")
+    for words in (shlex.split(typed)[1:], shlex.split(by_recipe)):
+        with pytest.raises(SystemExit) as stopped:
+            main([*words, *small])
+        assert stopped.value.code == 0
+    assert sys.path == path
+    told = (Path("checkpoints") / "mine" / "recipe.yaml").read_text()
+    assert "class_path: my_method.SimSiam" in told
+    assert "lr: 0.03" in told
+    sys.modules.pop("my_method")
+
+
+@pytest.mark.parametrize(
+    ("removed", "told"),
+    [
+        ("from fedssl.method import Method, OptimizerFactory", "my_method.py, line 10: NameError: name 'Method' is not"),
+        (":\n        super", "my_method.py, line 19: SyntaxError"),
+    ],
+)
+def test_a_mistake_in_the_pasted_file_is_told_with_its_line(
+    removed: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```python\n(.*?)```", METHOD, re.DOTALL)
+    assert code
+    Path("my_method.py").write_text(code[1].replace(removed, ""))
+    for words in (["--method", "my_method.SimSiam"], ["my.yaml", "--trust", "my_method"]):
+        Path("my.yaml").write_text("method: my_method.SimSiam")
+        with pytest.raises(SystemExit) as stopped:
+            main(["pretrain", *words])
+        assert stopped.value.code == 2
+        assert told in capsys.readouterr().err
+
+
+def test_the_encoder_of_the_tutorial_is_ready_to_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its snippet, on a folder of that name: features of images alone are those in a batch."""
+    monkeypatch.chdir(tmp_path)
+    save_encoder(Path("checkpoints/mine/encoder"), ResNet(2, 1, depth=10, stem=8), {"size": [32, 32]}, "")
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "tutorial.md").read_text(), re.DOTALL)
+    assert code
+    names: dict[str, Any] = {}
+    exec(code[1], names)
+    images = torch.rand(5, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        together = names["encoder"](images)
+        alone = torch.cat([names["encoder"](image[None]) for image in images])
+    assert together.shape == (5, names["encoder"].width)
+    assert torch.allclose(alone, together, atol=1e-6)

@@ -124,7 +124,10 @@ def test_mistakes_on_the_command_line(words: list[str], told: str) -> None:
     ("text", "told"),
     [
         ("method: {class_path: fedssl.moco.MoKo}", r"there is no class fedssl\.moco\.MoKo \(did you mean 'MoCo'\?\)"),
-        ("method: {class_path: fedsl.moco.MoCo}", "there is no module 'fedsl'; a class is named by its import path"),
+        (
+            "method: {class_path: fedsl.moco.MoCo}",
+            "there is no module 'fedsl', installed or in the current folder; a class is named by its",
+        ),
         ("rounds: {count: many}", "rounds.count must be a whole number, got many"),
         (
             "policy: {at_most: FEATURE}",
