@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def _of_class(kind: Any, path: str) -> list[Row]:
 
 def _without_views(rows: Sequence[Row]) -> list[Row]:
     """What is told once under Views is left out, but for defaults that are others."""
-    known = {key: (default, told) for key, default, told in _of_class(load(VIEWS), VIEWS)}
+    known = _of_views()
     kept: list[Row] = []
     for key, default, told in rows:
         group, _, name = key.partition(".")
@@ -143,6 +144,11 @@ def _without_views(rows: Sequence[Row]) -> list[Row]:
         kept += [pointer] if pointer not in kept else []
         kept += [(key, default, "")] if (default, told) != known[name] else []
     return kept
+
+
+@cache
+def _of_views() -> dict[str, tuple[str, str]]:
+    return {key: (default, told) for key, default, told in _of_class(load(VIEWS), VIEWS)}
 
 
 def _rows(parser: ArgumentParser) -> Iterator[Row]:

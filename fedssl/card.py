@@ -38,8 +38,9 @@ def _what(about: Record, rounds: Sequence[Record], module: Method, sites: Record
     pixels = " x ".join(map(str, about["size"]))
     return f"""# Encoder pretrained {how}
 
-{type(module.encoder).__name__}({config}), {sum(p.numel() for p in module.encoder.parameters()):,} parameters,
-pretrained with {type(module).__name__} for {len(rounds)} rounds on images of {pixels} pixels in [-1, 1]."""
+{type(module.encoder).__name__}({config}), {sum(p.numel() for p in module.encoder.parameters()):,} parameters
+(the report counts those of the method's heads too), pretrained with {type(module).__name__} for {len(rounds)} rounds on
+images of {pixels} pixels in [-1, 1]."""
 
 
 def _load(module: Method) -> str:

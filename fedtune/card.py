@@ -33,11 +33,14 @@ def _what(about: Record, module: nn.Module, scores: Record, segments: bool) -> s
     tells = f"structure {', '.join(numbers)} from background" if segments else plain(", ".join(about["classes"]))
     start = plain(start_name(scores.get("encoder")))
     count = sum(p.numel() for p in module.parameters())
+    prepared = "".join(
+        f" Note: {plain(note)}." for note in about.get("notes", ()) if note.startswith("the encoder was")
+    )
     carried = f" {about['carried']:.0%} of the parameters came with that encoder." if about.get("carried") else ""
     return f"""# {"Segmenter" if segments else "Classifier"} trained by {sites} sites together
 
 Tells {tells}. {count:,} parameters, fine-tuned from {start} for {about["rounds"]} rounds on
-images of {pixels} pixels in [-1, 1], with {scores["label_fraction"]:.0%} of the labels.{carried}"""
+images of {pixels} pixels in [-1, 1], with {scores["label_fraction"]:.0%} of the labels.{carried}{prepared}"""
 
 
 def _use(about: Record, segments: bool) -> str:

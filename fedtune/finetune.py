@@ -26,7 +26,8 @@ from fedtune.classifier import Classifier
 from fedtune.evaluate import evaluate, require_classes, require_countable, require_tests
 from fedtune.kappa import grades_of
 from fedtune.labels import labelled
-from fedtune.result import leave, require_fraction
+from fedtune.result import leave, noted, require_fraction
+from fedtune.start import start_notes
 from fedtune.tell import as_json, show
 
 
@@ -82,6 +83,7 @@ def finetune(
               loggers=loggers, seed=seed, workers=workers)  # fmt: skip
     about = describe(loaded) | {"command": "finetune", "label_fraction": label_fraction}
     about |= {"classes": list(classes), "several_findings": module.beside == "findings"}
+    about["notes"] = noted([*about["notes"], *start_notes(weights, run.recipe, loaded)])
     transport = job.train_in(run, module, about | {"labelled": {s: len(i) for s, i in train.items()}})
     save_classifier(run, module)
     found = evaluate(transport, seed, grades, by_patient)
@@ -158,7 +160,7 @@ def _tasks(cohort: Cohort, fraction: float, seed: int, policy: Policy) -> tuple[
     }
     train = {site: images for site, images in train.items() if len(images)}
     if not train:
-        raise InputError("no site has a labelled training image; give the manifest a column 'label'")
+        raise InputError("no site has a labelled training image; give rows of the split 'train' a label")
     tests = labelled_tests(cohort)
     require_tests(tests, policy)
     return train, tests

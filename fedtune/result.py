@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,13 @@ def leave(run: RunFolder, module: nn.Module, model: str, scores: dict[str, Any])
     """Writes scores.json and, beside the tensors that lie at `model`, the card."""
     write_json(run.path / "scores.json", scores)
     write_atomically(run.path / Path(model).parent / CARD, card(run, module, scores).encode())
+
+
+def noted(notes: list[str]) -> list[str]:
+    """The notes, which the run's page keeps, told in the terminal too."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    return notes
 
 
 def require_fraction(fraction: float) -> None:

@@ -31,8 +31,9 @@ from fedtune.labels import of_patients
 from fedtune.native import Files
 from fedtune.networks import UShaped
 from fedtune.outlines import Outlines
-from fedtune.result import leave, require_fraction
+from fedtune.result import leave, noted, require_fraction
 from fedtune.segmenter import Segmenter
+from fedtune.start import start_notes
 
 
 def segment(
@@ -88,6 +89,7 @@ def segment(
               loggers=loggers, seed=seed, workers=workers)  # fmt: skip
     about = describe(cohort) | {"command": "segment", "label_fraction": label_fraction, "structures": structures}
     about |= {"carried": carried(module.network) if weights else 0.0, "labelled": {s: len(i) for s, i in train.items()}}
+    about["notes"] = noted([*about["notes"], *start_notes(weights, run.recipe, cohort)])
     transport = job.train_in(run, module, about)
     save_classifier(run, module, SEGMENTER)
     found = evaluate_masks(transport, structures, tolerance, seed, files)
@@ -158,7 +160,9 @@ def _tasks(cohort: Cohort, fraction: float, seed: int, policy: Policy) -> tuple[
         for site, images in with_masks(cohort, "train").items()
     }
     if not train:
-        raise InputError("no site has a training image with a mask; give the manifest a column 'mask'")
+        raise InputError(
+            "no site has a training image with a mask; give rows of the split 'train' one in the column 'mask'"
+        )
     if any(images.companions and images.companions.images.masks is None for images in train.values()):
         raise InputError("data.synthetic has no masks; draw a set from a generator of pairs (recipe diffusion_pairs)")
     tests = with_masks(cohort, "test")
