@@ -154,6 +154,20 @@ def test_every_command_explains_itself_and_does_nothing_else(
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.parametrize("words", ["recipes ls", "--help", "pretrain --print_config"])
+def test_who_has_seen_enough_ends_it_quietly(words: str) -> None:
+    """As `| head` does: the reader has gone before anything is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    called = [sys.executable, "-c", "from fedcore.cli import main; main()", *words.split()]
+    done = subprocess.run(
+        called, cwd=Path(cli.__file__).parents[1], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    assert done.stderr == ""
+    assert done.returncode == 1
+
+
 def test_a_termination_stops_a_command_as_ctrl_c_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
