@@ -127,7 +127,9 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 
 def _of_class(kind: Any, path: str) -> list[Row]:
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind, skip=FROM_DATA if path.startswith(("fedgen", "fedssl", "fedtune")) else set())
+    parser.add_class_arguments(
+        kind, as_positional=False, skip=FROM_DATA if path.startswith(("fedgen", "fedssl", "fedtune")) else set()
+    )
     return list(_rows(parser))
 
 
@@ -153,11 +155,14 @@ def _of_views() -> dict[str, tuple[str, str]]:
 
 def _rows(parser: ArgumentParser) -> Iterator[Row]:
     for action in parser._actions:
-        if action.dest in ("help", "print_config", "config") or action.help is None or action.dest.endswith(".help"):
+        needed = bool(action.required)
+        if action.dest in ("help", "print_config", "config") or action.dest.endswith(".help"):
             continue
-        told = " ".join(str(action.help).split())
+        if action.help is None and not needed:
+            continue
+        told = " ".join(str(action.help or "").split())
         if action.option_strings and action.default != "==SUPPRESS==":
-            yield action.dest, _shown(action.default), told.replace("|", "/")
+            yield action.dest, "required" if needed else _shown(action.default), told.replace("|", "/")
 
 
 def _shown(default: Any) -> str:

@@ -83,7 +83,7 @@ def finetune(
               loggers=loggers, seed=seed, workers=workers)  # fmt: skip
     about = describe(loaded) | {"command": "finetune", "label_fraction": label_fraction}
     about |= {"classes": list(classes), "several_findings": module.beside == "findings"}
-    about["notes"] = noted([*about["notes"], *start_notes(weights, run.recipe, loaded)])
+    about["notes"] = noted([*about["notes"], *start_notes(weights, run.recipe, loaded.size)])
     transport = job.train_in(run, module, about | {"labelled": {s: len(i) for s, i in train.items()}})
     save_classifier(run, module)
     found = evaluate(transport, seed, grades, by_patient)

@@ -89,7 +89,7 @@ def segment(
               loggers=loggers, seed=seed, workers=workers)  # fmt: skip
     about = describe(cohort) | {"command": "segment", "label_fraction": label_fraction, "structures": structures}
     about |= {"carried": carried(module.network) if weights else 0.0, "labelled": {s: len(i) for s, i in train.items()}}
-    about["notes"] = noted([*about["notes"], *start_notes(weights, run.recipe, cohort)])
+    about["notes"] = noted([*about["notes"], *start_notes(weights, run.recipe, cohort.size)])
     transport = job.train_in(run, module, about)
     save_classifier(run, module, SEGMENTER)
     found = evaluate_masks(transport, structures, tolerance, seed, files)

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from fedcore.data.images import Cohort
 from fedcore.encoders import ResNet
 from fedcore.store import save_encoder
 from fedtune.start import start_notes
@@ -14,20 +12,15 @@ from fedtune.start import start_notes
 WINDOW = "{class_path: fedcore.data.scaling.Window, init_args: {low: -1000, high: 400}}"
 
 
-@dataclass
-class Sized:
-    size: tuple[int, ...]
-
-
 def notes(tmp_path: Path, before: str, now: str, sides: int = 32) -> list[str]:
     encoder = save_encoder(tmp_path / "run" / "encoder", ResNet(2, 1, 10, 4), {"size": [32, 32]}, "")
     (tmp_path / "run" / "recipe.yaml").write_text(f"data: {before}")
-    return start_notes(encoder, f"data: {now}", cast(Cohort, Sized((sides, sides))))
+    return start_notes(encoder, f"data: {now}", (sides, sides))
 
 
 def test_nothing_is_noted_where_images_are_prepared_alike(tmp_path: Path) -> None:
     assert notes(tmp_path, f"{{scaling: {WINDOW}}}", f"{{scaling: {WINDOW}, slices: null}}") == []
-    assert start_notes(None, "", cast(Cohort, Sized((8, 8)))) == []
+    assert start_notes(None, "", (8, 8)) == []
 
 
 @pytest.mark.parametrize(
