@@ -6,7 +6,8 @@ python docs/make_reference.py
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from jsonargparse import ArgumentParser
 
 from fedcore.cli import STAGES
 from fedcore.recipe import parser_of
-from fedcore.recipes import purpose, shipped
+from fedcore.recipes import command_of, purpose, shipped
 
+Row = tuple[str, str, str]
+"""Key, default and meaning of an option."""
+VIEWS = "fedcore.views.Views"
 PAGE = Path(__file__).parent / "recipes.md"
 CHOICES = {
     "Methods (`method`)": [
@@ -23,6 +27,7 @@ CHOICES = {
         "fedssl.simsiam.SimSiam", "fedssl.vicreg.VICReg", "fedssl.dino.DINO", "fedssl.mae.MAE",
         "fedssl.rotation.Rotation",
     ],
+    "Views (`views` of methods, `augment` of classifiers and segmenters)": [VIEWS],
     "Encoders (`encoder`)": ["fedcore.encoders.ResNet", "fedcore.encoders.DenseNet", "fedcore.encoders.ViT"],
     "Algorithms (`algorithm`)": [
         "fedcore.algorithm.FedAvg", "fedcore.localonly.LocalOnly", "fedcore.scaffold.Scaffold",
@@ -92,11 +97,15 @@ def page() -> Iterator[str]:
     yield "`--rounds.count 50`, `--method.init_args.temperature 0.1`. Classes are named by import path, with"
     yield "`class_path` and `init_args`, as Lightning's CLI does; your own class needs no registration, but"
     yield "`--trust my_package` where a file names it.\n"
-    yield "## Recipes that come with the kit\n\n| recipe | purpose |\n|---|---|"
-    yield from (f"| `{name}` | {purpose(path)} |" for name, path in shipped().items())
-    for name, (path, told) in STAGES.items():
-        yield f"\n## `fedpretrain {name}`: {told}\n"
-        yield from table(parser_of(load(path.replace(":", ".")), name))
+    yield "## Recipes that come with the kit\n\n| recipe | command | purpose |\n|---|---|---|"
+    yield from (f"| `{name}` | {command_of(path)} | {purpose(path)} |" for name, path in shipped().items())
+    stages = {name: list(_rows(parser_of(load(path.replace(":", ".")), name))) for name, (path, _) in STAGES.items()}
+    shared = [row for row in stages["pretrain"] if all(row in rows for rows in stages.values())]
+    yield "\n## Options of every training command\n"
+    yield from table(shared)
+    for name, (_, told) in STAGES.items():
+        yield f"\n## `fedpretrain {name}`: {told}\n\nAnd the options of every training command.\n"
+        yield from table([row for row in stages[name] if row not in shared])
     yield "\n## Classes to choose from\n"
     for title, classes in CHOICES.items():
         yield f"\n### {title}"
@@ -107,25 +116,53 @@ def page() -> Iterator[str]:
 def of_class(path: str) -> Iterator[str]:
     kind = load(path)
     yield f"\n#### `{path}`\n\n{(kind.__doc__ or '').strip().splitlines()[0]}\n"
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind, skip=FROM_DATA if path.startswith(("fedgen", "fedssl", "fedtune")) else set())
-    yield from table(parser)
+    yield from table(_without_views(_of_class(kind, path)))
 
 
-def table(parser: ArgumentParser) -> Iterator[str]:
-    rows = list(_rows(parser))
+def table(rows: Sequence[Row]) -> Iterator[str]:
     if rows:
         yield "| key | default | |\n|---|---|---|"
-        yield from rows
+        yield from (f"| `{key}` | {default} | {told} |" for key, default, told in rows)
 
 
-def _rows(parser: ArgumentParser) -> Iterator[str]:
-    for action in parser._actions:
-        if action.dest in ("help", "print_config", "config") or action.help is None or action.dest.endswith(".help"):
+def _of_class(kind: Any, path: str) -> list[Row]:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(
+        kind, as_positional=False, skip=FROM_DATA if path.startswith(("fedgen", "fedssl", "fedtune")) else set()
+    )
+    return list(_rows(parser))
+
+
+def _without_views(rows: Sequence[Row]) -> list[Row]:
+    """What is told once under Views is left out, but for defaults that are others."""
+    known = _of_views()
+    kept: list[Row] = []
+    for key, default, told in rows:
+        group, _, name = key.partition(".")
+        if name not in known:
+            kept.append((key, default, told))
             continue
-        told = " ".join(str(action.help).split())
+        pointer = (f"{group}.*", "", f"Of `{VIEWS}`, under Views; defaults that differ follow.")
+        kept += [pointer] if pointer not in kept else []
+        kept += [(key, default, "")] if (default, told) != known[name] else []
+    return kept
+
+
+@cache
+def _of_views() -> dict[str, tuple[str, str]]:
+    return {key: (default, told) for key, default, told in _of_class(load(VIEWS), VIEWS)}
+
+
+def _rows(parser: ArgumentParser) -> Iterator[Row]:
+    for action in parser._actions:
+        needed = bool(action.required)
+        if action.dest in ("help", "print_config", "config") or action.dest.endswith(".help"):
+            continue
+        if action.help is None and not needed:
+            continue
+        told = " ".join(str(action.help or "").split())
         if action.option_strings and action.default != "==SUPPRESS==":
-            yield f"| `{action.dest}` | {_shown(action.default)} | {told.replace('|', '/')} |"
+            yield action.dest, "required" if needed else _shown(action.default), told.replace("|", "/")
 
 
 def _shown(default: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, Protocol, TypeVar, get_args, get_origin, runtime_checkable
 
 from pytorch_lightning import Callback
@@ -101,9 +101,21 @@ def draws_of(algorithm: Any) -> Draws | None:
     return drawing
 
 
+def count_user(part: Any) -> str | None:
+    """The name of the class, in an algorithm and all that it holds, that depends on the number of rounds of the run."""
+    if getattr(part, "uses_count", False):
+        return type(part).__name__
+    inside = part if isinstance(part, tuple | list) else vars(part).values() if is_dataclass(part) else ()
+    return next((found for each in inside if (found := count_user(each))), None)
+
+
 @runtime_checkable
 class Guide(Protocol):
-    """Bends local training without knowing the method: a Lightning callback made anew for each visit."""
+    """Bends local training without knowing the method: a Lightning callback made anew for each visit.
+
+    One that reads `turn.count`, how many rounds there will be, says so by a class attribute `uses_count = True`: a run
+    with it cannot be resumed with another number of rounds.
+    """
 
     def callback(self, anchor: Tensors, site: Site, turn: Round) -> Callback: ...
 

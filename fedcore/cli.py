@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -29,6 +30,13 @@ STAGES = {
     "segment": ("fedtune.segment:segment", "hospitals train a segmenter, from an encoder or from scratch"),
     "generate train": ("fedgen.train:train", "hospitals train a generator of images together"),
 }
+NEXT = {
+    "pretrain": ("report {out}", "finetune classify {data} --start {out}"),
+    "finetune": ("report {out}", "predict {out} IMAGES FOLDER"),
+    "segment": ("report {out}", "predict {out} IMAGES FOLDER"),
+    "generate train": ("report {out}", "generate sample {out} SET --count 1000"),
+}
+"""What is usually done with a stage's result."""
 COMMANDS = {
     "demo": ("fedcore.demo:command", "the whole road on phantom hospitals, in a few minutes"),
     "run": ("fedcore.road:command", "a road: the steps of a project in order, without those already done"),
@@ -57,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _complain(str(e))
         sys.exit(2)
     except BrokenPipeError:  # who reads the output, `| head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         sys.exit(1)
     except KeyboardInterrupt as e:
         _complain(str(e) or "stopped; a training goes on from its last whole round with --resume true")
@@ -91,6 +100,7 @@ def check_command(name: str, rest: list[str]) -> None:
 
 def run_stage(name: str, arguments: Sequence[str]) -> int:
     """Parses the recipe and what overrides it, and only then builds and runs."""
+    from fedcore.progress import within_a_step
     from fedcore.recipe import read_recipe
     from fedcore.run import RunFolder
 
@@ -103,6 +113,8 @@ def run_stage(name: str, arguments: Sequence[str]) -> int:
         stage(run=run, **built)
     print(f"result: {recipe.out}")
     print(_level(recipe.out))
+    if not within_a_step():
+        print("\n".join(_next(name, recipe.out, recipe.config.data)))
     return 0
 
 
@@ -138,6 +150,14 @@ def _level(run: Path) -> str:
     from fedcore.run import RunFolder
 
     return level_sentence(highest([*RunFolder(run).rounds(), *answers(run)]))
+
+
+def _next(name: str, out: Path, data: Any) -> Iterator[str]:
+    size = data.size if isinstance(data.size, int) else f"[{','.join(map(str, data.size))}]"
+    manifest = "" if data.manifest == "phantom" else f"--data.manifest {shlex.quote(data.manifest)} "
+    for at, text in enumerate(NEXT[name]):
+        words = text.format(out=shlex.quote(str(out)), data=f"{manifest}--data.size {shlex.quote(str(size))}")
+        yield f"{'next: ' if at == 0 else '      '}fedpretrain {words}"
 
 
 def _help() -> str:

@@ -21,13 +21,13 @@ you could type; the road is recipes/road_demo.yaml.
 
 def command(arguments: Sequence[str]) -> int:
     match list(arguments):
+        case words if {"-h", "--help"} & {*words}:
+            print(USAGE)
+            return 0
         case []:
             folder = Path("checkpoints/demo")
         case ["--out", path]:
             folder = Path(path)
-        case ["-h" | "--help"]:
-            print(USAGE)
-            return 0
         case _:
             raise InputError(f"demo takes --out and nothing else\n{USAGE}")
     print(WELCOME)

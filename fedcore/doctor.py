@@ -12,6 +12,11 @@ from importlib import metadata
 from packaging.requirements import Requirement
 
 from fedcore.environment import PACKAGES, version
+from fedcore.errors import InputError
+
+USAGE = """usage: fedpretrain doctor
+
+Checks the installation: versions, the pair of torch and torchvision, hardware, recipes. Exit code 2 if one fails."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,11 @@ class Finding:
 
 def command(arguments: Sequence[str]) -> int:
     """Prints what was found; 2 if something must be mended."""
+    if arguments:
+        if {"-h", "--help"} & {*arguments}:
+            print(USAGE)
+            return 0
+        raise InputError(f"doctor takes no arguments, got {' '.join(arguments)}\n{USAGE}")
     found = [check() for check in CHECKS]
     for finding in found:
         print(f"{'ok  ' if finding.sound else 'FAIL'}  {finding.name:<14}{finding.told}")

@@ -30,7 +30,7 @@ def building(what: str) -> Iterator[None]:
     """What a constructor refuses of a recipe's values is the user's to mend: it becomes an InputError."""
     try:
         yield
-    except (ValueError, TypeError, RuntimeError) as e:
+    except (ValueError, TypeError, RuntimeError, NameError) as e:
         raise InputError(f"{what} cannot be built: {e}") from e
 
 

@@ -1,10 +1,20 @@
-"""A table in the terminal: names at the left, figures at the right."""
+"""Tables in the terminal: names at the left, figures at the right."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 
+from rich.console import Console
 from rich.table import Table
+
+_FULL = 1000
+"""Columns of an output that is no terminal: a file or the next command, which nothing is cut for."""
+
+
+def terminal() -> Console:
+    """Where tables and notes are printed: as wide as the terminal, or as they are long where there is none."""
+    return Console(width=None if sys.stdout.isatty() else _FULL, highlight=False, markup=False)
 
 
 def grid(first: str, titles: Sequence[str], rows: Mapping[str, Sequence[str]], standing_out: str = "") -> Table:

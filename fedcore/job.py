@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pytorch_lightning import LightningModule
 
-from fedcore.algorithm import Algorithm, sent_by, share_of
+from fedcore.algorithm import Algorithm, count_user, sent_by, share_of
 from fedcore.data.images import Images
 from fedcore.errors import InputError
 from fedcore.federation import Rounds, Survey, federate
@@ -73,6 +73,7 @@ class Job:
         local.optimizers()
         state = self.algorithm.start(local)
         survey, notes = self._asked()
+        self._require_same_schedule(run)
         about |= {"rounds": self.rounds.count, "parameters": _parameters(module)}
         about |= {"buffers": {name: level.name for name, level in local.levels.items()}}
         checkpoint = run.begin(about | {"notes": [*about.get("notes", []), *notes]})
@@ -102,6 +103,16 @@ class Job:
         local.reset(weights_of(state))
         run.close("trained", seconds=round(spent + time.perf_counter() - begun, 1))
         return dataclasses.replace(sites, record=run.path / ANSWERS)
+
+    def _require_same_schedule(self, run: RunFolder) -> None:
+        """Raises InputError where a run is resumed with another number of rounds and what was done depends on it."""
+        before = run.about().get("rounds", self.rounds.count)
+        if before != self.rounds.count and run.rounds() and (part := count_user(self.algorithm)):
+            raise InputError(
+                f"{run.path} was started with rounds.count {before}, and {part} depends on that number, so "
+                f"{self.rounds.count} rounds would be another run; resume with --rounds.count {before}, or choose "
+                "another --out"
+            )
 
     def _asked(self) -> tuple[Survey | None, list[str]]:
         """The survey, where sites may send what it asks for; else none, and a note that says so."""

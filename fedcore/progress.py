@@ -1,10 +1,10 @@
-"""Progress of a run in the terminal; silent where there is none."""
+"""Progress of a run: a bar in a terminal; elsewhere, in a log say, a line for each round."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import TracebackType
 
@@ -31,13 +31,18 @@ def bars_of(step: str) -> Iterator[None]:
         _step.reset(token)
 
 
+def within_a_step() -> bool:
+    """Whether this is a step of something larger, such as a pipeline."""
+    return bool(_step.get())
+
+
 def shown() -> bool:
     """Whether bars are drawn."""
     return sys.stderr.isatty()
 
 
 class Progress:
-    """One bar of rounds, with the site being visited and the last round's means beside it."""
+    """One bar of rounds, with the site being visited and the last round's means; without a terminal a line a round."""
 
     def __init__(self, rounds: int, done: int = 0, title: str = "rounds"):
         console = Console(stderr=True)
@@ -47,7 +52,7 @@ class Progress:
             console=console, disable=not shown(), transient=True,
         )  # fmt: skip
         self.task = self.bars.add_task(_step.get() + title, total=rounds, completed=done, note="")
-        self.last = ""
+        self.rounds, self.last = rounds, ""
 
     def __enter__(self) -> Progress:
         self.bars.start()
@@ -66,7 +71,19 @@ class Progress:
         self.last = "  ".join(f"{name} {value:.3f}" for name, value in means.items() if value is not None)
         self.bars.update(self.task, advance=1, note=self.last)
         for site, reason in record.refused.items():
-            self.bars.console.print(f"round {record.round}: {site} left out: {reason}", style="yellow", highlight=False)
+            self._say(f"round {record.round}: {site} left out: {reason}", "yellow")
+        if not shown():
+            trained = len(record.sites) - len(record.refused.keys() & record.sites.keys())
+            of_all = f"{trained} of " if record.refused else ""
+            told = [f"{of_all}{len(record.sites)} sites", self.last, f"{record.seconds:.1f} s"]
+            self._say(f"{_step.get()}{record.round + 1} of {self.rounds} rounds: {'  '.join(filter(None, told))}")
+
+    def _say(self, line: str, style: str = "") -> None:
+        if shown():
+            self.bars.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+            return
+        with suppress(OSError):  # nobody may be reading any more: that is no reason to end a training
+            print(line, file=sys.stderr, flush=True)
 
 
 class Counting:

@@ -7,8 +7,10 @@ import importlib
 import inspect
 import json
 import pkgutil
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_pa
 
 from fedcore.errors import Faults, InputError
 from fedcore.mistakes import explain, keys_of, meant, unknown_key
+from fedcore.options import option_names
 from fedcore.reading import text_of, yaml_of
-from fedcore.recipes import find
-from fedcore.trust import guard
+from fedcore.recipes import command_of, find
+from fedcore.trust import guard, running_trusted
 from fedcore.words import require_seeds
 
 
@@ -57,7 +60,8 @@ def build_part(key: str, kind: Any, value: Any) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument(f"--{key}", type=kind)
     try:
-        return parser.instantiate(parser.parse_object({key: value}))[key]
+        with running_trusted():
+            return parser.instantiate(parser.parse_object({key: value}))[key]
     except (argparse.ArgumentError, ValueError, TypeError, ImportError) as e:
         raise InputError(f"the recipe's {key} cannot be built: {meant(str(e))}") from e
 
@@ -97,24 +101,27 @@ def read_recipe(stage: Callable[..., Any], name: str, arguments: Sequence[str]) 
     arguments, path = _with_path(arguments)
     tree = {}
     if path:
-        tree = _checked_tree(parser, path)
+        tree = _checked_tree(parser, path, name)
         # What was checked is parsed, and not the file again, in whose folder jsonargparse would stand meanwhile.
         at = arguments.index("--config")
         arguments[at : at + 2] = [f"--config={json.dumps(tree, default=str, ensure_ascii=False)}"]
     _forget_defaults_of_other_classes(parser, tree, arguments)
     try:
-        config = parser.parse_args(arguments)
+        with running_trusted():
+            config = parser.parse_args(arguments)
     except (argparse.ArgumentError, ImportError) as e:
-        raise InputError(explain(parser, str(e))) from e
+        _import_all("fedcore", stage.__module__.partition(".")[0])
+        raise InputError(explain(str(e), option_names(parser, tree | _typed_classes(arguments)))) from e
     require_seeds(config)
     config.out = config.out or str(Path("checkpoints") / (path.stem if path else name.split()[0]))
     return Recipe(parser, config, parser.dump(config, skip_unset=False))
 
 
-def _import_all(package: str) -> None:
-    """Classes that nobody has imported are unknown to the help."""
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
-        importlib.import_module(module.name)
+def _import_all(*packages: str) -> None:
+    """Classes that nobody has imported are unknown to the help, and to who looks for one that was meant."""
+    for package in packages:
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+            importlib.import_module(module.name)
 
 
 def _with_path(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
@@ -146,7 +153,14 @@ def _forget_defaults_of_other_classes(parser: ArgumentParser, tree: dict[str, An
             parser.set_defaults({key: None})
 
 
-def _checked_tree(parser: ArgumentParser, path: Path) -> dict[str, Any]:
+def _typed_classes(words: Sequence[str]) -> dict[str, Any]:
+    """The classes that the command line gives whole options, as a recipe would have them."""
+    pairs = [word.partition("=")[::2] if "=" in word else (word, after) for word, after in pairwise([*words, ""])]
+    keys = {key.removeprefix("--").removesuffix(".class_path"): value for key, value in pairs if key.startswith("--")}
+    return {key: value for key, value in keys.items() if re.fullmatch(r"\w+(\.\w+)+", value) and "." not in key}
+
+
+def _checked_tree(parser: ArgumentParser, path: Path, name: str) -> dict[str, Any]:
     """The file's keys and values. Takes one unknown key after another out, so that all are reported together."""
     try:
         tree = yaml_of(text_of(path))
@@ -163,20 +177,30 @@ def _checked_tree(parser: ArgumentParser, path: Path) -> dict[str, Any]:
         if not isinstance(tree.get(key, {}), dict)
     ]
     if "config" in tree:
-        faults.append("'config' is no key of this recipe; a file does not name another")
+        faults.append("unknown option 'config'; a file does not name another")
         del tree["config"]
+    said = []
     while True:
         try:
-            parser.parse_object(tree)
+            with running_trusted():
+                parser.parse_object(tree)
             break
         except (argparse.ArgumentError, ImportError) as e:
-            faults.append(explain(parser, str(e)))
+            said.append(str(e))
             key = unknown_key(str(e)) or ".".join(keys_of(str(e)))
             if not key or not _remove(tree, key.split(".")):
                 break
-    if faults:
-        raise Faults(str(path), faults)
+    if said or faults:
+        _require_own_recipe(path, name)
+        options = option_names(parser, tree)
+        raise Faults(str(path), [*faults, *(explain(text, options) for text in said)])
     return tree
+
+
+def _require_own_recipe(path: Path, name: str) -> None:
+    """Raises InputError for a recipe whose header names another command."""
+    if (other := command_of(path)) and other != name:
+        raise InputError(f"{path.stem} is a recipe of {other!r}, not of {name!r}: fedpretrain {other} {path.stem} ...")
 
 
 def _remove(tree: Any, path: list[str]) -> bool:

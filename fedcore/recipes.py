@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import fill
 
 from fedcore.errors import InputError
 from fedcore.files import write_atomically
 from fedcore.nearest import nearest
 
-USAGE = """usage: fedpretrain recipes ls
+USAGE = """usage: fedpretrain recipes ls                 recipes, by the command they are for
        fedpretrain recipes cp NAME [TO]      copies a recipe to edit it"""
+_COMMAND = re.compile(r"^# +fedpretrain (pretrain|finetune|segment|generate train|run) ", re.MULTILINE)
 
 
 def folder() -> Path:
@@ -44,18 +49,37 @@ def purpose(path: Path) -> str:
     return first.removeprefix("#").strip()
 
 
+def command_of(path: Path) -> str | None:
+    """The command that a recipe's header shows it with, such as `generate train`; None where it shows none."""
+    found = _COMMAND.search(path.read_text(encoding="utf-8"))
+    return found[1] if found else None
+
+
 def command(arguments: Sequence[str]) -> int:
     match list(arguments):
+        case words if {"-h", "--help"} & {*words}:
+            print(USAGE)
         case ["ls"]:
-            for name, path in shipped().items():
-                print(f"{name:<28}{purpose(path)}")
+            print("\n".join(_listed()))
         case ["cp", name, *to] if len(to) < 2:
             print(_copy(find(name), Path(to[0]) if to else Path()))
-        case ["-h" | "--help"]:
-            print(USAGE)
         case _:
             raise InputError(f"recipes takes ls or cp\n{USAGE}")
     return 0
+
+
+def _listed() -> Iterator[str]:
+    """Names and purposes under their commands, in a terminal within its width."""
+    width = get_terminal_size().columns if sys.stdout.isatty() else 1000
+    by_command: dict[str, list[tuple[str, Path]]] = {}
+    for name, path in shipped().items():
+        by_command.setdefault(command_of(path) or "", []).append((name, path))
+    indent = 4 + max(map(len, shipped()))
+    for at, (name_of_command, recipes) in enumerate(by_command.items()):
+        yield f"{chr(10) * (at > 0)}fedpretrain {name_of_command} RECIPE"
+        for name, path in recipes:
+            first = f"  {name}".ljust(indent)
+            yield fill(purpose(path), max(width, 60), initial_indent=first, subsequent_indent=" " * indent)
 
 
 def _copy(source: Path, to: Path) -> Path:

@@ -43,7 +43,7 @@ Does the steps of a road in order, leaves out those already done, and ends with 
 
 
 def command(arguments: Sequence[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or {"-h", "--help"} & {*arguments}:
         print(USAGE)
         return 0
     path = find(arguments[0])

@@ -34,6 +34,8 @@ from fedcore.run_record import KEPT, RunRecord, content_of, intact
 ENDED = ("finished", "failed", "stopped")
 # A resumed run may differ in these keys, which have no influence on its numbers.
 _FREE = ("out", "resume", "config", "data.cache", "workers")
+# It may differ in this one down to the rounds that are done: whether they depend on it, `Job` knows.
+_LENGTH = "rounds.count"
 
 
 @dataclass
@@ -175,23 +177,23 @@ class RunFolder(RunRecord):
             old = essence(path.read_text(encoding="utf-8"))
         new = essence(self.recipe) | _flat(dict(self.asked))
         old |= _flat({key: value for key, value in self.about().items() if key in self.asked})
-        differing = [
-            f"{key}: {old.get(key, 'absent')} then, {new.get(key, 'absent')} now"
-            for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key)
-        ]
+        differing = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+        done = Checkpoint.open(self.path / "state").rounds
+        if differing == {_LENGTH} and isinstance(new.get(_LENGTH), int) and new[_LENGTH] >= done:
+            return
         if differing:
             raise Faults(
-                f"{self.path} was begun with another recipe",
-                differing,
-                "Resume with the recipe it has, or choose another --out.",
+                f"{self.path} was started with another recipe",
+                [f"{key} was {old.get(key, 'absent')}, is now {new.get(key, 'absent')}" for key in sorted(differing)],
+                f"Resume with the recipe it has ({_LENGTH} may change, {max(done, 1)} at least), or choose another "
+                "--out.",
             )
 
 
 def essence(recipe: str) -> dict[str, Any]:
     """What of a resolved recipe has an influence on a run's numbers, by full key."""
     flat = _flat({**(yaml_of(recipe) or {})})
-    return {key: value for key, value in flat.items() if not key.startswith(_FREE)}
+    return {key: value for key, value in flat.items() if not f"{key}.".startswith(tuple(f"{free}." for free in _FREE))}
 
 
 def _safe(error: BaseException) -> str:

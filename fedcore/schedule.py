@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -18,6 +19,7 @@ class Cosine:
     The rate is constant within a round, because rounds are what all sites share.
     """
 
+    uses_count: ClassVar[bool] = True
     warmup: int = 0
     """Rounds of the rise; the first trains at 1 / (warmup + 1) of the rate."""
     floor: float = 0.0

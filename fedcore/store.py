@@ -53,7 +53,9 @@ def encoder_config(folder: Path) -> dict[str, Any]:
 
 
 def build_encoder(folder: Path) -> Encoder:
-    """The encoder of `folder`, built as it was and with its weights.
+    """The encoder of `folder`, built as it was and with its weights, in evaluation mode.
+
+    Features of an image then do not depend on the other images of its batch; `.train()` before it is trained further.
 
     Raises:
         InputError: It is damaged, or asks for what its weights are not.
@@ -68,7 +70,7 @@ def build_encoder(folder: Path) -> Encoder:
             "set `encoder` in the recipe"
         )
     try:
-        return built_for(_tensors(folder), lambda: kind(**config["init_args"]), lambda encoder: encoder)
+        return built_for(_tensors(folder), lambda: kind(**config["init_args"]), lambda encoder: encoder).eval()
     except ValueError as e:
         raise InputError(f"{folder / CONFIG} does not fit its weights: {e}; {_ADVICE}") from e
 

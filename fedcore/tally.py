@@ -5,27 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
-from rich.console import Console
 from rich.table import Table
 
-from fedcore.grid import grid
+from fedcore.grid import grid, terminal
 from fedcore.report.comparison import Entry, entries, measures
 from fedcore.report.comparison import families as families_of
 from fedcore.report.run import Estimate, Run
 from fedcore.report.units import percent
 
-NOTE = "In brackets 95 % intervals; of several runs their mean, with the lowest and highest."
+NOTE = "In brackets: 95 % intervals; of several runs the mean, lowest and highest."
 
 
 def show(runs: Sequence[Run], families: Sequence[str]) -> None:
     """Tables of the pooled scores; nothing where no run has any."""
     scored = [entry for entry in entries(runs, families) if entry.pooled]
-    console = Console(highlight=False)
+    console = terminal()
     for table in _tables(scored):
         console.print()
         console.print(table)
     if scored:
-        console.print(f"[dim]{NOTE}[/]")
+        console.print(NOTE, style="dim")
 
 
 def _tables(scored: Sequence[Entry]) -> Iterator[Table]:

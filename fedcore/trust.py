@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -59,17 +60,23 @@ def guard() -> None:
 def trusting(*packages: str) -> Iterator[None]:
     """Inside, files may name classes of these packages too.
 
+    One that is not installed is looked for in the current folder, which comes last: a file there hides nothing.
+
     Raises:
         InputError: A name is not that of a package.
     """
     for name in packages:
         if not _PACKAGE.fullmatch(name) or name.partition(".")[0] == "jsonargparse":
             raise InputError(f"{OPTION} takes the name of a Python package, such as my_package, got {name!r}")
+    here = [str(Path.cwd())] if any(_is_here(name) for name in packages) else []
     token = _trusted.set(_trusted.get() | {*packages})
+    sys.path += here
     try:
         yield
     finally:
         _trusted.reset(token)
+        for folder in here:
+            sys.path.remove(folder)
 
 
 def users_word(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -99,6 +106,36 @@ def users_word(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return left, packages
 
 
+@contextmanager
+def running_trusted() -> Iterator[None]:
+    """What goes wrong in code of a trusted package while it is imported becomes an InputError that names the line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as e:
+        for error in (e, e.__cause__, e.__context__):
+            if error and (place := _place(error)):
+                raise InputError(f"{place}: {type(error).__name__}: {error}") from e
+        raise
+
+
+def _place(error: BaseException) -> str:
+    """The last line of a trusted package that an error went through; nothing where it went through none."""
+    frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    frames += [(error.filename or "", error.lineno)] if isinstance(error, SyntaxError) else []
+    tops = {name.partition(".")[0] for name in _trusted.get()} - {*KIT}
+    ours = [(Path(file), line) for file, line in frames if tops & {*Path(file).with_suffix("").parts}]
+    return f"{ours[-1][0].name}, line {ours[-1][1]}" if ours else ""
+
+
+def _is_here(name: str) -> bool:
+    """Whether the current folder has a package of that name and nothing installed has."""
+    top = name.partition(".")[0]
+    there = any((Path.cwd() / found).is_file() for found in (f"{top}.py", f"{top}/__init__.py"))
+    return there and top not in sys.modules and find_spec(top) is None
+
+
 def _ours(path: str) -> bool:
     return f"{path}.".startswith(tuple(f"{prefix}." for prefix in (*KIT, *LIBRARIES)))
 
@@ -115,11 +152,19 @@ def refusal(text: str) -> str | None:
     if not (found := _REFUSED.search(text)):
         return None
     package = found[1].partition(".")[0]
-    if package not in sys.modules and find_spec(package) is None:  # of a name without dots, which imports nothing
-        return f"there is no module {package!r}; a class is named by its import path, such as fedssl.moco.MoCo"
+    # find_spec of a name without dots imports nothing.
+    if package not in sys.modules and find_spec(package) is None and not _is_here(package):
+        return no_module(package)
     return (
         f"{found[1]} is code of the package {package!r}, not of fedpretrain, and was not run; "
         f"{OPTION} {package} runs it, if you trust that package"
+    )
+
+
+def no_module(name: str) -> str:
+    return (
+        f"there is no module {name!r}, installed or in the current folder; a class is named by its import path, such "
+        "as fedssl.moco.MoCo"
     )
 
 

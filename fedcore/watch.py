@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedcore.errors import InputError
+from fedcore.grid import terminal
 from fedcore.report.digest import highest_revelation, level_sentence
 from fedcore.report.read import read_run
 from fedcore.report.run import Run, Turn
@@ -37,7 +38,7 @@ _SPARKS = "▁▂▃▄▅▆▇█"
 
 def command(arguments: Sequence[str]) -> int:
     match list(arguments):
-        case ["-h" | "--help"]:
+        case words if {"-h", "--help"} & {*words}:
             print(USAGE)
         case [run] if not run.startswith("-"):
             follow(Path(run)) if sys.stdout.isatty() else snapshot(Path(run))
@@ -50,7 +51,7 @@ def command(arguments: Sequence[str]) -> int:
 
 def snapshot(folder: Path) -> None:
     """Prints how the run stands."""
-    Console(highlight=False).print(picture(read_run(folder), quiet_for(folder)))
+    terminal().print(picture(read_run(folder), quiet_for(folder)))
 
 
 def follow(folder: Path, pause: float = 1.0) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from fedcore.errors import InputError
+from fedcore.mistakes import explain
+from fedcore.options import option_names
 from fedcore.trust import guard
 
 
@@ -33,7 +35,8 @@ def typed(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> 
     try:
         config = parser.parse_args(list(arguments))
     except argparse.ArgumentError as e:
-        raise InputError(f"{name}: {str(e).strip().splitlines()[-1].strip()}\n{parser.format_usage().strip()}") from e
+        told = explain(str(e), option_names(parser, {}))
+        raise InputError(f"{name}: {told}\n{parser.format_usage().strip()}") from e
     require_seeds(config)
     try:
         return dict(parser.instantiate(config))

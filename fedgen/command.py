@@ -27,6 +27,17 @@ USAGE = """usage: fedpretrain generate train [RECIPE] [--KEY VALUE ...]        h
        fedpretrain generate invert FINETUNE_RUN SET [--count 200]   a set of what its classifiers have in mind
        fedpretrain generate distil FINETUNE_RUN RUN [--drawn SET]   its classifiers teach one, by such images"""
 
+AUDIT = """usage: fedpretrain generate audit RUN SET [--encoder PRETRAIN_RUN] [--KEY VALUE ...]
+
+Each hospital compares the set with its own images. Two verdicts follow: privacy (are images copies?) and, with
+--encoder, use (does a classifier learn from them?). SET/audit.json keeps both.
+  RUN        a finished run of generate train or finetune, which the set was made by
+  SET        folder of the set
+  --encoder  a finished pretraining run or an encoder's folder, whose features are compared
+  --KEY VALUE overrides the run's recipe, such as --policy.audits 6
+
+Exit code: 0 where the privacy check passed; 2 where it failed or could not be made, or where the words are wrong."""
+
 CALLED: dict[str, Callable[..., Path]] = {"sample": sample, "release": release, "invert": invert, "distil": distil}
 
 
@@ -43,13 +54,15 @@ def command(arguments: Sequence[str]) -> int:
             if told := RunFolder(student).about()["recognition"]:
                 recognition.show(told)
             print(f"result: {student}")
-        case ["audit", *rest] if rest and rest[0] not in ("-h", "--help"):
+        case ["audit", *rest] if {"-h", "--help"} & {*rest}:
+            print(AUDIT)
+        case ["audit", *rest]:
             found = _audit(rest)
             show(found)
             return 0 if found.safe.answer == "yes" else 2
         case ["release", *rest]:
             print(call(release, "generate release", rest))
-        case ["audit" | "-h" | "--help", *_] | []:
+        case ["-h" | "--help", *_] | []:
             print(USAGE)
         case _:
             raise _unknown(arguments)
@@ -79,11 +92,13 @@ def _audit(words: Sequence[str]) -> AuditRecord:
 
 def _asked(words: Sequence[str]) -> tuple[Namespace, list[str]]:
     """RUN, SET and --encoder are the audit's own, whatever is left overrides the run's recipe."""
-    parser = ArgumentParser(prog="fedpretrain generate audit", usage=USAGE, allow_abbrev=False, exit_on_error=False)
+    parser = ArgumentParser(
+        prog="fedpretrain generate audit", usage=AUDIT, add_help=False, allow_abbrev=False, exit_on_error=False
+    )
     parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("set", type=Path, nargs="?")
     parser.add_argument("--encoder", type=Path)
     asked, overrides = parser.parse_known_args(list(words))
     if asked.set is None:
-        raise InputError(f"generate audit takes a run and a set\n{USAGE}")
+        raise InputError(f"generate audit takes a run and a set\n{AUDIT}")
     return asked, overrides

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
-from rich.console import Console
 from torch import Tensor
 
-from fedcore.grid import grid
+from fedcore.grid import grid, terminal
 from fedcore.message import STATISTICS, Message
 from fedcore.report.units import figure
 
@@ -64,4 +63,4 @@ def rows(told: Told) -> Mapping[str, list[str]]:
 
 def show(told: Told) -> None:
     """A table in the terminal."""
-    Console(highlight=False).print(grid("class", TITLES, rows(told)))
+    terminal().print(grid("class", TITLES, rows(told)))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from rich.console import Console
+from rich.text import Text
 
 from fedcore.data.audit_record import AuditRecord
-from fedcore.grid import grid
+from fedcore.grid import grid, terminal
 from fedcore.report.units import figure, plural
 
 PRIVACY = {
@@ -21,7 +22,7 @@ SHOWN = 10
 
 def show(found: AuditRecord) -> None:
     """Tables, and the two verdicts."""
-    console = Console(highlight=False)
+    console = terminal()
     rows = {site: [figure(told.get(key)) for key in PRIVACY] for site, told in found.sites.items()}
     console.print(grid("site", list(PRIVACY.values()), rows))
     if any("kid" in told for told in found.sites.values()):
@@ -43,8 +44,9 @@ def show(found: AuditRecord) -> None:
 
 def _verdict(console: Console, found: AuditRecord) -> None:
     safe, useful = found.safe, found.useful
-    word = "[green]passed[/]" if safe.answer == "yes" else "[red]failed[/]"
-    console.print(f"Privacy check {word}: {plural(len(found.copies), 'copy', 'copies')} in {found.images} images")
+    word, colour = ("passed", "green") if safe.answer == "yes" else ("failed", "red")
+    copies = f": {plural(len(found.copies), 'copy', 'copies')} in {found.images} images"
+    console.print(Text.assemble("Privacy check ", (word, colour), copies))
     _listed(console, safe.because)
     for name, sites in list(found.copies.items())[:SHOWN]:
         console.print(f"  {name}: a copy, say {', '.join(sites)}")
@@ -54,7 +56,7 @@ def _verdict(console: Console, found: AuditRecord) -> None:
         console.print("  copies were looked for by pixels alone")
     _listed(console, [f"not measured: {what}" for what in safe.not_measured])
     colour = {"yes": "green", "no": "red", "not measured": "yellow"}[useful.answer]
-    console.print(f"Fit for use: [{colour}]{useful.answer}[/]")
+    console.print(Text.assemble("Fit for use: ", (useful.answer, colour)))
     _listed(console, [*useful.because, *(f"not measured: {what}" for what in useful.not_measured)])
 
 

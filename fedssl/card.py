@@ -40,8 +40,9 @@ def _what(about: Record, rounds: Sequence[Record], module: Method, sites: Record
     pixels = " x ".join(map(str, about["size"]))
     return f"""# Encoder pretrained {how}
 
-{type(module.encoder).__name__}({config}), {sum(p.numel() for p in module.encoder.parameters()):,} parameters,
-pretrained with {type(module).__name__} for {len(rounds)} rounds on images of {pixels} pixels in [-1, 1]."""
+{type(module.encoder).__name__}({config}), {sum(p.numel() for p in module.encoder.parameters()):,} parameters
+(the report counts those of the method's heads too), pretrained with {type(module).__name__} for {len(rounds)} rounds on
+images of {pixels} pixels in [-1, 1]."""
 
 
 def _load(module: Method) -> str:
@@ -50,7 +51,7 @@ from pathlib import Path
 
 from fedcore.store import build_encoder
 
-encoder = build_encoder(Path("encoder")).eval()  # this folder; encoder(images) is (n, {module.encoder.width})
+encoder = build_encoder(Path("encoder"))  # in evaluation mode; encoder(images) is (n, {module.encoder.width})
 ```
 
 `fedpretrain finetune RECIPE --start FOLDER` starts from it. `fedpretrain export FOLDER --to monai` (or `timm`,

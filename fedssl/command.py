@@ -6,12 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from fedcore.algorithm import FedAvg, share_of
 from fedcore.encoders import Encoder
 from fedcore.errors import InputError, building
-from fedcore.grid import grid
+from fedcore.grid import grid, terminal
 from fedcore.ledger import ANSWERS
 from fedcore.local import LocalTrainer
 from fedcore.message import Refusal, Weights
@@ -37,7 +35,7 @@ COLUMNS = {"knn": "kNN", "linear": "linear probe", "feature_std": "spread", "eff
 
 
 def command(arguments: Sequence[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or {"-h", "--help"} & {*arguments}:
         print(USAGE)
         return 0
     show(probe(Path(arguments[0]), arguments[1:]))
@@ -110,7 +108,7 @@ def show(table: Table) -> None:
             for site, row in table.items()}  # fmt: skip
     images = sum(row.get("images", 0) for row in table.values())
     rows["all"] = [f"{images:.0f}", *(_cell(pooled(table, name)) for name in COLUMNS)]
-    Console().print(grid("site", ("test images", *COLUMNS.values()), rows, standing_out="all"))
+    terminal().print(grid("site", ("test images", *COLUMNS.values()), rows, standing_out="all"))
 
 
 def _cell(value: float | None) -> str:

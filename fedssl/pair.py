@@ -15,7 +15,9 @@ def pair(views: list[Float[Tensor, "n c *space"]], least: int = 2) -> tuple[Tens
         Refused: There are not two views, or fewer images: of one, a batch norm or its like can learn nothing.
     """
     if len(views) != 2:
-        raise Refused(f"the method compares 2 views of an image, got {len(views)}; set views.count to 2")
+        raise Refused(
+            f"the method compares 2 views of an image, got {len(views)}; set method.init_args.views.count to 2"
+        )
     if len(views[0]) < least:
         raise Refused(f"the method needs at least {least} images a step, got {len(views[0])}; "
                       "leave the site out or raise visit.batch_size")  # fmt: skip

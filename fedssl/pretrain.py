@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,6 +91,7 @@ def pretrain(
         _keep_samples(run.site(site), images, module, seed)
     notes = _save(run, cohort, module, transport)
     run.close("finished", notes=[*run.about()["notes"], *notes, *Gallery().keep(transport)])
+    print(_last_score(run.rounds()))
 
 
 def _require_training(cohort: Cohort) -> None:
@@ -154,6 +155,18 @@ def _save(run: RunFolder, cohort: Cohort, module: Method, transport: InProcess) 
         others = ", ".join(site.name for site in sites if site not in owners)
         notes += [f"no encoder of {others}: nothing was trained there"]
     return notes
+
+
+def _last_score(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """The kNN score of the last probe: its mean over the sites, weighted by their test images."""
+    last = next((record for record in reversed(rounds) if record["survey"]), None)
+    if last is None:
+        return "no score: no site was probed"
+    told = [(of["knn"], of.get("images", 1.0)) for of in last["survey"].values() if "knn" in of]
+    if not told:
+        return "no kNN score, which needs labels; feature std and effective rank are in the report"
+    mean = sum(score * images for score, images in told) / sum(images for _, images in told)
+    return f"kNN accuracy on test images after round {last['round'] + 1}: {mean:.3f}, mean of {len(told)} sites"
 
 
 def has_own_encoder(memory: Tensors) -> bool:

@@ -12,6 +12,7 @@ from fedcore.report.markdown import plain, table
 from fedcore.report.naming import start_name
 from fedcore.report.units import measured_on, metric_name
 from fedcore.run import RunFolder
+from fedtune.tell import outward
 
 
 def card(run: RunFolder, module: nn.Module, scores: Record, owners: Sequence[str] = ()) -> str:
@@ -33,11 +34,14 @@ def _what(about: Record, module: nn.Module, scores: Record, segments: bool) -> s
     tells = f"structure {', '.join(numbers)} from background" if segments else plain(", ".join(about["classes"]))
     start = plain(start_name(scores.get("encoder")))
     count = sum(p.numel() for p in module.parameters())
+    prepared = "".join(
+        f" Note: {plain(note)}." for note in about.get("notes", ()) if note.startswith("the encoder was")
+    )
     carried = f" {about['carried']:.0%} of the parameters came with that encoder." if about.get("carried") else ""
     return f"""# {"Segmenter" if segments else "Classifier"} trained by {sites} sites together
 
 Tells {tells}. {count:,} parameters, fine-tuned from {start} for {about["rounds"]} rounds on
-images of {pixels} pixels in [-1, 1], with {scores["label_fraction"]:.0%} of the labels.{carried}"""
+images of {pixels} pixels in [-1, 1], with {scores["label_fraction"]:.0%} of the labels.{carried}{prepared}"""
 
 
 def _use(about: Record, segments: bool, owners: Sequence[str]) -> str:
@@ -73,5 +77,5 @@ In brackets 95 % intervals over patients.{where}{notes}
 def _cell(score: Record | None) -> str:
     if not score or score.get("value") is None:
         return "-"
-    ends = "" if score.get("low") is None else f" ({score['low']:.2f}-{score['high']:.2f})"
+    ends = "" if score.get("low") is None else " ({:.2f}-{:.2f})".format(*outward(score["low"], score["high"]))
     return f"{score['value']:.3f}{ends}"

@@ -33,7 +33,7 @@ Scores of a finished finetune or segment run per site and pooled, on its own tes
 
 
 def command(arguments: Sequence[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or {"-h", "--help"} & {*arguments}:
         print(USAGE)
         return 0
     run = RunFolder(Path(arguments[0]))

@@ -33,6 +33,13 @@ Table = dict[str, dict[str, Score]]
 POOLED = "pooled"
 
 
+MORE_TESTS = (
+    "give more rows of the manifest the split 'test' (where it has no column 'split', raise data.test_fraction; of "
+    "phantom hospitals, data.phantom.images_per_site)"
+)
+"""How to have more to measure on: each way helps in one case alone."""
+
+
 @dataclass(frozen=True)
 class SiteCounts(Message):
     """What a site sends: counts, without the classes of which it has fewer than `policy.min_patients` patients."""
@@ -162,7 +169,7 @@ def require_countable(policy: Policy) -> None:
 def require_tests(tests: Mapping[str, Images], policy: Policy, what: str = "labelled test images") -> None:
     """Raises InputError if no site has them, or none of enough patients."""
     if not tests:
-        raise InputError(f"no site has {what}; give the manifest a split column with 'test', or set data.test_fraction")
+        raise InputError(f"no site has {what}; {MORE_TESTS}")
     if max(len(np.unique(images.patients)) for images in tests.values()) < policy.min_patients:
         raise too_few(policy)
 
@@ -179,8 +186,8 @@ def require_classes(tests: Mapping[str, Images], kind: Beside, k: int, policy: P
 
 def too_few(policy: Policy, of: str = "") -> InputError:
     return InputError(
-        f"no site has {policy.min_patients} test patients{of}, so none sends a score; hold more patients out "
-        "(data.test_fraction), or lower policy.min_patients if the sites agree"
+        f"no site has {policy.min_patients} test patients{of}, so none sends a score; {MORE_TESTS}; or lower "
+        "policy.min_patients if the sites agree"
     )
 
 

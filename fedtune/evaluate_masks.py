@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from rich.console import Console
 from torch import Tensor, nn
 
 from fedcore.data.decode import UNLABELED
 from fedcore.data.geometry import Spacing
 from fedcore.data.images import Images
 from fedcore.errors import InputError, Refused
-from fedcore.grid import grid
+from fedcore.grid import grid, terminal
 from fedcore.local import LocalTrainer, personal
 from fedcore.message import STATISTICS, Contribution, Message, Weights
 from fedcore.policy import Policy
@@ -165,10 +164,22 @@ def show(found: Overlaps) -> None:
         for site, row in found.table.items()
     }  # fmt: skip
     titles = ("images", "Dice", f"HD95 ({found.unit})", "surface Dice")
-    Console().print(grid("site", titles, rows, standing_out=POOLED))
-    print(measured_on(found.grid))
-    for site, note in _notes(found).items():
-        Console().print(f"{site}: {note}", highlight=False, markup=False)
+    console = terminal()
+    console.print(grid("site", titles, rows, standing_out=POOLED))
+    console.print(measured_on(found.grid))
+    for note in (*(f"{site}: {note}" for site, note in _notes(found).items()), *_hints(found.table[POOLED])):
+        console.print(note)
+
+
+def _hints(pooled: Mapping[str, Score]) -> Iterator[str]:
+    """What scores that look like a mistake mean."""
+    if math.isnan(pooled["hd95"].value):
+        yield "HD95 -: no distance exists, because no image has a structure both in its mask and in the prediction"
+    if pooled["dice"].value < 0.0005:
+        yield (
+            "Dice 0.000: nothing was predicted where the masks are; train longer (rounds.count) or with a higher "
+            "learning rate (segmenter.init_args.optimizer.init_args.lr)"
+        )
 
 
 def _notes(found: Overlaps) -> dict[str, str]:

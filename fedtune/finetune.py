@@ -26,7 +26,8 @@ from fedcore.visit import Visit
 from fedtune.classifier import Classifier
 from fedtune.evaluate import evaluate, require_classes, require_countable, require_tests
 from fedtune.kappa import grades_of
-from fedtune.result import leave
+from fedtune.result import leave, noted
+from fedtune.start import start_notes
 from fedtune.tell import as_json, show
 
 
@@ -85,14 +86,15 @@ def finetune(
               loggers=loggers, seed=seed, workers=workers)  # fmt: skip
     about = describe(loaded) | {"command": "finetune", "label_fraction": label_fraction}
     about |= {"classes": list(classes), "several_findings": module.beside == "findings"}
+    about["notes"] = [*about["notes"], *noted(start_notes(weights, run.recipe, loaded.size))]
     transport = job.train_in(run, module, about | {"labelled": {s: len(i) for s, i in train.items()}})
     save_classifier(run, module)
     found = evaluate(transport, seed, grades, by_patient)
     settings = {"label_fraction": label_fraction, "encoder": start, "by_patient": by_patient}
     owners = list(own_parts(transport.memories, transport.names()))
     leave(run, module, MODEL, settings | as_json(found, classes), owners)
-    show(found, classes)
     run.close("finished")
+    show(found, classes)
 
 
 def build(
@@ -162,7 +164,7 @@ def _tasks(cohort: Cohort, fraction: float, seed: int, policy: Policy) -> tuple[
     }
     train = {site: images for site, images in train.items() if len(images)}
     if not train:
-        raise InputError("no site has a labelled training image; give the manifest a column 'label'")
+        raise InputError("no site has a labelled training image; give rows of the split 'train' a label")
     tests = labelled_tests(cohort)
     require_tests(tests, policy)
     return train, tests

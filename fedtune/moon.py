@@ -100,7 +100,7 @@ class _Contrast(Callback):
 
     def _see(self, encoder: nn.Module, asked: tuple[Tensor, ...], features: Tensor) -> None:
         if not features.requires_grad:
-            raise Refused("MOON pulls at an encoder, and this one is frozen; set classifier.frozen to false")
+            raise Refused("MOON pulls at an encoder, and this one is frozen; set classifier.init_args.frozen to false")
         self.images, self.features = asked[0].detach(), features
 
     def _look_away(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,3 +22,10 @@ def leave(run: RunFolder, module: nn.Module, model: str, scores: dict[str, Any],
     """
     write_json(run.path / "scores.json", scores)
     write_atomically(run.path / Path(model).parent / CARD, card(run, module, scores, owners).encode())
+
+
+def noted(notes: list[str]) -> list[str]:
+    """The notes, which the run's page keeps, told in the terminal too."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    return notes

@@ -31,8 +31,9 @@ from fedtune.native import Files
 from fedtune.networks import UShaped
 from fedtune.outlines import Outlines
 from fedtune.overlap import Missed
-from fedtune.result import leave
+from fedtune.result import leave, noted
 from fedtune.segmenter import Segmenter
+from fedtune.start import start_notes
 
 
 def segment(
@@ -92,14 +93,15 @@ def segment(
               loggers=loggers, seed=seed, workers=workers)  # fmt: skip
     about = describe(cohort) | {"command": "segment", "label_fraction": label_fraction, "structures": structures}
     about |= {"carried": carried(module.network) if weights else 0.0, "labelled": {s: len(i) for s, i in train.items()}}
+    about["notes"] = [*about["notes"], *noted(start_notes(weights, run.recipe, cohort.size))]
     transport = job.train_in(run, module, about)
     save_classifier(run, module, SEGMENTER)
     found = evaluate_masks(transport, structures, tolerance, seed, files, hd95_missed)
     settings = {"label_fraction": label_fraction, "encoder": start}
     owners = list(own_parts(transport.memories, transport.names()))
     leave(run, module, SEGMENTER, settings | as_json(found), owners)
-    show(found)
     run.close("finished", notes=[*run.about()["notes"], *Outlines().keep(transport, structures)])
+    show(found)
 
 
 def build(
@@ -163,7 +165,9 @@ def _tasks(cohort: Cohort, fraction: float, seed: int, policy: Policy) -> tuple[
         for site, images in with_masks(cohort, "train").items()
     }
     if not train:
-        raise InputError("no site has a training image with a mask; give the manifest a column 'mask'")
+        raise InputError(
+            "no site has a training image with a mask; give rows of the split 'train' one in the column 'mask'"
+        )
     if any(images.companions and images.companions.images.masks is None for images in train.values()):
         raise InputError("data.synthetic has no masks; draw a set from a generator of pairs (recipe diffusion_pairs)")
     tests = with_masks(cohort, "test")

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
+from rich.table import Table
 
-from fedcore.grid import grid
+from fedcore.grid import grid, terminal
 from fedtune.calibration import diagram
 from fedtune.evaluate import POOLED, Evaluation
 from fedtune.scores import Score
@@ -25,18 +25,22 @@ def as_json(found: Evaluation, classes: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def show(found: Evaluation, classes: Sequence[str] = ()) -> None:
-    """Tables of at most 80 columns: scores by site, then what is told besides, then scores by finding."""
-    _show_sites(found, FIRST)
-    _show_sites(found, {name: title for name, title in SECOND.items() if name in found.table[POOLED]})
+    """Tables of at most 80 columns: scores by site, then calibration and kappa, then scores by finding."""
+    console = terminal()
+    console.print(_by_site(found, FIRST))
+    second = {name: title for name, title in SECOND.items() if name in found.table[POOLED]}
+    console.print(f"\ncalibration error (ECE, 0 is best){' and agreement of grades' if len(second) > 1 else ''}")
+    console.print(_by_site(found, second))
     if by_finding := dict(zip(classes, found.findings[POOLED], strict=True)) if found.findings[POOLED] else {}:
         present = found.counts[POOLED].confusion[:, 1].sum(-1).tolist()
         rows = {
             name: (str(count), format_score(score))
             for (name, score), count in zip(by_finding.items(), present, strict=True)
         }
-        Console().print(grid("finding", (f"{_unit(found)} with it", "AUROC"), rows))
+        console.print()
+        console.print(grid("finding", (f"{_unit(found)} with it", "AUROC"), rows))
     for site, note in _notes(found, classes).items():
-        Console().print(f"{site}: {note}", highlight=False, markup=False)
+        console.print(f"{site}: {note}")
 
 
 def left_out_notes(withheld: Mapping[str, Sequence[str]], counted: Mapping[str, int], least: int) -> dict[str, str]:
@@ -54,19 +58,25 @@ def format_score(score: Score) -> str:
         return "-"
     if math.isnan(score.low):
         return f"{score.value:.3f}"
-    return f"{score.value:.3f} ({score.low:.2f}-{score.high:.2f})"
+    low, high = outward(score.low, score.high)
+    return f"{score.value:.3f} ({low:.2f}-{high:.2f})"
+
+
+def outward(low: float, high: float) -> tuple[float, float]:
+    """The ends of an interval to two digits, rounded so that what lies inside still does."""
+    return math.floor(low * 100 + 1e-6) / 100, math.ceil(high * 100 - 1e-6) / 100
 
 
 def _unit(found: Evaluation) -> str:
     return "patients" if found.by_patient else "images"
 
 
-def _show_sites(found: Evaluation, titles: Mapping[str, str]) -> None:
+def _by_site(found: Evaluation, titles: Mapping[str, str]) -> Table:
     rows = {
         site: [str(_counted(found, site)), *(format_score(row[name]) for name in titles)]
         for site, row in found.table.items()
     }
-    Console().print(grid("site", (_unit(found), *titles.values()), rows, standing_out=POOLED))
+    return grid("site", (_unit(found), *titles.values()), rows, standing_out=POOLED)
 
 
 def _counted(found: Evaluation, site: str) -> int:

@@ -4,17 +4,25 @@ import importlib.util
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from fedcore.cli import main
+from fedcore.cli import STAGES, main, stage_of
 from fedcore.data.phantom import Phantoms
+from fedcore.encoders import ResNet
+from fedcore.options import option_names
+from fedcore.recipe import parser_of, read_recipe
+from fedcore.store import save_encoder
+from fedcore.trust import trusting, users_word
 from tests.roads import make_small
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SHORT = "--rounds.count 1 --visit.max_epochs 1 --data.size 32 --policy.min_patients 1"
+SHORT = "--rounds.count 1 --visit.max_steps 2 --data.size 32 --policy.min_patients 1"
 SMALL = {
     "pretrain": f"{SHORT} --encoder.init_args.stem 8", "finetune": f"{SHORT} --encoder.init_args.stem 8",
     "generate train": f"{SHORT} --generator.init_args.network.init_args.widths [8,16]",
@@ -34,7 +42,7 @@ def commands(page: Path) -> list[str]:
 def test_commands_of_a_page_run_in_their_order(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("my.csv", "other.csv"):
-        Phantoms(sites=2, images_per_site=120).write(tmp_path / name[:-4], 32)
+        Phantoms(sites=2, images_per_site=88).write(tmp_path / name[:-4], 32)
         text = (tmp_path / name[:-4] / "manifest.csv").read_text().splitlines()
         rows = [re.sub(r"(^|,)(hospital_\d[^,]*\.png)", rf"\1{name[:-4]}/\2", line) for line in text]
         Path(name).write_text("\n".join(rows) + "\n")
@@ -64,28 +72,101 @@ def test_recipe_reference_is_current() -> None:
     assert "\n".join(maker.page()) + "\n" == maker.PAGE.read_text(encoding="utf-8"), "run `make docs`"
 
 
+NO_OPTION = re.compile(
+    r"(fedcore|fedssl|fedgen|fedtune|torch|lightly|criterion|self|site|turn|message|report)\..*"
+    r"|.*\.(py|json|jsonl|csv|md|yaml|html|png|npy|npz|safetensors|onnx)"
+)
+
+
+def test_every_option_that_a_page_names_is_one() -> None:
+    """Dotted words in code spans, against the options of the commands and of the classes in the recipe reference."""
+    known = {name for stage in STAGES for name in option_names(parser_of(stage_of(stage), stage), {})}
+    groups = {name.partition(".")[0] for name in known}
+    reference = set(
+        re.findall(r"^\| `([\w.]+)`", (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    checked = 0
+    for page in PAGES:
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for span in re.findall(r"`([^`\n]+)`", text) if page.name != "recipes.md" else ():
+            whole = [span] if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", span) else []
+            for word in re.findall(r"--([a-z_]+(?:\.[a-z_]+)+)", span) or whole:
+                group, *rest = word.replace(".init_args", "").split(".")
+                of_a_class = group in groups and {".".join(rest), rest[-1]} & reference
+                assert word in known or of_a_class or NO_OPTION.fullmatch(word), f"{page.name}: {word}"
+                checked += 1
+    assert checked > 40
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
 
 
-def test_the_tutorial_of_a_method_is_all_there_is() -> None:
-    """The SimSiam of docs/add_a_method.md, with its imports, trains."""
-    code = re.search(r"```python\n(class SimSiam.*?)```", (ROOT / "docs" / "add_a_method.md").read_text(), re.DOTALL)
-    assert code is not None
-    imports = (
-        "from lightly.loss import NegativeCosineSimilarity\n"
-        "from lightly.models.modules.heads import SimSiamPredictionHead, SimSiamProjectionHead\n"
-        "from fedcore.encoders import Encoder, ResNet\nfrom fedcore.views import Views\n"
-        "from fedssl.method import Method\n"
-    )
-    names: dict[str, object] = {}
-    exec(imports + code[1], names)
-    import torch
+METHOD = (ROOT / "docs" / "add_a_method.md").read_text(encoding="utf-8")
 
-    method = names["SimSiam"](names["ResNet"](depth=10, stem=8))
-    loss = method.loss(method.views(torch.rand(4, 1, 32, 32) * 2 - 1))
-    loss.backward()
-    assert -1 <= float(loss.detach()) <= 1
-    assert all(p.grad is not None for p in method.parameters())
+
+def test_the_method_of_the_page_trains_as_it_is_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's file, its command and its recipe, from the folder they lie in and nowhere else."""
+    monkeypatch.chdir(tmp_path)
+    code, recipe = (re.search(rf"```{kind}\n(.*?)```", METHOD, re.DOTALL) for kind in ("python", "yaml"))
+    assert code
+    assert recipe
+    Path("my_method.py").write_text(code[1])
+    Path("my.yaml").write_text(recipe[1])
+    (typed,) = commands(ROOT / "docs" / "add_a_method.md")
+    (by_recipe,) = re.findall(r"fedpretrain (.*)", recipe[1])
+    path = list(sys.path)
+    small = shlex.split(f"{SMALL['pretrain']} --data.phantom.sites 2 --data.phantom.images_per_site 8 --probe null")
+    with pytest.raises(SystemExit) as stopped:
+        main([*shlex.split(by_recipe), *small])
+    assert stopped.value.code == 0
+    words = shlex.split(typed)[2:]
+    with trusting(*users_word(words)[1]):
+        told = read_recipe(stage_of("pretrain"), "pretrain", words).text
+    assert sys.path == path
+    assert "class_path: my_method.SimSiam" in told
+    assert "lr: 0.03" in told
+    sys.modules.pop("my_method")
+
+
+@pytest.mark.parametrize(
+    ("removed", "told"),
+    [
+        (
+            "from fedssl.method import Method, OptimizerFactory",
+            "my_method.py, line 10: NameError: name 'Method' is not",
+        ),
+        (":\n        super", "my_method.py, line 19: SyntaxError"),
+    ],
+)
+def test_a_mistake_in_the_pasted_file_is_told_with_its_line(
+    removed: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```python\n(.*?)```", METHOD, re.DOTALL)
+    assert code
+    Path("my_method.py").write_text(code[1].replace(removed, ""))
+    for words in (["--method", "my_method.SimSiam"], ["my.yaml", "--trust", "my_method"]):
+        Path("my.yaml").write_text("method: my_method.SimSiam")
+        with pytest.raises(SystemExit) as stopped:
+            main(["pretrain", *words])
+        assert stopped.value.code == 2
+        assert told in capsys.readouterr().err
+
+
+def test_the_encoder_of_the_tutorial_is_ready_to_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its snippet, on a folder of that name: features of images alone are those in a batch."""
+    monkeypatch.chdir(tmp_path)
+    save_encoder(Path("checkpoints/mine/encoder"), ResNet(2, 1, depth=10, stem=8), {"size": [32, 32]}, "")
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "tutorial.md").read_text(), re.DOTALL)
+    assert code
+    names: dict[str, Any] = {}
+    exec(code[1], names)
+    images = torch.rand(5, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        together = names["encoder"](images)
+        alone = torch.cat([names["encoder"](image[None]) for image in images])
+    assert together.shape == (5, names["encoder"].width)
+    assert torch.allclose(alone, together, atol=1e-6)

@@ -16,6 +16,7 @@ from fedcore.data.manifest import Manifest, Row, examine
 from fedcore.data.mask_values import checked_masks
 from fedcore.data.preview import preview
 from fedcore.errors import Faults
+from fedcore.grid import terminal
 
 __all__ = ["check", "check_command", "preview"]
 
@@ -44,12 +45,9 @@ def check(
 
     `deep` decodes every image and mask; memory stays at a few images.
     """
-    from rich.console import Console
-
     from fedcore.data.site_tables import counts, looks
 
-    wide = None if sys.stdout.isatty() else 10_000  # a pipe has no edge at which to cut
-    console = Console(highlight=False, markup=False, width=wide)
+    console = terminal()
     try:
         found = examine(manifest, columns, patients_are_global)
     except Faults as faults:

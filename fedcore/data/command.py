@@ -26,7 +26,7 @@ def command(arguments: Sequence[str]) -> int:
             print(call(preview, "data preview", rest))
         case ["phantom", *rest]:
             print(call(phantom, "data phantom", rest))
-        case ["-h" | "--help"] | []:
+        case ["-h" | "--help", *_] | []:
             print(USAGE)
         case [word, *_]:
             raise InputError(f"data has no command {word!r}{nearest(word, ['check', 'preview', 'phantom'])}\n{USAGE}")

@@ -84,13 +84,13 @@ def _title(manifest: Path, rows: tuple[Row, ...]) -> str:
     sites, patients = len({row.site for row in rows}), len({row.patient for row in rows})
     name = manifest.absolute().parent.name
     of_patients = f" of {patients} patients" if patients < len(rows) else ""
-    return f"{name}: {len(rows)} images{of_patients}, {sites} site{'s' * (sites > 1)}"
+    return f"{name}: {len(rows)} image{'s' * (len(rows) != 1)}{of_patients}, {sites} site{'s' * (sites > 1)}"
 
 
 def _name(axis: Any, site: str, count: int) -> None:
     style: dict[str, Any] = {"transform": axis.transAxes, "ha": "right", "fontsize": 8}
     axis.text(-0.08, 0.54, site.replace("_", " ")[:26], color=_INK, va="bottom", **style)
-    axis.text(-0.08, 0.46, f"{count} images", color=_FAINT, va="top", **style)
+    axis.text(-0.08, 0.46, f"{count} image{'s' * (count != 1)}", color=_FAINT, va="top", **style)
 
 
 def _meaning(rows: tuple[Row, ...]) -> Meaning:

@@ -12,8 +12,10 @@ from pathlib import Path
 import torch
 
 from fedcore.classifiers import classifiers_of
+from fedcore.data.scaling import Percentiles
 from fedcore.errors import InputError
 from fedcore.files import replacing
+from fedcore.reading import read_yaml
 from fedcore.run import RunFolder
 
 INPUT, OUTPUT = "images", "logits"
@@ -53,10 +55,10 @@ def export_onnx(run: RunFolder, file: Path, site: str | None = None) -> str:
     assert program is not None
     with replacing(file) as part:
         program.save(str(part))
-    return usage(run, file.name, size)
+    return usage(run, file, size)
 
 
-def usage(run: RunFolder, file: str, size: tuple[int, ...]) -> str:
+def usage(run: RunFolder, file: Path, size: tuple[int, ...]) -> str:
     about = run.about()
     shape = ", ".join(["n", str(about["channels"]), *map(str, size)])
     meaning = (
@@ -68,8 +70,17 @@ def usage(run: RunFolder, file: str, size: tuple[int, ...]) -> str:
 session = onnxruntime.InferenceSession("{file}")
 (logits,) = session.run(None, {{"{INPUT}": images}})
 
-- images: float32, ({shape}) in [-1, 1], scaled as the run's recipe says
+- images: float32, ({shape}) in [-1, 1], intensities scaled by {_scaling(run)}
 - logits: one along the second axis for each of {meaning}"""
+
+
+def _scaling(run: RunFolder) -> str:
+    """The class of `fedcore.data.scaling` that the run's images went through, with its values."""
+    scaling = (read_yaml(run.path / "recipe.yaml").get("data") or {}).get("scaling")
+    if not scaling:
+        return f"fedcore.data.scaling.{Percentiles()}, each image by itself"
+    values = ", ".join(f"{key}={value}" for key, value in (scaling.get("init_args") or {}).items())
+    return f"{scaling['class_path']}({values})"
 
 
 @contextmanager

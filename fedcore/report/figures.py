@@ -116,6 +116,7 @@ def line_chart(
     rounds = [at for points in (*series.values(), *crosses.values()) for at, _ in points]
     marks = ticks(min(values), max(values))
     beside = 1.0 if min(rounds) == max(rounds) else 0.0  # a lone round stands in the middle
+    caption += " One round so far." if beside else ""
     x = Scale(min(rounds) - beside, max(rounds) + beside, LEFT + 6, RIGHT - 6)
     y = Scale(marks[0], marks[-1], BOTTOM, TOP)
     dotted = sum(len(points) for points in series.values()) <= _DOTS

@@ -41,7 +41,8 @@ def sentence(run: Run) -> str:
         parts.append(f"on images of {' × '.join(map(str, run.size))} {unit}{channels}")
     text = " ".join(parts)
     if run.parameters:
-        text += f"; the model has {run.parameters:,} parameters"
+        heads = ", those of the method's heads included" if run.command == "pretrain" else ""
+        text += f"; {run.parameters:,} parameters are trained{heads}"
     if run.classes and run.command != "segment":  # which learns from masks, whatever labels there are
         text += f"; the classes are {', '.join(run.classes)}"
     return text + "."

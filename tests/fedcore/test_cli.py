@@ -67,8 +67,8 @@ def test_a_mistake_is_told_on_stderr_without_a_traceback(capsys: pytest.CaptureF
     assert out == ""
     assert err == (
         "fedpretrain: mine.yaml: 2 faults\n"
-        "  'rounds.cuont' is no key of this recipe (did you mean 'rounds.count'?)\n"
-        "  'zebra' is no key of this recipe\n"
+        "  unknown option 'rounds.cuont' (did you mean 'rounds.count'?)\n"
+        "  unknown option 'zebra'\n"
     )
     assert [p.name for p in Path().iterdir()] == ["mine.yaml"]
 
@@ -132,6 +132,40 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("path", [path for path, _ in (cli.STAGES | cli.COMMANDS).values()])
 def test_every_command_is_there(path: str) -> None:
     assert callable(cli._load(path))
+
+
+SUBCOMMANDS = {
+    "generate": ("train", "sample", "audit", "release", "invert", "distil"),
+    "data": ("check", "preview", "phantom"), "recipes": ("ls", "cp"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [
+    [name, *([sub] if sub else [])]
+    for name in (*(n for n in cli.STAGES if " " not in n), *cli.COMMANDS) for sub in ("", *SUBCOMMANDS.get(name, ()))
+], ids=" ".join)  # fmt: skip
+def test_every_command_explains_itself_and_does_nothing_else(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    trains = " ".join(words) in cli.STAGES
+    for more in ([], ["somewhere"])[: 1 if trains or words[-1] in SUBCOMMANDS else 2]:
+        assert call(*words, *more, "--help") == 0
+        assert capsys.readouterr().out.startswith("usage: fedpretrain " + words[0])
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("words", ["recipes ls", "--help", "pretrain --print_config"])
+def test_who_has_seen_enough_ends_it_quietly(words: str) -> None:
+    """As `| head` does: the reader has gone before anything is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    called = [sys.executable, "-c", "from fedcore.cli import main; main()", *words.split()]
+    done = subprocess.run(
+        called, cwd=Path(cli.__file__).parents[1], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    assert done.stderr == ""
+    assert done.returncode == 1
 
 
 def test_a_termination_stops_a_command_as_ctrl_c_does(

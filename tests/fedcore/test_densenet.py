@@ -69,7 +69,7 @@ def test_by_default_it_is_densenet_121() -> None:
 def test_it_is_kept_and_built_again(dims: int, tmp_path: Path) -> None:
     encoder = trained(DenseNet(dims, 1, **SMALL))
     folder = save_encoder(tmp_path / "encoder", encoder, {"size": [32] * dims}, "# Card\n")
-    again = build_encoder(folder).eval()
+    again = build_encoder(folder)
     assert isinstance(again, DenseNet)
     assert again.config == encoder.config
     with torch.inference_mode():

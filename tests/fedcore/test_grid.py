@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import pytest
 from rich.console import Console
 
-from fedcore.grid import grid
+from fedcore.grid import grid, terminal
 
 ROWS = {"a hospital with a long name": ["0.812 (0.79-0.83)", "40"], "all": ["-", "80"]}
 
@@ -27,3 +28,17 @@ def test_where_room_is_short_names_break_and_figures_do_not() -> None:
     assert any("0.812 (0.79-0.83)" in line for line in found)
     assert max(map(len, found)) <= 44
     assert not any("a hospital with a long name" in line for line in found)
+
+
+def test_an_output_that_is_no_terminal_is_never_cut(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = {f"hospital {n} {'of a long name ' * 4}": [f"0.{n}12 (0.10-0.90)"] * 6 for n in range(3)}
+    terminal().print(grid("site", [f"score {n}" for n in range(6)], rows))
+    terminal().print("a note " * 40)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rstrip() for line in lines[1:4]] == [
+        f"{name.rstrip():<{max(map(len, rows))}}  {'  '.join(cells)}" for name, cells in rows.items()
+    ]
+    assert len(lines) == 5

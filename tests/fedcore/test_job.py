@@ -22,6 +22,8 @@ from fedcore.message import Contribution, Empty, Reveals, Tensors, Weights, flat
 from fedcore.policy import Policy
 from fedcore.quantised import Quantised
 from fedcore.run import RunFolder
+from fedcore.scaffold import Scaffold
+from fedcore.schedule import Cosine
 from fedcore.site import Round, Site
 from fedcore.visit import Visit
 from tests.fedcore.test_exchange import Tally, Total
@@ -112,6 +114,25 @@ def test_a_run_that_is_done_has_nothing_left_to_do(tmp_path: Path) -> None:
     lines = (tmp_path / "rounds.jsonl").read_bytes()
     assert same(start(tmp_path, job(), resume=True), first)
     assert (tmp_path / "rounds.jsonl").read_bytes() == lines
+
+
+@pytest.mark.parametrize("algorithm", [FedAvg(), Carry(FedAvg(), Tally()), Scaffold(), Quantised(FedAvg())])
+def test_a_run_that_gets_more_rounds_is_the_longer_run(algorithm: Algorithm, tmp_path: Path) -> None:
+    start(tmp_path / "part", job(algorithm, rounds=Rounds(1)))
+    longer = start(tmp_path / "part", job(algorithm), resume=True)
+    assert same(longer, start(tmp_path / "whole", job(algorithm)))
+    assert told(tmp_path / "part") == told(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: inner, lambda inner: Quantised(Carry(inner, Tally()))])
+def test_what_depends_on_the_number_of_rounds_gets_no_others(wrap: Callable[[Any], Any], tmp_path: Path) -> None:
+    falling = wrap(FedAvg(guides=(Cosine(),)))
+    start(tmp_path, job(falling, rounds=Rounds(2)))
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(InputError, match=r"started with rounds\.count 2, and Cosine depends on that number"):
+        start(tmp_path, job(falling), resume=True)
+    assert (tmp_path / "run.json").read_bytes() == before
+    start(tmp_path, job(falling, rounds=Rounds(2)), resume=True)
 
 
 def test_the_module_ends_with_the_servers_weights(tmp_path: Path) -> None:

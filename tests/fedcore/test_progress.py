@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -56,12 +57,36 @@ def test_a_refusal_is_told_even_without_a_terminal(capsys: pytest.CaptureFixture
     assert "round 0: b left out: the loss became nan" in err
 
 
-def test_without_a_terminal_bars_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(rounds=2) as progress, Counting("reading images") as decoding:
-        progress.finished(record())
+def test_without_a_terminal_bars_are_silent_and_a_round_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with bars_of("encoder"), Progress(rounds=2) as progress, Counting("reading images") as decoding:
+        first, second = record(), record()
+        first.seconds, second.round = 61.24, 1
+        second.failed(Refusal("b", "its loss " + "is long " * 20))
+        progress.finished(first)
+        progress.finished(second)
         decoding(3, 9)
-    assert capsys.readouterr() == ("", "")
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert lines[0] == "encoder: 1 of 2 rounds: 2 sites  loss 1.500  knn 0.600  61.2 s"
+    assert lines[1].startswith("round 1: b left out: its loss is long")
+    assert lines[2] == "encoder: 2 of 2 rounds: 1 of 2 sites  loss 1.500  knn 0.600  0.0 s"
+    assert len(lines) == 3
     assert (decoding.bars.tasks[0].completed, decoding.bars.tasks[0].total) == (3, 9)
+
+
+class Gone(io.StringIO):
+    """A pipe whose reader has ended."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_a_reader_who_has_gone_does_not_end_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", Gone())
+    with Progress(rounds=1) as progress:
+        progress.finished(record())
+    assert progress.last == "loss 1.500  knn 0.600"
 
 
 def test_images_left_out_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

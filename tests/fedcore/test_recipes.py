@@ -4,17 +4,37 @@ from pathlib import Path
 
 import pytest
 
+from fedcore.cli import STAGES
 from fedcore.errors import InputError
-from fedcore.recipes import command, find, purpose, shipped
+from fedcore.recipes import command, command_of, find, purpose, shipped
 
 
 def test_every_recipe_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["ls"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == sorted(shipped())
+    assert sorted(line.split()[0] for line in lines if line.startswith("  ")) == sorted(shipped())
+    assert [line for line in lines if line.startswith("fed")] == [
+        f"fedpretrain {name} RECIPE" for name in ("pretrain", "finetune", "generate train", "run", "segment")
+    ]
     for path in shipped().values():
         assert path.read_text().startswith("# ")
         assert len(purpose(path)) > 10
+
+
+def test_in_a_terminal_the_list_fits_its_width(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    command(["ls"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("      ") for line in lines)
+
+
+def test_every_recipe_names_its_command() -> None:
+    assert {command_of(path) for path in shipped().values()} == {*STAGES, "run"}
+    assert command_of(shipped()["latent_diffusion"]) == "generate train"
 
 
 def test_a_file_goes_before_a_shipped_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from fedcore.files import write_json
 from fedcore.ledger import RoundRecord
 from fedcore.lock import LOCK
 from fedcore.message import Weights
-from fedcore.run import RunFolder
+from fedcore.run import RunFolder, essence
 from fedcore.run_record import KEPT
 from fedcore.site import Round
 from tests.fedcore.test_lock import held_elsewhere
@@ -81,9 +81,9 @@ def test_another_recipe_is_told_key_by_key(tmp_path: Path) -> None:
     with pytest.raises(Faults) as caught:
         RunFolder(tmp_path, other, resume=True).prepare()
     assert caught.value.faults == (
-        "rounds.count: 3 then, absent now",
-        "rounds.per_round: absent then, 2 now",
-        "visit.batch_size: 64 then, 32 now",
+        "rounds.count was 3, is now absent",
+        "rounds.per_round was absent, is now 2",
+        "visit.batch_size was 64, is now 32",
     )
     assert _tree(tmp_path) == before
 
@@ -91,6 +91,23 @@ def test_another_recipe_is_told_key_by_key(tmp_path: Path) -> None:
 def test_what_has_no_influence_may_differ(tmp_path: Path) -> None:
     begun(tmp_path)
     RunFolder(tmp_path, RECIPE.replace("here", "there").replace("false", "true"), resume=True).prepare()
+
+
+def test_a_key_that_begins_like_a_free_one_is_not_free() -> None:
+    assert essence("out: a\nouter: 1\nworkers: 2\ndata: {cache: x, cached: y}\nconfig: z\nresume: true") == {
+        "outer": 1, "data.cached": "y",
+    }  # fmt: skip
+
+
+def test_the_number_of_rounds_may_change_down_to_those_that_are_done(tmp_path: Path) -> None:
+    begun(tmp_path, rounds=2).close("stopped")
+    for count in (2, 6):
+        RunFolder(tmp_path, RECIPE.replace("count: 3", f"count: {count}"), resume=True).prepare()
+    before = _tree(tmp_path)
+    for other in (RECIPE.replace("count: 3", "count: 1"), RECIPE.replace("count: 3", "count: 6").replace("64", "32")):
+        with pytest.raises(Faults, match=r"rounds\.count may change, 2 at least"):
+            RunFolder(tmp_path, other, resume=True).prepare()
+    assert _tree(tmp_path) == before
 
 
 def test_other_images_are_refused_and_nothing_is_changed(tmp_path: Path) -> None:
@@ -196,7 +213,7 @@ def test_what_was_asked_beside_the_recipe_has_to_be_the_same(tmp_path: Path) -> 
     asking(seed=0, how={"lr": 0.1}).prepare()
     with pytest.raises(Faults) as caught:
         asking(seed=1, how={"lr": 0.2}).prepare()
-    assert caught.value.faults == ("beside.how.lr: 0.1 then, 0.2 now", "beside.seed: 0 then, 1 now")
+    assert caught.value.faults == ("beside.how.lr was 0.1, is now 0.2", "beside.seed was 0, is now 1")
 
 
 @pytest.mark.parametrize(

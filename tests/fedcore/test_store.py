@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fedcore.checksums import SUMS, write_sums
 from fedcore.encoders import ResNet
@@ -47,6 +48,16 @@ def test_an_encoder_comes_back_to_the_bit(folder: Path, encoder: ResNet) -> None
     assert encoder_config(folder)["size"] == [64, 64]
     assert (folder / CARD).read_text() == "# Card\n"
     assert {p.name for p in folder.iterdir()} == {TENSORS, CONFIG, CARD, SUMS}
+
+
+def test_features_of_an_image_do_not_depend_on_its_batch(folder: Path) -> None:
+    built = build_encoder(folder)
+    images = torch.rand(6, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    statistics = {name: tensor.clone() for name, tensor in built.state_dict().items()}
+    with torch.no_grad():
+        alone, together = built(images[:1]), built(images)[:1]
+    assert torch.allclose(alone, together, atol=1e-6)
+    assert same(built.state_dict(), statistics)  # batch norm learns nothing from being used
 
 
 def test_weights_are_copied_into_an_encoder_that_is_there(folder: Path, encoder: ResNet) -> None:

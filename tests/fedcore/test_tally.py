@@ -38,7 +38,13 @@ def test_a_line_a_family_and_a_column_a_fraction(tuned: MakeTuned, capsys: pytes
     assert ours.split() == ["ours", "-", "0.90", "(.85-.95)"]
 
 
-def test_four_fractions_fit_a_terminal(tuned: MakeTuned, capsys: pytest.CaptureFixture[str]) -> None:
+def test_four_fractions_fit_a_terminal(
+    tuned: MakeTuned, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     runs = [tuned(fraction, balanced_accuracy=(0.5, 0.4, 0.6)) for fraction in (0.01, 0.05, 0.1, 1.0)]
     show(runs, ["pretrained"] * 4)
     lines = capsys.readouterr().out.splitlines()

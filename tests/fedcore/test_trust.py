@@ -65,6 +65,22 @@ def test_what_is_trusted_is_imported_and_nothing_after_that(canary: Path) -> Non
         built(type[dict], "unknown_package.Thing")
 
 
+def test_a_trusted_module_of_the_current_folder_is_found_and_hides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("my_own", "yaml"):
+        Path(f"{name}.py").write_text("raise ZeroDivisionError")
+    before = list(sys.path)
+    with trusting("yaml"):
+        assert sys.path == before
+    with trusting("my_own"):
+        assert sys.path == [*before, str(tmp_path)]
+    assert sys.path == before
+    assert "my_own is code" not in str(refusal("Importing 'not_here.X' is not allowed"))
+    assert "--trust my_own runs it" in str(refusal("Importing 'my_own.X' is not allowed"))
+
+
 @pytest.mark.parametrize("name", ["", "*", "my-package", "a..b", "1a", "jsonargparse", "jsonargparse.x", "a b"])
 def test_what_is_no_name_of_a_package(name: str) -> None:
     with pytest.raises(InputError, match="takes the name of a Python package"), trusting(name):

@@ -146,15 +146,15 @@ def test_only_the_same_distillation_is_gone_on_with(alone: Path, together: Path,
     usual: dict[str, Any] = {"run": alone, "distillation": HOW, "inversion": MOVED, "batch_size": 4, "resume": True}
     for said, changed in [
         ("holds a run already; go on with it by --resume true", {"resume": False}),
-        (r"another recipe: 1 fault\n  distilled\.seed: 0 then, 1 now", {"seed": 1}),
-        (r"distilled\.distillation\.epochs: 2 then, 3 now", {"distillation": Distillation(epochs=3)}),
-        (r"distilled\.inversion\.steps: 2 then, 3 now", {"inversion": Inversion(steps=3)}),
-        (r"distilled\.drawn: None then, [0-9a-f]{64} now", {"drawn": tmp_path / "set"}),
+        (r"another recipe: 1 fault\n  distilled\.seed was 0, is now 1", {"seed": 1}),
+        (r"distilled\.distillation\.epochs was 2, is now 3", {"distillation": Distillation(epochs=3)}),
+        (r"distilled\.inversion\.steps was 2, is now 3", {"inversion": Inversion(steps=3)}),
+        (r"distilled\.drawn was None, is now [0-9a-f]{64}", {"drawn": tmp_path / "set"}),
         (r"distilled\.generator: ", {"run": together}),
     ]:
         with pytest.raises(InputError, match=said):
             distil(**{**usual, "out": tmp_path / "student", **changed})
-    with pytest.raises(InputError, match=r"distilled\.seed: absent then, 0 now"):
+    with pytest.raises(InputError, match=r"distilled\.seed was absent, is now 0"):
         distil(**{**usual, "out": alone})
     assert left_by(tmp_path / "student") == before
 

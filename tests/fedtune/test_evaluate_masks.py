@@ -61,3 +61,13 @@ def test_a_structure_that_only_files_show_is_told() -> None:
     assert asked._scored(truth.clamp_max(2), truth, (1.0, 1.0)).shape == (3, 2)
     with pytest.raises(Refused, match=r"structure 2 in its masks is too small to be seen at data\.size"):
         EvaluateMasks(structures=2, tolerance=1.0)._scored(truth * 0, truth, (1.0, 1.0))
+
+
+def test_scores_that_look_like_a_mistake_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    nothing = {"dice": Score(0.0, 0.0, 0.1), "hd95": Score(nan, nan, nan), "surface_dice": Score(0.0, 0.0, 0.1)}
+    show(Overlaps({SITE: nothing, POOLED: nothing}, {SITE: 8, POOLED: 8}, {}, 10, "mm", "files"))
+    said = capsys.readouterr().out
+    assert "HD95 -: no distance exists" in said
+    assert "Dice 0.000: nothing was predicted where the masks are" in said
+    show(FOUND)
+    assert "HD95 -" not in capsys.readouterr().out

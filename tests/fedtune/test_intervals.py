@@ -15,6 +15,7 @@ from fedtune.counts import Cells, Counts, cells, cells_of_findings
 from fedtune.evaluate import SiteCounts, scored
 from fedtune.intervals import bound, by_patients, design_effects, proportion, slopes, student
 from fedtune.scores import measures
+from fedtune.tell import outward
 
 
 def answers(
@@ -175,3 +176,18 @@ def test_quantiles_and_proportions() -> None:
         assert 0 <= score.low <= value <= score.high <= 1
     score = proportion(-0.2, 0.001, 1000.0, 1000, least=-1.0)
     assert (score.low, score.high) == pytest.approx((-0.26, -0.14), abs=0.005)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_score_lies_in_its_interval_as_it_is_printed(seed: int) -> None:
+    """Of random counts, small and one-sided ones too, down to one image and up to thousands."""
+    draws = torch.Generator().manual_seed(seed)
+    for size in (1, 2, 3, 10, 4000):
+        truth = torch.randint(0, 3, (size,), generator=draws) * (seed > 1)
+        logits = torch.randn(size, 3, generator=draws) + 4 * (seed % 3) * one_hot(truth, 3)
+        site = sent(logits, truth, torch.arange(size) // (1 + seed % 2), range(3))
+        for name, score in scored([site], range(3)).items():
+            if not isnan(score.low):
+                low, high = outward(score.low, score.high)
+                assert low - 1e-9 <= score.low <= score.value <= score.high <= high + 1e-9, name
+                assert low <= round(score.value, 3) <= high, name

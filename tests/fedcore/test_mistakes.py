@@ -1,0 +1,100 @@
+"""Every mistake of an option is told with what must hold, what was found and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedcore.cli import stage_of
+from fedcore.errors import InputError
+from fedcore.options import did_you_mean
+from fedcore.recipe import read_recipe
+from fedcore.words import typed
+
+
+def said(command: str, *words: str) -> str:
+    with pytest.raises(InputError) as caught:
+        read_recipe(stage_of(command), command, words)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "meant"),
+    [
+        ("pretrain", "lr", "method.init_args.optimizer.init_args.lr"),
+        ("pretrain", "learning_rate", "method.init_args.optimizer.init_args.lr"),
+        ("pretrain", "visit.lr", "method.init_args.optimizer.init_args.lr"),
+        ("pretrain", "optimizer.lr", "method.init_args.optimizer.init_args.lr"),
+        ("finetune", "lr", "classifier.init_args.optimizer.init_args.lr"),
+        ("segment", "lr", "segmenter.init_args.optimizer.init_args.lr"),
+        ("generate train", "lr", "generator.init_args.optimizer.init_args.lr"),
+        ("pretrain", "epochs", "visit.max_epochs"),
+        ("pretrain", "batch_size", "visit.batch_size"),
+        ("pretrain", "data.path", "data.manifest"),
+        ("pretrain", "visti.batch_size", "visit.batch_size"),
+        ("pretrain", "augment.init_args.invert", "method.init_args.views.invert"),
+        ("finetune", "augment.init_args.invert", "classifier.init_args.augment.invert"),
+    ],
+)
+def test_an_option_of_another_name(command: str, option: str, meant: str) -> None:
+    assert said(command, f"--{option}", "3") == f"unknown option {option!r} (did you mean {meant!r}?)"
+
+
+def test_options_are_those_of_the_class_that_was_typed() -> None:
+    told = said("pretrain", "--method", "fedssl.byol.BYOL", "--method.lr", "3")
+    assert told == "unknown option 'method.init_args.lr' (did you mean 'method.init_args.optimizer.init_args.lr'?)"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--rounds", "3"], "rounds holds several options and takes no value itself, got 3; "
+         "give one of --rounds.count, --rounds.per_round"),
+        (["--loggers", "tensorboard"], "loggers must be a list, got tensorboard; a list is written '[tensorboard]'"),
+        (["--loggers", "[csv,mlflow]"], "loggers must be one of csv, tensorboard, got mlflow"),
+        (["--loggers+", "mlflow"], "unknown option 'loggers+'; a list is given whole, --loggers '[a,b]'"),
+        (["--data.scaling", "Window"], "data.scaling must be null or a class, got Window; "
+         "did you mean fedcore.data.scaling.Window?"),
+        (["--data.scaling", "fedcore.data.scaling.Window"], "data.scaling: fedcore.data.scaling.Window has no default "
+         "for data.scaling.low and data.scaling.high; give them"),
+        (["--data.scaling", "fedcore.data.scaling.Window", "--data.scaling.low", "1"], "data.scaling: "
+         "fedcore.data.scaling.Window has no default for data.scaling.high; give it"),
+        (["--data.size", "big"], "data.size must be a whole number or a list, got big"),
+        (["--method", "MoKo"], "method must be a class, got MoKo; did you mean fedssl.moco.MoCo?"),
+        (["--algorithm", "FedBm"], "algorithm must be null or a class, got FedBm; did you mean fedcore.fedbn.FedBN?"),
+        (["--resume", "perhaps"], "resume must be true or false, got perhaps"),
+    ],
+)  # fmt: skip
+def test_a_value_that_does_not_fit(words: list[str], told: str) -> None:
+    assert said("pretrain", *words) == told
+
+
+@pytest.mark.parametrize(
+    ("command", "recipe", "other"),
+    [
+        ("pretrain", "latent_diffusion", "generate train"),
+        ("pretrain", "classify", "finetune"),
+        ("finetune", "moco_shared_bank", "pretrain"),
+        ("segment", "road_classify", "run"),
+    ],
+)
+def test_a_recipe_of_another_command(command: str, recipe: str, other: str) -> None:
+    told = f"{recipe} is a recipe of {other!r}, not of {command!r}: fedpretrain {other} {recipe} ..."
+    assert said(command, recipe) == told
+
+
+def test_a_small_command_says_it_as_well() -> None:
+    def sample(run: Path, count: int = 8) -> Path:
+        return run
+
+    with pytest.raises(InputError, match=r"^sample: unknown option 'cuont' \(did you mean 'count'\?\)\nusage: "):
+        typed(sample, "sample", ["run", "--cuont", "3"])
+    with pytest.raises(InputError, match=r"^sample: count must be a whole number, got many\n"):
+        typed(sample, "sample", ["run", "--count", "many"])
+
+
+def test_what_nothing_is_like_is_not_guessed() -> None:
+    assert did_you_mean("zebra", ["visit.batch_size", "seed"]) == ""
+    assert did_you_mean("x.lr", [f"part_{n}.lr" for n in range(9)]) == ""
+    assert did_you_mean("b.optimizer.lr", ["a.optimizer.lr", "b.optimizer.lr2"]) == " (did you mean 'a.optimizer.lr'?)"
