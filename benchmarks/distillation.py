@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from benchmarks import synthesis
 from benchmarks.cells import Cell, Driver, stage
-from benchmarks.results import Result, Results, shown, table
+from benchmarks.distillation_tables import ACCURACY
+from benchmarks.results import Result
 from fedcore.classifiers import fresh_classifier
 from fedcore.data.images import Images
 from fedcore.data.source import Data
@@ -38,22 +39,9 @@ SEEDS, SITES = (0, 1, 2), {"brain": 3, "phantom": 4}
 TRAIN = ("--data.size", "32", "--encoder.init_args.stem", "8", "--visit.max_epochs", "1000", "--visit.max_steps", "60",
          "--rounds.count", "16", "--label_fraction", "1.0", "--policy.min_patients", "1")  # fmt: skip
 STEPS, BATCH, TEMPERATURE, RATE = 100, 48, 4.0, 0.01
-STUDENTS = {"distil_pixels": (0, "random"), "distil_codes": (2, "random"), "distil_mean": (2, "mean"),
+STUDENTS = {"distil_mean": (2, "mean"), "distil_pixels": (0, "random"), "distil_codes": (2, "random"),
             "distil_pixels_mean": (0, "mean")}  # fmt: skip
 """Scales of the images' codes (0: their pixels), and what the student begins as."""
-ACCURACY = "balanced_accuracy"
-NAMES = {
-    ("oneshot", "members"): "each site's own classifier (mean of sites)",
-    ("oneshot", "mean of weights"): "mean of their weights",
-    ("distil_pixels", ""): "student from random weights, images as pixels",
-    ("distil_codes", ""): "student from random weights, images as codes",
-    ("distil_pixels_mean", ""): "student from the mean, images as pixels",
-    ("distil_mean", ""): "student from the mean, images as codes (the defaults)",
-    ("distil_real", ""): "student from random weights, on real images without labels",
-    ("oneshot", "ensemble"): "mean of their logits (the teacher)",
-    ("oneshot_fedavg", ""): "FedAvg with as many steps, 16 rounds",
-}
-"""Way and what of it, in the order of the table."""
 
 
 def cells() -> Iterator[Cell]:
@@ -123,16 +111,6 @@ def _accuracy(network: nn.Module, test: tuple[Tensor, Tensor]) -> float:
     with torch.no_grad():
         answer = torch.cat([network(images) for images in test[0].split(256)]).argmax(1)
     return fmean(float((answer[test[1] == label] == label).float().mean()) for label in test[1].unique())
-
-
-def distilled_table(results: Results, data: str) -> list[str]:
-    """Balanced accuracy over all test images, and how many inverted images the classifier left out recognises."""
-    rows = []
-    for (way, what), name in NAMES.items():
-        found = list(results.by_seed(data, way, f"{ACCURACY} {what}".strip()).values())
-        seen = list(results.by_seed(data, way, "recognised").values())
-        rows.append([name, str(len(found)), shown(found), shown(seen)])
-    return table(["classifier", "seeds", "balanced accuracy", "images recognised by the one left out"], rows)
 
 
 if __name__ == "__main__":

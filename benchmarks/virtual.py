@@ -15,21 +15,11 @@ from pathlib import Path
 
 from benchmarks import synthesis
 from benchmarks.cells import Cell, Driver, stage
-from benchmarks.results import Result, Results, shown, table
+from benchmarks.results import Result
+from benchmarks.virtual_tables import CHOICES, DATA, SCORES
 
 RUNS = Path("checkpoints/virtual")
-DATA, SEEDS = "phantom_validation", (0, 1)
-CHOICES = {
-    "none": (0.0, 0.0, 0.005),
-    "strong": (1.0, 1.0, 0.02),
-    "local": (0.3, 0.0, 0.005),
-    "local_small": (1.0, 0.0, 0.002),
-    "global": (0.0, 1.0, 0.005),
-    "both": (0.3, 0.3, 0.005),
-    "both_weak": (0.1, 1.0, 0.005),
-}
-"""lambda_l, lambda_g and eps."""
-SCORES = ("balanced_accuracy", "auroc")
+SEEDS = (0, 1)
 
 
 def cells() -> Iterator[Cell]:
@@ -52,24 +42,14 @@ def measure(cell: Cell, folder: Path) -> list[Result]:
 
 def _validation(folder: Path) -> Path:
     """The training images alone, of which every other patient of a site is a validation one."""
-    rows = [row for row in synthesis._rows(synthesis.manifest_of("phantom", folder)) if row["split"] == "train"]
+    rows = [row for row in synthesis.rows_of(synthesis.manifest_of("phantom", folder)) if row["split"] == "train"]
     held = {
         patient
         for site in {row["site"] for row in rows}
         for patient in sorted({row["patient"] for row in rows if row["site"] == site})[::2]
     }
     split = [row | {"split": "test" if row["patient"] in held else "train"} for row in rows]
-    return synthesis._written(RUNS / "validation.csv", split)
-
-
-def choices_table(results: Results) -> list[str]:
-    rows = []
-    for way, choice in CHOICES.items():
-        found = [list(results.by_seed(DATA, way, score).values()) for score in SCORES]
-        gained = [100 * d for d in results.delta(DATA, way, "none", SCORES[0])]
-        last = "-" if way == "none" else shown(gained, 1, sign=True)
-        rows.append([*map(str, choice), str(len(found[0])), *map(shown, found), last])
-    return table(["lambda_l", "lambda_g", "eps", "seeds", "balanced accuracy", "AUROC", "points gained"], rows)
+    return synthesis.written(RUNS / "validation.csv", split)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,29 @@
+"""The tables of distilled classifiers that benchmarks.page puts into docs/results.md."""
+
+from __future__ import annotations
+
+from benchmarks.results import Results, shown, table
+
+ACCURACY = "balanced_accuracy"
+NAMES = {
+    ("oneshot", "members"): "each site's own classifier (mean of sites)",
+    ("oneshot", "mean of weights"): "mean of their weights",
+    ("distil_pixels", ""): "student from random weights, images as pixels",
+    ("distil_codes", ""): "student from random weights, images as codes",
+    ("distil_pixels_mean", ""): "student from the mean, images as pixels",
+    ("distil_mean", ""): "student from the mean, images as codes (the defaults)",
+    ("distil_real", ""): "student from random weights, on real images without labels",
+    ("oneshot", "ensemble"): "mean of their logits (the teacher)",
+    ("oneshot_fedavg", ""): "FedAvg with as many steps, 16 rounds",
+}
+"""Way and what of it, in the order of the table."""
+
+
+def distilled_table(results: Results, data: str) -> list[str]:
+    """Balanced accuracy over all test images, and how many inverted images the classifier left out recognises."""
+    rows = []
+    for (way, what), name in NAMES.items():
+        found = list(results.by_seed(data, way, f"{ACCURACY} {what}".strip()).values())
+        seen = list(results.by_seed(data, way, "recognised").values())
+        rows.append([name, str(len(found)), shown(found), shown(seen)])
+    return table(["classifier", "seeds", "balanced accuracy", "images recognised by the one left out"], rows)
