@@ -28,8 +28,10 @@ from fedcore.data.source import Data
 from fedcore.run import RunFolder
 from fedgen.courses import Passes
 from fedgen.distil import Distillation, softened
+from fedgen.drawn import read_settings
 from fedgen.ensemble import Ensemble, Tuned, answers
 from fedgen.inversion import Inversion
+from fedgen.invert import invert
 from fedgen.oneshot import distil
 from fedtune.command import evaluated
 from fedtune.evaluate import POOLED
@@ -39,9 +41,13 @@ SEEDS, SITES = (0, 1, 2), {"brain": 3, "phantom": 4}
 TRAIN = ("--data.size", "32", "--encoder.init_args.stem", "8", "--visit.max_epochs", "1000", "--visit.max_steps", "60",
          "--rounds.count", "16", "--label_fraction", "1.0", "--policy.min_patients", "1")  # fmt: skip
 STEPS, BATCH, TEMPERATURE, RATE = 100, 48, 4.0, 0.01
-STUDENTS = {"distil_mean": (2, "mean"), "distil_pixels": (0, "random"), "distil_codes": (2, "random"),
-            "distil_pixels_mean": (0, "mean")}  # fmt: skip
-"""Scales of the images' codes (0: their pixels), and what the student begins as."""
+STUDENTS = {
+    "set_mean": (2, "mean"), "set_pixels_mean": (0, "mean"), "set_codes": (2, "random"), "set_pixels": (0, "random"),
+    "distil_mean": (2, "mean"), "distil_pixels": (0, "random"), "distil_codes": (2, "random"),
+    "distil_pixels_mean": (0, "mean"),
+}  # fmt: skip
+"""Scales of the images' codes (0: their pixels), and what the student begins as. `set`: it learns from the finished
+images alone, else (FedISCA) from all on their way; as many images are inverted, and as many steps taken."""
 
 
 def cells() -> Iterator[Cell]:
@@ -66,10 +72,18 @@ def measure(cell: Cell, folder: Path) -> list[Result]:
 
 
 def _of_student(cell: Cell, alone: Path) -> list[Result]:
-    (scales, start), out = STUDENTS[cell.way], RUNS / str(cell) / "student"
-    how = Distillation(SITES[cell.data], TEMPERATURE, RATE)
-    distil(alone, out, None, how, Inversion(STEPS, scales=scales), start, cell.seed, BATCH, resume=out.exists())
-    told = RunFolder(out).about()["recognition"].values()
+    (scales, start), sites = STUDENTS[cell.way], SITES[cell.data]
+    out, inversion = RUNS / str(cell) / "student", Inversion(STEPS, scales=scales)
+    if cell.way.startswith("set"):
+        images = RUNS / cell.data / f"set_of_{scales}_scales" / str(cell.seed)
+        invert(alone, images, sites * BATCH, None, False, inversion, cell.seed, BATCH, resume=images.exists())
+        how = Distillation(STEPS, TEMPERATURE, RATE)
+        distil(alone, out, images, how, inversion, start, cell.seed, BATCH, resume=out.exists())
+        told = read_settings(images)["recognition"].values()
+    else:
+        how = Distillation(sites, TEMPERATURE, RATE)
+        distil(alone, out, None, how, inversion, start, cell.seed, BATCH, resume=out.exists())
+        told = RunFolder(out).about()["recognition"].values()
     recognised = sum(of["recognised"] for of in told) / sum(of["images"] for of in told)
     score = evaluated(RunFolder(out), ()).table[POOLED][ACCURACY].value
     return [Result(str(cell), ACCURACY, score), Result(str(cell), "recognised", recognised)]

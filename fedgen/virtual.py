@@ -41,9 +41,9 @@ class VirtualSamples:
     in its step: on images without the random views that it learns from, these losses would teach it to know them by
     heart. The metrics `virtual_local` and `virtual_global` are the two losses.
 
-    Magnitudes, of a ResNet-10 after 300 steps on phantom hospitals (32 x 32, cross entropy 0.28): KL(f(x) || f(x_l)) was
-    1.68 at eps 0.02, six times the task, 0.42 at 0.005 and 0.12 at 0.002. The gradient of KL(f_G(x_g) || f(x_g)), 20
-    local steps behind the server's model, was 0.22, 0.51 and 0.77 times as long as that of the cross entropy.
+    Magnitudes, of a ResNet-10 after 300 steps on phantom hospitals (32 x 32, cross entropy 0.28): the local divergence
+    was 1.68 at eps 0.02, six times the task, 0.42 at 0.005 and 0.12 at 0.002. The gradient of the global one, 20 local
+    steps behind the server's model, was 0.22, 0.51 and 0.77 times as long as that of the cross entropy.
 
     A step takes 7 forward and 5 backward passes instead of one of each: 3 and 2 are for the local samples, 3 and 2 for
     the global ones. One backward pass of either goes to the images alone. Memory is that of one pass.
