@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.distillation_tables import distilled_table
 from benchmarks.finetuning_tables import SCORES, efficiency_table, ways_table
 from benchmarks.results import (
     Results,
@@ -17,6 +18,7 @@ from benchmarks.results import (
     structural_table,
 )
 from benchmarks.synthesis_tables import SITES, alone_table, generator_table, price_table, together_table
+from benchmarks.virtual_tables import choices_table
 
 PAGE = Path("docs/results.md")
 
@@ -34,6 +36,9 @@ def write_page(results: Results, page: Path = PAGE) -> None:
         **{f"drawn {data}: alone": lambda data=data: alone_table(results, data) for data in SITES},
         **{f"drawn {data}: together": lambda data=data: together_table(results, data) for data in SITES},
         **{f"drawn {data}: generators": lambda data=data: generator_table(results, data) for data in SITES},
+        "virtual": lambda: choices_table(results),
+        "distilled brain": lambda: distilled_table(results, "brain"),
+        "distilled phantom": lambda: distilled_table(results, "phantom"),
         "drawn: price": lambda: price_table(results),
         **{f"tuned {data}: labels": lambda data=data: efficiency_table(results, data) for data in SCORES},
         **{f"tuned {data}: ways": lambda data=data: ways_table(results, data) for data in SCORES},

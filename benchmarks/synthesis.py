@@ -72,7 +72,6 @@ CHEAP = {
 REAL: dict[str, tuple[str, ...]] = {
     "real": ("--label_fraction", "1.0"),
     "real_10": ("--label_fraction", "0.1"),
-    "fedvss_10": ("--label_fraction", "0.1"),
 }
 """Classifiers on the real images of all sites, with all or some of the labels."""
 
@@ -105,12 +104,11 @@ def measure(cell: Cell, folder: Path) -> list[Result]:
     if how := (GENERATORS | CHEAP).get(cell.way):
         return _of_generator(cell, folder, how)
     if cell.way in REAL:
-        recipe = "fedvss" if cell.way.startswith("fedvss") else "classify"
-        return _scores(cell, "", _tuned(cell, home, manifest, *REAL[cell.way], recipe=recipe))
-    rows = _rows(manifest)
+        return _scores(cell, "", _tuned(cell, home, manifest, *REAL[cell.way]))
+    rows = rows_of(manifest)
     site = f"hospital_{cell.way.removeprefix('alone_')}"
     own = [row for row in rows if row["split"] == "test" or row["site"] == site]
-    return _scores(cell, "", _tuned(cell, home, _written(home / "own.csv", own), "--label_fraction", "1.0"))
+    return _scores(cell, "", _tuned(cell, home, written(home / "own.csv", own), "--label_fraction", "1.0"))
 
 
 def drawn(cell: Cell, folder: Path) -> Path:
@@ -134,8 +132,8 @@ def _of_generator(cell: Cell, folder: Path, how: Generating) -> list[Result]:
     results = [Result(str(cell), name, value) for name, value in told.items()]
     if how.told:
         return results
-    tests = [row for row in _rows(manifest) if row["split"] == "test"]
-    alone = _written(home / "drawn_train_real_test.csv", [*tests, *_rows(images)])
+    tests = [row for row in rows_of(manifest) if row["split"] == "test"]
+    alone = written(home / "drawn_train_real_test.csv", [*tests, *rows_of(images)])
     results += _scores(cell, "tstr ", _tuned(cell, home / "tstr", alone, "--label_fraction", "1.0"))
     joining = ("--data.synthetic.manifest", str(images), "--data.unaudited", "true")
     both = _tuned(cell, home / "both", manifest, "--label_fraction", "0.1", *joining)
@@ -163,9 +161,9 @@ def _quality(found: AuditRecord) -> dict[str, float]:
     return {name: value for name, value in told.items() if value is not None}
 
 
-def _tuned(cell: Cell, out: Path, manifest: Path, *words: str, recipe: str = "classify") -> Mapping[str, Any]:
+def _tuned(cell: Cell, out: Path, manifest: Path, *words: str) -> Mapping[str, Any]:
     run = stage(
-        "finetune", recipe, out / "classifier", "--data.manifest", str(manifest), "--data.size", str(SIZE),
+        "finetune", "classify", out / "classifier", "--data.manifest", str(manifest), "--data.size", str(SIZE),
         "--seed", str(cell.seed), *FINETUNE, *words,
     )  # fmt: skip
     scores: dict[str, Any] = json.loads((run / "scores.json").read_text())
@@ -177,14 +175,14 @@ def _scores(cell: Cell, what: str, scores: Mapping[str, Any]) -> list[Result]:
     return [Result(str(cell), f"{what}{key} {site}", row[key]["value"]) for site, row in scores.items() for key in keys]
 
 
-def _rows(manifest: Path) -> list[dict[str, str]]:
+def rows_of(manifest: Path) -> list[dict[str, str]]:
     """Of a manifest, with absolute paths."""
     with manifest.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [row | {"image": str((manifest.parent / row["image"]).resolve())} for row in rows]
 
 
-def _written(path: Path, rows: list[dict[str, str]]) -> Path:
+def written(path: Path, rows: list[dict[str, str]]) -> Path:
     columns = ("image", "site", "split", "label", "patient")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:

@@ -32,7 +32,6 @@ def together_table(results: Results, data: str) -> list[str]:
     """Of classifiers with 10 % of the labels, alone and with drawn images in every batch."""
     base = _scores(results, data, "real_10", "")
     rows = [["10 % of the labels", *base, "-"]]
-    rows.append(["and FedVSS", *_scores(results, data, "fedvss_10", ""), _delta(results, data, "fedvss_10", "")])
     for way in DRAWN:
         what = "real_10 and drawn "
         name = f"and images of the {GENERATORS[way]}"

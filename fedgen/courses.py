@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fedcore.errors import InputError
 from fedgen.distil import Lesson, along, shuffled, softened
 from fedgen.drawn import DrawnSet
-from fedgen.ensemble import Ensemble, Tuned, answers
+from fedgen.ensemble import Ensemble, Panel, Tuned, answers
 from fedgen.inversion import Inversion
 from fedgen.recognition import Recognition
 from fedgen.sampling import noise_of
@@ -25,15 +25,16 @@ class Course(Protocol):
     def lessons(self, epoch: int) -> Iterator[Lesson]:
         """Of an epoch, the first is 0."""
 
-    def recognition(self, last: Float[Tensor, "n c *space"]) -> Recognition:
-        """How the teachers take the images of an epoch's last lesson, where they made them."""
+    def recognition(self, epoch: int, last: Float[Tensor, "n c *space"]) -> Recognition:
+        """How a classifier that had no part in them takes the images of an epoch's last lesson, where there is one."""
 
 
 @dataclass(frozen=True)
 class Walks:
-    """Each epoch begins with new noise."""
+    """Each epoch begins with new noise, and the next panel makes images of it. All classifiers answer."""
 
     ensemble: Ensemble
+    panels: tuple[Panel, ...]
     student: nn.Module
     """Whom images compete with."""
     inversion: Inversion
@@ -42,6 +43,7 @@ class Walks:
     """Of an image."""
     labels: Int[Tensor, " n"]
     """What the images of an epoch become."""
+    classes: int
     seed: int
 
     @classmethod
@@ -49,18 +51,25 @@ class Walks:
         cls, tuned: Tuned, student: nn.Module, inversion: Inversion, temperature: float, batch_size: int, seed: int
     ) -> Walks:
         """With classes in turn, where the student is."""
-        device = next(student.parameters()).device
-        labels = torch.arange(batch_size, device=device) % len(tuned.known.classes)
-        return cls(tuned.together().to(device), student, inversion, temperature, tuned.canvas.shape, labels, seed)
+        device, classes = next(student.parameters()).device, len(tuned.known.classes)
+        labels = torch.arange(batch_size, device=device) % classes
+        panels = [panel.to(device) for panel in tuned.panels(False, inversion.hold_out).values()]
+        everyone = Ensemble(tuned.networks.values()).to(device)
+        shape = tuned.canvas.shape
+        return cls(everyone, tuple(panels), student, inversion, temperature, shape, labels, classes, seed)
 
     def lessons(self, epoch: int) -> Iterator[Lesson]:
         numbers = range(epoch * len(self.labels), (epoch + 1) * len(self.labels))
         noise = noise_of(self.seed, numbers, self.shape).to(self.labels.device)
-        walk = self.inversion.walk(self.ensemble, noise, self.labels, (self.seed, epoch), self.student)
+        walk = self.inversion.walk(self._panel(epoch).makers, noise, self.labels, (self.seed, epoch), self.student)
         return along(walk, self.inversion.steps, self.ensemble, self.temperature)
 
-    def recognition(self, last: Float[Tensor, "n c *space"]) -> Recognition:
-        return Recognition.of(self.ensemble(last), self.labels)
+    def recognition(self, epoch: int, last: Float[Tensor, "n c *space"]) -> Recognition:
+        judges = self._panel(epoch).judges
+        return Recognition.of(judges(last), self.labels) if judges else Recognition.none(self.classes)
+
+    def _panel(self, epoch: int) -> Panel:
+        return self.panels[epoch % len(self.panels)]
 
 
 @dataclass(frozen=True)
@@ -93,5 +102,5 @@ class Passes:
     def lessons(self, epoch: int) -> Iterator[Lesson]:
         return shuffled(self.images, self.soft, self.batch_size, (self.seed, epoch))
 
-    def recognition(self, last: Float[Tensor, "n c *space"]) -> Recognition:
+    def recognition(self, epoch: int, last: Float[Tensor, "n c *space"]) -> Recognition:
         return Recognition.none(self.soft.shape[1])

@@ -144,7 +144,7 @@ def _recognised(told: recognition.Told) -> str:
     if not told:
         return ""
     return (
-        "\n\nOf all that were inverted, so many are recognised as their class by the classifiers they came from, "
+        "\n\nOf all that were inverted, so many are recognised as their class by classifiers that had no part in them, "
         "with this mean probability. It does not say that the images look real.\n\n"
         + table(["class", *recognition.TITLES], [[name, *row] for name, row in recognition.rows(told).items()])
     )

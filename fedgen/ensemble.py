@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fedcore.classifiers import classifiers_of
 from fedcore.errors import InputError
 from fedcore.handover import hand_over
+from fedcore.message import Tensors
 from fedcore.run import RunFolder
 from fedgen.generator import Canvas, Known
 
@@ -32,6 +33,18 @@ class Ensemble(nn.Module):
 
 
 @dataclass(frozen=True)
+class Panel:
+    """Who makes images and who judges them: never the same, since noise convinces those that it was made by."""
+
+    makers: Ensemble
+    judges: Ensemble | None
+    """None where no classifier is left."""
+
+    def to(self, device: torch.device) -> Panel:
+        return Panel(self.makers.to(device), self.judges and self.judges.to(device))
+
+
+@dataclass(frozen=True)
 class Tuned:
     """What a finished finetune run knows."""
 
@@ -42,6 +55,8 @@ class Tuned:
     """Of the images that it classifies."""
     networks: Mapping[str | None, nn.Module]
     """Images to logits, by site; of all sites together under None."""
+    handed_over: set[str] = field(default_factory=set)
+    """Sites whose classifier has left them since the run was opened."""
 
     @classmethod
     def open(cls, path: Path) -> Tuned:
@@ -61,13 +76,38 @@ class Tuned:
     def together(self) -> Ensemble:
         """All of them. Each site's own leaves its site for that, whole: see fedcore.handover."""
         for site, network in self.networks.items():
-            if site is not None:
+            if site is not None and site not in self.handed_over:
                 hand_over(self.run, site, network.state_dict())
+                self.handed_over.add(site)
         return Ensemble(self.networks.values())
 
     def alone(self, site: str | None) -> Ensemble:
         """One site's, used at the site, so that nothing leaves."""
         return Ensemble([self.networks[site]])
+
+    def others(self, site: str | None) -> Ensemble | None:
+        """Of all sites but one; None where no other has a classifier of its own."""
+        networks = [network for name, network in self.networks.items() if name != site]
+        return Ensemble(networks) if networks else None
+
+    def panels(self, each: bool, hold_out: bool) -> dict[str | None, Panel]:
+        """With `each`, every site makes images by its own classifier, and the other sites judge them by theirs. Else
+        all make them together; with `hold_out` all but one site, under whose name the panel stands, and it judges.
+        """
+        if each:
+            return {site: Panel(self.alone(site), self.others(site)) for site in self.known.sites}
+        everyone, found = self.together(), {}
+        if hold_out:
+            for site in self.networks:
+                if makers := self.others(site):
+                    found[site] = Panel(makers, self.alone(site))
+        return found or {None: Panel(everyone, None)}
+
+    def mean(self) -> Tensors:
+        """The mean of the classifiers' weights; they leave their sites for it as for `together`."""
+        states = [network.state_dict() for network in self.together().members]
+        means = {name: torch.stack([state[name].double() for state in states]).mean(0) for name in states[0]}
+        return {name: mean.to(states[0][name].dtype) for name, mean in means.items()}
 
     def teachers(self, sites: Iterable[str | None]) -> dict[str | None, Ensemble]:
         """Of each site its own; under None, all of them."""

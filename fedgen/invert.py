@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +23,11 @@ from fedcore.lock import locked
 from fedcore.progress import Counting
 from fedcore.weights import apart
 from fedgen.drawn import MANIFEST, RECOGNITION, DrawnSet, add, begin, read_settings
-from fedgen.ensemble import Ensemble, Tuned, answers
+from fedgen.ensemble import Ensemble, Panel, Tuned, answers
 from fedgen.generator import Known
 from fedgen.inversion import Inversion, remembers
 from fedgen.pictures import require_encodable
-from fedgen.recognition import Recognition
+from fedgen.recognition import Recognition, Told
 from fedgen.sampling import noise_of
 
 
@@ -44,8 +44,8 @@ def invert(
 ) -> Path:
     """Inverts the classifiers of a finished finetune run into a set of images and returns its manifest.
 
-    How many of the images the classifiers recognise as their class, and how sure they are, stands in set.json, class by
-    class (fedgen.recognition).
+    How many of the images a classifier that had no part in them recognises as their class, and how sure it is, stands
+    in set.json, class by class (fedgen.recognition), where there is one.
 
     Args:
         run: A finished run of `finetune`; of LocalOnly, or where sites keep a part of it, each site's classifier.
@@ -53,7 +53,8 @@ def invert(
         count: Images in all, evenly over classes (and sites).
         classes: Only these; null: all that the classifiers know.
         each: Every site inverts its own classifier, and images imitate the site (MediSecFed: images leave it, and no
-            weights); else the server inverts all together (FedISCA: each site's whole classifier leaves it, once).
+            weights; the other sites judge them); else the server inverts all together (FedISCA: each site's whole
+            classifier leaves it, once).
         inversion: How images are moved.
         seed: Of noise and rolling; image i of a seed and batch_size is the same, however many there are.
         batch_size: Images inverted at once; the more, the better batch norm's statistics are met.
@@ -75,27 +76,26 @@ def invert(
     require_writable(Path(out))
     with locked(Path(out)):
         done = begin(Path(out), settings, resume)
-        if done < count or not _recognised(Path(out), done):
+        if done < count or RECOGNITION not in read_settings(Path(out)):
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            teachers = {site: teacher.to(device) for site, teacher in tuned.teachers(wanted.sites).items()}
+            panels = {site: panel.to(device) for site, panel in tuned.panels(each, inversion.hold_out).items()}
             with Counting("inverting images", done) as counting:
-                for numbers, images in _rounds(tuned, teachers, wanted, inversion, seed, done, count):
+                for numbers, images in _rounds(tuned, panels, wanted, inversion, seed, done, count):
                     add(Path(out), numbers, images, [wanted.names(i) for i in numbers])
                     counting(numbers.stop, count)
-            _recognise(DrawnSet.open(Path(out)), tuned.known, teachers, batch_size)
+            _recognise(DrawnSet.open(Path(out)), tuned.known, panels, wanted)
     return Path(out) / MANIFEST
 
 
-def _recognised(out: Path, images: int) -> bool:
-    """Whether it is noted of so many."""
-    return images == sum(of["images"] for of in read_settings(out).get(RECOGNITION, {}).values())
-
-
-def _recognise(drawn: DrawnSet, known: Known, teachers: Mapping[str | None, Ensemble], batch_size: int) -> None:
-    """Shows the images, as their files have them, to those they came from, and notes what these say."""
-    labels = torch.tensor([known.label(image.label) for image in drawn.images])
-    logits = answers(teachers, [image.imitates for image in drawn.images], drawn.pixels(), batch_size)
-    told = Recognition.of(logits, labels).told(known.classes)
+def _recognise(drawn: DrawnSet, known: Known, panels: Mapping[str | None, Panel], wanted: _Wanted) -> None:
+    """Shows the images, as their files have them, to those that had no part in them, and notes what these say."""
+    judges = {site: panel.judges for site, panel in panels.items() if panel.judges}
+    told: Told = {}
+    if judges:
+        labels = torch.tensor([known.label(image.label) for image in drawn.images])
+        made_by = [wanted.panel(image.number, list(panels)) for image in drawn.images]
+        logits = answers(judges, made_by, drawn.pixels(), wanted.batch_size)
+        told = Recognition.of(logits, labels).told(known.classes)
     write_json(drawn.folder / SETTINGS, drawn.settings | {RECOGNITION: told})
 
 
@@ -125,18 +125,24 @@ class _Wanted:
         """Class and site of image i."""
         return self.classes[i // len(self.sites) % len(self.classes)], self.sites[i % len(self.sites)]
 
+    def panel(self, i: int, panels: Sequence[str | None]) -> str | None:
+        """Who makes image i: its site, or of all together the next in turn with every round."""
+        site = self.sites[i % len(self.sites)]
+        return panels[i // self.round_size % len(panels)] if site is None else site
+
 
 def _rounds(
-    tuned: Tuned, teachers: Mapping[str | None, Ensemble], wanted: _Wanted, how: Inversion, seed: int, done: int,
+    tuned: Tuned, panels: Mapping[str | None, Panel], wanted: _Wanted, how: Inversion, seed: int, done: int,
     count: int,
 ) -> Iterator[tuple[range, Float[Tensor, "n c *space"]]]:  # fmt: skip
     """The images from `done` to `count`, whole rounds at a time, of which those at either end are cut off."""
     for first in range(done - done % wanted.round_size, count, wanted.round_size):
         drawn = torch.empty(wanted.round_size, *tuned.canvas.shape)
-        for at, site in enumerate(wanted.sites):
+        for at in range(len(wanted.sites)):
             numbers = range(first + at, first + wanted.round_size, len(wanted.sites))
             labels = torch.tensor([tuned.known.label(wanted.names(i)[0]) for i in numbers])
-            drawn[at :: len(wanted.sites)] = _inverted(teachers[site], tuned.canvas.shape, numbers, labels, how, seed)
+            makers = panels[wanted.panel(numbers.start, list(panels))].makers
+            drawn[at :: len(wanted.sites)] = _inverted(makers, tuned.canvas.shape, numbers, labels, how, seed)
         new = range(max(first, done), min(first + wanted.round_size, count))
         yield new, drawn[new.start - first : new.stop - first]
 
@@ -162,9 +168,9 @@ def require_memory(tuned: Tuned, how: Inversion) -> None:
 
 def digests(networks: Mapping[str | None, nn.Module]) -> dict[str, object]:
     """What drew a set: `generator` is one digest, of all those in `classifiers`; `` stands for all sites together."""
-    each = {site or "": _digest(network) for site, network in networks.items()}
+    each = {site or "": digest_of_weights(network) for site, network in networks.items()}
     return {"generator": hashlib.sha256("".join(each.values()).encode()).hexdigest(), "classifiers": each}
 
 
-def _digest(network: nn.Module) -> str:
+def digest_of_weights(network: nn.Module) -> str:
     return hashlib.sha256(safetensors.torch.save(apart(network.state_dict()))).hexdigest()

@@ -27,13 +27,16 @@ from fedcore.progress import Counting
 from fedcore.run import RunFolder
 from fedcore.seeds import seeded
 from fedcore.site import Round
+from fedcore.store import find_encoder, load_encoder
 from fedgen.courses import Course, Passes, Walks
 from fedgen.distil import Distillation, Lesson
 from fedgen.drawn import DrawnSet
 from fedgen.ensemble import Tuned
 from fedgen.inversion import Inversion
-from fedgen.invert import digests, require_memory
+from fedgen.invert import digest_of_weights, digests, require_memory
 from fedgen.recognition import Recognition
+
+MEAN, RANDOM = "mean", "random"
 
 
 def distil(
@@ -42,6 +45,7 @@ def distil(
     drawn: Path | None = None,
     distillation: Distillation = Distillation(),
     inversion: Inversion = Inversion(),
+    start: str | None = None,
     seed: int = 0,
     batch_size: int = 256,
     resume: bool = False,
@@ -49,8 +53,8 @@ def distil(
     """Distils the classifiers of a finished finetune run into a new one and returns the folder of its run.
 
     The defaults are the 50,000 steps of the student of FedISCA's code, for a GPU. A few hundred teach nothing that can
-    be relied on (recipes/oneshot.yaml). Without `drawn`, run.json has how many images the classifiers recognise as
-    their class at the end of each epoch's walk, class by class, over all epochs (fedgen.recognition).
+    be relied on (recipes/oneshot.yaml). Without `drawn`, run.json has how many images at the end of each epoch's walk a
+    classifier that had no part in them recognises as their class, class by class, over all epochs (fedgen.recognition).
 
     Args:
         run: A finished run of `finetune`; of LocalOnly: one-shot federation.
@@ -59,6 +63,9 @@ def distil(
             (MediSecFed); null: images are inverted anew at every epoch, and all on their way teach (FedISCA).
         distillation: How the student learns.
         inversion: How images are moved, without `drawn`; of its steps each is one of the student's.
+        start: What the student begins as: `random`; `mean`, the mean of the classifiers' weights, which leave their
+            sites for it; a pretraining run or an encoder's folder. null: `mean` where several classifiers leave their
+            sites anyway, without `drawn`; else `random`.
         seed: Of the student's first weights, noise and order.
         batch_size: Images a step.
         resume: Go on with the run in `out`, from its last whole epoch.
@@ -66,17 +73,25 @@ def distil(
     if batch_size < 2:
         raise InputError(f"batch_size must be at least 2, for batch norm, got {batch_size}")
     tuned, images = Tuned.open(Path(run)), DrawnSet.open(Path(drawn)) if drawn else None
+    start = start or (MEAN if images is None and len(tuned.networks) > 1 else RANDOM)
+    student = fresh_classifier(tuned.run, seed)
+    if start not in (MEAN, RANDOM):
+        load_encoder(find_encoder(Path(start)), student.get_submodule("encoder"))
     asked = {
         **digests(tuned.networks), "drawn": images and images.digest(), "seed": seed, "batch_size": batch_size,
+        "start": start if start in (MEAN, RANDOM) else digest_of_weights(student.get_submodule("encoder")),
         "distillation": dataclasses.asdict(distillation), "inversion": None if drawn else dataclasses.asdict(inversion),
     }  # fmt: skip
     recipe = (tuned.run.path / "recipe.yaml").read_text(encoding="utf-8")
     result = RunFolder(Path(out), recipe, resume, {"distilled": asked})
     result.prepare()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    student = fresh_classifier(tuned.run, seed).to(device)
     if images is None:
         require_memory(tuned, inversion)
+    if start == MEAN:
+        student.load_state_dict(tuned.mean())
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    student.to(device)
+    if images is None:
         course: Course = Walks.of(tuned, student, inversion, distillation.temperature, batch_size, seed)
     else:
         course = Passes.of(tuned, images, distillation.temperature, batch_size, seed, device)
@@ -122,7 +137,7 @@ def _learn(
             lessons = _Followed(course.lessons(epoch))
             with seeded(Round(epoch, how.epochs, seed).seed_of("student")):  # for a student with dropout
                 how.teach(student, optimizer, lessons, epoch)
-            learned = Learned.of(student, optimizer, learned.recognition + course.recognition(lessons.last))
+            learned = Learned.of(student, optimizer, learned.recognition + course.recognition(epoch, lessons.last))
             checkpoint.commit(epoch, learned)
             counting(epoch + 1, how.epochs)
     return learned.recognition

@@ -1,7 +1,7 @@
-"""How many inverted images classifiers take for what they were made for, and how sure they are.
+"""How many inverted images a classifier takes for what they were made for, and how sure it is.
 
-The classifiers are those the images came from, in evaluation mode. What they do not recognise, no student learns by
-it; what they do need not look real: noise convinces as well (fedgen.inversion).
+The classifier is one that had no part in the images (fedgen.ensemble.Panel), in evaluation mode: those that made them
+are convinced by noise as well, from which no student learns. Of a run with one classifier nothing is told.
 """
 
 from __future__ import annotations

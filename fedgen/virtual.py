@@ -8,7 +8,9 @@ server sent is surest of the label; both are made anew at every step, stay at th
       init_args: {guides: [fedgen.virtual.VirtualSamples]}
 
 Our reading: the abstract names both kinds of sample, and all formulas and default values here are ours. The local
-search is that of virtual adversarial training (Miyato et al. 2018, arXiv 1704.03976).
+search is that of virtual adversarial training (Miyato et al. 2018, arXiv 1704.03976). At a global sample the model is
+drawn to the answer of the server's model, not to the label: the sample was made easier than its image, so the cross
+entropy of the label repeats the image's own gradient there, and less of it.
 """
 
 from __future__ import annotations
@@ -32,22 +34,26 @@ from fedcore.site import Round, Site
 
 @dataclass(frozen=True)
 class VirtualSamples:
-    """Adds lambda_l KL(f(x) || f(x_l)) + lambda_g CE(f(x_g), y) to the loss; f is the site's model as it trains.
+    """Adds lambda_l KL(f(x) || f(x_l)) + lambda_g KL(f_G(x_g) || f(x_g)) to the loss; f is the module as it trains.
 
     x_l = x + argmax_r KL(f(x) || f(x + r)) and x_g = x + argmin_r CE(f_G(x + r), y), |r| <= eps, each by one gradient;
     f_G is what the server sent, and the site's own in what does not travel. x is what the module was last asked about
     in its step: on images without the random views that it learns from, these losses would teach it to know them by
     heart. The metrics `virtual_local` and `virtual_global` are the two losses.
 
-    A step takes 6 forward and 5 backward passes instead of one of each: 3 and 2 are for the local samples, 2 and 2 for
+    Magnitudes, of a ResNet-10 after 300 steps on phantom hospitals (32 x 32, cross entropy 0.28): the local divergence
+    was 1.68 at eps 0.02, six times the task, 0.42 at 0.005 and 0.12 at 0.002. The gradient of the global one, 20 local
+    steps behind the server's model, was 0.22, 0.51 and 0.77 times as long as that of the cross entropy.
+
+    A step takes 7 forward and 5 backward passes instead of one of each: 3 and 2 are for the local samples, 3 and 2 for
     the global ones. One backward pass of either goes to the images alone. Memory is that of one pass.
     """
 
-    lambda_l: float = 1.0
+    lambda_l: float = 0.3
     """Weight of the local samples, >= 0; 0 leaves them out."""
-    lambda_g: float = 1.0
+    lambda_g: float = 0.3
     """Weight of the global samples, >= 0; 0 leaves them out. With both at 0 it is FedAvg."""
-    eps: float = 0.02
+    eps: float = 0.005
     """Greatest change of an image, > 0: the root mean square over its voxels, of intensities in [-1, 1]. Miyato
     et al. bound the length, sqrt(voxels) times this, which would have to change with the size of the images."""
     xi: float = 0.01
@@ -99,9 +105,12 @@ class _Learn(Callback):
             virtual = adverse(f, images, answer, how.eps, how.xi)
             self._add(trainer, "virtual_local", how.lambda_l, lambda: divergence(answer, f(virtual)))
         if how.lambda_g:
+            sent = aside(module, self.anchor)
             with evaluating(module):
-                sure = confident(aside(module, self.anchor), images, labels, how.eps)
-            self._add(trainer, "virtual_global", how.lambda_g, lambda: cross_entropy(f(sure), labels))
+                sure = confident(sent, images, labels, how.eps)
+                with torch.no_grad():
+                    wanted = sent(sure)
+            self._add(trainer, "virtual_global", how.lambda_g, lambda: divergence(wanted, f(sure)))
 
     def report(self) -> dict[str, float]:
         return {name: float(total) / self.count for name, total in self.totals.items()}

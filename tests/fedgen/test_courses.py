@@ -6,14 +6,17 @@ import pytest
 import torch
 
 from fedgen.courses import Course, Passes, Walks
-from fedgen.ensemble import Ensemble, answers
+from fedgen.ensemble import Ensemble, Panel, answers
 from fedgen.inversion import Inversion
+from fedgen.sampling import noise_of
 from tests.fedgen.test_inversion import network
 
 
 def walks() -> Walks:
-    ensemble, moved = Ensemble([network(0), network(1)]), Inversion(steps=2)
-    return Walks(ensemble, network(2), moved, 20.0, (1, 8, 8), torch.tensor([0, 1, 2, 0]), seed=3)
+    one, other = Ensemble([network(0)]), Ensemble([network(1)])
+    panels, labels = (Panel(one, other), Panel(other, None)), torch.tensor([0, 1, 2, 0])
+    everyone = Ensemble([network(0), network(1)])
+    return Walks(everyone, panels, network(2), Inversion(steps=2), 20.0, (1, 8, 8), labels, classes=3, seed=3)
 
 
 def passes() -> Passes:
@@ -32,13 +35,19 @@ def test_lessons_are_a_function_of_the_epoch(make: Any) -> None:
     assert not torch.equal(in_turn[1][0][0], in_turn[2][0][0])
 
 
-def test_teachers_say_what_they_recognise_of_images_they_made_alone() -> None:
+def test_panels_take_turns_and_whoever_made_no_image_judges() -> None:
     course = walks()
-    *_, (last, _) = course.lessons(0)
-    found = course.recognition(last)
-    assert found.images.tolist() == [2, 1, 1]
-    assert float(found.recognised.sum()) == sum((course.ensemble(last).argmax(1) == course.labels).tolist())
-    assert passes().recognition(last).images.tolist() == [0, 0, 0]
+    for epoch in range(3):
+        *_, (last, _) = course.lessons(epoch)
+        noise = noise_of(3, range(4 * epoch, 4 * epoch + 4), (1, 8, 8))
+        *_, made = Inversion(steps=2).walk(course.panels[epoch % 2].makers, noise, course.labels, (3, epoch))
+        torch.testing.assert_close(last, made)
+        found = course.recognition(epoch, last)
+        assert found.images.tolist() == ([2, 1, 1] if epoch != 1 else [0, 0, 0])
+        if epoch != 1:
+            right = network(1).eval()(last).argmax(1) == course.labels
+            assert float(found.recognised.sum()) == float(right.sum())
+    assert passes().recognition(0, last).images.tolist() == [0, 0, 0]
 
 
 def test_answers_are_in_the_order_of_the_images_whoever_gives_them() -> None:

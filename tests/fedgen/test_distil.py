@@ -11,6 +11,7 @@ from torch.nn.functional import kl_div, log_softmax, softmax
 
 from fedgen.distil import Distillation, Lesson, along, distance, noise_adapted, shuffled, softened
 from fedgen.ensemble import Ensemble
+from tests.fedgen.members import accuracy, members, shapes, untrained
 from tests.fedgen.test_inversion import network
 
 T = 20.0
@@ -88,6 +89,16 @@ def test_a_student_comes_nearer_to_its_teacher() -> None:
     how = Distillation(epochs=15, temperature=1.0, lr=0.1)
     losses = taught(how, student, (shuffled(images, soft, 8, (0, epoch)) for epoch in range(15)))
     assert losses[-1] < losses[0] / 2
+
+
+def test_a_student_of_real_images_without_labels_comes_to_what_its_teachers_know() -> None:
+    images, _ = shapes(192, seed=9)
+    ensemble, student = Ensemble(members()), untrained(7)
+    how, soft = Distillation(epochs=16, temperature=4.0, lr=0.2), softened(ensemble(images), 4.0)
+    before = accuracy(student, *shapes(200, seed=11))
+    taught(how, student, (shuffled(images, soft, 32, (0, epoch)) for epoch in range(16)))
+    assert accuracy(ensemble, *shapes(200, seed=11)) > 0.95
+    assert accuracy(student, *shapes(200, seed=11)) > 0.9 > 0.5 > before
 
 
 def test_a_pass_takes_every_image_once_and_leaves_no_lonely_batch() -> None:

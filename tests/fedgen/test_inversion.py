@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedgen.ensemble import Ensemble
-from fedgen.inversion import Inversion, asked, jensen_shannon, remembers, total_variation
+from fedgen.inversion import Inversion, asked, codes_of, jensen_shannon, painted, remembers, total_variation
+from fedgen.sampling import noise_of
+from tests.fedgen.members import CLASSES, SIDE, accuracy, members, roughness, shapes
 
-CALM = Inversion(steps=5, tv=0.0, statistics=0.0, jitter=0)
+CALM = Inversion(steps=5, tv=0.0, statistics=0.0, jitter=0, scales=0)
 
 
 def network(seed: int, dims: int = 2, channels: int = 1) -> nn.Module:
@@ -128,9 +130,55 @@ def test_images_of_a_linear_classifier_move_along_its_weights() -> None:
     assert torch.equal(images[1].sign(), -along)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_codes_are_block_means_of_the_noise_of_variance_1(dims: int) -> None:
+    noise = torch.randn(3, 2, *[8] * dims, generator=torch.Generator().manual_seed(0))
+    half, quarter = codes_of(noise, 2)
+    assert (half.shape[2:], quarter.shape[2:]) == ((4,) * dims, (2,) * dims)
+    corner = noise[1, 1][(slice(2, 4),) * dims]
+    assert float(half[1, 1][(1,) * dims]) == pytest.approx(float(corner.sum()) / corner.numel() ** 0.5, rel=1e-4)
+    assert float(half.std()) == pytest.approx(1, abs=0.15)
+    assert torch.equal(codes_of(noise, 0)[0], noise)
+    assert codes_of(noise[:, :, :5], 2)[1].shape[2] == 2  # a side that 4 does not divide
+
+
+def test_an_image_is_tanh_of_the_sum_of_its_codes_upsampled() -> None:
+    coarse, fine = torch.randn(1, 1, 1, 2), torch.randn(1, 1, 2, 4)
+    a, b = coarse.flatten().tolist()
+    upsampled = torch.tensor([[[[a, 0.75 * a + 0.25 * b, 0.25 * a + 0.75 * b, b]] * 2]])
+    torch.testing.assert_close(painted([coarse, fine], (2, 4)), torch.tanh(upsampled + fine))
+
+
+def test_a_walk_of_codes_is_adam_on_them() -> None:
+    ensemble, labels, noise = Ensemble([network(0)]), torch.tensor([0, 1]), torch.randn(2, 1, 8, 8)
+    how = Inversion(steps=3, lr=0.3, jitter=0)
+    codes = [nn.Parameter(code) for code in codes_of(noise, 2)]
+    adam = torch.optim.Adam(codes, lr=0.3)
+    for images in how.walk(ensemble, noise, labels, 0):
+        adam.zero_grad()
+        how.loss(ensemble, painted(codes, (8, 8)), labels).backward()
+        adam.step()
+        torch.testing.assert_close(images, painted(codes, (8, 8)).detach())
+
+
+def test_coarse_images_are_smoother_and_convince_a_classifier_that_was_left_out() -> None:
+    """Two of three classifiers invert images; the third tells their class from them."""
+    *makers, judge = members()
+    ensemble, labels = Ensemble(makers), torch.arange(24) % CLASSES
+    smooth, seen = {}, {}
+    for scales in (0, 2):
+        how = Inversion(steps=40, scales=scales)
+        images = last(how, ensemble, noise_of(2, range(24), (1, SIDE, SIDE)), labels)
+        assert accuracy(ensemble, images, labels) > 0.9  # those that made them are convinced of either
+        smooth[scales], seen[scales] = roughness(images), accuracy(judge, images, labels)
+    real = roughness(shapes(60, seed=9)[0])
+    assert abs(smooth[2] - real) < 0.1 < 0.6 < smooth[0] - real
+    assert seen[2] > seen[0] + 0.2
+
+
 def test_a_walk_is_adam_on_the_loss_within_the_range() -> None:
     ensemble, labels = Ensemble([network(0)]), torch.tensor([0, 1])
-    how = Inversion(steps=4, lr=0.3, jitter=0)
+    how = Inversion(steps=4, lr=0.3, jitter=0, scales=0)
     x = nn.Parameter(torch.randn(2, 1, 8, 8))
     walk, noise = list(how.walk(ensemble, x.detach(), labels, 0)), x.detach().clone()
     adam = torch.optim.Adam([x], lr=0.3)
@@ -153,7 +201,8 @@ def test_the_classifier_becomes_sure_and_is_left_as_it_was(dims: int, channels: 
     images = last(how, ensemble, noise, labels)
     assert images.shape == noise.shape
     assert images.abs().max() <= 1
-    assert how.loss(ensemble, images, labels) < how.loss(ensemble, noise.clamp(-1, 1), labels)
+    begun = painted(codes_of(noise, how.scales), noise.shape[2:])
+    assert how.loss(ensemble, images, labels) < how.loss(ensemble, begun, labels)
     assert all(torch.equal(t, before[name]) for name, t in ensemble.state_dict().items())
     assert torch.equal(images, last(how, ensemble, noise, labels))
     assert not torch.equal(images, last(how, ensemble, noise, labels, seed=1))  # rolled otherwise
@@ -176,7 +225,9 @@ def test_only_batch_norm_remembers() -> None:
     assert not remembers(nn.Sequential(nn.Conv2d(1, 1, 3), nn.BatchNorm2d(1, track_running_stats=False)))
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"lr": 0.0}, {"tv": -1.0}, {"jitter": -1}, {"compete": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"lr": 0.0}, {"tv": -1.0}, {"jitter": -1}, {"compete": float("nan")}, {"scales": -1}]
+)
 def test_settings_that_are_wrong_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="steps must be at least 1, lr positive and all else at least 0"):
         Inversion(**wrong)  # type: ignore[arg-type]

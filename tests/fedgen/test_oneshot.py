@@ -14,9 +14,11 @@ from torch.optim import SGD
 from fedcore.checkpoint import Checkpoint
 from fedcore.classifiers import MODEL, fresh_classifier
 from fedcore.cli import main
+from fedcore.encoders import ResNet
 from fedcore.errors import InputError
 from fedcore.files import write_json
 from fedcore.run import RunFolder
+from fedcore.store import save_encoder
 from fedgen.distil import Distillation, along, shuffled, softened
 from fedgen.drawn import DrawnSet
 from fedgen.ensemble import Ensemble, Tuned
@@ -26,7 +28,7 @@ from fedgen.oneshot import distil
 from fedgen.recognition import Recognition
 from fedgen.sampling import noise_of
 from tests.fedgen.test_distil import taught
-from tests.fedgen.test_invert import QUICK, alone, together
+from tests.fedgen.test_invert import QUICK, alone, together, tuned
 
 __all__ = ["alone", "together"]  # fixtures
 
@@ -43,15 +45,54 @@ def same(run: Path, student: torch.nn.Module) -> bool:
 
 
 def test_without_a_set_every_step_of_new_walks_teaches(alone: Path, tmp_path: Path) -> None:
-    distil(alone, tmp_path / "student", None, HOW, MOVED, 5, batch_size=6)
+    distil(alone, tmp_path / "student", None, HOW, MOVED, "random", 5, batch_size=6)
     found, student = Tuned.open(alone), fresh_classifier(RunFolder(alone), 5)
-    ensemble, labels = Ensemble(found.networks.values()), torch.tensor([0, 1, 2, 3, 0, 1])
-    walks = (
-        MOVED.walk(ensemble, noise_of(5, range(6 * epoch, 6 * epoch + 6), (1, 16, 16)), labels, (5, epoch))
-        for epoch in range(2)
-    )
+    ensemble = Ensemble(found.networks.values())
+    walks = [walk(found, epoch) for epoch in range(2)]
     taught(HOW, student, (along(walk, 2, ensemble, HOW.temperature) for walk in walks))
     assert same(tmp_path / "student", student)
+
+
+def walk(found: Tuned, epoch: int) -> Iterator[torch.Tensor]:
+    """Of six images; of two sites one makes them."""
+    maker = found.alone(f"hospital_{2 - epoch % 2}")
+    noise, labels = noise_of(5, range(6 * epoch, 6 * epoch + 6), (1, 16, 16)), torch.tensor([0, 1, 2, 3, 0, 1])
+    return MOVED.walk(maker, noise, labels, (5, epoch))
+
+
+def test_a_student_begins_as_the_mean_of_the_classifiers_that_leave_anyway(alone: Path, tmp_path: Path) -> None:
+    still = Distillation(epochs=1, lr=1e-12)
+    distil(alone, tmp_path / "student", None, still, Inversion(steps=1), batch_size=4)
+    one, other = (network.state_dict() for network in Tuned.open(alone).networks.values())
+    for name, t in weights(tmp_path / "student").items():
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):  # these move with every batch
+            torch.testing.assert_close(t, (one[name] + other[name]) / 2, rtol=1e-5, atol=1e-6)
+    assert RunFolder(tmp_path / "student").about()["distilled"]["start"] == "mean"
+
+
+def test_a_student_begins_as_a_pretrained_encoder_that_fits(alone: Path, tmp_path: Path) -> None:
+    for stem in (2, 3):
+        save_encoder(tmp_path / f"stem_{stem}", ResNet(2, 1, depth=10, stem=stem), {}, "")
+    still, quick = Distillation(epochs=1, lr=1e-12), Inversion(steps=1)
+    distil(alone, tmp_path / "student", None, still, quick, str(tmp_path / "stem_2"), batch_size=4)
+    wanted = safetensors.torch.load_file(tmp_path / "stem_2" / "encoder.safetensors")
+    torch.testing.assert_close(weights(tmp_path / "student")["encoder.conv1.weight"], wanted["conv1.weight"])
+    with pytest.raises(InputError, match="holds another architecture"):
+        distil(alone, tmp_path / "other", None, still, quick, str(tmp_path / "stem_3"), batch_size=4)
+    with pytest.raises(InputError, match="holds no encoder"):
+        distil(alone, tmp_path / "other", None, still, quick, "average", batch_size=4)
+    assert not (tmp_path / "other").exists()
+
+
+def test_whatever_is_asked_of_the_classifiers_they_leave_once_and_of_a_set_never(tmp_path: Path) -> None:
+    run = tuned(tmp_path / "run")
+    file = run / "sites" / "hospital_1" / "audit.jsonl"
+    invert(run, tmp_path / "set", 4, each=True, **QUICK)
+    before = file.read_text()
+    distil(run, tmp_path / "by_images", tmp_path / "set", Distillation(epochs=1), batch_size=4)
+    assert file.read_text() == before
+    distil(run, tmp_path / "student", None, Distillation(epochs=1), Inversion(steps=1), batch_size=4)
+    assert len(file.read_text().splitlines()) == len(before.splitlines()) + 2  # the model, and its metrics
 
 
 def test_with_a_set_images_are_answered_by_the_site_they_are_of(alone: Path, tmp_path: Path) -> None:
@@ -109,7 +150,7 @@ def test_a_killed_distillation_resumes_to_the_bit(alone: Path, tmp_path: Path, p
     how, drawn = Distillation(epochs=3), tmp_path / "set" if passes else None
     if passes:
         invert(alone, tmp_path / "set", 8, **QUICK)
-    asked: tuple[Any, ...] = (drawn, how, Inversion(steps=2, compete=1.0), 5, 4)
+    asked: tuple[Any, ...] = (drawn, how, Inversion(steps=2, compete=1.0), None, 5, 4)
     distil(alone, tmp_path / "whole", *asked)
     with killed_in(1, when):
         distil(alone, tmp_path / "parts", *asked)
@@ -133,8 +174,8 @@ def test_a_distillation_that_is_done_has_nothing_left_to_do(alone: Path, tmp_pat
 
 def test_one_that_was_stopped_in_its_first_epoch_begins_anew(alone: Path, tmp_path: Path) -> None:
     with killed_in(0, "lesson"):
-        distil(alone, tmp_path / "student", None, HOW, MOVED, 3, 4)
-    distil(alone, tmp_path / "student", None, HOW, MOVED, 5, 4)
+        distil(alone, tmp_path / "student", None, HOW, MOVED, None, 3, 4)
+    distil(alone, tmp_path / "student", None, HOW, MOVED, None, 5, 4)
     assert RunFolder(tmp_path / "student").about()["distilled"]["seed"] == 5
 
 
@@ -149,6 +190,7 @@ def test_only_the_same_distillation_is_gone_on_with(alone: Path, together: Path,
         (r"another recipe: 1 fault\n  distilled\.seed was 0, is now 1", {"seed": 1}),
         (r"distilled\.distillation\.epochs was 2, is now 3", {"distillation": Distillation(epochs=3)}),
         (r"distilled\.inversion\.steps was 2, is now 3", {"inversion": Inversion(steps=3)}),
+        (r"distilled\.start was mean, is now random", {"start": "random"}),
         (r"distilled\.drawn was None, is now [0-9a-f]{64}", {"drawn": tmp_path / "set"}),
         (r"distilled\.generator: ", {"run": together}),
     ]:
@@ -160,13 +202,12 @@ def test_only_the_same_distillation_is_gone_on_with(alone: Path, together: Path,
 
 
 def test_a_run_says_how_its_inverted_images_are_recognised(alone: Path, tmp_path: Path) -> None:
-    distil(alone, tmp_path / "student", None, HOW, MOVED, 5, batch_size=6)
+    distil(alone, tmp_path / "student", None, HOW, MOVED, None, 5, batch_size=6)
     found, labels = Tuned.open(alone), torch.tensor([0, 1, 2, 3, 0, 1])
-    ensemble, expected = Ensemble(found.networks.values()), Recognition.none(4)
+    expected = Recognition.none(4)
     for epoch in range(2):
-        noise = noise_of(5, range(6 * epoch, 6 * epoch + 6), (1, 16, 16))
-        *_, last = MOVED.walk(ensemble, noise, labels, (5, epoch))
-        expected = expected + Recognition.of(ensemble(last), labels)
+        *_, last = walk(found, epoch)
+        expected = expected + Recognition.of(found.alone(f"hospital_{1 + epoch % 2}")(last), labels)
     told = RunFolder(tmp_path / "student").about()["recognition"]
     assert told == expected.told(found.known.classes)
     assert [of["images"] for of in told.values()] == [4, 4, 2, 2]

@@ -37,6 +37,7 @@ from fedcore.visit import Visit
 from fedgen.virtual import VirtualSamples, adverse, aside, confident, divergence, evaluating, moved, unit
 from fedtune.classifier import MILD, Classifier
 from fedtune.finetune import finetune
+from tests.fedgen.members import shapes, untrained
 from tests.stopping import killed_in
 
 TURN = Round(0, 1, seed=0)
@@ -203,6 +204,53 @@ def test_the_probe_of_float32_finds_what_that_of_float64_finds(toy: Callable[...
     torch.testing.assert_close(found[0], found[1], rtol=0.01, atol=0.01)
 
 
+# Magnitudes
+
+
+def beside_cross_entropy(how: VirtualSamples) -> tuple[float, float]:
+    """Of a half-trained network, three steps behind what the server sent: the weighted local loss over the cross
+    entropy, and the weighted global loss's gradient over its gradient (lengths)."""
+    x, y = shapes(96, seed=0)
+    module = untrained(0)
+    adam = torch.optim.Adam(module.parameters(), lr=0.01)
+    sent: Tensors = {}
+    for step in range(28):
+        if step == 25:
+            sent = copy.deepcopy(module.state_dict())
+        adam.zero_grad()
+        cross_entropy(module(x), y).backward()
+        adam.step()
+
+    def length(loss: Tensor) -> float:
+        return float(torch.cat([t.flatten() for t in torch.autograd.grad(loss, list(module.parameters()))]).norm())
+
+    f, server = aside(module), aside(module, sent)
+    task, answer = cross_entropy(f(x), y), f(x).detach()
+    local = divergence(answer, f(adverse(f, x, answer, how.eps, how.xi)))
+    with evaluating(module):
+        sure = confident(server, x, y, how.eps)
+        wanted = server(sure).detach()
+    share = how.lambda_l * float(local.detach()) / float(task.detach())
+    return share, length(how.lambda_g * divergence(wanted, f(sure))) / length(task)
+
+
+def test_local_samples_stay_below_the_task_and_global_ones_have_a_gradient() -> None:
+    torch.manual_seed(0)
+    share, slope = beside_cross_entropy(VirtualSamples())
+    assert 0.005 < share < 0.5
+    assert 0.1 < slope < 2
+    assert beside_cross_entropy(VirtualSamples(lambda_l=1.0, eps=0.02))[0] > 1  # would outweigh it
+
+
+def test_a_model_that_answers_as_the_server_s_has_nothing_to_learn_of_global_samples() -> None:
+    f, server, x = Linear((1, 8, 8), 3), Linear((1, 8, 8), 3), inner(4, (1, 8, 8))
+    sure = confident(server, x, torch.tensor([0, 1, 2, 0]), EPS)
+    wanted = server(sure).detach()
+    for module, learns in ((server, False), (f, True)):
+        slope = torch.autograd.grad(divergence(wanted, module(sure)), module.layer.weight)[0]
+        assert bool(slope.norm() > 1e-3) == learns
+
+
 # What the searches leave behind
 
 
@@ -256,7 +304,9 @@ def by_the_paper(module: Classifier, how: VirtualSamples) -> Iterator[tuple[floa
         x_g = (x_g - how.eps * unit(x_g.grad)).clamp(-1, 1).detach()
         weights = dict(module.named_parameters())
         local = divergence(answer, torch.func.functional_call(for_local, weights, (x_l,)))
-        sure = cross_entropy(torch.func.functional_call(for_global, weights, (x_g,)), y)
+        with torch.no_grad():
+            wanted = sent(x_g)
+        sure = divergence(wanted, torch.func.functional_call(for_global, weights, (x_g,)))
         total = cross_entropy(module(x), y) + how.lambda_l * local + how.lambda_g * sure
         optimizer.zero_grad()
         total.backward()
@@ -318,7 +368,7 @@ def test_mixed_precision_ends_near_full_precision(toy: Callable[..., Encoder]) -
 def test_searches_are_in_full_precision_and_losses_in_the_trainer_s(
     toy: Callable[..., Encoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Own loss; answer, search, loss of the local samples; search, loss of the global ones."""
+    """Own loss; answer, search, loss of the local samples; search, answer, loss of the global ones."""
     forward, passes = Classifier.forward, []
 
     def noting(self: Classifier, images: Tensor) -> Tensor:
@@ -329,7 +379,7 @@ def test_searches_are_in_full_precision_and_losses_in_the_trainer_s(
     monkeypatch.setattr(Classifier, "forward", noting)
     visited(classifier(toy()), VirtualSamples(), precision="bf16-mixed", max_steps=1)
     low, full = torch.bfloat16, torch.float32
-    assert passes == [low, full, full, low, full, low]
+    assert passes == [low, full, full, low, full, full, low]
 
 
 @pytest.mark.parametrize("scale", [1.0, 1024.0])
