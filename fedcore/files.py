@@ -134,7 +134,7 @@ def explained(error: OSError, path: Path, size: int) -> InputError:
         return InputError(f"the disk is full: {needs}; free some space, nothing older was lost")
     if error.errno == errno.ENAMETOOLONG:
         return InputError(
-            f"the file name {path.name[:60]!r}... is too long here ({error.strerror}); choose a shorter one"
+            f"the file name {path.name[:60] + '...'!r} is too long here ({error.strerror}); choose a shorter one"
         )
     return InputError(f"{path.parent} cannot be written ({error.strerror}); choose another folder or change its rights")
 

@@ -81,6 +81,7 @@ NO_OPTION = re.compile(
 def test_every_option_that_a_page_names_is_one() -> None:
     """Dotted words in code spans, against the options of the commands and of the classes in the recipe reference."""
     known = {name for stage in STAGES for name in option_names(parser_of(stage_of(stage), stage), {})}
+    known |= {name.removeprefix("data.") for name in known if name.startswith("data.columns.")}  # of `data check`
     groups = {name.partition(".")[0] for name in known}
     reference = set(
         re.findall(r"^\| `([\w.]+)`", (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8"), re.MULTILINE)
@@ -89,8 +90,8 @@ def test_every_option_that_a_page_names_is_one() -> None:
     for page in PAGES:
         text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
         for span in re.findall(r"`([^`\n]+)`", text) if page.name != "recipes.md" else ():
-            whole = [span] if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", span) else []
-            for word in re.findall(r"--([a-z_]+(?:\.[a-z_]+)+)", span) or whole:
+            whole = [span] if re.fullmatch(r"[a-z_][a-z_0-9]*(\.[a-z_0-9]+)+", span) else []
+            for word in re.findall(r"--([a-z_][a-z_0-9]*(?:\.[a-z_0-9]+)+)", span) or whole:
                 group, *rest = word.replace(".init_args", "").split(".")
                 of_a_class = group in groups and {".".join(rest), rest[-1]} & reference
                 assert word in known or of_a_class or NO_OPTION.fullmatch(word), f"{page.name}: {word}"

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich import box
 from rich.table import Table
 
-from fedcore.data.decode import UNLABELED
 from fedcore.data.look import Look
 from fedcore.data.row import Row
 from fedcore.data.split_notes import names_of
@@ -124,4 +123,4 @@ def _stored(looks: Sequence[Look]) -> list[str]:
 def _structures(looks: Sequence[Look]) -> list[str]:
     """Class numbers of masks, and in how many masks each is."""
     found = Counter(number for look in looks for number in look.structures)
-    return [f"{'none' if number == UNLABELED else number} in {count}" for number, count in sorted(found.items())]
+    return [f"{number} in {count}" for number, count in sorted(found.items())]

@@ -229,7 +229,7 @@ class Measuring(Curious):
     [
         (InPlace(), None, "ab", "InPlace"),
         (FedAvg(guides=(Scribbling(),)), None, "a", "FedAvg"),
-        (FedAvg(), Survey(Measuring()), "a", "Measuring"),
+        (FedAvg(), Survey(Measuring(), every=1), "a", "Measuring"),
     ],
     ids=["merge", "guide", "survey"],
 )

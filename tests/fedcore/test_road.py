@@ -204,7 +204,7 @@ def test_where_bars_are_drawn_the_line_of_a_step_comes_after_them(
 def test_a_mistake_of_a_late_step_is_told_before_anything_is_done(done: Done, tmp_path: Path) -> None:
     path = tmp_path / "road.yaml"
     path.write_text(ROAD.replace("after: audit", "after: audit, cuont: true"))
-    with pytest.raises(Faults, match=r"released: .*--cuont"):
+    with pytest.raises(Faults, match="released: generate release: unknown option 'cuont'"):
         travel(path, tmp_path / "out")
     assert not done
     assert not (tmp_path / "out").exists()

@@ -92,13 +92,14 @@ def test_figures_are_those_of_all_features_together(one_run: Path, drawn: Path, 
         trained = {site: network(images.batch(range(120))) for site, images in cohort.split("train").items()}
     whole = frechet(Moments.of(torch.cat(list(trained.values()))), Moments.of(features))
     assert found.quality["all"] == {"fid": pytest.approx(whole, rel=1e-6), "held_out_fid": None}  # 64 drawn, 80 held
-    own = features[torch.tensor([i.imitates == "hospital_2" for i in looked.images])]
+    theirs = torch.tensor([i.imitates == "hospital_2" for i in looked.images])
+    own = features[theirs]
     told = found.sites["hospital_2"]
     assert told["kid"] == pytest.approx(kernel_distance(trained["hospital_2"], own), abs=1e-6)
     recall = coverage(trained["hospital_2"], own)["recall"]  # the fewer, so all of them
     assert told["recall"] == pytest.approx(recall, rel=1e-5)
     held = cohort.sites["hospital_2"].select("test")
-    labels = torch.tensor([known.label(i.label) for i in looked.images])[: len(own)]
+    labels = torch.tensor([known.label(i.label) for i in looked.images])[theirs]
     real = cohort.sites["hospital_2"].select("train")
     with torch.inference_mode():
         learned = tstr(own, labels, trained["hospital_2"], real.labels, network(held.batch(range(40))), held.labels)

@@ -81,7 +81,8 @@ def test_slices_that_were_drawn_join_slices_that_were_cut(tmp_path: Path, place:
             companions = next(iter(cohort.sites.values())).companions
             assert companions is not None
             found = companions.images
-        expected = images if kind == "picture" else images.movedim(4, 1).reshape(24, 1, 8, 8)
+        slices = images.movedim(-1, 1).flip(-1, -2).transpose(-1, -2)  # of volumes, as a viewer shows them
+        expected = images if kind == "picture" else slices.reshape(24, 1, 8, 8)
         assert len(found) == count
         assert (found.batch(range(count)) - expected).abs().max() <= 1 / 255 + 5e-4
         assert torch.equal(found.mask_batch(range(count)), (expected[:, 0] > 0).long())

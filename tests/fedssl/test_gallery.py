@@ -113,8 +113,8 @@ def test_an_empty_test_part_is_none(images: MakeImages) -> None:
 
 
 def test_large_images_are_shrunk_and_of_volumes_the_middle_slice_is_kept(images: MakeImages) -> None:
-    volumes = np.full((3, 1, 4, 6, 200), -1, np.float16)
-    volumes[:, :, 2] = 1
+    volumes = np.full((3, 1, 200, 6, 4), -1, np.float16)
+    volumes[..., 2] = 1  # axial; rows run along y, columns along x
     site = replace(images("a", 3), pixels=volumes)
     kept = arrays(site)
     assert kept["queries"].shape == (3, 1, 3, 96)
