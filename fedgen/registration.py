@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fedcore.views import resample
+from fedcore.views import resample, turn
 
 STEPS = 6
 _FURTHEST = 0.3, 0.2, radians(15)
@@ -44,10 +44,7 @@ def mirrored_transforms(of: Float[Tensor, "n p"], signs: Float[Tensor, "n dims"]
 def moved(images: Float[Tensor, "n c *space"], transforms: Float[Tensor, "n p"]) -> Float[Tensor, "n c *space"]:
     """The images by a transform each. A turn counts each axis as [-1, 1]."""
     dims = images.dim() - 2
-    skew = images.new_zeros(len(images), dims, dims)
-    for at, (a, b) in enumerate(combinations(range(dims), 2), dims + 1):
-        skew[:, a, b], skew[:, b, a] = transforms[:, at], -transforms[:, at]
-    linear = torch.linalg.matrix_exp(skew) * transforms[:, dims].exp()[:, None, None]
+    linear = turn(transforms[:, dims + 1 :], (1,) * dims) * transforms[:, dims].exp()[:, None, None]
     return resample(images, linear, transforms[:, :dims])
 
 

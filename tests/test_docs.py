@@ -74,7 +74,7 @@ def test_recipe_reference_is_current() -> None:
 
 NO_OPTION = re.compile(
     r"(fedcore|fedssl|fedgen|fedtune|torch|lightly|criterion|self|site|turn|message|report)\..*"
-    r"|.*\.(py|json|jsonl|csv|md|yaml|html|png|npy|npz|safetensors|onnx)"
+    r"|.*\.(py|json|jsonl|csv|md|yaml|html|png|jpg|tif|dcm|nii|gz|hdr|img|npy|npz|safetensors|onnx)"
 )
 
 

@@ -154,7 +154,9 @@ def test_every_command_explains_itself_and_does_nothing_else(
     assert list(Path().iterdir()) == []
 
 
-@pytest.mark.parametrize("words", ["recipes ls", "--help", "pretrain --print_config"])
+@pytest.mark.parametrize(
+    "words", ["recipes ls", "--help", pytest.param("pretrain --print_config", marks=pytest.mark.slow)]
+)
 def test_who_has_seen_enough_ends_it_quietly(words: str) -> None:
     """As `| head` does: the reader has gone before anything is written."""
     reading, writing = os.pipe()

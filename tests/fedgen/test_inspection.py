@@ -57,11 +57,10 @@ def test_a_set_without_copies_is_safe_and_every_site_is_told_of(one_run: Path, d
 def test_planted_copies_are_named_with_the_site_they_are_of(one_run: Path, drawn: Path, encoder: Path) -> None:
     plant(drawn, 5, "hospital_1", 7)
     plant(drawn, 40, "hospital_2", 11)
-    for eyes in (None, encoder):
-        found = inspect(one_run, drawn, eyes)
-        assert found.copies.keys() >= {"000005.png", "000040.png"}
-        assert ("hospital_1" in found.copies["000005.png"], "hospital_2" in found.copies["000040.png"]) == (True, True)
-        assert found.safe.answer == "no"
+    found = inspect(one_run, drawn, encoder)
+    assert found.copies.keys() >= {"000005.png", "000040.png"}
+    assert ("hospital_1" in found.copies["000005.png"], "hospital_2" in found.copies["000040.png"]) == (True, True)
+    assert found.safe.answer == "no"
     without = inspect(one_run, drawn, left_out=[5, 40])
     assert (without.images, without.left_out, without.copies) == (62, [5, 40], {})
 
@@ -165,16 +164,15 @@ def test_groups_are_counted_by_class_and_site(one_run: Path, drawn: Path) -> Non
         assert {key: sum(part[key] for part in parts) for key in found.groups["all"]} == found.groups["all"]
 
 
-@pytest.mark.parametrize("level", [-1.0, 0.2])
-def test_a_thousand_black_images_are_not_useful_whatever_the_encoder(
-    one_run: Path, drawn: Path, encoder: Path, level: float
+@pytest.mark.parametrize(("level", "sees"), [(-1.0, False), (0.2, True)])
+def test_images_of_one_brightness_are_not_useful_whatever_the_encoder(
+    one_run: Path, drawn: Path, encoder: Path, level: float, sees: bool
 ) -> None:
     for file in (drawn / "images").iterdir():
         file.write_bytes(encoded(torch.full((1, 16, 16), level))[0])
-    for eyes in (None, encoder):
-        found = inspect(one_run, drawn, eyes)
-        assert found.useful.answer == "no"
-        assert any("of one brightness" in text for text in found.useful.because)
+    found = inspect(one_run, drawn, encoder if sees else None)
+    assert found.useful.answer == "no"
+    assert any("of one brightness" in text for text in found.useful.because)
 
 
 def test_real_images_of_no_patient_trained_on_are_useful(
