@@ -7,13 +7,13 @@ This file and `fedcore.visit`, which builds it, are all that touches Lightning's
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from fedcore.aside import evaluating
@@ -22,7 +22,9 @@ from fedcore.buffers import levels_of
 from fedcore.data.batches import loader
 from fedcore.errors import InputError, Refused, building
 from fedcore.keep import KeepOptimizer
+from fedcore.mean_loss import MeanLoss
 from fedcore.message import Tensors
+from fedcore.optimizers import SCHEDULES, taken_apart
 from fedcore.seeds import seeded
 from fedcore.site import Round, Site
 from fedcore.unsaved import Unsaved
@@ -30,10 +32,6 @@ from fedcore.visit import ClipFused, Visit, quiet
 
 Network = TypeVar("Network", bound=nn.Module)
 MODULE, OPTIMIZER, PERSONAL, OWN = "module/", "optimizer/", "personal/", "own/"
-SCHEDULES = (
-    "a learning rate schedule, which would begin anew at each visit; return the optimizer alone, and let rates follow "
-    "the rounds by a guide of the algorithm: guides: [fedcore.schedule.Cosine]"
-)
 MEASURING = "while measuring, which needs less than training; another process may hold the rest"
 
 
@@ -168,7 +166,7 @@ class LocalTrainer:
             beside = getattr(self.module, "beside", None)
             batches = loader(site.images, self.visit.batch_size, True, True, beside, order, self.visit.device)
             clip = [ClipFused()] if self.visit.precision == "bf16-mixed" else []
-            callbacks = [_MeanLoss(), *callbacks, *keep, *clip]
+            callbacks = [MeanLoss(), *callbacks, *keep, *clip]
             metrics = self._trained(self.visit.trainer(callbacks), batches)
         for callback in callbacks:
             reporting: Any = callback
@@ -222,50 +220,6 @@ class LocalTrainer:
             # A sum is ten times as fast as a look at every element; only a sum that is not finite needs that look.
             if t.is_floating_point() and not t.sum().isfinite() and not t.isfinite().all():
                 raise Refused(f"{name} is no longer finite; a lower learning rate or gradient_clip_val may help")
-
-
-class _MeanLoss(Callback):
-    """The mean of the training loss over an epoch's images; a module need not log it, which costs 0.7 ms a step."""
-
-    def __init__(self) -> None:
-        self.total, self.images = torch.zeros(()), 0
-
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.lr_scheduler_configs:
-            raise Refused(f"configure_optimizers returns {SCHEDULES}")
-
-    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self.total, self.images = torch.zeros((), device=module.device), 0
-
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, at: int) -> None:
-        """A batch without a loss (skipped, or stepped by the module itself) counts for nothing."""
-        loss = outputs if isinstance(outputs, Tensor) else (outputs or {}).get("loss")
-        if loss is not None:
-            n = _images(batch)
-            self.total += loss.detach() * n
-            self.images += n
-
-    def report(self) -> dict[str, float]:
-        return {"loss": float(self.total) / self.images} if self.images else {}
-
-
-def _images(batch: Any) -> int:
-    """How many a batch holds: the length of its first tensor, however it lies in lists and dicts."""
-    while not isinstance(batch, Tensor):
-        batch = next(iter(batch.values() if isinstance(batch, Mapping) else batch))
-    return len(batch)
-
-
-def taken_apart(made: Any) -> tuple[list[Optimizer], bool]:
-    """The optimizers in what `configure_optimizers` returned, and whether schedules came with them."""
-    if isinstance(made, Mapping):
-        return [made["optimizer"]], made.get("lr_scheduler") is not None
-    if isinstance(made, Optimizer) or made is None:
-        return [made] if made else [], False
-    if len(made) == 2 and all(isinstance(part, list | tuple) for part in made):
-        return list(made[0]), bool(made[1])
-    parts = [taken_apart(part) for part in made]
-    return [optimizer for found, _ in parts for optimizer in found], any(schedules for _, schedules in parts)
 
 
 def personal(memory: Tensors) -> Tensors:

@@ -108,7 +108,7 @@ def show(table: Table) -> None:
             for site, row in table.items()}  # fmt: skip
     images = sum(row.get("images", 0) for row in table.values())
     rows["all"] = [f"{images:.0f}", *(_cell(pooled(table, name)) for name in COLUMNS)]
-    terminal().print(grid("site", ("test images", *COLUMNS.values()), rows, standing_out="all"))
+    terminal().print(grid("site", ("labelled test images", *COLUMNS.values()), rows, standing_out="all"))
 
 
 def _cell(value: float | None) -> str:
