@@ -26,7 +26,7 @@ from fedcore.errors import InputError
 from fedcore.files import require_writable, write_json
 from fedcore.foresight import check
 from fedcore.lock import locked
-from fedcore.progress import bars_of, shown
+from fedcore.progress import bars_of
 from fedcore.reading import read_json
 from fedcore.recipes import find
 from fedcore.report.read import read_run
@@ -168,13 +168,11 @@ def _named(step: Step, folder: Path) -> Run:
 
 @contextlib.contextmanager
 def _timed(line: str) -> Iterator[None]:
-    """The line of a step, by how long it took or how it ended; its own lines are not shown.
+    """The line of a step, by how long it took or how it ended; what it prints itself is not shown.
 
-    Where there are bars, which would wipe what stands in their line, it comes after them.
+    It comes when the step has ended: bars would wipe it, and lines of rounds (stderr) would run into it.
     """
-    bars = shown()
     begun = time.perf_counter()
-    print("" if bars else line, end="", flush=True)
     ended = "failed"
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -184,7 +182,7 @@ def _timed(line: str) -> Iterator[None]:
         ended = "stopped"
         raise KeyboardInterrupt("stopped; the same command goes on from here") from e
     finally:
-        print(f"{line if bars else ''}{ended:>14}", flush=True)
+        print(f"{line}{ended:>14}", flush=True)
 
 
 def _digest(step: Step, digests: Mapping[str, str]) -> str:

@@ -190,10 +190,9 @@ def test_a_road_ends_with_its_scores_and_one_page_and_what_failed(
     assert capsys.readouterr().out.count("done before") == 5
 
 
-def test_where_bars_are_drawn_the_line_of_a_step_comes_after_them(
+def test_the_line_of_a_step_comes_after_the_bars_or_lines_of_its_rounds(
     done: Done, walk: Callable[..., Road], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(road, "shown", lambda: True)
     seen: list[str] = []
     monkeypatch.setattr(road, "dispatch", lambda *_: seen.append(capsys.readouterr().out))
     walk("steps: {encoder: {do: pretrain simclr}}")
