@@ -18,7 +18,7 @@ from fedcore.errors import InputError
 from fedcore.report import command, report_command, write_comparison, write_report
 
 MakeRun = Callable[..., Path]
-_VOID = {"meta", "img", "br", "hr", "input", "link"}
+_VOID = {"meta", "img", "br", "hr", "input", "link", "wbr"}
 
 
 class Reader(HTMLParser):
