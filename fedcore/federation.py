@@ -13,7 +13,7 @@ from torch import Tensor
 from fedcore.algorithm import Algorithm, Visitor, draws_of
 from fedcore.errors import InputError
 from fedcore.ledger import RoundRecord
-from fedcore.message import Contribution, Message, Refusal, Weights, leaves, weights_of
+from fedcore.message import Contribution, Message, Refusal, Weights, is_finite, leaves, weights_of
 from fedcore.site import Round
 from fedcore.transport import Answer, Tasks, Transport
 
@@ -128,7 +128,7 @@ class _Sent:
     def fault(self, message: Message) -> str | None:
         """What is wrong with an answer, whichever site sent it."""
         for leaf in leaves(message):
-            if leaf.tensor.is_floating_point() and not leaf.tensor.isfinite().all():
+            if not is_finite(leaf.tensor):
                 return f"{leaf.name} is not finite"
         for name, t in weights_of(message).items() if self.weights else ():
             if name not in self.weights or self.weights[name].shape != t.shape:

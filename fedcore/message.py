@@ -205,3 +205,9 @@ class Refusal:
     reason: str
     cause: Exception | None = None
     """Kept for a run in one process, whose traceback it completes; never sent."""
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number is infinite or NaN. A sum is ten times as fast as a look at every element; only a sum that is
+    not finite needs that look."""
+    return not tensor.is_floating_point() or bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())

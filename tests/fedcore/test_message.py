@@ -18,6 +18,7 @@ from fedcore.message import (
     Weights,
     exposure,
     flatten,
+    is_finite,
     leaves,
     nbytes,
     unflatten,
@@ -113,3 +114,12 @@ def test_weights_are_found_however_deep() -> None:
     bank = Bank(torch.zeros(1), torch.zeros(1))
     assert weights_of(Pair(Pair(bank, Weights(held)), bank)) is held
     assert weights_of(Pair(Empty(), bank)) == {}
+
+
+@pytest.mark.parametrize(("numbers", "finite"), [
+    ([1.0, 2.0], True), ([1.0, torch.inf], False), ([torch.nan, 0.0], False), ([torch.inf, -torch.inf], False),
+    ([3e38, 3e38], True), ([], True),
+])  # fmt: skip
+def test_finite_numbers_whose_sum_is_not_are_finite(numbers: list[float], finite: bool) -> None:
+    assert is_finite(torch.tensor(numbers)) == finite
+    assert is_finite(torch.tensor([1, 2]))
