@@ -146,24 +146,15 @@ class Posed:
         side: int,
     ) -> tuple[Float[Tensor, "n p"], Float[Tensor, " n"]]:
         """Transforms on trained images, by pixels of which no axis has more than `side`; similarities then."""
-        chunks = torch.arange(len(at)).split(_PAIRS)
-        parts = [self._on(images[some], at[some], poses[some], start[some], side) for some in chunks]
-        return torch.cat([pose for pose, _ in parts]), torch.cat([likeness for _, likeness in parts])
-
-    def _on(
-        self,
-        images: Float[Tensor, "n c *space"],
-        at: Int[Tensor, " n"],
-        poses: Int[Tensor, " n"],
-        start: Float[Tensor, "n p"],
-        side: int,
-    ) -> tuple[Float[Tensor, "n p"], Float[Tensor, " n"]]:
-        dims, margin = images.dim() - 2, self.search.margin
-        upright = _mirrored(images, poses)
+        dims, margin, poses_found, likeness = images.dim() - 2, self.search.margin, [], []
         inner = round(margin * side / FINE[dims])
-        pose = register(reduced(upright, side), reduced(self.images[at], side), start, inner)
-        codes = self.fine(pixels_of(moved(upright, pose), FINE[dims], margin))
-        return pose, (codes * self.fine_codes[at]).sum(1)
+        for some in torch.arange(len(at)).split(_PAIRS):
+            upright, trained = _mirrored(images[some], poses[some]), self.images[at[some]]
+            pose = register(reduced(upright, side), reduced(trained, side), start[some], inner)
+            codes = self.fine(pixels_of(moved(upright, pose), FINE[dims], margin))
+            poses_found.append(pose)
+            likeness.append((codes * self.fine_codes[at[some]]).sum(1))
+        return torch.cat(poses_found), torch.cat(likeness)
 
 
 def _mirrored(images: Float[Tensor, "n c *space"], poses: Int[Tensor, " n"]) -> Float[Tensor, "n c *space"]:

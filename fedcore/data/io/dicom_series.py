@@ -10,7 +10,7 @@ import numpy as np
 from pydicom.uid import UID
 
 from fedcore.data.io.dicom import SEGMENTATIONS, joined, kind_of_object, opened, require_image, samples
-from fedcore.data.io.dicom_frames import TRAITS, plane, stack_of
+from fedcore.data.io.dicom_frames import TRAITS, plane, required, stack_of
 from fedcore.data.io.fault import ImageFault
 from fedcore.data.io.grid import Grid
 from fedcore.data.io.planes import Stack, stacked
@@ -70,6 +70,17 @@ def images(folder: Path, **how: Any) -> list[Any]:
             + (f", but with {inside} folders; name the one that holds the series" if inside else "")
         )
     return slices
+
+
+def header_of(path: Path) -> Any:
+    """The data set, without pixels, of a file or of one image of a folder. Raises ImageFault where there is none."""
+    if path.is_file():
+        return required(path, stop_before_pixels=True)
+    for part in sorted(part for part in path.iterdir() if part.is_file()):
+        file = _opened(part, stop_before_pixels=True)
+        if file is not None and _is_image(file):
+            return file
+    raise ImageFault("a folder without DICOM files")
 
 
 def stack_of_series(files: list[Any]) -> Stack:

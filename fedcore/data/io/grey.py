@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fedcore.data.io import npz
 from fedcore.data.io.array import channels_first
+from fedcore.data.io.dicom_series import header_of
 from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.nifti import nifti_header
 from fedcore.data.io.picture import PICTURES, is_grey_picture
 from fedcore.data.io.readers import guarded, kind_of
 
@@ -29,18 +30,7 @@ def _is_grey(path: Path, kind: str) -> bool:
     if kind == "npy":
         return len(channels_first(np.broadcast_to(np.float32(0), npz.shape_of(path)))) == 1
     if kind == "NIfTI":
-        import nibabel
-
-        image: Any = nibabel.load(path)
-        return len(image.shape) < 4 or image.shape[3] == 1
-    return _is_grey_dicom(path)
-
-
-def _is_grey_dicom(path: Path) -> bool:
-    import pydicom
-    from pydicom.misc import is_dicom
-
-    files = [path] if path.is_file() else sorted(path.iterdir())
-    file = next(each for each in files if each.is_file() and is_dicom(each))
-    header = pydicom.dcmread(file, stop_before_pixels=True)
-    return header.SamplesPerPixel == 1 and header.PhotometricInterpretation != "PALETTE COLOR"
+        shape = nifti_header(path).get_data_shape()
+        return len(shape) < 4 or shape[3] == 1
+    header = header_of(path)
+    return bool(header.SamplesPerPixel == 1) and header.PhotometricInterpretation != "PALETTE COLOR"

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fedcore.data.io import npz
+from fedcore.data.io.dicom_series import header_of
 from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.nifti import nifti_header
 from fedcore.data.io.readers import guarded, kind_of
 
 GREYS, LEVELS = 255, 4095
@@ -59,20 +60,14 @@ def _of_type(kind: np.dtype) -> int:
 
 
 def _of_nifti(path: Path) -> int:
-    import nibabel
-
-    image: Any = nibabel.load(path)
-    plain = (float(image.dataobj.slope), float(image.dataobj.inter)) == (1.0, 0.0)
-    return _of_type(image.get_data_dtype() if plain else np.dtype(np.float32))
+    header = nifti_header(path)
+    slope, start = header.get_slope_inter()
+    plain = slope in (None, 1) and start in (None, 0)
+    return _of_type(header.get_data_dtype() if plain else np.dtype(np.float32))
 
 
 def _of_dicom(path: Path) -> int:
-    import pydicom
-    from pydicom.misc import is_dicom
-
-    files = sorted(part for part in path.iterdir() if part.is_file()) if path.is_dir() else [path]
-    first = next(file for file in files if not path.is_dir() or is_dicom(file))
-    header = pydicom.dcmread(first, stop_before_pixels=True, specific_tags=["BitsAllocated", "BitsStored"])
+    header = header_of(path)
     return GREYS if int(header.get("BitsStored", header.BitsAllocated)) <= 8 else LEVELS
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.grey import certainly_grey
 from fedcore.data.io.levels import require_levels, white_of
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)
@@ -49,7 +50,17 @@ def test_each_kind_of_file_says_what_is_white(tmp_path: Path) -> None:
     assert white_of(dicom(tmp_path / "8.dcm", GREY, 8)) == 255
     assert white_of(dicom(tmp_path / "12.dcm", GREY.astype(np.uint16), 12)) == 4095
     assert white_of(dicom(tmp_path / "16.dcm", GREY.astype(np.uint16), 16)) == 4095
-    assert white_of(dicom(tmp_path / "series" / "1", GREY, 8).parent) == 255
+    folder = dicom(tmp_path / "series" / "1", GREY, 8).parent
+    assert white_of(folder) == 255
+    file = folder / "1"
+    file.write_bytes(file.read_bytes()[132:])  # without preamble
+    (folder / "0.txt").write_text("no image")
+    assert white_of(folder) == white_of(file) == 255
+    assert certainly_grey(folder)
+    packed = tmp_path / "packed.nii"  # packed, whatever its name
+    packed.write_bytes((tmp_path / "narrow.nii.gz").read_bytes())
+    assert white_of(packed) == 255
+    assert certainly_grey(packed)
 
 
 def test_values_that_do_not_say_what_is_white_are_a_fault(tmp_path: Path) -> None:
