@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -35,14 +35,12 @@ MODULE, OPTIMIZER, PERSONAL, OWN = "module/", "optimizer/", "personal/", "own/"
 MEASURING = "while measuring, which needs less than training; another process may hold the rest"
 
 
-@runtime_checkable
 class Traveller(Protocol):
     """A module that wants to know where it is (a bank that marks its entries)."""
 
     def arrive(self, site: str, turn: Round) -> None: ...
 
 
-@runtime_checkable
 class Reporting(Protocol):
     """A callback that measures something of a visit, told to the server among its metrics."""
 
@@ -159,8 +157,7 @@ class LocalTrainer:
         """
         keep = [KeepOptimizer(self._optimizer)] if self.visit.keep_optimizer else []
         if implements(self.module, "arrive"):
-            traveller: Any = self.module
-            traveller.arrive(site.name, turn)
+            cast(Traveller, self.module).arrive(site.name, turn)
         with seeded(turn.seed_of(site.name)), quiet():
             order = torch.Generator().manual_seed(turn.seed_of(site.name, "order"))
             beside = getattr(self.module, "beside", None)
@@ -169,8 +166,7 @@ class LocalTrainer:
             callbacks = [MeanLoss(), *callbacks, *keep, *clip]
             metrics = self._trained(self.visit.trainer(callbacks), batches)
         for callback in callbacks:
-            reporting: Any = callback
-            metrics |= reporting.report() if implements(callback, "report") else {}
+            metrics |= cast(Reporting, callback).report() if implements(callback, "report") else {}
         self._require_finite(metrics)
         return metrics
 

@@ -39,14 +39,6 @@ def met_in_masks(rows: Sequence[Row], folder: Path | None = None) -> Met:
     return dict(found)
 
 
-def mask_numbers(rows: Sequence[Row], folder: Path | None = None) -> dict[str, Counter[int]]:
-    """By site the numbers of its masks, as stored, each with how many masks hold it."""
-    return {
-        site: sum((Counter(dict.fromkeys(numbers, count)) for numbers, count in sets.items()), Counter[int]())
-        for site, sets in met_in_masks(rows, folder).items()
-    }
-
-
 def meaning_of_255(met: Met) -> Meaning:
     """Class 1 where no mask holds a number other than 0 and 255, else that nobody has looked there.
 

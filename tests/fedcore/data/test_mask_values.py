@@ -10,7 +10,7 @@ from PIL import Image
 
 from fedcore.data import mask_values
 from fedcore.data.manifest import Row, read_manifest
-from fedcore.data.mask_values import checked_masks, mask_numbers, meaning_of_255, met_in_masks, require_numbered
+from fedcore.data.mask_values import checked_masks, meaning_of_255, met_in_masks, require_numbered
 from fedcore.data.source import Data
 from fedcore.errors import Faults
 from fedtune.native import Files
@@ -83,10 +83,10 @@ def test_sites_left_out_have_their_say(tmp_path: Path) -> None:
 
 def test_numbers_by_site(tmp_path: Path) -> None:
     found = rows(tmp_path, a=[(0, 1), (0, 2), (0, 1, 255)], b=[(0,)])
-    assert mask_numbers(found, tmp_path) == {"a": {0: 3, 1: 2, 2: 1, 255: 1}, "b": {0: 1}}
+    assert _numbers(found, tmp_path) == {"a": {0: 3, 1: 2, 2: 1, 255: 1}, "b": {0: 1}}
     damaged = replace(found[0], mask=tmp_path / "manifest.csv")
-    assert mask_numbers([damaged, *found[1:]], tmp_path)["a"] == {0: 2, 1: 1, 2: 1, 255: 1}
-    assert mask_numbers([replace(row, mask=None) for row in found], tmp_path) == {}
+    assert _numbers([damaged, *found[1:]], tmp_path)["a"] == {0: 2, 1: 1, 2: 1, 255: 1}
+    assert _numbers([replace(row, mask=None) for row in found], tmp_path) == {}
 
 
 def test_masks_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,3 +124,11 @@ def test_for_data_check() -> None:
     faults, _ = checked_masks({"a": Counter([(0, 128)])})
     assert "127 below 128 in none" in faults[0]
     assert len(checked_masks({"a": Counter([(0, 1, 255)] * 3)})[1]) == 1
+
+
+def _numbers(rows: list[Row], folder: Path) -> dict[str, dict[int, int]]:
+    """By site the numbers of its masks, each with how many masks hold it."""
+    found: dict[str, Counter[int]] = {}
+    for site, sets in met_in_masks(rows, folder).items():
+        found[site] = Counter(number for numbers, count in sets.items() for number in numbers for _ in range(count))
+    return {site: dict(counts) for site, counts in found.items()}
