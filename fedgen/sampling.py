@@ -1,97 +1,158 @@
-"""From noise to images, by diffusers' schedulers through one function."""
+"""`fedpretrain generate sample`: a set of drawn images in a folder, with a manifest that the kit itself reads.
+
+A set is candidates: nobody has looked yet whether images of patients are among them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from fedgen.noise import Noise
-
-Predict = Callable[[Tensor, Tensor], Tensor]
-"""x_t (n, c, *space) and its time (n,) to what the process predicts."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One of a walk."""
-
-    times: Float[Tensor, " n"]
-    before: Float[Tensor, "n c *space"]
-    """x_t."""
-    said: Float[Tensor, "n c *space"]
-    """What was predicted of it."""
-    after: Float[Tensor, "n c *space"]
+from fedcore.errors import InputError
+from fedcore.files import require_writable
+from fedcore.handover import hand_over
+from fedcore.local import channels_last
+from fedcore.lock import locked
+from fedcore.progress import Counting
+from fedcore.run import RunFolder
+from fedgen.drawn import MANIFEST, NOTE, add, begin
+from fedgen.generator import Generator, InSteps
+from fedgen.joint import JointGenerator, load_drawing
+from fedgen.origin import generators, trained_on
+from fedgen.pairs import Wanted
+from fedgen.pictures import require_encodable
+from fedgen.sampling import Sampler, noise_of
 
 
-@dataclass(frozen=True)
-class Sampler:
-    """How noise is walked back; no step draws anything, so an image hangs on its first noise alone.
+def sample(
+    run: Path,
+    out: Path,
+    count: int = 1000,
+    classes: list[str] | None = None,
+    sites: list[str] | None = None,
+    steps: int | None = None,
+    solver: Literal["dpm", "ddim"] | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    resume: bool = False,
+) -> Path:
+    """Draws a set of images from a trained generator and returns its manifest.
 
-    With the exact predictor of N(0, 0.3^2) and 50 steps, images have a standard deviation of 0.301 by dpm and of
-    0.287 by ddim; with 20 steps 0.293 and 0.268 (tests/fedgen/test_sampling.py).
+    Args:
+        run: A finished run of `generate train`. Where sites have a generator each, images that imitate a site come
+            from its own, which so leaves the site (fedgen.joint); with a site's folder in the run nothing leaves.
+        out: Folder of the set.
+        count: Images in all, evenly over classes; of a class, each site's look as often as the site has images of it.
+        classes: Only these; null: all that the generator knows.
+        sites: Whose look the images have; null: each site's that has the class. Pairs of class and site that were
+            trained on images of fewer than policy.min_patients patients are left out, and set.json says which.
+        steps: Of the sampler of a diffusion, null: 50; more are finer and slower. A GAN or VAE has no sampler.
+        solver: Of a diffusion that predicts v or epsilon, null: dpm; or ddim, which wants more steps.
+        guidance: Of a diffusion. null and 1 draw what was learned; above, images are more typical of their class and
+            less diverse.
+        seed: Image i of a seed is the same, however many are drawn and in whatever batches.
+        batch_size: Images drawn at once.
+        resume: Go on with the set in `out`, or draw more for it.
     """
-
-    steps: int = 50
-    solver: Literal["dpm", "ddim"] = "dpm"
-    """DPM-Solver++ of second order (Lu et al. 2022, arXiv 2211.01095) or DDIM (Song et al. 2020, arXiv 2010.02502);
-    a process that predicts the flow is followed by Euler's method whatever stands here."""
-    guidance: float = 1.0
-    """1 draws what was learned; above, images are more typical of their class and less diverse."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.steps <= 1000 or self.guidance < 0:
-            raise ValueError(f"steps must lie in 1..1000 and guidance be 0 or more, got {self.steps}, {self.guidance}")
-
-    def walk(self, predict: Predict, noise: Float[Tensor, "n c *space"], process: Noise) -> Float[Tensor, "n c *space"]:
-        """Images, unclipped."""
-        images = noise
-        for step in self.way(predict, noise, process):
-            images = step.after
-        return images
-
-    def way(self, predict: Predict, noise: Float[Tensor, "n c *space"], process: Noise) -> Iterator[Step]:
-        """The walk, a step at a time."""
-        scheduler = self.scheduler(process)
-        images = noise * scheduler.init_noise_sigma if hasattr(scheduler, "init_noise_sigma") else noise
-        for time in scheduler.timesteps:
-            times = time.to(images).expand(len(images))
-            said = predict(images, times)
-            after = scheduler.step(said, time, images, return_dict=False)[0]
-            yield Step(times, images, said, after)
-            images = after
-
-    def scheduler(self, process: Noise) -> Any:
-        """diffusers' scheduler with its steps set."""
-        from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
-
-        if process.predicts == "flow":
-            scheduler: Any = FlowMatchEulerDiscreteScheduler()
-        else:
-            # Spaced from the end: the first step begins where there is nothing but noise (Lin et al. 2023,
-            # arXiv 2305.08891). Their clipping to [-1, 1] would bend the way of guided images.
-            settings: dict[str, Any] = {
-                **process.betas, "timestep_spacing": "trailing",
-                "prediction_type": {"epsilon": "epsilon", "v": "v_prediction"}[process.predicts],
-            }  # fmt: skip
-            if self.solver == "dpm":
-                scheduler = DPMSolverMultistepScheduler(**settings)
-            else:
-                scheduler = DDIMScheduler(**settings, clip_sample=False)
-        scheduler.set_timesteps(self.steps)
-        return scheduler
+    if count < 1 or batch_size < 1:
+        raise InputError(f"count and batch_size must be at least 1, got {count} and {batch_size}")
+    generator = load_drawing(Path(run))
+    sampler = _sampler(generator, steps, solver, guidance)
+    wanted = Wanted.of(generator.known, classes, sites)
+    require_encodable(generator.canvas.shape)
+    settings = generators(Path(run), [site for site in wanted.sites if site]) | {
+        **trained_on(Path(run)), "classes": list(wanted.classes), "sites": list(wanted.sites),
+        NOTE: wanted.note(), **_influence(generator, sampler), "seed": seed,
+    }  # fmt: skip
+    if note := wanted.note():
+        print(note)
+    require_writable(Path(out))
+    with locked(Path(out)):
+        done = begin(Path(out), settings, resume)
+        _hand_over(Path(run), generator, wanted)
+        _draw(generator, sampler, wanted, range(done, count), seed, batch_size, Path(out))
+    return Path(out) / MANIFEST
 
 
-def noise_of(seed: int, samples: Iterable[int], shape: Sequence[int]) -> Float[Tensor, "n c *space"]:
-    """Standard normal noise of each sample by its number: the same in whatever batch it is drawn.
+def _sampler(
+    generator: Generator, steps: int | None, solver: Literal["dpm", "ddim"] | None, guidance: float | None
+) -> Sampler:
+    """Raises InputError for what cannot be, or would have no influence on the images."""
+    walking, known = _in_steps(generator), generator.known
+    given = [
+        f"--{name}" for name, of in {"steps": steps, "solver": solver, "guidance": guidance}.items() if of is not None
+    ]
+    if given and not walking:
+        kind = type(next(iter(_each(generator)))).__name__
+        raise InputError(f"{' and '.join(given)} set the sampler of a diffusion; a {kind} has none, leave them out")
+    if solver and all(made.noise.predicts == "flow" for made in walking):
+        raise InputError(
+            "--solver is for diffusions that predict v or epsilon; this one predicts the flow, leave it out"
+        )
+    if guidance not in (None, 1) and not (known.classes or known.sites):
+        raise InputError("--guidance leads to a class or site, and this generator knows none; leave it out")
+    if guidance not in (None, 1) and not all(made.dropped for made in walking):
+        raise InputError(
+            "--guidance compares with images of which nothing is said, and this generator was trained on none; leave "
+            "it out, or train one with generator.init_args.dropped above 0, such as 0.1"
+        )
+    asked = {"steps": steps, "solver": solver, "guidance": guidance}
+    try:
+        return Sampler(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
+    except ValueError as e:
+        raise InputError(str(e)) from e
 
-    NumPy's generators take seed and number apart. torch's on a CPU keep 32 bits of a seed, so that of 10,000 samples
-    two would be one in every hundredth set.
-    """
-    drawn = [np.random.default_rng((seed, i)).standard_normal(shape, dtype=np.float32) for i in samples]
-    return torch.from_numpy(np.stack(drawn))
+
+def _each(generator: Generator) -> list[Generator]:
+    return list(generator.each.values()) if isinstance(generator, JointGenerator) else [generator]
+
+
+def _in_steps(generator: Generator) -> list[InSteps]:
+    return [made for made in _each(generator) if isinstance(made, InSteps)]
+
+
+def _influence(generator: Generator, sampler: Sampler) -> dict[str, Any]:
+    """The settings of the sampler that the images depend on."""
+    walking = _in_steps(generator)
+    if not walking:
+        return {}
+    solved = any(made.noise.predicts != "flow" for made in walking)
+    return {"steps": sampler.steps, "guidance": sampler.guidance} | ({"solver": sampler.solver} if solved else {})
+
+
+def _hand_over(run: Path, generator: Generator, wanted: Wanted) -> None:
+    """Where each site's own generator draws, those that do leave their sites."""
+    for site, own in generator.each.items() if isinstance(generator, JointGenerator) else ():
+        if site in wanted.sites:
+            hand_over(RunFolder(run), site, own.network.state_dict())
+
+
+def _draw(
+    generator: Generator, sampler: Sampler, wanted: Wanted, numbers: range, seed: int, batch_size: int, out: Path
+) -> None:
+    """A batch of images, then its rows: the manifest never names an image that is not there."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    of_each = wanted.names(numbers.stop)
+    with Counting("drawing images", numbers.start) as counting, drawing(generator, device):
+        for first in range(numbers.start, numbers.stop, batch_size):
+            batch = range(first, min(first + batch_size, numbers.stop))
+            names = of_each[batch.start : batch.stop]
+            labels = torch.tensor([generator.known.label(label) for label, _ in names], device=device)
+            sites = torch.tensor([generator.known.site(site) for _, site in names], device=device)
+            noise = noise_of(seed, batch, generator.noise_shape).to(device)
+            images, masks = generator.draw_pairs(noise, labels, sites, sampler)
+            add(out, batch, images, names, masks)
+            counting(batch.stop, numbers.stop)
+
+
+@contextmanager
+def drawing(generator: Generator, device: torch.device) -> Iterator[None]:
+    """The generator is on `device` and as fast there as it gets: channels last, and bf16 on a GPU."""
+    channels_last(generator.network).to(device)
+    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+        yield

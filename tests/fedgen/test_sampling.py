@@ -1,96 +1,247 @@
 from __future__ import annotations
 
-from itertools import pairwise
+import csv
+import errno
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from PIL import Image
 
+from fedcore.data.source import Data
+from fedcore.errors import InputError
+from fedgen import drawn as module
+from fedgen.autoencoder import Autoencoder
+from fedgen.denoiser import Denoiser, DiffusionGenerator
+from fedgen.generator import Canvas, Known
 from fedgen.noise import Noise
-from fedgen.sampling import Sampler, noise_of
+from fedgen.pictures import encoded
+from fedgen.sample import sample
+from fedgen.store import TENSORS, save_generator
+from fedgen.unet import UNet
+from fedgen.vae import VAE
+from tests.fedcore.test_lock import held_elsewhere
+from tests.fedgen.gans import gan
 
-SPREAD = 0.3
-
-
-def oracle(process: Noise, error: float = 0.0) -> object:
-    """The exact predictor where images are N(0, SPREAD^2): the mean of the target, given x_t; or one that errs."""
-
-    def predict(images: Tensor, times: Tensor) -> Tensor:
-        a, s = (scale.view(-1, 1, 1, 1) for scale in process.scales(times))
-        share = images / (a**2 * SPREAD**2 + s**2)
-        image, noise = a * SPREAD**2 * share, s * share
-        return {"epsilon": noise, "v": a * noise - s * image, "flow": noise - image}[process.predicts] + error
-
-    return predict
+KNOWN = Known(("cat", "dog"), ("a", "b", "c"))
+QUICK = {"steps": 2, "batch_size": 4}
 
 
-def spread(sampler: Sampler, process: Noise) -> float:
-    noise = torch.randn(50, 1, 1, 1, generator=torch.Generator().manual_seed(0))  # the walk of the oracle is linear
-    return float(sampler.walk(oracle(process), noise, process).std() / noise.std())  # type: ignore[arg-type]
+def generator(folder: Path, size: tuple[int, ...] = (8, 8), known: Known = KNOWN, channels: int = 1) -> Path:
+    """A run with an untrained generator whose answers are not 0."""
+    torch.manual_seed(0)
+    denoiser = Denoiser(UNet(len(size), channels, widths=(8, 16)), known)
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_generator(folder / "generator", DiffusionGenerator(denoiser, known, Canvas(channels, size), Noise(), 0.1))
+    return folder
 
 
-def test_the_default_sampler_draws_the_gaussian_it_was_taught() -> None:
-    """Within 2 % of its spread at 50 steps; MONAI 1.6.1's DDPMScheduler is 197 % off."""
-    assert spread(Sampler(), Noise()) == pytest.approx(SPREAD, rel=0.02)
+def rows(manifest: Path) -> list[dict[str, str]]:
+    with manifest.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear"])
-@pytest.mark.parametrize("predicts", ["epsilon", "v"])
-@pytest.mark.parametrize(("solver", "within"), [("dpm", 0.02), ("ddim", 0.09)])
-def test_the_others_are_as_near_as_their_order(schedule: str, predicts: str, solver: str, within: float) -> None:
-    process = Noise(predicts, schedule)  # type: ignore[arg-type]
-    assert spread(Sampler(50, solver), process) == pytest.approx(SPREAD, rel=within)  # type: ignore[arg-type]
-    assert spread(Sampler(500, solver), process) == pytest.approx(SPREAD, rel=0.02)  # type: ignore[arg-type]
+def pixels(folder: Path) -> dict[str, np.ndarray]:
+    return {p.name: np.asarray(Image.open(p)).astype(int) for p in sorted((folder / "images").iterdir())}
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear"])
-@pytest.mark.parametrize("predicts", ["epsilon", "v"])
-@pytest.mark.parametrize("solver", ["dpm", "ddim"])
-def test_a_small_error_of_the_network_moves_the_mean_by_little(schedule: str, predicts: str, solver: str) -> None:
-    """0.01 in all that is predicted moves the mean of the samples by 0.03 at most; with the cosine schedule as it is
-    in the paper an epsilon's moves it by 1.8 at 50 steps."""
-    process, sampler = Noise(predicts, schedule), Sampler(50, solver)  # type: ignore[arg-type]
-    noise = torch.randn(500, 1, 1, 1, generator=torch.Generator().manual_seed(0))
-    right, wrong = (sampler.walk(oracle(process, error), noise, process) for error in (0.0, 0.01))  # type: ignore[arg-type]
-    assert 0.0 < float((wrong - right).mean().abs()) < 0.03
+@pytest.mark.parametrize(("size", "channels"), [((8, 8), 1), ((8, 8), 3), ((8, 8, 8), 1)])
+def test_the_kit_reads_the_set_as_a_further_site(tmp_path: Path, size: tuple[int, ...], channels: int) -> None:
+    manifest = sample(generator(tmp_path / "run", size, channels=channels), tmp_path / "set", 12, **QUICK)
+    cohort = Data(manifest=str(manifest), size=8, cache=tmp_path / "cache").load()
+    assert list(cohort.sites) == ["synthetic"]
+    assert (cohort.classes, cohort.channels, cohort.size) == (("cat", "dog"), channels, size)
+    assert len(cohort.split("train")["synthetic"]) == 12
 
 
-def test_flow_is_followed_by_euler() -> None:
-    assert spread(Sampler(50), Noise("flow")) == pytest.approx(SPREAD, rel=0.04)
-    assert spread(Sampler(500), Noise("flow")) == pytest.approx(SPREAD, rel=0.01)
+def test_classes_and_sites_come_in_turn(tmp_path: Path) -> None:
+    found = rows(sample(generator(tmp_path / "run"), tmp_path / "set", 13, **QUICK))
+    assert [(row["label"], row["imitates"]) for row in found[:6]] == [
+        (label, site) for site in "abc" for label in ("cat", "dog")
+    ]
+    assert found[6:12] == [{**row, "image": f"images/{i:06d}.png"} for i, row in enumerate(found[:6], start=6)]
+    only = rows(sample(tmp_path / "run", tmp_path / "only", 4, classes=["dog"], sites=["c", "a"], **QUICK))
+    assert [(row["label"], row["imitates"]) for row in only] == [("dog", "c"), ("dog", "a")] * 2
 
 
-@pytest.mark.parametrize("solver", ["dpm", "ddim"])
-@pytest.mark.parametrize("predicts", ["epsilon", "v", "flow"])
-def test_a_walk_ends_at_its_last_guess(solver: str, predicts: str) -> None:
-    sampler, process = Sampler(8, solver), Noise(predicts)  # type: ignore[arg-type]
-    noise = torch.randn(5, 1, 1, 1, generator=torch.Generator().manual_seed(0))
-    steps = list(sampler.way(oracle(process), noise, process))  # type: ignore[arg-type]
-    assert len(steps) == 8  # of 125 times each: where steps do not divide 1000, diffusers' DDIM ends at time 0
-    assert all(torch.equal(one.after, other.before) for one, other in pairwise(steps))
-    drawn = sampler.walk(oracle(process), noise, process)  # type: ignore[arg-type]
-    assert torch.equal(steps[-1].after, drawn)
-    last = process.image(steps[-1].before, steps[-1].said, steps[-1].times)
-    assert torch.allclose(last, drawn, atol=1e-3)
+def test_a_generator_without_classes_leaves_the_label_open(tmp_path: Path) -> None:
+    found = rows(sample(generator(tmp_path / "run", known=Known((), ("a",))), tmp_path / "set", 3, **QUICK))
+    assert {(row["label"], row["imitates"]) for row in found} == {("", "a")}
 
 
-def test_noise_is_of_a_sample_and_not_of_its_batch() -> None:
-    shape = (1, 4, 4)
-    whole = noise_of(7, range(6), shape)
-    apart = torch.cat([noise_of(7, [0, 1, 2, 3], shape), noise_of(7, [4, 5], shape)])
-    assert torch.equal(whole, apart)
-    assert not torch.equal(whole, noise_of(8, range(6), shape))
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_an_image_hangs_on_seed_and_number_alone(tmp_path: Path, batch_size: int) -> None:
+    run = generator(tmp_path / "run")
+    sample(run, tmp_path / "one", 7, **QUICK)
+    sample(run, tmp_path / "two", 9, **QUICK | {"batch_size": batch_size})
+    sample(run, tmp_path / "three", 7, seed=1, **QUICK)
+    one, two, three = (pixels(tmp_path / name) for name in ("one", "two", "three"))
+    assert all(np.abs(one[name] - two[name]).max() <= 1 for name in one)
+    assert all(np.abs(one[name] - three[name]).max() > 10 for name in one)
 
 
-def test_ten_thousand_samples_begin_apart() -> None:
-    noise = noise_of(0, range(10_000), (2,))
-    assert len(np.unique(noise.numpy(), axis=0)) == 10_000
-    assert noise.mean() == pytest.approx(0, abs=0.03)
-    assert noise.std() == pytest.approx(1, abs=0.03)
+def test_an_interrupted_set_goes_on_to_what_it_would_have_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, write, written = generator(tmp_path / "run"), module.write_atomically, []
+
+    def full(path: Path, data: bytes, durable: bool = False) -> None:
+        written.append(path)
+        if len(written) == 7:
+            raise InputError("the disk is full")
+        write(path, data)
+
+    sample(run, tmp_path / "whole", 10, **QUICK)
+    monkeypatch.setattr(module, "write_atomically", full)
+    with pytest.raises(InputError, match="the disk is full"):
+        sample(run, tmp_path / "set", 10, **QUICK)
+    monkeypatch.undo()
+    assert len(rows(tmp_path / "set" / "manifest.csv")) == 4  # one whole batch; a row's image is always there
+    with (tmp_path / "set" / "manifest.csv").open("a") as file:
+        file.write("images/0000")  # killed while writing
+    sample(run, tmp_path / "set", 10, resume=True, **QUICK)
+    assert (tmp_path / "set" / "manifest.csv").read_bytes() == (tmp_path / "whole" / "manifest.csv").read_bytes()
+    one, two = pixels(tmp_path / "set"), pixels(tmp_path / "whole")
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[name], two[name]) for name in one)
 
 
-@pytest.mark.parametrize(("steps", "guidance"), [(0, 1.0), (1001, 1.0), (50, -1.0)])
-def test_what_cannot_be_walked_is_refused(steps: int, guidance: float) -> None:
-    with pytest.raises(ValueError, match=r"steps must lie in 1\.\.1000 and guidance be 0 or more"):
-        Sampler(steps, guidance=guidance)
+def test_a_set_can_grow_and_a_whole_one_is_left_as_it_is(tmp_path: Path) -> None:
+    run = generator(tmp_path / "run")
+    sample(run, tmp_path / "set", 4, **QUICK)
+    assert len(rows(sample(run, tmp_path / "set", 8, resume=True, **QUICK))) == 8
+    assert len(rows(sample(run, tmp_path / "set", 6, resume=True, **QUICK))) == 8
+
+
+def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
+    run, there = generator(tmp_path / "run"), tmp_path / "set"
+    sample(run, there, 2, **QUICK)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "note.txt").write_text("mine")
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("holds a set already; go on with it by --resume true", {"out": there}),
+        ("was drawn with another guidance and seed", {"out": there, "resume": True, "seed": 3, "guidance": 2.0}),
+        ("is not empty and holds no set of drawn images", {"out": tmp_path / "full"}),
+        ("knows no class 'cow'; it knows cat, dog", {"classes": ["cow"]}),
+        ("knows no site 'd'; it knows a, b, c", {"sites": ["d"]}),
+        ("count and batch_size must be at least 1, got 0 and 4", {"count": 0}),
+        (r"steps must lie in 1\.\.1000", {"steps": 0}),
+        ("holds no generator", {"run": tmp_path / "full"}),
+    ]  # fmt: skip
+    for said, changed in cases:
+        asked: dict[str, Any] = {"run": run, "out": tmp_path / "new", "count": 2, **QUICK, **changed}
+        with pytest.raises(InputError, match=said):
+            sample(**asked)
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "full" / "note.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("broken", ["json", "kind", "weights", "network"])
+def test_a_damaged_generator_is_refused(tmp_path: Path, broken: str) -> None:
+    folder = generator(tmp_path / "run") / "generator"
+    config = json.loads((folder / "generator.json").read_text())
+    if broken == "weights":
+        (folder / TENSORS).write_bytes(b"nonsense")
+    else:
+        changed = {
+            "json": {"settings": None},
+            "kind": {"kind": "os.system"},
+            "network": {
+                "settings": config["settings"] | {"network": config["settings"]["network"] | {"widths": [8, 24]}}
+            },
+        }[broken]
+        (folder / "generator.json").write_text(json.dumps(config | changed))
+    with pytest.raises(InputError, match=r"corrupted|damaged|another architecture"):
+        sample(tmp_path / "run", tmp_path / "set", 2, **QUICK)
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = generator(tmp_path / "run")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(InputError, match="the disk is full"):
+        sample(run, tmp_path / "set", 2, **QUICK)
+
+
+def test_levels_of_grey_are_rounded_and_equal_volumes_are_equal_files() -> None:
+    data, ending = encoded(torch.tensor([[[-1.0, 0.0], [1.0, 2.0]]]))
+    assert ending == "png"
+    import io
+
+    assert np.asarray(Image.open(io.BytesIO(data))).tolist() == [[0, 128], [255, 255]]
+    volume = torch.linspace(-1, 1, 64).view(1, 4, 4, 4)
+    assert encoded(volume) == encoded(volume)
+
+
+def test_a_set_that_another_process_draws_is_left_alone(tmp_path: Path) -> None:
+    run = generator(tmp_path / "run")
+    with held_elsewhere(tmp_path / "set"), pytest.raises(InputError, match="set is being written by process"):
+        sample(run, tmp_path / "set", 4, steps=1)
+    sample(run, tmp_path / "set", 4, steps=1)
+    (tmp_path / "set" / "images" / "x").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="x is a symbolic link"):
+        sample(run, tmp_path / "set", 8, steps=1, resume=True)
+
+
+def made_by(folder: Path, made: str) -> Path:
+    """A run with an untrained generator of some kind."""
+    known = Known((), ()) if made == "unconditional" else KNOWN
+    if made in ("gan", "vae"):
+        vae = VAE(Canvas(1, (8, 8)), KNOWN, partial(Autoencoder, widths=(8, 8)))
+        save_generator(folder / "generator", gan().generator if made == "gan" else vae.generator)
+        return folder
+    denoiser = Denoiser(UNet(2, 1, widths=(8, 16)), known)
+    process, dropped = Noise(predicts="flow" if made == "flow" else "v"), 0.0 if made == "never dropped" else 0.1
+    save_generator(folder / "generator", DiffusionGenerator(denoiser, known, Canvas(1, (8, 8)), process, dropped))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("made", "given", "stated"),
+    [
+        ("diffusion", {"steps": 2}, {"steps": 2, "guidance": 1.0, "solver": "dpm"}),
+        ("diffusion", {"steps": 2, "solver": "ddim", "guidance": 2.0}, {"steps": 2, "guidance": 2.0, "solver": "ddim"}),
+        ("flow", {"steps": 3, "guidance": 2.0}, {"steps": 3, "guidance": 2.0}),
+        ("unconditional", {"steps": 2, "guidance": 1.0}, {"steps": 2, "guidance": 1.0, "solver": "dpm"}),
+        ("gan", {}, {}),
+        ("vae", {}, {}),
+    ],
+)
+def test_a_set_states_the_settings_that_its_images_depend_on(
+    tmp_path: Path, made: str, given: dict[str, Any], stated: dict[str, Any]
+) -> None:
+    sample(made_by(tmp_path / "run", made), tmp_path / "set", 2, **given)
+    found = json.loads((tmp_path / "set" / "set.json").read_text())
+    assert {key: of for key, of in found.items() if key in ("steps", "guidance", "solver")} == stated
+
+
+@pytest.mark.parametrize(
+    ("made", "given", "said"),
+    [
+        ("gan", {"steps": 50}, "--steps set the sampler of a diffusion; a GANGenerator has none"),
+        ("vae", {"solver": "dpm", "guidance": 1.0}, "--solver and --guidance set the sampler of a diffusion; a VAEGen"),
+        ("flow", {"solver": "dpm"}, "--solver is for diffusions that predict v or epsilon; this one predicts the flow"),
+        ("unconditional", {"guidance": 2.0}, "--guidance leads to a class or site, and this generator knows none"),
+        ("never dropped", {"guidance": 2.0}, "nothing is said, and this generator was trained on none.*dropped above"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(tmp_path: Path, made: str, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        sample(made_by(tmp_path / "run", made), tmp_path / "set", 2, **given)
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(("size", "channels"), [((8, 8, 8), 5), ((8, 8), 2), ((8, 8), 4)])
+def test_images_that_no_file_holds_are_refused_before_anything_is_written(
+    tmp_path: Path, size: tuple[int, ...], channels: int
+) -> None:
+    run = generator(tmp_path / "run", size, channels=channels)
+    with pytest.raises(InputError, match=rf"the generator draws {channels}; train one on images of fewer channels"):
+        sample(run, tmp_path / "set", 2, **QUICK)
+    assert not (tmp_path / "set").exists()
