@@ -18,9 +18,9 @@ from threading import Lock
 
 from benchmarks.page import write_page
 from benchmarks.results import Result, Results
-from fedcore.cli import run_stage
-from fedcore.environment import commit, device, version
-from fedcore.files import write_json
+from fedcore.cli.main import run_stage
+from fedcore.files.writing import write_json
+from fedcore.runs.environment import commit, device, version
 
 
 @dataclass(frozen=True)

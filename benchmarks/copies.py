@@ -19,13 +19,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedcore.data.images import Images
-from fedcore.data.phantom import Phantoms
+from fedcore.augment.views import blur
+from fedcore.data.dataset import Images
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedcore.views import blur
-from fedgen.copies import PixelLooks, together
-from fedgen.matching import working
-from fedgen.registration import moved, transforms
+from fedgen.copies.copies import PixelLooks, together
+from fedgen.copies.matching import working
+from fedgen.copies.registration import moved, transforms
 
 Look = Callable[[Float[Tensor, "n c *space"]], Float[Tensor, "n c *space"]]
 HONEST = "honest", "honest, blurred", "honest, noise 0.3", "honest, noise 0.6", "noise alone"

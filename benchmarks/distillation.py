@@ -22,19 +22,19 @@ from benchmarks import synthesis
 from benchmarks.cells import Cell, Driver, stage
 from benchmarks.distillation_tables import ACCURACY
 from benchmarks.results import Result
-from fedcore.classifiers import fresh_classifier
-from fedcore.data.images import Images
+from fedcore.data.dataset import Images
 from fedcore.data.source import Data
-from fedcore.run import RunFolder
-from fedgen.courses import Passes
-from fedgen.distil import Distillation, softened
-from fedgen.drawn import read_settings
-from fedgen.ensemble import Ensemble, Tuned, answers
-from fedgen.inversion import Inversion
-from fedgen.invert import invert
-from fedgen.oneshot import distil
-from fedtune.command import evaluated
-from fedtune.evaluate import POOLED
+from fedcore.models.classifiers import fresh_classifier
+from fedcore.runs.folder import RunFolder
+from fedgen.oneshot.distil import distil
+from fedgen.oneshot.distillation import Distillation, softened
+from fedgen.oneshot.ensemble import Ensemble, Tuned, answers
+from fedgen.oneshot.inversion import Inversion
+from fedgen.oneshot.invert import invert
+from fedgen.oneshot.teacher_data import Passes
+from fedgen.synthetic.synthetic_set import read_settings
+from fedtune.evaluation.classification import POOLED
+from fedtune.evaluation.command import evaluated
 
 RUNS = Path("checkpoints/distillation")
 SEEDS, SITES = (0, 1, 2), {"brain": 3, "phantom": 4}

@@ -21,18 +21,18 @@ from statistics import median
 from benchmarks.cells import Cell, Driver, stage
 from benchmarks.hippocampus import slices_of
 from benchmarks.results import Result
-from fedcore.store import encoder_config, find_encoder
-from fedssl.command import Table, pooled, probe
-from fedssl.probe import SHARED
+from fedcore.models.encoder_store import encoder_config, find_encoder
+from fedssl.evaluation.command import Table, pooled, probe
+from fedssl.evaluation.probe import SHARED
 
 RUNS = Path("checkpoints/evidence")
 SEEDS = (0, 1, 2)
 TUNINGS = ("0.01 frozen", "0.01", "0.05", "0.1", "1.0")
 """Fractions of the labels; frozen trains the last layer alone."""
 
-ALONE = ("--algorithm", "fedcore.localonly.LocalOnly", "--exchange", "null")
+ALONE = ("--algorithm", "fedcore.algorithms.local_only.LocalOnly", "--exchange", "null")
 POOLED = ("--data.partition", "fedcore.data.partition.Pooled", "--exchange", "null")
-VECTORS = ("--exchange", "fedssl.vectors.ShareVectors", "--exchange.wire", "int8", "--policy.at_most", "FEATURES")
+VECTORS = ("--exchange", "fedssl.bank.vectors.ShareVectors", "--exchange.wire", "int8", "--policy.at_most", "FEATURES")
 SGD = ("--method.optimizer", "torch.optim.SGD", "--method.optimizer.lr", "0.06", "--method.optimizer.momentum", "0.9",
        "--method.optimizer.weight_decay", "0.0005")  # fmt: skip
 # No step is taken: what is measured is the encoder as it was made.
@@ -168,7 +168,7 @@ def as_pretrained(start: Path) -> tuple[str, ...]:
     config = encoder_config(find_encoder(start))
     settings = {k: v for k, v in config["init_args"].items() if k not in ("spatial_dims", "channels")}
     words = [word for key, value in settings.items() for word in (f"--encoder.{key}", str(value))]
-    return ("--encoder", f"fedcore.encoders.{config['encoder']}", *words)
+    return ("--encoder", f"fedcore.models.encoders.{config['encoder']}", *words)
 
 
 def cost(run: Path) -> dict[str, float]:

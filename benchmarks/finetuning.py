@@ -22,9 +22,9 @@ from statistics import fmean
 from benchmarks import synthesis
 from benchmarks.cells import Cell, Driver, stage
 from benchmarks.results import Result
-from fedcore.run import RunFolder
-from fedtune.command import evaluated
-from fedtune.evaluate import POOLED
+from fedcore.runs.folder import RunFolder
+from fedtune.evaluation.classification import POOLED
+from fedtune.evaluation.command import evaluated
 
 RUNS = Path("checkpoints/finetuning")
 SEEDS = (0, 1, 2)
@@ -105,7 +105,7 @@ class Way:
     """Sets that it is measured on."""
 
 
-RATES = {"class_path": "fedcore.schedule.Cosine", "init_args": {"warmup": 3}}
+RATES = {"class_path": "fedcore.training.lr_schedule.Cosine", "init_args": {"warmup": 3}}
 """They rise for three rounds, then fall by half a cosine."""
 
 
@@ -114,14 +114,14 @@ def by(algorithm: str, *guides: str, at: str = "--algorithm") -> tuple[str, ...]
     return (at, algorithm, f"{at}.init_args.guides", json.dumps([*guides, RATES]))
 
 
-FEDAVG = "fedcore.algorithm.FedAvg"
+FEDAVG = "fedcore.algorithms.base.FedAvg"
 FEDADAM = (
-    "--algorithm", "fedcore.fedopt.FedOpt",
-    "--algorithm.init_args.rule", '{"class_path": "fedcore.fedopt.Adam", "init_args": {"eta": 0.01}}',
+    "--algorithm", "fedcore.algorithms.fedopt.FedOpt",
+    "--algorithm.init_args.rule", '{"class_path": "fedcore.algorithms.fedopt.Adam", "init_args": {"eta": 0.01}}',
     *by(FEDAVG, at="--algorithm.init_args.algorithm"),
 )  # fmt: skip
 DITTO = (
-    "--algorithm", "fedcore.ditto.Ditto", "--algorithm.init_args.lam", "0.1",
+    "--algorithm", "fedcore.algorithms.ditto.Ditto", "--algorithm.init_args.lam", "0.1",
     "--algorithm.init_args.guides", json.dumps([RATES]), *by(FEDAVG, at="--algorithm.init_args.algorithm"),
     "--visit.keep_optimizer", "false",
 )  # fmt: skip
@@ -129,12 +129,12 @@ WAYS = {
     "scratch": Way(by(FEDAVG), fractions=FRACTIONS),
     "pretrained": Way(by(FEDAVG), pretrained=True, fractions=FRACTIONS),
     "drawn": Way(by(FEDAVG), pretrained=True, drawn=True, fractions=FRACTIONS, of=("brain_tumor",)),
-    "local": Way(by("fedcore.localonly.LocalOnly"), fractions=FRACTIONS),
+    "local": Way(by("fedcore.algorithms.local_only.LocalOnly"), fractions=FRACTIONS),
     "central": Way((*by(FEDAVG), "--data.partition", f"{PARTITION}.Pooled"), pooled=True, fractions=FRACTIONS),
     "batch": Way(by(FEDAVG), norm="batch", of=("nuclei",)),
-    "fedprox": Way(by(FEDAVG, "fedcore.fedprox.Spring")),
-    "fedbn": Way(by("fedcore.fedbn.FedBN"), norm="batch"),
-    "scaffold": Way(by("fedcore.scaffold.Scaffold")),
+    "fedprox": Way(by(FEDAVG, "fedcore.algorithms.fedprox.Spring")),
+    "fedbn": Way(by("fedcore.algorithms.fedbn.FedBN"), norm="batch"),
+    "scaffold": Way(by("fedcore.algorithms.scaffold.Scaffold")),
     "fedadam": Way(FEDADAM),
     "ditto": Way(DITTO, of=("nuclei",)),
 }

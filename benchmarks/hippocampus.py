@@ -1,7 +1,7 @@
 """Coronal slices of the hippocampus volumes as a labelled set: which part of it a slice shows.
 
-Slices know their place in the volume, which is what structural matching (fedssl.fcl) is for; the labels come from
-the masks, so that what was learned without them can be measured.
+Slices know their place in the volume, which is what structural matching (fedssl.methods.fcl) is for; the labels come
+from the masks, so that what was learned without them can be measured.
 """
 
 from __future__ import annotations

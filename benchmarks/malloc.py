@@ -1,4 +1,4 @@
-"""What it saves to keep large blocks of memory between steps (`fedcore.malloc`).
+"""What it saves to keep large blocks of memory between steps (`fedcore.training.malloc`).
 
     python -m benchmarks.malloc
 
@@ -25,13 +25,13 @@ def visit(keep: bool) -> dict[str, float]:
     from torch.optim import AdamW
 
     from benchmarks.visit_overhead import make_sites
-    from fedcore.algorithm import FedAvg
-    from fedcore.encoders import ResNet
-    from fedcore.local import LocalTrainer
-    from fedcore.malloc import keep_large_blocks
-    from fedcore.site import Round, Site
-    from fedcore.visit import Visit
-    from fedssl.byol import BYOL
+    from fedcore.algorithms.base import FedAvg
+    from fedcore.models.encoders import ResNet
+    from fedcore.site.site import Round, Site
+    from fedcore.training.local_trainer import LocalTrainer
+    from fedcore.training.malloc import keep_large_blocks
+    from fedcore.training.visit import Visit
+    from fedssl.methods.byol import BYOL
 
     torch.set_num_threads(1)
     if keep and not keep_large_blocks():

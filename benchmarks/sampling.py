@@ -25,12 +25,12 @@ import torch
 from diffusers import DDIMPipeline, UNet2DModel
 from torch import Tensor
 
-from fedgen.denoiser import Denoiser, DiffusionGenerator
+from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
+from fedgen.diffusion.sampler import Sampler
+from fedgen.diffusion.schedule import Noise
+from fedgen.diffusion.unet import UNet
 from fedgen.generator import UNSAID, Canvas, Known
-from fedgen.noise import Noise
-from fedgen.sample import drawing
-from fedgen.sampling import Sampler
-from fedgen.unet import UNet
+from fedgen.sampling import drawing
 
 SIZE, BATCH, TURNS = 32, 32, 9
 SAMPLER = Sampler(steps=20, solver="ddim")

@@ -55,15 +55,15 @@ from torch import nn
 
 from benchmarks.flower_app import BATCH, IMAGES, WAYS, resnet18, small, train
 from benchmarks.visit_overhead import Net, make_sites
-from fedcore.algorithm import FedAvg
-from fedcore.checkpoint import Checkpoint
-from fedcore.federation import Rounds, federate
-from fedcore.ledger import RoundRecord
-from fedcore.local import LocalTrainer, channels_last
-from fedcore.message import Message
-from fedcore.transport import InProcess, Transport
-from fedcore.visit import Visit
-from fedcore.workers import Workers
+from fedcore.algorithms.base import FedAvg
+from fedcore.messages.message import Message
+from fedcore.server.checkpoint import Checkpoint
+from fedcore.server.communication import RoundRecord
+from fedcore.server.rounds import Rounds, federate
+from fedcore.training.local_trainer import LocalTrainer, channels_last
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess, Transport
+from fedcore.transport.workers import Workers
 
 MODELS = {"small": small, "resnet18": resnet18}
 SITES, ROUNDS, TURNS = 8, 6, 2

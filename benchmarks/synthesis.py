@@ -22,11 +22,11 @@ from typing import Any
 
 from benchmarks.cells import Cell, Driver, stage
 from benchmarks.results import Result
-from fedcore.data.audit_record import AuditRecord
-from fedcore.data.phantom import Phantoms
-from fedcore.run import RunFolder
-from fedgen.inspection import inspect
-from fedgen.sample import sample
+from fedcore.data.phantom.phantoms import Phantoms
+from fedcore.data.synthetic.audit_record import AuditRecord
+from fedcore.runs.folder import RunFolder
+from fedgen.auditing.run import inspect
+from fedgen.sampling import sample
 
 RUNS = Path("checkpoints/synthesis")
 SEEDS = (0, 1, 2)
@@ -64,7 +64,7 @@ GENERATORS = {
 }
 CHEAP = {
     "diffusion_int8": Generating(
-        "diffusion_cheap", (*DIFFUSION, "--algorithm.init_args.algorithm", "fedcore.algorithm.FedAvg"), told=True
+        "diffusion_cheap", (*DIFFUSION, "--algorithm.init_args.algorithm", "fedcore.algorithms.base.FedAvg"), told=True
     ),
     "diffusion_halves": Generating("diffusion_cheap", told=True),
 }

@@ -45,17 +45,17 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_pil_image
 
 from benchmarks.visit_overhead import make_sites
-from fedcore.algorithm import FedAvg
-from fedcore.checkpoint import Checkpoint
-from fedcore.data.images import Images
-from fedcore.encoders import ResNet
-from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer, channels_last
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedssl.method import Method
-from fedssl.moco import MoCo
-from fedssl.simclr import SimCLR
+from fedcore.algorithms.base import FedAvg
+from fedcore.data.dataset import Images
+from fedcore.models.encoders import ResNet
+from fedcore.server.checkpoint import Checkpoint
+from fedcore.server.rounds import Rounds, federate
+from fedcore.training.local_trainer import LocalTrainer, channels_last
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedssl.methods.base import Method
+from fedssl.methods.moco import MoCo
+from fedssl.methods.simclr import SimCLR
 
 SIZE, BATCH = 64, 64
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""Views per second: fedcore.views against kornia, MONAI and lightly's SimCLR transform.
+"""Views per second: fedcore.augment.views against kornia, MONAI and lightly's SimCLR transform.
 
 Run: python -m benchmarks.views   (needs the extra `bench`; a minute)
 
@@ -33,7 +33,7 @@ from time import process_time
 import torch
 from torch import Tensor
 
-from fedcore.views import Views
+from fedcore.augment.views import Views
 
 VIEWS = Views()
 ROUNDS = 9

@@ -34,18 +34,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
-from fedcore.algorithm import FedAvg
-from fedcore.checkpoint import Checkpoint
-from fedcore.data.batches import loader
-from fedcore.data.images import Images
-from fedcore.encoders import ResNet
-from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer, channels_last
-from fedcore.malloc import keep_large_blocks
-from fedcore.message import Contribution
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
+from fedcore.algorithms.base import FedAvg
+from fedcore.data.dataset import Images
+from fedcore.data.loader import loader
+from fedcore.messages.message import Contribution
+from fedcore.models.encoders import ResNet
+from fedcore.server.checkpoint import Checkpoint
+from fedcore.server.rounds import Rounds, federate
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer, channels_last
+from fedcore.training.malloc import keep_large_blocks
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
 
 CLASSES = 4
 

@@ -38,15 +38,15 @@ from monai.transforms import (
 )
 from torch.optim import AdamW
 
-from fedcore.data.images import Images
+from fedcore.data.dataset import Images
 from fedcore.data.partition import Pooled
 from fedcore.data.source import Data
-from fedcore.encoders import ResNet
-from fedcore.local import LocalTrainer, channels_last
-from fedcore.site import Round, Site
-from fedcore.visit import Visit
-from fedtune.networks import UShaped
-from fedtune.segmenter import Segmenter
+from fedcore.models.encoders import ResNet
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer, channels_last
+from fedcore.training.visit import Visit
+from fedtune.segmentation.networks import UShaped
+from fedtune.segmentation.segmenter import Segmenter
 
 SIZE, PATCH, BATCH = 40, 32, 8
 TURNS = 5

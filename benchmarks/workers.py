@@ -26,15 +26,15 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.visit_overhead import interleaved, make_sites
-from fedcore.algorithm import FedAvg
-from fedcore.encoders import ResNet
-from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer
-from fedcore.site import Round
-from fedcore.transport import InProcess, Transport
-from fedcore.visit import Visit
-from fedcore.workers import Workers
-from fedssl.moco import MoCo
+from fedcore.algorithms.base import FedAvg
+from fedcore.models.encoders import ResNet
+from fedcore.server.rounds import Rounds, federate
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess, Transport
+from fedcore.transport.workers import Workers
+from fedssl.methods.moco import MoCo
 
 SITES, IMAGES, SIZE, BATCH, REPEATS = 4, 256, 64, 64, 3
 

@@ -13,60 +13,73 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from fedcore.cli import STAGES
-from fedcore.recipe import parser_of
-from fedcore.recipes import command_of, purpose, shipped
+from fedcore.cli.main import STAGES
+from fedcore.cli.recipe import parser_of
+from fedcore.cli.recipe_files import command_of, purpose, shipped
 
 Row = tuple[str, str, str]
 """Key, default and meaning of an option."""
-VIEWS = "fedcore.views.Views"
+VIEWS = "fedcore.augment.views.Views"
 PAGE = Path(__file__).parent / "recipes.md"
 CHOICES = {
     "Methods (`method`)": [
-        "fedssl.simclr.SimCLR", "fedssl.moco.MoCo", "fedssl.fcl.FCL", "fedssl.fedx.FedX", "fedssl.byol.BYOL",
-        "fedssl.simsiam.SimSiam", "fedssl.vicreg.VICReg", "fedssl.dino.DINO", "fedssl.mae.MAE",
-        "fedssl.rotation.Rotation",
+        "fedssl.methods.simclr.SimCLR", "fedssl.methods.moco.MoCo", "fedssl.methods.fcl.FCL",
+        "fedssl.methods.fedx.FedX", "fedssl.methods.byol.BYOL",
+        "fedssl.methods.simsiam.SimSiam", "fedssl.methods.vicreg.VICReg", "fedssl.methods.dino.DINO",
+        "fedssl.methods.mae.MAE",
+        "fedssl.methods.rotation.Rotation",
     ],
     "Views (`views` of methods, `augment` of classifiers and segmenters)": [VIEWS],
-    "Encoders (`encoder`)": ["fedcore.encoders.ResNet", "fedcore.encoders.DenseNet", "fedcore.encoders.ViT"],
+    "Encoders (`encoder`)": [
+        "fedcore.models.encoders.ResNet", "fedcore.models.encoders.DenseNet", "fedcore.models.encoders.ViT"],
     "Algorithms (`algorithm`)": [
-        "fedcore.algorithm.FedAvg", "fedcore.localonly.LocalOnly", "fedcore.scaffold.Scaffold",
-        "fedcore.fednova.FedNova", "fedcore.fedopt.FedOpt", "fedcore.fedbn.FedBN", "fedcore.fedrep.FedRep",
-        "fedcore.ditto.Ditto", "fedcore.incremental.Incremental", "fedssl.fedema.FedEMA", "fedssl.fedu.FedU",
-        "fedcore.quantised.Quantised", "fedgen.feddiffuse.USplit", "fedgen.feddiffuse.ULatDec",
-        "fedgen.feddiffuse.UDec", "fedgen.gan.CriticsStay", "fedgen.mdgan.MDGAN",
+        "fedcore.algorithms.base.FedAvg", "fedcore.algorithms.local_only.LocalOnly",
+        "fedcore.algorithms.scaffold.Scaffold",
+        "fedcore.algorithms.fednova.FedNova", "fedcore.algorithms.fedopt.FedOpt", "fedcore.algorithms.fedbn.FedBN",
+        "fedcore.algorithms.fedrep.FedRep",
+        "fedcore.algorithms.ditto.Ditto", "fedcore.algorithms.incremental.Incremental",
+        "fedssl.federation.fedema.FedEMA", "fedssl.federation.fedu.FedU",
+        "fedcore.algorithms.quantised.Quantised", "fedgen.federated.feddiffuse.USplit",
+        "fedgen.federated.feddiffuse.ULatDec",
+        "fedgen.federated.feddiffuse.UDec", "fedgen.gan.gan.CriticsStay", "fedgen.gan.mdgan.MDGAN",
     ],
     "Guides (`algorithm.init_args.guides`)": [
-        "fedcore.fedprox.Spring", "fedcore.schedule.Cosine", "fedssl.similarity.RepresentationChange",
-        "fedgen.virtual.VirtualSamples", "fedtune.moon.ModelContrast",
+        "fedcore.algorithms.fedprox.Spring", "fedcore.training.lr_schedule.Cosine",
+        "fedssl.federation.similarity.RepresentationChange",
+        "fedgen.federated.fedvss.VirtualSamples", "fedtune.classification.moon.ModelContrast",
     ],
     "Server optimizers (`algorithm.init_args.rule` of FedOpt)": [
-        "fedcore.fedopt.Momentum", "fedcore.fedopt.Adagrad", "fedcore.fedopt.Adam", "fedcore.fedopt.Yogi",
+        "fedcore.algorithms.fedopt.Momentum", "fedcore.algorithms.fedopt.Adagrad", "fedcore.algorithms.fedopt.Adam",
+        "fedcore.algorithms.fedopt.Yogi",
     ],
     "Aggregators (`algorithm.init_args.aggregator`)": [
-        "fedcore.aggregate.Mean", "fedcore.aggregate.TrimmedMean", "fedcore.aggregate.Median", "fedssl.ldawa.LDAWA",
+        "fedcore.aggregation.mean.Mean", "fedcore.aggregation.mean.TrimmedMean", "fedcore.aggregation.mean.Median",
+        "fedssl.federation.ldawa.LDAWA",
     ],
-    "Exchanges (`exchange`)": ["fedssl.vectors.ShareVectors", "fedssl.statistics.ShareStatistics"],
+    "Exchanges (`exchange`)": ["fedssl.bank.vectors.ShareVectors", "fedssl.bank.statistics.ShareStatistics"],
     "Scaling (`data.scaling`)": [
-        "fedcore.data.scaling.Percentiles", "fedcore.data.scaling.Window", "fedcore.data.scaling.FullRange",
+        "fedcore.data.preprocess.scaling.Percentiles", "fedcore.data.preprocess.scaling.Window",
+        "fedcore.data.preprocess.scaling.FullRange",
     ],
     "Partitions (`data.partition`)": [
         "fedcore.data.partition.ByColumn", "fedcore.data.partition.Dirichlet", "fedcore.data.partition.Quantity",
         "fedcore.data.partition.Pooled",
     ],
     "Networks of generators (`network`, `painter`, `critic`)": [
-        "fedgen.unet.UNet", "fedgen.autoencoder.Autoencoder", "fedgen.painter.Painter", "fedgen.critic.Critic",
+        "fedgen.diffusion.unet.UNet", "fedgen.latent.autoencoder.Autoencoder",
+        "fedgen.gan.generator_network.Painter", "fedgen.gan.discriminator.Critic",
     ],
-    "What GANs learn by (`objective`)": ["fedgen.adversarial.Hinge", "fedgen.adversarial.Wasserstein"],
+    "What GANs learn by (`objective`)": ["fedgen.gan.losses.Hinge", "fedgen.gan.losses.Wasserstein"],
     "Generators (`generator`)": [
-        "fedgen.diffusion.Diffusion", "fedgen.paired.PairedDiffusion", "fedgen.vae.VAE",
-        "fedgen.latent.LatentDiffusion", "fedgen.gan.GAN",
+        "fedgen.diffusion.diffusion.Diffusion", "fedgen.diffusion.paired.PairedDiffusion", "fedgen.latent.vae.VAE",
+        "fedgen.latent.latent_diffusion.LatentDiffusion", "fedgen.gan.gan.GAN",
     ],
-    "Classifiers (`classifier`)": ["fedtune.classifier.Classifier"],
-    "Segmenters (`segmenter`)": ["fedtune.segmenter.Segmenter"],
+    "Classifiers (`classifier`)": ["fedtune.classification.classifier.Classifier"],
+    "Segmenters (`segmenter`)": ["fedtune.segmentation.segmenter.Segmenter"],
     "Networks of segmenters (`network`)": [
-        "fedtune.networks.UShaped", "fedtune.networks.SegResNet", "fedtune.networks.DynUNet",
-        "fedtune.networks.SwinUNETR",
+        "fedtune.segmentation.networks.UShaped", "fedtune.segmentation.networks.SegResNet",
+        "fedtune.segmentation.networks.DynUNet",
+        "fedtune.segmentation.networks.SwinUNETR",
     ],
 }  # fmt: skip
 

@@ -6,19 +6,19 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fedcore.data.audit_record import AuditRecord
+from fedcore.cli.arguments import call, typed
+from fedcore.data.synthetic.audit_record import AuditRecord
 from fedcore.errors import InputError
-from fedcore.nearest import nearest
-from fedcore.run import RunFolder
-from fedcore.words import call, typed
-from fedgen import recognition
-from fedgen.drawn import RECOGNITION, read_settings
-from fedgen.inspection import inspect
-from fedgen.invert import invert
-from fedgen.oneshot import distil
-from fedgen.release import release
-from fedgen.sample import sample
-from fedgen.verdict import show
+from fedcore.runs.folder import RunFolder
+from fedcore.suggest import nearest
+from fedgen.auditing.run import inspect
+from fedgen.auditing.table import show
+from fedgen.oneshot import teacher_accuracy as recognition
+from fedgen.oneshot.distil import distil
+from fedgen.oneshot.invert import invert
+from fedgen.releases.release import release
+from fedgen.sampling import sample
+from fedgen.synthetic.synthetic_set import RECOGNITION, read_settings
 
 USAGE = """usage: fedpretrain generate train [RECIPE] [--KEY VALUE ...]        hospitals train a generator together
        fedpretrain generate sample RUN SET [--count 1000]           draws a set of images, with a manifest

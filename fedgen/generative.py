@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fedcore.data.images import Beside
+from fedcore.data.dataset import Beside
 from fedcore.errors import Refused
-from fedcore.site import Round
+from fedcore.site.site import Round
 from fedgen.generator import UNSAID, Canvas, Generator, Known
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedcore.errors import InputError
-from fedgen.noise import Noise
-from fedgen.sampling import Sampler
+from fedgen.diffusion.sampler import Sampler
+from fedgen.diffusion.schedule import Noise
 
 UNSAID = -1
 """A label or site that is not known, or left open."""
@@ -27,7 +27,7 @@ class Known:
     sites: tuple[str, ...]
     images: tuple[tuple[int, ...], ...] | None = None
     """Trained on: a row for each class, or one without classes, of a number for each site, or one without sites; 0 of
-    too few patients to tell (`fedgen.pairs`). None: nobody knows."""
+    too few patients to tell (`fedgen.synthetic.class_counts`). None: nobody knows."""
 
     def __post_init__(self) -> None:
         shape = (max(1, len(self.classes)), max(1, len(self.sites)))

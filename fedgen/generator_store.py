@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.errors import InputError
-from fedcore.files import write_json
-from fedcore.message import Tensors
-from fedcore.reading import read_json
-from fedcore.weights import built_for, read_weights, save_weights
+from fedcore.files.reading import read_json
+from fedcore.files.writing import write_json
+from fedcore.messages.message import Tensors
+from fedcore.models.weights import built_for, read_weights, save_weights
 from fedgen.generator import Canvas, Generator, Known
 
 GENERATOR = "generator"
 """Folder of a run's generator."""
 TENSORS, CONFIG = "generator.safetensors", "generator.json"
 KINDS = {
-    "DiffusionGenerator": "fedgen.denoiser", "VAEGenerator": "fedgen.vae", "LatentGenerator": "fedgen.latent",
-    "PairedGenerator": "fedgen.paired", "GANGenerator": "fedgen.painter", "JointGenerator": "fedgen.joint",
+    "DiffusionGenerator": "fedgen.diffusion.denoiser", "VAEGenerator": "fedgen.latent.vae",
+    "LatentGenerator": "fedgen.latent.latent_diffusion",
+    "PairedGenerator": "fedgen.diffusion.paired", "GANGenerator": "fedgen.gan.generator_network",
+    "JointGenerator": "fedgen.oneshot.joint_generator",
 }  # fmt: skip
 """Where each kind is: a file names a kind, never what is imported."""
 MOST_PIXELS = 2**27

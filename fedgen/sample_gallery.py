@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fedcore.data.images import Images
+from fedcore.data.dataset import Images
 from fedcore.errors import Refused
-from fedcore.keepsake import Arrays, evenly, kept_by_each, thumbnails
-from fedcore.site import Site
-from fedcore.transport import InProcess
+from fedcore.site.figures import Arrays, evenly, kept_by_each, thumbnails
+from fedcore.site.site import Site
+from fedcore.transport.in_process import InProcess
+from fedgen.diffusion.sampler import Sampler, noise_of
 from fedgen.generative import Generative
 from fedgen.generator import UNSAID, Generator, InSteps
-from fedgen.sampling import Sampler, noise_of
 
 FILE = "exhibit.npz"
 

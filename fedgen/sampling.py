@@ -13,19 +13,19 @@ from typing import Any, Literal
 import torch
 
 from fedcore.errors import InputError
-from fedcore.files import require_writable
-from fedcore.handover import hand_over
-from fedcore.local import channels_last
-from fedcore.lock import locked
-from fedcore.progress import Counting
-from fedcore.run import RunFolder
-from fedgen.drawn import MANIFEST, NOTE, add, begin
+from fedcore.files.lock import locked
+from fedcore.files.writing import require_writable
+from fedcore.runs.folder import RunFolder
+from fedcore.runs.progress import Counting
+from fedcore.site.one_shot import hand_over
+from fedcore.training.local_trainer import channels_last
+from fedgen.diffusion.sampler import Sampler, noise_of
 from fedgen.generator import Generator, InSteps
-from fedgen.joint import JointGenerator, load_drawing
-from fedgen.origin import generators, trained_on
-from fedgen.pairs import Wanted
-from fedgen.pictures import require_encodable
-from fedgen.sampling import Sampler, noise_of
+from fedgen.oneshot.joint_generator import JointGenerator, load_drawing
+from fedgen.synthetic.class_counts import Wanted
+from fedgen.synthetic.image_files import require_encodable
+from fedgen.synthetic.provenance import generators, trained_on
+from fedgen.synthetic.synthetic_set import MANIFEST, NOTE, add, begin
 
 
 def sample(
@@ -45,7 +45,8 @@ def sample(
 
     Args:
         run: A finished run of `generate train`. Where sites have a generator each, images that imitate a site come
-            from its own, which so leaves the site (fedgen.joint); with a site's folder in the run nothing leaves.
+            from its own, which so leaves the site (fedgen.oneshot.joint_generator); with a site's folder in the run
+            nothing leaves.
         out: Folder of the set.
         count: Images in all, evenly over classes; of a class, each site's look as often as the site has images of it.
         classes: Only these; null: all that the generator knows.

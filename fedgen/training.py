@@ -7,29 +7,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from fedcore.algorithm import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.data.dataset import Beside, Cohort, Images
 from fedcore.data.describe import describe
 from fedcore.data.findings import findings_of, several, with_findings
-from fedcore.data.images import Beside, Cohort, Images
 from fedcore.data.labels import less_labelled, less_masked, require_fraction
 from fedcore.data.source import Data
 from fedcore.errors import InputError, building
-from fedcore.federation import Rounds
-from fedcore.job import Job
-from fedcore.policy import Policy
-from fedcore.progress import load
-from fedcore.run import RunFolder
+from fedcore.privacy.policy import Policy
+from fedcore.runs.folder import RunFolder
+from fedcore.runs.progress import load
 from fedcore.seeds import seeded
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedgen.diffusion import Diffusion
-from fedgen.exhibit import Exhibit
+from fedcore.server.job import Job
+from fedcore.server.rounds import Rounds
+from fedcore.site.site import Round
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedgen.diffusion.diffusion import Diffusion
 from fedgen.generative import Generative
 from fedgen.generator import Canvas, Known
-from fedgen.pairs import counted, with_counts
-from fedgen.pictures import require_encodable
-from fedgen.store import GENERATOR, save_generator
+from fedgen.generator_store import GENERATOR, save_generator
+from fedgen.sample_gallery import Exhibit
+from fedgen.synthetic.class_counts import counted, with_counts
+from fedgen.synthetic.image_files import require_encodable
 
 
 def train(
@@ -56,8 +56,10 @@ def train(
         label_fraction: Fraction of the patients of each class whose labels are used, in (0, 1], and of those with a
             mask whose masks are; all images are trained on. With the same seed finetune and segment use the same.
         data: The images.
-        algorithm: How sites cooperate; null: fedcore.algorithm.FedAvg. Where a part of the generator does not travel
-            (fedgen.feddiffuse.UDec, fedcore.localonly.LocalOnly), sites/NAME/generator is each site's own.
+        algorithm: How sites cooperate; null: fedcore.algorithms.base.FedAvg. Where a part of the generator does not
+        travel
+            (fedgen.federated.feddiffuse.UDec, fedcore.algorithms.local_only.LocalOnly), sites/NAME/generator is each
+            site's own.
         visit: Local training in one round.
         rounds: The schedule.
         policy: What sites agree to send.

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fedcore.card import LICENCE, USE, Record, environment, head, left, recipe_of
 from fedcore.report.markdown import plain, table
-from fedcore.run import RunFolder
-from fedssl.method import Method
-from fedssl.probe import SHARED
+from fedcore.runs.folder import RunFolder
+from fedcore.runs.model_card import LICENCE, USE, Record, environment, head, left, recipe_of
+from fedssl.evaluation.probe import SHARED
+from fedssl.methods.base import Method
 
 _SCORES = {"knn": "kNN", "linear": "linear probe", "feature_std": "spread", "effective_rank": "effective rank"}
 
@@ -49,7 +49,7 @@ def _load(module: Method) -> str:
     return f"""```python
 from pathlib import Path
 
-from fedcore.store import build_encoder
+from fedcore.models.encoder_store import build_encoder
 
 encoder = build_encoder(Path("encoder"))  # in evaluation mode; encoder(images) is (n, {module.encoder.width})
 ```

@@ -10,30 +10,30 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from fedcore.algorithm import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.data.dataset import Cohort, Images
 from fedcore.data.describe import describe
-from fedcore.data.images import Cohort, Images
 from fedcore.data.source import Data
-from fedcore.encoders import Encoder, ResNet
 from fedcore.errors import InputError, building
-from fedcore.exchange import Carry, Exchange
-from fedcore.federation import Rounds, Survey
-from fedcore.files import write_arrays
-from fedcore.job import Job
-from fedcore.local import MODULE, personal
-from fedcore.message import Tensors
-from fedcore.policy import Policy
-from fedcore.progress import load
-from fedcore.run import RunFolder
+from fedcore.exchanges.base import Carry, Exchange
+from fedcore.files.writing import write_arrays
+from fedcore.messages.message import Tensors
+from fedcore.models.encoder_store import save_encoder
+from fedcore.models.encoders import Encoder, ResNet
+from fedcore.privacy.policy import Policy
+from fedcore.runs.folder import RunFolder
+from fedcore.runs.progress import load
 from fedcore.seeds import seeded
-from fedcore.store import save_encoder
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
+from fedcore.server.job import Job
+from fedcore.server.rounds import Rounds, Survey
+from fedcore.training.local_trainer import MODULE, personal
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
 from fedssl.card import card
-from fedssl.gallery import Gallery
-from fedssl.method import Method
-from fedssl.probe import Probe
-from fedssl.simclr import SimCLR
+from fedssl.evaluation.gallery import Gallery
+from fedssl.evaluation.probe import Probe
+from fedssl.methods.base import Method
+from fedssl.methods.simclr import SimCLR
 
 EncoderFactory = Callable[[int, int], Encoder]
 """(spatial_dims, channels) to an encoder; both come from the data."""
@@ -61,7 +61,7 @@ def pretrain(
         encoder: What is pretrained.
         method: The self-supervised objective.
         data: The images.
-        algorithm: How sites cooperate; null: fedcore.algorithm.FedAvg.
+        algorithm: How sites cooperate; null: fedcore.algorithms.base.FedAvg.
         exchange: What they share besides weights, e.g. feature banks; null shares weights alone.
         visit: Local training in one round.
         rounds: The schedule.
@@ -105,7 +105,7 @@ def _require_kept(module: Method) -> None:
     if not isinstance(getattr(module.encoder, "config", None), dict):
         raise InputError(
             f"encoder: {type(module.encoder).__name__} needs an attribute `config`, the arguments that build it again "
-            "(fedcore.encoders.Encoder); it has none"
+            "(fedcore.models.encoders.Encoder); it has none"
         )
     try:
         json.dumps(module.encoder.config)

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from fedcore.card import LICENCE, USE, Record, environment, head, left, recipe_of
 from fedcore.report.markdown import plain, table
 from fedcore.report.naming import start_name
 from fedcore.report.units import measured_on, metric_name
-from fedcore.run import RunFolder
-from fedtune.tell import outward
+from fedcore.runs.folder import RunFolder
+from fedcore.runs.model_card import LICENCE, USE, Record, environment, head, left, recipe_of
+from fedtune.evaluation.scores_file import outward
 
 
 def card(run: RunFolder, module: nn.Module, scores: Record, owners: Sequence[str] = ()) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from fedcore.files import write_atomically, write_json
-from fedcore.run import RunFolder
-from fedcore.store import CARD
+from fedcore.files.writing import write_atomically, write_json
+from fedcore.models.encoder_store import CARD
+from fedcore.runs.folder import RunFolder
 from fedtune.card import card
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedcore.reading import yaml_of
-from fedcore.run_record import intact
-from fedcore.store import encoder_config
+from fedcore.files.reading import yaml_of
+from fedcore.models.encoder_store import encoder_config
+from fedcore.runs.record import intact
 
 
 def start_notes(encoder: Path | None, recipe: str, size: Sequence[int]) -> list[str]:

@@ -68,9 +68,22 @@ class Commands:
 
 
 def _serve() -> None:
-    for name in ("fedcore.recipe", "fedcore.job", "fedcore.road", "fedssl.pretrain", "fedtune.finetune"):
+    for name in (
+        "fedcore.cli.recipe",
+        "fedcore.server.job",
+        "fedcore.pipelines.run",
+        "fedssl.pretraining",
+        "fedtune.classification.finetuning",
+    ):
         importlib.import_module(name)
-    for name in ("fedtune.segment", "fedgen.train", "fedgen.gan", "fedgen.command", "diffusers", "monai.networks.nets"):
+    for name in (
+        "fedtune.segmentation.training",
+        "fedgen.training",
+        "fedgen.gan.gan",
+        "fedgen.command",
+        "diffusers",
+        "monai.networks.nets",
+    ):
         importlib.import_module(name)
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
@@ -103,7 +116,7 @@ def _child(words: list[str], kill: Kill, count: int) -> None:
     log = os.open("output.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    from fedcore.cli import main
+    from fedcore.cli.main import main
 
     done = _count_writes(kill)
     code: Any = 1

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.checksums import write_sums
-from fedcore.cli import main
-from fedcore.run_record import KEPT
-from fedgen.exhibit import Exhibit
-from fedgen.sampling import Sampler
+from fedcore.cli.main import main
+from fedcore.files.checksums import write_sums
+from fedcore.runs.record import KEPT
+from fedgen.diffusion.sampler import Sampler
+from fedgen.sample_gallery import Exhibit
 
 KINDS = ("pretrain", "finetune", "personal", "segment", "generator", "set")
 _DATA = ["--data.size", "16", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "80"]
 _DATA += ["--data.phantom.test_fraction", "0.25"]
 _VISIT = ["--rounds.count", "1", "--visit.batch_size", "20", "--visit.accelerator", "cpu"]
 _SCORED = [*_DATA, *_VISIT, "--policy.min_patients", "1"]
-_OWN = ["--algorithm", "fedcore.fedbn.FedBN"]
+_OWN = ["--algorithm", "fedcore.algorithms.fedbn.FedBN"]
 _ENCODER = ["--encoder.init_args.depth", "10", "--encoder.init_args.stem", "4"]
 _NETWORK = [word.replace("--encoder", "--network.init_args.encoder") for word in _ENCODER]
 _WIDTHS = ["--generator.init_args.network.init_args.widths", "[8, 16]"]
@@ -47,7 +47,7 @@ def finished(folder: Path) -> dict[str, Path]:
     """
     runs = {kind: folder / kind for kind in KINDS}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedgen.train.Exhibit", partial(Exhibit, sampler=Sampler(steps=2)))
+        patch.setattr("fedgen.training.Exhibit", partial(Exhibit, sampler=Sampler(steps=2)))
         done = [
             code_of(["pretrain", *_DATA, *_VISIT, *_ENCODER, "--out", runs["pretrain"]]),
             code_of(["finetune", *_SCORED, *_ENCODER, "--out", runs["finetune"]]),

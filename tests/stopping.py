@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedcore.run import RunFolder
+from fedcore.runs.folder import RunFolder
 
 
 @contextmanager

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from fedcore.cli import STAGES, main, stage_of
-from fedcore.data.phantom import Phantoms
-from fedcore.encoders import ResNet
-from fedcore.options import option_names
-from fedcore.recipe import parser_of, read_recipe
-from fedcore.store import save_encoder
-from fedcore.trust import trusting, users_word
+from fedcore.cli.main import STAGES, main, stage_of
+from fedcore.cli.options import option_names
+from fedcore.cli.recipe import parser_of, read_recipe
+from fedcore.cli.trust import trusting, users_word
+from fedcore.data.phantom.phantoms import Phantoms
+from fedcore.models.encoder_store import save_encoder
+from fedcore.models.encoders import ResNet
 from tests.roads import make_small
 
 ROOT = Path(__file__).parents[1]
@@ -136,7 +136,7 @@ def test_the_method_of_the_page_trains_as_it_is_pasted(tmp_path: Path, monkeypat
     ("removed", "told"),
     [
         (
-            "from fedssl.method import Method, OptimizerFactory",
+            "from fedssl.methods.base import Method, OptimizerFactory",
             "my_method.py, line 10: NameError: name 'Method' is not",
         ),
         (":\n        super", "my_method.py, line 19: SyntaxError"),

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fedcore.run import essence
+from fedcore.runs.folder import essence
 from tests.killing import KILLED, Commands, Kill
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -24,29 +24,31 @@ data: {size: 32, phantom: {images_per_site: 16, sites: 2}}
 visit: {batch_size: 8, keep_optimizer: true, accelerator: cpu}
 rounds: {count: 4}
 """
-STEM = "{class_path: fedcore.encoders.ResNet, init_args: {depth: 10, stem: 8}}"
-UNET = "{class_path: fedgen.unet.UNet, init_args: {widths: [8, 16]}}"
-PAINTER = "{class_path: fedgen.painter.Painter, init_args: {widths: [8, 16]}}"
-CRITIC = "{class_path: fedgen.critic.Critic, init_args: {widths: [8, 16]}}"
+STEM = "{class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}"
+UNET = "{class_path: fedgen.diffusion.unet.UNet, init_args: {widths: [8, 16]}}"
+PAINTER = "{class_path: fedgen.gan.generator_network.Painter, init_args: {widths: [8, 16]}}"
+CRITIC = "{class_path: fedgen.gan.discriminator.Critic, init_args: {widths: [8, 16]}}"
 RECIPES = {
     "pretrain": f"""{DATA}
 encoder: {STEM}
-method: {{class_path: fedssl.moco.MoCo, init_args: {{bank: 64, remote: 64, hidden: 16, dim: 16}}}}
-exchange: {{class_path: fedssl.vectors.ShareVectors, init_args: {{per_site: 16, draw: 24, wire: int8}}}}
+method: {{class_path: fedssl.methods.moco.MoCo, init_args: {{bank: 64, remote: 64, hidden: 16, dim: 16}}}}
+exchange: {{class_path: fedssl.bank.vectors.ShareVectors, init_args: {{per_site: 16, draw: 24, wire: int8}}}}
 policy: {{at_most: FEATURES}}
 """,
     "finetune": f"""{DATA}
 policy: {{min_patients: 1}}
 encoder: {STEM}
-algorithm: {{class_path: fedcore.scaffold.Scaffold}}
+algorithm: {{class_path: fedcore.algorithms.scaffold.Scaffold}}
 """,
     "segment": f"""{DATA}
 policy: {{min_patients: 1}}
-network: {{class_path: fedtune.networks.UShaped, init_args: {{encoder: {STEM}, widths: [8, 8, 8, 8, 8]}}}}
+network: {{class_path: fedtune.segmentation.networks.UShaped, init_args: {{encoder: {STEM}, widths: [8, 8, 8, 8, 8]}}}}
 """,
-    "diffusion": f"{DATA}\ngenerator: {{class_path: fedgen.diffusion.Diffusion, init_args: {{network: {UNET}}}}}\n",
+    "diffusion": f"""{DATA}
+generator: {{class_path: fedgen.diffusion.diffusion.Diffusion, init_args: {{network: {UNET}}}}}
+""",
     "gan": f"""{DATA.replace("keep_optimizer: true, ", "")}
-generator: {{class_path: fedgen.gan.GAN, init_args: {{painter: {PAINTER}, critic: {CRITIC}}}}}
+generator: {{class_path: fedgen.gan.gan.GAN, init_args: {{painter: {PAINTER}, critic: {CRITIC}}}}}
 """,
     "road": f"""
 shared:

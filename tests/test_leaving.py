@@ -17,54 +17,54 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fedcore.border import Border, is_metric
-from fedcore.cli import _level
-from fedcore.data.phantom import Phantoms
+from fedcore.algorithms.fednova import FedNova
+from fedcore.algorithms.local_only import LocalOnly
+from fedcore.algorithms.quantised import Quantised
+from fedcore.algorithms.scaffold import Scaffold
+from fedcore.cli.main import _level
+from fedcore.cli.recipe import read_recipe
+from fedcore.cli.watch import picture
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedcore.encoders import ResNet
 from fedcore.errors import InputError
-from fedcore.federation import Rounds
-from fedcore.fednova import FedNova
-from fedcore.ledger import answers, highest
-from fedcore.localonly import LocalOnly
-from fedcore.message import Contribution, Leaf, Reveals, leaves
-from fedcore.policy import Policy
-from fedcore.quantised import Quantised
-from fedcore.recipe import read_recipe
+from fedcore.messages.message import Contribution, Leaf, Reveals, leaves
+from fedcore.models.encoders import ResNet
+from fedcore.privacy.audit_log import Border, is_metric
+from fedcore.privacy.policy import Policy
 from fedcore.report import write_comparison, write_report
-from fedcore.report.digest import level_sentence, meaning
-from fedcore.report.read import read_run
-from fedcore.run import RunFolder
-from fedcore.scaffold import Scaffold
-from fedcore.visit import Visit
-from fedcore.watch import picture
-from fedgen.allowance import WHAT
-from fedgen.autoencoder import Autoencoder
-from fedgen.critic import Critic
-from fedgen.exhibit import Exhibit
-from fedgen.gan import GAN
-from fedgen.inspection import inspect
-from fedgen.inversion import Inversion
-from fedgen.invert import invert
-from fedgen.mdgan import MDGAN
-from fedgen.painter import Painter
-from fedgen.release import release
-from fedgen.sample import sample
-from fedgen.sampling import Sampler
-from fedgen.train import train
-from fedgen.vae import VAE
-from fedssl.moco import MoCo
-from fedssl.pretrain import pretrain
-from fedssl.simclr import SimCLR
-from fedssl.statistics import ShareStatistics
-from fedssl.vectors import ShareVectors
-from fedtune.finetune import finetune
-from fedtune.networks import UShaped
-from fedtune.segment import segment
+from fedcore.report.read.digest import level_sentence, meaning
+from fedcore.report.read.reader import read_run
+from fedcore.runs.folder import RunFolder
+from fedcore.server.communication import answers, highest
+from fedcore.server.rounds import Rounds
+from fedcore.training.visit import Visit
+from fedgen.auditing.allowance import WHAT
+from fedgen.auditing.run import inspect
+from fedgen.diffusion.sampler import Sampler
+from fedgen.gan.discriminator import Critic
+from fedgen.gan.gan import GAN
+from fedgen.gan.generator_network import Painter
+from fedgen.gan.mdgan import MDGAN
+from fedgen.latent.autoencoder import Autoencoder
+from fedgen.latent.vae import VAE
+from fedgen.oneshot.inversion import Inversion
+from fedgen.oneshot.invert import invert
+from fedgen.releases.release import release
+from fedgen.sample_gallery import Exhibit
+from fedgen.sampling import sample
+from fedgen.training import train
+from fedssl.bank.statistics import ShareStatistics
+from fedssl.bank.vectors import ShareVectors
+from fedssl.methods.moco import MoCo
+from fedssl.methods.simclr import SimCLR
+from fedssl.pretraining import pretrain
+from fedtune.classification.finetuning import finetune
+from fedtune.segmentation.networks import UShaped
+from fedtune.segmentation.training import segment
 
 README = Path(__file__).parents[1] / "README.md"
 WORDS = ["--data.size", "16", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "100"]
-ENCODER_WORDS = ["--encoder", "fedcore.encoders.ResNet", "--encoder.depth", "10", "--encoder.stem", "2"]
+ENCODER_WORDS = ["--encoder", "fedcore.models.encoders.ResNet", "--encoder.depth", "10", "--encoder.stem", "2"]
 DATA = Data(size=16, phantom=Phantoms(sites=2, images_per_site=100, test_fraction=0.4))
 ENCODER = partial(ResNet, depth=10, stem=2)
 MOCO = partial(MoCo, bank=64, remote=64, hidden=16, dim=8)
@@ -127,7 +127,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Everything]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Border, "release", watched)
-        patch.setattr("fedgen.train.Exhibit", partial(Exhibit, sampler=Sampler(steps=2)))
+        patch.setattr("fedgen.training.Exhibit", partial(Exhibit, sampler=Sampler(steps=2)))
         yield Everything({name: _run(name, base) for name in LEVELS}, passed)
 
 

@@ -19,21 +19,21 @@ from typing import Any
 import pytest
 import torch
 
-from fedcore.classifiers import classifiers_of
+from fedcore.cli.recipe import read_recipe
 from fedcore.errors import InputError
-from fedcore.recipe import read_recipe
+from fedcore.models.classifiers import classifiers_of
+from fedcore.models.encoder_store import build_encoder, find_encoder
 from fedcore.report import write_report
-from fedcore.report.read import read_run
-from fedcore.run import RunFolder
-from fedcore.store import build_encoder, find_encoder
-from fedgen.drawn import DrawnSet
-from fedgen.release import _audit
-from fedgen.store import load_generator
-from fedgen.train import train
-from fedssl.pretrain import pretrain
-from fedtune.finetune import finetune
-from fedtune.predict import Model
-from fedtune.segment import segment
+from fedcore.report.read.reader import read_run
+from fedcore.runs.folder import RunFolder
+from fedgen.generator_store import load_generator
+from fedgen.releases.release import _audit
+from fedgen.synthetic.synthetic_set import DrawnSet
+from fedgen.training import train
+from fedssl.pretraining import pretrain
+from fedtune.classification.finetuning import finetune
+from fedtune.prediction.predict import Model
+from fedtune.segmentation.training import segment
 from tests.runs import KINDS, finished
 
 COUNT, SEED = int(os.environ.get("FEDPRETRAIN_MUTATIONS", "200")), int(os.environ.get("FEDPRETRAIN_SEED", "12"))

@@ -23,9 +23,9 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from fedcore.cli import main
-from fedgen.exhibit import Exhibit
-from fedgen.sampling import Sampler
+from fedcore.cli.main import main
+from fedgen.diffusion.sampler import Sampler
+from fedgen.sample_gallery import Exhibit
 
 MARK, NUMBER, WARD = "DOE^JANE", "MRN 12345", "Ward-Seven-MRN"
 NAMING_PATHS = ("recipe.yaml", "scores.json", "audit.json")
@@ -136,11 +136,11 @@ def test_the_marks_are_found_where_they_were_planted(tmp_path: Path, kind: str) 
 @pytest.mark.slow
 def test_no_output_holds_a_name_from_a_header(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxscript")
-    monkeypatch.setattr("fedgen.train.Exhibit", partial(Exhibit, sampler=Sampler(steps=2)))
+    monkeypatch.setattr("fedgen.training.Exhibit", partial(Exhibit, sampler=Sampler(steps=2)))
     out, scans = manifest.parent / "results", manifest.parent / "scans"
     out.mkdir()
     common = ["--data.manifest", manifest, "--data.size", 32, "--rounds.count", 1, "--visit.batch_size", 8]
-    encoder = ["--encoder", "fedcore.encoders.ResNet", "--encoder.depth", 10, "--encoder.stem", 2]
+    encoder = ["--encoder", "fedcore.models.encoders.ResNet", "--encoder.depth", 10, "--encoder.stem", 2]
     small = ["--network.init_args.encoder.init_args.stem", 4, "--network.init_args.widths", "[8,8,8,8,8]"]
     said("data", "preview", manifest, "--out", out / "preview.png")
     said("pretrain", "simclr", *common, *encoder, "--out", out / "enc")

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import yaml
 
-from fedcore.checksums import write_sums
+from fedcore.files.checksums import write_sums
 from tests.runs import code_of, finished
 
 STRANGER = "canary_of_a_stranger"
 CODE = """
 import pathlib
 pathlib.Path({mark!r}).touch()
-from fedcore.encoders import ResNet
+from fedcore.models.encoders import ResNet
 class Net(ResNet): pass
 def make(*words, **values): pass
 """
@@ -44,10 +44,10 @@ FORMS = {
     "text": "KEY: canary_of_a_stranger.Net",
     "callable in a class": "KEY: {init_args: {optimizer: canary_of_a_stranger.make}}",
     "class in a class": "KEY: {init_args: {encoder: canary_of_a_stranger.Net}}",
-    "list": "algorithm: {class_path: fedcore.algorithm.FedAvg, init_args: {guides: [canary_of_a_stranger.make]}}",
+    "list": "algorithm: {class_path: fedcore.algorithms.base.FedAvg, init_args: {guides: [canary_of_a_stranger.make]}}",
     "group": "data: {class_path: canary_of_a_stranger.Net}",
     "value of a group": "data: {scaling: canary_of_a_stranger.make}",
-    "another's import": "KEY: {class_path: fedcore.road.shutil.rmtree}",
+    "another's import": "KEY: {class_path: fedcore.pipelines.run.shutil.rmtree}",
     "another file": "config: hostile.yaml",
     "quoted in an error": "KEY: {init_args: {zebra: \"class_path='canary_of_a_stranger.Net'\"}}",
 }

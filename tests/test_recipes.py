@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.cli import STAGES, main, stage_of
-from fedcore.foresight import check
-from fedcore.recipe import read_recipe
-from fedcore.recipes import shipped
-from fedcore.road import travel
-from fedcore.steps import read_steps
+from fedcore.cli.main import STAGES, main, stage_of
+from fedcore.cli.recipe import read_recipe
+from fedcore.cli.recipe_files import shipped
+from fedcore.pipelines.run import travel
+from fedcore.pipelines.spec import read_steps
+from fedcore.pipelines.validation import check
 from tests.roads import make_small
 
 SMALL = [
@@ -19,15 +19,15 @@ SMALL = [
     "--data.phantom.sites", "2", "--policy.min_patients", "1",
 ]  # fmt: skip
 NARROW = {
-    "fedtune.networks.UShaped": ["--network.init_args.encoder.init_args.stem", "8"],
-    "fedcore.encoders.ResNet": ["--encoder.init_args.stem", "8"],
-    "fedcore.encoders.ViT": ["--encoder.init_args.width", "48"],
-    "fedgen.painter.Painter": [
+    "fedtune.segmentation.networks.UShaped": ["--network.init_args.encoder.init_args.stem", "8"],
+    "fedcore.models.encoders.ResNet": ["--encoder.init_args.stem", "8"],
+    "fedcore.models.encoders.ViT": ["--encoder.init_args.width", "48"],
+    "fedgen.gan.generator_network.Painter": [
         "--generator.init_args.painter.init_args.widths", "[8,16]",
         "--generator.init_args.critic.init_args.widths", "[8,16]",
     ],
-    "fedgen.unet.UNet": ["--generator.init_args.network.init_args.widths", "[8,16]"],
-    "fedgen.autoencoder.Autoencoder": ["--generator.init_args.network.init_args.widths", "[8,8,16]"],
+    "fedgen.diffusion.unet.UNet": ["--generator.init_args.network.init_args.widths", "[8,16]"],
+    "fedgen.latent.autoencoder.Autoencoder": ["--generator.init_args.network.init_args.widths", "[8,8,16]"],
 }  # fmt: skip
 NEEDS = {
     "latent_diffusion": (
@@ -85,9 +85,9 @@ def test_a_road_is_free_of_mistakes(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("road_classify", ("Balanced accuracy by labels", "scratch_0.5", "pretrained_0.5", "with_drawn_0.5")),
-        ("road_segment", ("Dice by labels", "scratch_0.5", "pretrained_0.5", "with_drawn_0.5")),
-        ("road_demo", ("from alone", "from_alone_hospital_4", "with_drawn_images")),
+        ("pipeline_classify", ("Balanced accuracy by labels", "scratch_0.5", "pretrained_0.5", "with_drawn_0.5")),
+        ("pipeline_segment", ("Dice by labels", "scratch_0.5", "pretrained_0.5", "with_drawn_0.5")),
+        ("demo", ("from alone", "from_alone_hospital_4", "with_drawn_images")),
     ],
 )
 def test_a_road_comes_to_scores_with_and_without_drawn_images(name: str, told: tuple[str, ...], tmp_path: Path) -> None:

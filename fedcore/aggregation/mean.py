@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedcore.errors import InputError
-from fedcore.message import Contribution, Tensors, Weights
+from fedcore.messages.message import Contribution, Tensors, Weights
 
 _PART = 1 << 15
 """Coordinates that are sorted at a time."""

@@ -8,10 +8,10 @@ from typing import Any, Protocol, TypeVar, get_args, get_origin, runtime_checkab
 
 from pytorch_lightning import Callback
 
-from fedcore.aggregate import Aggregator, Mean
-from fedcore.local import LocalTrainer, implements
-from fedcore.message import Contribution, Message, Tensors, Weights, hints
-from fedcore.site import Round, Site
+from fedcore.aggregation.mean import Aggregator, Mean
+from fedcore.messages.message import Contribution, Message, Tensors, Weights, hints
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer, implements
 
 State = TypeVar("State")
 Down = TypeVar("Down")

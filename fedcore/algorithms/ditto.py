@@ -2,7 +2,7 @@
 
 In a recipe, around any algorithm that sends weights::
 
-    algorithm: {class_path: fedcore.ditto.Ditto, init_args: {lam: 1.0}}
+    algorithm: {class_path: fedcore.algorithms.ditto.Ditto, init_args: {lam: 1.0}}
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from fedcore.algorithm import Algorithm, FedAvg, Guide
+from fedcore.algorithms.base import Algorithm, FedAvg, Guide
+from fedcore.algorithms.fedprox import Spring
 from fedcore.errors import InputError, Refused
-from fedcore.fedprox import Spring
-from fedcore.local import PERSONAL, LocalTrainer, personal
-from fedcore.message import Contribution, Message, Tensors, weights_of
-from fedcore.site import Round, Site
+from fedcore.messages.message import Contribution, Message, Tensors, weights_of
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import PERSONAL, LocalTrainer, personal
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Ditto:
     """
 
     algorithm: Algorithm | None = None
-    """How the sites train w together; null: fedcore.algorithm.FedAvg."""
+    """How the sites train w together; null: fedcore.algorithms.base.FedAvg."""
     lam: float = 1.0
     """lambda >= 0: 0 and every v is alone, the greater the nearer to w. The paper takes 1, or 0.1 where sites may send
     bad weights on purpose, for sites too small to choose by images of their own."""

@@ -2,7 +2,7 @@
 
 Scanners differ in the statistics of what they make, and norms are where a network keeps these. In a recipe::
 
-    algorithm: fedcore.fedbn.FedBN
+    algorithm: fedcore.algorithms.fedbn.FedBN
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from fedcore.algorithm import FedAvg
+from fedcore.algorithms.base import FedAvg
 from fedcore.errors import InputError
 
 BATCH = (_BatchNorm,)

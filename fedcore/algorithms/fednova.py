@@ -2,7 +2,7 @@
 
 A site of ten times the images takes ten times the steps, and FedAvg moves its way for both. In a recipe::
 
-    algorithm: fedcore.fednova.FedNova
+    algorithm: fedcore.algorithms.fednova.FedNova
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedcore.aggregate import Mean
-from fedcore.algorithm import Guide
+from fedcore.aggregation.mean import Mean
+from fedcore.algorithms.base import Guide
+from fedcore.algorithms.fedprox import Spring
+from fedcore.algorithms.trainable import learned, require_one_optimizer, stepped
 from fedcore.errors import InputError, Refused
-from fedcore.fedprox import Spring
-from fedcore.learned import learned, require_one_optimizer, stepped
-from fedcore.local import LocalTrainer
-from fedcore.message import WEIGHTS, Contribution, Message, Tensors, Weights, weights_of
-from fedcore.site import Round, Site
+from fedcore.messages.message import WEIGHTS, Contribution, Message, Tensors, Weights, weights_of
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
 
 PACE = "images per length"
 

@@ -4,8 +4,8 @@ FedAvgM by Hsu et al. 2019, arXiv 1909.06335; FedAdagrad, FedAdam and FedYogi by
 In a recipe::
 
     algorithm:
-      class_path: fedcore.fedopt.FedOpt
-      init_args: {rule: {class_path: fedcore.fedopt.Yogi, init_args: {eta: 0.01}}}
+      class_path: fedcore.algorithms.fedopt.FedOpt
+      init_args: {rule: {class_path: fedcore.algorithms.fedopt.Yogi, init_args: {eta: 0.01}}}
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedcore.algorithm import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.trainable import learned
 from fedcore.errors import InputError
-from fedcore.learned import learned
-from fedcore.local import LocalTrainer
-from fedcore.message import WEIGHTS, Contribution, Message, Tensors, Weights, replaced, weights_of
-from fedcore.site import Round, Site
+from fedcore.messages.message import WEIGHTS, Contribution, Message, Tensors, Weights, replaced, weights_of
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
 
 Entries = Float[Tensor, "..."]
 Step = tuple[Entries, Entries, Entries]
@@ -146,7 +146,7 @@ class FedOpt:
     """
 
     algorithm: Algorithm | None = None
-    """What is wrapped; null: fedcore.algorithm.FedAvg."""
+    """What is wrapped; null: fedcore.algorithms.base.FedAvg."""
     rule: Rule | None = None
     """The server's optimizer: Momentum, Adagrad, Adam or Yogi of this file; null: Adam."""
 

@@ -1,7 +1,7 @@
 """FedProx: a spring between the local and the global weights (Li et al. 2020, arXiv 1812.06127).
 
 The whole method is this file. It guides any LightningModule, because the spring acts on gradients
-and not on losses: in a recipe, FedAvg with `guides: [fedcore.fedprox.Spring]`.
+and not on losses: in a recipe, FedAvg with `guides: [fedcore.algorithms.fedprox.Spring]`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from fedcore.message import Tensors
-from fedcore.site import Round, Site
+from fedcore.messages.message import Tensors
+from fedcore.site.site import Round, Site
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 In a recipe, with `visit: {max_epochs: 11}`::
 
-    algorithm: {class_path: fedcore.fedrep.FedRep, init_args: {head_epochs: 10}}
+    algorithm: {class_path: fedcore.algorithms.fedrep.FedRep, init_args: {head_epochs: 10}}
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 
-from fedcore.algorithm import FedAvg
+from fedcore.algorithms.base import FedAvg
 from fedcore.errors import InputError
-from fedcore.local import LocalTrainer
-from fedcore.message import Contribution, Weights
-from fedcore.site import Round, Site
+from fedcore.messages.message import Contribution, Weights
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Each site trains on what the site before it left, and passes that on; nothing is averaged. How often the model comes
 round is the schedule's::
 
-    algorithm: fedcore.incremental.Incremental
+    algorithm: fedcore.algorithms.incremental.Incremental
     visit: {max_epochs: 50}
     rounds: {count: 4}      # as many as sites: IIL, each site trains once, for as long as it will
 
@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedcore.algorithm import FedAvg
+from fedcore.algorithms.base import FedAvg
 from fedcore.errors import InputError
-from fedcore.site import Round
+from fedcore.site.site import Round
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedcore.algorithm import Guide
-from fedcore.local import LocalTrainer
-from fedcore.message import Contribution, Empty, Tensors
-from fedcore.site import Round, Site
+from fedcore.algorithms.base import Guide
+from fedcore.messages.message import Contribution, Empty, Tensors
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedcore.algorithm import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm, FedAvg
 from fedcore.errors import InputError, Refused
-from fedcore.int8 import from_int8, to_int8
-from fedcore.local import LocalTrainer
-from fedcore.message import WEIGHTS, Contribution, Message, Tensors, Weights, replaced, weights_of
-from fedcore.site import Round, Site
+from fedcore.messages.int8 import from_int8, to_int8
+from fedcore.messages.message import WEIGHTS, Contribution, Message, Tensors, Weights, replaced, weights_of
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
 
 COPY, LOST = "quantised/copy/", "quantised/lost/"
 
@@ -72,7 +72,7 @@ class Quantised:
     """
 
     algorithm: Algorithm | None = None
-    """What is wrapped; null: fedcore.algorithm.FedAvg."""
+    """What is wrapped; null: fedcore.algorithms.base.FedAvg."""
 
     def start(self, local: LocalTrainer) -> Followed:
         state = self._inner.start(local)

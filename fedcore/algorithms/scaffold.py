@@ -2,7 +2,7 @@
 
 Karimireddy et al. 2020, arXiv 1910.06378. In a recipe::
 
-    algorithm: {class_path: fedcore.scaffold.Scaffold, init_args: {eta: 1.0}}
+    algorithm: {class_path: fedcore.algorithms.scaffold.Scaffold, init_args: {eta: 1.0}}
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from fedcore.aggregate import Mean
-from fedcore.algorithm import Guide
+from fedcore.aggregation.mean import Mean
+from fedcore.algorithms.base import Guide
+from fedcore.algorithms.trainable import learned, require_one_optimizer, stepped
 from fedcore.errors import InputError
-from fedcore.learned import learned, require_one_optimizer, stepped
-from fedcore.local import LocalTrainer
-from fedcore.message import WEIGHTS, Contribution, Message, Tensors, Weights, weights_of
-from fedcore.site import Round, Site
+from fedcore.messages.message import WEIGHTS, Contribution, Message, Tensors, Weights, weights_of
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
 
 OWN = "scaffold/"
 

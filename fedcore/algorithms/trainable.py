@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from fedcore.errors import InputError
-from fedcore.local import LocalTrainer
-from fedcore.message import Tensors
+from fedcore.messages.message import Tensors
+from fedcore.training.local_trainer import LocalTrainer
 
 
 def learned(local: LocalTrainer) -> tuple[str, ...]:

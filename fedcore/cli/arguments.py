@@ -9,10 +9,10 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from fedcore.cli.options import option_names
+from fedcore.cli.recipe_errors import explain
+from fedcore.cli.trust import guard
 from fedcore.errors import InputError
-from fedcore.mistakes import explain
-from fedcore.options import option_names
-from fedcore.trust import guard
 
 
 def call(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> Any:

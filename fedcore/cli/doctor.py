@@ -11,8 +11,8 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
-from fedcore.environment import PACKAGES, version
 from fedcore.errors import InputError
+from fedcore.runs.environment import PACKAGES, version
 
 USAGE = """usage: fedpretrain doctor
 
@@ -91,7 +91,7 @@ _MEND = (
 
 
 def hardware() -> Finding:
-    from fedcore.environment import device
+    from fedcore.runs.environment import device
 
     return Finding("hardware", True, f"{device()}, {os.cpu_count()} CPU cores{_advice()}")
 
@@ -106,7 +106,7 @@ def _advice() -> str:
 
 
 def recipes() -> Finding:
-    from fedcore.recipes import shipped
+    from fedcore.cli.recipe_files import shipped
 
     return Finding("recipes", bool(shipped()), f"{len(shipped())} found")
 

@@ -18,17 +18,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fedcore.cli.trust import trusting, users_word
 from fedcore.errors import InputError
-from fedcore.trust import trusting, users_word
 
 STAGES = {
-    "pretrain": ("fedssl.pretrain:pretrain", "hospitals pretrain an encoder together on unlabeled images"),
+    "pretrain": ("fedssl.pretraining:pretrain", "hospitals pretrain an encoder together on unlabeled images"),
     "finetune": (
-        "fedtune.finetune:finetune",
+        "fedtune.classification.finetuning:finetune",
         "hospitals train a classifier, from an encoder or from scratch",
     ),
-    "segment": ("fedtune.segment:segment", "hospitals train a segmenter, from an encoder or from scratch"),
-    "generate train": ("fedgen.train:train", "hospitals train a generator of images together"),
+    "segment": (
+        "fedtune.segmentation.training:segment",
+        "hospitals train a segmenter, from an encoder or from scratch",
+    ),
+    "generate train": ("fedgen.training:train", "hospitals train a generator of images together"),
 }
 NEXT = {
     "pretrain": ("report {out}", "finetune classify {data} --start {out}"),
@@ -38,18 +41,18 @@ NEXT = {
 }
 """What is usually done with a stage's result."""
 COMMANDS = {
-    "demo": ("fedcore.demo:command", "the whole road on phantom hospitals, in a few minutes"),
-    "run": ("fedcore.road:command", "a road: the steps of a project in order, without those already done"),
-    "probe": ("fedssl.command:command", "kNN and linear probe of a pretrained encoder, per site"),
-    "evaluate": ("fedtune.command:command", "scores of a fine-tuned run, per site and pooled"),
-    "predict": ("fedtune.predict:command", "what a fine-tuned model sees in images, as a table and masks"),
+    "demo": ("fedcore.cli.demo:command", "the whole road on phantom hospitals, in a few minutes"),
+    "run": ("fedcore.pipelines.run:command", "a road: the steps of a project in order, without those already done"),
+    "probe": ("fedssl.evaluation.command:command", "kNN and linear probe of a pretrained encoder, per site"),
+    "evaluate": ("fedtune.evaluation.command:command", "scores of a fine-tuned run, per site and pooled"),
+    "predict": ("fedtune.prediction.predict:command", "what a fine-tuned model sees in images, as a table and masks"),
     "generate": ("fedgen.command:command", "hospitals train a generator of images; sets are drawn from it"),
     "report": ("fedcore.report:command", "a page about a run, or one that compares several"),
-    "watch": ("fedcore.watch:command", "a run in the terminal while it goes: rounds, sites, curves, time left"),
+    "watch": ("fedcore.cli.watch:command", "a run in the terminal while it goes: rounds, sites, curves, time left"),
     "export": ("fedcore.export:command", "an encoder for plain MONAI, timm or torchvision models"),
-    "data": ("fedcore.data.command:command", "check or preview a manifest, write phantom hospitals"),
-    "recipes": ("fedcore.recipes:command", "list the recipes that come with the kit, or copy one"),
-    "doctor": ("fedcore.doctor:command", "is this installation sound?"),
+    "data": ("fedcore.data.tools.command:command", "check or preview a manifest, write phantom hospitals"),
+    "recipes": ("fedcore.cli.recipe_files:command", "list the recipes that come with the kit, or copy one"),
+    "doctor": ("fedcore.cli.doctor:command", "is this installation sound?"),
 }
 
 
@@ -79,7 +82,7 @@ def dispatch(name: str, rest: list[str]) -> int:
         print(_help())
         return 0
     if name == "--version":
-        from fedcore.environment import version
+        from fedcore.runs.environment import version
 
         print(f"fedpretrain {version('fedpretrain')}")
         return 0
@@ -100,9 +103,9 @@ def check_command(name: str, rest: list[str]) -> None:
 
 def run_stage(name: str, arguments: Sequence[str]) -> int:
     """Parses the recipe and what overrides it, and only then builds and runs."""
-    from fedcore.progress import within_a_step
-    from fedcore.recipe import read_recipe
-    from fedcore.run import RunFolder
+    from fedcore.cli.recipe import read_recipe
+    from fedcore.runs.folder import RunFolder
+    from fedcore.runs.progress import within_a_step
 
     warnings.filterwarnings("ignore", category=UserWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -132,7 +135,7 @@ def _place(name: str) -> str:
     """Raises InputError where there is no such command."""
     if name in COMMANDS:
         return COMMANDS[name][0]
-    from fedcore.nearest import nearest
+    from fedcore.suggest import nearest
 
     raise InputError(f"there is no command {name!r}{nearest(name, [*STAGES, *COMMANDS])}; see fedpretrain --help")
 
@@ -145,9 +148,9 @@ def _load(path: str) -> Callable[..., Any]:
 
 def _level(run: Path) -> str:
     """What of a run's answers was most sensitive, in the words of its page and card."""
-    from fedcore.ledger import answers, highest
-    from fedcore.report.digest import level_sentence
-    from fedcore.run import RunFolder
+    from fedcore.report.read.digest import level_sentence
+    from fedcore.runs.folder import RunFolder
+    from fedcore.server.communication import answers, highest
 
     return level_sentence(highest([*RunFolder(run).rounds(), *answers(run)]))
 

@@ -16,13 +16,13 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
+from fedcore.cli.arguments import require_seeds
+from fedcore.cli.options import option_names
+from fedcore.cli.recipe_errors import explain, keys_of, meant, unknown_key
+from fedcore.cli.recipe_files import command_of, find
+from fedcore.cli.trust import guard, running_trusted
 from fedcore.errors import Faults, InputError
-from fedcore.mistakes import explain, keys_of, meant, unknown_key
-from fedcore.options import option_names
-from fedcore.reading import text_of, yaml_of
-from fedcore.recipes import command_of, find
-from fedcore.trust import guard, running_trusted
-from fedcore.words import require_seeds
+from fedcore.files.reading import text_of, yaml_of
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def read_recipe(stage: Callable[..., Any], name: str, arguments: Sequence[str]) 
 def _import_all(*packages: str) -> None:
     """Classes that nobody has imported are unknown to the help, and to who looks for one that was meant."""
     for package in packages:
-        for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+        for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
             importlib.import_module(module.name)
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from types import ModuleType
 
-from fedcore.nearest import nearest
-from fedcore.options import did_you_mean, inside
-from fedcore.trust import KIT, no_module, refusal
+from fedcore.cli.options import did_you_mean, inside
+from fedcore.cli.trust import KIT, no_module, refusal
+from fedcore.suggest import nearest
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null",
           "tuple": "a list", "list": "a list"}  # fmt: skip
@@ -72,7 +72,9 @@ def _of_a_value(key: str, text: str, options: Sequence[str]) -> str | None:
         return f"{key}: {found[1]} is not a {found[2]}"
     if found := re.search(r"Expected a dot import path string: (.+)", text):
         path = _class_like(found[1])
-        advice = f"did you mean {path}?" if path else "a class is named by its import path, such as fedssl.moco.MoCo"
+        advice = (
+            f"did you mean {path}?" if path else "a class is named by its import path, such as fedssl.methods.moco.MoCo"
+        )
         return f"{key} must be {'null or ' if _may_be_null(text) else ''}a class, got {found[1]}; {advice}"
     if found := re.search(r"Unable to load config ['\"](.*?)['\"]", text):
         held = inside(key, options)

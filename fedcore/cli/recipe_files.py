@@ -10,8 +10,8 @@ from shutil import get_terminal_size
 from textwrap import fill
 
 from fedcore.errors import InputError
-from fedcore.files import write_atomically
-from fedcore.nearest import nearest
+from fedcore.files.writing import write_atomically
+from fedcore.suggest import nearest
 
 USAGE = """usage: fedpretrain recipes ls                 recipes, by the command they are for
        fedpretrain recipes cp NAME [TO]      copies a recipe to edit it"""
@@ -20,12 +20,12 @@ _COMMAND = re.compile(r"^# +fedpretrain (pretrain|finetune|segment|generate trai
 
 def folder() -> Path:
     """Inside an installed copy, or at the top of the source tree."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     return next(p for p in (here / "recipes", here.parent / "recipes") if p.is_dir())
 
 
 def shipped() -> dict[str, Path]:
-    return {path.stem: path for path in sorted(folder().glob("*.yaml"))}
+    return {path.stem: path for path in sorted(folder().rglob("*.yaml"))}
 
 
 def find(name: str) -> Path:

@@ -22,7 +22,7 @@ from pathlib import Path
 import yaml
 
 from fedcore.errors import InputError
-from fedcore.reading import require_modest_yaml
+from fedcore.files.reading import require_modest_yaml
 
 KIT = ("fedcore", "fedgen", "fedssl", "fedtune")
 LIBRARIES = ("torch.optim",)
@@ -164,7 +164,7 @@ def refusal(text: str) -> str | None:
 def no_module(name: str) -> str:
     return (
         f"there is no module {name!r}, installed or in the current folder; a class is named by its import path, such "
-        "as fedssl.moco.MoCo"
+        "as fedssl.methods.moco.MoCo"
     )
 
 

@@ -19,11 +19,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from fedcore.cli.tables import terminal
 from fedcore.errors import InputError
-from fedcore.grid import terminal
-from fedcore.report.digest import highest_revelation, level_sentence
-from fedcore.report.read import read_run
-from fedcore.report.run import Run, Turn
+from fedcore.report.read.digest import highest_revelation, level_sentence
+from fedcore.report.read.reader import read_run
+from fedcore.report.read.run import Run, Turn
 from fedcore.report.units import size
 
 USAGE = """usage: fedpretrain watch RUN [--once]

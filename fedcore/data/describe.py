@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.data.images import Cohort, Images
+from fedcore.data.dataset import Cohort, Images
 
 
 def describe(cohort: Cohort) -> dict[str, Any]:

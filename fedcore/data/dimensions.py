@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fedcore.data.cache import VERSION, decoders, open_cache
-from fedcore.data.content import Memo, key_of
-from fedcore.data.io.grey import certainly_grey
+from fedcore.data.cache.cache import VERSION, decoders, open_cache
+from fedcore.data.cache.content import Memo, key_of
+from fedcore.data.io.pictures.grey import certainly_grey
 from fedcore.data.io.readers import ImageFault, read_image
-from fedcore.data.manifest import Row
+from fedcore.data.manifest.manifest import Row
 from fedcore.errors import Faults
 
 _AT_A_TIME = 32

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedcore.data.row import Row
+from fedcore.data.manifest.row import Row
 
 _SHOWN = 5
 _ADVICE = {

@@ -3,8 +3,8 @@ arXiv 1705.02315).
 
 Everywhere else such a cell is the name of one class, a set of findings: pretraining, partitions and generators need
 know no more. A classifier of findings takes the sets apart here. An empty cell stays unlabelled, and so does a word for
-a missing value (`nan`, `N/A`; see `fedcore.data.cells`); that somebody looked and found nothing is said by the words
-`No Finding`, or by `none`.
+a missing value (`nan`, `N/A`; see `fedcore.data.manifest.cells`); that somebody looked and found nothing is said by the
+words `No Finding`, or by `none`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from fedcore.data.images import Cohort, Images
+from fedcore.data.dataset import Cohort, Images
 from fedcore.errors import Faults
 
 SEPARATOR = "|"

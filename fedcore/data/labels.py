@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.nn.functional import one_hot
 
-from fedcore.data.decode import UNLABELED
-from fedcore.data.images import Beside, Images
+from fedcore.data.dataset import Beside, Images
+from fedcore.data.preprocess.decode import UNLABELED
 from fedcore.errors import Faults, InputError
 
 

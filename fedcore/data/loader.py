@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fedcore.data.images import Beside, Companions, Images
+from fedcore.data.dataset import Beside, Companions, Images
 
 Batch = Tensor | tuple[Tensor, ...]
 CPU = torch.device("cpu")

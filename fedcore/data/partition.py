@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from fedcore.data.manifest import SPLITS, Row
+from fedcore.data.manifest.manifest import SPLITS, Row
 from fedcore.errors import InputError
 
 

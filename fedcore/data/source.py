@@ -12,28 +12,28 @@ from typing import Literal
 import numpy as np
 import torch
 
-from fedcore.data.cache import Progress, Store, decode_sites, default_folder, told
-from fedcore.data.clipping import clipping_notes
-from fedcore.data.columns import OURS, Columns
-from fedcore.data.decode import Decoding
+from fedcore.data.cache.cache import Progress, Store, decode_sites, default_folder, told
+from fedcore.data.dataset import Cohort, Images, joined
+from fedcore.data.dimensions import survey
 from fedcore.data.duplicates import equal_images
-from fedcore.data.geometry import full_size
-from fedcore.data.images import Cohort, Images, joined
 from fedcore.data.io.masks import Meaning
 from fedcore.data.io.readers import Nan
-from fedcore.data.label_names import require_distinct
-from fedcore.data.manifest import Manifest, Row, read_manifest
-from fedcore.data.mask_values import mask_notes, meaning_of_255, met_in_masks, require_numbered
+from fedcore.data.manifest.columns import OURS, Columns
+from fedcore.data.manifest.label_names import require_distinct
+from fedcore.data.manifest.manifest import Manifest, Row, read_manifest
+from fedcore.data.manifest.split_notes import split_notes
 from fedcore.data.partition import Partition
-from fedcore.data.phantom import Phantoms
-from fedcore.data.scaling import Percentiles, Scaling
-from fedcore.data.slices import emptied
-from fedcore.data.split_notes import split_notes
-from fedcore.data.survey import survey
-from fedcore.data.synthetic import SITE, Synthetic, standing
+from fedcore.data.phantom.phantoms import Phantoms
+from fedcore.data.preprocess.clipping import clipping_notes
+from fedcore.data.preprocess.decode import Decoding
+from fedcore.data.preprocess.geometry import full_size
+from fedcore.data.preprocess.mask_values import mask_notes, meaning_of_255, met_in_masks, require_numbered
+from fedcore.data.preprocess.scaling import Percentiles, Scaling
+from fedcore.data.preprocess.slices import emptied
+from fedcore.data.synthetic.synthetic_set import SITE, Synthetic, standing
 from fedcore.errors import Faults, InputError
-from fedcore.nearest import nearest
 from fedcore.seeds import require_seed
+from fedcore.suggest import nearest
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Data:
     channels: int | None = None
     """1 or 3; null: 1 if the sites' images are grey, else 3."""
     scaling: Scaling | None = None
-    """Raw intensities to [-1, 1]; null: fedcore.data.scaling.Percentiles. Images of a synthetic set come back as they
-    were drawn, whatever stands here."""
+    """Raw intensities to [-1, 1]; null: fedcore.data.preprocess.scaling.Percentiles. Images of a synthetic set come
+    back as they were drawn, whatever stands here."""
     mask_255: Meaning | None = None
     """What 255 stands for in masks, at all sites: class, a structure (class 1), or unlabelled, where nobody has looked;
     null: class where no mask of the manifest holds a number other than 0 and 255, else unlabelled."""

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from fedcore.algorithm import Algorithm
-from fedcore.local import LocalTrainer
-from fedcore.message import Contribution, Message
-from fedcore.site import Round, Site
+from fedcore.algorithms.base import Algorithm
+from fedcore.messages.message import Contribution, Message
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
 
 Pool = TypeVar("Pool")
 Down = TypeVar("Down")

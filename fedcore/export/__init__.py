@@ -9,18 +9,18 @@ from typing import Literal
 
 import safetensors.torch
 
-from fedcore.encoders import DenseNet, Encoder, ResNet, ViT
+from fedcore.cli.arguments import call
 from fedcore.errors import InputError
 from fedcore.export.densenet import portable_densenet
 from fedcore.export.onnx import TASKS, export_onnx
 from fedcore.export.portable import Library, Portable
 from fedcore.export.resnet import portable_resnet
 from fedcore.export.vit import portable_vit
-from fedcore.files import require_no_links, write_atomically
-from fedcore.run import RunFolder
-from fedcore.store import CARD, TENSORS, build_encoder, encoder_config, find_encoder
-from fedcore.weights import apart
-from fedcore.words import call
+from fedcore.files.writing import require_no_links, write_atomically
+from fedcore.models.encoder_store import CARD, TENSORS, build_encoder, encoder_config, find_encoder
+from fedcore.models.encoders import DenseNet, Encoder, ResNet, ViT
+from fedcore.models.weights import apart
+from fedcore.runs.folder import RunFolder
 
 
 def export(
@@ -79,7 +79,9 @@ def portable(encoder: Encoder, to: Library, size: tuple[int, ...] = ()) -> Porta
         return portable_densenet(encoder, to)
     if isinstance(encoder, ViT):
         return portable_vit(encoder, to, size)
-    raise InputError(f"export knows no {type(encoder).__name__}; in Python fedcore.store.build_encoder loads it")
+    raise InputError(
+        f"export knows no {type(encoder).__name__}; in Python fedcore.models.encoder_store.build_encoder loads it"
+    )
 
 
 def command(arguments: Sequence[str]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fedcore.encoders import BLOCKS_121, DenseNet
 from fedcore.errors import InputError
 from fedcore.export.portable import Library, Portable
-from fedcore.message import Tensors
+from fedcore.messages.message import Tensors
+from fedcore.models.encoders import BLOCKS_121, DenseNet
 
 
 def portable_densenet(encoder: DenseNet, to: Library) -> Portable:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from fedcore.classifiers import classifiers_of
-from fedcore.data.scaling import Percentiles
+from fedcore.data.preprocess.scaling import Percentiles
 from fedcore.errors import InputError
-from fedcore.files import replacing
-from fedcore.reading import read_yaml
-from fedcore.run import RunFolder
+from fedcore.files.reading import read_yaml
+from fedcore.files.writing import replacing
+from fedcore.models.classifiers import classifiers_of
+from fedcore.runs.folder import RunFolder
 
 INPUT, OUTPUT = "images", "logits"
 TASKS = {"finetune": "classifier", "segment": "segmenter"}
@@ -75,10 +75,10 @@ session = onnxruntime.InferenceSession("{file}")
 
 
 def _scaling(run: RunFolder) -> str:
-    """The class of `fedcore.data.scaling` that the run's images went through, with its values."""
+    """The class of `fedcore.data.preprocess.scaling` that the run's images went through, with its values."""
     scaling = (read_yaml(run.path / "recipe.yaml").get("data") or {}).get("scaling")
     if not scaling:
-        return f"fedcore.data.scaling.{Percentiles()}, each image by itself"
+        return f"fedcore.data.preprocess.scaling.{Percentiles()}, each image by itself"
     values = ", ".join(f"{key}={value}" for key, value in (scaling.get("init_args") or {}).items())
     return f"{scaling['class_path']}({values})"
 

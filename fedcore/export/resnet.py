@@ -11,10 +11,10 @@ import torch
 from monai.networks.nets.resnet import resnet_params
 from torch import nn
 
-from fedcore.encoders import NORMS, ResNet
 from fedcore.errors import InputError
 from fedcore.export.portable import Library, Portable
-from fedcore.message import Tensors
+from fedcore.messages.message import Tensors
+from fedcore.models.encoders import NORMS, ResNet
 
 
 def portable_resnet(encoder: ResNet, to: Library) -> Portable:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from fedcore.encoders import ViT, positions
 from fedcore.errors import InputError
 from fedcore.export.portable import Library, Portable
-from fedcore.message import Tensors
+from fedcore.messages.message import Tensors
+from fedcore.models.encoders import ViT, positions
 
 _NAMES = {
     "norm1.": "norm1.", "self_attn.in_proj_": "attn.qkv.", "self_attn.out_proj.": "attn.proj.",
@@ -23,7 +23,9 @@ def portable_vit(encoder: ViT, to: Library, size: tuple[int, ...]) -> Portable:
         InputError: `to` has no such network, or the size is not known.
     """
     if encoder.config["spatial_dims"] != 2:
-        raise InputError("no library has this ViT for volumes; in Python fedcore.store.build_encoder loads it")
+        raise InputError(
+            "no library has this ViT for volumes; in Python fedcore.models.encoder_store.build_encoder loads it"
+        )
     if to == "monai":
         raise InputError("MONAI's ViT has another epsilon and no class token without a classifier; `--to timm` fits")
     if to == "torchvision":

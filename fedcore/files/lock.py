@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.errors import InputError
-from fedcore.files import explained
+from fedcore.files.writing import explained
 
 LOCK = ".lock"
 

@@ -37,7 +37,7 @@ class Reveals(IntEnum):
 
 WEIGHTS, STATISTICS, FEATURES, SAMPLES = ({"reveals": level} for level in Reveals)
 Levels = Mapping[str, Reveals]
-"""Tensor of a module's state -> what it reveals, where that is more than WEIGHTS (`fedcore.buffers`)."""
+"""Tensor of a module's state -> what it reveals, where that is more than WEIGHTS (`fedcore.privacy.buffers`)."""
 NO_LEVELS: Levels = {}
 
 

@@ -8,16 +8,16 @@ from typing import Any, TypeVar
 from pytorch_lightning import LightningModule
 from torch import nn
 
-from fedcore.encoders import Encoder
+from fedcore.cli.recipe import build_part
 from fedcore.errors import InputError, building
-from fedcore.local import MODULE, personal
-from fedcore.memory import Memories
-from fedcore.message import Tensors
-from fedcore.reading import ADVICE, read_yaml
-from fedcore.recipe import build_part
-from fedcore.run import RunFolder
+from fedcore.files.reading import ADVICE, read_yaml
+from fedcore.messages.message import Tensors
+from fedcore.models.encoders import Encoder
+from fedcore.models.weights import built_for, read_weights, save_weights
+from fedcore.runs.folder import RunFolder
 from fedcore.seeds import seeded
-from fedcore.weights import built_for, read_weights, save_weights
+from fedcore.site.memory import Memories
+from fedcore.training.local_trainer import MODULE, personal
 
 Network = TypeVar("Network", bound=nn.Module)
 _ADVICE = "give a finished run, or copy its folder anew"

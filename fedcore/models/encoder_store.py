@@ -1,6 +1,6 @@
 """Encoders on disk: `encoder.safetensors`, `encoder.json` that says how to build it, and a card.
 
-Reading one never runs code: the JSON names a class of `fedcore.encoders`, nothing else is looked up.
+Reading one never runs code: the JSON names a class of `fedcore.models.encoders`, nothing else is looked up.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 
 from torch import nn
 
-from fedcore.encoders import Encoder
 from fedcore.errors import InputError
-from fedcore.files import write_atomically, write_json
-from fedcore.message import Tensors
-from fedcore.reading import read_json
-from fedcore.weights import built_for, differences, read_weights, save_weights
+from fedcore.files.reading import read_json
+from fedcore.files.writing import write_atomically, write_json
+from fedcore.messages.message import Tensors
+from fedcore.models.encoders import Encoder
+from fedcore.models.weights import built_for, differences, read_weights, save_weights
 
 TENSORS, CONFIG, CARD = "encoder.safetensors", "encoder.json", "README.md"
 _ADVICE = "copy the encoder's folder anew"
@@ -60,13 +60,13 @@ def build_encoder(folder: Path) -> Encoder:
     Raises:
         InputError: It is damaged, or asks for what its weights are not.
     """
-    from fedcore import encoders
+    from fedcore.models import encoders
 
     config = encoder_config(folder)
     kind = getattr(encoders, config["encoder"], None)
     if not (isinstance(kind, type) and issubclass(kind, encoders.Encoder) and kind.__module__ == encoders.__name__):
         raise InputError(
-            f"{folder / CONFIG} names the encoder {config['encoder']!r}, which fedcore.encoders does not have; "
+            f"{folder / CONFIG} names the encoder {config['encoder']!r}, which fedcore.models.encoders does not have; "
             "set `encoder` in the recipe"
         )
     try:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedcore.data.images import Images
+from fedcore.data.dataset import Images
 
 
 def embed(

@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from fedcore.checksums import require_sums, write_sums
 from fedcore.errors import InputError
-from fedcore.files import write_atomically
-from fedcore.message import Tensors
+from fedcore.files.checksums import require_sums, write_sums
+from fedcore.files.writing import write_atomically
+from fedcore.messages.message import Tensors
 
 Made = TypeVar("Made")
 

@@ -1,4 +1,4 @@
-"""`fedpretrain run ROAD`: the steps of a project in order (fedcore.steps), and what came of them.
+"""`fedpretrain run ROAD`: the steps of a project in order (fedcore.pipelines.spec), and what came of them.
 
 A step whose words, recipe, images and earlier steps are those of last time is not repeated; where one of them changed
 it is done anew in another folder, and the old one stays. Interrupted steps go on from their last round.
@@ -17,23 +17,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fedcore.cli import dispatch
-from fedcore.data.audit_record import AUDIT, AuditRecord
-from fedcore.data.cache import default_folder, open_cache
-from fedcore.data.content import Memo, key_of
+from fedcore.cli.main import dispatch
+from fedcore.cli.recipe_files import find
+from fedcore.data.cache.cache import default_folder, open_cache
+from fedcore.data.cache.content import Memo, key_of
 from fedcore.data.source import Data
+from fedcore.data.synthetic.audit_record import AUDIT, AuditRecord
 from fedcore.errors import InputError
-from fedcore.files import require_writable, write_json
-from fedcore.foresight import check
-from fedcore.lock import locked
-from fedcore.progress import bars_of
-from fedcore.reading import read_json
-from fedcore.recipes import find
-from fedcore.report.read import read_run
-from fedcore.report.run import Run
+from fedcore.files.lock import locked
+from fedcore.files.reading import read_json
+from fedcore.files.writing import require_writable, write_json
+from fedcore.pipelines.spec import HERE, Step, names_in, read_steps, with_names
+from fedcore.pipelines.validation import check
+from fedcore.report.read.reader import read_run
+from fedcore.report.read.run import Run
 from fedcore.report.units import duration, plural
-from fedcore.run import essence
-from fedcore.steps import HERE, Step, names_in, read_steps, with_names
+from fedcore.runs.folder import essence
+from fedcore.runs.progress import bars_of
 
 LEDGER, REPORT = "road.json", "report.html"
 USAGE = """usage: fedpretrain run ROAD [--out FOLDER] [--KEY VALUE ...]
@@ -108,7 +108,7 @@ class Road:
     def tell(self, steps: Sequence[Step]) -> None:
         """Tables of scores, the page that compares all runs, and the folders of sets."""
         from fedcore.report import write_road
-        from fedcore.tally import show
+        from fedcore.report.terminal import show
 
         done = [step for step in steps if step.name in self.folders]
         if trained := [step for step in done if step.stage]:

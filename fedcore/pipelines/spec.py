@@ -21,11 +21,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from fedcore.cli import stage_in, stage_of
+from fedcore.cli.main import stage_in, stage_of
+from fedcore.cli.recipe import Recipe, read_recipe
 from fedcore.errors import Faults, InputError
-from fedcore.nearest import nearest
-from fedcore.reading import text_of, yaml_of
-from fedcore.recipe import Recipe, read_recipe
+from fedcore.files.reading import text_of, yaml_of
+from fedcore.suggest import nearest
 
 HERE = "here"
 _WORDS = {"do", "each", "after"}

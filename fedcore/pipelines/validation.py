@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fedcore.cli import check_command
+from fedcore.cli.main import check_command
 from fedcore.errors import Faults, InputError
-from fedcore.reading import yaml_of
-from fedcore.steps import Step, names_in
+from fedcore.files.reading import yaml_of
+from fedcore.pipelines.spec import Step, names_in
 
 
 def check(steps: Sequence[Step], where: str) -> None:

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from fedcore.errors import Refused
-from fedcore.files import append
-from fedcore.message import Contribution, Leaf, Levels, Reveals, leaves, revealed
-from fedcore.policy import Policy
-from fedcore.site import Round
+from fedcore.files.writing import append
+from fedcore.messages.message import Contribution, Leaf, Levels, Reveals, leaves, revealed
+from fedcore.privacy.policy import Policy
+from fedcore.site.site import Round
 
 MOST_METRICS = 32
 """Of one answer."""
@@ -40,7 +40,7 @@ class Border:
     policy: Policy
     folder: Path | None = None
     levels: Levels = field(default_factory=dict)
-    """What tensors of the module reveal that are no weights (`fedcore.buffers`)."""
+    """What tensors of the module reveal that are no weights (`fedcore.privacy.buffers`)."""
 
     def release(self, contribution: Contribution[Any], turn: Round) -> Contribution[Any]:
         """Returns what may leave, after it was checked and audited; raises Refused if it may not.

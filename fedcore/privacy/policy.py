@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fedcore.errors import InputError, Refused
-from fedcore.message import NO_LEVELS, Levels, Message, Reveals, declared, leaves
+from fedcore.messages.message import NO_LEVELS, Levels, Message, Reveals, declared, leaves
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Policy:
             raise ValueError(f"policy.audits must be 0 or more, got {self.audits}")
 
     def for_audit(self) -> Policy:
-        """What the answer to an audit may reveal; that it is given no more than `audits` times, `fedgen.allowance`
-        sees to. Sites that send weights alone answer none."""
+        """What the answer to an audit may reveal; that it is given no more than `audits` times,
+        `fedgen.auditing.allowance` sees to. Sites that send weights alone answer none."""
         lifted = self.audits and self.at_most >= Reveals.STATISTICS
         return replace(self, at_most=max(self.at_most, Reveals.FEATURES)) if lifted else self
 

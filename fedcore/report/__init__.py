@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedcore.errors import InputError
-from fedcore.files import write_atomically
+from fedcore.files.writing import write_atomically
 
 if TYPE_CHECKING:
-    from fedcore.report.run import Run
+    from fedcore.report.read.run import Run
 
 USAGE = "usage: fedpretrain report RUN [RUN ...] [--out page.html] [--images false]"
 
@@ -22,7 +22,7 @@ def write_report(run: Path, images: bool = True, out: Path | None = None) -> Pat
     than the images may. Absolute paths are shortened to their last part. Raises `InputError` where `run` is not the
     folder of a run, or where `out` is a file that is no report.
     """
-    from fedcore.report.read import read_run
+    from fedcore.report.read.reader import read_run
     from fedcore.report.render import page
 
     text = page(read_run(run, private=True), images=images)
@@ -34,7 +34,7 @@ def write_comparison(runs: Sequence[Path], out: Path | None = None) -> Path:
 
     It holds no pixels and no absolute paths. Raises `InputError` as `write_report` does.
     """
-    from fedcore.report.read import read_run
+    from fedcore.report.read.reader import read_run
     from fedcore.report.render import comparison_page
 
     path = _free(out or runs[0].resolve().parent / "comparison.html", "comparison")

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from fedcore.reading import yaml_of
+from fedcore.files.reading import yaml_of
 
 # Folders may hold spaces, so "/scans/Jane Doe/a.csv" loses both names. Where a sentence runs on to another
 # slash this takes too much rather than too little.

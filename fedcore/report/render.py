@@ -8,15 +8,19 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedcore.report import comparison, digest, flow, gains, inspection, reliability, results, summary, units
-from fedcore.report.embedding import Embedding, embed
-from fedcore.report.exhibits import read_exhibits
-from fedcore.report.galleries import Gallery, read_galleries
-from fedcore.report.gauge import BASIS, health
-from fedcore.report.lookalikes import read_lookalikes
-from fedcore.report.outlines import read_outlines
-from fedcore.report.pictures import albums
-from fedcore.report.run import Run
+from fedcore.report import units
+from fedcore.report.charts import flow, reliability
+from fedcore.report.charts.embedding import Embedding, embed
+from fedcore.report.charts.gauge import BASIS, health
+from fedcore.report.read import digest
+from fedcore.report.read.run import Run
+from fedcore.report.sections import audit as inspection
+from fedcore.report.sections import comparison, gains, results, summary
+from fedcore.report.sections.feature_gallery import Gallery, read_galleries
+from fedcore.report.sections.generator_samples import read_exhibits
+from fedcore.report.sections.images import albums
+from fedcore.report.sections.nearest_pairs import read_lookalikes
+from fedcore.report.sections.segmentation_gallery import read_outlines
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -174,6 +178,6 @@ def _shortened(name: str, most: int = 15) -> str:
 
 def _revealing(level: str) -> str:
     """The CSS class of what is revealed."""
-    from fedcore.report.run import LEVELS
+    from fedcore.report.read.run import LEVELS
 
     return f"r{LEVELS.index(level) if level in LEVELS else len(LEVELS)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedcore.report.run import Estimate
+from fedcore.report.read.run import Estimate
 
 _NAMES = {
     "auroc": "AUROC",

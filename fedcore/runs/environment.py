@@ -50,7 +50,7 @@ def device() -> str:
 
 def commit() -> str | None:
     """The commit of the source tree, or None in an installed copy."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     asked = subprocess.run(

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pytorch_lightning.loggers import CSVLogger, Logger
 
-from fedcore.files import explained
-from fedcore.ledger import RoundRecord
-from fedcore.run import RunFolder
+from fedcore.files.writing import explained
+from fedcore.server.communication import RoundRecord
+from fedcore.runs.folder import RunFolder
 
 
 class Logs:

@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from fedcore.data.scaling import Percentiles
-from fedcore.ledger import answers, highest
-from fedcore.reading import read_json, yaml_of
-from fedcore.report.digest import MOST_SENSITIVE, meaning
+from fedcore.data.preprocess.scaling import Percentiles
+from fedcore.server.communication import answers, highest
+from fedcore.files.reading import read_json, yaml_of
+from fedcore.report.read.digest import MOST_SENSITIVE, meaning
 from fedcore.report.markdown import plain, table
 from fedcore.report.private import shorten_paths
 from fedcore.report.units import duration, size
-from fedcore.run import RunFolder
+from fedcore.runs.folder import RunFolder
 
 Record = Mapping[str, Any]
 """A line of rounds.jsonl."""

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from fedcore.data.images import Cohort
+from fedcore.data.dataset import Cohort
 from fedcore.data.source import Data
-from fedcore.ledger import RoundRecord
+from fedcore.server.communication import RoundRecord
 
 _step = ContextVar("step", default="")
 _NOTES = 8

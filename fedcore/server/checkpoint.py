@@ -22,11 +22,11 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from fedcore.errors import InputError
-from fedcore.files import sync, write_atomically, write_json
-from fedcore.message import Message, Tensors, flatten, unflatten
-from fedcore.reading import json_of, text_of
-from fedcore.site import Round
-from fedcore.weights import apart
+from fedcore.files.reading import json_of, text_of
+from fedcore.files.writing import sync, write_atomically, write_json
+from fedcore.messages.message import Message, Tensors, flatten, unflatten
+from fedcore.models.weights import apart
+from fedcore.site.site import Round
 
 FORMAT = 2
 _FILE = re.compile(r"\d{5,}/(server|site-[^/]+)\.safetensors")

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.errors import InputError
-from fedcore.files import append
-from fedcore.message import Contribution, Message, Refusal, Reveals, leaves, revealed
-from fedcore.reading import ADVICE, json_of, text_of
+from fedcore.files.reading import ADVICE, json_of, text_of
+from fedcore.files.writing import append
+from fedcore.messages.message import Contribution, Message, Refusal, Reveals, leaves, revealed
 
 SCALAR_BYTES = 8
 ANSWERS = "answers.jsonl"

@@ -15,21 +15,21 @@ from typing import Any, Literal
 
 from pytorch_lightning import LightningModule
 
-from fedcore.algorithm import Algorithm, count_user, sent_by, share_of
-from fedcore.data.images import Images
+from fedcore.algorithms.base import Algorithm, count_user, sent_by, share_of
+from fedcore.data.dataset import Images
 from fedcore.errors import InputError
-from fedcore.federation import Rounds, Survey, federate
-from fedcore.ledger import ANSWERS, RoundRecord
-from fedcore.local import LocalTrainer
-from fedcore.logs import Logs
-from fedcore.malloc import keep_large_blocks
-from fedcore.message import Empty, Message, weights_of
-from fedcore.policy import Policy
-from fedcore.progress import Progress
-from fedcore.run import RunFolder
-from fedcore.transport import InProcess, Transport
-from fedcore.visit import Visit
-from fedcore.workers import Workers
+from fedcore.messages.message import Empty, Message, weights_of
+from fedcore.privacy.policy import Policy
+from fedcore.runs.folder import RunFolder
+from fedcore.runs.logs import Logs
+from fedcore.runs.progress import Progress
+from fedcore.server.communication import ANSWERS, RoundRecord
+from fedcore.server.rounds import Rounds, Survey, federate
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.malloc import keep_large_blocks
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess, Transport
+from fedcore.transport.workers import Workers
 
 
 @dataclass(frozen=True)

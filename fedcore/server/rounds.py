@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from fedcore.algorithm import Algorithm, Visitor, draws_of
+from fedcore.algorithms.base import Algorithm, Visitor, draws_of
 from fedcore.errors import InputError
-from fedcore.ledger import RoundRecord
-from fedcore.message import Contribution, Message, Refusal, Weights, is_finite, leaves, weights_of
-from fedcore.site import Round
-from fedcore.transport import Answer, Tasks, Transport
+from fedcore.messages.message import Contribution, Message, Refusal, Weights, is_finite, leaves, weights_of
+from fedcore.server.communication import RoundRecord
+from fedcore.site.site import Round
+from fedcore.transport.in_process import Answer, Tasks, Transport
 
 
 @dataclass(frozen=True)

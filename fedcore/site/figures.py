@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fedcore.errors import Refused
-from fedcore.files import write_arrays
-from fedcore.site import Site
-from fedcore.transport import InProcess
+from fedcore.files.writing import write_arrays
+from fedcore.site.site import Site
+from fedcore.transport.in_process import InProcess
 
 Arrays = dict[str, np.ndarray]
 SIDE = 96

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from fedcore.message import Tensors
-from fedcore.site import Round
+from fedcore.messages.message import Tensors
+from fedcore.site.site import Round
 
 
 @runtime_checkable
 class Memories(Protocol):
-    """What `put` stores counts once the round is committed; `fedcore.checkpoint` keeps it on disk."""
+    """What `put` stores counts once the round is committed; `fedcore.server.checkpoint` keeps it on disk."""
 
     def get(self, site: str) -> Tensors: ...
     def put(self, site: str, memory: Tensors, turn: Round) -> None: ...

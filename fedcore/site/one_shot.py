@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fedcore.border import Border
-from fedcore.ledger import ANSWERS, note
-from fedcore.message import WEIGHTS, Contribution, Empty, Message, Reveals, Tensors
-from fedcore.policy import Policy
-from fedcore.run import RunFolder
-from fedcore.site import Round
+from fedcore.messages.message import WEIGHTS, Contribution, Empty, Message, Reveals, Tensors
+from fedcore.privacy.audit_log import Border
+from fedcore.privacy.policy import Policy
+from fedcore.runs.folder import RunFolder
+from fedcore.server.communication import ANSWERS, note
+from fedcore.site.site import Round
 
 
 @dataclass(frozen=True)

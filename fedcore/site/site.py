@@ -6,9 +6,9 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedcore.data.images import Images
-from fedcore.message import Tensors
-from fedcore.policy import Policy
+from fedcore.data.dataset import Images
+from fedcore.messages.message import Tensors
+from fedcore.privacy.policy import Policy
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 The module is built once; a visit copies the site's tensors into it in place. So a round over a
 thousand sites holds one model, and a visit costs a few milliseconds beside its training steps.
-This file and `fedcore.visit`, which builds it, are all that touches Lightning's Trainer.
+This file and `fedcore.training.visit`, which builds it, are all that touches Lightning's Trainer.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 from torch.optim import Optimizer
 
-from fedcore.aside import evaluating
-from fedcore.border import is_metric
-from fedcore.buffers import levels_of
-from fedcore.data.batches import loader
+from fedcore.data.loader import loader
 from fedcore.errors import InputError, Refused, building
-from fedcore.keep import KeepOptimizer
-from fedcore.mean_loss import MeanLoss
-from fedcore.message import Tensors, is_finite
-from fedcore.optimizers import SCHEDULES, taken_apart
+from fedcore.messages.message import Tensors, is_finite
+from fedcore.privacy.audit_log import is_metric
+from fedcore.privacy.buffers import levels_of
 from fedcore.seeds import seeded
-from fedcore.site import Round, Site
-from fedcore.unsaved import Unsaved
-from fedcore.visit import ClipFused, Visit, quiet
+from fedcore.site.site import Round, Site
+from fedcore.training.functional import evaluating
+from fedcore.training.mean_loss import MeanLoss
+from fedcore.training.optimizer_state import KeepOptimizer
+from fedcore.training.optimizers import SCHEDULES, taken_apart
+from fedcore.training.unsaved_state import Unsaved
+from fedcore.training.visit import ClipFused, Visit, quiet
 
 Network = TypeVar("Network", bound=nn.Module)
 MODULE, OPTIMIZER, PERSONAL, OWN = "module/", "optimizer/", "personal/", "own/"
@@ -57,7 +57,7 @@ class LocalTrainer:
 
     `share` names the state that travels by prefixes of `state_dict()`; what is left (a feature bank,
     a personal layer) is the site's own: it is put into `site.memory` when the module leaves. A module
-    that trains on more than pixels says so in an attribute `beside` (see `fedcore.data.images.Beside`).
+    that trains on more than pixels says so in an attribute `beside` (see `fedcore.data.dataset.Beside`).
     """
 
     def __init__(self, module: LightningModule, share: Sequence[str], visit: Visit = Visit()):
@@ -220,8 +220,8 @@ class LocalTrainer:
 def personal(memory: Tensors) -> Tensors:
     """What a site has in place of what travels, by the module's names; where there is any, the site is measured by it.
 
-    That is a model which it trained for itself (PERSONAL: `fedcore.ditto`), or else what its last visit ended with and
-    its next will begin from (OWN: `fedssl.rejoin`).
+    That is a model which it trained for itself (PERSONAL: `fedcore.algorithms.ditto`), or else what its last visit
+    ended with and its next will begin from (OWN: `fedssl.federation.personalised_start`).
     """
     return {k.removeprefix(prefix): t for prefix in (OWN, PERSONAL) for k, t in memory.items() if k.startswith(prefix)}
 

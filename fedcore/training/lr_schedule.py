@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from fedcore.message import Tensors
-from fedcore.site import Round, Site
+from fedcore.messages.message import Tensors
+from fedcore.site.site import Round, Site
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from fedcore.errors import Refused
-from fedcore.optimizers import SCHEDULES
+from fedcore.training.optimizers import SCHEDULES
 
 
 class MeanLoss(Callback):

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 SCHEDULES = (
     "a learning rate schedule, which would begin anew at each visit; return the optimizer alone, and let rates follow "
-    "the rounds by a guide of the algorithm: guides: [fedcore.schedule.Cosine]"
+    "the rounds by a guide of the algorithm: guides: [fedcore.training.lr_schedule.Cosine]"
 )
 
 

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from fedcore.algorithm import Visitor
-from fedcore.border import Border
-from fedcore.data.images import Images
+from fedcore.algorithms.base import Visitor
+from fedcore.data.dataset import Images
 from fedcore.errors import Refused
-from fedcore.ledger import note
-from fedcore.local import LocalTrainer, implements
-from fedcore.memory import InMemory, Memories
-from fedcore.message import Contribution, Message, Refusal
-from fedcore.policy import Policy
-from fedcore.site import Round, Site
+from fedcore.messages.message import Contribution, Message, Refusal
+from fedcore.privacy.audit_log import Border
+from fedcore.privacy.policy import Policy
+from fedcore.server.communication import note
+from fedcore.site.memory import InMemory, Memories
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer, implements
 
 Answer = Contribution[Any] | Refusal
 Tasks = Iterable[tuple[str, Message]]
@@ -48,7 +48,7 @@ class InProcess:
     on_visit: Callable[[str], None] = lambda site: None
     """Told the site's name before each visit (progress bars)."""
     record: Path | None = None
-    """Where the server books what is asked outside of rounds (`fedcore.ledger.note`); a round books its own."""
+    """Where the server books what is asked outside of rounds (`fedcore.server.communication.note`)."""
 
     def names(self) -> Sequence[str]:
         return list(self.train)

@@ -1,4 +1,4 @@
-"""One process that visits sites for another, as `fedcore.workers` has several of."""
+"""One process that visits sites for another, as `fedcore.transport.workers` has several of."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from fedcore.algorithm import Visitor
+from fedcore.algorithms.base import Visitor
 from fedcore.errors import InputError
-from fedcore.local import LocalTrainer
-from fedcore.malloc import keep_large_blocks
-from fedcore.message import Message, Refusal, Tensors
-from fedcore.parcel import pack, unpack
-from fedcore.site import Round
-from fedcore.transport import Answer, InProcess
+from fedcore.messages.message import Message, Refusal, Tensors
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.malloc import keep_large_blocks
+from fedcore.transport.in_process import Answer, InProcess
+from fedcore.transport.pickling import pack, unpack
 
 _DYING_SECONDS = 10.0
 """A process that has closed its pipe is given so long to leave its exit code."""

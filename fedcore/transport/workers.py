@@ -8,8 +8,8 @@ in a visit hangs on (seed, round, site), and answers are handed on in the order 
 Sums depend on the number of threads; the workers share out those that torch has here, and have at least one each.
 
 Sites and server are here parts of one program on one machine. So what passes between its processes is pickled
-(`fedcore.parcel`), against the rule that nothing received is unpickled; a site's border stands in the worker,
-before anything is passed on.
+(`fedcore.transport.pickling`), against the rule that nothing received is unpickled; a site's border stands in the
+worker, before anything is passed on.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from typing import Any
 
 import torch
 
-from fedcore.algorithm import Visitor
+from fedcore.algorithms.base import Visitor
 from fedcore.errors import InputError
-from fedcore.memory import InMemory
-from fedcore.message import Message, Refusal
-from fedcore.parcel import pack
-from fedcore.site import Round
-from fedcore.transport import Answer, InProcess, Tasks
-from fedcore.worker import Died, Done, Errand, Outfit, Worker
+from fedcore.messages.message import Message, Refusal
+from fedcore.site.memory import InMemory
+from fedcore.site.site import Round
+from fedcore.transport.in_process import Answer, InProcess, Tasks
+from fedcore.transport.pickling import pack
+from fedcore.transport.worker import Died, Done, Errand, Outfit, Worker
 
 _AHEAD = 4
 """Visits a worker that may be begun before the first of them all is done: what a large site may hold up."""

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.errors import Refused
-from fedcore.files import append
-from fedcore.local import LocalTrainer
-from fedcore.message import Contribution, Reveals, flatten
-from fedcore.reading import json_of, text_of
-from fedcore.report.read import SET_AUDITS
-from fedcore.site import Round, Site
-from fedgen.audit import Audit, Finding, Shown
+from fedcore.files.reading import json_of, text_of
+from fedcore.files.writing import append
+from fedcore.messages.message import Contribution, Reveals, flatten
+from fedcore.report.read.reader import SET_AUDITS
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
+from fedgen.auditing.audit import Audit, Finding, Shown
 
 WHAT = "audit of a set"
 FILE = "audit.jsonl"

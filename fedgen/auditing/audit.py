@@ -1,6 +1,6 @@
 """The audit of a drawn set: each site holds it against its own images, and sends verdicts and numbers, no image.
 
-For its own page it keeps the pairs of images that are most alike (`fedgen.lookalikes`).
+For its own page it keeps the pairs of images that are most alike (`fedgen.auditing.nearest_pairs`).
 
 Copies are looked for by pixels and, with an encoder, by features, and so is membership, where the worse counts.
 What the site held out from training says what is nearness without copying.
@@ -16,21 +16,21 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fedcore.data.images import Images
-from fedcore.features import embed
-from fedcore.keepsake import evenly, keep
-from fedcore.local import LocalTrainer
-from fedcore.message import FEATURES, SAMPLES, STATISTICS, Contribution, Message, Weights
-from fedcore.site import Round, Site
-from fedgen.copies import LEAST, NEIGHBOURS, PixelLooks, copies, near_by_features, together
-from fedgen.diversity import PAIRS, likenesses
+from fedcore.data.dataset import Images
+from fedcore.messages.message import FEATURES, SAMPLES, STATISTICS, Contribution, Message, Weights
+from fedcore.models.features import embed
+from fedcore.site.figures import evenly, keep
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
+from fedgen.auditing.diversity import PAIRS, likenesses
+from fedgen.auditing.membership import LEAST as LEAST_MEMBERS
+from fedgen.auditing.membership import by_features, by_pixels, membership, worst
+from fedgen.auditing.moments import Moments
+from fedgen.auditing.nearest_pairs import FILE, View, lookalikes
+from fedgen.auditing.quality import Sample, alike
+from fedgen.copies.copies import LEAST, NEIGHBOURS, PixelLooks, copies, near_by_features, together
+from fedgen.copies.matching import working
 from fedgen.generator import UNSAID, Known
-from fedgen.lookalikes import FILE, View, lookalikes
-from fedgen.matching import working
-from fedgen.membership import LEAST as LEAST_MEMBERS
-from fedgen.membership import by_features, by_pixels, membership, worst
-from fedgen.moments import Moments
-from fedgen.quality import Sample, alike
 
 BATCH = 256
 
@@ -40,8 +40,9 @@ class Shown(Message):
     """What a site is shown.
 
     Among the images may be copies of other sites' patients: that is what is asked. Sites that trained the generator
-    together hold its weights and could draw the same. Where each site's own drew (`fedgen.joint`, `fedgen.invert`),
-    they see here what they could not see before; so let each site audit its own images first, by a set of its own.
+    together hold its weights and could draw the same. Where each site's own drew (`fedgen.oneshot.joint_generator`,
+    `fedgen.oneshot.invert`), they see here what they could not see before; so let each site audit its own images first,
+    by a set of its own.
     """
 
     images: Float[Tensor, "n c *space"] = field(metadata=SAMPLES)
@@ -76,7 +77,7 @@ class Audit:
 
     known: Known
     deviations: float = 5.0
-    """How far below other patients' closeness a copy's lies, see `fedgen.copies`; more let more pass."""
+    """How far below other patients' closeness a copy's lies, see `fedgen.copies.copies`; more let more pass."""
     digest: str = ""
     """Of the set."""
 

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fedgen.matching import reduced
-from fedgen.registration import centred
+from fedgen.copies.matching import reduced
+from fedgen.copies.registration import centred
 
 LEAST = 100
 """Held-out images below which no rate at 1 % is given: a hundredth of them is less than one image."""

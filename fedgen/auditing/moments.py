@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedcore.message import STATISTICS, Message
+from fedcore.messages.message import STATISTICS, Message
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedcore.keepsake import Arrays, thumbnails
-from fedgen.copies import Copies, Near
+from fedcore.site.figures import Arrays, thumbnails
+from fedgen.copies.copies import Copies, Near
 
 FILE = "lookalikes.npz"
 SHOWN = 6

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fedgen.tstr import tstr
+from fedgen.auditing.tstr import tstr
 
 NEIGHBOURS = 5
 LEAST = 2 * NEIGHBOURS

@@ -15,30 +15,30 @@ from jaxtyping import Float
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
-from fedcore.cli import stage_of
-from fedcore.data.audit_record import AUDIT, AuditRecord, Figures, with_digest
-from fedcore.data.images import Cohort
+from fedcore.cli.main import stage_of
+from fedcore.cli.recipe import read_recipe
+from fedcore.data.dataset import Cohort
+from fedcore.data.synthetic.audit_record import AUDIT, AuditRecord, Figures, with_digest
 from fedcore.errors import InputError
-from fedcore.files import require_no_links, write_json
-from fedcore.ledger import ANSWERS
-from fedcore.local import LocalTrainer
-from fedcore.lock import locked
-from fedcore.message import Contribution, Refusal, Weights
-from fedcore.progress import load
-from fedcore.recipe import read_recipe
-from fedcore.run import RunFolder
-from fedcore.site import Round
-from fedcore.store import TENSORS, build_encoder, find_encoder
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedgen.allowance import Allowance
-from fedgen.audit import BATCH, Audit, Finding, Shown, imitating
-from fedgen.diversity import emptiness, likeness
-from fedgen.drawn import DrawnImage, DrawnSet
+from fedcore.files.lock import locked
+from fedcore.files.writing import require_no_links, write_json
+from fedcore.messages.message import Contribution, Refusal, Weights
+from fedcore.models.encoder_store import TENSORS, build_encoder, find_encoder
+from fedcore.runs.folder import RunFolder
+from fedcore.runs.progress import load
+from fedcore.server.communication import ANSWERS
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedgen.auditing.allowance import Allowance
+from fedgen.auditing.audit import BATCH, Audit, Finding, Shown, imitating
+from fedgen.auditing.diversity import emptiness, likeness
+from fedgen.auditing.moments import Moments, frechet, pooled
+from fedgen.auditing.quality import Sample, drawings
 from fedgen.generator import Known
-from fedgen.moments import Moments, frechet, pooled
-from fedgen.origin import require_origin
-from fedgen.quality import Sample, drawings
+from fedgen.synthetic.provenance import require_origin
+from fedgen.synthetic.synthetic_set import DrawnImage, DrawnSet
 
 STAGE = {"generate": "generate train", "finetune": "finetune"}
 """What made a run that sets are drawn from."""

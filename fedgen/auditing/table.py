@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from rich.console import Console
 from rich.text import Text
 
-from fedcore.data.audit_record import AuditRecord
-from fedcore.grid import grid, terminal
+from fedcore.cli.tables import grid, terminal
+from fedcore.data.synthetic.audit_record import AuditRecord
 from fedcore.report.units import figure, plural
 
 PRIVACY = {

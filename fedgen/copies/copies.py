@@ -20,9 +20,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fedgen.matching import Matches, nearest
-from fedgen.noisy import NOISES, Noisy, noisier
-from fedgen.posed import WHOLE, Posed, Search
+from fedgen.copies.matching import Matches, nearest
+from fedgen.copies.noise_search import NOISES, Noisy, noisier
+from fedgen.copies.pose_search import WHOLE, Posed, Search
 
 NEIGHBOURS = 5
 NOT_LOOKED_FOR = (
@@ -91,7 +91,7 @@ class PixelLooks:
 
     @staticmethod
     def of(trained: Float[Tensor, "m c *space"], patients: Int[Tensor, " m"]) -> PixelLooks:
-        """Of trained images as `fedgen.matching.working` makes them; of more than `NEIGHBOURS` patients."""
+        """Of trained images as `fedgen.copies.matching.working` makes them; of more than `NEIGHBOURS` patients."""
         search = WHOLE[trained.dim() - 2]
         whole = {
             "pixels": Posed.of(trained, patients, search),

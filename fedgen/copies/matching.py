@@ -1,5 +1,5 @@
-"""What is compared of images, and the trained ones that are most like each: what `fedgen.posed` and `fedgen.noisy`
-share."""
+"""What is compared of images, and the trained ones that are most like each: what `fedgen.copies.pose_search` and
+`fedgen.copies.noise_search` share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fedgen.registration import centred, inside
+from fedgen.copies.registration import centred, inside
 
 WORKING = {2: 32, 3: 16}
 """Pixels a side, by spatial dimensions, of what is kept of an image; what is finer is not looked at."""

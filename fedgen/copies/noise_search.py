@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fedgen.matching import CHUNK, Matches, learned_from, mirrorings, nearest, pixels_of, reduced
-from fedgen.metric import Metric
-from fedgen.registration import centred
+from fedgen.copies.matching import CHUNK, Matches, learned_from, mirrorings, nearest, pixels_of, reduced
+from fedgen.copies.metric import Metric
+from fedgen.copies.registration import centred
 
 SMOOTH = {2: 16, 3: 8}
 """Pixels a side of what is compared."""
@@ -43,7 +43,7 @@ class Noisy:
 
     @staticmethod
     def of(trained: Float[Tensor, "m c *space"], patients: Int[Tensor, " m"]) -> Noisy:
-        """As `fedgen.posed.Posed.of`."""
+        """As `fedgen.copies.pose_search.Posed.of`."""
         dims, some = trained.dim() - 2, learned_from(trained)
         seen = [pixels_of(noisier(some, 0.5, seed), SMOOTH[dims]) for seed in range(_DISGUISES)]
         metric = Metric.of(pixels_of(some, SMOOTH[dims]), torch.stack(seen, 1), 64)

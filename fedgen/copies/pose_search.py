@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedgen.matching import CHUNK, Matches, equalised, learned_from, mirrorings, nearest, pixels_of, reduced
-from fedgen.metric import Metric
-from fedgen.registration import centred, mirrored_transforms, moved, register, transforms
+from fedgen.copies.matching import CHUNK, Matches, equalised, learned_from, mirrorings, nearest, pixels_of, reduced
+from fedgen.copies.metric import Metric
+from fedgen.copies.registration import centred, mirrored_transforms, moved, register, transforms
 
 COARSE = {2: 12, 3: 8}
 FINE = {2: 16, 3: 10}

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fedcore.views import resample, turn
+from fedcore.augment.views import resample, turn
 
 STEPS = 6
 _FURTHEST = 0.3, 0.2, radians(15)

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fedgen.diffusion.sampler import Predict, Sampler
+from fedgen.diffusion.schedule import Noise
+from fedgen.diffusion.unet import UNet
 from fedgen.generator import UNSAID, ByName, Canvas, Generator, Known
-from fedgen.noise import Noise
-from fedgen.sampling import Predict, Sampler
-from fedgen.unet import UNet
 
 
 class Denoiser(nn.Module):

@@ -15,13 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from fedcore.message import Levels, Reveals
-from fedgen.average import follow
-from fedgen.denoiser import Denoiser, DiffusionGenerator
+from fedcore.messages.message import Levels, Reveals
+from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
+from fedgen.diffusion.schedule import Noise, over
+from fedgen.diffusion.unet import UNet
+from fedgen.ema import follow
 from fedgen.generative import Generative, OptimizerFactory
 from fedgen.generator import Canvas, Generator, Known, left_unsaid
-from fedgen.noise import Noise, over
-from fedgen.unet import UNet
 
 
 class Diffusion(Generative):

@@ -14,14 +14,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedcore.data.decode import UNLABELED
-from fedcore.data.images import Beside
+from fedcore.data.dataset import Beside
+from fedcore.data.preprocess.decode import UNLABELED
 from fedcore.errors import Refused
-from fedgen.denoiser import Denoiser, DiffusionGenerator
-from fedgen.diffusion import Diffusion
+from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
+from fedgen.diffusion.diffusion import Diffusion
+from fedgen.diffusion.sampler import Sampler
+from fedgen.diffusion.schedule import Noise
 from fedgen.generator import Canvas, Generator, Known
-from fedgen.noise import Noise
-from fedgen.sampling import Sampler
 
 
 class PairedDiffusion(Diffusion):

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedgen.noise import Noise
+from fedgen.diffusion.schedule import Noise
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """x_t (n, c, *space) and its time (n,) to what the process predicts."""
@@ -34,7 +34,7 @@ class Sampler:
     """How noise is walked back; no step draws anything, so an image hangs on its first noise alone.
 
     With the exact predictor of N(0, 0.3^2) and 50 steps, images have a standard deviation of 0.301 by dpm and of
-    0.287 by ddim; with 20 steps 0.293 and 0.268 (tests/fedgen/test_sampling.py).
+    0.287 by ddim; with 20 steps 0.293 and 0.268 (tests/fedgen/diffusion/test_sampler.py).
     """
 
     steps: int = 50

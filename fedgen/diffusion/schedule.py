@@ -19,7 +19,7 @@ LEAST = 0.02
 
 The image is (x_t - s_t e) / a_t, and cosine ends at a_t = 5e-5: there an error of 0.01 in e is one of 200 in the
 image, and moves the mean of samples by 1.8 at 50 steps. From 0.02 on it moves it by 0.02
-(tests/fedgen/test_sampling.py). v and flow have no such quotient.
+(tests/fedgen/diffusion/test_sampler.py). v and flow have no such quotient.
 """
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fedgen.levels import GROUPS, require_halvings, require_widths
+from fedgen.network_levels import GROUPS, require_halvings, require_widths
 
 
 class UNet(nn.Module):

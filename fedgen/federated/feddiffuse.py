@@ -23,11 +23,11 @@ from typing import Any, Literal
 
 from pytorch_lightning import LightningModule
 
-from fedcore.algorithm import FedAvg
+from fedcore.algorithms.base import FedAvg
 from fedcore.errors import InputError
-from fedcore.local import LocalTrainer
-from fedcore.message import Contribution, Weights
-from fedcore.site import Round, Site
+from fedcore.messages.message import Contribution, Weights
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
 
 Part = Literal["encoder", "bottleneck", "decoder"]
 PARTS: dict[str, Part] = {
@@ -35,7 +35,7 @@ PARTS: dict[str, Part] = {
     "mid_block": "bottleneck", "middle_block": "bottleneck",
     "up_blocks": "decoder", "conv_norm_out": "decoder", "conv_out": "decoder", "out": "decoder",
 }  # fmt: skip
-"""Of what both networks of `fedgen.unet` call their children."""
+"""Of what both networks of `fedgen.diffusion.unet` call their children."""
 HALVES: tuple[tuple[Part, ...], ...] = (("encoder", "bottleneck"), ("decoder",))
 
 
@@ -97,7 +97,7 @@ def _names(module: Any, stays: tuple[Part, ...] = ()) -> tuple[str, ...]:
     names = [name for name in module.state_dict() if name.startswith(module.share)]
     if missing := set(PARTS.values()) - {part_of(name) for name in names}:
         raise InputError(
-            f"FedDiffuse needs a generator with the network fedgen.unet.UNet; in {type(module).__name__} "
+            f"FedDiffuse needs a generator with the network fedgen.diffusion.unet.UNet; in {type(module).__name__} "
             f"no {' and no '.join(sorted(missing))} was found"
         )
     return tuple(name for name in names if part_of(name) not in stays)

@@ -4,8 +4,8 @@ A local virtual sample is where the site's own model changes its mind most, a gl
 server sent is surest of the label; both are made anew at every step, stay at the site, and guide any classifier:
 
     algorithm:
-      class_path: fedcore.algorithm.FedAvg
-      init_args: {guides: [fedgen.virtual.VirtualSamples]}
+      class_path: fedcore.algorithms.base.FedAvg
+      init_args: {guides: [fedgen.federated.fedvss.VirtualSamples]}
 
 Our reading: the abstract names both kinds of sample, and all formulas and default values here are ours. The local
 search is that of virtual adversarial training (Miyato et al. 2018, arXiv 1704.03976). At a global sample the model is
@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, normalize
 from torch.utils.hooks import RemovableHandle
 
-from fedcore.aside import Network, aside, evaluating
 from fedcore.errors import Refused
-from fedcore.message import Tensors
-from fedcore.site import Round, Site
+from fedcore.messages.message import Tensors
+from fedcore.site.site import Round, Site
+from fedcore.training.functional import Network, aside, evaluating
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fedgen.noise import over
+from fedgen.diffusion.schedule import over
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import avg_pool2d, avg_pool3d, normalize, relu
 
-from fedcore.message import Levels, Reveals
+from fedcore.messages.message import Levels, Reveals
+from fedgen.gan.generator_network import CONVOLUTIONS
 from fedgen.generator import ByName, Canvas, Known
-from fedgen.levels import require_halvings, require_widths
-from fedgen.painter import CONVOLUTIONS
+from fedgen.network_levels import require_halvings, require_widths
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 Which network travels is the choice of the federation:
 
-- FedGAN (Rasouli et al. 2020, arXiv 2006.07228): both are averaged; `fedcore.algorithm.FedAvg`.
+- FedGAN (Rasouli et al. 2020, arXiv 2006.07228): both are averaged; `fedcore.algorithms.base.FedAvg`.
 - The painter alone is averaged, each site's critic stays at home: `CriticsStay`.
-- MD-GAN (Hardy et al. 2019, arXiv 1811.03850): the painter never leaves the server; `fedgen.mdgan`.
+- MD-GAN (Hardy et al. 2019, arXiv 1811.03850): the painter never leaves the server; `fedgen.gan.mdgan`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from fedcore.algorithm import FedAvg
+from fedcore.algorithms.base import FedAvg
 from fedcore.errors import InputError
-from fedcore.message import Levels, Reveals
-from fedgen.adversarial import Hinge, Objective, Wasserstein
-from fedgen.average import follow
-from fedgen.critic import Critic, Shown, Spectral
-from fedgen.diffaugment import DiffAugment
+from fedcore.messages.message import Levels, Reveals
+from fedgen.ema import follow
+from fedgen.gan.diffaugment import DiffAugment
+from fedgen.gan.discriminator import Critic, Shown, Spectral
+from fedgen.gan.generator_network import GANGenerator, Painter
+from fedgen.gan.losses import Hinge, Objective, Wasserstein
 from fedgen.generative import Generative, OptimizerFactory
 from fedgen.generator import Canvas, Known, left_unsaid
-from fedgen.painter import GANGenerator, Painter
 
 PAINTER = ("painter.", "average.", "steps")
 """Prefixes of what draws."""
@@ -61,7 +61,7 @@ class GAN(Generative):
             known: Classes and sites; a run takes them from its data.
             painter: What draws.
             critic: What tells drawn images from real ones.
-            objective: What both learn by; null: fedgen.adversarial.Hinge.
+            objective: What both learn by; null: fedgen.gan.losses.Hinge.
             augment: Changes of what the critic sees.
             dropped: Part of the images whose class and site are both left unsaid while training, and of as many again
                 either is, so that they may be left open when drawing.

@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
+from fedgen.diffusion.sampler import Sampler
 from fedgen.generator import ByName, Canvas, Generator, Known
-from fedgen.levels import GROUPS, require_halvings, require_widths
-from fedgen.sampling import Sampler
+from fedgen.network_levels import GROUPS, require_halvings, require_widths
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 """By the dimensions of an image."""

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import relu
 
-from fedgen.critic import Shown
+from fedgen.gan.discriminator import Shown
 
 Judge = Callable[[Shown], Tensor]
 """Images to a score each, a critic."""

@@ -24,15 +24,15 @@ from jaxtyping import Float, Int
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from fedcore.algorithm import Guide
+from fedcore.algorithms.base import Guide
 from fedcore.errors import InputError, Refused
-from fedcore.local import LocalTrainer
-from fedcore.message import STATISTICS, WEIGHTS, Contribution, Message
-from fedcore.site import Round, Site
-from fedgen.critic import Shown
-from fedgen.gan import GAN, PAINTER, adam
+from fedcore.messages.message import STATISTICS, WEIGHTS, Contribution, Message
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
+from fedgen.gan.discriminator import Shown
+from fedgen.gan.gan import GAN, PAINTER, adam
+from fedgen.gan.server_generator import Studio
 from fedgen.generative import OptimizerFactory
-from fedgen.studio import Studio
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Critique(Message):
 
 @dataclass(frozen=True)
 class MDGAN:
-    """The generator is a `fedgen.gan.GAN`; its painter's optimizer is the one named here.
+    """The generator is a `fedgen.gan.gan.GAN`; its painter's optimizer is the one named here.
 
     Our reading: a class is drawn for a site as often as the site has it (once it has said so; evenly before), and
     the gradients of a site count as its images, AsynDGAN's weights; MD-GAN's sites have equally many.
@@ -93,7 +93,7 @@ class MDGAN:
 
     def start(self, local: LocalTrainer) -> Studio:
         if not isinstance(local.module, GAN):
-            raise InputError(f"MDGAN takes the generator fedgen.gan.GAN, got {type(local.module).__name__}")
+            raise InputError(f"MDGAN takes the generator fedgen.gan.gan.GAN, got {type(local.module).__name__}")
         return Studio.of(local.module, local.shared())
 
     @torch.no_grad()

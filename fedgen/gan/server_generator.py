@@ -15,15 +15,15 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from fedcore.keep import resume, state_of
-from fedcore.message import STATISTICS, WEIGHTS, Message, Tensors, Weights
-from fedcore.reading import json_of
-from fedgen.average import follow
-from fedgen.gan import GAN
+from fedcore.files.reading import json_of
+from fedcore.messages.message import STATISTICS, WEIGHTS, Message, Tensors, Weights
+from fedcore.training.optimizer_state import resume, state_of
+from fedgen.diffusion.sampler import noise_of
+from fedgen.ema import follow
+from fedgen.gan.gan import GAN
 from fedgen.generative import OptimizerFactory
 from fedgen.generator import UNSAID, Generator, left_unsaid
-from fedgen.sampling import noise_of
-from fedgen.store import built, plan_of
+from fedgen.generator_store import built, plan_of
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fedcore.message import Levels, Reveals
+from fedcore.messages.message import Levels, Reveals
 from fedgen.generator import Canvas
-from fedgen.levels import GROUPS, require_halvings, require_widths
+from fedgen.network_levels import GROUPS, require_halvings, require_widths
 
 
 class Autoencoder(nn.Module):

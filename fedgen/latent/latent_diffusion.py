@@ -1,8 +1,8 @@
 """Latent diffusion that several sites train together (Rombach et al. 2021, arXiv 2112.10752; brain volumes: Pinaya et
 al. 2022, arXiv 2209.07162).
 
-Sites first train an autoencoder (`fedgen.vae`), then diffusion on its codes, which are 16 times (in volumes 64 times)
-fewer than pixels with the default of two halvings.
+Sites first train an autoencoder (`fedgen.latent.vae`), then diffusion on its codes, which are 16 times (in volumes 64
+times) fewer than pixels with the default of two halvings.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedcore.errors import InputError
-from fedgen.autoencoder import Autoencoder, drawn
-from fedgen.denoiser import Denoiser, DiffusionGenerator
-from fedgen.diffusion import Diffusion
+from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
+from fedgen.diffusion.diffusion import Diffusion
+from fedgen.diffusion.sampler import Sampler
+from fedgen.diffusion.schedule import Noise
 from fedgen.generator import Canvas, Generator, Known
-from fedgen.levels import Uneven
-from fedgen.noise import Noise
-from fedgen.sampling import Sampler
-from fedgen.store import GENERATOR, load_generator
-from fedgen.vae import VAEGenerator
+from fedgen.generator_store import GENERATOR, load_generator
+from fedgen.latent.autoencoder import Autoencoder, drawn
+from fedgen.latent.vae import VAEGenerator
+from fedgen.network_levels import Uneven
 
 
 class LatentDiffusion(Diffusion):

@@ -1,7 +1,8 @@
 """A variational autoencoder that several sites train together (Kingma and Welling 2013, arXiv 1312.6114).
 
-It is told neither class nor site, so what it draws has no label. It is the first stage of `fedgen.latent`. By itself it
-draws texture: places of a code are drawn apart, while those of an image belong together, which diffusion learns.
+It is told neither class nor site, so what it draws has no label. It is the first stage of
+`fedgen.latent.latent_diffusion`. By itself it draws texture: places of a code are drawn apart, while those of an image
+belong together, which diffusion learns.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from fedgen.autoencoder import Autoencoder, drawn
+from fedgen.diffusion.sampler import Sampler
 from fedgen.generative import Generative, OptimizerFactory
 from fedgen.generator import Canvas, Generator, Known
-from fedgen.sampling import Sampler
+from fedgen.latent.autoencoder import Autoencoder, drawn
 
 
 class VAE(Generative):

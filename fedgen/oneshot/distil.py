@@ -2,7 +2,7 @@
 a patient.
 
 It is written as a finetune run, so that `fedpretrain evaluate` scores it. What a site's whole classifier reveals when
-it leaves once stands in fedcore.handover; with a set of `generate invert --each true`, images and what a site's
+it leaves once stands in fedcore.site.one_shot; with a set of `generate invert --each true`, images and what a site's
 classifier says of them leave instead: SAMPLES, which only an audit may pass, and no weights.
 """
 
@@ -17,24 +17,24 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from fedcore.checkpoint import Checkpoint
-from fedcore.classifiers import fresh_classifier, save_classifier
 from fedcore.errors import InputError
-from fedcore.keep import resume as restore
-from fedcore.keep import state_of
-from fedcore.message import WEIGHTS, Message, Tensors
-from fedcore.progress import Counting
-from fedcore.run import RunFolder
+from fedcore.messages.message import WEIGHTS, Message, Tensors
+from fedcore.models.classifiers import fresh_classifier, save_classifier
+from fedcore.models.encoder_store import find_encoder, load_encoder
+from fedcore.runs.folder import RunFolder
+from fedcore.runs.progress import Counting
 from fedcore.seeds import seeded
-from fedcore.site import Round
-from fedcore.store import find_encoder, load_encoder
-from fedgen.courses import Course, Passes, Walks
-from fedgen.distil import Distillation, Lesson
-from fedgen.drawn import DrawnSet
-from fedgen.ensemble import Tuned
-from fedgen.inversion import Inversion
-from fedgen.invert import digest_of_weights, digests, require_memory
-from fedgen.recognition import Recognition
+from fedcore.server.checkpoint import Checkpoint
+from fedcore.site.site import Round
+from fedcore.training.optimizer_state import resume as restore
+from fedcore.training.optimizer_state import state_of
+from fedgen.oneshot.distillation import Distillation, Lesson
+from fedgen.oneshot.ensemble import Tuned
+from fedgen.oneshot.inversion import Inversion
+from fedgen.oneshot.invert import digest_of_weights, digests, require_memory
+from fedgen.oneshot.teacher_accuracy import Recognition
+from fedgen.oneshot.teacher_data import Course, Passes, Walks
+from fedgen.synthetic.synthetic_set import DrawnSet
 
 MEAN, RANDOM = "mean", "random"
 
@@ -54,7 +54,8 @@ def distil(
 
     The defaults are the 50,000 steps of the student of FedISCA's code, for a GPU. A few hundred teach nothing that can
     be relied on (recipes/oneshot.yaml). Without `drawn`, run.json has how many images at the end of each epoch's walk a
-    classifier that had no part in them recognises as their class, class by class, over all epochs (fedgen.recognition).
+    classifier that had no part in them recognises as their class, class by class, over all epochs
+    (fedgen.oneshot.teacher_accuracy).
 
     Args:
         run: A finished run of `finetune`; of LocalOnly: one-shot federation.

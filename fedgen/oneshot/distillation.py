@@ -23,7 +23,7 @@ from torch.nn.functional import kl_div
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD
 
-from fedgen.ensemble import Ensemble
+from fedgen.oneshot.ensemble import Ensemble
 
 Lesson = tuple[Tensor, Tensor]
 """Images (n, c, *space), and what is to be learned of them: softened probabilities (n, k)."""

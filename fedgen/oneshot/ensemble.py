@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fedcore.classifiers import classifiers_of
 from fedcore.errors import InputError
-from fedcore.handover import hand_over
-from fedcore.message import Tensors
-from fedcore.run import RunFolder
+from fedcore.messages.message import Tensors
+from fedcore.models.classifiers import classifiers_of
+from fedcore.runs.folder import RunFolder
+from fedcore.site.one_shot import hand_over
 from fedgen.generator import Canvas, Known
 
 
@@ -74,7 +74,7 @@ class Tuned:
         return cls(run, known, Canvas(about["channels"], tuple(about["size"])), networks)
 
     def together(self) -> Ensemble:
-        """All of them. Each site's own leaves its site for that, whole: see fedcore.handover."""
+        """All of them. Each site's own leaves its site for that, whole: see fedcore.site.one_shot."""
         for site, network in self.networks.items():
             if site is not None and site not in self.handed_over:
                 hand_over(self.run, site, network.state_dict())

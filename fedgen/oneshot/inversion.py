@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedgen.ensemble import Ensemble
+from fedgen.oneshot.ensemble import Ensemble
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,9 @@ class Inversion:
     """Codes that an image is the sum of, >= 0: with 2, one of half and one of a quarter of its resolution, upsampled,
     then tanh. More are coarser still; 0 moves the pixels themselves [0, as FedISCA]."""
     hold_out: bool = True
-    """Leave out one of several classifiers, another for every batch: it judges the images (fedgen.recognition), and
-    knows nothing of how they were made. False: all make them, as in FedISCA, and nobody judges."""
+    """Leave out one of several classifiers, another for every batch: it judges the images
+    (fedgen.oneshot.teacher_accuracy), and knows nothing of how they were made. False: all make them, as in FedISCA, and
+    nobody judges."""
 
     def __post_init__(self) -> None:
         weights = (self.tv, self.l2, self.statistics, self.first, self.compete, self.jitter, self.scales)

@@ -16,19 +16,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fedcore.data.synthetic import SETTINGS
+from fedcore.data.synthetic.synthetic_set import SETTINGS
 from fedcore.errors import InputError
-from fedcore.files import require_writable, write_json
-from fedcore.lock import locked
-from fedcore.progress import Counting
-from fedcore.weights import apart
-from fedgen.drawn import MANIFEST, RECOGNITION, DrawnSet, add, begin, read_settings
-from fedgen.ensemble import Ensemble, Panel, Tuned, answers
+from fedcore.files.lock import locked
+from fedcore.files.writing import require_writable, write_json
+from fedcore.models.weights import apart
+from fedcore.runs.progress import Counting
+from fedgen.diffusion.sampler import noise_of
 from fedgen.generator import Known
-from fedgen.inversion import Inversion, remembers
-from fedgen.pictures import require_encodable
-from fedgen.recognition import Recognition, Told
-from fedgen.sampling import noise_of
+from fedgen.oneshot.ensemble import Ensemble, Panel, Tuned, answers
+from fedgen.oneshot.inversion import Inversion, remembers
+from fedgen.oneshot.teacher_accuracy import Recognition, Told
+from fedgen.synthetic.image_files import require_encodable
+from fedgen.synthetic.synthetic_set import MANIFEST, RECOGNITION, DrawnSet, add, begin, read_settings
 
 
 def invert(
@@ -45,7 +45,7 @@ def invert(
     """Inverts the classifiers of a finished finetune run into a set of images and returns its manifest.
 
     How many of the images a classifier that had no part in them recognises as their class, and how sure it is, stands
-    in set.json, class by class (fedgen.recognition), where there is one.
+    in set.json, class by class (fedgen.oneshot.teacher_accuracy), where there is one.
 
     Args:
         run: A finished run of `finetune`; of LocalOnly, or where sites keep a part of it, each site's classifier.
@@ -162,7 +162,7 @@ def require_memory(tuned: Tuned, how: Inversion) -> None:
     if how.statistics and not all(remembers(network) for network in tuned.networks.values()):
         raise InputError(
             "the classifiers have no batch norm, whose statistics keep images near to real ones; take such an encoder "
-            "(fedcore.encoders.ResNet), or do without by --inversion.statistics 0"
+            "(fedcore.models.encoders.ResNet), or do without by --inversion.statistics 0"
         )
 
 

@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fedgen.diffusion.sampler import Sampler
 from fedgen.generator import Canvas, Generator, Known
-from fedgen.sampling import Sampler
-from fedgen.store import GENERATOR, built, load_generator, plan_of
+from fedgen.generator_store import GENERATOR, built, load_generator, plan_of
 
 
 @dataclass(frozen=True)

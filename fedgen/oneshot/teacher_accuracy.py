@@ -1,7 +1,7 @@
 """How many inverted images a classifier takes for what they were made for, and how sure it is.
 
-The classifier is one that had no part in the images (fedgen.ensemble.Panel), in evaluation mode: those that made them
-are convinced by noise as well, from which no student learns. Of a run with one classifier nothing is told.
+The classifier is one that had no part in the images (fedgen.oneshot.ensemble.Panel), in evaluation mode: those that
+made them are convinced by noise as well, from which no student learns. Of a run with one classifier nothing is told.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedcore.grid import grid, terminal
-from fedcore.message import STATISTICS, Message
+from fedcore.cli.tables import grid, terminal
+from fedcore.messages.message import STATISTICS, Message
 from fedcore.report.units import figure
 
 TITLES = ("images", "recognised", "probability")

@@ -12,12 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedcore.errors import InputError
-from fedgen.distil import Lesson, along, shuffled, softened
-from fedgen.drawn import DrawnSet
-from fedgen.ensemble import Ensemble, Panel, Tuned, answers
-from fedgen.inversion import Inversion
-from fedgen.recognition import Recognition
-from fedgen.sampling import noise_of
+from fedgen.diffusion.sampler import noise_of
+from fedgen.oneshot.distillation import Lesson, along, shuffled, softened
+from fedgen.oneshot.ensemble import Ensemble, Panel, Tuned, answers
+from fedgen.oneshot.inversion import Inversion
+from fedgen.oneshot.teacher_accuracy import Recognition
+from fedgen.synthetic.synthetic_set import DrawnSet
 
 
 @runtime_checkable

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedcore.keepsake import axial
-from fedgen.pictures import png
+from fedcore.site.figures import axial
+from fedgen.synthetic.image_files import png
 
 MOST, COLUMNS = 64, 8
 GAP = 2

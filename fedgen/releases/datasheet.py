@@ -10,17 +10,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fedcore.data.audit_record import AuditRecord
-from fedcore.data.gate import Verdict
-from fedcore.ledger import highest
-from fedcore.report.digest import meaning
+from fedcore.data.synthetic.audit_record import AuditRecord
+from fedcore.data.synthetic.release_criteria import Verdict
 from fedcore.report.markdown import fenced, plain, table
 from fedcore.report.private import shorten_recipe
+from fedcore.report.read.digest import meaning
 from fedcore.report.units import figure, plural
-from fedcore.run import RunFolder
-from fedgen import recognition
-from fedgen.copies import NOT_LOOKED_FOR
-from fedgen.drawn import NOTE, RECOGNITION, DrawnSet
+from fedcore.runs.folder import RunFolder
+from fedcore.server.communication import highest
+from fedgen.copies.copies import NOT_LOOKED_FOR
+from fedgen.oneshot import teacher_accuracy as recognition
+from fedgen.synthetic.synthetic_set import NOTE, RECOGNITION, DrawnSet
 
 _USE = """Made to enlarge training sets of {models}: add its manifest's rows to those of your own images. Not for
 diagnosis, teaching of readers or any claim about a population. Nobody was scanned: a finding on one of these images is

@@ -12,20 +12,20 @@ from typing import Literal
 
 import torch
 
-from fedcore.checksums import write_sums
-from fedcore.data.audit_record import AUDIT, AuditRecord
-from fedcore.data.gate import Gate
-from fedcore.data.synthetic import SITE, digest_of
+from fedcore.data.synthetic.audit_record import AUDIT, AuditRecord
+from fedcore.data.synthetic.release_criteria import Gate
+from fedcore.data.synthetic.synthetic_set import SITE, digest_of
 from fedcore.errors import Faults, InputError
-from fedcore.files import require_no_links, require_writable, write_atomically, write_json
-from fedcore.run import RunFolder
-from fedgen.allowance import asked_about
-from fedgen.contact import contact_sheet
-from fedgen.datasheet import datasheet
-from fedgen.dicom import as_dicom
-from fedgen.drawn import COLUMNS, MANIFEST, DrawnImage, DrawnSet
-from fedgen.inspection import inspect
-from fedgen.pictures import decoded
+from fedcore.files.checksums import write_sums
+from fedcore.files.writing import require_no_links, require_writable, write_atomically, write_json
+from fedcore.runs.folder import RunFolder
+from fedgen.auditing.allowance import asked_about
+from fedgen.auditing.run import inspect
+from fedgen.releases.contact_sheet import contact_sheet
+from fedgen.releases.datasheet import datasheet
+from fedgen.synthetic.dicom_files import as_dicom
+from fedgen.synthetic.image_files import decoded
+from fedgen.synthetic.synthetic_set import COLUMNS, MANIFEST, DrawnImage, DrawnSet
 
 SHEET = "README.md"
 

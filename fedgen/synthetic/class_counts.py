@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fedcore.data.images import Images
+from fedcore.data.dataset import Images
 from fedcore.errors import InputError
-from fedcore.local import LocalTrainer
-from fedcore.message import STATISTICS, Contribution, Empty, Message, Refusal, Reveals
-from fedcore.site import Round, Site
-from fedcore.transport import InProcess
+from fedcore.messages.message import STATISTICS, Contribution, Empty, Message, Refusal, Reveals
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.transport.in_process import InProcess
 from fedgen.generator import Known
 
 Pair = tuple[str | None, str | None]

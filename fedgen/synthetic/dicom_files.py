@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedcore.data.io.levels import LEVELS
-from fedcore.data.slices import planes
+from fedcore.data.preprocess.slices import planes
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 MULTI_FRAME_WORD = "1.2.840.10008.5.1.4.1.1.7.3"
@@ -20,7 +20,7 @@ MULTI_FRAME_WORD = "1.2.840.10008.5.1.4.1.1.7.3"
 
 def as_dicom(image: Float[Tensor, "c *space"], number: int, entropy: Sequence[str]) -> bytes:
     """A secondary capture of 12-bit grey for an image in [-1, 1]; of a volume, whose axes run to right, front and head,
-    a frame an axial slice, which says where it lies. Voxels are of 1 mm, as in `fedgen.pictures`.
+    a frame an axial slice, which says where it lies. Voxels are of 1 mm, as in `fedgen.synthetic.image_files`.
 
     SyntheticData (0008,001C) is YES. The attributes of a patient and of an operator that the standard wants are
     there and empty, so that no reader takes the file for broken. UIDs hang on `entropy`, which is the digest of

@@ -7,14 +7,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from fedcore.data.dataset import Cohort
 from fedcore.data.describe import fingerprint
-from fedcore.data.images import Cohort
 from fedcore.errors import InputError
-from fedcore.run import RunFolder
-from fedgen.ensemble import Tuned
-from fedgen.invert import digests
-from fedgen.joint import folders_of
-from fedgen.store import GENERATOR, TENSORS
+from fedcore.runs.folder import RunFolder
+from fedgen.generator_store import GENERATOR, TENSORS
+from fedgen.oneshot.ensemble import Tuned
+from fedgen.oneshot.invert import digests
+from fedgen.oneshot.joint_generator import folders_of
 
 
 def generators(run: Path, sites: Collection[str]) -> dict[str, Any]:

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedcore.data.synthetic import SETTINGS, SITE, digest_of
+from fedcore.data.synthetic.synthetic_set import SETTINGS, SITE, digest_of
 from fedcore.errors import InputError
-from fedcore.files import append, require_no_links, require_writable, write_atomically, write_json
-from fedcore.lock import holds_nothing
-from fedcore.reading import read_json
-from fedgen.pictures import decoded, encoded, encoded_mask
+from fedcore.files.lock import holds_nothing
+from fedcore.files.reading import read_json
+from fedcore.files.writing import append, require_no_links, require_writable, write_atomically, write_json
+from fedgen.synthetic.image_files import decoded, encoded, encoded_mask
 
 COLUMNS = ("image", "site", "split", "label", "imitates", "mask")
 """Every row's site is SITE; `imitates` says whose look the image was asked to have."""
@@ -26,7 +26,7 @@ MANIFEST = "manifest.csv"
 NOTE = "pairs"
 """In the settings: a sentence on pairs of class and site that were not drawn, or of which nothing is known."""
 RECOGNITION = "recognition"
-"""In the settings of an inverted set that is whole, beside what was asked: see fedgen.recognition."""
+"""In the settings of an inverted set that is whole, beside what was asked: see fedgen.oneshot.teacher_accuracy."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class DrawnSet:
         return torch.stack(images)
 
     def digest(self) -> str:
-        """Of the whole set: its rows, its files and how it was asked for, see `fedcore.data.synthetic.digest_of`."""
+        """Of its rows, its files and how it was asked for (`fedcore.data.synthetic.synthetic_set.digest_of`)."""
         return digest_of(self.folder / MANIFEST)
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from fedcore.int8 import from_int8, to_int8
+from fedcore.messages.int8 import from_int8, to_int8
 
 Wire = Literal["fp32", "fp16", "int8"]
 

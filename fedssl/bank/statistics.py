@@ -25,9 +25,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fedcore.errors import Refused
-from fedcore.message import STATISTICS, Message, Tensors
-from fedcore.site import Round, Site
-from fedssl.bank import Banked, site_number
+from fedcore.messages.message import STATISTICS, Message, Tensors
+from fedcore.site.site import Round, Site
+from fedssl.bank.bank import Banked, site_number
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Every site uploads the newest features of its bank; every other site contrasts against a random draw
 from all of them. Vectors reveal FEATURES, so a run has to allow it. Local differential privacy does
 not rescue them (at epsilon 8 a unit vector of 128 numbers keeps a cosine of 0.07 to itself): where
-that matters, share statistics (`fedssl.statistics`) instead.
+that matters, share statistics (`fedssl.bank.statistics`) instead.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fedcore.errors import Refused
-from fedcore.message import FEATURES, STATISTICS, Message, Tensors
-from fedcore.site import Round, Site
-from fedssl.bank import UNKNOWN, Banked, site_number
-from fedssl.wire import Wire, bounded, decode, encode
+from fedcore.messages.message import FEATURES, STATISTICS, Message, Tensors
+from fedcore.site.site import Round, Site
+from fedssl.bank.bank import UNKNOWN, Banked, site_number
+from fedssl.bank.encoding import Wire, bounded, decode, encode
 
 
 @dataclass(frozen=True)

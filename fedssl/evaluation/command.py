@@ -6,22 +6,22 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedcore.algorithm import FedAvg, share_of
-from fedcore.encoders import Encoder
+from fedcore.algorithms.base import FedAvg, share_of
+from fedcore.cli.recipe import read_recipe
+from fedcore.cli.tables import grid, terminal
 from fedcore.errors import InputError, building
-from fedcore.grid import grid, terminal
-from fedcore.ledger import ANSWERS
-from fedcore.local import LocalTrainer
-from fedcore.message import Refusal, Weights
-from fedcore.progress import load
-from fedcore.recipe import read_recipe
-from fedcore.run import RunFolder
+from fedcore.messages.message import Refusal, Weights
+from fedcore.models.encoder_store import find_encoder, load_encoder
+from fedcore.models.encoders import Encoder
+from fedcore.runs.folder import RunFolder
+from fedcore.runs.progress import load
 from fedcore.seeds import seeded
-from fedcore.site import Round
-from fedcore.store import find_encoder, load_encoder
-from fedcore.transport import InProcess
-from fedssl.pretrain import has_own_encoder, pretrain
-from fedssl.probe import SHARED, Probe
+from fedcore.server.communication import ANSWERS
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.transport.in_process import InProcess
+from fedssl.evaluation.probe import SHARED, Probe
+from fedssl.pretraining import has_own_encoder, pretrain
 
 USAGE = """usage: fedpretrain probe RUN [--data.manifest other.csv] [--KEY VALUE ...]
 

@@ -15,13 +15,13 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fedcore.data.images import Images
+from fedcore.data.dataset import Images
 from fedcore.errors import Refused
-from fedcore.features import embed
-from fedcore.keepsake import SIDE, Arrays, evenly, kept_by_each, thumbnails
-from fedcore.local import personal
-from fedcore.site import Site
-from fedcore.transport import InProcess
+from fedcore.models.features import embed
+from fedcore.site.figures import SIDE, Arrays, evenly, kept_by_each, thumbnails
+from fedcore.site.site import Site
+from fedcore.training.local_trainer import personal
+from fedcore.transport.in_process import InProcess
 
 FILE = "gallery.npz"
 

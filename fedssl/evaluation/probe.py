@@ -17,13 +17,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fedcore.data.images import Images
+from fedcore.data.dataset import Images
 from fedcore.errors import Refused
-from fedcore.features import embed, evenly
-from fedcore.local import LocalTrainer, personal
-from fedcore.message import Contribution, Empty, Tensors, Weights
-from fedcore.site import Round, Site
-from fedssl.linear import linear_probe
+from fedcore.messages.message import Contribution, Empty, Tensors, Weights
+from fedcore.models.features import embed, evenly
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer, personal
+from fedssl.evaluation.linear import linear_probe
 
 SHARED = "shared_"
 

@@ -1,10 +1,10 @@
 """FedEMA: the further a site is from the federation, the more of itself it keeps (Zhuang et al. 2022).
 
-arXiv 2204.04385. In a recipe, with `method: fedssl.byol.BYOL`::
+arXiv 2204.04385. In a recipe, with `method: fedssl.methods.byol.BYOL`::
 
     algorithm:
-      class_path: fedssl.fedema.FedEMA
-      init_args: {tau: 0.7, algorithm: {class_path: fedcore.algorithm.FedAvg}}
+      class_path: fedssl.federation.fedema.FedEMA
+      init_args: {tau: 0.7, algorithm: {class_path: fedcore.algorithms.base.FedAvg}}
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fedcore.message import Tensors
-from fedssl.rejoin import Rejoin
+from fedcore.messages.message import Tensors
+from fedssl.federation.personalised_start import Rejoin
 
 
 @dataclass(frozen=True)

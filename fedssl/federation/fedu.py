@@ -1,10 +1,10 @@
 """FedU: a site far from the federation keeps its own predictor (Zhuang et al. 2021, arXiv 2108.06492).
 
-In a recipe, with `method: fedssl.byol.BYOL`::
+In a recipe, with `method: fedssl.methods.byol.BYOL`::
 
     algorithm:
-      class_path: fedssl.fedu.FedU
-      init_args: {mu: 0.4, algorithm: {class_path: fedcore.algorithm.FedAvg}}
+      class_path: fedssl.federation.fedu.FedU
+      init_args: {mu: 0.4, algorithm: {class_path: fedcore.algorithms.base.FedAvg}}
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedcore.message import Tensors
-from fedssl.rejoin import ENCODER, Rejoin
+from fedcore.messages.message import Tensors
+from fedssl.federation.personalised_start import ENCODER, Rejoin
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class FedU(Rejoin):
     """The encoder is always the global one; the predictor only where divergence < mu, else the site's own.
 
     Our reading: the projection head goes with the predictor, which predicts its outputs; and the
-    divergence is that of `fedssl.rejoin`.
+    divergence is that of `fedssl.federation.personalised_start`.
     """
 
     always_global: ClassVar[tuple[str, ...]] = (ENCODER,)

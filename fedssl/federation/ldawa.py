@@ -1,6 +1,6 @@
 """L-DAWA: each layer of a site counts as far as it points where the server's does (Rehman et al. 2023).
 
-arXiv 2307.07393. In a recipe: FedAvg with `aggregator: fedssl.ldawa.LDAWA`.
+arXiv 2307.07393. In a recipe: FedAvg with `aggregator: fedssl.federation.ldawa.LDAWA`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedcore.aggregate import Mean
-from fedcore.message import Contribution, Tensors, Weights
+from fedcore.aggregation.mean import Mean
+from fedcore.messages.message import Contribution, Tensors, Weights
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LDAWA:
     """
 
     weight: str = "examples"
-    """Weight of a site, as in fedcore.aggregate.Mean: `examples`, `equal`, or the name of a metric."""
+    """Weight of a site, as in fedcore.aggregation.mean.Mean: `examples`, `equal`, or the name of a metric."""
 
     def combine(self, contributions: Iterable[Contribution[Weights]], current: Tensors) -> Tensors:
         scaled = (dataclasses.replace(c, message=Weights(_scaled(c.message.tensors, current))) for c in contributions)

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fedcore.algorithm import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm, FedAvg
 from fedcore.errors import Refused
-from fedcore.local import OWN, LocalTrainer
-from fedcore.message import Contribution, Message, Tensors, Weights
-from fedcore.site import Round, Site
+from fedcore.messages.message import Contribution, Message, Tensors, Weights
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import OWN, LocalTrainer
 
 ENCODER, LAST, NOTES = "encoder.", "last/", "rejoin/"
 
@@ -35,7 +35,7 @@ class Rejoin(ABC):
     """Prefixes of what is taken as it was sent, whatever the mixing: of that the site has nothing of its own."""
 
     algorithm: Algorithm | None = None
-    """What is wrapped; it sends weights alone. null: fedcore.algorithm.FedAvg."""
+    """What is wrapped; it sends weights alone. null: fedcore.algorithms.base.FedAvg."""
 
     @abstractmethod
     def mixing(self, divergence: float, notes: Tensors) -> tuple[float, Tensors]:

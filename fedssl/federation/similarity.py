@@ -6,10 +6,10 @@ weight in the mean is proportional to 1 - r, so sites from which the encoder lea
 more. The formula of the weight is our reading. In a recipe::
 
     algorithm:
-      class_path: fedcore.algorithm.FedAvg
+      class_path: fedcore.algorithms.base.FedAvg
       init_args:
-        guides: [fedssl.similarity.RepresentationChange]
-        aggregator: {class_path: fedcore.aggregate.Mean, init_args: {weight: representation_change}}
+        guides: [fedssl.federation.similarity.RepresentationChange]
+        aggregator: {class_path: fedcore.aggregation.mean.Mean, init_args: {weight: representation_change}}
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from jaxtyping import Float
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from fedcore.aside import evaluating
 from fedcore.errors import Refused
-from fedcore.message import Tensors
-from fedcore.site import Round, Site
+from fedcore.messages.message import Tensors
+from fedcore.site.site import Round, Site
+from fedcore.training.functional import evaluating
 
 _AT_ONCE = 16
 """Images that an encoder sees at once: in float32 more volumes may take more memory than a step of training."""

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
-from fedcore.encoders import Encoder
-from fedcore.views import Views
+from fedcore.augment.views import Views
+from fedcore.models.encoders import Encoder
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 """Builds the optimizer of a visit from the parameters."""

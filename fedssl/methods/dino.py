@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 from torch.optim import AdamW
 
-from fedcore.encoders import Encoder
-from fedcore.site import Round
-from fedcore.views import Views
-from fedssl.method import Method, OptimizerFactory
+from fedcore.augment.views import Views
+from fedcore.models.encoders import Encoder
+from fedcore.site.site import Round
+from fedssl.methods.base import Method, OptimizerFactory
 
 GLOBAL = Views(count=2, crop=(0.4, 1.0))
 """The paper's least crop for networks that see local views as well; its code suggests 0.14 without."""

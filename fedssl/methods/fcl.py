@@ -3,7 +3,7 @@
 Slices from the same height of a body look alike, whosever body it is. So a volume is divided into ordered
 parts, every entry of a bank knows its part, and a query is drawn to all entries of its own part, its own
 site's and other sites', while all others repel. In a recipe: slices of volumes (`data.slices`) or of a
-manifest with the column `position`, and the exchange `fedssl.vectors.ShareVectors`.
+manifest with the column `position`, and the exchange `fedssl.bank.vectors.ShareVectors`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 from torch.optim import SGD
 
-from fedcore.data.images import Beside
-from fedcore.encoders import Encoder
-from fedcore.site import Round
-from fedcore.views import Views
-from fedssl.bank import UNKNOWN, FeatureBank, site_number
-from fedssl.method import Method, OptimizerFactory
-from fedssl.moco import keys, queries, slow_copy
-from fedssl.pair import pair
+from fedcore.augment.views import Views
+from fedcore.data.dataset import Beside
+from fedcore.models.encoders import Encoder
+from fedcore.site.site import Round
+from fedssl.bank.bank import UNKNOWN, FeatureBank, site_number
+from fedssl.methods.base import Method, OptimizerFactory
+from fedssl.methods.moco import keys, queries, slow_copy
+from fedssl.methods.pair import pair
 
 _MOST_PARTS = 2**15 - 1  # what an exchange's 16 bits hold
 

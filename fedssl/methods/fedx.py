@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
 from torch.optim import SGD
 
-from fedcore.encoders import Encoder
-from fedcore.site import Round
-from fedcore.views import Views
-from fedssl.method import Method, OptimizerFactory
-from fedssl.pair import pair
+from fedcore.augment.views import Views
+from fedcore.models.encoders import Encoder
+from fedcore.site.site import Round
+from fedssl.methods.base import Method, OptimizerFactory
+from fedssl.methods.pair import pair
 
 
 @dataclass

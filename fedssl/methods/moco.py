@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from torch.optim import SGD
 
-from fedcore.encoders import Encoder
-from fedcore.site import Round
-from fedcore.views import Views
-from fedssl.bank import FeatureBank, site_number
-from fedssl.method import Method, OptimizerFactory
-from fedssl.pair import pair
+from fedcore.augment.views import Views
+from fedcore.models.encoders import Encoder
+from fedcore.site.site import Round
+from fedssl.bank.bank import FeatureBank, site_number
+from fedssl.methods.base import Method, OptimizerFactory
+from fedssl.methods.pair import pair
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -29,8 +29,8 @@ Network = TypeVar("Network", bound=nn.Module)
 class MoCo(Method):
     """Queries of the encoder against keys of its slow copy and the features in two banks.
 
-    `bank` holds the site's own keys. `remote` is filled by an exchange (`fedssl.vectors`,
-    `fedssl.statistics`) at the start of a visit and is empty without one. The momentum encoder travels with
+    `bank` holds the site's own keys. `remote` is filled by an exchange (`fedssl.bank.vectors`,
+    `fedssl.bank.statistics`) at the start of a visit and is empty without one. The momentum encoder travels with
     the encoder, so that features of different sites are made by nearly the same network.
 
     Keys are made with the batch norm of their own batch. The paper shuffles batches between GPUs for them (sec. 3.3),

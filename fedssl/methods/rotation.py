@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
-from fedcore.encoders import Encoder
+from fedcore.augment.views import Views
 from fedcore.errors import Refused
-from fedcore.views import Views
-from fedssl.method import Method, OptimizerFactory
+from fedcore.models.encoders import Encoder
+from fedssl.methods.base import Method, OptimizerFactory
 
 TURNS = 4
 

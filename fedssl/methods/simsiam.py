@@ -8,10 +8,10 @@ from lightly.models.modules.heads import SimSiamPredictionHead, SimSiamProjectio
 from torch import Tensor
 from torch.optim import SGD
 
-from fedcore.encoders import Encoder
-from fedcore.views import Views
-from fedssl.method import Method, OptimizerFactory
-from fedssl.pair import pair
+from fedcore.augment.views import Views
+from fedcore.models.encoders import Encoder
+from fedssl.methods.base import Method, OptimizerFactory
+from fedssl.methods.pair import pair
 
 
 class SimSiam(Method):

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from fedcore.data.images import Beside, Images
-from fedcore.encoders import Encoder
-from fedcore.views import Views
-from fedtune.losses import CrossEntropy, Loss
+from fedcore.augment.views import Views
+from fedcore.data.dataset import Beside, Images
+from fedcore.models.encoders import Encoder
+from fedtune.classification.losses import CrossEntropy, Loss
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 MILD = Views(count=1, crop=(0.7, 1.0))
@@ -39,7 +39,7 @@ class Classifier(pl.LightningModule):
             augment: Random transforms of a training image, one view; null for none. By default half of the images
                 are mirrored (`flip`), which a segmenter's are not; set it to 0 where a class is of one body side.
             optimizer: Builds the optimizer of a visit.
-            loss: What it learns by; null: fedtune.losses.CrossEntropy.
+            loss: What it learns by; null: fedtune.classification.losses.CrossEntropy.
         """
         super().__init__()
         self.encoder, self.head = encoder, nn.Linear(encoder.width, classes)

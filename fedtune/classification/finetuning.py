@@ -6,29 +6,29 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.classifiers import MODEL, own_parts, save_classifier
+from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.data.dataset import Cohort, Images
 from fedcore.data.describe import describe
 from fedcore.data.findings import findings_of, several, with_findings
-from fedcore.data.images import Cohort, Images
 from fedcore.data.labels import labelled, require_fraction, require_trained
 from fedcore.data.source import Data
-from fedcore.encoders import Encoder, ResNet
 from fedcore.errors import InputError, building
-from fedcore.federation import Rounds
-from fedcore.job import Job
-from fedcore.policy import Policy
-from fedcore.progress import load
-from fedcore.run import RunFolder
+from fedcore.models.classifiers import MODEL, own_parts, save_classifier
+from fedcore.models.encoder_store import find_encoder, load_encoder
+from fedcore.models.encoders import Encoder, ResNet
+from fedcore.privacy.policy import Policy
+from fedcore.runs.folder import RunFolder
+from fedcore.runs.progress import load
 from fedcore.seeds import seeded
-from fedcore.store import find_encoder, load_encoder
-from fedcore.visit import Visit
-from fedtune.classifier import Classifier
-from fedtune.evaluate import evaluate, require_classes, require_countable, require_tests
-from fedtune.kappa import grades_of
+from fedcore.server.job import Job
+from fedcore.server.rounds import Rounds
+from fedcore.training.visit import Visit
+from fedtune.classification.classifier import Classifier
+from fedtune.evaluation.classification import evaluate, require_classes, require_countable, require_tests
+from fedtune.evaluation.kappa import grades_of
+from fedtune.evaluation.scores_file import as_json, show
 from fedtune.result import leave, noted
 from fedtune.start import start_notes
-from fedtune.tell import as_json, show
 
 
 def finetune(
@@ -58,7 +58,7 @@ def finetune(
         label_fraction: Fraction of the patients of each class whose labels are used, in (0, 1]; labels of sites from
             `data.further` cost nothing and are all used.
         data: The images.
-        algorithm: How sites cooperate; null: fedcore.algorithm.FedAvg.
+        algorithm: How sites cooperate; null: fedcore.algorithms.base.FedAvg.
         visit: Local training in one round.
         rounds: The schedule.
         policy: What sites agree to send.
@@ -133,7 +133,7 @@ def build(
         raise InputError(
             "the labels hold several findings an image, as in 'A|B', and the classifier takes one class an image; "
             "start from the recipe classify_multilabel, or set classifier.init_args.loss to "
-            "fedtune.losses.BinaryCrossEntropy"
+            "fedtune.classification.losses.BinaryCrossEntropy"
         )
     return module if len(findings) == len(cohort.classes) else made(len(cohort.classes))
 
@@ -144,7 +144,7 @@ def learned_of(module: Classifier, cohort: Cohort) -> tuple[str, ...]:
 
 
 def ranked(classes: Sequence[str], module: Classifier) -> list[int]:
-    """The grades that the classes are (`fedtune.kappa.grades_of`).
+    """The grades that the classes are (`fedtune.evaluation.kappa.grades_of`).
 
     Raises:
         Faults: Nothing ranks them.

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
-from fedcore.data.images import Beside, Images
+from fedcore.data.dataset import Beside, Images
 
 
 @runtime_checkable

@@ -3,7 +3,9 @@
 arXiv 2103.16257; model-contrastive learning of classifiers has also been proposed as FedCL (Liu et al. 2023), of which
 we know no more than that. It guides any module with an `encoder`, a classifier first of all. In a recipe::
 
-    algorithm: {class_path: fedcore.algorithm.FedAvg, init_args: {guides: [fedtune.moon.ModelContrast]}}
+    algorithm:
+      class_path: fedcore.algorithms.base.FedAvg
+      init_args: {guides: [fedtune.classification.moon.ModelContrast]}
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, softplus
 from torch.utils.hooks import RemovableHandle
 
-from fedcore.aside import aside, evaluating
 from fedcore.errors import Refused
-from fedcore.message import Tensors
-from fedcore.site import Round, Site
+from fedcore.messages.message import Tensors
+from fedcore.site.site import Round, Site
+from fedcore.training.functional import aside, evaluating
 
 LAST, ENCODER = "moon/", "encoder."
 

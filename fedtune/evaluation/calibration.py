@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedtune.scores import Score
+from fedtune.evaluation.scores import Score
 
 GROUPS = 15
 

@@ -14,19 +14,19 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
-from fedcore.algorithm import Visitor
-from fedcore.data.images import Beside, Images
+from fedcore.algorithms.base import Visitor
+from fedcore.data.dataset import Beside, Images
 from fedcore.errors import InputError
-from fedcore.local import LocalTrainer, personal
-from fedcore.message import STATISTICS, Contribution, Message, Refusal, Weights
-from fedcore.policy import Policy
-from fedcore.site import Round, Site
-from fedcore.transport import InProcess
-from fedtune.calibration import calibration
-from fedtune.counts import Cells, Counts, cells, cells_of_findings, withheld
-from fedtune.intervals import bound, design_effects, proportion, slopes
-from fedtune.patients import by_patient
-from fedtune.scores import Score, finding
+from fedcore.messages.message import STATISTICS, Contribution, Message, Refusal, Weights
+from fedcore.privacy.policy import Policy
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer, personal
+from fedcore.transport.in_process import InProcess
+from fedtune.evaluation.calibration import calibration
+from fedtune.evaluation.counts import Cells, Counts, cells, cells_of_findings, withheld
+from fedtune.evaluation.intervals import bound, design_effects, proportion, slopes
+from fedtune.evaluation.patients import by_patient
+from fedtune.evaluation.scores import Score, finding
 
 Sent = TypeVar("Sent", bound=Message)
 Table = dict[str, dict[str, Score]]
@@ -46,7 +46,7 @@ class SiteCounts(Message):
 
     counts: Counts
     design: Float[Tensor, "s"] = field(metadata=STATISTICS)
-    """A design effect for each of `fedtune.scores.measures`, in their order, to two digits."""
+    """A design effect for each of `fedtune.evaluation.scores.measures`, in their order, to two digits."""
     patients: Int[Tensor, ""] = field(metadata=STATISTICS)
     """Who were counted; 0: the site has too few of every class, and all counts are 0."""
     withheld: Bool[Tensor, " k"] = field(metadata=STATISTICS)
@@ -61,7 +61,7 @@ class Evaluate:
     grades: Sequence[int] = ()
     """Places of the classes from the least grade to the greatest, where they are grades."""
     patients: bool = False
-    """Count patients instead of images (`fedtune.patients`)."""
+    """Count patients instead of images (`fedtune.evaluation.patients`)."""
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[SiteCounts]:
         local.load(down.tensors | personal(site.memory))

@@ -8,23 +8,24 @@ from typing import Any
 
 from pytorch_lightning import LightningModule
 
-from fedcore.algorithm import FedAvg, share_of
-from fedcore.classifiers import SEGMENTER, about_of, trained
+from fedcore.algorithms.base import FedAvg, share_of
+from fedcore.cli.recipe import read_recipe
+from fedcore.data.dataset import Cohort, Images, relabelled
 from fedcore.data.findings import with_findings
-from fedcore.data.images import Cohort, Images, relabelled
 from fedcore.errors import InputError
-from fedcore.ledger import ANSWERS
-from fedcore.local import LocalTrainer
-from fedcore.progress import load
-from fedcore.recipe import read_recipe
-from fedcore.run import RunFolder
-from fedcore.transport import InProcess
-from fedtune import evaluate_masks, segment
-from fedtune.evaluate import Evaluation, evaluate
-from fedtune.evaluate_masks import Overlaps
-from fedtune.finetune import build, finetune, labelled_tests, ranked
-from fedtune.native import Files
-from fedtune.tell import show
+from fedcore.models.classifiers import SEGMENTER, about_of, trained
+from fedcore.runs.folder import RunFolder
+from fedcore.runs.progress import load
+from fedcore.server.communication import ANSWERS
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.transport.in_process import InProcess
+from fedtune.classification.finetuning import build, finetune, labelled_tests, ranked
+from fedtune.evaluation import segmentation as evaluate_masks
+from fedtune.evaluation.classification import Evaluation, evaluate
+from fedtune.evaluation.native_grid import Files
+from fedtune.evaluation.scores_file import show
+from fedtune.evaluation.segmentation import Overlaps
+from fedtune.segmentation import training as segment
 
 USAGE = """usage: fedpretrain evaluate RUN [--data.manifest other.csv] [--KEY VALUE ...]
 

@@ -2,8 +2,8 @@
 
 A pooled score needs no patient's score to leave its site: a site sends how many of its images fell into each cell of a
 confusion matrix and into each bin of a histogram. Sums of these are the counts of all images in one place. The server
-makes intervals from the same counts (`fedtune.intervals`); no bootstrap draw leaves a site, since draws whose seed is
-known can be solved for every patient's score.
+makes intervals from the same counts (`fedtune.evaluation.intervals`); no bootstrap draw leaves a site, since draws
+whose seed is known can be solved for every patient's score.
 
 A histogram is still a list of scores, without names and as coarse as its bins. So a class of which a site has few
 patients is withheld: its images are not counted. A cell off the diagonal may hold one image of many: it says that one
@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 from torch import Tensor
 
-from fedcore.message import STATISTICS, Message
+from fedcore.messages.message import STATISTICS, Message
 
 BINS = 128
 WIDTH, REACH = 0.25, 16.0
@@ -31,7 +31,7 @@ FINE = 75
 
 @dataclass(frozen=True)
 class Counts(Message):
-    """Of one site or several. Doubles where a score is differentiated by them (`fedtune.intervals`)."""
+    """Of one site or several. Doubles where a score is differentiated by them (`fedtune.evaluation.intervals`)."""
 
     confusion: Shaped[Tensor, "k *cells"] = field(metadata=STATISTICS)
     """Truth by guess, (k, k); of findings one matrix each, (k, 2, 2), absent before present."""

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedtune.counts import Cells, Counts
-from fedtune.scores import Score, measures
+from fedtune.evaluation.counts import Cells, Counts
+from fedtune.evaluation.scores import Score, measures
 
 Slopes = tuple[Float[Tensor, "_ _"], ...]
 """The derivative of a score by the cells of each of `Counts.tables`."""

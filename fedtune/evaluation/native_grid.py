@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from fedcore.data.decode import UNKNOWN, Decoded, Decoding, Layout, arrange
-from fedcore.data.geometry import Spacing, unfit
-from fedcore.data.images import Cohort, Images
+from fedcore.data.dataset import Cohort, Images
 from fedcore.data.io.masks import as_classes, read_mask_of
 from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.io.spacing import spacing_of
-from fedcore.data.manifest import Row
-from fedcore.data.slices import planes
+from fedcore.data.manifest.manifest import Row
+from fedcore.data.preprocess.decode import UNKNOWN, Decoded, Decoding, Layout, arrange
+from fedcore.data.preprocess.geometry import Spacing, unfit
+from fedcore.data.preprocess.slices import planes
 from fedcore.data.source import Data
 from fedcore.errors import InputError, Refused
 

@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from fedtune.counts import Counts
-from fedtune.kappa import kappas
+from fedtune.evaluation.counts import Counts
+from fedtune.evaluation.kappa import kappas
 
 
 @dataclass(frozen=True)
 class Score:
-    """A value and the ends of its 95 % interval (`fedtune.intervals`); NaN where one does not exist."""
+    """A value and the ends of its 95 % interval (`fedtune.evaluation.intervals`); NaN where one does not exist."""
 
     value: float
     low: float

@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.table import Table
 
-from fedcore.grid import grid, terminal
-from fedtune.calibration import diagram
-from fedtune.evaluate import POOLED, Evaluation
-from fedtune.scores import Score
+from fedcore.cli.tables import grid, terminal
+from fedtune.evaluation.calibration import diagram
+from fedtune.evaluation.classification import POOLED, Evaluation
+from fedtune.evaluation.scores import Score
 
 FIRST = {"auroc": "AUROC", "balanced_accuracy": "balanced acc.", "f1": "F1"}
 SECOND = {"ece": "ECE", "kappa_linear": "linear kappa", "kappa_quadratic": "quadratic kappa"}

@@ -13,27 +13,28 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fedcore.data.decode import UNLABELED
-from fedcore.data.geometry import Spacing
-from fedcore.data.images import Images
+from fedcore.cli.tables import grid, terminal
+from fedcore.data.dataset import Images
+from fedcore.data.preprocess.decode import UNLABELED
+from fedcore.data.preprocess.geometry import Spacing
 from fedcore.errors import InputError, Refused
-from fedcore.grid import grid, terminal
-from fedcore.local import LocalTrainer, personal
-from fedcore.message import STATISTICS, Contribution, Message, Weights
-from fedcore.policy import Policy
+from fedcore.messages.message import STATISTICS, Contribution, Message, Weights
+from fedcore.privacy.policy import Policy
 from fedcore.report.units import measured_on
-from fedcore.site import Round, Site
-from fedcore.transport import InProcess
-from fedtune.evaluate import POOLED, Table, answers, too_few
-from fedtune.native import Files, Sides
-from fedtune.overlap import Missed, Sums, few, image_scores, measured, overlap_scores, summed
-from fedtune.scores import Score
-from fedtune.tell import format_score, left_out_notes, rounded
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer, personal
+from fedcore.transport.in_process import InProcess
+from fedtune.evaluation.classification import POOLED, Table, answers, too_few
+from fedtune.evaluation.native_grid import Files, Sides
+from fedtune.evaluation.scores import Score
+from fedtune.evaluation.scores_file import format_score, left_out_notes, rounded
+from fedtune.evaluation.segmentation_metrics import Missed, Sums, few, image_scores, measured, overlap_scores, summed
 
 
 @dataclass(frozen=True)
 class SiteSums(Message):
-    """What a site sends: sums over its patients (see `fedtune.overlap.Sums`), without what too few of them have."""
+    """What a site sends: sums over its patients (`fedtune.evaluation.segmentation_metrics.Sums`), without what too few
+    of them have."""
 
     sums: Sums
     withheld: Bool[Tensor, " k"] = field(metadata=STATISTICS)
@@ -100,7 +101,7 @@ class Overlaps:
     grid: str
     """`files`, or the pixels of the fitted images' sides."""
     measured: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """By site, of how many images the scores are (`fedtune.overlap.measured`)."""
+    """By site, of how many images the scores are (`fedtune.evaluation.segmentation_metrics.measured`)."""
     missed: Missed = "omit"
 
 

@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fedcore.data.decode import UNLABELED
-from fedcore.data.images import Images
+from fedcore.data.dataset import Images
+from fedcore.data.preprocess.decode import UNLABELED
 from fedcore.errors import Refused
-from fedcore.keepsake import Arrays, axial, evenly, kept_by_each, small_masks, thumbnails
-from fedcore.local import LocalTrainer, personal
-from fedcore.site import Site
-from fedcore.transport import InProcess
-from fedtune.overlap import dice_by_structure
+from fedcore.site.figures import Arrays, axial, evenly, kept_by_each, small_masks, thumbnails
+from fedcore.site.site import Site
+from fedcore.training.local_trainer import LocalTrainer, personal
+from fedcore.transport.in_process import InProcess
+from fedtune.evaluation.segmentation_metrics import dice_by_structure
 
 FILE = "outlines.npz"
 

@@ -29,10 +29,10 @@ from jaxtyping import Bool, Float, Int, Int64, Shaped
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fedcore.data.decode import UNLABELED
-from fedcore.message import STATISTICS, Message
-from fedtune.intervals import student, two_digits
-from fedtune.scores import Score
+from fedcore.data.preprocess.decode import UNLABELED
+from fedcore.messages.message import STATISTICS, Message
+from fedtune.evaluation.intervals import student, two_digits
+from fedtune.evaluation.scores import Score
 
 MEASURES = ("dice", "hd95", "surface_dice")
 Missed = Literal["omit", "diagonal"]

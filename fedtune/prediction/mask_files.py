@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from fedcore.data.io.affine import grid_of
 from fedcore.data.io.nifti import ENDINGS, affines, nifti_header
 from fedcore.data.io.readers import kind_of
-from fedcore.files import write_atomically
+from fedcore.files.writing import write_atomically
 
 _PLACE = {
     "sform": ("sform_code", "srow_x", "srow_y", "srow_z"),

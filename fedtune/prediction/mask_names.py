@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedtune.mask_files import stem
+from fedtune.prediction.mask_files import stem
 
 _ROOM = 255 - len(".nii.gz")
 """Bytes of a name, on common file systems, without the longest ending of a mask."""

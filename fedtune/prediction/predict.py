@@ -13,23 +13,23 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fedcore.classifiers import classifiers_of
-from fedcore.data.decode import Decoding
+from fedcore.cli.arguments import call
+from fedcore.cli.recipe import read_recipe
 from fedcore.data.findings import SEPARATOR
-from fedcore.data.io.dicom import is_dicom
+from fedcore.data.io.dicom.image import is_dicom
 from fedcore.data.io.readers import ImageFault, read_image
+from fedcore.data.preprocess.decode import Decoding
 from fedcore.data.source import Data
 from fedcore.errors import Faults, InputError
-from fedcore.files import append, require_writable
-from fedcore.progress import Counting
-from fedcore.recipe import read_recipe
-from fedcore.run import RunFolder
-from fedcore.words import call
-from fedtune.finetune import finetune
-from fedtune.mask_files import write_mask
-from fedtune.mask_names import names_of, readable
-from fedtune.native import answers, native_mask
-from fedtune.segment import segment
+from fedcore.files.writing import append, require_writable
+from fedcore.models.classifiers import classifiers_of
+from fedcore.runs.folder import RunFolder
+from fedcore.runs.progress import Counting
+from fedtune.classification.finetuning import finetune
+from fedtune.evaluation.native_grid import answers, native_mask
+from fedtune.prediction.mask_files import write_mask
+from fedtune.prediction.mask_names import names_of, readable
+from fedtune.segmentation.training import segment
 
 TABLE = "predictions.csv"
 GUESS = "predicted_class"

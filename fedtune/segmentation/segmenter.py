@@ -10,12 +10,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from fedcore.data.geometry import full_size
-from fedcore.data.images import Beside
+from fedcore.augment.views import Views
+from fedcore.data.dataset import Beside
+from fedcore.data.preprocess.geometry import full_size
 from fedcore.errors import InputError
-from fedcore.views import Views
-from fedtune.overlap_loss import boundary, deep_dice_ce
-from fedtune.patches import random_patches
+from fedtune.segmentation.losses import boundary, deep_dice_ce
+from fedtune.segmentation.patches import random_patches
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 MILD = Views(count=1, crop=(0.7, 1.0), flip=0.0)
@@ -35,7 +35,7 @@ class Segmenter(pl.LightningModule):
     ):  # fmt: skip
         """
         Args:
-            network: As `fedtune.networks`.
+            network: As `fedtune.segmentation.networks`.
             space: Size of the images; a run takes it from its data.
             patch: Size of the patches that are learned from, and of the window that slides while predicting; null:
                 whole images.
@@ -103,7 +103,7 @@ def _require_sizes(space: tuple[int, ...], patch: tuple[int, ...] | None, multip
         near = _times(tuple(max(multiple, round(side / multiple) * multiple) for side in shown))
         raise InputError(
             f"sides must be multiples of {multiple} for this network, got {name} {_times(shown)}; {near} would do, or "
-            "fedtune.networks.UShaped, which takes any size"
+            "fedtune.segmentation.networks.UShaped, which takes any size"
         )
 
 

@@ -9,30 +9,30 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
-from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.classifiers import SEGMENTER, own_parts, save_classifier
-from fedcore.data.decode import UNLABELED
+from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.data.dataset import Cohort, Images
 from fedcore.data.describe import describe
-from fedcore.data.images import Cohort, Images
 from fedcore.data.labels import of_patients, require_fraction, with_mask
+from fedcore.data.preprocess.decode import UNLABELED
 from fedcore.data.source import Data
 from fedcore.errors import Faults, InputError, building
-from fedcore.federation import Rounds
-from fedcore.job import Job
-from fedcore.policy import Policy
-from fedcore.progress import load
-from fedcore.run import RunFolder
+from fedcore.models.classifiers import SEGMENTER, own_parts, save_classifier
+from fedcore.models.encoder_store import find_encoder, load_encoder
+from fedcore.privacy.policy import Policy
+from fedcore.runs.folder import RunFolder
+from fedcore.runs.progress import load
 from fedcore.seeds import seeded
-from fedcore.store import find_encoder, load_encoder
-from fedcore.visit import Visit
-from fedtune.evaluate import require_tests
-from fedtune.evaluate_masks import as_json, evaluate_masks, require_summable, show
-from fedtune.native import Files
-from fedtune.networks import UShaped
-from fedtune.outlines import Outlines
-from fedtune.overlap import Missed
+from fedcore.server.job import Job
+from fedcore.server.rounds import Rounds
+from fedcore.training.visit import Visit
+from fedtune.evaluation.classification import require_tests
+from fedtune.evaluation.native_grid import Files
+from fedtune.evaluation.segmentation import as_json, evaluate_masks, require_summable, show
+from fedtune.evaluation.segmentation_gallery import Outlines
+from fedtune.evaluation.segmentation_metrics import Missed
 from fedtune.result import leave, noted
-from fedtune.segmenter import Segmenter
+from fedtune.segmentation.networks import UShaped
+from fedtune.segmentation.segmenter import Segmenter
 from fedtune.start import start_notes
 
 
@@ -59,12 +59,13 @@ def segment(
     Args:
         run: Folder of the run.
         start: A pretraining run or an encoder's folder; null starts from random weights.
-        network: What segments: UShaped, SegResNet, DynUNet or SwinUNETR of fedtune.networks; where `start` is given
+        network: What segments: UShaped, SegResNet, DynUNet or SwinUNETR of fedtune.segmentation.networks; where `start`
+        is given
             UShaped, which has an encoder.
         segmenter: How it is trained, and used on images larger than its patches.
         label_fraction: Fraction of the patients whose masks are used, in (0, 1].
         data: The images; the manifest's column `mask` names their masks of class numbers, 0 for background.
-        algorithm: How sites cooperate; null: fedcore.algorithm.FedAvg.
+        algorithm: How sites cooperate; null: fedcore.algorithms.base.FedAvg.
         visit: Local training in one round.
         rounds: The schedule.
         policy: What sites agree to send.
@@ -115,8 +116,8 @@ def build(
             encoder = getattr(net, "encoder", None)
             if not isinstance(encoder, nn.Module):
                 raise InputError(
-                    f"start gives an encoder, and {type(net).__name__} has none of ours; fedtune.networks.UShaped "
-                    "takes one"
+                    f"start gives an encoder, and {type(net).__name__} has none of ours; "
+                    "fedtune.segmentation.networks.UShaped takes one"
                 )
             load_encoder(weights, encoder)
         return segmenter(net, cohort.size)

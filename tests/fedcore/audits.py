@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedcore.data.audit_record import AUDIT, AuditRecord
-from fedcore.data.synthetic import digest_of
-from tests.fedcore.data.test_gate import GOOD, OWN
+from fedcore.data.synthetic.audit_record import AUDIT, AuditRecord
+from fedcore.data.synthetic.synthetic_set import digest_of
+from tests.fedcore.data.synthetic.test_release_criteria import GOOD, OWN
 
 RECORD = AuditRecord(
     set="s", generator="g", data="d", images=4, left_out=[], copies={}, encoder="e", lacking=[], own=OWN, quality={},

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from fedcore.nearest import nearest
+from fedcore.suggest import nearest
 
 
 def test_a_slip_is_mended_and_nonsense_is_not() -> None:

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from fedcore.checkpoint import Checkpoint
-from fedcore.data.batches import loader
-from fedcore.data.images import Images
-from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer
-from fedcore.message import Contribution, Message, Tensors, Weights, flatten
+from fedcore.data.dataset import Images
+from fedcore.data.loader import loader
+from fedcore.messages.message import Contribution, Message, Tensors, Weights, flatten
 from fedcore.seeds import seeded
-from fedcore.site import Round, Site
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
+from fedcore.server.checkpoint import Checkpoint
+from fedcore.server.rounds import Rounds, federate
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
 
 Factory = Callable[[Iterable[nn.Parameter]], Optimizer]
 

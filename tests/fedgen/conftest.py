@@ -7,25 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.data.phantom import Phantoms
+from fedcore.cli.recipe import read_recipe
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedcore.federation import Rounds
-from fedcore.recipe import read_recipe
-from fedcore.run import RunFolder
-from fedcore.visit import Visit
-from fedgen.diffusion import Diffusion
-from fedgen.exhibit import Exhibit
-from fedgen.sample import sample
-from fedgen.sampling import Sampler
-from fedgen.train import train
-from fedgen.unet import UNet
+from fedcore.runs.folder import RunFolder
+from fedcore.server.rounds import Rounds
+from fedcore.training.visit import Visit
+from fedgen.diffusion.diffusion import Diffusion
+from fedgen.diffusion.sampler import Sampler
+from fedgen.diffusion.unet import UNet
+from fedgen.sample_gallery import Exhibit
+from fedgen.sampling import sample
+from fedgen.training import train
 
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_exhibits() -> Iterator[None]:
     """What runs draw for their page at the end is drawn in two steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedgen.train.Exhibit", partial(Exhibit, sampler=Sampler(steps=2)))
+        patch.setattr("fedgen.training.Exhibit", partial(Exhibit, sampler=Sampler(steps=2)))
         yield
 
 

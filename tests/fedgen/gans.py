@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-from fedcore.data.phantom import Phantoms
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedcore.federation import Rounds
-from fedcore.run import RunFolder
-from fedcore.visit import Visit
-from fedgen.critic import Critic
-from fedgen.diffaugment import DiffAugment
-from fedgen.gan import GAN
+from fedcore.runs.folder import RunFolder
+from fedcore.server.rounds import Rounds
+from fedcore.training.visit import Visit
+from fedgen.gan.diffaugment import DiffAugment
+from fedgen.gan.discriminator import Critic
+from fedgen.gan.gan import GAN
+from fedgen.gan.generator_network import Painter
 from fedgen.generator import Canvas, Known
-from fedgen.painter import Painter
-from fedgen.train import train
+from fedgen.training import train
 from tests.stopping import killed_in
 
 KNOWN = Known(("cat", "dog"), ("a", "b", "c"))

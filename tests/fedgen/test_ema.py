@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedgen.average import follow
+from fedgen.ema import follow
 
 
 def pair() -> tuple[nn.Linear, nn.Linear]:

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from fedcore.checksums import write_sums
 from fedcore.errors import InputError
-from fedgen.denoiser import Denoiser, DiffusionGenerator
+from fedcore.files.checksums import write_sums
+from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
+from fedgen.diffusion.schedule import Noise
+from fedgen.diffusion.unet import UNet
 from fedgen.generator import Canvas, Known
-from fedgen.noise import Noise
-from fedgen.store import CONFIG, TENSORS, load_generator, save_generator
-from fedgen.unet import UNet
+from fedgen.generator_store import CONFIG, TENSORS, load_generator, save_generator
 from tests.fedcore.toys import same
 
 KNOWN = Known(("cat", "dog"), ("a", "b"))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgen.levels import Uneven, require_halvings
+from fedgen.network_levels import Uneven, require_halvings
 
 SIZES = st.lists(st.integers(1, 70), min_size=2, max_size=3)
 

@@ -12,21 +12,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedcore.data.images import Images
-from fedcore.federation import Rounds
-from fedcore.keepsake import thumbnails
+from fedcore.data.dataset import Images
 from fedcore.report import write_report
-from fedcore.run import RunFolder
-from fedgen.autoencoder import Autoencoder
-from fedgen.exhibit import FILE, Exhibit
-from fedgen.feddiffuse import UDec
+from fedcore.runs.folder import RunFolder
+from fedcore.server.rounds import Rounds
+from fedcore.site.figures import thumbnails
+from fedgen.diffusion.sampler import Sampler, noise_of
+from fedgen.federated.feddiffuse import UDec
 from fedgen.generator import Canvas, Generator, Known
-from fedgen.sampling import Sampler, noise_of
-from fedgen.store import load_generator
-from fedgen.vae import VAE
+from fedgen.generator_store import load_generator
+from fedgen.latent.autoencoder import Autoencoder
+from fedgen.latent.vae import VAE
+from fedgen.sample_gallery import FILE, Exhibit
 from tests.fedcore.toys import images
 from tests.fedgen import gans
-from tests.fedgen.test_train import phantoms, stopped_and_resumed, trained, weights
+from tests.fedgen.test_training import phantoms, stopped_and_resumed, trained, weights
 
 CPU = torch.device("cpu")
 

@@ -14,17 +14,17 @@ from PIL import Image
 
 from fedcore.data.source import Data
 from fedcore.errors import InputError
-from fedgen import drawn as module
-from fedgen.autoencoder import Autoencoder
-from fedgen.denoiser import Denoiser, DiffusionGenerator
+from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
+from fedgen.diffusion.schedule import Noise
+from fedgen.diffusion.unet import UNet
 from fedgen.generator import Canvas, Known
-from fedgen.noise import Noise
-from fedgen.pictures import encoded
-from fedgen.sample import sample
-from fedgen.store import TENSORS, save_generator
-from fedgen.unet import UNet
-from fedgen.vae import VAE
-from tests.fedcore.test_lock import held_elsewhere
+from fedgen.generator_store import TENSORS, save_generator
+from fedgen.latent.autoencoder import Autoencoder
+from fedgen.latent.vae import VAE
+from fedgen.sampling import sample
+from fedgen.synthetic import synthetic_set as module
+from fedgen.synthetic.image_files import encoded
+from tests.fedcore.files.test_lock import held_elsewhere
 from tests.fedgen.gans import gan
 
 KNOWN = Known(("cat", "dog"), ("a", "b", "c"))

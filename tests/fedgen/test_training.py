@@ -11,19 +11,19 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedcore.cli import main
+from fedcore.cli.main import main
 from fedcore.data.labels import labelled, of_patients, with_mask
-from fedcore.data.phantom import Phantoms
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import InputError
-from fedcore.federation import Rounds
-from fedcore.run import RunFolder
-from fedcore.visit import Visit
-from fedgen.diffusion import Diffusion
-from fedgen.sample import sample
-from fedgen.store import load_generator
-from fedgen.train import _given, train
-from fedgen.unet import UNet
+from fedcore.runs.folder import RunFolder
+from fedcore.server.rounds import Rounds
+from fedcore.training.visit import Visit
+from fedgen.diffusion.diffusion import Diffusion
+from fedgen.diffusion.unet import UNet
+from fedgen.generator_store import load_generator
+from fedgen.sampling import sample
+from fedgen.training import _given, train
 from tests.stopping import killed_in
 
 narrow = partial(Diffusion, network=partial(UNet, widths=(8, 16)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.data.images import Images
+from fedcore.data.dataset import Images
 
 
 @pytest.fixture

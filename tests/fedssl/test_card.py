@@ -9,13 +9,13 @@ import pytest
 import torch
 import yaml
 
-from fedcore.encoders import Encoder, ResNet
-from fedcore.files import write_json
-from fedcore.ledger import highest
-from fedcore.run import RunFolder
-from fedcore.store import save_encoder
+from fedcore.files.writing import write_json
+from fedcore.models.encoder_store import save_encoder
+from fedcore.models.encoders import Encoder, ResNet
+from fedcore.runs.folder import RunFolder
+from fedcore.server.communication import highest
 from fedssl.card import card
-from fedssl.simclr import SimCLR
+from fedssl.methods.simclr import SimCLR
 
 
 def record(**reveals: str) -> dict[str, Any]:
@@ -64,14 +64,16 @@ def test_each_encoder_has_the_scores_that_are_its_own(run: RunFolder, toy: Calla
 
 RECIPE = """
 method:
-  class_path: fedssl.moco.MoCo
+  class_path: fedssl.methods.moco.MoCo
   init_args:
     views: {count: 2, crop: [0.2, 1.0]}
     optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.06, nesterov: false, foreach: null}}
     bank: 1024
-data: {manifest: /home/jane/secret.csv, scaling: {class_path: fedcore.data.scaling.Window, init_args: {low: -1000}}}
+data:
+  manifest: /home/jane/secret.csv
+  scaling: {class_path: fedcore.data.preprocess.scaling.Window, init_args: {low: -1000}}
 algorithm: null
-exchange: {class_path: fedssl.vectors.ShareVectors, init_args: {wire: int8, lexicon: /home/jane/words.txt}}
+exchange: {class_path: fedssl.bank.vectors.ShareVectors, init_args: {wire: int8, lexicon: /home/jane/words.txt}}
 rounds: {count: 2, per_round: null}
 seed: 3
 """

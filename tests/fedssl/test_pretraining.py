@@ -11,28 +11,28 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedcore.checkpoint import Checkpoint
-from fedcore.cli import main
-from fedcore.data.phantom import Phantoms
+from fedcore.algorithms.ditto import Ditto
+from fedcore.algorithms.fedbn import FedBN
+from fedcore.algorithms.local_only import LocalOnly
+from fedcore.augment.views import Views
+from fedcore.cli.main import main
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedcore.ditto import Ditto
-from fedcore.encoders import ResNet
 from fedcore.errors import InputError
-from fedcore.fedbn import FedBN
-from fedcore.federation import Rounds
-from fedcore.localonly import LocalOnly
-from fedcore.message import Reveals, Weights
-from fedcore.policy import Policy
-from fedcore.run import RunFolder
-from fedcore.store import build_encoder, find_encoder
-from fedcore.views import Views
-from fedcore.visit import Visit
-from fedssl.method import Method
-from fedssl.moco import MoCo
-from fedssl.pretrain import pretrain
-from fedssl.simclr import SimCLR
-from fedssl.statistics import ShareStatistics
-from fedssl.vectors import ShareVectors
+from fedcore.messages.message import Reveals, Weights
+from fedcore.models.encoder_store import build_encoder, find_encoder
+from fedcore.models.encoders import ResNet
+from fedcore.privacy.policy import Policy
+from fedcore.runs.folder import RunFolder
+from fedcore.server.checkpoint import Checkpoint
+from fedcore.server.rounds import Rounds
+from fedcore.training.visit import Visit
+from fedssl.bank.statistics import ShareStatistics
+from fedssl.bank.vectors import ShareVectors
+from fedssl.methods.base import Method
+from fedssl.methods.moco import MoCo
+from fedssl.methods.simclr import SimCLR
+from fedssl.pretraining import pretrain
 
 ENCODER = partial(ResNet, depth=10, stem=8)
 FLAT = Data(size=32, phantom=Phantoms(sites=2, images_per_site=24))
@@ -229,10 +229,10 @@ def test_what_the_policy_forbids_begins_nothing(tmp_path: Path) -> None:
 
 
 RECIPE = """
-encoder: {class_path: fedcore.encoders.ResNet, init_args: {depth: 10, stem: 8}}
-method: {class_path: fedssl.moco.MoCo, init_args: {bank: 32, remote: 32, hidden: 16, dim: 8}}
+encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}
+method: {class_path: fedssl.methods.moco.MoCo, init_args: {bank: 32, remote: 32, hidden: 16, dim: 8}}
 data: {manifest: phantom, size: 32, phantom: {sites: 2, images_per_site: 24}}
-exchange: {class_path: fedssl.vectors.ShareVectors, init_args: {per_site: 8, draw: 8}}
+exchange: {class_path: fedssl.bank.vectors.ShareVectors, init_args: {per_site: 8, draw: 8}}
 visit: {batch_size: 8, accelerator: cpu}
 rounds: {count: 1}
 """

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fedcore.data.images import Images
+from fedcore.data.dataset import Images
 from tests.fedcore.toys import of_labels
 
 

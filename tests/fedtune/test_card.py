@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedcore.cli import main
+from fedcore.cli.main import main
 
 
 @pytest.mark.parametrize(("stage", "recipe", "narrow"), [

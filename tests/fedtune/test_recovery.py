@@ -12,18 +12,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedcore.data.images import Images
-from fedcore.encoders import Encoder
-from fedcore.local import LocalTrainer
-from fedcore.message import Contribution, Weights, flatten
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedtune.classifier import Classifier
-from fedtune.counts import BINS, Counts, cells
-from fedtune.evaluate import Evaluate
-from fedtune.evaluate_masks import SiteSums
-from fedtune.overlap import few, summed
+from fedcore.data.dataset import Images
+from fedcore.messages.message import Contribution, Weights, flatten
+from fedcore.models.encoders import Encoder
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedtune.classification.classifier import Classifier
+from fedtune.evaluation.classification import Evaluate
+from fedtune.evaluation.counts import BINS, Counts, cells
+from fedtune.evaluation.segmentation import SiteSums
+from fedtune.evaluation.segmentation_metrics import few, summed
 
 PATIENTS, DRAWS = 60, 200
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from fedcore.encoders import ResNet
-from fedcore.store import save_encoder
+from fedcore.models.encoder_store import save_encoder
+from fedcore.models.encoders import ResNet
 from fedtune.start import start_notes
 
-WINDOW = "{class_path: fedcore.data.scaling.Window, init_args: {low: -1000, high: 400}}"
+WINDOW = "{class_path: fedcore.data.preprocess.scaling.Window, init_args: {low: -1000, high: 400}}"
 
 
 def notes(tmp_path: Path, before: str, now: str, sides: int = 32) -> list[str]:

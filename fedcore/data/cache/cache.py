@@ -18,13 +18,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedcore.data.clipping import Clipping
-from fedcore.data.content import Memo, key_of
-from fedcore.data.decode import UNLABELED, Decoded, Decoding, decode
+from fedcore.data.cache.content import Memo, key_of
+from fedcore.data.cache.growing_array import GrowingArray
 from fedcore.data.duplicates import pixel_digest
-from fedcore.data.growing import GrowingArray
 from fedcore.data.io.readers import ImageFault
-from fedcore.data.manifest import Row
+from fedcore.data.manifest.manifest import Row
+from fedcore.data.preprocess.clipping import Clipping
+from fedcore.data.preprocess.decode import UNLABELED, Decoded, Decoding, decode
 from fedcore.errors import Faults, InputError
 
 VERSION = 8

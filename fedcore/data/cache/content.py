@@ -11,8 +11,8 @@ from pathlib import Path
 
 from fedcore.data.io.fault import ImageFault
 from fedcore.data.io.nifti import parts
-from fedcore.data.manifest import Row
-from fedcore.reading import json_of, text_of
+from fedcore.data.manifest.manifest import Row
+from fedcore.files.reading import json_of, text_of
 
 
 class Memo:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcore.data.io.dicom_frames import dicom_grid
-from fedcore.data.io.dicom_series import series_grid
+from fedcore.data.io.dicom.frames import dicom_grid
+from fedcore.data.io.dicom.series import series_grid
 from fedcore.data.io.grid import Grid
 from fedcore.data.io.nifti import nifti_grid
 from fedcore.data.io.readers import guarded, kind_of

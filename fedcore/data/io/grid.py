@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.data.geometry import Spacing
 from fedcore.data.io.fault import ImageFault
+from fedcore.data.preprocess.geometry import Spacing
 
 CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])
 """RAS, as an orientation of nibabel's."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedcore.data.io.affine import grid_of
-from fedcore.data.io.dicom_frames import required
-from fedcore.data.io.dicom_series import headers, stack_of_series
+from fedcore.data.io.dicom.frames import required
+from fedcore.data.io.dicom.series import headers, stack_of_series
 from fedcore.data.io.readers import guarded, kind_of
 
 

@@ -1,7 +1,8 @@
 """The levels of synthetic images: 0 is black, and a file's own kind says which value is white.
 
-A generator draws in [-1, 1], and `fedgen.pictures` writes that as integers of 8 bits (pictures) or 12 bits (volumes,
-DICOM). A scaling that suits the images of hospitals, such as a window of Hounsfield units, does not suit these.
+A generator draws in [-1, 1], and `fedgen.synthetic.image_files` writes that as integers of 8 bits (pictures) or 12 bits
+(volumes, DICOM). A scaling that suits the images of hospitals, such as a window of Hounsfield units, does not suit
+these.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fedcore.data.io import npz
-from fedcore.data.io.dicom_series import header_of
+from fedcore.data.io.dicom.series import header_of
 from fedcore.data.io.fault import ImageFault
 from fedcore.data.io.nifti import nifti_header
 from fedcore.data.io.readers import guarded, kind_of

@@ -10,11 +10,11 @@ from jaxtyping import UInt8
 
 from fedcore.data.io.affine import grid_of
 from fedcore.data.io.array import read_npy
-from fedcore.data.io.dicom_seg import read_segments, segmentation_in, segments_on
+from fedcore.data.io.dicom.seg import read_segments, segmentation_in, segments_on
 from fedcore.data.io.fault import ImageFault
 from fedcore.data.io.grid import Grid
-from fedcore.data.io.numbers import drawn_numbers
-from fedcore.data.io.picture import PICTURES, read_picture
+from fedcore.data.io.mask_numbers import drawn_numbers
+from fedcore.data.io.pictures.picture import PICTURES, read_picture
 from fedcore.data.io.readers import guarded, kind_of, read_stored
 
 Meaning = Literal["class", "unlabelled"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcore.data.cells import is_missing, whole
 from fedcore.data.findings import NO_FINDING, SEPARATOR
 from fedcore.data.io import npz
+from fedcore.data.manifest.cells import is_missing, whole
 
 SPLITS = ("train", "val", "test")
 

@@ -18,11 +18,11 @@ from jaxtyping import Float32
 
 from fedcore.data.io import npz
 from fedcore.data.io.array import channels_first, read_npy
-from fedcore.data.io.dicom_frames import read_dicom
-from fedcore.data.io.dicom_series import read_series
+from fedcore.data.io.dicom.frames import read_dicom
+from fedcore.data.io.dicom.series import read_series
 from fedcore.data.io.fault import ImageFault
 from fedcore.data.io.nifti import ENDINGS, read_nifti
-from fedcore.data.io.picture import PICTURES, read_picture
+from fedcore.data.io.pictures.picture import PICTURES, read_picture
 
 __all__ = ["ImageFault", "kind_of", "read_image"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedcore.data.geometry import Spacing
 from fedcore.data.io.affine import grid_of
+from fedcore.data.preprocess.geometry import Spacing
 
 
 def spacing_of(path: Path) -> Spacing | None:

@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from fedcore.data.cells import rows_told
-from fedcore.data.label_names import alike, alike_faults
-from fedcore.data.row import Row
-from fedcore.data.split_notes import names_of
+from fedcore.data.manifest.cells import rows_told
+from fedcore.data.manifest.label_names import alike, alike_faults
+from fedcore.data.manifest.row import Row
+from fedcore.data.manifest.split_notes import names_of
 
 
 def faults_between(rows: Sequence[Row], global_patients: bool) -> list[str]:

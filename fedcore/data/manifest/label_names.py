@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
-from fedcore.data.cells import MISSING, rows_told
 from fedcore.data.findings import NO_FINDING, SEPARATOR, canonical, says_nothing
+from fedcore.data.manifest.cells import MISSING, rows_told
 from fedcore.errors import Faults
 
 _BETWEEN = re.compile(r"(?<!\d)[\s_]+|[\s_]+(?!\d)|(?<=[^\W\d])-(?=[^\W\d])")

@@ -14,17 +14,17 @@ from typing import Literal
 
 import numpy as np
 
-from fedcore.data.cells import is_missing, mended, notes_of
-from fedcore.data.columns import OURS, Columns, header_of
-from fedcore.data.csv_text import records
 from fedcore.data.findings import canonical
 from fedcore.data.io import npz
-from fedcore.data.label_names import label_fault
-from fedcore.data.medmnist import labels_of, members
-from fedcore.data.paths import file_fault, found_at
-from fedcore.data.row import Row
-from fedcore.data.slices import between_ends
-from fedcore.data.together import faults_between, notes_between
+from fedcore.data.io.medmnist import labels_of, members
+from fedcore.data.manifest.cells import is_missing, mended, notes_of
+from fedcore.data.manifest.columns import OURS, Columns, header_of
+from fedcore.data.manifest.consistency import faults_between, notes_between
+from fedcore.data.manifest.csv_text import records
+from fedcore.data.manifest.label_names import label_fault
+from fedcore.data.manifest.paths import file_fault, found_at
+from fedcore.data.manifest.row import Row
+from fedcore.data.preprocess.slices import between_ends
 from fedcore.errors import Faults
 
 __all__ = ["SPLITS", "Manifest", "Row", "examine", "read_manifest"]

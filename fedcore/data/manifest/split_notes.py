@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from fedcore.data.findings import SEPARATOR
-from fedcore.data.row import Row
+from fedcore.data.manifest.row import Row
 
 _FEW = 20
 """Labelled images below which many classes are no surprise."""

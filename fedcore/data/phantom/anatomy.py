@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from fedcore.data.smooth import upsample
+from fedcore.data.phantom.smooth import upsample
 
 # In alphabetical order, as a manifest sorts its classes: the index is the label.
 FINDINGS = ("clear", "ring", "round", "spiculated")

@@ -29,15 +29,15 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from fedcore.data.anatomy import FINDINGS, draw
-from fedcore.data.decode import Decoding, Layout, arrange
-from fedcore.data.geometry import full_size, require_memory
-from fedcore.data.images import Cohort, Images
-from fedcore.data.scaling import Percentiles
-from fedcore.data.sensor import sensor_of
-from fedcore.data.slices import emptied
+from fedcore.data.dataset import Cohort, Images
+from fedcore.data.phantom.anatomy import FINDINGS, draw
+from fedcore.data.phantom.sensor import sensor_of
+from fedcore.data.preprocess.decode import Decoding, Layout, arrange
+from fedcore.data.preprocess.geometry import full_size, require_memory
+from fedcore.data.preprocess.scaling import Percentiles
+from fedcore.data.preprocess.slices import emptied
 from fedcore.errors import Faults
-from fedcore.files import write_atomically
+from fedcore.files.writing import write_atomically
 
 FIELD_OF_VIEW_MM = 256.0
 _IMAGES_PER_PATIENT = 2

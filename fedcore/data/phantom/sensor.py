@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedcore.data.smooth import blur, upsample
+from fedcore.data.phantom.smooth import blur, upsample
 
 _BIAS_KNOTS = 3  # coil sensitivity varies over a third of the field of view
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedcore.data.scaling import Pixels
+from fedcore.data.preprocess.scaling import Pixels
 
 
 class Clipping(NamedTuple):

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float16, Float32, Int64, UInt8
 
-from fedcore.data.clipping import UNCLIPPED, Clipping, clipping_of
-from fedcore.data.geometry import Spacing, fit, fit_mask, inner_size, with_channels
 from fedcore.data.io.affine import grid_of
 from fedcore.data.io.levels import require_levels, white_of
 from fedcore.data.io.masks import Meaning, as_classes, read_mask_of
 from fedcore.data.io.readers import ImageFault, Nan, read_image
 from fedcore.data.io.spacing import scaled
-from fedcore.data.manifest import Row
-from fedcore.data.scaling import Scaling, Window
-from fedcore.data.slices import between_ends, cut, cut_mask, not_empty, plane_of
+from fedcore.data.manifest.manifest import Row
+from fedcore.data.preprocess.clipping import UNCLIPPED, Clipping, clipping_of
+from fedcore.data.preprocess.geometry import Spacing, fit, fit_mask, inner_size, with_channels
+from fedcore.data.preprocess.scaling import Scaling, Window
+from fedcore.data.preprocess.slices import between_ends, cut, cut_mask, not_empty, plane_of
 
 UNLABELED = 255
 """The mask value of pixels nobody has labelled, and of every pixel of an image without a mask."""

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcore.data.cache import VERSION, default_folder, open_cache
-from fedcore.data.content import Memo
+from fedcore.data.cache.cache import VERSION, default_folder, open_cache
+from fedcore.data.cache.content import Memo
 from fedcore.data.io.masks import Meaning, read_mask
 from fedcore.data.io.readers import ImageFault
-from fedcore.data.manifest import Row
+from fedcore.data.manifest.manifest import Row
 from fedcore.errors import Faults
 
 Met = Mapping[str, Counter[tuple[int, ...]]]

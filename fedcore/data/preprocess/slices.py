@@ -8,8 +8,8 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float32, Int64, Num, UInt8
 
-from fedcore.data.geometry import Spacing, fit, fit_mask
 from fedcore.data.io.grid import picture
+from fedcore.data.preprocess.geometry import Spacing, fit, fit_mask
 
 T = TypeVar("T")
 

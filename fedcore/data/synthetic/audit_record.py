@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedcore.data.gate import Gate, Verdict
+from fedcore.data.synthetic.release_criteria import Gate, Verdict
 from fedcore.errors import InputError
-from fedcore.reading import json_of, text_of
+from fedcore.files.reading import json_of, text_of
 
 AUDIT = "audit.json"
 """What an audit leaves beside the manifest of a set, and a release takes along."""
@@ -31,7 +31,7 @@ class AuditRecord:
     """What `audit.json` holds."""
 
     set: str
-    """Digest of the set, see `fedcore.data.synthetic.digest_of`."""
+    """Digest of the set, see `fedcore.data.synthetic.synthetic_set.digest_of`."""
     generator: str
     """Digest of what drew it, as set.json names it."""
     data: str

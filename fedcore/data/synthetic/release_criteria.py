@@ -62,7 +62,7 @@ class Gate:
         Args:
             groups: Numbers of `images`, `copies` among them and images `left_out` before, of `all`, of each `class X`
                 and of each imitated `site X`.
-            sites: What each site measured, see `fedgen.audit`.
+            sites: What each site measured, see `fedgen.auditing.audit`.
         """
         against = [*self._copies(groups), *(text for site, told in sites.items() for text in self._of_site(site, told))]
         if not sites:
@@ -172,7 +172,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class _Learned:
-    """Balanced accuracies on held-out images over all sites, see `fedgen.tstr`."""
+    """Balanced accuracies on held-out images over all sites, see `fedgen.auditing.tstr`."""
 
     tstr: float
     trtr: float

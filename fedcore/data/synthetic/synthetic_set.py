@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedcore.data.audit_record import AuditRecord
-from fedcore.data.images import Cohort, Companions, joined
+from fedcore.data.dataset import Cohort, Companions, joined
+from fedcore.data.synthetic.audit_record import AuditRecord
 from fedcore.errors import InputError
 
 SITE = "synthetic"

@@ -8,15 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from fedcore.data.cautions import cautions
-from fedcore.data.columns import OURS, Columns
+from fedcore.cli.tables import terminal
 from fedcore.data.io.readers import Nan
-from fedcore.data.look import Look, look, numbers_met
-from fedcore.data.manifest import Manifest, Row, examine
-from fedcore.data.mask_values import checked_masks
-from fedcore.data.preview import preview
+from fedcore.data.manifest.columns import OURS, Columns
+from fedcore.data.manifest.manifest import Manifest, Row, examine
+from fedcore.data.preprocess.mask_values import checked_masks
+from fedcore.data.tools.look import Look, look, numbers_met
+from fedcore.data.tools.manifest_warnings import cautions
+from fedcore.data.tools.preview import preview
 from fedcore.errors import Faults
-from fedcore.grid import terminal
 
 __all__ = ["check", "check_command", "preview"]
 
@@ -29,7 +29,7 @@ def check_command(
     """Checks a manifest and prints what it holds: 0 if every image can be used, else 2.
 
     Args:
-        manifest: A CSV; see fedcore.data.manifest.
+        manifest: A CSV; see fedcore.data.manifest.manifest.
         quick: Only the CSV and whether the files exist; decode nothing.
         columns: What the file calls its columns.
         patients_are_global: A patient's number means the same person at every site.
@@ -45,7 +45,7 @@ def check(
 
     `deep` decodes every image and mask; memory stays at a few images.
     """
-    from fedcore.data.site_tables import counts, looks
+    from fedcore.data.tools.site_tables import counts, looks
 
     console = terminal()
     try:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedcore.data.check import check_command
-from fedcore.data.phantom import Phantoms
-from fedcore.data.preview import preview
+from fedcore.cli.arguments import call
+from fedcore.data.phantom.phantoms import Phantoms
+from fedcore.data.tools.check import check_command
+from fedcore.data.tools.preview import preview
 from fedcore.errors import InputError
-from fedcore.files import require_writable
-from fedcore.nearest import nearest
-from fedcore.words import call
+from fedcore.files.writing import require_writable
+from fedcore.suggest import nearest
 
 USAGE = """usage: fedpretrain data check MANIFEST [--quick true]      every fault, by row
        fedpretrain data preview MANIFEST [--out preview.png]   a contact sheet, a row a site

@@ -12,7 +12,7 @@ from fedcore.data.duplicates import pixel_digest
 from fedcore.data.io.header import Header, read_header
 from fedcore.data.io.masks import read_mask_of
 from fedcore.data.io.readers import ImageFault, Nan, read_image
-from fedcore.data.row import Row
+from fedcore.data.manifest.row import Row
 
 _NOTHING = Header()
 

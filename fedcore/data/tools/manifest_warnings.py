@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcore.data.cells import rows_told
-from fedcore.data.decode import UNLABELED
 from fedcore.data.duplicates import equal_images
-from fedcore.data.look import Look
-from fedcore.data.row import Row
-from fedcore.data.site_tables import Sites
-from fedcore.data.split_notes import names_of, split_notes
+from fedcore.data.manifest.cells import rows_told
+from fedcore.data.manifest.row import Row
+from fedcore.data.manifest.split_notes import names_of, split_notes
+from fedcore.data.preprocess.decode import UNLABELED
+from fedcore.data.tools.look import Look
+from fedcore.data.tools.site_tables import Sites
 
 _SCALES_APART = 100
 

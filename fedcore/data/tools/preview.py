@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.data.columns import OURS, Columns
-from fedcore.data.decode import UNLABELED
-from fedcore.data.geometry import fit, fit_mask
 from fedcore.data.io.affine import grid_of
 from fedcore.data.io.masks import Meaning, as_classes, read_mask_of
 from fedcore.data.io.readers import ImageFault, read_image
 from fedcore.data.io.spacing import spacing_of
-from fedcore.data.manifest import Row, read_manifest
-from fedcore.data.mask_values import meaning_of_255, met_in_masks
-from fedcore.data.scaling import Percentiles
-from fedcore.data.slices import plane_of, planes
+from fedcore.data.manifest.columns import OURS, Columns
+from fedcore.data.manifest.manifest import Row, read_manifest
+from fedcore.data.preprocess.decode import UNLABELED
+from fedcore.data.preprocess.geometry import fit, fit_mask
+from fedcore.data.preprocess.mask_values import meaning_of_255, met_in_masks
+from fedcore.data.preprocess.scaling import Percentiles
+from fedcore.data.preprocess.slices import plane_of, planes
 from fedcore.errors import Faults, InputError
-from fedcore.files import write_atomically
+from fedcore.files.writing import write_atomically
 
 _INCHES = 1.25
 _INK, _FAINT, _CONTOUR = "#1f2933", "#7b8794", "#ffb000"
@@ -34,7 +34,7 @@ def preview(
     Images are spread evenly over the site's rows, so that a manifest sorted by class shows all of them.
 
     Args:
-        manifest: A CSV; see fedcore.data.manifest.
+        manifest: A CSV; see fedcore.data.manifest.manifest.
         out: The picture to write.
         per_site: Images a site.
         size: Pixels of a side.

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich import box
 from rich.table import Table
 
-from fedcore.data.look import Look
-from fedcore.data.row import Row
-from fedcore.data.split_notes import names_of
+from fedcore.data.manifest.row import Row
+from fedcore.data.manifest.split_notes import names_of
+from fedcore.data.tools.look import Look
 
 Sites = Mapping[str, Sequence[tuple[Row, Look]]]
 _WIDEST = 40

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from fedcore.report.figures import LEFT, RIGHT, Scale, Tick
+from fedcore.report.charts.charts import LEFT, RIGHT, Scale, Tick
 
 _BINS = 48
 _LEAST = 0.01  # of closeness; a copy to the bit, which has 0, stands there

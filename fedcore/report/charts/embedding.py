@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from fedcore.report.galleries import Gallery, class_name
+from fedcore.report.sections.feature_gallery import Gallery, class_name
 
 WIDTH, HEIGHT = 420.0, 330.0  # the height at most
 _EDGE = 14.0

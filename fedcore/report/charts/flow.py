@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedcore.report.digest import kinds
-from fedcore.report.run import LEVELS, Run, Visit, highest
+from fedcore.report.read.digest import kinds
+from fedcore.report.read.run import LEVELS, Run, Visit, highest
 from fedcore.report.units import size
 
 FROM, TO = 112.0, 292.0  # where bands leave the sites' side and reach the server

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fedcore.report.figures import LEFT, RIGHT, Scale, Tick
-from fedcore.report.run import Run
+from fedcore.report.charts.charts import LEFT, RIGHT, Scale, Tick
+from fedcore.report.read.run import Run
 
 _FEW = 20  # training images; below, both measures say more of the number of images than of the encoder
 _WORDS = {"good": "Healthy", "open": "Watch", "bad": "Collapsed"}

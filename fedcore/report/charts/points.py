@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from fedcore.report.figures import BOTTOM, LEFT, RIGHT, TOP, Scale, Tick, ticks
+from fedcore.report.charts.charts import BOTTOM, LEFT, RIGHT, TOP, Scale, Tick, ticks
 
 _MARGIN = 22.0  # at both ends, for whiskers that stand beside one another
 _BESIDE = 7.0

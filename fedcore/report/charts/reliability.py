@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedcore.report.figures import BOTTOM, LEFT, RIGHT, TOP, Scale, Tick
-from fedcore.report.plane import Mark, Plane, Series
-from fedcore.report.results import scored
-from fedcore.report.run import Bin, Run
+from fedcore.report.charts.charts import BOTTOM, LEFT, RIGHT, TOP, Scale, Tick
+from fedcore.report.charts.points import Mark, Plane, Series
+from fedcore.report.read.run import Bin, Run
+from fedcore.report.sections.results import scored
 
 _CAPTION = (
     "Of guesses as sure as this, how many held. On the dotted line probabilities can be believed; below it the "

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from fedcore.report.figures import LineChart, StackChart, line_chart, stack_chart
-from fedcore.report.run import KINDS, Run, Turn, Visit, highest
+from fedcore.report.charts.charts import LineChart, StackChart, line_chart, stack_chart
+from fedcore.report.read.run import KINDS, Run, Turn, Visit, highest
 
 _SURVEYS = {
     "knn": (

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedcore.reading import MOST_BYTES, json_of, text_of
+from fedcore.files.reading import MOST_BYTES, json_of, text_of
 
 
 def mapping(value: Any) -> dict[str, Any]:

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedcore.checksums import SUMS
 from fedcore.errors import InputError
-from fedcore.ledger import ANSWERS
-from fedcore.report.inspection import read_inspection
-from fedcore.report.parse import (
+from fedcore.files.checksums import SUMS
+from fedcore.report.private import shorten_paths, shorten_recipe
+from fedcore.report.read.parse import (
     counts,
     items,
     mapping,
@@ -22,14 +21,15 @@ from fedcore.report.parse import (
     texts,
     whole,
 )
-from fedcore.report.private import shorten_paths, shorten_recipe
-from fedcore.report.run import Bin, Departure, Estimate, Run, Score, Scores, Turn, Visit, highest
-from fedcore.run import RunFolder
+from fedcore.report.read.run import Bin, Departure, Estimate, Run, Score, Scores, Turn, Visit, highest
+from fedcore.report.sections.audit import read_inspection
+from fedcore.runs.folder import RunFolder
+from fedcore.server.communication import ANSWERS
 
 _SIGNS = ("run.json", "rounds.jsonl", "recipe.yaml", "scores.json")
 
 SET_AUDITS = "audits of sets"
-"""What a site's audit file calls them (`fedgen.allowance`)."""
+"""What a site's audit file calls them (`fedgen.auditing.allowance`)."""
 
 
 def read_run(folder: Path, *, private: bool = False) -> Run:

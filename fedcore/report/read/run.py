@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedcore.message import Reveals
+from fedcore.messages.message import Reveals
 
 KINDS = ("weights", "exchange", "metrics")
 LEVELS = tuple(level.name for level in Reveals)

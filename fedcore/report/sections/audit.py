@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedcore.data.audit_record import with_digest
-from fedcore.report.parse import items, mapping, numbers, read_object, texts, whole
-from fedcore.report.run import Finding, Inspection, Run, Table
+from fedcore.data.synthetic.audit_record import with_digest
+from fedcore.report.read.parse import items, mapping, numbers, read_object, texts, whole
+from fedcore.report.read.run import Finding, Inspection, Run, Table
 
 FILE = "audit.json"
 _PRIVACY = {

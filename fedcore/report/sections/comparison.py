@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedcore.reading import yaml_of
-from fedcore.report.digest import best_probe, disagreements, highest_revelation, per_visit, probes
-from fedcore.report.figures import LineChart, line_chart
+from fedcore.files.reading import yaml_of
+from fedcore.report.charts.charts import LineChart, line_chart
+from fedcore.report.charts.points import Plane, Point, plane
 from fedcore.report.naming import RANDOM, run_names, start_name
-from fedcore.report.plane import Plane, Point, plane
-from fedcore.report.run import Estimate, Run
+from fedcore.report.read.digest import best_probe, disagreements, highest_revelation, per_visit, probes
+from fedcore.report.read.run import Estimate, Run
 from fedcore.report.units import metric_name, percent, plural, size, size_unit
 
 SCORES = ("balanced_accuracy", "auroc", "dice")
@@ -205,7 +205,7 @@ def _recipe(run: Run) -> Mapping[str, Any]:
 
 
 def _class(recipe: Mapping[str, Any], key: str) -> str:
-    """The last part of a class path: fedssl.moco.MoCo is MoCo."""
+    """The last part of a class path: fedssl.methods.moco.MoCo is MoCo."""
     found = recipe.get(key)
     path = found.get("class_path") if isinstance(found, dict) else found
     return str(path).rpartition(".")[2] if path else ""

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from fedcore.report.kept import UNREADABLE, holders, kept
-from fedcore.report.pictures import thumbnail
+from fedcore.report.read.site_files import UNREADABLE, holders, kept
+from fedcore.report.sections.images import thumbnail
 
 FILE = "gallery.npz"
 _ROWS = 28  # of neighbours, over all sites

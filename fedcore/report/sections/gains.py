@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from math import hypot
 from typing import Any
 
-from fedcore.report.comparison import SCORES, Entry
 from fedcore.report.naming import start_name
-from fedcore.report.results import POOLED, scored
-from fedcore.report.run import Estimate
+from fedcore.report.read.run import Estimate
+from fedcore.report.sections.comparison import SCORES, Entry
+from fedcore.report.sections.results import POOLED, scored
 from fedcore.report.units import metric_name, percent
 
 _ADDED = ("synthetic", "further", "unaudited")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcore.report.galleries import class_name
-from fedcore.report.kept import UNREADABLE, holders, kept
-from fedcore.report.pictures import thumbnail
+from fedcore.report.read.site_files import UNREADABLE, holders, kept
+from fedcore.report.sections.feature_gallery import class_name
+from fedcore.report.sections.images import thumbnail
 
 FILE = "exhibit.npz"
 _BYTES = 1_800_000  # of the page's 5 MB

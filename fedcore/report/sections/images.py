@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from fedcore.data.io.grid import picture
-from fedcore.report.kept import UNREADABLE, holders, kept
+from fedcore.report.read.site_files import UNREADABLE, holders, kept
 
 FILE = "samples.npz"
 _SIDE = 112  # pixels: as large as a tile is shown, twice as dense
@@ -85,7 +85,7 @@ def tile(image: Float[np.ndarray, "c *space"], side: int = _SIDE) -> str:
 
 
 def thumbnail(pixels: UInt8[np.ndarray, "c h w"], side: int = _SMALL) -> str:
-    """A small tile of what `fedcore.keepsake` made."""
+    """A small tile of what `fedcore.site.figures` made."""
     return tile(pixels.astype(np.float32) / 127.5 - 1, side)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcore.report.closeness import Closeness, closeness_chart
-from fedcore.report.kept import UNREADABLE, holders, kept
-from fedcore.report.pictures import thumbnail
+from fedcore.report.charts.closeness import Closeness, closeness_chart
+from fedcore.report.read.site_files import UNREADABLE, holders, kept
+from fedcore.report.sections.images import thumbnail
 
 FILE = "lookalikes.npz"
 _PAIRS = 6

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedcore.report.run import Estimate, Run, Score
+from fedcore.report.read.run import Estimate, Run, Score
 from fedcore.report.units import is_distance, measured_on, metric_name
 
 POOLED = "All sites, pooled"

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from fedcore.report.kept import UNREADABLE, holders, kept
-from fedcore.report.pictures import thumbnail
+from fedcore.report.read.site_files import UNREADABLE, holders, kept
+from fedcore.report.sections.images import thumbnail
 
 FILE = "outlines.npz"
 _BYTES = 2_500_000  # of the page's 5 MB

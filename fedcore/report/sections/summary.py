@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedcore.report.digest import MOST_SENSITIVE, best_probe, highest_revelation, ledger, meaning, per_visit
-from fedcore.report.inspection import figure
-from fedcore.report.run import Run
+from fedcore.report.read.digest import MOST_SENSITIVE, best_probe, highest_revelation, ledger, meaning, per_visit
+from fedcore.report.read.run import Run
+from fedcore.report.sections.audit import figure
 from fedcore.report.units import duration, interval, metric_name, plural, size
 
 _VERDICTS = {

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedcore.aggregate import Aggregator, Mean, Median, TrimmedMean
+from fedcore.aggregation.mean import Aggregator, Mean, Median, TrimmedMean
 from fedcore.errors import InputError
 from tests.fedcore.toys import contribution, same
 

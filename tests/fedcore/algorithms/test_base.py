@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch.optim import Adam
 
-from fedcore.aggregate import Median
-from fedcore.algorithm import FedAvg, draws_of, sent_by, share_of
-from fedcore.exchange import Carried, Carry
-from fedcore.federation import Rounds, federate
-from fedcore.incremental import Incremental
-from fedcore.localonly import LocalOnly
-from fedcore.message import Contribution, Empty, Tensors, Weights
-from fedcore.quantised import Quantised
-from fedcore.site import Round, Site
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from tests.fedcore.test_exchange import Tally, Total
+from fedcore.aggregation.mean import Median
+from fedcore.algorithms.base import FedAvg, draws_of, sent_by, share_of
+from fedcore.algorithms.incremental import Incremental
+from fedcore.algorithms.local_only import LocalOnly
+from fedcore.algorithms.quantised import Quantised
+from fedcore.exchanges.base import Carried, Carry
+from fedcore.messages.message import Contribution, Empty, Tensors, Weights
+from fedcore.server.rounds import Rounds, federate
+from fedcore.site.site import Round, Site
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from tests.fedcore.exchanges.test_base import Tally, Total
 from tests.fedcore.toys import Factory, Toy, central, contribution, images, local, momentum, same
 
 

@@ -6,22 +6,22 @@ from typing import Any
 import pytest
 import torch
 
-from fedcore.aggregate import Mean
-from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.ditto import Ditto
+from fedcore.aggregation.mean import Mean
+from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.ditto import Ditto
+from fedcore.algorithms.local_only import LocalOnly
+from fedcore.algorithms.quantised import Quantised
+from fedcore.algorithms.scaffold import Scaffold
 from fedcore.errors import InputError
-from fedcore.exchange import Carry
-from fedcore.federation import NoSiteLeft, Rounds
-from fedcore.local import personal
-from fedcore.localonly import LocalOnly
-from fedcore.message import Tensors, flatten
-from fedcore.quantised import Quantised
-from fedcore.scaffold import Scaffold
-from fedcore.schedule import Cosine
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from tests.fedcore.test_exchange import Tally
+from fedcore.exchanges.base import Carry
+from fedcore.messages.message import Tensors, flatten
+from fedcore.server.rounds import NoSiteLeft, Rounds
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import personal
+from fedcore.training.lr_schedule import Cosine
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from tests.fedcore.exchanges.test_base import Tally
 from tests.fedcore.toys import Toy, assert_resumes, batches, hospitals, local, plain, run, same
 
 VISIT = Visit(batch_size=4, max_epochs=2, accelerator="cpu")

@@ -9,15 +9,15 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from fedcore.algorithm import FedAvg, share_of
-from fedcore.encoders import ResNet, ViT
+from fedcore.algorithms.base import FedAvg, share_of
+from fedcore.algorithms.fedbn import FedBN
+from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
-from fedcore.fedbn import FedBN
-from fedcore.federation import Rounds
-from fedcore.quantised import Quantised
-from fedcore.site import Round, Site
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
+from fedcore.models.encoders import ResNet, ViT
+from fedcore.server.rounds import Rounds
+from fedcore.site.site import Round, Site
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
 from tests.fedcore.toys import Toy, assert_resumes, batches, central, hospitals, local, plain, run, same
 
 NORM = {"norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}

@@ -10,19 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import SGD, Adam, AdamW
 
-from fedcore.algorithm import FedAvg
+from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fednova import FedNova, Walked
+from fedcore.algorithms.fedprox import Spring
+from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
-from fedcore.exchange import Carry
-from fedcore.federation import NoSiteLeft, Rounds
-from fedcore.fednova import FedNova, Walked
-from fedcore.fedprox import Spring
-from fedcore.message import Contribution, Tensors, Weights
-from fedcore.quantised import Quantised
-from fedcore.schedule import Cosine
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from tests.fedcore.test_exchange import Tally
+from fedcore.exchanges.base import Carry
+from fedcore.messages.message import Contribution, Tensors, Weights
+from fedcore.server.rounds import NoSiteLeft, Rounds
+from fedcore.site.site import Round
+from fedcore.training.lr_schedule import Cosine
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from tests.fedcore.exchanges.test_base import Tally
 from tests.fedcore.toys import (
     Factory,
     Toy,

@@ -9,24 +9,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedcore.aggregate import Median
-from fedcore.algorithm import Algorithm, FedAvg, share_of
+from fedcore.aggregation.mean import Median
+from fedcore.algorithms.base import Algorithm, FedAvg, share_of
+from fedcore.algorithms.fedbn import FedBN
+from fedcore.algorithms.fednova import FedNova
+from fedcore.algorithms.fedopt import Adagrad, Adam, FedOpt, Momentum, Rule, Stepped, Yogi
+from fedcore.algorithms.fedprox import Spring
+from fedcore.algorithms.local_only import LocalOnly
+from fedcore.algorithms.quantised import Quantised
+from fedcore.algorithms.scaffold import Scaffold
+from fedcore.cli.recipe import build_part
 from fedcore.errors import InputError
-from fedcore.exchange import Carry
-from fedcore.fedbn import FedBN
-from fedcore.federation import Rounds
-from fedcore.fednova import FedNova
-from fedcore.fedopt import Adagrad, Adam, FedOpt, Momentum, Rule, Stepped, Yogi
-from fedcore.fedprox import Spring
-from fedcore.localonly import LocalOnly
-from fedcore.message import Weights, weights_of
-from fedcore.quantised import Quantised
-from fedcore.recipe import build_part
-from fedcore.scaffold import Scaffold
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from tests.fedcore.test_exchange import Tally
+from fedcore.exchanges.base import Carry
+from fedcore.messages.message import Weights, weights_of
+from fedcore.server.rounds import Rounds
+from fedcore.site.site import Round
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from tests.fedcore.exchanges.test_base import Tally
 from tests.fedcore.toys import Toy, assert_resumes, central, contribution, hospitals, local, plain, run, same
 
 VISIT = Visit(batch_size=4, accelerator="cpu")
@@ -154,10 +154,10 @@ def test_a_stopped_run_resumes_to_the_bit(tmp_path: Path, algorithm: Any) -> Non
 
 def test_a_recipe_names_rule_and_algorithm() -> None:
     spec = {
-        "class_path": "fedcore.fedopt.FedOpt",
+        "class_path": "fedcore.algorithms.fedopt.FedOpt",
         "init_args": {
-            "algorithm": {"class_path": "fedcore.fednova.FedNova"},
-            "rule": {"class_path": "fedcore.fedopt.Yogi", "init_args": {"eta": 0.02}},
+            "algorithm": {"class_path": "fedcore.algorithms.fednova.FedNova"},
+            "rule": {"class_path": "fedcore.algorithms.fedopt.Yogi", "init_args": {"eta": 0.02}},
         },
     }
     assert build_part("algorithm", Algorithm, spec) == FedOpt(FedNova(), Yogi(0.02))

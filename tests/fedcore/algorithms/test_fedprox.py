@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from fedcore.algorithm import FedAvg
-from fedcore.fedprox import Spring
-from fedcore.message import Tensors
-from fedcore.site import Round, Site
-from fedcore.visit import Visit
+from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedprox import Spring
+from fedcore.messages.message import Tensors
+from fedcore.site.site import Round, Site
+from fedcore.training.visit import Visit
 from tests.fedcore.toys import Toy, images, local, same
 
 TURN = Round(0, 1, 0)

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedcore.algorithm import share_of
+from fedcore.algorithms.base import share_of
+from fedcore.algorithms.fedprox import Spring
+from fedcore.algorithms.fedrep import FedRep
+from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
-from fedcore.federation import Rounds
-from fedcore.fedprox import Spring
-from fedcore.fedrep import FedRep
-from fedcore.message import Tensors
-from fedcore.quantised import Quantised
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
+from fedcore.messages.message import Tensors
+from fedcore.server.rounds import Rounds
+from fedcore.site.site import Round
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
 from tests.fedcore.toys import Toy, assert_resumes, batches, broken, hospitals, local, plain, run, same
 
 VISIT = Visit(batch_size=4, max_epochs=3, accelerator="cpu")

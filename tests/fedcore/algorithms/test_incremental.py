@@ -4,18 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.algorithm import FedAvg, draws_of
+from fedcore.algorithms.base import FedAvg, draws_of
+from fedcore.algorithms.incremental import Incremental
+from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
-from fedcore.exchange import Carry
-from fedcore.federation import NoSiteLeft, Rounds, federate
-from fedcore.incremental import Incremental
-from fedcore.ledger import RoundRecord
-from fedcore.message import Tensors
-from fedcore.quantised import Quantised
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from tests.fedcore.test_exchange import Tally
+from fedcore.exchanges.base import Carry
+from fedcore.messages.message import Tensors
+from fedcore.server.communication import RoundRecord
+from fedcore.server.rounds import NoSiteLeft, Rounds, federate
+from fedcore.site.site import Round
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from tests.fedcore.exchanges.test_base import Tally
 from tests.fedcore.toys import Toy, assert_resumes, batches, broken, central, hospitals, local, plain, run, same
 
 VISIT = Visit(batch_size=4, max_epochs=2, accelerator="cpu")

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from fedcore.algorithm import Guide
-from fedcore.federation import Rounds, federate
-from fedcore.ledger import RoundRecord
-from fedcore.localonly import LocalOnly
-from fedcore.message import Empty
-from fedcore.schedule import Cosine
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
+from fedcore.algorithms.base import Guide
+from fedcore.algorithms.local_only import LocalOnly
+from fedcore.messages.message import Empty
+from fedcore.server.communication import RoundRecord
+from fedcore.server.rounds import Rounds, federate
+from fedcore.training.lr_schedule import Cosine
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
 from tests.fedcore.toys import Toy, central, hospitals, local, same
 
 VISIT = Visit(batch_size=4, accelerator="cpu", keep_optimizer=True)

@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedcore.algorithm import FedAvg, share_of
+from fedcore.algorithms.base import FedAvg, share_of
+from fedcore.algorithms.local_only import LocalOnly
+from fedcore.algorithms.quantised import COPY, LOST, Followed, Quantised, Rounded, caught_up, rounded
 from fedcore.errors import InputError, Refused
-from fedcore.exchange import Carry
-from fedcore.federation import Rounds, federate
-from fedcore.ledger import RoundRecord
-from fedcore.local import LocalTrainer
-from fedcore.localonly import LocalOnly
-from fedcore.message import Contribution, Weights, nbytes, weights_of
-from fedcore.parcel import pack, unpack
-from fedcore.quantised import COPY, LOST, Followed, Quantised, Rounded, caught_up, rounded
-from fedcore.site import Round, Site
-from fedcore.transport import InProcess
-from tests.fedcore.test_exchange import Tally
-from tests.fedcore.test_job import job, memories, start
+from fedcore.exchanges.base import Carry
+from fedcore.messages.message import Contribution, Weights, nbytes, weights_of
+from fedcore.server.communication import RoundRecord
+from fedcore.server.rounds import Rounds, federate
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.transport.in_process import InProcess
+from fedcore.transport.pickling import pack, unpack
+from tests.fedcore.exchanges.test_base import Tally
+from tests.fedcore.server.test_job import job, memories, start
 from tests.fedcore.toys import Toy, broken, hospitals, local, same
 
 SHORT = 3 * 64 + 3 * 4 + 5 * 3 * 4 + 8  # levels and steps of the matrix; bias, four vectors of the norm, its counter

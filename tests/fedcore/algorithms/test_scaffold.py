@@ -10,21 +10,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.optim import SGD, Adam
 
-from fedcore.aggregate import Mean
-from fedcore.algorithm import FedAvg
-from fedcore.data.images import Images
+from fedcore.aggregation.mean import Mean
+from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedprox import Spring
+from fedcore.algorithms.quantised import Quantised
+from fedcore.algorithms.scaffold import Scaffold, Steered, Steering
+from fedcore.data.dataset import Images
 from fedcore.errors import InputError
-from fedcore.exchange import Carry
-from fedcore.federation import Rounds
-from fedcore.fedprox import Spring
-from fedcore.message import Contribution, Reveals, Tensors, Weights, exposure
-from fedcore.quantised import Quantised
-from fedcore.scaffold import Scaffold, Steered, Steering
-from fedcore.schedule import Cosine
-from fedcore.site import Round, Site
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from tests.fedcore.test_exchange import Tally
+from fedcore.exchanges.base import Carry
+from fedcore.messages.message import Contribution, Reveals, Tensors, Weights, exposure
+from fedcore.server.rounds import Rounds
+from fedcore.site.site import Round, Site
+from fedcore.training.lr_schedule import Cosine
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from tests.fedcore.exchanges.test_base import Tally
 from tests.fedcore.toys import Factory, Toy, assert_resumes, batches, central, hospitals, local, plain, run, same
 
 VISIT = Visit(batch_size=4, max_epochs=2, accelerator="cpu")

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedcore.augment.views import Views, bend_, blur, blur_weights, resample, rescale_, turn, window_sides
 from fedcore.errors import Faults, InputError
-from fedcore.views import Views, bend_, blur, blur_weights, resample, rescale_, turn, window_sides
 
 NOTHING = ("flip", "rotate", "gamma", "contrast", "brightness", "blur_probability", "noise", "invert")
 STILL = Views(count=1, crop=(1.0, 1.0), **dict.fromkeys(NOTHING, 0.0))

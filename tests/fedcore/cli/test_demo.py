@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from fedcore import demo
+from fedcore.cli import demo
+from fedcore.cli.recipe_files import shipped
 from fedcore.errors import InputError
-from fedcore.recipes import shipped
 
 
 def test_the_demo_is_the_shipped_road_in_small(
@@ -15,8 +15,8 @@ def test_the_demo_is_the_shipped_road_in_small(
     asked: list[tuple[Path, Path]] = []
     monkeypatch.setattr(demo, "travel", lambda road, out: asked.append((road, out)) or 0)
     assert (demo.command([]), demo.command(["--out", "there"])) == (0, 0)
-    assert asked == [(shipped()["road_demo"], Path("checkpoints/demo")), (shipped()["road_demo"], Path("there"))]
-    assert "recipes/road_demo.yaml" in capsys.readouterr().out
+    assert asked == [(shipped()["demo"], Path("checkpoints/demo")), (shipped()["demo"], Path("there"))]
+    assert "recipes/demo.yaml" in capsys.readouterr().out
 
 
 def test_it_takes_a_folder_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from fedcore import doctor
-from fedcore.doctor import Finding, mismatch
+from fedcore.cli import doctor
+from fedcore.cli.doctor import Finding, mismatch
 
 NEEDS = ["numpy", "torch==2.15.0", "pillow!=8.3.*,>=5.3.0", "scipy; extra == 'scipy'"]
 
@@ -84,5 +84,5 @@ def test_this_installation_is_sound(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_gpu_that_computes_in_bf16_is_told_with_what_to_set(monkeypatch: pytest.MonkeyPatch, able: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: able)
-    monkeypatch.setattr("fedcore.environment.device", lambda: "a GPU")
+    monkeypatch.setattr("fedcore.runs.environment.device", lambda: "a GPU")
     assert ("visit.precision bf16-mixed" in doctor.hardware().told) == able

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedcore import cli
-from tests.fedcore.test_lock import held_elsewhere
+from fedcore.cli import main as cli
+from tests.fedcore.files.test_lock import held_elsewhere
 
 
 def call(*words: str) -> int:
@@ -38,9 +38,9 @@ def test_help_lists_every_command(words: tuple[str, ...], capsys: pytest.Capture
 
 def test_a_reader_that_has_seen_enough_ends_the_command_quietly() -> None:
     """As `fedpretrain ... | head` does."""
-    command = [sys.executable, "-c", "from fedcore.cli import main; main(['--help'])"]
+    command = [sys.executable, "-c", "from fedcore.cli.main import main; main(['--help'])"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2]
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[3]
     ) as run:
         assert run.stdout is not None
         assert run.stderr is not None
@@ -51,7 +51,7 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly() -> None:
 def test_help_is_instant() -> None:
     """Nothing heavy is imported; a process of its own, because this one has."""
     code = (
-        "import sys\nfrom fedcore.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+        "import sys\nfrom fedcore.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'monai', 'numpy', 'lightly', 'matplotlib', 'jsonargparse', 'pytorch_lightning'}\n"
         "sys.exit(f'imported {heavy & sys.modules.keys()}' if heavy & sys.modules.keys() else 0)"
     )
@@ -74,7 +74,7 @@ def test_a_mistake_is_told_on_stderr_without_a_traceback(capsys: pytest.CaptureF
 
 
 def test_a_mistake_of_a_process_too() -> None:
-    words = [sys.executable, "-c", "from fedcore.cli import main; main()", "pretrian"]
+    words = [sys.executable, "-c", "from fedcore.cli.main import main; main()", "pretrian"]
     done = subprocess.run(words, cwd=Path(cli.__file__).parents[1], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
@@ -161,7 +161,7 @@ def test_who_has_seen_enough_ends_it_quietly(words: str) -> None:
     """As `| head` does: the reader has gone before anything is written."""
     reading, writing = os.pipe()
     os.close(reading)
-    called = [sys.executable, "-c", "from fedcore.cli import main; main()", *words.split()]
+    called = [sys.executable, "-c", "from fedcore.cli.main import main; main()", *words.split()]
     done = subprocess.run(
         called, cwd=Path(cli.__file__).parents[1], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
     )

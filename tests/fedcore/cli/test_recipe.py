@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedcore.algorithm import FedAvg
+from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedprox import Spring
+from fedcore.cli.recipe import Recipe, read_recipe
 from fedcore.errors import Faults, InputError
-from fedcore.fedprox import Spring
-from fedcore.recipe import Recipe, read_recipe
-from fedssl.pretrain import pretrain
-from fedtune.segment import segment
+from fedssl.pretraining import pretrain
+from fedtune.segmentation.training import segment
 
 GUIDED = """
 algorithm:
-  class_path: fedcore.algorithm.FedAvg
+  class_path: fedcore.algorithms.base.FedAvg
   init_args:
-    guides: [{class_path: fedcore.fedprox.Spring, init_args: {mu: 0.5}}]
+    guides: [{class_path: fedcore.algorithms.fedprox.Spring, init_args: {mu: 0.5}}]
 rounds: {count: 7}
 """
 
@@ -51,7 +51,7 @@ def test_values_become_the_stages_arguments() -> None:
     ],
 )
 def test_the_command_line_has_the_last_word(override: str, value: object, path: str) -> None:
-    text = "method: {class_path: fedssl.moco.MoCo, init_args: {bank: 8}}\nrounds: {count: 7}"
+    text = "method: {class_path: fedssl.methods.moco.MoCo, init_args: {bank: 8}}\nrounds: {count: 7}"
     tree = yaml.safe_load(read(text, override, str(value)).text)
     found = tree
     for key in path.split("."):
@@ -79,10 +79,10 @@ def test_every_unknown_key_is_told_with_the_nearest_right_one() -> None:
 visti: {batch_size: 4}
 rounds: {cuont: 3}
 zebra: 1
-method: {class_path: fedssl.moco.MoCo, init_args: {tempreature: 0.1, bonk: 3}}
+method: {class_path: fedssl.methods.moco.MoCo, init_args: {tempreature: 0.1, bonk: 3}}
 algorithm:
-  class_path: fedcore.algorithm.FedAvg
-  init_args: {guides: [{class_path: fedcore.fedprox.Spring, init_args: {muu: 1}}]}
+  class_path: fedcore.algorithms.base.FedAvg
+  init_args: {guides: [{class_path: fedcore.algorithms.fedprox.Spring, init_args: {muu: 1}}]}
 """
     with pytest.raises(Faults) as caught:
         read(text)
@@ -109,7 +109,7 @@ algorithm:
         (["--visit.batch_size"], "option 'visit.batch_size' must be followed by a value"),
         (["stray"], "no word was expected here, got stray; options are written --KEY VALUE"),
         (
-            ["--method", "fedssl.moco.MoCo", "--method.tempreature", "3"],
+            ["--method", "fedssl.methods.moco.MoCo", "--method.tempreature", "3"],
             "unknown option 'method.init_args.tempreature' (did you mean 'method.init_args.temperature'?)",
         ),
     ],
@@ -123,7 +123,10 @@ def test_mistakes_on_the_command_line(words: list[str], told: str) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("method: {class_path: fedssl.moco.MoKo}", r"there is no class fedssl\.moco\.MoKo \(did you mean 'MoCo'\?\)"),
+        (
+            "method: {class_path: fedssl.methods.moco.MoKo}",
+            r"there is no class fedssl\.methods\.moco\.MoKo \(did you mean 'MoCo'\?\)",
+        ),
         (
             "method: {class_path: fedsl.moco.MoCo}",
             "there is no module 'fedsl', installed or in the current folder; a class is named by its",
@@ -135,7 +138,7 @@ def test_mistakes_on_the_command_line(words: list[str], told: str) -> None:
         ),
         ("encoder: {class_path: torch.optim.SGD}", "encoder: torch.optim.*SGD is not a .*Encoder"),
         (
-            "encoder: {class_path: fedcore.encoders.ResNet, init_args: {depth: 11}}",
+            "encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 11}}",
             "encoder.depth must be one of 10, 18, 34, 50, got 11",
         ),
         ("visit: 3", "visit must hold keys and values, found 3"),
@@ -143,11 +146,11 @@ def test_mistakes_on_the_command_line(words: list[str], told: str) -> None:
         ("seed: 1\nrounds: [\n", "mine.yaml is no valid YAML: line 3: "),
         ("rounds: {count: many}\nseed: x", "(?s)2 faults.*seed must be a whole number, got x"),
         (
-            "method: {class_path: fedssl.moco.MoCo, init_args: {temperature: warm, bank: x}}",
+            "method: {class_path: fedssl.methods.moco.MoCo, init_args: {temperature: warm, bank: x}}",
             "(?s)2 faults.*method.temperature must be a number, got warm.*method.bank must be a whole number, got x",
         ),
         (
-            "method: {class_path: fedssl.moco.MoCo, init_args: {temprature: 1, "
+            "method: {class_path: fedssl.methods.moco.MoCo, init_args: {temprature: 1, "
             "optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1}}}}",
             "unknown option 'method.init_args.temprature' .*did you mean 'method.init_args.temperature'",
         ),
@@ -187,12 +190,12 @@ def test_what_a_class_refuses_is_the_users_to_mend() -> None:
 @pytest.mark.parametrize("way", ["file", "word", "word with =", "class_path"])
 def test_a_named_class_has_its_own_defaults(way: str, tmp_path: Path) -> None:
     """SimCLR, the default, has `hidden` 256; BYOL has 512."""
-    (tmp_path / "r.yaml").write_text("method: {class_path: fedssl.byol.BYOL, init_args: {dim: 64}}")
+    (tmp_path / "r.yaml").write_text("method: {class_path: fedssl.methods.byol.BYOL, init_args: {dim: 64}}")
     words = {
         "file": [str(tmp_path / "r.yaml")],
-        "word": ["--method", "fedssl.byol.BYOL", "--method.dim", "64"],
-        "word with =": ["--method=fedssl.byol.BYOL", "--method.dim", "64"],
-        "class_path": ["--method.class_path", "fedssl.byol.BYOL", "--method.init_args.dim", "64"],
+        "word": ["--method", "fedssl.methods.byol.BYOL", "--method.dim", "64"],
+        "word with =": ["--method=fedssl.methods.byol.BYOL", "--method.dim", "64"],
+        "class_path": ["--method.class_path", "fedssl.methods.byol.BYOL", "--method.init_args.dim", "64"],
     }[way]
     given = read_recipe(pretrain, "pretrain", words).config.method.init_args
     assert (given.hidden, given.dim) == (512, 64)
@@ -202,7 +205,7 @@ def test_the_default_class_is_there_for_those_who_only_set_its_arguments(tmp_pat
     (tmp_path / "r.yaml").write_text("method: {init_args: {temperature: 0.5}}")
     for words in ([str(tmp_path / "r.yaml")], ["--method.temperature", "0.5"]):
         method = read_recipe(pretrain, "pretrain", words).config.method
-        assert (method.class_path, method.init_args.temperature) == ("fedssl.simclr.SimCLR", 0.5)
+        assert (method.class_path, method.init_args.temperature) == ("fedssl.methods.simclr.SimCLR", 0.5)
 
 
 @pytest.mark.parametrize(
@@ -213,8 +216,8 @@ def test_the_default_class_is_there_for_those_who_only_set_its_arguments(tmp_pat
             "every, k and images must be at least 1, got Probe(every=0, k=20, images=1000, linear=False)",
         ),
         (
-            "algorithm: {class_path: fedcore.algorithm.FedAvg, init_args: {aggregator: "
-            "{class_path: fedcore.aggregate.TrimmedMean, init_args: {trim: 0.7}}}}",
+            "algorithm: {class_path: fedcore.algorithms.base.FedAvg, init_args: {aggregator: "
+            "{class_path: fedcore.aggregation.mean.TrimmedMean, init_args: {trim: 0.7}}}}",
             "trim must lie in [0, 0.5), got 0.7",
         ),
     ],
@@ -233,7 +236,11 @@ def test_reading_a_recipe_writes_nothing() -> None:
 @pytest.mark.parametrize(
     ("stage", "named", "left_out"),
     [
-        (pretrain, ["fedssl.byol.BYOL", "fedssl.mae.MAE", "fedcore.encoders.ViT"], "fedssl.method.Method"),
+        (
+            pretrain,
+            ["fedssl.methods.byol.BYOL", "fedssl.methods.mae.MAE", "fedcore.models.encoders.ViT"],
+            "fedssl.methods.base.Method",
+        ),
         (segment, ["SegResNet", "SwinUNETR"], "torch.nn"),
     ],
 )

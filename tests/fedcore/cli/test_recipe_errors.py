@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.cli import stage_of
+from fedcore.cli.arguments import typed
+from fedcore.cli.main import stage_of
+from fedcore.cli.options import did_you_mean
+from fedcore.cli.recipe import read_recipe
 from fedcore.errors import InputError
-from fedcore.options import did_you_mean
-from fedcore.recipe import read_recipe
-from fedcore.words import typed
 
 
 def said(command: str, *words: str) -> str:
@@ -42,7 +42,7 @@ def test_an_option_of_another_name(command: str, option: str, meant: str) -> Non
 
 
 def test_options_are_those_of_the_class_that_was_typed() -> None:
-    told = said("pretrain", "--method", "fedssl.byol.BYOL", "--method.lr", "3")
+    told = said("pretrain", "--method", "fedssl.methods.byol.BYOL", "--method.lr", "3")
     assert told == "unknown option 'method.init_args.lr' (did you mean 'method.init_args.optimizer.init_args.lr'?)"
 
 
@@ -55,14 +55,15 @@ def test_options_are_those_of_the_class_that_was_typed() -> None:
         (["--loggers", "[csv,mlflow]"], "loggers must be one of csv, tensorboard, got mlflow"),
         (["--loggers+", "mlflow"], "unknown option 'loggers+'; a list is given whole, --loggers '[a,b]'"),
         (["--data.scaling", "Window"], "data.scaling must be null or a class, got Window; "
-         "did you mean fedcore.data.scaling.Window?"),
-        (["--data.scaling", "fedcore.data.scaling.Window"], "data.scaling: fedcore.data.scaling.Window has no default "
-         "for data.scaling.low and data.scaling.high; give them"),
-        (["--data.scaling", "fedcore.data.scaling.Window", "--data.scaling.low", "1"], "data.scaling: "
-         "fedcore.data.scaling.Window has no default for data.scaling.high; give it"),
+         "did you mean fedcore.data.preprocess.scaling.Window?"),
+        (["--data.scaling", "fedcore.data.preprocess.scaling.Window"], "data.scaling: "
+         "fedcore.data.preprocess.scaling.Window has no default for data.scaling.low and data.scaling.high; give them"),
+        (["--data.scaling", "fedcore.data.preprocess.scaling.Window", "--data.scaling.low", "1"], "data.scaling: "
+         "fedcore.data.preprocess.scaling.Window has no default for data.scaling.high; give it"),
         (["--data.size", "big"], "data.size must be a whole number or a list, got big"),
-        (["--method", "MoKo"], "method must be a class, got MoKo; did you mean fedssl.moco.MoCo?"),
-        (["--algorithm", "FedBm"], "algorithm must be null or a class, got FedBm; did you mean fedcore.fedbn.FedBN?"),
+        (["--method", "MoKo"], "method must be a class, got MoKo; did you mean fedssl.methods.moco.MoCo?"),
+        (["--algorithm", "FedBm"], "algorithm must be null or a class, got FedBm; "
+         "did you mean fedcore.algorithms.fedbn.FedBN?"),
         (["--resume", "perhaps"], "resume must be true or false, got perhaps"),
     ],
 )  # fmt: skip
@@ -76,7 +77,7 @@ def test_a_value_that_does_not_fit(words: list[str], told: str) -> None:
         ("pretrain", "latent_diffusion", "generate train"),
         ("pretrain", "classify", "finetune"),
         ("finetune", "moco_shared_bank", "pretrain"),
-        ("segment", "road_classify", "run"),
+        ("segment", "pipeline_classify", "run"),
     ],
 )
 def test_a_recipe_of_another_command(command: str, recipe: str, other: str) -> None:

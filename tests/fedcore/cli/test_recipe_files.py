@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.cli import STAGES
+from fedcore.cli.main import STAGES
+from fedcore.cli.recipe_files import command, command_of, find, purpose, shipped
 from fedcore.errors import InputError
-from fedcore.recipes import command, command_of, find, purpose, shipped
 
 
 def test_every_recipe_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:

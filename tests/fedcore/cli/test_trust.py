@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from jsonargparse import ArgumentParser
 
+from fedcore.cli.trust import guard, refusal, trusting, users_word
 from fedcore.errors import InputError
-from fedcore.trust import guard, refusal, trusting, users_word
 
 CODE = "import pathlib\npathlib.Path({mark!r}).touch()\nclass Thing(dict): pass\ndef make() -> dict: return dict()\n"
 
@@ -99,7 +99,7 @@ def test_what_is_no_name_of_a_package(name: str) -> None:
         ("predict my.Net images.x out.y", "predict my.Net images.x out.y", []),
         ("finetune --data.manifest there.csv", "finetune --data.manifest there.csv", []),
         ("finetune --data.manifest not/there.csv", "finetune --data.manifest not/there.csv", []),
-        ("finetune --encoder fedcore.encoders.ViT --o torch.optim.SGD", None, []),
+        ("finetune --encoder fedcore.models.encoders.ViT --o torch.optim.SGD", None, []),
         ("finetune --encoder " + "x" * 5000, None, []),
         ("finetune --out my.run", "finetune --out my.run", []),
         ("finetune --out=my.run --rounds.count 3", "finetune --out=my.run --rounds.count 3", []),

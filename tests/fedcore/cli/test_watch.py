@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fedcore import watch
-from fedcore.cli import main
+from fedcore.cli.main import main, watch
 from fedcore.errors import InputError
-from fedcore.files import write_json
-from fedcore.report.read import read_run
+from fedcore.files.writing import write_json
+from fedcore.report.read.reader import read_run
 
 ABOUT = {
     "command": "pretrain", "status": "running", "rounds": 10,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.data.images import Cohort, Images
+from fedcore.data.dataset import Cohort, Images
 
 
 def site(count: int, *, masks: bool = False, pixels: np.ndarray | None = None) -> Images:

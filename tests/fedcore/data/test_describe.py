@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fedcore.data import describe as module
+from fedcore.data.dataset import Cohort, Companions, Images
 from fedcore.data.describe import fingerprint
-from fedcore.data.images import Cohort, Companions, Images
 
 COUNT = 40
 

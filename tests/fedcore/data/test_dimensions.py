@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from fedcore.data import survey as module
-from fedcore.data.io.grey import certainly_grey
-from fedcore.data.manifest import Row
-from fedcore.data.survey import survey
+from fedcore.data import dimensions as module
+from fedcore.data.dimensions import survey
+from fedcore.data.io.pictures.grey import certainly_grey
+from fedcore.data.manifest.manifest import Row
 from fedcore.errors import Faults
 
 NOISE = np.random.default_rng(0).integers(0, 256, (6, 5, 3)).astype(np.uint8)

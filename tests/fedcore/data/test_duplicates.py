@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from fedcore.data.duplicates import equal_images, pixel_digest
-from fedcore.data.row import Row
+from fedcore.data.manifest.row import Row
 from fedcore.data.source import Data
 
 

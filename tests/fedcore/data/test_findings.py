@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedcore.data.batches import loader
+from fedcore.data.dataset import Cohort, Companions, Images
 from fedcore.data.describe import fingerprint
 from fedcore.data.findings import canonical, findings_of, several, with_findings
-from fedcore.data.images import Cohort, Companions, Images
+from fedcore.data.loader import loader
 from fedcore.data.source import Data
 from fedcore.errors import Faults, Refused
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.data.images import Companions, Images
+from fedcore.data.dataset import Companions, Images
 from fedcore.data.labels import labelled, less_labelled, less_masked, of_patients, require_trained, with_mask
 from fedcore.errors import Faults, InputError
 from tests.fedcore.toys import of_labels

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fedcore.data.batches import Ahead, Batch, loader
-from fedcore.data.images import Companions
+from fedcore.data.dataset import Companions
+from fedcore.data.loader import Ahead, Batch, loader
 from fedcore.errors import Refused
-from tests.fedcore.data.test_images import site
+from tests.fedcore.data.test_dataset import site
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.booleans(), st.booleans())

@@ -10,11 +10,11 @@ import torch
 from jsonargparse import ArgumentParser, set_parsing_settings
 from PIL import Image
 
-from fedcore.data import decode
-from fedcore.data.columns import Columns
+from fedcore.data.manifest.columns import Columns
 from fedcore.data.partition import Dirichlet, Quantity
-from fedcore.data.phantom import Phantoms
-from fedcore.data.scaling import Window
+from fedcore.data.phantom.phantoms import Phantoms
+from fedcore.data.preprocess import decode
+from fedcore.data.preprocess.scaling import Window
 from fedcore.data.source import Data
 from fedcore.errors import Faults, InputError
 
@@ -94,7 +94,7 @@ def test_thousandfold_scales_meet(tmp_path: Path) -> None:
 def test_a_second_load_reads_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = hospital(tmp_path)
     first = data.load()
-    monkeypatch.setattr("fedcore.data.survey.read_image", None)
+    monkeypatch.setattr("fedcore.data.dimensions.read_image", None)
     monkeypatch.setattr(decode, "read_image", None)
     again = data.load()
     assert all(torch.equal(again.sites[site].batch([3]), images.batch([3])) for site, images in first.sites.items())
@@ -272,7 +272,7 @@ def recipe(*arguments: str) -> Data:
 def test_recipes_parse() -> None:
     assert recipe("--data.manifest", "x.csv", "--data.size", "48") == Data(manifest="x.csv", size=48)
     assert recipe("--data.size", "[48,56,48]").size == (48, 56, 48)
-    window = ["--data.scaling.class_path", "fedcore.data.scaling.Window"]
+    window = ["--data.scaling.class_path", "fedcore.data.preprocess.scaling.Window"]
     ends = ["--data.scaling.init_args.low", "-1000", "--data.scaling.init_args.high", "400"]
     assert recipe(*window, *ends).scaling == Window(-1000.0, 400.0)
     skew = recipe("--data.partition", "fedcore.data.partition.Dirichlet", "--data.partition.alpha", "0.1")

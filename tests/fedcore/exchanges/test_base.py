@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedcore.algorithm import FedAvg, share_of
-from fedcore.checkpoint import Checkpoint
-from fedcore.exchange import Carry
-from fedcore.federation import Rounds, federate
-from fedcore.localonly import LocalOnly
-from fedcore.message import STATISTICS, Message, Tensors, exposure, flatten, nbytes
-from fedcore.site import Round, Site
-from fedcore.transport import InProcess
+from fedcore.algorithms.base import FedAvg, share_of
+from fedcore.algorithms.local_only import LocalOnly
+from fedcore.exchanges.base import Carry
+from fedcore.messages.message import STATISTICS, Message, Tensors, exposure, flatten, nbytes
+from fedcore.server.checkpoint import Checkpoint
+from fedcore.server.rounds import Rounds, federate
+from fedcore.site.site import Round, Site
+from fedcore.transport.in_process import InProcess
 from tests.fedcore.toys import Toy, broken, hospitals, local, same
 
 

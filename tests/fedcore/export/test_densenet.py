@@ -10,11 +10,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fedcore.encoders import DenseNet
 from fedcore.errors import InputError
 from fedcore.export import portable
 from fedcore.export.portable import Library
-from fedcore.store import build_encoder, save_encoder
+from fedcore.models.encoder_store import build_encoder, save_encoder
+from fedcore.models.encoders import DenseNet
 
 BOTH = pytest.mark.parametrize("dims", [2, 3])
 SMALL = {"growth": 4, "blocks": [2, 2]}

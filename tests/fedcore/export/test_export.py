@@ -11,12 +11,12 @@ import torch
 from monai.networks.nets.resnet import ResNetFeatures
 from torch import Tensor, nn
 
-from fedcore.cli import main
-from fedcore.encoders import Encoder, ResNet, ViT
+from fedcore.cli.main import main
 from fedcore.errors import InputError
 from fedcore.export import command, portable
 from fedcore.export.portable import Library
-from fedcore.store import CARD, TENSORS, save_encoder
+from fedcore.models.encoder_store import CARD, TENSORS, save_encoder
+from fedcore.models.encoders import Encoder, ResNet, ViT
 
 DEPTHS = pytest.mark.parametrize("depth", [10, 18, 34, 50])
 PLAIN = pytest.mark.parametrize(("depth", "channels"), [(10, 1), (18, 1), (18, 3), (34, 1), (50, 1)])

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedcore.classifiers import classifiers_of
-from fedcore.cli import main
+from fedcore.cli.main import main
 from fedcore.errors import InputError
 from fedcore.export import export
-from fedcore.run import RunFolder
+from fedcore.models.classifiers import classifiers_of
+from fedcore.runs.folder import RunFolder
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")

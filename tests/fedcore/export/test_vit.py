@@ -1,4 +1,4 @@
-"""The transformer among fedcore.encoders."""
+"""The transformer among fedcore.models.encoders."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from fedcore.encoders import EPS, ViT, positions, transformer
 from fedcore.errors import Refused
-from fedcore.store import build_encoder, save_encoder
+from fedcore.models.encoder_store import build_encoder, save_encoder
+from fedcore.models.encoders import EPS, ViT, positions, transformer
 from tests.fedcore.toys import same
 
 CPU = torch.device("cpu")

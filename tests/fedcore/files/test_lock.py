@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from fedcore import lock
 from fedcore.errors import InputError
-from fedcore.lock import LOCK, holds_nothing, locked
+from fedcore.files import lock
+from fedcore.files.lock import LOCK, holds_nothing, locked
 
 HOLDER = """
 import sys
 from pathlib import Path
-from fedcore.lock import locked
+from fedcore.files.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -7,9 +7,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedcore import reading
 from fedcore.errors import InputError
-from fedcore.reading import DEEPEST, TooMuch, json_of, read_json, read_yaml, yaml_of
+from fedcore.files import reading
+from fedcore.files.reading import DEEPEST, TooMuch, json_of, read_json, read_yaml, yaml_of
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedcore.errors import InputError
-from fedcore.files import (
+from fedcore.files.writing import (
     append,
     explained,
     replacing,

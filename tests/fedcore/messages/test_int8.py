@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedcore.int8 import from_int8, to_int8
+from fedcore.messages.int8 import from_int8, to_int8
 
 SHAPES = [(5, 7), (4, 3, 3, 3), (6, 2, 1, 3, 3), (3, 1)]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedcore.errors import InputError
-from fedcore.message import (
+from fedcore.messages.message import (
     FEATURES,
     STATISTICS,
     Empty,

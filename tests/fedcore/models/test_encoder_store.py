@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from fedcore.checksums import SUMS, write_sums
-from fedcore.encoders import ResNet
 from fedcore.errors import InputError
-from fedcore.store import (
+from fedcore.files.checksums import SUMS, write_sums
+from fedcore.models.encoder_store import (
     CARD,
     CONFIG,
     TENSORS,
@@ -21,7 +20,8 @@ from fedcore.store import (
     load_encoder,
     save_encoder,
 )
-from fedcore.weights import differences
+from fedcore.models.encoders import ResNet
+from fedcore.models.weights import differences
 from tests.fedcore.toys import same
 
 
@@ -125,7 +125,7 @@ def test_a_class_that_is_not_an_encoder_of_ours_is_not_looked_up(
     (tmp_path / "trap.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     edit(folder, encoder=name)
-    with pytest.raises(InputError, match=rf"names the encoder '{name}', which fedcore\.encoders does not have"):
+    with pytest.raises(InputError, match=rf"names the encoder '{name}', which fedcore\.models\.encoders does not have"):
         build_encoder(folder)
     assert "trap" not in sys.modules
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from fedcore.checksums import SUMS, require_sums, write_sums
 from fedcore.errors import InputError
-from fedcore.weights import built_for, read_weights, save_weights
+from fedcore.files.checksums import SUMS, require_sums, write_sums
+from fedcore.models.weights import built_for, read_weights, save_weights
 
 
 @pytest.fixture

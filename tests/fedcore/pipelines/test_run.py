@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from fedcore import road
-from fedcore.data.phantom import Phantoms
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.errors import Faults, InputError
-from fedcore.road import Road, command, travel
-from fedcore.run import RunFolder
-from fedcore.steps import read_steps
+from fedcore.pipelines import run as road
+from fedcore.pipelines.run import Road, command, travel
+from fedcore.pipelines.spec import read_steps
+from fedcore.runs.folder import RunFolder
 from tests.fedcore.audits import write_audit
 
 ROAD = """
@@ -212,7 +212,7 @@ def test_a_mistake_of_a_late_step_is_told_before_anything_is_done(done: Done, tm
 def test_a_road_that_was_killed_goes_on_and_comes_to_the_same(tmp_path: Path) -> None:
     path = tmp_path / "road.yaml"
     path.write_text(TRAINED.split("  drawn")[0].replace("rounds.count: 1", "rounds.count: 8"))
-    words = [sys.executable, "-m", "fedcore.cli", "run", str(path), "--out", str(tmp_path / "killed")]
+    words = [sys.executable, "-m", "fedcore.cli.main", "run", str(path), "--out", str(tmp_path / "killed")]
     root = Path(road.__file__).parents[1]
     process = subprocess.Popen(words, cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
     while process.poll() is None and not list((tmp_path / "killed").glob("*/rounds.jsonl")):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedcore.errors import Faults, InputError
-from fedcore.steps import Step, read_steps
+from fedcore.pipelines.spec import Step, read_steps
 
 Written = Callable[[str], Path]
 
@@ -52,7 +52,7 @@ steps:
 def test_values_that_name_no_folder_have_names(written: Written) -> None:
     path = written("""
 steps:
-  alone: {do: pretrain simclr, algorithm: fedcore.localonly.LocalOnly}
+  alone: {do: pretrain simclr, algorithm: fedcore.algorithms.local_only.LocalOnly}
   tuned:
     do: finetune classify
     each: {start: {random: null, ours: "{alone}/sites/ours/encoder", 2: "{alone}"}, label_fraction: [0.1]}
@@ -83,7 +83,7 @@ steps:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("method: fedssl.simclr.SimCLR", "is no road: it must hold `steps`"),
+        ("method: fedssl.methods.simclr.SimCLR", "is no road: it must hold `steps`"),
         ("steps: {}", "is no road"),
         ("{shared: 3, steps: {a: {do: pretrain simclr}}}", "is no road"),
         ("steps: {a: {do: pretrain simclr, after: 3}}", "a: `after` is the name of a step"),

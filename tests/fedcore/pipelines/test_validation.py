@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from fedcore.errors import Faults
-from fedcore.foresight import check
-from fedcore.steps import read_steps
+from fedcore.pipelines.spec import read_steps
+from fedcore.pipelines.validation import check
 
 ROAD = """
 shared: {data.manifest: phantom}

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedcore.border import Border, digest_of
 from fedcore.errors import InputError, Refused
-from fedcore.ledger import RoundRecord
-from fedcore.message import FEATURES, SAMPLES, STATISTICS, Contribution, Message, Reveals, Weights, revealed
-from fedcore.policy import Policy
-from fedcore.site import Round
+from fedcore.messages.message import FEATURES, SAMPLES, STATISTICS, Contribution, Message, Reveals, Weights, revealed
+from fedcore.privacy.audit_log import Border, digest_of
+from fedcore.privacy.policy import Policy
+from fedcore.server.communication import RoundRecord
+from fedcore.site.site import Round
 
 
 @dataclass(frozen=True)

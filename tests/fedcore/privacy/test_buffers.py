@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from fedcore.buffers import levels_of
 from fedcore.errors import InputError
-from fedcore.local import LocalTrainer
-from fedcore.message import Levels, Reveals
+from fedcore.messages.message import Levels, Reveals
+from fedcore.privacy.buffers import levels_of
+from fedcore.training.local_trainer import LocalTrainer
 from tests.fedcore.toys import Toy, local
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedcore.data.audit_record import with_digest
+from fedcore.data.synthetic.audit_record import with_digest
 from fedcore.report import write_comparison, write_report
-from fedcore.report.inspection import figure
+from fedcore.report.sections.audit import figure
 from tests.fedcore.report.test_report import read, shown_in_a_browser
 
 MakeRun = Callable[..., Path]
@@ -85,7 +85,7 @@ def drawing(make_run: MakeRun) -> MakeRun:
             write_exhibit(run, site)
         lines = [json.loads(line) | {"survey": {}} for line in (run / "rounds.jsonl").read_text().splitlines()]
         (run / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        (run / "recipe.yaml").write_text("generator: {class_path: fedgen.diffusion.Diffusion}\n")
+        (run / "recipe.yaml").write_text("generator: {class_path: fedgen.diffusion.diffusion.Diffusion}\n")
         if told:
             (run / "audit.json").write_text(json.dumps(with_digest(told)))
             for site in SITES:

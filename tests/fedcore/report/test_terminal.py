@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.report.read import read_run
-from fedcore.report.run import Run
-from fedcore.tally import show
+from fedcore.report.read.reader import read_run
+from fedcore.report.read.run import Run
+from fedcore.report.terminal import show
 
 MakeTuned = Callable[..., Run]
 

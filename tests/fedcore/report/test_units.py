@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedcore.report.run import Estimate
+from fedcore.report.read.run import Estimate
 from fedcore.report.units import duration, interval, metric_name, percent, plural, points, size
 
 

@@ -6,7 +6,7 @@ import platform
 import re
 from pathlib import Path
 
-from fedcore.environment import PACKAGES, environment, version
+from fedcore.runs.environment import PACKAGES, environment, version
 
 
 def test_versions_of_what_has_an_influence() -> None:

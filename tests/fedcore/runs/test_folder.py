@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from fedcore.checksums import SUMS
+from fedcore.files.checksums import SUMS
 from fedcore.errors import Faults, InputError
-from fedcore.files import write_json
-from fedcore.ledger import RoundRecord
-from fedcore.lock import LOCK
-from fedcore.message import Weights
-from fedcore.run import RunFolder, essence
-from fedcore.run_record import KEPT
-from fedcore.site import Round
-from tests.fedcore.test_lock import held_elsewhere
+from fedcore.files.writing import write_json
+from fedcore.server.communication import RoundRecord
+from fedcore.files.lock import LOCK
+from fedcore.messages.message import Weights
+from fedcore.runs.folder import RunFolder, essence
+from fedcore.runs.record import KEPT
+from fedcore.site.site import Round
+from tests.fedcore.files.test_lock import held_elsewhere
 
 RECIPE = "visit:\n  batch_size: 64\nrounds:\n  count: 3\nout: here\nresume: false\n"
 ABOUT = {"command": "pretrain", "data": "abc"}

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from fedcore.errors import InputError
-from fedcore.ledger import RoundRecord
-from fedcore.logs import Logs
-from fedcore.message import Contribution, Empty
-from fedcore.run import RunFolder
+from fedcore.server.communication import RoundRecord
+from fedcore.runs.logs import Logs
+from fedcore.messages.message import Contribution, Empty
+from fedcore.runs.folder import RunFolder
 
 
 def record(index: int) -> RoundRecord:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.data.phantom import Phantoms
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedcore.ledger import RoundRecord
-from fedcore.message import Contribution, Empty, Refusal
-from fedcore.progress import Counting, Progress, bars_of, load
+from fedcore.server.communication import RoundRecord
+from fedcore.messages.message import Contribution, Empty, Refusal
+from fedcore.runs.progress import Counting, Progress, bars_of, load
 
 
 def record() -> RoundRecord:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from fedcore.checkpoint import Checkpoint, Recorded, _digest
 from fedcore.errors import InputError
-from fedcore.message import Tensors, Weights
-from fedcore.site import Round
+from fedcore.messages.message import Tensors, Weights
+from fedcore.server.checkpoint import Checkpoint, Recorded, _digest
+from fedcore.site.site import Round
 from tests.fedcore.toys import same
 
 EVERY_TYPE: Tensors = {

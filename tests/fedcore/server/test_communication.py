@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedcore.exchange import Carried
-from fedcore.ledger import ANSWERS, Bytes, RoundRecord, answers, count, highest, note
-from fedcore.message import Contribution, Empty, Refusal, Weights
-from tests.fedcore.test_exchange import Total
+from fedcore.exchanges.base import Carried
+from fedcore.messages.message import Contribution, Empty, Refusal, Weights
+from fedcore.server.communication import ANSWERS, Bytes, RoundRecord, answers, count, highest, note
+from tests.fedcore.exchanges.test_base import Total
 
 MODEL = Weights({"w": torch.zeros(10), "steps": torch.tensor(1)})  # 40 + 8 bytes
 BOTH = Carried(MODEL, Total(torch.zeros(3, dtype=torch.float16)))  # and 6 of an exchange

@@ -9,24 +9,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedcore.aggregate import Mean
-from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.checkpoint import Checkpoint
+from fedcore.aggregation.mean import Mean
+from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.local_only import LocalOnly
+from fedcore.algorithms.quantised import Quantised
+from fedcore.algorithms.scaffold import Scaffold
 from fedcore.errors import InputError
-from fedcore.exchange import Carry
-from fedcore.federation import NoSiteLeft, Rounds, Survey
-from fedcore.job import Job
-from fedcore.local import LocalTrainer
-from fedcore.localonly import LocalOnly
-from fedcore.message import Contribution, Empty, Reveals, Tensors, Weights, flatten
-from fedcore.policy import Policy
-from fedcore.quantised import Quantised
-from fedcore.run import RunFolder
-from fedcore.scaffold import Scaffold
-from fedcore.schedule import Cosine
-from fedcore.site import Round, Site
-from fedcore.visit import Visit
-from tests.fedcore.test_exchange import Tally, Total
+from fedcore.exchanges.base import Carry
+from fedcore.messages.message import Contribution, Empty, Reveals, Tensors, Weights, flatten
+from fedcore.privacy.policy import Policy
+from fedcore.runs.folder import RunFolder
+from fedcore.server.checkpoint import Checkpoint
+from fedcore.server.job import Job
+from fedcore.server.rounds import NoSiteLeft, Rounds, Survey
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.lr_schedule import Cosine
+from fedcore.training.visit import Visit
+from tests.fedcore.exchanges.test_base import Tally, Total
 from tests.fedcore.toys import Toy, broken, hospitals, same
 
 ABOUT = {"command": "test", "data": "abc"}

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import safetensors.torch
 
-from fedcore import cli
-from fedcore.checkpoint import Checkpoint
+from fedcore.cli import main as cli
+from fedcore.server.checkpoint import Checkpoint
 from tests.fedcore.toys import same
 
 RECIPE = """
-encoder: {class_path: fedcore.encoders.ResNet, init_args: {depth: 10, stem: 8}}
-method: {class_path: fedssl.moco.MoCo, init_args: {bank: 64, remote: 64, hidden: 16, dim: 16}}
+encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}
+method: {class_path: fedssl.methods.moco.MoCo, init_args: {bank: 64, remote: 64, hidden: 16, dim: 16}}
 data: {size: 32, phantom: {images_per_site: 24, sites: 3}}
-exchange: {class_path: fedssl.vectors.ShareVectors, init_args: {per_site: 16, draw: 24, wire: int8}}
+exchange: {class_path: fedssl.bank.vectors.ShareVectors, init_args: {per_site: 16, draw: 24, wire: int8}}
 policy: {at_most: FEATURES}
 visit: {batch_size: 8, keep_optimizer: true, accelerator: cpu}
 rounds: {count: 3}
@@ -29,8 +29,8 @@ rounds: {count: 3}
 
 KILLED = """
 import os, signal, sys, torch
-from fedcore.checkpoint import Checkpoint
-from fedcore.cli import main
+from fedcore.server.checkpoint import Checkpoint
+from fedcore.cli.main import main
 
 put, torch_threads = Checkpoint.put, torch.set_num_threads(1)
 

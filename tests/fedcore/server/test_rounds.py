@@ -11,15 +11,15 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 
-from fedcore.algorithm import FedAvg
+from fedcore.algorithms.base import FedAvg
 from fedcore.errors import InputError
-from fedcore.federation import NoSiteLeft, Rounds, Survey, federate
-from fedcore.ledger import RoundRecord
-from fedcore.local import LocalTrainer
-from fedcore.message import Contribution, Empty, Tensors, Weights
-from fedcore.policy import Policy
-from fedcore.site import Round, Site
-from fedcore.transport import InProcess
+from fedcore.messages.message import Contribution, Empty, Tensors, Weights
+from fedcore.privacy.policy import Policy
+from fedcore.server.communication import RoundRecord
+from fedcore.server.rounds import NoSiteLeft, Rounds, Survey, federate
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.transport.in_process import InProcess
 from tests.fedcore.toys import Sender, broken, hospitals, images, local, same
 
 
@@ -143,8 +143,8 @@ def test_a_survey_is_due_every_fifth_round_and_after_the_last_unless_it_says_oth
 
 
 def test_a_survey_is_sent_the_weights_and_nothing_else() -> None:
-    from fedcore.exchange import Carry
-    from tests.fedcore.test_exchange import Tally
+    from fedcore.exchanges.base import Carry
+    from tests.fedcore.exchanges.test_base import Tally
 
     heard: list[object] = []
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from fedcore.errors import Refused
-from fedcore.keepsake import Arrays, evenly, keep, kept_by_each, small_masks, thumbnails
-from fedcore.site import Site
-from fedcore.transport import InProcess
+from fedcore.site.figures import Arrays, evenly, keep, kept_by_each, small_masks, thumbnails
+from fedcore.site.site import Site
+from fedcore.transport.in_process import InProcess
 from tests.fedcore.toys import images, local
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from fedcore.site import Round, Site
+from fedcore.site.site import Round, Site
 from tests.fedcore.toys import images
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fedcore.aside import aside, evaluating
-from fedcore.encoders import Encoder
-from fedtune.classifier import Classifier
+from fedcore.models.encoders import Encoder
+from fedcore.training.functional import aside, evaluating
+from fedtune.classification.classifier import Classifier
 from tests.fedcore.toys import images, same
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from fedcore.errors import InputError, Refused
-from fedcore.local import MODULE, OPTIMIZER
-from fedcore.site import Round, Site
-from fedcore.visit import Visit
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import MODULE, OPTIMIZER
+from fedcore.training.visit import Visit
 from tests.fedcore.toys import Toy, broken, images, local, same
 
 TURN = Round(0, 2, 0)

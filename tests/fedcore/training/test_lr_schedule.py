@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import SGD
 
-from fedcore.algorithm import FedAvg
-from fedcore.message import Tensors
-from fedcore.schedule import Cosine
-from fedcore.site import Round, Site
-from fedcore.visit import Visit
+from fedcore.algorithms.base import FedAvg
+from fedcore.messages.message import Tensors
+from fedcore.site.site import Round, Site
+from fedcore.training.lr_schedule import Cosine
+from fedcore.training.visit import Visit
 from tests.fedcore.toys import Toy, central, images, local, same
 
 

@@ -10,7 +10,7 @@ import pytest
 
 _TOUCH = """
 import json, resource
-from fedcore.malloc import keep_large_blocks
+from fedcore.training.malloc import keep_large_blocks
 
 kept = keep_large_blocks()
 for _ in range(2):

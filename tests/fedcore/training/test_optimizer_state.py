@@ -9,9 +9,9 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 
 from fedcore.errors import Refused
-from fedcore.keep import resume, state_of
-from fedcore.site import Round, Site
-from fedcore.visit import Visit
+from fedcore.site.site import Round, Site
+from fedcore.training.optimizer_state import resume, state_of
+from fedcore.training.visit import Visit
 from tests.fedcore.toys import Toy, images, local, same
 
 

@@ -7,13 +7,13 @@ import torch
 from lightly.loss import NTXentLoss
 from torch import Tensor
 
-from fedcore.algorithm import FedAvg
-from fedcore.federation import Rounds
-from fedcore.local import LocalTrainer
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.unsaved import Unsaved
-from fedcore.visit import Visit
+from fedcore.algorithms.base import FedAvg
+from fedcore.server.rounds import Rounds
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.unsaved_state import Unsaved
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
 from tests.fedcore.toys import Toy, hospitals, images, local, plain, run
 
 VISIT = Visit(batch_size=4, accelerator="cpu")

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from fedcore.errors import Refused
-from fedcore.memory import InMemory
-from fedcore.message import Contribution, Empty, Refusal, Weights
-from fedcore.policy import Policy
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from tests.fedcore.test_border import RICH
+from fedcore.messages.message import Contribution, Empty, Refusal, Weights
+from fedcore.privacy.policy import Policy
+from fedcore.site.memory import InMemory
+from fedcore.site.site import Round
+from fedcore.transport.in_process import InProcess
+from tests.fedcore.privacy.test_audit_log import RICH
 from tests.fedcore.toys import Sender, hospitals, images, local
 
 TURN = Round(4, 9, 0)

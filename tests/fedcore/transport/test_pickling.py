@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedcore.algorithm import FedAvg
-from fedcore.data.images import Images
-from fedcore.parcel import pack, unpack
-from fedssl.simclr import SimCLR
-from fedtune.classifier import Classifier
+from fedcore.algorithms.base import FedAvg
+from fedcore.data.dataset import Images
+from fedcore.transport.pickling import pack, unpack
+from fedssl.methods.simclr import SimCLR
+from fedtune.classification.classifier import Classifier
 from tests.fedcore.toys import Toy, images, same
 
 SCALE = 3

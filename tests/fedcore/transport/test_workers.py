@@ -19,29 +19,29 @@ from typing import Any
 import pytest
 import torch
 
-from fedcore import cli
-from fedcore.algorithm import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.fednova import FedNova
+from fedcore.algorithms.fedopt import FedOpt
+from fedcore.algorithms.fedprox import Spring
+from fedcore.algorithms.scaffold import Scaffold
+from fedcore.cli import main as cli
 from fedcore.errors import InputError, Refused
-from fedcore.exchange import Carry
-from fedcore.federation import Rounds, Survey, federate
-from fedcore.fednova import FedNova
-from fedcore.fedopt import FedOpt
-from fedcore.fedprox import Spring
-from fedcore.job import Job
-from fedcore.ledger import RoundRecord
-from fedcore.local import LocalTrainer
-from fedcore.memory import InMemory
-from fedcore.message import Contribution, Empty, Refusal, Weights, flatten
-from fedcore.parcel import pack, unpack
-from fedcore.policy import Policy
-from fedcore.scaffold import Scaffold
-from fedcore.site import Round, Site
-from fedcore.transport import Answer, InProcess, Transport
-from fedcore.visit import Visit
-from fedcore.worker import gpu_of, rebuilt
-from fedcore.workers import Workers
-from tests.fedcore.test_border import RICH
-from tests.fedcore.test_exchange import Tally
+from fedcore.exchanges.base import Carry
+from fedcore.messages.message import Contribution, Empty, Refusal, Weights, flatten
+from fedcore.privacy.policy import Policy
+from fedcore.server.communication import RoundRecord
+from fedcore.server.job import Job
+from fedcore.server.rounds import Rounds, Survey, federate
+from fedcore.site.memory import InMemory
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import Answer, InProcess, Transport
+from fedcore.transport.pickling import pack, unpack
+from fedcore.transport.worker import gpu_of, rebuilt
+from fedcore.transport.workers import Workers
+from tests.fedcore.exchanges.test_base import Tally
+from tests.fedcore.privacy.test_audit_log import RICH
 from tests.fedcore.toys import Sender, Toy, broken, hospitals, images, local, same
 
 TURN = Round(4, 9, 0)
@@ -317,10 +317,10 @@ def test_what_a_worker_cannot_import_is_told_once(workers: Workers, capfd: pytes
 
 
 RECIPE = """
-encoder: {class_path: fedcore.encoders.ResNet, init_args: {depth: 10, stem: 8}}
-method: {class_path: fedssl.moco.MoCo, init_args: {bank: 64, remote: 64, hidden: 16, dim: 16}}
+encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}
+method: {class_path: fedssl.methods.moco.MoCo, init_args: {bank: 64, remote: 64, hidden: 16, dim: 16}}
 data: {size: 32, phantom: {images_per_site: 24, sites: 3}}
-exchange: {class_path: fedssl.statistics.ShareStatistics, init_args: {draw: 24, at_least: 2}}
+exchange: {class_path: fedssl.bank.statistics.ShareStatistics, init_args: {draw: 24, at_least: 2}}
 visit: {batch_size: 8, keep_optimizer: true, accelerator: cpu}
 rounds: {count: 40}
 """
@@ -337,7 +337,7 @@ def command(folder: Path, *words: str) -> subprocess.Popen[str]:
     """A training in a process group of its own, to which Ctrl-C goes as it would from a terminal."""
     (folder / "mine.yaml").write_text(RECIPE)
     return subprocess.Popen(
-        [sys.executable, "-m", "fedcore.cli", "pretrain", str(folder / "mine.yaml"), *words],
+        [sys.executable, "-m", "fedcore.cli.main", "pretrain", str(folder / "mine.yaml"), *words],
         cwd=Path(cli.__file__).parents[1], env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from fedcore.errors import InputError, Refused
-from fedcore.message import Reveals
-from fedcore.policy import Policy
-from fedcore.report.read import read_run
-from fedgen.allowance import WHAT, answered, asked_about
-from fedgen.drawn import DrawnSet
-from fedgen.inspection import inspect
+from fedcore.messages.message import Reveals
+from fedcore.privacy.policy import Policy
+from fedcore.report.read.reader import read_run
+from fedgen.auditing.allowance import WHAT, answered, asked_about
+from fedgen.auditing.run import inspect
+from fedgen.synthetic.synthetic_set import DrawnSet
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedgen.diversity import emptiness, likeness, likenesses
+from fedgen.auditing.diversity import emptiness, likeness, likenesses
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 64, 64), (1, 16, 16, 16)])
@@ -37,7 +37,7 @@ def test_images_that_are_there_twice_and_empty_ones_are_counted(
     images[1] = images[0] + 1e-3 * noise(1, *shape, seed=1)[0]
     images[2] = -1
     assert emptiness(images) == {"repeated": 2 / 20, "constant": 1 / 20}
-    monkeypatch.setattr("fedgen.diversity.VOXELS", 45)  # two images at a time
+    monkeypatch.setattr("fedgen.auditing.diversity.VOXELS", 45)  # two images at a time
     assert emptiness(images) == {"repeated": 2 / 20, "constant": 1 / 20}
     assert emptiness(torch.full((4, *shape), 0.3)) == {"repeated": 1, "constant": 1}
     assert emptiness(images[:1]) == {"repeated": 0, "constant": 0}
@@ -50,5 +50,5 @@ def test_a_generator_that_collapsed_differs_less_than_real_images(monkeypatch: p
     assert found["likeness"] > 0.9
     assert found["real_likeness"] < 0.3
     assert likenesses(fallen[:19], labels[:19], real, labels) == {}
-    monkeypatch.setattr("fedgen.diversity.VOXELS", 3 * 256)  # three pairs at a time
+    monkeypatch.setattr("fedgen.auditing.diversity.VOXELS", 3 * 256)  # three pairs at a time
     assert likenesses(fallen, labels, real, labels) == pytest.approx(found, rel=1e-5)

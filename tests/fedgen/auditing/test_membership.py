@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedgen.membership import Membership, by_features, by_pixels, membership, worst
+from fedgen.auditing.membership import Membership, by_features, by_pixels, membership, worst
 
 
 def points(seed: int, count: int) -> Tensor:

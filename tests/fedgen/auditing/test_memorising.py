@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from torch.optim import AdamW
 
-from fedcore.data.audit_record import AuditRecord
-from fedcore.federation import Rounds
-from fedcore.recipe import read_recipe
-from fedcore.run import RunFolder
-from fedcore.visit import Visit
-from fedgen.diffusion import Diffusion
-from fedgen.inspection import inspect
-from fedgen.sample import sample
-from fedgen.train import train
-from fedgen.unet import UNet
+from fedcore.cli.recipe import read_recipe
+from fedcore.data.synthetic.audit_record import AuditRecord
+from fedcore.runs.folder import RunFolder
+from fedcore.server.rounds import Rounds
+from fedcore.training.visit import Visit
+from fedgen.auditing.run import inspect
+from fedgen.diffusion.diffusion import Diffusion
+from fedgen.diffusion.unet import UNet
+from fedgen.sampling import sample
+from fedgen.training import train
 
 
 def audited(folder: Path, images: int, held_out: float, steps: int = 1000) -> AuditRecord:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedcore.message import Reveals, exposure
-from fedgen.moments import LEAST, Moments, frechet, pooled
+from fedcore.messages.message import Reveals, exposure
+from fedgen.auditing.moments import LEAST, Moments, frechet, pooled
 
 
 def features(seed: int, count: int = 40, shift: float = 0.0) -> Tensor:

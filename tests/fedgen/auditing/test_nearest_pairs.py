@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedcore.data.audit_record import with_digest
-from fedcore.keepsake import thumbnails
+from fedcore.data.synthetic.audit_record import with_digest
 from fedcore.report import write_report
-from fedgen.copies import copies, near_by_features
-from fedgen.drawn import DrawnSet
-from fedgen.inspection import inspect
-from fedgen.lookalikes import FILE, SHOWN, View, lookalikes
+from fedcore.site.figures import thumbnails
+from fedgen.auditing.nearest_pairs import FILE, SHOWN, View, lookalikes
+from fedgen.auditing.run import inspect
+from fedgen.copies.copies import copies, near_by_features
+from fedgen.synthetic.synthetic_set import DrawnSet
+from tests.fedgen.auditing.test_run import hold_out, plant
 from tests.fedgen.conftest import HOSPITALS
-from tests.fedgen.test_inspection import hold_out, plant
 
 
 def kept(run: Path, site: str) -> dict[str, np.ndarray]:

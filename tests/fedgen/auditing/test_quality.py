@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedgen import quality
-from fedgen.quality import DRAWS, Sample, alike, coverage, drawings, kernel_distance, reach
+from fedgen.auditing import quality
+from fedgen.auditing.quality import DRAWS, Sample, alike, coverage, drawings, kernel_distance, reach
 
 
 def features(seed: int, count: int, shift: float = 0.0) -> Tensor:

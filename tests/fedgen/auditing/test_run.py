@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.data.audit_record import AuditRecord
-from fedcore.data.gate import LEAST_HELD, LEAST_RATE
-from fedcore.data.images import Images
-from fedcore.encoders import ResNet
+from fedcore.data.dataset import Images
+from fedcore.data.synthetic.audit_record import AuditRecord
+from fedcore.data.synthetic.release_criteria import LEAST_HELD, LEAST_RATE
 from fedcore.errors import InputError
-from fedcore.features import embed
-from fedcore.store import save_encoder
-from fedgen import inspection
-from fedgen.copies import LEAST
-from fedgen.drawn import DrawnSet
+from fedcore.models.encoder_store import save_encoder
+from fedcore.models.encoders import ResNet
+from fedcore.models.features import embed
+from fedgen.auditing import run as inspection
+from fedgen.auditing.membership import LEAST as LEAST_MEMBERS
+from fedgen.auditing.moments import Moments, frechet
+from fedgen.auditing.quality import coverage, kernel_distance
+from fedgen.auditing.run import inspect
+from fedgen.auditing.tstr import tstr
+from fedgen.copies.copies import LEAST
 from fedgen.generator import Known
-from fedgen.inspection import inspect
-from fedgen.membership import LEAST as LEAST_MEMBERS
-from fedgen.moments import Moments, frechet
-from fedgen.pictures import encoded
-from fedgen.quality import coverage, kernel_distance
-from fedgen.tstr import tstr
+from fedgen.synthetic.image_files import encoded
+from fedgen.synthetic.synthetic_set import DrawnSet
 from tests.fedgen.conftest import HOSPITALS
 
 
@@ -74,14 +74,14 @@ def test_the_worse_view_of_membership_counts(
         features, labels = embed(network, images, count, device)
         return (-features if len(images) == 40 else features), labels
 
-    monkeypatch.setattr("fedgen.audit.embed", far)
+    monkeypatch.setattr("fedgen.auditing.audit.embed", far)
     for told in inspect(one_run, drawn, encoder).sites.values():
         assert told["auc_by_pixels"] < 0.8
         assert told["auc"] == told["auc_by_features"] > 0.99
 
 
 def test_figures_are_those_of_all_features_together(one_run: Path, drawn: Path, encoder: Path) -> None:
-    from fedcore.store import build_encoder
+    from fedcore.models.encoder_store import build_encoder
 
     found, network = inspect(one_run, drawn, encoder), build_encoder(encoder).eval()
     looked, cohort = DrawnSet.open(drawn), HOSPITALS.load()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedgen.tstr import DRAWS, LEAST, MOST, tstr
+from fedgen.auditing.tstr import DRAWS, LEAST, MOST, tstr
 
 
 def clouds(count: int, apart: float, seed: int, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,7 +41,7 @@ def test_it_does_not_hang_on_units_nor_on_order() -> None:
 
 
 def test_both_train_on_equally_many_images_of_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedgen import tstr as module
+    from fedgen.auditing import tstr as module
 
     seen, accuracy = [], module._accuracy
     monkeypatch.setattr(

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.copies import HONEST, rates
-from fedcore.data.images import Images
-from fedcore.data.phantom import Phantoms
-from fedgen.copies import (
+from fedcore.data.dataset import Images
+from fedcore.data.phantom.phantoms import Phantoms
+from fedgen.copies.copies import (
     DOUBLE,
     LOWEST,
     MOST,
@@ -22,7 +22,7 @@ from fedgen.copies import (
     near_by_features,
     together,
 )
-from fedgen.matching import Matches, working
+from fedgen.copies.matching import Matches, working
 
 
 def hospital(images: int, size: int, dims: int = 2) -> Images:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedgen import matching
-from fedgen.matching import equalised, mirrorings, nearest, reduced, working
+from fedgen.copies import matching
+from fedgen.copies.matching import equalised, mirrorings, nearest, reduced, working
 
 
 def test_ranks_do_not_depend_on_how_many_images_are_ranked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from fedgen.metric import Metric
+from fedgen.copies.metric import Metric
 
 
 def test_what_a_disguise_changes_does_not_count() -> None:

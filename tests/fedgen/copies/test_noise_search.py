@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedcore.data.phantom import Phantoms
-from fedgen.noisy import NOISES, Noisy, noise
+from fedcore.data.phantom.phantoms import Phantoms
+from fedgen.copies.noise_search import NOISES, Noisy, noise
 
 
 @pytest.mark.parametrize("variance", [0.04, 0.25])

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from fedcore.data.phantom import Phantoms
-from fedgen.posed import WHOLE, Posed, Search
+from fedcore.data.phantom.phantoms import Phantoms
+from fedgen.copies.pose_search import WHOLE, Posed, Search
 
 
 def test_the_same_image_is_wholly_similar_in_any_pose() -> None:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedcore.data.phantom import Phantoms
-from fedgen.registration import centred, inside, mirrored_transforms, moved, register, transforms
+from fedcore.data.phantom.phantoms import Phantoms
+from fedgen.copies.registration import centred, inside, mirrored_transforms, moved, register, transforms
 
 
 @pytest.mark.parametrize("dims", [2, 3])

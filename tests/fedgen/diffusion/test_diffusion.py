@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-from fedcore.algorithm import FedAvg
+from fedcore.algorithms.base import FedAvg
 from fedcore.errors import InputError, Refused
-from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedgen.diffusion import Diffusion
+from fedcore.server.rounds import Rounds, federate
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedgen.diffusion.diffusion import Diffusion
+from fedgen.diffusion.sampler import Sampler, noise_of
+from fedgen.diffusion.schedule import Noise
+from fedgen.diffusion.unet import UNet
 from fedgen.generator import UNSAID, Canvas, Known, left_unsaid
-from fedgen.noise import Noise
-from fedgen.sampling import Sampler, noise_of
-from fedgen.unet import UNet
 from tests.fedcore.toys import images as toy_images
 
 KNOWN = Known(("cat", "dog"), ("a", "b", "c"))

@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedcore.data.decode import UNLABELED
 from fedcore.data.io.masks import read_mask
+from fedcore.data.preprocess.decode import UNLABELED
 from fedcore.data.source import Data
 from fedcore.errors import Refused
-from fedcore.site import Round
+from fedcore.site.site import Round
+from fedgen.auditing.run import inspect
+from fedgen.diffusion.paired import PairedDiffusion, bits_of, from_bits, to_bits
+from fedgen.diffusion.unet import UNet
 from fedgen.generator import Canvas, Known
-from fedgen.inspection import inspect
-from fedgen.paired import PairedDiffusion, bits_of, from_bits, to_bits
-from fedgen.release import release
-from fedgen.sample import sample
-from fedgen.store import load_generator
-from fedgen.unet import UNet
-from tests.fedgen.test_train import phantoms, stopped_and_resumed, trained, weights
+from fedgen.generator_store import load_generator
+from fedgen.releases.release import release
+from fedgen.sampling import sample
+from tests.fedgen.test_training import phantoms, stopped_and_resumed, trained, weights
 
 KNOWN = Known(("cat", "dog"), ("a", "b"))
 narrow = partial(PairedDiffusion, network=partial(UNet, widths=(8, 16)), masks=3)

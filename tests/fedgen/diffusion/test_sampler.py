@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedgen.noise import Noise
-from fedgen.sampling import Sampler, noise_of
+from fedgen.diffusion.sampler import Sampler, noise_of
+from fedgen.diffusion.schedule import Noise
 
 SPREAD = 0.3
 

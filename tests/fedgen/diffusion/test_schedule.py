@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedgen.noise import STEPS, Noise
+from fedgen.diffusion.schedule import STEPS, Noise
 
 PREDICTED = ["epsilon", "v", "flow"]
 TIMES = torch.tensor([0.0, 1.0, 250.0, 500.0, 999.0])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fedcore.errors import InputError
-from fedgen.unet import UNet
+from fedgen.diffusion.unet import UNet
 
 
 @pytest.mark.parametrize(("dims", "size"), [(2, (16, 24)), (3, (8, 12, 16))])

@@ -9,25 +9,25 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fedcore.algorithm import Algorithm, FedAvg, share_of
-from fedcore.checkpoint import Checkpoint
+from fedcore.algorithms.base import Algorithm, FedAvg, share_of
+from fedcore.algorithms.local_only import LocalOnly
+from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
-from fedcore.federation import Rounds
-from fedcore.local import LocalTrainer
-from fedcore.localonly import LocalOnly
-from fedcore.message import Weights
-from fedcore.quantised import Quantised
-from fedcore.run import RunFolder
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedgen.diffusion import Diffusion
-from fedgen.feddiffuse import HALVES, UDec, ULatDec, USplit, half_of, part_of
+from fedcore.messages.message import Weights
+from fedcore.runs.folder import RunFolder
+from fedcore.server.checkpoint import Checkpoint
+from fedcore.server.rounds import Rounds
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedgen.diffusion.diffusion import Diffusion
+from fedgen.diffusion.unet import UNet
+from fedgen.federated.feddiffuse import HALVES, UDec, ULatDec, USplit, half_of, part_of
 from fedgen.generator import Canvas, Known
-from fedgen.sample import sample
-from fedgen.unet import UNet
+from fedgen.sampling import sample
 from tests.fedcore.toys import hospitals, same
-from tests.fedgen.test_train import trained
+from tests.fedgen.test_training import trained
 from tests.stopping import killed_in
 
 NAMES = ("a", "b", "c")
@@ -133,7 +133,7 @@ def test_what_stays_is_in_no_message(algorithm: Any, stays: set[str], dims: int)
 def test_another_network_is_refused(algorithm: Any) -> None:
     made = module()
     made.denoiser.network.net = made.average.network.net = nn.Linear(1, 1)
-    with pytest.raises(InputError, match=r"fedgen.unet.UNet; in Diffusion no .*decoder.* was found"):
+    with pytest.raises(InputError, match=r"fedgen.diffusion.unet.UNet; in Diffusion no .*decoder.* was found"):
         algorithm.start(LocalTrainer(made, share_of(algorithm, made)))
 
 

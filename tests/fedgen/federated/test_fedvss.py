@@ -16,27 +16,27 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
-from fedcore.algorithm import FedAvg
-from fedcore.classifiers import MODEL
-from fedcore.data.batches import loader
-from fedcore.data.images import Images
-from fedcore.data.phantom import Phantoms
+from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.local_only import LocalOnly
+from fedcore.augment.views import Views
+from fedcore.data.dataset import Images
+from fedcore.data.loader import loader
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedcore.encoders import Encoder, ResNet
 from fedcore.errors import Refused
-from fedcore.federation import Rounds
-from fedcore.local import LocalTrainer
-from fedcore.localonly import LocalOnly
-from fedcore.message import Tensors
-from fedcore.policy import Policy
-from fedcore.run import RunFolder
+from fedcore.messages.message import Tensors
+from fedcore.models.classifiers import MODEL
+from fedcore.models.encoders import Encoder, ResNet
+from fedcore.privacy.policy import Policy
+from fedcore.runs.folder import RunFolder
 from fedcore.seeds import seeded
-from fedcore.site import Round, Site
-from fedcore.views import Views
-from fedcore.visit import Visit
-from fedgen.virtual import VirtualSamples, adverse, aside, confident, divergence, evaluating, moved, unit
-from fedtune.classifier import MILD, Classifier
-from fedtune.finetune import finetune
+from fedcore.server.rounds import Rounds
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedgen.federated.fedvss import VirtualSamples, adverse, aside, confident, divergence, evaluating, moved, unit
+from fedtune.classification.classifier import MILD, Classifier
+from fedtune.classification.finetuning import finetune
 from tests.fedgen.members import shapes, untrained
 from tests.stopping import killed_in
 

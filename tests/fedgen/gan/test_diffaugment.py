@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedgen.diffaugment import DiffAugment, Look
+from fedgen.gan.diffaugment import DiffAugment, Look
 
 SPACES = [(8, 11), (6, 7, 8)]
 

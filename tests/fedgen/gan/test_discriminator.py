@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedcore.aggregate import Mean
+from fedcore.aggregation.mean import Mean
 from fedcore.errors import InputError
-from fedgen.critic import Critic, Shown, Spectral
+from fedgen.gan.discriminator import Critic, Shown, Spectral
 from fedgen.generator import UNSAID, Canvas, Known
 from tests.fedcore.toys import contribution
 

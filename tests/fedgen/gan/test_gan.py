@@ -9,27 +9,27 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-from fedcore.algorithm import FedAvg, share_of
-from fedcore.data.batches import loader
-from fedcore.data.images import Images
+from fedcore.algorithms.base import FedAvg, share_of
+from fedcore.cli.recipe import read_recipe
+from fedcore.data.dataset import Images
+from fedcore.data.loader import loader
 from fedcore.errors import InputError, Refused
-from fedcore.federation import Rounds, federate
-from fedcore.ledger import RoundRecord
-from fedcore.local import LocalTrainer
-from fedcore.recipe import read_recipe
 from fedcore.seeds import seeded
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedgen.adversarial import Wasserstein
-from fedgen.critic import Critic, Shown
-from fedgen.diffaugment import DiffAugment
-from fedgen.gan import GAN, CriticsStay
+from fedcore.server.communication import RoundRecord
+from fedcore.server.rounds import Rounds, federate
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedgen.diffusion.sampler import noise_of
+from fedgen.gan.diffaugment import DiffAugment
+from fedgen.gan.discriminator import Critic, Shown
+from fedgen.gan.gan import GAN, CriticsStay
+from fedgen.gan.losses import Wasserstein
 from fedgen.generator import Canvas, left_unsaid
-from fedgen.sample import sample
-from fedgen.sampling import noise_of
-from fedgen.store import load_generator, save_generator
-from fedgen.train import train
+from fedgen.generator_store import load_generator, save_generator
+from fedgen.sampling import sample
+from fedgen.training import train
 from tests.fedcore.toys import broken, same
 from tests.fedcore.toys import images as toy_images
 from tests.fedgen.gans import KNOWN, VISIT, gan, left_by, phantoms, stopped_and_resumed, trained
@@ -200,7 +200,7 @@ def test_wasserstein_takes_five_steps_of_a_critic_without_spectral_norm() -> Non
 
 
 def test_the_recipe_takes_wasserstein() -> None:
-    words = ["gan", "--generator.init_args.objective", "fedgen.adversarial.Wasserstein"]
+    words = ["gan", "--generator.init_args.objective", "fedgen.gan.losses.Wasserstein"]
     words += ["--generator.init_args.critic.init_args.spectral", "false"]
     made = read_recipe(train, "generate train", words).build()["generator"](Canvas(1, (32, 32)), KNOWN)
     assert (made.critic_steps, made.objective) == (5, Wasserstein())

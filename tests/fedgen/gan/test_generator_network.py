@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from fedcore.errors import InputError
+from fedgen.diffusion.sampler import noise_of
+from fedgen.gan.generator_network import GANGenerator, Painter
 from fedgen.generator import UNSAID, Canvas, Known
-from fedgen.painter import GANGenerator, Painter
-from fedgen.sampling import noise_of
 
 KNOWN = Known(("cat", "dog"), ("a", "b", "c"))
 

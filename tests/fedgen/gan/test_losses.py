@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedgen.adversarial import Hinge, Wasserstein
-from fedgen.critic import Shown
+from fedgen.gan.discriminator import Shown
+from fedgen.gan.losses import Hinge, Wasserstein
 
 
 def shown(seed: int, count: int = 6) -> Shown:

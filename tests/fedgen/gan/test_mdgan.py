@@ -9,26 +9,26 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-from fedcore.algorithm import FedAvg, share_of
-from fedcore.data.batches import loader
-from fedcore.data.images import Images
+from fedcore.algorithms.base import FedAvg, share_of
+from fedcore.data.dataset import Images
+from fedcore.data.loader import loader
 from fedcore.errors import InputError
-from fedcore.federation import NoSiteLeft, Rounds, federate
-from fedcore.ledger import RoundRecord
-from fedcore.local import LocalTrainer
-from fedcore.message import Reveals, flatten, unflatten, weights_of
-from fedcore.policy import Policy
+from fedcore.messages.message import Reveals, flatten, unflatten, weights_of
+from fedcore.privacy.policy import Policy
 from fedcore.seeds import seeded
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedgen.critic import Shown
-from fedgen.diffusion import Diffusion
-from fedgen.gan import GAN
+from fedcore.server.communication import RoundRecord
+from fedcore.server.rounds import NoSiteLeft, Rounds, federate
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedgen.diffusion.diffusion import Diffusion
+from fedgen.gan.discriminator import Shown
+from fedgen.gan.gan import GAN
+from fedgen.gan.mdgan import MDGAN
+from fedgen.gan.server_generator import Studio
 from fedgen.generator import UNSAID, Canvas, left_unsaid
-from fedgen.mdgan import MDGAN
-from fedgen.store import load_generator
-from fedgen.studio import Studio
+from fedgen.generator_store import load_generator
 from tests.fedcore.toys import broken, hospitals, same
 from tests.fedgen.gans import KNOWN, VISIT, gan, left_by, stopped_and_resumed, trained
 
@@ -216,7 +216,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
 
 def test_other_generators_and_no_fakes_are_refused() -> None:
     module = Diffusion(Canvas(1, (8, 8)), KNOWN)
-    with pytest.raises(InputError, match=r"MDGAN takes the generator fedgen\.gan\.GAN, got Diffusion"):
+    with pytest.raises(InputError, match=r"MDGAN takes the generator fedgen\.gan\.gan\.GAN, got Diffusion"):
         ALGORITHM.start(LocalTrainer(module, module.share))
     with pytest.raises(ValueError, match="fakes must be at least 1, got 0"):
         MDGAN(fakes=0)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fedcore.errors import InputError
-from fedgen.autoencoder import Autoencoder, Scale, drawn
 from fedgen.generator import Canvas
+from fedgen.latent.autoencoder import Autoencoder, Scale, drawn
 
 
 @pytest.mark.parametrize(("dims", "size"), [(2, (16, 24)), (3, (8, 12, 16))])

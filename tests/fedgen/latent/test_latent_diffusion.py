@@ -12,28 +12,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedcore.algorithm import FedAvg
+from fedcore.algorithms.base import FedAvg
 from fedcore.data.source import Data
 from fedcore.errors import InputError
-from fedcore.federation import Rounds, federate
-from fedcore.ledger import RoundRecord
-from fedcore.local import LocalTrainer
-from fedcore.memory import InMemory
-from fedcore.parcel import pack, unpack
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedcore.worker import rebuilt
-from fedgen.autoencoder import Autoencoder
-from fedgen.diffusion import Diffusion
+from fedcore.server.communication import RoundRecord
+from fedcore.server.rounds import Rounds, federate
+from fedcore.site.memory import InMemory
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedcore.transport.pickling import pack, unpack
+from fedcore.transport.worker import rebuilt
+from fedgen.diffusion.diffusion import Diffusion
+from fedgen.diffusion.sampler import Sampler, noise_of
+from fedgen.diffusion.unet import UNet
 from fedgen.generator import Canvas, Known
-from fedgen.latent import LatentDiffusion, LatentGenerator
-from fedgen.sample import sample
-from fedgen.sampling import Sampler, noise_of
-from fedgen.store import load_generator
-from fedgen.unet import UNet
-from fedgen.vae import VAE
+from fedgen.generator_store import load_generator
+from fedgen.latent.autoencoder import Autoencoder
+from fedgen.latent.latent_diffusion import LatentDiffusion, LatentGenerator
+from fedgen.latent.vae import VAE
+from fedgen.sampling import sample
 from tests.fedcore.toys import same
-from tests.fedgen.test_train import phantoms, stopped_and_resumed, trained, weights
+from tests.fedgen.test_training import phantoms, stopped_and_resumed, trained, weights
 
 KNOWN = Known(("cat", "dog"), ("hospital_1", "hospital_2"))
 IMAGES = Canvas(1, (16, 16))

@@ -12,24 +12,24 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.optim import SGD
 
-from fedcore.algorithm import FedAvg
-from fedcore.data.batches import loader
+from fedcore.algorithms.base import FedAvg
+from fedcore.data.loader import loader
 from fedcore.errors import InputError
-from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer, channels_last
-from fedcore.message import Tensors
+from fedcore.messages.message import Tensors
 from fedcore.seeds import seeded
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedgen.autoencoder import Autoencoder
+from fedcore.server.rounds import Rounds, federate
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer, channels_last
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedgen.diffusion.sampler import noise_of
 from fedgen.generator import UNSAID, Canvas, Known
-from fedgen.sample import sample
-from fedgen.sampling import noise_of
-from fedgen.store import load_generator
-from fedgen.vae import VAE, VAEGenerator, divergence
+from fedgen.generator_store import load_generator
+from fedgen.latent.autoencoder import Autoencoder
+from fedgen.latent.vae import VAE, VAEGenerator, divergence
+from fedgen.sampling import sample
 from tests.fedcore.toys import hospitals, same
-from tests.fedgen.test_train import phantoms, stopped_and_resumed, trained, weights
+from tests.fedgen.test_training import phantoms, stopped_and_resumed, trained, weights
 
 KNOWN = Known(("cat", "dog"), ("a", "b", "c"))
 VISIT = Visit(batch_size=4, accelerator="cpu")

@@ -11,24 +11,24 @@ import safetensors.torch
 import torch
 from torch.optim import SGD
 
-from fedcore.checkpoint import Checkpoint
-from fedcore.classifiers import MODEL, fresh_classifier
-from fedcore.cli import main
-from fedcore.encoders import ResNet
+from fedcore.cli.main import main
 from fedcore.errors import InputError
-from fedcore.files import write_json
-from fedcore.run import RunFolder
-from fedcore.store import save_encoder
-from fedgen.distil import Distillation, along, shuffled, softened
-from fedgen.drawn import DrawnSet
-from fedgen.ensemble import Ensemble, Tuned
-from fedgen.inversion import Inversion
-from fedgen.invert import invert
-from fedgen.oneshot import distil
-from fedgen.recognition import Recognition
-from fedgen.sampling import noise_of
-from tests.fedgen.test_distil import taught
-from tests.fedgen.test_invert import QUICK, alone, together, tuned
+from fedcore.files.writing import write_json
+from fedcore.models.classifiers import MODEL, fresh_classifier
+from fedcore.models.encoder_store import save_encoder
+from fedcore.models.encoders import ResNet
+from fedcore.runs.folder import RunFolder
+from fedcore.server.checkpoint import Checkpoint
+from fedgen.diffusion.sampler import noise_of
+from fedgen.oneshot.distil import distil
+from fedgen.oneshot.distillation import Distillation, along, shuffled, softened
+from fedgen.oneshot.ensemble import Ensemble, Tuned
+from fedgen.oneshot.inversion import Inversion
+from fedgen.oneshot.invert import invert
+from fedgen.oneshot.teacher_accuracy import Recognition
+from fedgen.synthetic.synthetic_set import DrawnSet
+from tests.fedgen.oneshot.test_distillation import taught
+from tests.fedgen.oneshot.test_invert import QUICK, alone, together, tuned
 
 __all__ = ["alone", "together"]  # fixtures
 
@@ -139,7 +139,7 @@ def killed_in(epoch: int, when: str) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SGD, "step", step)
-        patch.setattr("fedcore.checkpoint.write_json", write)
+        patch.setattr("fedcore.server.checkpoint.write_json", write)
         with pytest.raises(KeyboardInterrupt):
             yield
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn.functional import kl_div, log_softmax, softmax
 
-from fedgen.distil import Distillation, Lesson, along, distance, noise_adapted, shuffled, softened
-from fedgen.ensemble import Ensemble
+from fedgen.oneshot.distillation import Distillation, Lesson, along, distance, noise_adapted, shuffled, softened
+from fedgen.oneshot.ensemble import Ensemble
 from tests.fedgen.members import accuracy, members, shapes, untrained
-from tests.fedgen.test_inversion import network
+from tests.fedgen.oneshot.test_inversion import network
 
 T = 20.0
 

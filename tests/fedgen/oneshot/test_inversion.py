@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedgen.ensemble import Ensemble
-from fedgen.inversion import Inversion, asked, codes_of, jensen_shannon, painted, remembers, total_variation
-from fedgen.sampling import noise_of
+from fedgen.diffusion.sampler import noise_of
+from fedgen.oneshot.ensemble import Ensemble
+from fedgen.oneshot.inversion import Inversion, asked, codes_of, jensen_shannon, painted, remembers, total_variation
 from tests.fedgen.members import CLASSES, SIDE, accuracy, members, roughness, shapes
 
 CALM = Inversion(steps=5, tv=0.0, statistics=0.0, jitter=0, scales=0)

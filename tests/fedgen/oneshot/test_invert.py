@@ -11,22 +11,22 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from fedcore.checkpoint import Checkpoint
-from fedcore.classifiers import MODEL, classifiers_of
-from fedcore.cli import main
+from fedcore.cli.main import main
 from fedcore.data.source import Data
 from fedcore.errors import InputError
-from fedcore.files import write_json
-from fedcore.local import personal
-from fedcore.run import RunFolder
-from fedgen import drawn as module
-from fedgen.drawn import DrawnSet
-from fedgen.ensemble import Ensemble, Tuned
-from fedgen.inspection import inspect
-from fedgen.inversion import Inversion
-from fedgen.invert import invert
-from fedgen.release import release
-from fedgen.sampling import noise_of
+from fedcore.files.writing import write_json
+from fedcore.models.classifiers import MODEL, classifiers_of
+from fedcore.runs.folder import RunFolder
+from fedcore.server.checkpoint import Checkpoint
+from fedcore.training.local_trainer import personal
+from fedgen.auditing.run import inspect
+from fedgen.diffusion.sampler import noise_of
+from fedgen.oneshot.ensemble import Ensemble, Tuned
+from fedgen.oneshot.inversion import Inversion
+from fedgen.oneshot.invert import invert
+from fedgen.releases.release import release
+from fedgen.synthetic import synthetic_set as module
+from fedgen.synthetic.synthetic_set import DrawnSet
 from tests.fedcore.toys import same
 from tests.runs import seal
 
@@ -34,12 +34,12 @@ QUICK: dict[str, Any] = {"inversion": Inversion(steps=2), "batch_size": 4}
 SMALL = ["--data.size", "16", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "16"]
 
 
-def tuned(folder: Path, *words: str, algorithm: str = "fedcore.localonly.LocalOnly") -> Path:
+def tuned(folder: Path, *words: str, algorithm: str = "fedcore.algorithms.local_only.LocalOnly") -> Path:
     """A finished finetune run."""
     words = (*SMALL, "--rounds.count", "1", "--visit.batch_size", "8", "--visit.accelerator", "cpu", *words)
     encoder = [
         "--encoder",
-        "fedcore.encoders.ResNet",
+        "fedcore.models.encoders.ResNet",
         "--encoder.init_args.depth",
         "10",
         "--encoder.init_args.stem",
@@ -60,7 +60,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tuned(tmp_path_factory.mktemp("tuned") / "together", algorithm="fedcore.algorithm.FedAvg")
+    return tuned(tmp_path_factory.mktemp("tuned") / "together", algorithm="fedcore.algorithms.base.FedAvg")
 
 
 def pixels(folder: Path) -> dict[str, np.ndarray]:
@@ -82,7 +82,7 @@ def test_sites_that_trained_alone_have_a_classifier_each_and_others_one(alone: P
 
 
 def test_a_site_with_a_personal_classifier_has_that_one(tmp_path: Path) -> None:
-    run = tuned(tmp_path / "own", algorithm="fedcore.ditto.Ditto")
+    run = tuned(tmp_path / "own", algorithm="fedcore.algorithms.ditto.Ditto")
     memories = Checkpoint.open(run / "state")
     for site, network in classifiers_of(RunFolder(run)).items():
         assert same(dict(network.state_dict()), personal(memories.get(str(site))))
@@ -240,7 +240,14 @@ def test_what_does_not_fit_is_said(alone: Path, together: Path, tmp_path: Path) 
 
 
 def test_classifiers_without_batch_norm_are_refused_unless_wanted(tmp_path: Path) -> None:
-    vit = ["--encoder", "fedcore.encoders.ViT", "--encoder.init_args.patch", "8", "--encoder.init_args.width", "12"]
+    vit = [
+        "--encoder",
+        "fedcore.models.encoders.ViT",
+        "--encoder.init_args.patch",
+        "8",
+        "--encoder.init_args.width",
+        "12",
+    ]
     run = tuned(tmp_path / "run", *vit, "--encoder.init_args.depth", "1")
     with pytest.raises(InputError, match="have no batch norm"):
         invert(run, tmp_path / "set", 2, **QUICK)
@@ -254,7 +261,7 @@ def test_a_damaged_run_is_refused(broken: str, tmp_path: Path) -> None:
     if broken == "weights":
         (run / MODEL).write_bytes(b"nonsense")
     else:
-        changed = "seed: 0" if broken == "recipe" else recipe.replace("fedcore.encoders.ResNet", "gone.Encoder")
+        changed = "seed: 0" if broken == "recipe" else recipe.replace("fedcore.models.encoders.ResNet", "gone.Encoder")
         (run / "recipe.yaml").write_text(changed)
     with pytest.raises(InputError, match=r"corrupted|damaged|the recipe's encoder cannot be built"):
         invert(run, tmp_path / "set", 2, **QUICK)

@@ -9,22 +9,22 @@ import pytest
 import torch
 from PIL import Image
 
+from fedcore.algorithms.local_only import LocalOnly
 from fedcore.errors import InputError
-from fedcore.localonly import LocalOnly
-from fedgen import drawn as module
-from fedgen.audit import BATCH
-from fedgen.denoiser import Denoiser, DiffusionGenerator
-from fedgen.drawn import DrawnSet
+from fedgen.auditing.audit import BATCH
+from fedgen.auditing.run import inspect
+from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
+from fedgen.diffusion.sampler import Sampler, noise_of
+from fedgen.diffusion.schedule import Noise
+from fedgen.diffusion.unet import UNet
 from fedgen.generator import UNSAID, Canvas, Generator, Known
-from fedgen.inspection import inspect
-from fedgen.joint import JointGenerator, load_drawing
-from fedgen.noise import Noise
-from fedgen.release import release
-from fedgen.sample import sample
-from fedgen.sampling import Sampler, noise_of
-from fedgen.store import load_generator, save_generator
-from fedgen.unet import UNet
-from tests.fedgen.test_train import phantoms, trained
+from fedgen.generator_store import load_generator, save_generator
+from fedgen.oneshot.joint_generator import JointGenerator, load_drawing
+from fedgen.releases.release import release
+from fedgen.sampling import sample
+from fedgen.synthetic import synthetic_set as module
+from fedgen.synthetic.synthetic_set import DrawnSet
+from tests.fedgen.test_training import phantoms, trained
 
 KNOWN = Known(("cat", "dog"), ("b", "a", "never_trained"))
 QUICK = {"steps": 2, "batch_size": 4}

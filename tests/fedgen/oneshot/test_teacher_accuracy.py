@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedcore.message import flatten
-from fedgen.recognition import Recognition, show
+from fedcore.messages.message import flatten
+from fedgen.oneshot.teacher_accuracy import Recognition, show
 from tests.fedcore.toys import same
 
 

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from fedgen.courses import Course, Passes, Walks
-from fedgen.ensemble import Ensemble, Panel, answers
-from fedgen.inversion import Inversion
-from fedgen.sampling import noise_of
-from tests.fedgen.test_inversion import network
+from fedgen.diffusion.sampler import noise_of
+from fedgen.oneshot.ensemble import Ensemble, Panel, answers
+from fedgen.oneshot.inversion import Inversion
+from fedgen.oneshot.teacher_data import Course, Passes, Walks
+from tests.fedgen.oneshot.test_inversion import network
 
 
 def walks() -> Walks:

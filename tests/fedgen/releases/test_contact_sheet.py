@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fedgen.contact import GAP, contact_sheet
+from fedgen.releases.contact_sheet import GAP, contact_sheet
 
 
 def levels(images: torch.Tensor) -> np.ndarray:

@@ -13,18 +13,18 @@ import pytest
 import torch
 from PIL import Image
 
-from fedcore.cli import main
+from fedcore.cli.main import main
 from fedcore.data.source import Data
-from fedcore.data.synthetic import standing
+from fedcore.data.synthetic.synthetic_set import standing
 from fedcore.errors import Faults, InputError
-from fedgen import release as module
-from fedgen.copies import NOT_LOOKED_FOR
-from fedgen.drawn import DrawnImage, DrawnSet
-from fedgen.inspection import inspect
-from fedgen.pictures import encoded
-from fedgen.release import _by_class, release
-from fedgen.sample import sample
-from tests.fedgen.test_inspection import plant
+from fedgen.auditing.run import inspect
+from fedgen.copies.copies import NOT_LOOKED_FOR
+from fedgen.releases import release as module
+from fedgen.releases.release import _by_class, release
+from fedgen.sampling import sample
+from fedgen.synthetic.image_files import encoded
+from fedgen.synthetic.synthetic_set import DrawnImage, DrawnSet
+from tests.fedgen.auditing.test_run import plant
 from tests.runs import seal
 
 

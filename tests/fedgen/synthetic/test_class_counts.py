@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedcore.algorithms.local_only import LocalOnly
 from fedcore.errors import InputError
-from fedcore.federation import Rounds
-from fedcore.local import LocalTrainer
-from fedcore.localonly import LocalOnly
-from fedcore.message import Reveals
-from fedcore.policy import Policy
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedgen.gan import GAN
+from fedcore.messages.message import Reveals
+from fedcore.privacy.policy import Policy
+from fedcore.server.rounds import Rounds
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.transport.in_process import InProcess
+from fedgen.gan.gan import GAN
 from fedgen.generator import Known
-from fedgen.joint import load_drawing
-from fedgen.pairs import CountClasses, Wanted, counted, named
-from fedgen.sample import sample
-from fedgen.store import load_generator
+from fedgen.generator_store import load_generator
+from fedgen.oneshot.joint_generator import load_drawing
+from fedgen.sampling import sample
+from fedgen.synthetic.class_counts import CountClasses, Wanted, counted, named
 from tests.fedcore.toys import images as toy_images
 from tests.fedgen.gans import VISIT, gan, trained
 

@@ -7,8 +7,8 @@ import torch
 
 from fedcore.data.io.affine import affine_of
 from fedcore.data.io.readers import read_image
-from fedgen.dicom import as_dicom
-from fedgen.pictures import decoded, encoded
+from fedgen.synthetic.dicom_files import as_dicom
+from fedgen.synthetic.image_files import decoded, encoded
 
 
 def test_a_volume_is_the_same_as_dicom_and_as_nifti(tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from fedcore.data.partition import Partition, Pooled
-from fedcore.data.phantom import Phantoms
-from fedcore.data.scaling import FullRange, Percentiles, Scaling, Window
+from fedcore.data.phantom.phantoms import Phantoms
+from fedcore.data.preprocess.scaling import FullRange, Percentiles, Scaling, Window
 from fedcore.data.source import Data
-from fedcore.data.synthetic import Synthetic
-from fedgen.dicom import as_dicom
-from fedgen.drawn import add, begin
-from fedgen.pictures import decoded
+from fedcore.data.synthetic.synthetic_set import Synthetic
+from fedgen.synthetic.dicom_files import as_dicom
+from fedgen.synthetic.image_files import decoded
+from fedgen.synthetic.synthetic_set import add, begin
 
 SIZES = {"picture": (1, 8, 8), "colour": (3, 8, 8), "volume": (1, 8, 8, 8), "channels": (3, 8, 8, 8)}
 SCALINGS = [Percentiles(), Window(-1000.0, 400.0), FullRange(16), FullRange(8)]

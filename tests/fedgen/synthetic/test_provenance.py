@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.data.phantom import Phantoms
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.errors import InputError
-from fedcore.run import RunFolder
-from fedgen.drawn import DrawnSet
-from fedgen.inspection import inspect
-from fedgen.origin import generators, require_origin, trained_on
-from fedgen.sample import sample
+from fedcore.runs.folder import RunFolder
+from fedgen.auditing.run import inspect
+from fedgen.sampling import sample
+from fedgen.synthetic.provenance import generators, require_origin, trained_on
+from fedgen.synthetic.synthetic_set import DrawnSet
+from tests.fedgen.auditing.test_run import plant
 from tests.fedgen.conftest import HOSPITALS
-from tests.fedgen.test_inspection import plant
 from tests.runs import seal
 
 

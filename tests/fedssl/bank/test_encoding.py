@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity, normalize
 
-from fedssl.wire import Wire, bounded, decode, encode
+from fedssl.bank.encoding import Wire, bounded, decode, encode
 
 FEATURES = normalize(torch.randn(500, 128, generator=torch.Generator().manual_seed(0)), dim=1)
 

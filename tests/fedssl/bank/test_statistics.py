@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fedcore.data.images import Images
+from fedcore.data.dataset import Images
 from fedcore.errors import Refused
-from fedcore.message import Reveals, exposure, flatten, nbytes, unflatten
-from fedcore.policy import Policy
-from fedcore.site import Round, Site
-from fedssl.bank import site_number
-from fedssl.moco import MoCo
-from fedssl.statistics import (
+from fedcore.messages.message import Reveals, exposure, flatten, nbytes, unflatten
+from fedcore.privacy.policy import Policy
+from fedcore.site.site import Round, Site
+from fedssl.bank.bank import site_number
+from fedssl.bank.statistics import (
     ShareStatistics,
     SiteStatistics,
     StatisticsPool,
@@ -23,6 +22,7 @@ from fedssl.statistics import (
     moments,
     patients_behind,
 )
+from fedssl.methods.moco import MoCo
 
 TURN = Round(2, 5, seed=7)
 

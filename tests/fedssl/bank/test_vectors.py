@@ -8,22 +8,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
-from fedcore.algorithm import FedAvg
-from fedcore.checkpoint import Checkpoint
-from fedcore.data.images import Images
+from fedcore.algorithms.base import FedAvg
+from fedcore.data.dataset import Images
 from fedcore.errors import Refused
-from fedcore.exchange import Carried, Carry
-from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer
-from fedcore.message import Reveals, Weights, exposure, flatten, nbytes, unflatten
-from fedcore.policy import Policy
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedssl.bank import UNKNOWN, site_number
-from fedssl.moco import MoCo
-from fedssl.vectors import ShareVectors, SiteVectors, VectorPool
-from fedssl.wire import Wire
+from fedcore.exchanges.base import Carried, Carry
+from fedcore.messages.message import Reveals, Weights, exposure, flatten, nbytes, unflatten
+from fedcore.privacy.policy import Policy
+from fedcore.server.checkpoint import Checkpoint
+from fedcore.server.rounds import Rounds, federate
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedssl.bank.bank import UNKNOWN, site_number
+from fedssl.bank.encoding import Wire
+from fedssl.bank.vectors import ShareVectors, SiteVectors, VectorPool
+from fedssl.methods.moco import MoCo
 from tests.fedcore.toys import at
 
 SIZES = {"a": 5, "b": 8, "c": 3}

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.cli import main
-from fedcore.files import write_json
-from fedcore.run import RunFolder
-from fedssl.command import USAGE, pooled, probe
+from fedcore.cli.main import main
+from fedcore.files.writing import write_json
+from fedcore.runs.folder import RunFolder
+from fedssl.evaluation.command import USAGE, pooled, probe
 
 RECIPE = """
-encoder: {class_path: fedcore.encoders.ResNet, init_args: {depth: 10, stem: 8}}
-method: {class_path: fedssl.simclr.SimCLR, init_args: {hidden: 16, dim: 8}}
+encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}
+method: {class_path: fedssl.methods.simclr.SimCLR, init_args: {hidden: 16, dim: 8}}
 algorithm: {class_path: ALGORITHM}
 policy: {min_patients: 1}
 data: {manifest: phantom, size: 32, phantom: {sites: 2, images_per_site: 40}}
@@ -36,7 +36,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Said:
     return run
 
 
-@pytest.fixture(params=["fedcore.algorithm.FedAvg"])
+@pytest.fixture(params=["fedcore.algorithms.base.FedAvg"])
 def finished(request: pytest.FixtureRequest, tmp_path: Path, said: Said) -> Path:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.replace("ALGORITHM", request.param))
@@ -45,11 +45,13 @@ def finished(request: pytest.FixtureRequest, tmp_path: Path, said: Said) -> Path
     return tmp_path / "run"
 
 
-OWN = ["fedcore.localonly.LocalOnly", "fedcore.fedbn.FedBN"]
+OWN = ["fedcore.algorithms.local_only.LocalOnly", "fedcore.algorithms.fedbn.FedBN"]
 
 
 @pytest.mark.parametrize(
-    "finished", ["fedcore.algorithm.FedAvg", "fedcore.ditto.Ditto", "fedssl.fedema.FedEMA", *OWN], indirect=True
+    "finished",
+    ["fedcore.algorithms.base.FedAvg", "fedcore.algorithms.ditto.Ditto", "fedssl.federation.fedema.FedEMA", *OWN],
+    indirect=True,
 )
 def test_it_finds_what_the_runs_own_last_survey_found(finished: Path) -> None:
     kept = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file() and p.name != "audit.jsonl"}

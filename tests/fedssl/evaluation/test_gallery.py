@@ -11,21 +11,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedcore.data.images import Images
-from fedcore.data.phantom import Phantoms
+from fedcore.algorithms.local_only import LocalOnly
+from fedcore.data.dataset import Images
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedcore.encoders import Encoder, ResNet
-from fedcore.federation import Rounds
-from fedcore.local import LocalTrainer
-from fedcore.localonly import LocalOnly
-from fedcore.policy import Policy
+from fedcore.models.encoders import Encoder, ResNet
+from fedcore.privacy.policy import Policy
 from fedcore.report import write_report
-from fedcore.run import RunFolder
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedssl.gallery import FILE, Gallery
-from fedssl.pretrain import pretrain
-from fedssl.simclr import SimCLR
+from fedcore.runs.folder import RunFolder
+from fedcore.server.rounds import Rounds
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedssl.evaluation.gallery import FILE, Gallery
+from fedssl.methods.simclr import SimCLR
+from fedssl.pretraining import pretrain
 
 MakeImages = Callable[..., Images]
 CPU = torch.device("cpu")

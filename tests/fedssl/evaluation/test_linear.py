@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedssl.linear import linear_probe
+from fedssl.evaluation.linear import linear_probe
 
 
 def blobs(n: int, seed: int, classes: int = 3, width: int = 5) -> tuple[Tensor, Tensor]:

@@ -12,27 +12,27 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fedcore.data.phantom import Phantoms
+from fedcore.algorithms.ditto import Ditto
+from fedcore.algorithms.fedbn import FedBN
+from fedcore.algorithms.fedrep import FedRep
+from fedcore.algorithms.local_only import LocalOnly
+from fedcore.algorithms.quantised import Quantised
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedcore.ditto import Ditto
-from fedcore.encoders import ResNet
 from fedcore.errors import InputError
-from fedcore.features import embed
-from fedcore.fedbn import FedBN
-from fedcore.federation import Rounds
-from fedcore.fedrep import FedRep
-from fedcore.localonly import LocalOnly
-from fedcore.policy import Policy
-from fedcore.progress import load
-from fedcore.quantised import Quantised
-from fedcore.run import RunFolder
-from fedcore.store import build_encoder, find_encoder
-from fedcore.visit import Visit
-from fedssl import probe
-from fedssl.byol import BYOL
-from fedssl.fedema import FedEMA
-from fedssl.fedu import FedU
-from fedssl.pretrain import pretrain
+from fedcore.models.encoder_store import build_encoder, find_encoder
+from fedcore.models.encoders import ResNet
+from fedcore.models.features import embed
+from fedcore.privacy.policy import Policy
+from fedcore.runs.folder import RunFolder
+from fedcore.runs.progress import load
+from fedcore.server.rounds import Rounds
+from fedcore.training.visit import Visit
+from fedssl.evaluation import probe
+from fedssl.federation.fedema import FedEMA
+from fedssl.federation.fedu import FedU
+from fedssl.methods.byol import BYOL
+from fedssl.pretraining import pretrain
 
 DATA = Data(size=16, phantom=Phantoms(sites=2, images_per_site=12))
 COMMON, OWN = {"encoder"}, {"sites/hospital_1/encoder", "sites/hospital_2/encoder"}

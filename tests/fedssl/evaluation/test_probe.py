@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from fedcore.data.images import Images
-from fedcore.local import LocalTrainer
-from fedcore.message import Contribution, Empty, Refusal, Weights
-from fedcore.policy import Policy
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedssl.linear import linear_probe
-from fedssl.moco import MoCo
-from fedssl.probe import Probe, effective_rank, feature_std, knn
+from fedcore.data.dataset import Images
+from fedcore.messages.message import Contribution, Empty, Refusal, Weights
+from fedcore.privacy.policy import Policy
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedssl.evaluation.linear import linear_probe
+from fedssl.evaluation.probe import Probe, effective_rank, feature_std, knn
+from fedssl.methods.moco import MoCo
 
 TURN = Round(0, 1, seed=0)
 ANY = Policy(min_patients=1)

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.data.images import Images
-from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer
-from fedcore.message import Tensors
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedssl.byol import BYOL
-from fedssl.fedu import FedU
+from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.data.dataset import Images
+from fedcore.messages.message import Tensors
+from fedcore.server.rounds import Rounds, federate
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedssl.federation.fedu import FedU
+from fedssl.methods.byol import BYOL
 from tests.fedcore.toys import same
 
 Sites = Callable[[], InProcess]

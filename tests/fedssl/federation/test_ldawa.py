@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from fedcore.aggregate import Aggregator, Mean
-from fedcore.algorithm import FedAvg
-from fedcore.encoders import ResNet
+from fedcore.aggregation.mean import Aggregator, Mean
+from fedcore.algorithms.base import FedAvg
 from fedcore.errors import InputError
-from fedcore.message import Contribution, Tensors, Weights
-from fedssl.ldawa import LDAWA, cosine, layers
+from fedcore.messages.message import Contribution, Tensors, Weights
+from fedcore.models.encoders import ResNet
+from fedssl.federation.ldawa import LDAWA, cosine, layers
 from tests.fedcore.toys import same
 
 SHAPES = {"conv.weight": (2, 1, 3, 3), "conv.bias": (2,), "bn.weight": (2,), "bn.bias": (2,)}

@@ -10,26 +10,26 @@ import pytest
 import torch
 from torch import nn
 
-from fedcore.algorithm import Algorithm, FedAvg
-from fedcore.checkpoint import Checkpoint
-from fedcore.data.images import Images
+from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.fedprox import Spring
+from fedcore.algorithms.local_only import LocalOnly
+from fedcore.data.dataset import Images
 from fedcore.errors import Refused
-from fedcore.exchange import Carried, Carry
-from fedcore.federation import NoSiteLeft, Rounds, federate
-from fedcore.fedprox import Spring
-from fedcore.ledger import RoundRecord
-from fedcore.local import LocalTrainer, personal
-from fedcore.localonly import LocalOnly
-from fedcore.message import Weights, nbytes
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedssl.byol import BYOL
-from fedssl.fedema import FedEMA
-from fedssl.fedu import FedU
-from fedssl.moco import MoCo
-from fedssl.rejoin import Rejoin, divergence, mix
-from fedssl.statistics import ShareStatistics
+from fedcore.exchanges.base import Carried, Carry
+from fedcore.messages.message import Weights, nbytes
+from fedcore.server.checkpoint import Checkpoint
+from fedcore.server.communication import RoundRecord
+from fedcore.server.rounds import NoSiteLeft, Rounds, federate
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer, personal
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedssl.bank.statistics import ShareStatistics
+from fedssl.federation.fedema import FedEMA
+from fedssl.federation.fedu import FedU
+from fedssl.federation.personalised_start import Rejoin, divergence, mix
+from fedssl.methods.byol import BYOL
+from fedssl.methods.moco import MoCo
 from tests.fedcore.toys import same
 
 Sites = Callable[[str], InProcess]

@@ -9,17 +9,17 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from fedcore.aggregate import Mean
-from fedcore.algorithm import FedAvg
-from fedcore.data.images import Images
+from fedcore.aggregation.mean import Mean
+from fedcore.algorithms.base import FedAvg
+from fedcore.data.dataset import Images
 from fedcore.errors import InputError, Refused
-from fedcore.local import LocalTrainer
-from fedcore.message import Contribution, Weights
-from fedcore.site import Round, Site
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedssl.simclr import SimCLR
-from fedssl.similarity import RepresentationChange, correlation, dissimilarity
+from fedcore.messages.message import Contribution, Weights
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedssl.federation.similarity import RepresentationChange, correlation, dissimilarity
+from fedssl.methods.simclr import SimCLR
 
 TURN = Round(0, 1, seed=0)
 BY_CHANGE = Mean(weight="representation_change")

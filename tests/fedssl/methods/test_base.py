@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from fedcore.data.images import Images
-from fedcore.local import LocalTrainer
-from fedcore.site import Round, Site
-from fedcore.views import Views
-from fedcore.visit import Visit
-from fedssl.method import Method
+from fedcore.augment.views import Views
+from fedcore.data.dataset import Images
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedssl.methods.base import Method
 
 STILL = Views(
     count=3, crop=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0, rotate=0.0, gamma=0.0, contrast=0.0, brightness=0.0,

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from fedcore.algorithm import FedAvg
-from fedcore.checkpoint import Checkpoint
-from fedcore.data.images import Images
-from fedcore.encoders import ResNet, ViT
-from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.views import Views
-from fedcore.visit import Visit
-from fedssl.dino import DINO, Head
+from fedcore.algorithms.base import FedAvg
+from fedcore.augment.views import Views
+from fedcore.data.dataset import Images
+from fedcore.models.encoders import ResNet, ViT
+from fedcore.server.checkpoint import Checkpoint
+from fedcore.server.rounds import Rounds, federate
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedssl.methods.dino import DINO, Head
 from tests.fedcore.toys import same
 
 STUDENT, TEACHER = {"encoder", "head"}, {"teacher_encoder", "teacher_head"}

@@ -12,29 +12,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fedcore.algorithm import FedAvg
-from fedcore.data.batches import loader
-from fedcore.data.images import Images
-from fedcore.data.phantom import Phantoms
+from fedcore.algorithms.base import FedAvg
+from fedcore.data.dataset import Images
+from fedcore.data.loader import loader
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedcore.encoders import ResNet
 from fedcore.errors import InputError
-from fedcore.exchange import Carry
-from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer
-from fedcore.message import Refusal, Reveals, Weights
-from fedcore.policy import Policy
-from fedcore.run import RunFolder
+from fedcore.exchanges.base import Carry
+from fedcore.messages.message import Refusal, Reveals, Weights
+from fedcore.models.encoders import ResNet
+from fedcore.privacy.policy import Policy
+from fedcore.runs.folder import RunFolder
 from fedcore.seeds import seeded
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedssl.bank import UNKNOWN, site_number
-from fedssl.fcl import FCL, matched_nce, parts_of
-from fedssl.moco import MoCo, info_nce, queries
-from fedssl.pretrain import pretrain
-from fedssl.statistics import ShareStatistics
-from fedssl.vectors import ShareVectors
+from fedcore.server.rounds import Rounds, federate
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedssl.bank.bank import UNKNOWN, site_number
+from fedssl.bank.statistics import ShareStatistics
+from fedssl.bank.vectors import ShareVectors
+from fedssl.methods.fcl import FCL, matched_nce, parts_of
+from fedssl.methods.moco import MoCo, info_nce, queries
+from fedssl.pretraining import pretrain
 from tests.fedcore.toys import at
 
 SHARED = ShareVectors(per_site=8, draw=12, wire="fp32")

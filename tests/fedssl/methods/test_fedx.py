@@ -9,20 +9,20 @@ import torch
 from lightly.loss import NTXentLoss
 from torch import Tensor, nn
 
-from fedcore.algorithm import FedAvg
-from fedcore.checkpoint import Checkpoint
-from fedcore.data.batches import loader
-from fedcore.data.images import Images
-from fedcore.encoders import ResNet
+from fedcore.algorithms.base import FedAvg
+from fedcore.data.dataset import Images
+from fedcore.data.loader import loader
 from fedcore.errors import Refused
-from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer
-from fedcore.message import Weights
+from fedcore.messages.message import Weights
+from fedcore.models.encoders import ResNet
 from fedcore.seeds import seeded
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedssl.fedx import FedX, js_divergence, relations
+from fedcore.server.checkpoint import Checkpoint
+from fedcore.server.rounds import Rounds, federate
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedssl.methods.fedx import FedX, js_divergence, relations
 
 
 def fedx(encoder: nn.Module, **more: float) -> FedX:

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-from fedcore.algorithm import FedAvg
-from fedcore.checkpoint import Checkpoint
-from fedcore.data.images import Images
-from fedcore.encoders import ResNet, ViT
+from fedcore.algorithms.base import FedAvg
+from fedcore.augment.views import Views
+from fedcore.data.dataset import Images
 from fedcore.errors import Refused
-from fedcore.federation import Rounds, federate
-from fedcore.local import LocalTrainer
-from fedcore.transport import InProcess
-from fedcore.views import Views
-from fedcore.visit import Visit
-from fedssl import mae as source
-from fedssl.mae import CROP, MAE, draw, hidden_error, patchify, spread, take
+from fedcore.models.encoders import ResNet, ViT
+from fedcore.server.checkpoint import Checkpoint
+from fedcore.server.rounds import Rounds, federate
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedssl.methods import mae as source
+from fedssl.methods.mae import CROP, MAE, draw, hidden_error, patchify, spread, take
 from tests.fedcore.toys import same
 
 BOTH = pytest.mark.parametrize("space", [(8, 12), (8, 4, 8)], ids=["2d", "3d"])
@@ -165,7 +165,7 @@ def test_patches_are_those_that_the_encoder_embeds(space: tuple[int, ...]) -> No
 
 
 def test_it_wants_a_transformer_and_one_view() -> None:
-    with pytest.raises(ValueError, match=r"ResNet cannot leave out; set encoder\.class_path to fedcore\.encoders\.ViT"):
+    with pytest.raises(ValueError, match=r"ResNet cannot leave out; set encoder\.class_path to fedcore\.models\.encoders\.ViT"):
         MAE(ResNet(depth=10, stem=4))
     with pytest.raises(ValueError, match=r"one view of an image, got 2; set method\.init_args\.views\.count to 1"):
         mae(views=Views())

@@ -9,15 +9,15 @@ from lightly.loss import NTXentLoss
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fedcore.algorithm import FedAvg
-from fedcore.data.images import Images
-from fedcore.local import LocalTrainer
-from fedcore.message import Contribution, Weights
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedssl.bank import site_number
-from fedssl.moco import MoCo, info_nce
+from fedcore.algorithms.base import FedAvg
+from fedcore.data.dataset import Images
+from fedcore.messages.message import Contribution, Weights
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedssl.bank.bank import site_number
+from fedssl.methods.moco import MoCo, info_nce
 
 
 def unit(n: int, d: int = 6) -> Tensor:

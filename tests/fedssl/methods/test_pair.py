@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedcore.encoders import ResNet
+from fedcore.augment.views import Views
 from fedcore.errors import Refused
-from fedcore.views import Views
-from fedssl.fcl import FCL
-from fedssl.method import Method
-from fedssl.moco import MoCo
-from fedssl.pair import pair
-from fedssl.simclr import SimCLR
+from fedcore.models.encoders import ResNet
+from fedssl.methods.base import Method
+from fedssl.methods.fcl import FCL
+from fedssl.methods.moco import MoCo
+from fedssl.methods.pair import pair
+from fedssl.methods.simclr import SimCLR
 
 
 def test_two_views_come_back_as_they_are() -> None:

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fedcore.encoders import ResNet
+from fedcore.augment.views import Views
 from fedcore.errors import Refused
-from fedcore.views import Views
-from fedssl.rotation import TURNS, Rotation, all_turns
+from fedcore.models.encoders import ResNet
+from fedssl.methods.rotation import TURNS, Rotation, all_turns
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 5, 5), (2, 1, 4, 6, 6)])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedssl.simclr import SimCLR
+from fedssl.methods.simclr import SimCLR
 
 
 def algorithm_1(a: Tensor, b: Tensor, tau: float) -> float:

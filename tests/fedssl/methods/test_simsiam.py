@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedcore.encoders import ResNet
-from fedssl.simsiam import SimSiam
+from fedcore.models.encoders import ResNet
+from fedssl.methods.simsiam import SimSiam
 
 
 def simsiam(encoder: nn.Module) -> SimSiam:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedcore.encoders import ResNet
-from fedssl.vicreg import VICReg
+from fedcore.models.encoders import ResNet
+from fedssl.methods.vicreg import VICReg
 
 WEIGHTS = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0}
 

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
-from fedcore.data.images import Images
-from fedcore.encoders import Encoder
-from fedcore.local import LocalTrainer
-from fedcore.site import Round, Site
-from fedcore.visit import Visit
-from fedtune.classifier import Classifier
+from fedcore.data.dataset import Images
+from fedcore.models.encoders import Encoder
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedtune.classification.classifier import Classifier
 
 
 def visited(module: Classifier, site: Images, **visit: int) -> dict[str, float]:

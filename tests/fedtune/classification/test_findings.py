@@ -17,23 +17,23 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multilabel_auroc, multilabel_f1_score
 
-from fedcore.cli import main
-from fedcore.data.images import Images
+from fedcore.cli.main import main
+from fedcore.data.dataset import Images
 from fedcore.data.labels import labelled
-from fedcore.data.phantom import Phantoms
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedcore.encoders import ResNet
 from fedcore.errors import InputError
-from fedcore.federation import Rounds
-from fedcore.message import flatten
-from fedcore.policy import Policy
-from fedcore.run import RunFolder
-from fedcore.visit import Visit
-from fedtune.classifier import Classifier
-from fedtune.counts import Counts, cells_of_findings, withheld
-from fedtune.finetune import finetune
-from fedtune.losses import BinaryCrossEntropy
-from fedtune.scores import finding, measures
+from fedcore.messages.message import flatten
+from fedcore.models.encoders import ResNet
+from fedcore.privacy.policy import Policy
+from fedcore.runs.folder import RunFolder
+from fedcore.server.rounds import Rounds
+from fedcore.training.visit import Visit
+from fedtune.classification.classifier import Classifier
+from fedtune.classification.finetuning import finetune
+from fedtune.classification.losses import BinaryCrossEntropy
+from fedtune.evaluation.counts import Counts, cells_of_findings, withheld
+from fedtune.evaluation.scores import finding, measures
 from tests.fedcore.toys import same
 
 SEVERAL = partial(Classifier, loss=BinaryCrossEntropy(balance=0.5))
@@ -207,9 +207,9 @@ def test_other_images_are_evaluated_by_the_findings_of_the_run(
     run = tmp_path / "run"
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        "encoder: {class_path: fedcore.encoders.ResNet, init_args: {depth: 10, stem: 8}}\n"
-        "classifier: {class_path: fedtune.classifier.Classifier, init_args: {loss: "
-        "{class_path: fedtune.losses.BinaryCrossEntropy, init_args: {balance: 0.5}}}}\n"
+        "encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}\n"
+        "classifier: {class_path: fedtune.classification.classifier.Classifier, init_args: {loss: "
+        "{class_path: fedtune.classification.losses.BinaryCrossEntropy, init_args: {balance: 0.5}}}}\n"
         f"data: {{manifest: '{data.manifest}', size: 32}}\n"
         "policy: {min_patients: 1}\nvisit: {batch_size: 8, accelerator: cpu}\nrounds: {count: 1}\n"
     )

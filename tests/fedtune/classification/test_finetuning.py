@@ -12,23 +12,23 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from fedcore.classifiers import MODEL, save_classifier
-from fedcore.classifiers import trained as with_weights
 from fedcore.data.labels import labelled
-from fedcore.data.phantom import Phantoms
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedcore.data.synthetic import Synthetic
-from fedcore.encoders import ResNet
+from fedcore.data.synthetic.synthetic_set import Synthetic
 from fedcore.errors import Faults, InputError
-from fedcore.federation import Rounds
-from fedcore.message import Reveals
-from fedcore.policy import Policy
-from fedcore.run import RunFolder
-from fedcore.store import save_encoder
-from fedcore.visit import Visit
-from fedtune.classifier import Classifier
-from fedtune.finetune import build, finetune
-from fedtune.losses import BinaryCrossEntropy
+from fedcore.messages.message import Reveals
+from fedcore.models.classifiers import MODEL, save_classifier
+from fedcore.models.classifiers import trained as with_weights
+from fedcore.models.encoder_store import save_encoder
+from fedcore.models.encoders import ResNet
+from fedcore.privacy.policy import Policy
+from fedcore.runs.folder import RunFolder
+from fedcore.server.rounds import Rounds
+from fedcore.training.visit import Visit
+from fedtune.classification.classifier import Classifier
+from fedtune.classification.finetuning import build, finetune
+from fedtune.classification.losses import BinaryCrossEntropy
 from tests.fedcore.toys import same
 
 DATA = Data(size=32, phantom=Phantoms(sites=2, images_per_site=48))

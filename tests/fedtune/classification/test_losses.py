@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
-from fedcore.data.images import Companions, Images
-from fedcore.encoders import Encoder
-from fedcore.local import LocalTrainer
-from fedcore.site import Round, Site
-from fedcore.visit import Visit
-from fedtune.classifier import Classifier
-from fedtune.losses import BinaryCrossEntropy, CrossEntropy, Loss, weights_of
+from fedcore.data.dataset import Companions, Images
+from fedcore.models.encoders import Encoder
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedtune.classification.classifier import Classifier
+from fedtune.classification.losses import BinaryCrossEntropy, CrossEntropy, Loss, weights_of
 
 Make = Callable[..., Images]
 

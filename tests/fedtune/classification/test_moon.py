@@ -16,22 +16,22 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
-from fedcore.algorithm import FedAvg
-from fedcore.data.batches import loader
-from fedcore.data.images import Images
-from fedcore.ditto import Ditto
-from fedcore.encoders import Encoder
-from fedcore.fedbn import FedBN
-from fedcore.federation import NoSiteLeft, Rounds
-from fedcore.local import LocalTrainer
-from fedcore.localonly import LocalOnly
-from fedcore.message import Tensors, weights_of
-from fedcore.quantised import Quantised
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedtune.classifier import Classifier
-from fedtune.moon import ModelContrast, model_contrast
+from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.ditto import Ditto
+from fedcore.algorithms.fedbn import FedBN
+from fedcore.algorithms.local_only import LocalOnly
+from fedcore.algorithms.quantised import Quantised
+from fedcore.data.dataset import Images
+from fedcore.data.loader import loader
+from fedcore.messages.message import Tensors, weights_of
+from fedcore.models.encoders import Encoder
+from fedcore.server.rounds import NoSiteLeft, Rounds
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedtune.classification.classifier import Classifier
+from fedtune.classification.moon import ModelContrast, model_contrast
 from tests.fedcore.toys import assert_resumes, run, same
 
 VISIT = Visit(batch_size=4, max_epochs=2, accelerator="cpu")

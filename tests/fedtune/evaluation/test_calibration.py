@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
-from fedtune.calibration import GROUPS, Bin, calibration, diagram
-from fedtune.counts import FINE, cells, cells_of_findings
+from fedtune.evaluation.calibration import GROUPS, Bin, calibration, diagram
+from fedtune.evaluation.counts import FINE, cells, cells_of_findings
 
 HALF = 1 / 150 + 1e-6
 """Of a fine bin, and rounding."""

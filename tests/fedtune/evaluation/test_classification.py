@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.data.images import Images
-from fedcore.encoders import Encoder
+from fedcore.data.dataset import Images
 from fedcore.errors import InputError
-from fedcore.local import LocalTrainer
-from fedcore.message import Contribution, Reveals, Weights, exposure, flatten, nbytes
-from fedcore.policy import Policy
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedtune.classifier import Classifier
-from fedtune.counts import BINS, FINE, cells
-from fedtune.evaluate import POOLED, Evaluate, SiteCounts, evaluate, require_classes
-from fedtune.tell import as_json, show
+from fedcore.messages.message import Contribution, Reveals, Weights, exposure, flatten, nbytes
+from fedcore.models.encoders import Encoder
+from fedcore.privacy.policy import Policy
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedtune.classification.classifier import Classifier
+from fedtune.evaluation.classification import POOLED, Evaluate, SiteCounts, evaluate, require_classes
+from fedtune.evaluation.counts import BINS, FINE, cells
+from fedtune.evaluation.scores_file import as_json, show
 from tests.fedcore.toys import same
 
 SIZES = {"a": 40, "b": 25, "c": 12}

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedcore.cli import main
-from fedcore.data.phantom import Phantoms
-from fedcore.files import write_json
-from fedcore.run import RunFolder
-from fedtune.command import USAGE, evaluated
+from fedcore.cli.main import main
+from fedcore.data.phantom.phantoms import Phantoms
+from fedcore.files.writing import write_json
+from fedcore.runs.folder import RunFolder
+from fedtune.evaluation.command import USAGE, evaluated
 from tests.runs import seal
 
 RECIPE = """
-encoder: {class_path: fedcore.encoders.ResNet, init_args: {depth: 10, stem: 8}}
-classifier: {class_path: fedtune.classifier.Classifier, init_args: {frozen: FROZEN}}
+encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}
+classifier: {class_path: fedtune.classification.classifier.Classifier, init_args: {frozen: FROZEN}}
 algorithm: {class_path: ALGORITHM}
 data: {manifest: phantom, size: 32, phantom: {sites: 2, images_per_site: 24}}
 visit: {batch_size: 8, accelerator: cpu}
@@ -42,9 +42,9 @@ def said(capsys: pytest.CaptureFixture[str]) -> Said:
 
 
 WAYS = {
-    "together": ("false", "fedcore.algorithm.FedAvg"),
-    "frozen": ("true", "fedcore.algorithm.FedAvg"),
-    "alone": ("false", "fedcore.localonly.LocalOnly"),
+    "together": ("false", "fedcore.algorithms.base.FedAvg"),
+    "frozen": ("true", "fedcore.algorithms.base.FedAvg"),
+    "alone": ("false", "fedcore.algorithms.local_only.LocalOnly"),
 }
 
 
@@ -136,7 +136,8 @@ def test_help(said: Said) -> None:
 
 
 @pytest.mark.parametrize(
-    "algorithm", ["fedcore.algorithm.FedAvg", "fedcore.localonly.LocalOnly", "fedcore.ditto.Ditto"]
+    "algorithm",
+    ["fedcore.algorithms.base.FedAvg", "fedcore.algorithms.local_only.LocalOnly", "fedcore.algorithms.ditto.Ditto"],
 )
 def test_a_segmenter_is_evaluated_as_its_run_was(algorithm: str, tmp_path: Path, said: Said) -> None:
     small = ["--network.init_args.encoder.init_args.stem", "8", "--data.size", "32", "--data.phantom.sites", "2",

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fedtune.counts import Cells, Counts, cells, cells_of_findings
-from fedtune.evaluate import SiteCounts, scored
-from fedtune.intervals import bound, by_patients, design_effects, proportion, slopes, student
-from fedtune.scores import measures
-from fedtune.tell import outward
+from fedtune.evaluation.classification import SiteCounts, scored
+from fedtune.evaluation.counts import Cells, Counts, cells, cells_of_findings
+from fedtune.evaluation.intervals import bound, by_patients, design_effects, proportion, slopes, student
+from fedtune.evaluation.scores import measures
+from fedtune.evaluation.scores_file import outward
 
 
 def answers(

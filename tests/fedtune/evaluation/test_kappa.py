@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_cohen_kappa
 
 from fedcore.errors import Faults
-from fedtune.kappa import grades_of, kappas
+from fedtune.evaluation.kappa import grades_of, kappas
 
 
 def matrix(truth: Tensor, guesses: Tensor, k: int) -> Tensor:

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.cli import main
+from fedcore.cli.main import main
 from fedcore.data.io.masks import read_mask
-from fedcore.data.phantom import Phantoms
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import InputError, Refused
-from fedtune.native import Files
-from fedtune.overlap import image_scores, overlap_scores, summed
-from fedtune.predict import predict
-from tests.fedcore.data.test_slices import hospital
+from fedtune.evaluation.native_grid import Files
+from fedtune.evaluation.segmentation_metrics import image_scores, overlap_scores, summed
+from fedtune.prediction.predict import predict
+from tests.fedcore.data.preprocess.test_slices import hospital
 
 SMALL = ["segment", "--network.init_args.encoder.init_args.stem", "8", "--rounds.count", "1", "--visit.max_steps", "2",
          "--native", "true", "--policy.min_patients", "1"]  # fmt: skip

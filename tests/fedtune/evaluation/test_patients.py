@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedtune.counts import cells
-from fedtune.patients import by_patient
-from fedtune.scores import measures
+from fedtune.evaluation.counts import cells
+from fedtune.evaluation.patients import by_patient
+from fedtune.evaluation.scores import measures
 
 
 def test_it_is_the_mean_of_the_probabilities_by_loops() -> None:

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torchmetrics.functional.classification import multiclass_auroc, multiclass_f1_score, multiclass_recall
 
-from fedcore.message import flatten
-from fedtune.counts import Counts, cells
-from fedtune.scores import measures
+from fedcore.messages.message import flatten
+from fedtune.evaluation.counts import Counts, cells
+from fedtune.evaluation.scores import measures
 from tests.fedcore.toys import same
 
 

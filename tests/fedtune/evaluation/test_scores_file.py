@@ -7,16 +7,16 @@ from math import nan
 import pytest
 from torch.nn.functional import one_hot
 
-from fedcore.data.images import Images
-from fedcore.encoders import ResNet
-from fedcore.local import LocalTrainer
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedtune.classifier import Classifier
-from fedtune.evaluate import Evaluation, evaluate
-from fedtune.losses import BinaryCrossEntropy
-from fedtune.scores import Score
-from fedtune.tell import as_json, format_score, show
+from fedcore.data.dataset import Images
+from fedcore.models.encoders import ResNet
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedtune.classification.classifier import Classifier
+from fedtune.classification.losses import BinaryCrossEntropy
+from fedtune.evaluation.classification import Evaluation, evaluate
+from fedtune.evaluation.scores import Score
+from fedtune.evaluation.scores_file import as_json, format_score, show
 
 GRADES = ("0", "1", "2")
 

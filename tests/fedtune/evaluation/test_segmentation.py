@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from fedcore.errors import Refused
-from fedtune.evaluate import POOLED
-from fedtune.evaluate_masks import EvaluateMasks, Overlaps, as_json, format_distance, show
-from fedtune.scores import Score
+from fedtune.evaluation.classification import POOLED
+from fedtune.evaluation.scores import Score
+from fedtune.evaluation.segmentation import EvaluateMasks, Overlaps, as_json, format_distance, show
 
 WIDE = {"dice": Score(0.71, 0.58, 0.81), "hd95": Score(19.477, 10.08, 30.13), "surface_dice": Score(0.275, 0.22, 0.33)}
 SITE = "brightfield_purple"

@@ -12,21 +12,21 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from fedcore.data.images import Images
-from fedcore.data.phantom import Phantoms
+from fedcore.data.dataset import Images
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedcore.encoders import ResNet
-from fedcore.federation import Rounds
-from fedcore.local import LocalTrainer
-from fedcore.policy import Policy
+from fedcore.models.encoders import ResNet
+from fedcore.privacy.policy import Policy
 from fedcore.report import write_report
-from fedcore.run import RunFolder
-from fedcore.site import Round
-from fedcore.transport import InProcess
-from fedcore.visit import Visit
-from fedtune.networks import UShaped
-from fedtune.outlines import FILE, Outlines
-from fedtune.segment import segment
+from fedcore.runs.folder import RunFolder
+from fedcore.server.rounds import Rounds
+from fedcore.site.site import Round
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedtune.evaluation.segmentation_gallery import FILE, Outlines
+from fedtune.segmentation.networks import UShaped
+from fedtune.segmentation.training import segment
 from tests.fedcore.toys import images
 
 

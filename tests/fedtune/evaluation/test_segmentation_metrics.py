@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedtune.overlap import MEASURES, few, image_scores, measured, overlap_scores, summed
+from fedtune.evaluation.segmentation_metrics import MEASURES, few, image_scores, measured, overlap_scores, summed
 
 
 def square(low: int, high: int, side: int = 16) -> torch.Tensor:

@@ -10,7 +10,7 @@ from nibabel.nifti1 import Nifti1Extension
 
 from fedcore.data.io.masks import read_mask_of
 from fedcore.data.io.readers import read_image
-from fedtune.mask_files import write_mask
+from fedtune.prediction.mask_files import write_mask
 from tests.fedcore.data.io.test_affine import SPACE, series
 
 

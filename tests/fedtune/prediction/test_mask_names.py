@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedtune.mask_names import names_of
+from fedtune.prediction.mask_names import names_of
 
 PARTS = st.sampled_from(
     ["a", "A", "\u00e9", "e\u0301", "\u00df", "ss", "a.png", "a-2", "con", "Nul", "x" * 248, "\u00e9" * 130]

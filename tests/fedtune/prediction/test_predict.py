@@ -10,19 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
-from fedcore.cli import main
-from fedcore.data.geometry import fit, unfit
+from fedcore.cli.main import main
 from fedcore.data.io.masks import read_mask
 from fedcore.data.io.readers import read_image
-from fedcore.data.phantom import Phantoms
-from fedcore.data.scaling import Percentiles
+from fedcore.data.phantom.phantoms import Phantoms
+from fedcore.data.preprocess.geometry import fit, unfit
+from fedcore.data.preprocess.scaling import Percentiles
 from fedcore.errors import Faults, InputError
-from fedcore.run import RunFolder
-from fedtune.mask_files import stem, write_mask
-from fedtune.native import answers
-from fedtune.predict import Model, predict
+from fedcore.runs.folder import RunFolder
+from fedtune.evaluation.native_grid import answers
+from fedtune.prediction.mask_files import stem, write_mask
+from fedtune.prediction.predict import Model, predict
 from tests.fedcore.data.io.test_readers import series
-from tests.fedcore.data.test_slices import hospital
+from tests.fedcore.data.preprocess.test_slices import hospital
 
 SMALL = {
     "finetune": ["classify", "--encoder.init_args.stem", "8"],
@@ -153,7 +153,7 @@ def test_what_was_predicted_before_a_failure_is_kept(
 
 
 def test_sites_with_a_model_each_are_asked_by_name(tmp_path: Path, classifier: Path) -> None:
-    alone = written(tmp_path / "alone", "finetune", "--algorithm", "fedcore.localonly.LocalOnly") / "run"
+    alone = written(tmp_path / "alone", "finetune", "--algorithm", "fedcore.algorithms.local_only.LocalOnly") / "run"
     with pytest.raises(InputError, match="sites have a model each, so name one: --site hospital_1"):
         predict(alone, classifier / "pictures" / "hospital_1", tmp_path / "out")
     assert table(predict(alone, classifier / "pictures" / "hospital_1", tmp_path / "out", site="hospital_2"))

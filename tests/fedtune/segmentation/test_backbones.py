@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedcore.classifiers import classifiers_of
-from fedcore.cli import main
-from fedcore.run import RunFolder
+from fedcore.cli.main import main
+from fedcore.models.classifiers import classifiers_of
+from fedcore.runs.folder import RunFolder
 
 BACKBONES = {
-    "ViT": "{class_path: fedcore.encoders.ViT, init_args: {patch: 8, width: 48, depth: 2}}",
-    "DenseNet": "{class_path: fedcore.encoders.DenseNet, init_args: {growth: 4, blocks: [2, 2]}}",
+    "ViT": "{class_path: fedcore.models.encoders.ViT, init_args: {patch: 8, width: 48, depth: 2}}",
+    "DenseNet": "{class_path: fedcore.models.encoders.DenseNet, init_args: {growth: 4, blocks: [2, 2]}}",
 }
 RECIPE = """
 encoder: ENCODER

@@ -5,7 +5,7 @@ import torch
 from monai.losses import DiceCELoss
 from torch.nn.functional import interpolate
 
-from fedtune.overlap_loss import boundary, deep_dice_ce, dice_ce
+from fedtune.segmentation.losses import boundary, deep_dice_ce, dice_ce
 
 
 def batch(space: tuple[int, ...] = (8, 6), structures: int = 3) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedtune.patches import random_patches
+from fedtune.segmentation.patches import random_patches
 
 
 def scene(space: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:

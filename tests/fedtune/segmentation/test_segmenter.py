@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from fedcore.encoders import ResNet
+from fedcore.augment.views import Views
 from fedcore.errors import InputError
-from fedcore.views import Views
-from fedtune.networks import SegResNet, UShaped
-from fedtune.overlap_loss import boundary, deep_dice_ce
-from fedtune.segmenter import Segmenter
+from fedcore.models.encoders import ResNet
+from fedtune.segmentation.losses import boundary, deep_dice_ce
+from fedtune.segmentation.networks import SegResNet, UShaped
+from fedtune.segmentation.segmenter import Segmenter
 
 SMALL = partial(UShaped, encoder=partial(ResNet, depth=10, stem=8), widths=(16, 16, 8, 8, 8))
 

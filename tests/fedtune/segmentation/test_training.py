@@ -11,22 +11,22 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedcore.classifiers import SEGMENTER
-from fedcore.data.images import Images
-from fedcore.data.phantom import Phantoms
+from fedcore.data.dataset import Images
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedcore.data.synthetic import Synthetic
-from fedcore.encoders import ResNet
+from fedcore.data.synthetic.synthetic_set import Synthetic
 from fedcore.errors import Faults, InputError
-from fedcore.federation import Rounds
-from fedcore.message import Reveals
-from fedcore.policy import Policy
-from fedcore.run import RunFolder
-from fedcore.store import save_encoder
-from fedcore.visit import Visit
-from fedtune.evaluate_masks import spacing
-from fedtune.networks import SegResNet, UShaped
-from fedtune.segment import segment, structures_of, with_masks
+from fedcore.messages.message import Reveals
+from fedcore.models.classifiers import SEGMENTER
+from fedcore.models.encoder_store import save_encoder
+from fedcore.models.encoders import ResNet
+from fedcore.privacy.policy import Policy
+from fedcore.runs.folder import RunFolder
+from fedcore.server.rounds import Rounds
+from fedcore.training.visit import Visit
+from fedtune.evaluation.segmentation import spacing
+from fedtune.segmentation.networks import SegResNet, UShaped
+from fedtune.segmentation.training import segment, structures_of, with_masks
 from tests.stopping import killed_in
 
 DATA = Data(size=32, phantom=Phantoms(sites=2, images_per_site=32))

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.data.io.dicom import groups, joined, opened, require_image, samples, told
+from fedcore.data.io.dicom.image import groups, joined, opened, require_image, samples, told
+from fedcore.data.io.dicom.planes import Plane, Stack, stacked
 from fedcore.data.io.fault import ImageFault
 from fedcore.data.io.grid import Grid
-from fedcore.data.io.planes import Plane, Stack, stacked
 
 TRAITS = (
     "AcquisitionNumber", "ComplexImageComponent", "DiffusionBValue", "EchoNumbers", "EchoTime", "EffectiveEchoTime",

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from fedcore.data.io.dicom import SEGMENTATIONS, is_dicom, kind_of_object
-from fedcore.data.io.dicom_frames import required
-from fedcore.data.io.dicom_series import headers
+from fedcore.data.io.dicom.frames import required
+from fedcore.data.io.dicom.image import SEGMENTATIONS, is_dicom, kind_of_object
+from fedcore.data.io.dicom.series import headers
 from fedcore.data.io.fault import ImageFault
 from fedcore.data.io.grid import CANONICAL, Grid
 from fedcore.data.io.readers import guarded, kind_of

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from pydicom.uid import UID
 
-from fedcore.data.io.dicom import SEGMENTATIONS, joined, kind_of_object, opened, require_image, samples
-from fedcore.data.io.dicom_frames import TRAITS, plane, required, stack_of
+from fedcore.data.io.dicom.frames import TRAITS, plane, required, stack_of
+from fedcore.data.io.dicom.image import SEGMENTATIONS, joined, kind_of_object, opened, require_image, samples
+from fedcore.data.io.dicom.planes import Stack, stacked
 from fedcore.data.io.fault import ImageFault
 from fedcore.data.io.grid import Grid
-from fedcore.data.io.planes import Stack, stacked
 
 _ONE = {"SeriesInstanceUID": "series", "FrameOfReferenceUID": "frames of reference", "Modality": "modalities"}
 """What all images of a folder have one of."""

@@ -8,10 +8,10 @@ import numpy as np
 
 from fedcore.data.io import npz
 from fedcore.data.io.array import channels_first
-from fedcore.data.io.dicom_series import header_of
+from fedcore.data.io.dicom.series import header_of
 from fedcore.data.io.fault import ImageFault
 from fedcore.data.io.nifti import nifti_header
-from fedcore.data.io.picture import PICTURES, is_grey_picture
+from fedcore.data.io.pictures.picture import PICTURES, is_grey_picture
 from fedcore.data.io.readers import guarded, kind_of
 
 

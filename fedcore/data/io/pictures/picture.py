@@ -9,8 +9,8 @@ import numpy as np
 
 from fedcore.data.io.fault import ImageFault
 from fedcore.data.io.limits import too_large
-from fedcore.data.io.samples import samples_of, upright, without_alpha
-from fedcore.data.io.tiff import is_grey_tiff, is_tiff, read_tiff
+from fedcore.data.io.pictures.samples import samples_of, upright, without_alpha
+from fedcore.data.io.pictures.tiff import is_grey_tiff, is_tiff, read_tiff
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
 """Kind of file by the end of its name."""

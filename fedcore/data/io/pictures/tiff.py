@@ -13,7 +13,7 @@ import numpy as np
 
 from fedcore.data.io.fault import ImageFault
 from fedcore.data.io.limits import require_picture, require_voxels
-from fedcore.data.io.samples import samples_of, upright, without_alpha
+from fedcore.data.io.pictures.samples import samples_of, upright, without_alpha
 
 _WHITE, _BLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 _REFUSED = {4: "a transparency mask", 5: "printing inks (CMYK)", 8: "CIELAB colours", 9: "CIELAB colours",

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedcore.data import cache, decode
-from fedcore.data.cache import Store, decode_sites
-from fedcore.data.decode import Decoding
-from fedcore.data.manifest import Row
-from fedcore.data.scaling import FullRange, Percentiles
+from fedcore.data.cache.cache import Store, cache, decode_sites
+from fedcore.data.manifest.manifest import Row
+from fedcore.data.preprocess import decode
+from fedcore.data.preprocess.decode import Decoding
+from fedcore.data.preprocess.scaling import FullRange, Percentiles
 from fedcore.errors import Faults, InputError
 
 UNKNOWN = "truncated or unreadable: no PNG, JPEG, BMP or TIFF by its first bytes"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fedcore.data.io.array import channels_first
-from fedcore.data.io.grey import certainly_grey
 from fedcore.data.io.masks import read_mask
+from fedcore.data.io.pictures.grey import certainly_grey
 from fedcore.data.io.readers import ImageFault, read_image
 
 

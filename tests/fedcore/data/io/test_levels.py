@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from fedcore.data.io.fault import ImageFault
-from fedcore.data.io.grey import certainly_grey
 from fedcore.data.io.levels import require_levels, white_of
+from fedcore.data.io.pictures.grey import certainly_grey
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)
 

@@ -20,9 +20,9 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from fedcore.data.io import npz
 from fedcore.data.io.readers import ImageFault, read_image
-from fedcore.data.manifest import read_manifest
+from fedcore.data.manifest.manifest import read_manifest
 from fedcore.errors import Faults
-from fedcore.report.kept import kept
+from fedcore.report.read.site_files import kept
 
 MEGABYTES = 50
 

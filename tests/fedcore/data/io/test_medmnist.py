@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedcore.data.io import npz
-from fedcore.data.medmnist import labels_of
+from fedcore.data.io.medmnist import labels_of
 
 
 def read(folder: Path, labels: np.ndarray) -> tuple[list[str | None], list[str]]:

@@ -13,7 +13,7 @@ from fedcore.data.io.header import read_header
 from fedcore.data.io.masks import read_mask_of
 from fedcore.data.io.readers import read_image
 from fedcore.data.io.spacing import spacing_of
-from fedtune.mask_files import write_mask
+from fedtune.prediction.mask_files import write_mask
 from tests.fedcore.data.io.forms import AFFINE, BODY, MASK, MM, SPACE, nifti
 
 LAS = np.diag([-1.0, 1, 1, 1]) @ AFFINE

@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from fedcore.data.decode import Decoding, arrange
 from fedcore.data.io.affine import affine_of
 from fedcore.data.io.grid import picture
 from fedcore.data.io.header import read_header
 from fedcore.data.io.masks import read_mask_of
 from fedcore.data.io.readers import read_image
 from fedcore.data.io.spacing import spacing_of
-from fedcore.data.scaling import Window
-from fedtune.mask_files import write_mask
-from fedtune.native import native_mask
+from fedcore.data.preprocess.decode import Decoding, arrange
+from fedcore.data.preprocess.scaling import Window
+from fedtune.evaluation.native_grid import native_mask
+from fedtune.prediction.mask_files import write_mask
 from tests.fedcore.data.io.forms import (
     AFFINE,
     BODY,

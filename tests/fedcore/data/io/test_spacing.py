@@ -8,12 +8,12 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
-from fedcore.data.decode import Decoding, decode
 from fedcore.data.io.fault import ImageFault
 from fedcore.data.io.readers import read_image
 from fedcore.data.io.spacing import spacing_of
-from fedcore.data.manifest import Row
-from fedcore.data.scaling import Percentiles
+from fedcore.data.manifest.manifest import Row
+from fedcore.data.preprocess.decode import Decoding, decode
+from fedcore.data.preprocess.scaling import Percentiles
 
 
 def volume(path: Path, affine: np.ndarray | None, shape: tuple[int, ...] = (4, 6, 8)) -> Path:

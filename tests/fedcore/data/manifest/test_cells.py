@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from fedcore.data.cells import is_missing, mended, notes_of, rows_told, whole
-from fedcore.data.columns import NAMES
+from fedcore.data.manifest.cells import is_missing, mended, notes_of, rows_told, whole
+from fedcore.data.manifest.columns import NAMES
 
 
 def record(**cells: str) -> dict[str, str]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedcore.data.columns import Columns, header_of
+from fedcore.data.manifest.columns import Columns, header_of
 
 
 def told(header: str, columns: Columns = Columns()) -> str:  # noqa: B008

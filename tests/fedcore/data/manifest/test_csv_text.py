@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.data.csv_text import records
+from fedcore.data.manifest.csv_text import records
 from fedcore.errors import Faults
 
 

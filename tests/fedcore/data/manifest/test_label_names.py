@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedcore.data.label_names import alike, kind_of_name, label_fault, require_distinct
+from fedcore.data.manifest.label_names import alike, kind_of_name, label_fault, require_distinct
 from fedcore.errors import Faults
 
 

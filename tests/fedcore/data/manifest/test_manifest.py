@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedcore.data.columns import Columns
 from fedcore.data.io import npz
-from fedcore.data.manifest import Manifest, read_manifest
+from fedcore.data.manifest.columns import Columns
+from fedcore.data.manifest.manifest import Manifest, read_manifest
 from fedcore.errors import Faults
 
 

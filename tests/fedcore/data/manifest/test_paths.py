@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.data.paths import file_fault, found_at
+from fedcore.data.manifest.paths import file_fault, found_at
 
 
 @pytest.fixture

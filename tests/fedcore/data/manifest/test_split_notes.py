@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedcore.data.row import Row
-from fedcore.data.split_notes import split_notes
+from fedcore.data.manifest.row import Row
+from fedcore.data.manifest.split_notes import split_notes
 
 
 def rows(*told: tuple[str, str, str]) -> list[Row]:

@@ -17,10 +17,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from fedcore.data.anatomy import FINDINGS, draw
-from fedcore.data.images import Images
-from fedcore.data.phantom import FIELD_OF_VIEW_MM, Phantoms
-from fedcore.data.scaling import Percentiles
+from fedcore.data.dataset import Images
+from fedcore.data.phantom.anatomy import FINDINGS, draw
+from fedcore.data.phantom.phantoms import FIELD_OF_VIEW_MM, Phantoms
+from fedcore.data.preprocess.scaling import Percentiles
 from fedcore.data.source import Data
 from fedcore.errors import Faults, InputError
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.data.sensor import SHARP, sensor_of
+from fedcore.data.phantom.sensor import SHARP, sensor_of
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.data.smooth import blur, upsample
+from fedcore.data.phantom.smooth import blur, upsample
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedcore.data.clipping import UNCLIPPED, clipping_notes, clipping_of
-from fedcore.data.scaling import FullRange, Percentiles, Scaling, Window
+from fedcore.data.preprocess.clipping import UNCLIPPED, clipping_notes, clipping_of
+from fedcore.data.preprocess.scaling import FullRange, Percentiles, Scaling, Window
 from fedcore.data.source import Data
 
 RNG = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedcore.data.geometry import fit, fit_mask, full_size, inner_size, unfit
+from fedcore.data.preprocess.geometry import fit, fit_mask, full_size, inner_size, unfit
 from fedcore.errors import InputError
 
 shapes = st.one_of(

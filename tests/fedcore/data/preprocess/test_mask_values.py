@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedcore.data import mask_values
-from fedcore.data.manifest import Row, read_manifest
-from fedcore.data.mask_values import checked_masks, meaning_of_255, met_in_masks, require_numbered
+from fedcore.data.manifest.manifest import Row, read_manifest
+from fedcore.data.preprocess import mask_values
+from fedcore.data.preprocess.mask_values import checked_masks, meaning_of_255, met_in_masks, require_numbered
 from fedcore.data.source import Data
 from fedcore.errors import Faults
-from fedtune.native import Files
+from fedtune.evaluation.native_grid import Files
 
 SIDE = 8
 

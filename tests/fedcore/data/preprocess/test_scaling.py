@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fedcore.data.scaling import FullRange, Percentiles, Scaling, Window
+from fedcore.data.preprocess.scaling import FullRange, Percentiles, Scaling, Window
 from fedcore.errors import InputError
 
 whole_images = arrays(np.float32, (1, 9, 7), elements=st.integers(0, 255).map(float))

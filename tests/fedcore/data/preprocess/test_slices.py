@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.data.batches import loader
-from fedcore.data.decode import Decoding, decode
+from fedcore.data.dataset import Cohort, Images
 from fedcore.data.describe import fingerprint
-from fedcore.data.geometry import fit
-from fedcore.data.images import Cohort, Images
-from fedcore.data.manifest import Row
-from fedcore.data.phantom import Phantoms
-from fedcore.data.scaling import FullRange, Percentiles
-from fedcore.data.slices import between_ends, cut, cut_mask, not_empty
+from fedcore.data.loader import loader
+from fedcore.data.manifest.manifest import Row
+from fedcore.data.phantom.phantoms import Phantoms
+from fedcore.data.preprocess.decode import Decoding, decode
+from fedcore.data.preprocess.geometry import fit
+from fedcore.data.preprocess.scaling import FullRange, Percentiles
+from fedcore.data.preprocess.slices import between_ends, cut, cut_mask, not_empty
 from fedcore.data.source import Data
 from fedcore.errors import InputError, Refused
 
@@ -113,8 +113,8 @@ def test_a_cohort_of_slices(tmp_path: Path) -> None:
 def test_a_volumes_slices_come_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = hospital(tmp_path)
     first = data.load()
-    monkeypatch.setattr("fedcore.data.survey.read_image", None)
-    monkeypatch.setattr("fedcore.data.decode.read_image", None)
+    monkeypatch.setattr("fedcore.data.dimensions.read_image", None)
+    monkeypatch.setattr("fedcore.data.preprocess.decode.read_image", None)
     again = data.load()
     assert fingerprint(again) == fingerprint(first)
     assert again.notes == first.notes

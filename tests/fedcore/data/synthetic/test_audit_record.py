@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from fedcore.data.audit_record import AUDIT, AuditRecord
+from fedcore.data.synthetic.audit_record import AUDIT, AuditRecord
 from fedcore.errors import InputError
 from tests.fedcore.audits import RECORD
-from tests.fedcore.data.test_gate import GOOD
+from tests.fedcore.data.synthetic.test_release_criteria import GOOD
 
 
 def written(folder: Path, changed: dict[str, Any]) -> Path:

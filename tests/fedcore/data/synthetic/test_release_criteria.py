@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from fedcore.data.gate import Gate, Verdict
+from fedcore.data.synthetic.release_criteria import Gate, Verdict
 
 SOUND = {
     "trained": 300.0,

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from fedcore.data.describe import describe, fingerprint
-from fedcore.data.phantom import Phantoms
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedcore.data.synthetic import Standing, Synthetic, digest_of, standing
+from fedcore.data.synthetic.synthetic_set import Standing, Synthetic, digest_of, standing
 from fedcore.errors import InputError
 from tests.fedcore.audits import write_audit
-from tests.fedcore.data.test_gate import GOOD, SOUND
+from tests.fedcore.data.synthetic.test_release_criteria import GOOD, SOUND
 
 
 @pytest.fixture

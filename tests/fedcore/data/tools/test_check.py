@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedcore.data.check import check, check_command, preview
-from fedcore.data.command import command
+from fedcore.data.tools.check import check, check_command, preview
+from fedcore.data.tools.command import command
 from fedcore.errors import InputError
 
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fedcore.data.cautions import cautions
 from fedcore.data.io.header import Header
-from fedcore.data.look import Look
-from fedcore.data.row import Row
+from fedcore.data.manifest.row import Row
+from fedcore.data.tools.look import Look
+from fedcore.data.tools.manifest_warnings import cautions
 
 VOLUME = (4, 5, 6)
 

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from fedcore.data.io.header import Header
-from fedcore.data.look import Look
-from fedcore.data.row import Row
-from fedcore.data.site_tables import counts, looks
+from fedcore.data.manifest.row import Row
+from fedcore.data.tools.look import Look
+from fedcore.data.tools.site_tables import counts, looks
 
 LABELS = ("meningioma", "squamous cell carcinoma", "2", "10")
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedcore.report.figures import BOTTOM, LEFT, RIGHT, TOP, line_chart, stack_chart, ticks
+from fedcore.report.charts.charts import BOTTOM, LEFT, RIGHT, TOP, line_chart, stack_chart, ticks
 
 reals = st.floats(-1e9, 1e9).map(lambda value: round(value, 4))
 

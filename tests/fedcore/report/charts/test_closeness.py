@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from fedcore.report.closeness import closeness_chart
-from fedcore.report.figures import LEFT, RIGHT
+from fedcore.report.charts.charts import LEFT, RIGHT
+from fedcore.report.charts.closeness import closeness_chart
 
 HELD, DRAWN = np.linspace(0.5, 1, 50), np.linspace(0.4, 1, 400)
 

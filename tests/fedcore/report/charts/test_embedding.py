@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedcore.report.embedding import HEIGHT, WIDTH, embed, project
-from fedcore.report.galleries import Gallery
+from fedcore.report.charts.embedding import HEIGHT, WIDTH, embed, project
+from fedcore.report.sections.feature_gallery import Gallery
 
 
 def gallery(site: str = "a", n: int = 30, d: int = 6, encoder: int = 1, seed: int = 0) -> Gallery:

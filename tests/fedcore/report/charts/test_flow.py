@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from fedcore.report.flow import Band, Flow, flows, level, revealed
-from fedcore.report.read import read_run
-from fedcore.report.run import Run
+from fedcore.report.charts.flow import Band, Flow, flows, level, revealed
+from fedcore.report.read.reader import read_run
+from fedcore.report.read.run import Run
 
 MakeRun = Callable[..., Path]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.report.figures import LEFT, RIGHT
-from fedcore.report.gauge import BASIS, Health, health
-from fedcore.report.read import read_run
+from fedcore.report.charts.charts import LEFT, RIGHT
+from fedcore.report.charts.gauge import BASIS, Health, health
+from fedcore.report.read.reader import read_run
 
 MakeRun = Callable[..., Path]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fedcore.report.figures import BOTTOM, LEFT, RIGHT, TOP
-from fedcore.report.plane import Plane, Point, plane
+from fedcore.report.charts.charts import BOTTOM, LEFT, RIGHT, TOP
+from fedcore.report.charts.points import Plane, Point, plane
 from fedcore.report.units import percent
 
 

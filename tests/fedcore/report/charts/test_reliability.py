@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from fedcore.report import write_report
-from fedcore.report.figures import BOTTOM, TOP
-from fedcore.report.read import read_run
-from fedcore.report.reliability import reliability_chart
-from fedcore.report.results import POOLED, bars, by_finding, final
-from fedcore.report.run import Bin
+from fedcore.report.charts.charts import BOTTOM, TOP
+from fedcore.report.charts.reliability import reliability_chart
+from fedcore.report.read.reader import read_run
+from fedcore.report.read.run import Bin
+from fedcore.report.sections.results import POOLED, bars, by_finding, final
 
 BINS = [{"count": 3, "sure": 0.5, "held": 0.25}, {"count": 1000, "sure": 1.0, "held": 1.0}]
 

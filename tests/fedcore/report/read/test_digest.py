@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.report.digest import (
+from fedcore.report.charts.charts import BOTTOM
+from fedcore.report.read.digest import (
     best_probe,
     departures,
     disagreements,
@@ -20,8 +21,7 @@ from fedcore.report.digest import (
     survey_charts,
     training_charts,
 )
-from fedcore.report.figures import BOTTOM
-from fedcore.report.read import read_run
+from fedcore.report.read.reader import read_run
 
 MakeRun = Callable[..., Path]
 

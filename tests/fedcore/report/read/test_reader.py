@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from fedcore.errors import InputError
-from fedcore.report.read import read_run
-from fedcore.report.run import highest
-from fedcore.run import RunFolder
+from fedcore.report.read.reader import read_run
+from fedcore.report.read.run import highest
+from fedcore.runs.folder import RunFolder
 
 MakeRun = Callable[..., Path]
 

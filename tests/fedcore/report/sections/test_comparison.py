@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.report.comparison import (
+from fedcore.report.naming import RANDOM
+from fedcore.report.read.reader import read_run
+from fedcore.report.sections.comparison import (
     Entry,
     efficiency_charts,
     entries,
@@ -18,16 +20,14 @@ from fedcore.report.comparison import (
     score_traffic,
     warnings,
 )
-from fedcore.report.naming import RANDOM
-from fedcore.report.read import read_run
 
 MakeRun = Callable[..., Path]
 MakeTuned = Callable[..., Path]
 
 RECIPE = """
-method: {class_path: fedssl.moco.MoCo, init_args: {}}
+method: {class_path: fedssl.methods.moco.MoCo, init_args: {}}
 algorithm: null
-exchange: {class_path: fedssl.statistics.ShareStatistics}
+exchange: {class_path: fedssl.bank.statistics.ShareStatistics}
 """
 
 
@@ -37,7 +37,7 @@ def make_tuned(make_run: MakeRun, write_scores: Callable[..., None]) -> MakeTune
 
     def make(name: str, **scores: object) -> Path:
         folder = make_run(name, command="finetune", rounds=2)
-        (folder / "recipe.yaml").write_text("classifier: fedtune.classifier.Classifier\n")
+        (folder / "recipe.yaml").write_text("classifier: fedtune.classification.classifier.Classifier\n")
         write_scores(folder, **scores)
         return folder
 

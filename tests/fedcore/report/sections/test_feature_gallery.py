@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedcore.report.galleries import Gallery, class_name, read_galleries
+from fedcore.report.sections.feature_gallery import Gallery, class_name, read_galleries
 
 WriteGallery = Callable[..., None]
 

@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 from fedcore.report import write_comparison
-from fedcore.report.comparison import Entry, entries, families
-from fedcore.report.gains import difference, pairs, unpaired
 from fedcore.report.naming import RANDOM
-from fedcore.report.read import read_run
-from fedcore.report.results import POOLED
-from fedcore.report.run import Estimate
+from fedcore.report.read.reader import read_run
+from fedcore.report.read.run import Estimate
+from fedcore.report.sections.comparison import Entry, entries, families
+from fedcore.report.sections.gains import difference, pairs, unpaired
+from fedcore.report.sections.results import POOLED
 
 MakeRun = Callable[..., Path]
 SET = {"manifest": "my_set/manifest.csv", "share": 0.25}

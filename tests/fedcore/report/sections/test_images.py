@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedcore.report.pictures import albums, tile
+from fedcore.report.sections.images import albums, tile
 
 
 def decode(uri: str) -> np.ndarray:

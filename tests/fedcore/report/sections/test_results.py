@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from fedcore.report.read import read_run
-from fedcore.report.results import POOLED, bars, final
-from fedcore.report.run import Estimate
+from fedcore.report.read.reader import read_run
+from fedcore.report.read.run import Estimate
+from fedcore.report.sections.results import POOLED, bars, final
 
 MakeRun = Callable[..., Path]
 

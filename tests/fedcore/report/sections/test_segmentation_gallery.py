@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedcore.report.outlines import Outlines, outline, read_outlines
+from fedcore.report.sections.segmentation_gallery import Outlines, outline, read_outlines
 
 
 def leave(folder: Path, site: str = "a", n: int = 3, side: int = 16, **other: Any) -> Path:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.report.read import read_run
-from fedcore.report.summary import key_figures, sentence, verdict
+from fedcore.report.read.reader import read_run
+from fedcore.report.sections.summary import key_figures, sentence, verdict
 
 MakeRun = Callable[..., Path]
 

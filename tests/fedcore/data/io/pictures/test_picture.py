@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from fedcore.data.io.grey import certainly_grey
+from fedcore.data.io.pictures.grey import certainly_grey
 from fedcore.data.io.readers import ImageFault, read_image
 
 RNG = np.random.default_rng(0)

@@ -1,0 +1,1 @@
+"""Federated algorithms: how sites cooperate, one file each."""

@@ -1,0 +1,1 @@
+"""The command line: commands, recipes, options and their error messages."""

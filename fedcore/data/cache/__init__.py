@@ -1,0 +1,1 @@
+"""Decoded images on disk, found again by the content of their files."""

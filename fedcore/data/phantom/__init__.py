@@ -1,0 +1,1 @@
+"""Simulated hospitals with procedural images."""

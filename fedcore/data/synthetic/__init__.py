@@ -1,0 +1,1 @@
+"""Synthetic sets as data: audit record, release criteria, joining a run."""

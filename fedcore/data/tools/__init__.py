@@ -1,0 +1,1 @@
+"""`fedpretrain data`: check and preview a manifest."""

@@ -1,0 +1,1 @@
+"""Files that are whole or absent, read within limits, with checksums."""

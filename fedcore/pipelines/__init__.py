@@ -1,0 +1,1 @@
+"""Several commands in order, as one file says them."""

@@ -1,0 +1,1 @@
+"""What a site lets out: policy, audit log, and what tensors reveal."""

@@ -1,0 +1,1 @@
+"""From a run folder to dataclasses that the report is made from."""

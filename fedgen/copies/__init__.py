@@ -1,0 +1,1 @@
+"""Copy detection: is a synthetic image a copy of a training image?"""

@@ -1,0 +1,1 @@
+"""Federated rules for generators and classifiers of synthetic samples."""

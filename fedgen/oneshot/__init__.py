@@ -1,0 +1,1 @@
+"""One-shot federation: models leave a site once, and are distilled into one."""

@@ -1,0 +1,1 @@
+"""The release of a synthetic set: its folder, datasheet and contact sheets."""

@@ -1,0 +1,1 @@
+"""Synthetic sets and their files."""

@@ -1,0 +1,1 @@
+"""Feature banks, and the exchanges that share them."""

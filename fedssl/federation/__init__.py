@@ -1,0 +1,1 @@
+"""Federated rules for self-supervised encoders."""

@@ -1,0 +1,1 @@
+"""`fedpretrain predict`: tables and masks of new images."""
