@@ -24,7 +24,7 @@ from benchmarks.distillation_tables import ACCURACY
 from benchmarks.results import Result
 from fedcore.data.dataset import Images
 from fedcore.data.source import Data
-from fedcore.models.classifiers import fresh_classifier
+from fedcore.runs.classifiers import fresh_classifier
 from fedcore.runs.folder import RunFolder
 from fedgen.oneshot.distil import distil
 from fedgen.oneshot.distillation import Distillation, softened

@@ -57,8 +57,8 @@ from benchmarks.flower_app import BATCH, IMAGES, WAYS, resnet18, small, train
 from benchmarks.visit_overhead import Net, make_sites
 from fedcore.algorithms.base import FedAvg
 from fedcore.messages.message import Message
-from fedcore.server.checkpoint import Checkpoint
-from fedcore.server.communication import RoundRecord
+from fedcore.runs.checkpoint import Checkpoint
+from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import Rounds, federate
 from fedcore.training.local_trainer import LocalTrainer, channels_last
 from fedcore.training.visit import Visit

@@ -48,7 +48,7 @@ from benchmarks.visit_overhead import make_sites
 from fedcore.algorithms.base import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.models.encoders import ResNet
-from fedcore.server.checkpoint import Checkpoint
+from fedcore.runs.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds, federate
 from fedcore.training.local_trainer import LocalTrainer, channels_last
 from fedcore.training.visit import Visit

@@ -39,7 +39,7 @@ from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.messages.message import Contribution
 from fedcore.models.encoders import ResNet
-from fedcore.server.checkpoint import Checkpoint
+from fedcore.runs.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds, federate
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer, channels_last

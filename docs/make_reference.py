@@ -14,8 +14,8 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from fedcore.cli.main import STAGES
-from fedcore.cli.recipe import parser_of
-from fedcore.cli.recipe_files import command_of, purpose, shipped
+from fedcore.config.recipe import parser_of
+from fedcore.config.recipe_files import command_of, purpose, shipped
 
 Row = tuple[str, str, str]
 """Key, default and meaning of an option."""

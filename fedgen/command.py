@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fedcore.cli.arguments import call, typed
+from fedcore.config.arguments import call, typed
 from fedcore.data.synthetic.audit_record import AuditRecord
 from fedcore.errors import InputError
 from fedcore.runs.folder import RunFolder

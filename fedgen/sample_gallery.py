@@ -26,8 +26,8 @@ FILE = "exhibit.npz"
 
 @dataclass(frozen=True)
 class Exhibit:
-    """How much a site keeps. With the U-Net of recipes/diffusion.yaml on 32 x 32 pixels, 64 images of 50 steps take 16
-    seconds of one CPU core, as training on 1000 images does.
+    """How much a site keeps. With the U-Net of recipes/generate/diffusion.yaml on 32 x 32 pixels, 64 images of 50 steps
+    take 16 seconds of one CPU core, as training on 1000 images does.
 
     `arrays` says what: `real` and `drawn` (n, c, h, w), with `real_labels` and `drawn_labels` (n,), class indices
     or -1 where none is said. Of a generator that draws in steps, `guesses` (k, c, h, w): what the first drawn image

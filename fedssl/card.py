@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fedcore.report.markdown import plain, table
+from fedcore.report.model_card import LICENCE, USE, Record, environment, head, left, recipe_of
 from fedcore.runs.folder import RunFolder
-from fedcore.runs.model_card import LICENCE, USE, Record, environment, head, left, recipe_of
 from fedssl.evaluation.probe import SHARED
 from fedssl.methods.base import Method
 

@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from fedcore.report.markdown import plain, table
+from fedcore.report.model_card import LICENCE, USE, Record, environment, head, left, recipe_of
 from fedcore.report.naming import start_name
 from fedcore.report.units import measured_on, metric_name
 from fedcore.runs.folder import RunFolder
-from fedcore.runs.model_card import LICENCE, USE, Record, environment, head, left, recipe_of
 from fedtune.evaluation.scores_file import outward
 
 

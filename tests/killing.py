@@ -69,7 +69,7 @@ class Commands:
 
 def _serve() -> None:
     for name in (
-        "fedcore.cli.recipe",
+        "fedcore.config.recipe",
         "fedcore.server.job",
         "fedcore.pipelines.run",
         "fedssl.pretraining",

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from fedcore.cli.main import STAGES, main, stage_of
-from fedcore.cli.options import option_names
-from fedcore.cli.recipe import parser_of, read_recipe
-from fedcore.cli.trust import trusting, users_word
+from fedcore.config.options import option_names
+from fedcore.config.recipe import parser_of, read_recipe
+from fedcore.config.trust import trusting, users_word
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.models.encoder_store import save_encoder
 from fedcore.models.encoders import ResNet

@@ -22,8 +22,8 @@ from fedcore.algorithms.local_only import LocalOnly
 from fedcore.algorithms.quantised import Quantised
 from fedcore.algorithms.scaffold import Scaffold
 from fedcore.cli.main import _level
-from fedcore.cli.recipe import read_recipe
 from fedcore.cli.watch import picture
+from fedcore.config.recipe import read_recipe
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import InputError
@@ -34,8 +34,8 @@ from fedcore.privacy.policy import Policy
 from fedcore.report import write_comparison, write_report
 from fedcore.report.read.digest import level_sentence, meaning
 from fedcore.report.read.reader import read_run
+from fedcore.runs.communication import answers, highest
 from fedcore.runs.folder import RunFolder
-from fedcore.server.communication import answers, highest
 from fedcore.server.rounds import Rounds
 from fedcore.training.visit import Visit
 from fedgen.auditing.allowance import WHAT

@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 import torch
 
-from fedcore.cli.recipe import read_recipe
+from fedcore.config.recipe import read_recipe
 from fedcore.errors import InputError
-from fedcore.models.classifiers import classifiers_of
 from fedcore.models.encoder_store import build_encoder, find_encoder
 from fedcore.report import write_report
 from fedcore.report.read.reader import read_run
+from fedcore.runs.classifiers import classifiers_of
 from fedcore.runs.folder import RunFolder
 from fedgen.generator_store import load_generator
 from fedgen.releases.release import _audit

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fedcore.cli.main import STAGES, main, stage_of
-from fedcore.cli.recipe import read_recipe
-from fedcore.cli.recipe_files import shipped
+from fedcore.config.recipe import read_recipe
+from fedcore.config.recipe_files import shipped
 from fedcore.pipelines.run import travel
 from fedcore.pipelines.spec import read_steps
 from fedcore.pipelines.validation import check

@@ -106,7 +106,7 @@ def _advice() -> str:
 
 
 def recipes() -> Finding:
-    from fedcore.cli.recipe_files import shipped
+    from fedcore.config.recipe_files import shipped
 
     return Finding("recipes", bool(shipped()), f"{len(shipped())} found")
 

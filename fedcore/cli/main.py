@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedcore.cli.trust import trusting, users_word
+from fedcore.config.trust import trusting, users_word
 from fedcore.errors import InputError
 
 STAGES = {
@@ -41,7 +41,7 @@ NEXT = {
 }
 """What is usually done with a stage's result."""
 COMMANDS = {
-    "demo": ("fedcore.cli.demo:command", "the whole road on phantom hospitals, in a few minutes"),
+    "demo": ("fedcore.pipelines.demo:command", "the whole road on phantom hospitals, in a few minutes"),
     "run": ("fedcore.pipelines.run:command", "a road: the steps of a project in order, without those already done"),
     "probe": ("fedssl.evaluation.command:command", "kNN and linear probe of a pretrained encoder, per site"),
     "evaluate": ("fedtune.evaluation.command:command", "scores of a fine-tuned run, per site and pooled"),
@@ -51,7 +51,7 @@ COMMANDS = {
     "watch": ("fedcore.cli.watch:command", "a run in the terminal while it goes: rounds, sites, curves, time left"),
     "export": ("fedcore.export:command", "an encoder for plain MONAI, timm or torchvision models"),
     "data": ("fedcore.data.tools.command:command", "check or preview a manifest, write phantom hospitals"),
-    "recipes": ("fedcore.cli.recipe_files:command", "list the recipes that come with the kit, or copy one"),
+    "recipes": ("fedcore.config.recipe_files:command", "list the recipes that come with the kit, or copy one"),
     "doctor": ("fedcore.cli.doctor:command", "is this installation sound?"),
 }
 
@@ -103,7 +103,7 @@ def check_command(name: str, rest: list[str]) -> None:
 
 def run_stage(name: str, arguments: Sequence[str]) -> int:
     """Parses the recipe and what overrides it, and only then builds and runs."""
-    from fedcore.cli.recipe import read_recipe
+    from fedcore.config.recipe import read_recipe
     from fedcore.runs.folder import RunFolder
     from fedcore.runs.progress import within_a_step
 
@@ -149,8 +149,8 @@ def _load(path: str) -> Callable[..., Any]:
 def _level(run: Path) -> str:
     """What of a run's answers was most sensitive, in the words of its page and card."""
     from fedcore.report.read.digest import level_sentence
+    from fedcore.runs.communication import answers, highest
     from fedcore.runs.folder import RunFolder
-    from fedcore.server.communication import answers, highest
 
     return level_sentence(highest([*RunFolder(run).rounds(), *answers(run)]))
 

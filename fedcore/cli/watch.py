@@ -19,12 +19,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedcore.cli.tables import terminal
 from fedcore.errors import InputError
 from fedcore.report.read.digest import highest_revelation, level_sentence
 from fedcore.report.read.reader import read_run
 from fedcore.report.read.run import Run, Turn
 from fedcore.report.units import size
+from fedcore.tables import terminal
 
 USAGE = """usage: fedpretrain watch RUN [--once]
 

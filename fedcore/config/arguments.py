@@ -9,9 +9,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from fedcore.cli.options import option_names
-from fedcore.cli.recipe_errors import explain
-from fedcore.cli.trust import guard
+from fedcore.config.options import option_names
+from fedcore.config.recipe_errors import explain
+from fedcore.config.trust import guard
 from fedcore.errors import InputError
 
 

@@ -16,11 +16,11 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
-from fedcore.cli.arguments import require_seeds
-from fedcore.cli.options import option_names
-from fedcore.cli.recipe_errors import explain, keys_of, meant, unknown_key
-from fedcore.cli.recipe_files import command_of, find
-from fedcore.cli.trust import guard, running_trusted
+from fedcore.config.arguments import require_seeds
+from fedcore.config.options import option_names
+from fedcore.config.recipe_errors import explain, keys_of, meant, unknown_key
+from fedcore.config.recipe_files import command_of, find
+from fedcore.config.trust import guard, running_trusted
 from fedcore.errors import Faults, InputError
 from fedcore.files.reading import text_of, yaml_of
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from types import ModuleType
 
-from fedcore.cli.options import did_you_mean, inside
-from fedcore.cli.trust import KIT, no_module, refusal
+from fedcore.config.options import did_you_mean, inside
+from fedcore.config.trust import KIT, no_module, refusal
 from fedcore.suggest import nearest
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null",

@@ -9,7 +9,7 @@ from typing import Literal
 
 import safetensors.torch
 
-from fedcore.cli.arguments import call
+from fedcore.config.arguments import call
 from fedcore.errors import InputError
 from fedcore.export.densenet import portable_densenet
 from fedcore.export.onnx import TASKS, export_onnx

@@ -15,7 +15,7 @@ from fedcore.data.preprocess.scaling import Percentiles
 from fedcore.errors import InputError
 from fedcore.files.reading import read_yaml
 from fedcore.files.writing import replacing
-from fedcore.models.classifiers import classifiers_of
+from fedcore.runs.classifiers import classifiers_of
 from fedcore.runs.folder import RunFolder
 
 INPUT, OUTPUT = "images", "logits"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.cli.main import dispatch
-from fedcore.cli.recipe_files import find
+from fedcore.config.recipe_files import find
 from fedcore.data.cache.cache import default_folder, open_cache
 from fedcore.data.cache.content import Memo, key_of
 from fedcore.data.source import Data

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.cli.main import stage_in, stage_of
-from fedcore.cli.recipe import Recipe, read_recipe
+from fedcore.config.recipe import Recipe, read_recipe
 from fedcore.errors import Faults, InputError
 from fedcore.files.reading import text_of, yaml_of
 from fedcore.suggest import nearest

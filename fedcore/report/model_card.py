@@ -10,12 +10,12 @@ from statistics import fmean
 from typing import Any
 
 from fedcore.data.preprocess.scaling import Percentiles
-from fedcore.server.communication import answers, highest
 from fedcore.files.reading import read_json, yaml_of
-from fedcore.report.read.digest import MOST_SENSITIVE, meaning
 from fedcore.report.markdown import plain, table
 from fedcore.report.private import shorten_paths
+from fedcore.report.read.digest import MOST_SENSITIVE, meaning
 from fedcore.report.units import duration, size
+from fedcore.runs.communication import answers, highest
 from fedcore.runs.folder import RunFolder
 
 Record = Mapping[str, Any]

@@ -7,11 +7,11 @@ from statistics import fmean
 
 from rich.table import Table
 
-from fedcore.cli.tables import grid, terminal
 from fedcore.report.read.run import Estimate, Run
 from fedcore.report.sections.comparison import Entry, entries, measures
 from fedcore.report.sections.comparison import families as families_of
 from fedcore.report.units import percent
+from fedcore.tables import grid, terminal
 
 NOTE = "In brackets: 95 % intervals; of several runs the mean, lowest and highest."
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pytorch_lightning import LightningModule
 from torch import nn
 
-from fedcore.cli.recipe import build_part
+from fedcore.config.recipe import build_part
 from fedcore.errors import InputError, building
 from fedcore.files.reading import ADVICE, read_yaml
 from fedcore.messages.message import Tensors

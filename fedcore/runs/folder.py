@@ -7,7 +7,7 @@ rounds.jsonl       a line a round: seconds, bytes per kind, metrics per site
 scores.json        of a run that measures: its scores
 SHA256SUMS         of a finished run: checksums of the files above and of state/state.json
 logs/              Lightning's CSV and TensorBoard logs
-state/             what to resume from (fedcore.server.checkpoint)
+state/             what to resume from (fedcore.runs.checkpoint)
 sites/<site>/      what belongs to a site: its audit file, its errors, what it keeps to be looked at on its page
 encoder/           the result
 """
@@ -21,12 +21,12 @@ from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
 
-from fedcore.server.checkpoint import Checkpoint, Recorded
+from fedcore.runs.checkpoint import Checkpoint, Recorded
 from fedcore.files.checksums import SUMS, write_sums
 from fedcore.runs.environment import environment
 from fedcore.errors import Faults, InputError
 from fedcore.files.writing import append, json_bytes, require_no_links, require_writable, write_atomically, write_json
-from fedcore.server.communication import RoundRecord
+from fedcore.runs.communication import RoundRecord
 from fedcore.files.lock import holds_nothing, locked
 from fedcore.files.reading import yaml_of
 from fedcore.runs.record import KEPT, RunRecord, content_of, intact

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pytorch_lightning.loggers import CSVLogger, Logger
 
 from fedcore.files.writing import explained
-from fedcore.server.communication import RoundRecord
+from fedcore.runs.communication import RoundRecord
 from fedcore.runs.folder import RunFolder
 
 

@@ -14,7 +14,7 @@ from rich.progress import Progress as Bars
 
 from fedcore.data.dataset import Cohort
 from fedcore.data.source import Data
-from fedcore.server.communication import RoundRecord
+from fedcore.runs.communication import RoundRecord
 
 _step = ContextVar("step", default="")
 _NOTES = 8

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedcore.server.checkpoint import Checkpoint, Recorded
+from fedcore.runs.checkpoint import Checkpoint, Recorded
 from fedcore.files.checksums import noted_in, require_sums
 from fedcore.errors import InputError
 from fedcore.files.writing import require_no_links

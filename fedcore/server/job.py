@@ -20,10 +20,10 @@ from fedcore.data.dataset import Images
 from fedcore.errors import InputError
 from fedcore.messages.message import Empty, Message, weights_of
 from fedcore.privacy.policy import Policy
+from fedcore.runs.communication import ANSWERS, RoundRecord
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.logs import Logs
 from fedcore.runs.progress import Progress
-from fedcore.server.communication import ANSWERS, RoundRecord
 from fedcore.server.rounds import Rounds, Survey, federate
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.malloc import keep_large_blocks

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedcore.algorithms.base import Algorithm, Visitor, draws_of
 from fedcore.errors import InputError
 from fedcore.messages.message import Contribution, Message, Refusal, Weights, is_finite, leaves, weights_of
-from fedcore.server.communication import RoundRecord
+from fedcore.runs.communication import RoundRecord
 from fedcore.site.site import Round
 from fedcore.transport.in_process import Answer, Tasks, Transport
 

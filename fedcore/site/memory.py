@@ -11,7 +11,7 @@ from fedcore.site.site import Round
 
 @runtime_checkable
 class Memories(Protocol):
-    """What `put` stores counts once the round is committed; `fedcore.server.checkpoint` keeps it on disk."""
+    """What `put` stores counts once the round is committed; `fedcore.runs.checkpoint` keeps it on disk."""
 
     def get(self, site: str) -> Tensors: ...
     def put(self, site: str, memory: Tensors, turn: Round) -> None: ...

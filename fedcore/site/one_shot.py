@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from fedcore.messages.message import WEIGHTS, Contribution, Empty, Message, Reveals, Tensors
 from fedcore.privacy.audit_log import Border
 from fedcore.privacy.policy import Policy
+from fedcore.runs.communication import ANSWERS, note
 from fedcore.runs.folder import RunFolder
-from fedcore.server.communication import ANSWERS, note
 from fedcore.site.site import Round
 
 

@@ -16,7 +16,7 @@ from fedcore.errors import Refused
 from fedcore.messages.message import Contribution, Message, Refusal
 from fedcore.privacy.audit_log import Border
 from fedcore.privacy.policy import Policy
-from fedcore.server.communication import note
+from fedcore.runs.communication import note
 from fedcore.site.memory import InMemory, Memories
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer, implements
@@ -48,7 +48,7 @@ class InProcess:
     on_visit: Callable[[str], None] = lambda site: None
     """Told the site's name before each visit (progress bars)."""
     record: Path | None = None
-    """Where the server books what is asked outside of rounds (`fedcore.server.communication.note`)."""
+    """Where the server books what is asked outside of rounds (`fedcore.runs.communication.note`)."""
 
     def names(self) -> Sequence[str]:
         return list(self.train)

@@ -1,7 +1,7 @@
 """How things travel between the processes of one run: as pickles, with what pickle itself leaves behind.
 
 Only for a program and the worker processes it has started itself, on one machine (`fedcore.transport.workers`). What
-comes from a site, a server or a file is never unpickled: see `fedcore.server.checkpoint`.
+comes from a site, a server or a file is never unpickled: see `fedcore.runs.checkpoint`.
 """
 
 from __future__ import annotations

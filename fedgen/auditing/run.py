@@ -16,7 +16,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from fedcore.cli.main import stage_of
-from fedcore.cli.recipe import read_recipe
+from fedcore.config.recipe import read_recipe
 from fedcore.data.dataset import Cohort
 from fedcore.data.synthetic.audit_record import AUDIT, AuditRecord, Figures, with_digest
 from fedcore.errors import InputError
@@ -24,9 +24,9 @@ from fedcore.files.lock import locked
 from fedcore.files.writing import require_no_links, write_json
 from fedcore.messages.message import Contribution, Refusal, Weights
 from fedcore.models.encoder_store import TENSORS, build_encoder, find_encoder
+from fedcore.runs.communication import ANSWERS
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import load
-from fedcore.server.communication import ANSWERS
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit

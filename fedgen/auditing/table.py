@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from rich.console import Console
 from rich.text import Text
 
-from fedcore.cli.tables import grid, terminal
 from fedcore.data.synthetic.audit_record import AuditRecord
 from fedcore.report.units import figure, plural
+from fedcore.tables import grid, terminal
 
 PRIVACY = {
     "trained": "trained", "held_out": "held out", "copies_by_pixels": "copies by pixels",

@@ -19,12 +19,12 @@ from torch.optim import SGD
 
 from fedcore.errors import InputError
 from fedcore.messages.message import WEIGHTS, Message, Tensors
-from fedcore.models.classifiers import fresh_classifier, save_classifier
 from fedcore.models.encoder_store import find_encoder, load_encoder
+from fedcore.runs.checkpoint import Checkpoint
+from fedcore.runs.classifiers import fresh_classifier, save_classifier
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import Counting
 from fedcore.seeds import seeded
-from fedcore.server.checkpoint import Checkpoint
 from fedcore.site.site import Round
 from fedcore.training.optimizer_state import resume as restore
 from fedcore.training.optimizer_state import state_of
@@ -53,8 +53,8 @@ def distil(
     """Distils the classifiers of a finished finetune run into a new one and returns the folder of its run.
 
     The defaults are the 50,000 steps of the student of FedISCA's code, for a GPU. A few hundred teach nothing that can
-    be relied on (recipes/oneshot.yaml). Without `drawn`, run.json has how many images at the end of each epoch's walk a
-    classifier that had no part in them recognises as their class, class by class, over all epochs
+    be relied on (recipes/classify/oneshot.yaml). Without `drawn`, run.json has how many images at the end of each
+    epoch's walk a classifier that had no part in them recognises as their class, class by class, over all epochs
     (fedgen.oneshot.teacher_accuracy).
 
     Args:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fedcore.errors import InputError
 from fedcore.messages.message import Tensors
-from fedcore.models.classifiers import classifiers_of
+from fedcore.runs.classifiers import classifiers_of
 from fedcore.runs.folder import RunFolder
 from fedcore.site.one_shot import hand_over
 from fedgen.generator import Canvas, Known

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedcore.cli.tables import grid, terminal
 from fedcore.messages.message import STATISTICS, Message
 from fedcore.report.units import figure
+from fedcore.tables import grid, terminal
 
 TITLES = ("images", "recognised", "probability")
 Told = dict[str, dict[str, int | float]]

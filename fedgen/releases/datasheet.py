@@ -16,8 +16,8 @@ from fedcore.report.markdown import fenced, plain, table
 from fedcore.report.private import shorten_recipe
 from fedcore.report.read.digest import meaning
 from fedcore.report.units import figure, plural
+from fedcore.runs.communication import highest
 from fedcore.runs.folder import RunFolder
-from fedcore.server.communication import highest
 from fedgen.copies.copies import NOT_LOOKED_FOR
 from fedgen.oneshot import teacher_accuracy as recognition
 from fedgen.synthetic.synthetic_set import NOTE, RECOGNITION, DrawnSet

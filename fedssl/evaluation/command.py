@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedcore.algorithms.base import FedAvg, share_of
-from fedcore.cli.recipe import read_recipe
-from fedcore.cli.tables import grid, terminal
+from fedcore.config.recipe import read_recipe
 from fedcore.errors import InputError, building
 from fedcore.messages.message import Refusal, Weights
 from fedcore.models.encoder_store import find_encoder, load_encoder
 from fedcore.models.encoders import Encoder
+from fedcore.runs.communication import ANSWERS
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import load
 from fedcore.seeds import seeded
-from fedcore.server.communication import ANSWERS
 from fedcore.site.site import Round
+from fedcore.tables import grid, terminal
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.transport.in_process import InProcess
 from fedssl.evaluation.probe import SHARED, Probe

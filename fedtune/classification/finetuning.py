@@ -13,10 +13,10 @@ from fedcore.data.findings import findings_of, several, with_findings
 from fedcore.data.labels import labelled, require_fraction, require_trained
 from fedcore.data.source import Data
 from fedcore.errors import InputError, building
-from fedcore.models.classifiers import MODEL, own_parts, save_classifier
 from fedcore.models.encoder_store import find_encoder, load_encoder
 from fedcore.models.encoders import Encoder, ResNet
 from fedcore.privacy.policy import Policy
+from fedcore.runs.classifiers import MODEL, own_parts, save_classifier
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import load
 from fedcore.seeds import seeded

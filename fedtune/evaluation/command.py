@@ -9,14 +9,14 @@ from typing import Any
 from pytorch_lightning import LightningModule
 
 from fedcore.algorithms.base import FedAvg, share_of
-from fedcore.cli.recipe import read_recipe
+from fedcore.config.recipe import read_recipe
 from fedcore.data.dataset import Cohort, Images, relabelled
 from fedcore.data.findings import with_findings
 from fedcore.errors import InputError
-from fedcore.models.classifiers import SEGMENTER, about_of, trained
+from fedcore.runs.classifiers import SEGMENTER, about_of, trained
+from fedcore.runs.communication import ANSWERS
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import load
-from fedcore.server.communication import ANSWERS
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.transport.in_process import InProcess
 from fedtune.classification.finetuning import build, finetune, labelled_tests, ranked

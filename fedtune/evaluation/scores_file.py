@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from fedcore.cli.tables import grid, terminal
+from fedcore.tables import grid, terminal
 from fedtune.evaluation.calibration import diagram
 from fedtune.evaluation.classification import POOLED, Evaluation
 from fedtune.evaluation.scores import Score

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fedcore.cli.tables import grid, terminal
 from fedcore.data.dataset import Images
 from fedcore.data.preprocess.decode import UNLABELED
 from fedcore.data.preprocess.geometry import Spacing
@@ -22,6 +21,7 @@ from fedcore.messages.message import STATISTICS, Contribution, Message, Weights
 from fedcore.privacy.policy import Policy
 from fedcore.report.units import measured_on
 from fedcore.site.site import Round, Site
+from fedcore.tables import grid, terminal
 from fedcore.training.local_trainer import LocalTrainer, personal
 from fedcore.transport.in_process import InProcess
 from fedtune.evaluation.classification import POOLED, Table, answers, too_few

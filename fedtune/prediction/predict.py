@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fedcore.cli.arguments import call
-from fedcore.cli.recipe import read_recipe
+from fedcore.config.arguments import call
+from fedcore.config.recipe import read_recipe
 from fedcore.data.findings import SEPARATOR
 from fedcore.data.io.dicom.image import is_dicom
 from fedcore.data.io.readers import ImageFault, read_image
@@ -22,7 +22,7 @@ from fedcore.data.preprocess.decode import Decoding
 from fedcore.data.source import Data
 from fedcore.errors import Faults, InputError
 from fedcore.files.writing import append, require_writable
-from fedcore.models.classifiers import classifiers_of
+from fedcore.runs.classifiers import classifiers_of
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import Counting
 from fedtune.classification.finetuning import finetune

@@ -16,9 +16,9 @@ from fedcore.data.labels import of_patients, require_fraction, with_mask
 from fedcore.data.preprocess.decode import UNLABELED
 from fedcore.data.source import Data
 from fedcore.errors import Faults, InputError, building
-from fedcore.models.classifiers import SEGMENTER, own_parts, save_classifier
 from fedcore.models.encoder_store import find_encoder, load_encoder
 from fedcore.privacy.policy import Policy
+from fedcore.runs.classifiers import SEGMENTER, own_parts, save_classifier
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import load
 from fedcore.seeds import seeded

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from fedcore.cli.tables import grid, terminal
+from fedcore.tables import grid, terminal
 
 ROWS = {"a hospital with a long name": ["0.812 (0.79-0.83)", "40"], "all": ["-", "80"]}
 

@@ -16,8 +16,8 @@ from torch.optim import SGD, Optimizer
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.messages.message import Contribution, Message, Tensors, Weights, flatten
+from fedcore.runs.checkpoint import Checkpoint
 from fedcore.seeds import seeded
-from fedcore.server.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds, federate
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer

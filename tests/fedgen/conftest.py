@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.cli.recipe import read_recipe
+from fedcore.config.recipe import read_recipe
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.runs.folder import RunFolder

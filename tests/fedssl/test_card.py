@@ -12,8 +12,8 @@ import yaml
 from fedcore.files.writing import write_json
 from fedcore.models.encoder_store import save_encoder
 from fedcore.models.encoders import Encoder, ResNet
+from fedcore.runs.communication import highest
 from fedcore.runs.folder import RunFolder
-from fedcore.server.communication import highest
 from fedssl.card import card
 from fedssl.methods.simclr import SimCLR
 

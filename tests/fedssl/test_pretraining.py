@@ -23,8 +23,8 @@ from fedcore.messages.message import Reveals, Weights
 from fedcore.models.encoder_store import build_encoder, find_encoder
 from fedcore.models.encoders import ResNet
 from fedcore.privacy.policy import Policy
+from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.folder import RunFolder
-from fedcore.server.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds
 from fedcore.training.visit import Visit
 from fedssl.bank.statistics import ShareStatistics

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from fedcore.cli.tables import terminal
 from fedcore.data.io.readers import Nan
 from fedcore.data.manifest.columns import OURS, Columns
 from fedcore.data.manifest.manifest import Manifest, Row, examine
@@ -17,6 +16,7 @@ from fedcore.data.tools.look import Look, look, numbers_met
 from fedcore.data.tools.manifest_warnings import cautions
 from fedcore.data.tools.preview import preview
 from fedcore.errors import Faults
+from fedcore.tables import terminal
 
 __all__ = ["check", "check_command", "preview"]
 

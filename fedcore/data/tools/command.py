@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedcore.cli.arguments import call
+from fedcore.config.arguments import call
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.tools.check import check_command
 from fedcore.data.tools.preview import preview

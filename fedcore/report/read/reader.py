@@ -23,8 +23,8 @@ from fedcore.report.read.parse import (
 )
 from fedcore.report.read.run import Bin, Departure, Estimate, Run, Score, Scores, Turn, Visit, highest
 from fedcore.report.sections.audit import read_inspection
+from fedcore.runs.communication import ANSWERS
 from fedcore.runs.folder import RunFolder
-from fedcore.server.communication import ANSWERS
 
 _SIGNS = ("run.json", "rounds.jsonl", "recipe.yaml", "scores.json")
 

@@ -18,7 +18,7 @@ from fedcore.algorithms.fedprox import Spring
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.algorithms.quantised import Quantised
 from fedcore.algorithms.scaffold import Scaffold
-from fedcore.cli.recipe import build_part
+from fedcore.config.recipe import build_part
 from fedcore.errors import InputError
 from fedcore.exchanges.base import Carry
 from fedcore.messages.message import Weights, weights_of

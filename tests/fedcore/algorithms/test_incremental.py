@@ -10,7 +10,7 @@ from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
 from fedcore.exchanges.base import Carry
 from fedcore.messages.message import Tensors
-from fedcore.server.communication import RoundRecord
+from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import NoSiteLeft, Rounds, federate
 from fedcore.site.site import Round
 from fedcore.training.visit import Visit

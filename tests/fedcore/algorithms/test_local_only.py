@@ -3,7 +3,7 @@ from __future__ import annotations
 from fedcore.algorithms.base import Guide
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.messages.message import Empty
-from fedcore.server.communication import RoundRecord
+from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import Rounds, federate
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.visit import Visit

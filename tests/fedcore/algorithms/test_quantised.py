@@ -15,7 +15,7 @@ from fedcore.algorithms.quantised import COPY, LOST, Followed, Quantised, Rounde
 from fedcore.errors import InputError, Refused
 from fedcore.exchanges.base import Carry
 from fedcore.messages.message import Contribution, Weights, nbytes, weights_of
-from fedcore.server.communication import RoundRecord
+from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import Rounds, federate
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer

@@ -8,7 +8,7 @@ import yaml
 
 from fedcore.algorithms.base import FedAvg
 from fedcore.algorithms.fedprox import Spring
-from fedcore.cli.recipe import Recipe, read_recipe
+from fedcore.config.recipe import Recipe, read_recipe
 from fedcore.errors import Faults, InputError
 from fedssl.pretraining import pretrain
 from fedtune.segmentation.training import segment

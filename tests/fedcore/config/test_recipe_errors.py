@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.cli.arguments import typed
 from fedcore.cli.main import stage_of
-from fedcore.cli.options import did_you_mean
-from fedcore.cli.recipe import read_recipe
+from fedcore.config.arguments import typed
+from fedcore.config.options import did_you_mean
+from fedcore.config.recipe import read_recipe
 from fedcore.errors import InputError
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedcore.cli.main import STAGES
-from fedcore.cli.recipe_files import command, command_of, find, purpose, shipped
+from fedcore.config.recipe_files import command, command_of, find, purpose, shipped
 from fedcore.errors import InputError
 
 

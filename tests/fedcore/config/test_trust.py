@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from jsonargparse import ArgumentParser
 
-from fedcore.cli.trust import guard, refusal, trusting, users_word
+from fedcore.config.trust import guard, refusal, trusting, users_word
 from fedcore.errors import InputError
 
 CODE = "import pathlib\npathlib.Path({mark!r}).touch()\nclass Thing(dict): pass\ndef make() -> dict: return dict()\n"

@@ -10,7 +10,7 @@ from fedcore.algorithms.base import FedAvg, share_of
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.exchanges.base import Carry
 from fedcore.messages.message import STATISTICS, Message, Tensors, exposure, flatten, nbytes
-from fedcore.server.checkpoint import Checkpoint
+from fedcore.runs.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds, federate
 from fedcore.site.site import Round, Site
 from fedcore.transport.in_process import InProcess

@@ -8,7 +8,7 @@ import torch
 from fedcore.cli.main import main
 from fedcore.errors import InputError
 from fedcore.export import export
-from fedcore.models.classifiers import classifiers_of
+from fedcore.runs.classifiers import classifiers_of
 from fedcore.runs.folder import RunFolder
 
 pytest.importorskip("onnxscript")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.cli import demo
-from fedcore.cli.recipe_files import shipped
+from fedcore.config.recipe_files import shipped
 from fedcore.errors import InputError
+from fedcore.pipelines import demo
 
 
 def test_the_demo_is_the_shipped_road_in_small(
@@ -16,7 +16,7 @@ def test_the_demo_is_the_shipped_road_in_small(
     monkeypatch.setattr(demo, "travel", lambda road, out: asked.append((road, out)) or 0)
     assert (demo.command([]), demo.command(["--out", "there"])) == (0, 0)
     assert asked == [(shipped()["demo"], Path("checkpoints/demo")), (shipped()["demo"], Path("there"))]
-    assert "recipes/demo.yaml" in capsys.readouterr().out
+    assert "recipes/demo/demo.yaml" in capsys.readouterr().out
 
 
 def test_it_takes_a_folder_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from fedcore.errors import InputError, Refused
 from fedcore.messages.message import FEATURES, SAMPLES, STATISTICS, Contribution, Message, Reveals, Weights, revealed
 from fedcore.privacy.audit_log import Border, digest_of
 from fedcore.privacy.policy import Policy
-from fedcore.server.communication import RoundRecord
+from fedcore.runs.communication import RoundRecord
 from fedcore.site.site import Round
 
 

@@ -12,7 +12,7 @@ import torch
 
 from fedcore.errors import InputError
 from fedcore.messages.message import Tensors, Weights
-from fedcore.server.checkpoint import Checkpoint, Recorded, _digest
+from fedcore.runs.checkpoint import Checkpoint, Recorded, _digest
 from fedcore.site.site import Round
 from tests.fedcore.toys import same
 

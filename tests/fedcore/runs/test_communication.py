@@ -8,7 +8,7 @@ import torch
 
 from fedcore.exchanges.base import Carried
 from fedcore.messages.message import Contribution, Empty, Refusal, Weights
-from fedcore.server.communication import ANSWERS, Bytes, RoundRecord, answers, count, highest, note
+from fedcore.runs.communication import ANSWERS, Bytes, RoundRecord, answers, count, highest, note
 from tests.fedcore.exchanges.test_base import Total
 
 MODEL = Weights({"w": torch.zeros(10), "steps": torch.tensor(1)})  # 40 + 8 bytes

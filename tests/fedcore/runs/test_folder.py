@@ -15,7 +15,7 @@ import torch
 from fedcore.files.checksums import SUMS
 from fedcore.errors import Faults, InputError
 from fedcore.files.writing import write_json
-from fedcore.server.communication import RoundRecord
+from fedcore.runs.communication import RoundRecord
 from fedcore.files.lock import LOCK
 from fedcore.messages.message import Weights
 from fedcore.runs.folder import RunFolder, essence

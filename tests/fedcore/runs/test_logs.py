@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedcore.errors import InputError
-from fedcore.server.communication import RoundRecord
+from fedcore.runs.communication import RoundRecord
 from fedcore.runs.logs import Logs
 from fedcore.messages.message import Contribution, Empty
 from fedcore.runs.folder import RunFolder

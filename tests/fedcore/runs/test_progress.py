@@ -7,7 +7,7 @@ import pytest
 
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedcore.server.communication import RoundRecord
+from fedcore.runs.communication import RoundRecord
 from fedcore.messages.message import Contribution, Empty, Refusal
 from fedcore.runs.progress import Counting, Progress, bars_of, load
 

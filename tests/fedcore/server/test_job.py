@@ -18,8 +18,8 @@ from fedcore.errors import InputError
 from fedcore.exchanges.base import Carry
 from fedcore.messages.message import Contribution, Empty, Reveals, Tensors, Weights, flatten
 from fedcore.privacy.policy import Policy
+from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.folder import RunFolder
-from fedcore.server.checkpoint import Checkpoint
 from fedcore.server.job import Job
 from fedcore.server.rounds import NoSiteLeft, Rounds, Survey
 from fedcore.site.site import Round, Site

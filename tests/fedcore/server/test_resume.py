@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 
 from fedcore.cli import main as cli
-from fedcore.server.checkpoint import Checkpoint
+from fedcore.runs.checkpoint import Checkpoint
 from tests.fedcore.toys import same
 
 RECIPE = """
@@ -29,7 +29,7 @@ rounds: {count: 3}
 
 KILLED = """
 import os, signal, sys, torch
-from fedcore.server.checkpoint import Checkpoint
+from fedcore.runs.checkpoint import Checkpoint
 from fedcore.cli.main import main
 
 put, torch_threads = Checkpoint.put, torch.set_num_threads(1)

@@ -15,7 +15,7 @@ from fedcore.algorithms.base import FedAvg
 from fedcore.errors import InputError
 from fedcore.messages.message import Contribution, Empty, Tensors, Weights
 from fedcore.privacy.policy import Policy
-from fedcore.server.communication import RoundRecord
+from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import NoSiteLeft, Rounds, Survey, federate
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer

@@ -29,7 +29,7 @@ from fedcore.errors import InputError, Refused
 from fedcore.exchanges.base import Carry
 from fedcore.messages.message import Contribution, Empty, Refusal, Weights, flatten
 from fedcore.privacy.policy import Policy
-from fedcore.server.communication import RoundRecord
+from fedcore.runs.communication import RoundRecord
 from fedcore.server.job import Job
 from fedcore.server.rounds import Rounds, Survey, federate
 from fedcore.site.memory import InMemory

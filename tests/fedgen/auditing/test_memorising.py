@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch.optim import AdamW
 
-from fedcore.cli.recipe import read_recipe
+from fedcore.config.recipe import read_recipe
 from fedcore.data.synthetic.audit_record import AuditRecord
 from fedcore.runs.folder import RunFolder
 from fedcore.server.rounds import Rounds

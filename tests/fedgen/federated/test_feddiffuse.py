@@ -14,8 +14,8 @@ from fedcore.algorithms.local_only import LocalOnly
 from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
 from fedcore.messages.message import Weights
+from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.folder import RunFolder
-from fedcore.server.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer

@@ -25,9 +25,9 @@ from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import Refused
 from fedcore.messages.message import Tensors
-from fedcore.models.classifiers import MODEL
 from fedcore.models.encoders import Encoder, ResNet
 from fedcore.privacy.policy import Policy
+from fedcore.runs.classifiers import MODEL
 from fedcore.runs.folder import RunFolder
 from fedcore.seeds import seeded
 from fedcore.server.rounds import Rounds

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.optim import SGD
 
 from fedcore.algorithms.base import FedAvg, share_of
-from fedcore.cli.recipe import read_recipe
+from fedcore.config.recipe import read_recipe
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.errors import InputError, Refused
+from fedcore.runs.communication import RoundRecord
 from fedcore.seeds import seeded
-from fedcore.server.communication import RoundRecord
 from fedcore.server.rounds import Rounds, federate
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer

@@ -15,8 +15,8 @@ from fedcore.data.loader import loader
 from fedcore.errors import InputError
 from fedcore.messages.message import Reveals, flatten, unflatten, weights_of
 from fedcore.privacy.policy import Policy
+from fedcore.runs.communication import RoundRecord
 from fedcore.seeds import seeded
-from fedcore.server.communication import RoundRecord
 from fedcore.server.rounds import NoSiteLeft, Rounds, federate
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer

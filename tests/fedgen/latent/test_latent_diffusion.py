@@ -15,7 +15,7 @@ from torch import Tensor
 from fedcore.algorithms.base import FedAvg
 from fedcore.data.source import Data
 from fedcore.errors import InputError
-from fedcore.server.communication import RoundRecord
+from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import Rounds, federate
 from fedcore.site.memory import InMemory
 from fedcore.training.local_trainer import LocalTrainer

@@ -14,11 +14,11 @@ from torch.optim import SGD
 from fedcore.cli.main import main
 from fedcore.errors import InputError
 from fedcore.files.writing import write_json
-from fedcore.models.classifiers import MODEL, fresh_classifier
 from fedcore.models.encoder_store import save_encoder
 from fedcore.models.encoders import ResNet
+from fedcore.runs.checkpoint import Checkpoint
+from fedcore.runs.classifiers import MODEL, fresh_classifier
 from fedcore.runs.folder import RunFolder
-from fedcore.server.checkpoint import Checkpoint
 from fedgen.diffusion.sampler import noise_of
 from fedgen.oneshot.distil import distil
 from fedgen.oneshot.distillation import Distillation, along, shuffled, softened
@@ -139,7 +139,7 @@ def killed_in(epoch: int, when: str) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SGD, "step", step)
-        patch.setattr("fedcore.server.checkpoint.write_json", write)
+        patch.setattr("fedcore.runs.checkpoint.write_json", write)
         with pytest.raises(KeyboardInterrupt):
             yield
 

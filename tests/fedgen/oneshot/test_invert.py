@@ -15,9 +15,9 @@ from fedcore.cli.main import main
 from fedcore.data.source import Data
 from fedcore.errors import InputError
 from fedcore.files.writing import write_json
-from fedcore.models.classifiers import MODEL, classifiers_of
+from fedcore.runs.checkpoint import Checkpoint
+from fedcore.runs.classifiers import MODEL, classifiers_of
 from fedcore.runs.folder import RunFolder
-from fedcore.server.checkpoint import Checkpoint
 from fedcore.training.local_trainer import personal
 from fedgen.auditing.run import inspect
 from fedgen.diffusion.sampler import noise_of

@@ -14,7 +14,7 @@ from fedcore.errors import Refused
 from fedcore.exchanges.base import Carried, Carry
 from fedcore.messages.message import Reveals, Weights, exposure, flatten, nbytes, unflatten
 from fedcore.privacy.policy import Policy
-from fedcore.server.checkpoint import Checkpoint
+from fedcore.runs.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds, federate
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer

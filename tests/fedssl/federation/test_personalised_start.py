@@ -17,8 +17,8 @@ from fedcore.data.dataset import Images
 from fedcore.errors import Refused
 from fedcore.exchanges.base import Carried, Carry
 from fedcore.messages.message import Weights, nbytes
-from fedcore.server.checkpoint import Checkpoint
-from fedcore.server.communication import RoundRecord
+from fedcore.runs.checkpoint import Checkpoint
+from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import NoSiteLeft, Rounds, federate
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer, personal

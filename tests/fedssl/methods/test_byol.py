@@ -15,8 +15,8 @@ from fedcore.data.loader import loader
 from fedcore.errors import Refused
 from fedcore.messages.message import Weights
 from fedcore.models.encoders import ResNet
+from fedcore.runs.checkpoint import Checkpoint
 from fedcore.seeds import seeded
-from fedcore.server.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds, federate
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer

@@ -14,7 +14,7 @@ from fedcore.algorithms.base import FedAvg
 from fedcore.augment.views import Views
 from fedcore.data.dataset import Images
 from fedcore.models.encoders import ResNet, ViT
-from fedcore.server.checkpoint import Checkpoint
+from fedcore.runs.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds, federate
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer

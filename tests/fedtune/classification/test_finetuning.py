@@ -18,11 +18,11 @@ from fedcore.data.source import Data
 from fedcore.data.synthetic.synthetic_set import Synthetic
 from fedcore.errors import Faults, InputError
 from fedcore.messages.message import Reveals
-from fedcore.models.classifiers import MODEL, save_classifier
-from fedcore.models.classifiers import trained as with_weights
 from fedcore.models.encoder_store import save_encoder
 from fedcore.models.encoders import ResNet
 from fedcore.privacy.policy import Policy
+from fedcore.runs.classifiers import MODEL, save_classifier
+from fedcore.runs.classifiers import trained as with_weights
 from fedcore.runs.folder import RunFolder
 from fedcore.server.rounds import Rounds
 from fedcore.training.visit import Visit

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedcore.cli.main import main
-from fedcore.models.classifiers import classifiers_of
+from fedcore.runs.classifiers import classifiers_of
 from fedcore.runs.folder import RunFolder
 
 BACKBONES = {

@@ -17,10 +17,10 @@ from fedcore.data.source import Data
 from fedcore.data.synthetic.synthetic_set import Synthetic
 from fedcore.errors import Faults, InputError
 from fedcore.messages.message import Reveals
-from fedcore.models.classifiers import SEGMENTER
 from fedcore.models.encoder_store import save_encoder
 from fedcore.models.encoders import ResNet
 from fedcore.privacy.policy import Policy
+from fedcore.runs.classifiers import SEGMENTER
 from fedcore.runs.folder import RunFolder
 from fedcore.server.rounds import Rounds
 from fedcore.training.visit import Visit
