@@ -117,7 +117,7 @@ def _images(manifest: str, split: str) -> tuple[Tensor, Tensor]:
     """Of all sites together, with their labels."""
     sites: list[Images] = list(Data(manifest=manifest, size=32).load().split(split).values())
     return (torch.cat([site.batch(range(len(site))) for site in sites]),
-            torch.cat([site.beside("labels", range(len(site))) for site in sites]))  # fmt: skip
+            torch.cat([site.targets("labels", range(len(site))) for site in sites]))  # fmt: skip
 
 
 def _accuracy(network: nn.Module, test: tuple[Tensor, Tensor]) -> float:

@@ -32,7 +32,14 @@ TUNINGS = ("0.01 frozen", "0.01", "0.05", "0.1", "1.0")
 
 ALONE = ("--algorithm", "fedcore.algorithms.local_only.LocalOnly", "--exchange", "null")
 POOLED = ("--data.partition", "fedcore.data.partition.Pooled", "--exchange", "null")
-VECTORS = ("--exchange", "fedssl.bank.vectors.ShareVectors", "--exchange.wire", "int8", "--policy.at_most", "FEATURES")
+VECTORS = (
+    "--exchange",
+    "fedssl.bank.vectors.ShareVectors",
+    "--exchange.wire",
+    "int8",
+    "--policy.max_level",
+    "FEATURES",
+)
 SGD = ("--method.optimizer", "torch.optim.SGD", "--method.optimizer.lr", "0.06", "--method.optimizer.momentum", "0.9",
        "--method.optimizer.weight_decay", "0.0005")  # fmt: skip
 # No step is taken: what is measured is the encoder as it was made.

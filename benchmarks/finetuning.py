@@ -132,7 +132,7 @@ WAYS = {
     "local": Way(by("fedcore.algorithms.local_only.LocalOnly"), fractions=FRACTIONS),
     "central": Way((*by(FEDAVG), "--data.partition", f"{PARTITION}.Pooled"), pooled=True, fractions=FRACTIONS),
     "batch": Way(by(FEDAVG), norm="batch", of=("nuclei",)),
-    "fedprox": Way(by(FEDAVG, "fedcore.algorithms.fedprox.Spring")),
+    "fedprox": Way(by(FEDAVG, "fedcore.algorithms.fedprox.ProximalTerm")),
     "fedbn": Way(by("fedcore.algorithms.fedbn.FedBN"), norm="batch"),
     "scaffold": Way(by("fedcore.algorithms.scaffold.Scaffold")),
     "fedadam": Way(FEDADAM),
@@ -175,7 +175,7 @@ def measure(cell: Cell, folder: Path) -> list[Result]:
 
 def _drawn(seed: int, folder: Path) -> tuple[str, ...]:
     manifest = synthesis.drawn(Cell("brain", "diffusion", seed), folder)
-    return ("--data.synthetic.manifest", str(manifest), "--data.unaudited", "true")
+    return ("--data.synthetic.manifest", str(manifest), "--data.allow_unaudited", "true")
 
 
 def _told(run: Path, score: str) -> dict[str, float]:

@@ -135,7 +135,7 @@ def _of_generator(cell: Cell, folder: Path, how: Generating) -> list[Result]:
     tests = [row for row in rows_of(manifest) if row["split"] == "test"]
     alone = written(home / "drawn_train_real_test.csv", [*tests, *rows_of(images)])
     results += _scores(cell, "tstr ", _tuned(cell, home / "tstr", alone, "--label_fraction", "1.0"))
-    joining = ("--data.synthetic.manifest", str(images), "--data.unaudited", "true")
+    joining = ("--data.synthetic.manifest", str(images), "--data.allow_unaudited", "true")
     both = _tuned(cell, home / "both", manifest, "--label_fraction", "0.1", *joining)
     return results + _scores(cell, "real_10 and drawn ", both)
 

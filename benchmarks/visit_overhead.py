@@ -51,7 +51,7 @@ CLASSES = 4
 
 
 class Net(pl.LightningModule):
-    share, beside = ("net.",), "labels"
+    share, targets = ("net.",), "labels"
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -107,7 +107,7 @@ def plain_loop(net: nn.Module, sites: dict[str, Images], batch: int) -> Callable
         for images in sites.values():
             net.load_state_dict(start)
             optimizer = SGD(net.parameters(), lr=0.01)
-            for x, y in loader(images, batch, shuffle=True, drop_last=True, beside="labels"):
+            for x, y in loader(images, batch, shuffle=True, drop_last=True, targets="labels"):
                 optimizer.zero_grad()
                 cross_entropy(net(x), y).backward()
                 optimizer.step()

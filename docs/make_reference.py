@@ -44,7 +44,7 @@ CHOICES = {
         "fedgen.federated.feddiffuse.UDec", "fedgen.gan.gan.CriticsStay", "fedgen.gan.mdgan.MDGAN",
     ],
     "Guides (`algorithm.init_args.guides`)": [
-        "fedcore.algorithms.fedprox.Spring", "fedcore.training.lr_schedule.Cosine",
+        "fedcore.algorithms.fedprox.ProximalTerm", "fedcore.training.lr_schedule.Cosine",
         "fedssl.federation.similarity.RepresentationChange",
         "fedgen.federated.fedvss.VirtualSamples", "fedtune.classification.moon.ModelContrast",
     ],

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fedcore.data.dataset import Beside
+from fedcore.data.dataset import Target
 from fedcore.errors import Refused
 from fedcore.site.site import Round
 from fedgen.generator import UNSAID, Canvas, Generator, Known
@@ -27,7 +27,7 @@ class Generative(pl.LightningModule):
     """Prefixes of the state that travels."""
     draws: ClassVar[str] = "average."
     """Prefix of the tensors that draw."""
-    beside: ClassVar[Beside | tuple[Beside, ...]] = "labels"
+    targets: ClassVar[Target | tuple[Target, ...]] = "labels"
 
     def __init__(self, canvas: Canvas, known: Known):
         super().__init__()

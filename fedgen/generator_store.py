@@ -33,7 +33,7 @@ _ADVICE = "copy the run's folder anew"
 
 def save_generator(folder: Path, made: Generator) -> None:
     write_json(folder / CONFIG, plan_of(made))
-    save_weights(folder / TENSORS, made.network, beside=(CONFIG,))
+    save_weights(folder / TENSORS, made.network, targets=(CONFIG,))
 
 
 def load_generator(folder: Path) -> Generator:
@@ -81,4 +81,4 @@ def _known(config: Mapping[str, Any]) -> Known:
 
 
 def _tensors(folder: Path) -> Tensors:
-    return read_weights(folder / TENSORS, _ADVICE, beside=(CONFIG,))
+    return read_weights(folder / TENSORS, _ADVICE, targets=(CONFIG,))

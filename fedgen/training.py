@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedcore.algorithms.base import Algorithm, FedAvg
-from fedcore.data.dataset import Beside, Cohort, Images
+from fedcore.data.dataset import Cohort, Images, Target
 from fedcore.data.describe import describe
 from fedcore.data.findings import findings_of, several, with_findings
 from fedcore.data.labels import less_labelled, less_masked, require_fraction
@@ -78,7 +78,7 @@ def train(
     known = Known(cohort.classes, tuple(images) if by_site else ())
     with seeded(seed), building("the generator or its network"):
         module = generator(Canvas(cohort.channels, cohort.size), known)
-    images = _given(cohort, images, module.beside, label_fraction, seed)
+    images = _given(cohort, images, module.targets, label_fraction, seed)
     job = Job(train=images, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
               loggers=loggers, seed=seed, workers=workers)  # fmt: skip
     sites = job.train_in(run, module, describe(cohort) | {"command": "generate", "label_fraction": label_fraction})
@@ -89,7 +89,7 @@ def train(
 
 
 def _given(
-    cohort: Cohort, images: dict[str, Images], beside: Beside | Sequence[Beside], fraction: float, seed: int
+    cohort: Cohort, images: dict[str, Images], targets: Target | Sequence[Target], fraction: float, seed: int
 ) -> dict[str, Images]:
     """The images with the labels and masks that sites give away; those of further sites cost nothing."""
     if fraction == 1:
@@ -98,9 +98,9 @@ def _given(
     less = {
         site: replace(own, labels=less_labelled(told[site], fraction, seed).labels)
         for site, own in images.items()
-        if site not in cohort.further
+        if site not in cohort.extra_sites
     }
-    if "masks" in beside:
+    if "masks" in targets:
         less = {site: less_masked(own, fraction, seed) for site, own in less.items()}
     return images | less
 

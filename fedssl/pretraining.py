@@ -15,7 +15,7 @@ from fedcore.data.dataset import Cohort, Images
 from fedcore.data.describe import describe
 from fedcore.data.source import Data
 from fedcore.errors import InputError, building
-from fedcore.exchanges.base import Carry, Exchange
+from fedcore.exchanges.base import Exchange, WithExchange
 from fedcore.files.writing import write_arrays
 from fedcore.messages.message import Tensors
 from fedcore.models.encoder_store import save_encoder
@@ -25,7 +25,7 @@ from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import load
 from fedcore.seeds import seeded
 from fedcore.server.job import Job
-from fedcore.server.rounds import Rounds, Survey
+from fedcore.server.rounds import PeriodicEvaluation, Rounds
 from fedcore.training.local_trainer import MODULE, personal
 from fedcore.training.visit import Visit
 from fedcore.transport.in_process import InProcess
@@ -82,8 +82,8 @@ def pretrain(
     _require_views(module, cohort)
     job = Job(
         train=cohort.split("train"), test=cohort.split("test"),
-        algorithm=Carry(algorithm, exchange) if exchange else algorithm, visit=visit, rounds=rounds,
-        policy=policy, survey=Survey(probe, probe.every) if probe else None, loggers=loggers, seed=seed,
+        algorithm=WithExchange(algorithm, exchange) if exchange else algorithm, visit=visit, rounds=rounds,
+        policy=policy, survey=PeriodicEvaluation(probe, probe.every) if probe else None, loggers=loggers, seed=seed,
         workers=workers,
     )  # fmt: skip
     transport = job.train_in(run, module, describe(cohort) | {"command": "pretrain"})

@@ -33,7 +33,7 @@ RECIPES = {
 encoder: {STEM}
 method: {{class_path: fedssl.methods.moco.MoCo, init_args: {{bank: 64, remote: 64, hidden: 16, dim: 16}}}}
 exchange: {{class_path: fedssl.bank.vectors.ShareVectors, init_args: {{per_site: 16, draw: 24, wire: int8}}}}
-policy: {{at_most: FEATURES}}
+policy: {{max_level: FEATURES}}
 """,
     "finetune": f"""{DATA}
 policy: {{min_patients: 1}}

@@ -29,7 +29,7 @@ from fedcore.data.source import Data
 from fedcore.errors import InputError
 from fedcore.messages.message import Contribution, Leaf, Reveals, leaves
 from fedcore.models.encoders import ResNet
-from fedcore.privacy.audit_log import Border, is_metric
+from fedcore.privacy.audit_log import AuditLog, is_metric
 from fedcore.privacy.policy import Policy
 from fedcore.report import write_comparison, write_report
 from fedcore.report.read.digest import level_sentence, meaning
@@ -117,16 +117,16 @@ class Everything:
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Everything]:
     """A short run of each kind, and all that left its sites."""
-    base, passed, release_ = tmp_path_factory.mktemp("runs"), list[Passed](), Border.release
+    base, passed, release_ = tmp_path_factory.mktemp("runs"), list[Passed](), AuditLog.release
 
-    def watched(self: Border, contribution: Any, turn: Any) -> Any:
+    def watched(self: AuditLog, contribution: Any, turn: Any) -> Any:
         answer = release_(self, contribution, turn)
         assert self.folder is not None, "every run gives its sites folders, where their audit files are"
         passed.append(Passed(self.folder.parents[1].name, self.folder.name, answer, self.levels))
         return answer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Border, "release", watched)
+        patch.setattr(AuditLog, "release", watched)
         patch.setattr("fedgen.training.Exhibit", partial(Exhibit, sampler=Sampler(steps=2)))
         yield Everything({name: _run(name, base) for name in LEVELS}, passed)
 
@@ -217,7 +217,7 @@ def test_without_metrics_no_number_leaves_but_images_and_seconds(everything: Eve
 
 
 def test_what_cannot_be_had_without_metrics_is_refused_before_training(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"reveals STATISTICS.*set policy\.at_most to STATISTICS"):
+    with pytest.raises(InputError, match=r"reveals STATISTICS.*set policy\.max_level to STATISTICS"):
         finetune(RunFolder(tmp_path / "a"), encoder=ENCODER, policy=WEIGHTS, **SHORT)
     with pytest.raises(InputError, match=r"scale\.mean, which travels with the weights, reveals STATISTICS"):
         train(RunFolder(tmp_path / "b"), SMALL_VAE, policy=WEIGHTS, **SHORT)

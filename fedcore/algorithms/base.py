@@ -58,7 +58,7 @@ def share_of(algorithm: Any, module: Any) -> tuple[str, ...]:
     """Prefixes of the module's state that travel: the module's own `share`, unless the algorithm narrows it.
 
     An algorithm's `share` may be a function of the module, whose names it then looks at. One that wraps another (an
-    exchange's `Carry`) holds it as `algorithm` and leaves the answer to it.
+    exchange's `WithExchange`) holds it as `algorithm` and leaves the answer to it.
     """
     while not hasattr(algorithm, "share") and hasattr(algorithm, "algorithm"):
         algorithm = algorithm.algorithm
@@ -110,7 +110,7 @@ def count_user(part: Any) -> str | None:
 
 
 @runtime_checkable
-class Guide(Protocol):
+class LocalCallback(Protocol):
     """Bends local training without knowing the method: a Lightning callback made anew for each visit.
 
     One that reads `turn.count`, how many rounds there will be, says so by a class attribute `uses_count = True`: a run
@@ -126,7 +126,7 @@ class FedAvg:
 
     aggregator: Aggregator | None = None
     """The server's rule; null: the mean weighted by images."""
-    guides: tuple[Guide, ...] = ()
+    guides: tuple[LocalCallback, ...] = ()
     """What acts on local training, such as the spring of FedProx or a learning rate schedule."""
 
     def start(self, local: LocalTrainer) -> Weights:

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from fedcore.algorithms.base import Algorithm, FedAvg, Guide
-from fedcore.algorithms.fedprox import Spring
+from fedcore.algorithms.base import Algorithm, FedAvg, LocalCallback
+from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.errors import InputError, Refused
 from fedcore.messages.message import Contribution, Message, Tensors, weights_of
 from fedcore.site.site import Round, Site
@@ -38,7 +38,7 @@ class Ditto:
     lam: float = 1.0
     """lambda >= 0: 0 and every v is alone, the greater the nearer to w. The paper takes 1, or 0.1 where sites may send
     bad weights on purpose, for sites too small to choose by images of their own."""
-    guides: tuple[Guide, ...] = ()
+    guides: tuple[LocalCallback, ...] = ()
     """What acts on v beside the spring, such as a learning rate schedule; w has the guides of `algorithm`."""
 
     def __post_init__(self) -> None:
@@ -74,7 +74,7 @@ class Ditto:
         """Trains v, and leaves the module as it was found."""
         before = _whole(local)
         local.load(sent | personal(site.memory))
-        guides = (Spring(self.lam), *self.guides)
+        guides = (ProximalTerm(self.lam), *self.guides)
         metrics = local.fit(site, turn, [g.callback(sent, site, turn) for g in guides])
         site.memory = site.memory | {PERSONAL + k: t for k, t in _whole(local).items()}
         local.load(before)

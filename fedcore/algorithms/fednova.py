@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fedcore.aggregation.mean import Mean
-from fedcore.algorithms.base import Guide
-from fedcore.algorithms.fedprox import Spring
+from fedcore.algorithms.base import LocalCallback
+from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.algorithms.trainable import learned, require_one_optimizer, stepped
 from fedcore.errors import InputError, Refused
 from fedcore.messages.message import WEIGHTS, Contribution, Message, Tensors, Weights, weights_of
@@ -55,7 +55,7 @@ class FedNova:
     server's step is as long. Running statistics, which no step makes, are averaged by images.
     """
 
-    guides: tuple[Guide, ...] = ()
+    guides: tuple[LocalCallback, ...] = ()
     """What acts on local training."""
 
     def start(self, local: LocalTrainer) -> Weights:
@@ -69,7 +69,7 @@ class FedNova:
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Walked]:
         local.load(down.tensors)
-        walk = _Walk(sum((g.mu for g in self.guides if isinstance(g, Spring)), 0.0))
+        walk = _Walk(sum((g.mu for g in self.guides if isinstance(g, ProximalTerm)), 0.0))
         metrics = local.fit(site, turn, [*(g.callback(down.tensors, site, turn) for g in self.guides), walk])
         if not walk.length > 0:
             raise Refused("FedNova divides by how far a site's steps go, and it took none")

@@ -1,7 +1,7 @@
 """FedProx: a spring between the local and the global weights (Li et al. 2020, arXiv 1812.06127).
 
 The whole method is this file. It guides any LightningModule, because the spring acts on gradients
-and not on losses: in a recipe, FedAvg with `guides: [fedcore.algorithms.fedprox.Spring]`.
+and not on losses: in a recipe, FedAvg with `guides: [fedcore.algorithms.fedprox.ProximalTerm]`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fedcore.site.site import Round, Site
 
 
 @dataclass(frozen=True)
-class Spring:
+class ProximalTerm:
     """Adds mu * (w - w_global) to the gradient, the derivative of the paper's proximal term."""
 
     mu: float = 0.01

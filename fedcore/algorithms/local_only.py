@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedcore.algorithms.base import Guide
+from fedcore.algorithms.base import LocalCallback
 from fedcore.messages.message import Contribution, Empty, Tensors
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
@@ -21,7 +21,7 @@ class LocalOnly:
 
     share: ClassVar[tuple[str, ...]] = ()
 
-    guides: tuple[Guide, ...] = ()
+    guides: tuple[LocalCallback, ...] = ()
     """What acts on local training; the weights a guide is anchored to are empty."""
 
     def start(self, local: LocalTrainer) -> Empty:

@@ -15,7 +15,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
 from fedcore.aggregation.mean import Mean
-from fedcore.algorithms.base import Guide
+from fedcore.algorithms.base import LocalCallback
 from fedcore.algorithms.trainable import learned, require_one_optimizer, stepped
 from fedcore.errors import InputError
 from fedcore.messages.message import WEIGHTS, Contribution, Message, Tensors, Weights, weights_of
@@ -65,7 +65,7 @@ class Scaffold:
     """N, the sites of the run, by which c is a mean; a site that has not answered yet has c_i = 0. null: those that
     have answered so far. Both are the same where all are asked each round; with `rounds.per_round` say it: a c from
     few sites at full weight doubles the first steps of the next."""
-    guides: tuple[Guide, ...] = ()
+    guides: tuple[LocalCallback, ...] = ()
     """What else acts on local training, behind the correction."""
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fedcore.errors import InputError, Refused
 
 Indices = Tensor | np.ndarray | Sequence[int]
-Beside = Literal["labels", "findings", "masks", "positions"]
+Target = Literal["labels", "findings", "masks", "positions"]
 """What a batch may hold beside its pixels; of several, in their order."""
 
 
@@ -127,7 +127,7 @@ class Images:
             masks[torch.from_numpy(~self.masks_used[at])] = 255
         return masks
 
-    def beside(self, what: Beside, indices: Indices) -> Tensor:
+    def targets(self, what: Target, indices: Indices) -> Tensor:
         """What belongs to the pixels of `batch(indices)`.
 
         Raises:
@@ -167,7 +167,7 @@ class Companions:
         """Whether they take the place of the images they come with."""
         return self.share == 1
 
-    def beside(self, count: int) -> int:
+    def joining(self, count: int) -> int:
         """How many come with `count` images."""
         return count if self.alone else round(count * self.share / (1 - self.share))
 
@@ -181,7 +181,7 @@ class Cohort:
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     """Images left out, and why."""
-    further: frozenset[str] = frozenset()
+    extra_sites: frozenset[str] = frozenset()
     """Sites that a further manifest added, such as a synthetic set."""
 
     @property
@@ -219,8 +219,8 @@ def joined(one: Cohort, other: Cohort) -> Cohort:
     first_free = 1 + max((int(images.patients.max(initial=0)) for images in one.sites.values()), default=0)
     sites = {name: _relabelled(images, one.classes, classes, 0) for name, images in one.sites.items()}
     sites |= {name: _relabelled(images, other.classes, classes, first_free) for name, images in other.sites.items()}
-    further = frozenset({*one.further, *other.sites})
-    return Cohort(sites, classes, one.notes + other.notes, one.faults + other.faults, further)
+    extra_sites = frozenset({*one.extra_sites, *other.sites})
+    return Cohort(sites, classes, one.notes + other.notes, one.faults + other.faults, extra_sites)
 
 
 def relabelled(cohort: Cohort, names: Sequence[str]) -> Cohort:

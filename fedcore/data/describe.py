@@ -32,8 +32,8 @@ def fingerprint(cohort: Cohort) -> str:
     the same images. All pixels are read once, 8 MiB at a time: 0.9 s on a core of a Xeon with SHA
     extensions for 10,000 float16 images of 224 x 224 that the disk's cache holds (1 GB).
     """
-    own = {name: images for name, images in cohort.sites.items() if name not in cohort.further}
-    added = {name: images for name, images in cohort.sites.items() if name in cohort.further}
+    own = {name: images for name, images in cohort.sites.items() if name not in cohort.extra_sites}
+    added = {name: images for name, images in cohort.sites.items() if name in cohort.extra_sites}
     if companions := next(iter(cohort.sites.values())).companions:  # everybody has the same
         added[str(companions.share)] = companions.images
     first = _digest(cohort, own)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn.functional import one_hot
 
-from fedcore.data.dataset import Beside, Images
+from fedcore.data.dataset import Images, Target
 from fedcore.data.preprocess.decode import UNLABELED
 from fedcore.errors import Faults, InputError
 
@@ -83,7 +83,7 @@ def of_patients(images: Images, fraction: float, seed: int) -> Images:
 
 
 def require_trained(
-    train: Mapping[str, Images], tests: Mapping[str, Images], kind: Beside, names: Sequence[str]
+    train: Mapping[str, Images], tests: Mapping[str, Images], kind: Target, names: Sequence[str]
 ) -> None:
     """Raises Faults where test images have a class or finding that no training image has, companions included."""
     drawn = [images.companions.images for images in train.values() if images.companions]
@@ -99,11 +99,11 @@ def require_trained(
         raise Faults("labels", unseen, f"Training images hold {told or 'no class'} alone. {advice}")
 
 
-def _shown(images: Images, kind: Beside) -> set[int]:
+def _shown(images: Images, kind: Target) -> set[int]:
     if not len(images):
         return set()
     if kind == "findings":
-        return set(images.beside(kind, range(len(images))).any(dim=0).nonzero().flatten().tolist())
+        return set(images.targets(kind, range(len(images))).any(dim=0).nonzero().flatten().tolist())
     return set(images.labels[images.labels >= 0].tolist())
 
 

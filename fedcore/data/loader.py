@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fedcore.data.dataset import Beside, Companions, Images
+from fedcore.data.dataset import Companions, Images, Target
 
 Batch = Tensor | tuple[Tensor, ...]
 CPU = torch.device("cpu")
@@ -22,7 +22,7 @@ def loader(
     batch_size: int,
     shuffle: bool,
     drop_last: bool = False,
-    beside: Beside | Sequence[Beside] | None = None,
+    targets: Target | Sequence[Target] | None = None,
     generator: torch.Generator | None = None,
     device: torch.device = CPU,
 ) -> DataLoader[Batch] | Ahead:
@@ -45,7 +45,7 @@ def loader(
     generator = generator or torch.Generator()
     batches = Batches(len(images), batch_size, shuffle=shuffle, drop_last=drop_last, generator=generator)
     ahead = device.type != "cpu"
-    batched = _Batched(images, beside, half=ahead)
+    batched = _Batched(images, targets, half=ahead)
     company = _Accompanied(batched, images.companions, generator) if shuffle and images.companions else batched
     read = DataLoader(company, sampler=batches, batch_size=None, generator=generator)
     return Ahead(read, device) if ahead else read
@@ -70,8 +70,8 @@ class Ahead:
             reading = thread.submit(self._read, source)
             while parts := reading.result():
                 reading = thread.submit(self._read, source)
-                pixels, *beside = (part.to(self.device, non_blocking=True) for part in parts)
-                yield (pixels.float(), *beside) if beside else pixels.float()
+                pixels, *targets = (part.to(self.device, non_blocking=True) for part in parts)
+                yield (pixels.float(), *targets) if targets else pixels.float()
 
     def _read(self, source: Iterator[Batch]) -> tuple[Tensor, ...]:
         """The parts of the next batch; none at the end."""
@@ -100,18 +100,18 @@ class Batches(Sampler[Tensor]):
 class _Batched(Dataset[Batch]):
     """A data set whose items are whole batches, so that one read serves a batch."""
 
-    def __init__(self, images: Images, beside: Beside | Sequence[Beside] | None, half: bool = False):
+    def __init__(self, images: Images, targets: Target | Sequence[Target] | None, half: bool = False):
         self.images, self.half = images, half
-        self.beside: Sequence[Any] = (beside,) if isinstance(beside, str) else beside or ()
+        self.targets: Sequence[Any] = (targets,) if isinstance(targets, str) else targets or ()
 
     def __getitem__(self, indices: Tensor) -> Batch:
-        pixels, *beside = self.parts(indices)
-        return (pixels, *beside) if beside else pixels
+        pixels, *targets = self.parts(indices)
+        return (pixels, *targets) if targets else pixels
 
     def parts(self, indices: Tensor) -> tuple[Tensor, ...]:
         """Pixels and what is asked for beside them."""
         pixels = self.images.half_batch(indices) if self.half else self.images.batch(indices)
-        return pixels, *(self.images.beside(what, indices) for what in self.beside)
+        return pixels, *(self.images.targets(what, indices) for what in self.targets)
 
 
 class _Accompanied(Dataset[Batch]):
@@ -119,17 +119,17 @@ class _Accompanied(Dataset[Batch]):
 
     def __init__(self, batched: _Batched, companions: Companions, generator: torch.Generator):
         self.batched, self.companions, self.generator = batched, companions, generator
-        self.drawn = _Batched(companions.images, batched.beside, batched.half)
+        self.drawn = _Batched(companions.images, batched.targets, batched.half)
 
     @property
     def images(self) -> Images:
         return self.batched.images
 
     def __getitem__(self, indices: Tensor) -> Batch:
-        count = self.companions.beside(len(indices))
+        count = self.companions.joining(len(indices))
         chosen = torch.randint(len(self.companions.images), (count,), generator=self.generator)
         parts = self.drawn.parts(chosen)
         if not self.companions.alone:
             parts = tuple(torch.cat(pair) for pair in zip(self.batched.parts(indices), parts, strict=True))
-        pixels, *beside = parts
-        return (pixels, *beside) if beside else pixels
+        pixels, *targets = parts
+        return (pixels, *targets) if targets else pixels

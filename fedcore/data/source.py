@@ -48,7 +48,7 @@ class Data:
     slices: int | None = None
     """Cuts volumes along this axis into all their slices: 2D images that know their position in the volume. 2 runs from
     feet to head (axial), 1 from back to front, 0 from left to right; of files that do not say how they lie, as stored.
-    `size` is then a slice's (rows, columns), as a viewer shows it; null keeps volumes whole. 2D images of `further` and
+    `size` is then a slice's (rows, columns), as a viewer shows it; null keeps volumes whole. 2D images of `extra_manifests` and
     `synthetic` sets join slices as they are."""
     channels: int | None = None
     """1 or 3; null: 1 if the sites' images are grey, else 3."""
@@ -75,15 +75,15 @@ class Data:
     """Settings of the phantom hospitals."""
     seed: int = 0
     """Of the partition and of the held-out patients."""
-    further: tuple[str, ...] = ()
+    extra_manifests: tuple[str, ...] = ()
     """Manifests whose sites join these, such as that of a synthetic set; `sites`, `partition` and `test_fraction` do
     not touch them."""
     synthetic: Synthetic | None = None
     """A synthetic set that joins every training batch of every site."""
-    unaudited: bool = False
+    allow_unaudited: bool = False
     """Take synthetic sets that no audit found private; the run's page says so."""
     columns: Columns = field(default_factory=Columns)
-    """What `manifest` calls its columns, where those are not ours; `further` and `synthetic` have ours."""
+    """What `manifest` calls its columns, where those are not ours; `extra_manifests` and `synthetic` have ours."""
     patients_are_global: bool = False
     """A patient's number means the same person at every site; else each site numbers its own patients."""
 
@@ -101,7 +101,7 @@ class Data:
         """
         require_seed(self.seed)
         cohort = self._load(progress)
-        for manifest in self.further:
+        for manifest in self.extra_manifests:
             cohort = joined(cohort, _noting_new_classes(cohort, self._other(manifest, cohort.channels, progress)))
         if self.synthetic:
             drawn = self._other(self.synthetic.manifest, cohort.channels, progress)
@@ -128,10 +128,10 @@ class Data:
             alone = replace(alone, slices=self.slices)
         cohort = alone.load(progress)
         found = standing(Path(manifest), cohort.sites)
-        if found.doubt and not self.unaudited:
+        if found.doubt and not self.allow_unaudited:
             raise InputError(
                 f"{manifest} is {found.doubt}; first: fedpretrain generate audit RUN {Path(manifest).parent}; "
-                "data.unaudited true takes it all the same, and the run says so"
+                "data.allow_unaudited true takes it all the same, and the run says so"
             )
         note = f"{found.doubt} was taken all the same" if found.doubt else found.note
         return replace(cohort, notes=(*cohort.notes, *([note] if note else [])))

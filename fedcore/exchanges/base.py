@@ -1,7 +1,7 @@
 """What sites share besides weights, as a part that any algorithm can carry.
 
 Feature banks, statistics, prototypes and amplitudes are all exchanges: five small functions, and
-`Carry` runs them around the visits of whatever algorithm trains.
+`WithExchange` runs them around the visits of whatever algorithm trains.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Exchange(Protocol[Pool, Down, Up]):
 
 
 @dataclass(frozen=True)
-class Carried(Message):
+class Combined(Message):
     """An algorithm's message and an exchange's, side by side; the server's state has the same shape."""
 
     algorithm: Message
@@ -49,38 +49,38 @@ class Carried(Message):
 
 
 @dataclass(frozen=True)
-class Carry:
+class WithExchange:
     """Runs `exchange` around the visits of `algorithm`, of which neither knows."""
 
     algorithm: Algorithm
     exchange: Exchange
 
-    def start(self, local: LocalTrainer) -> Carried:
-        return Carried(self.algorithm.start(local), self.exchange.start())
+    def start(self, local: LocalTrainer) -> Combined:
+        return Combined(self.algorithm.start(local), self.exchange.start())
 
-    def broadcast(self, state: Carried, site: str, turn: Round) -> Carried:
-        return Carried(
+    def broadcast(self, state: Combined, site: str, turn: Round) -> Combined:
+        return Combined(
             self.algorithm.broadcast(state.algorithm, site, turn),
             self.exchange.broadcast(state.exchange, site, turn),
         )
 
-    def visit(self, site: Site, down: Carried, local: LocalTrainer, turn: Round) -> Contribution[Carried]:
+    def visit(self, site: Site, down: Combined, local: LocalTrainer, turn: Round) -> Contribution[Combined]:
         self.exchange.receive(local.module, down.exchange, turn)
         inner = self.algorithm.visit(site, down.algorithm, local, turn)
-        up = Carried(inner.message, self.exchange.collect(local.module, site, turn))
+        up = Combined(inner.message, self.exchange.collect(local.module, site, turn))
         return Contribution(site.name, up, inner.examples, inner.metrics)
 
-    def merge(self, state: Carried, contributions: Iterable[Contribution[Carried]]) -> Carried:
+    def merge(self, state: Combined, contributions: Iterable[Contribution[Combined]]) -> Combined:
         taken = _Uploads(contributions)
         merged = self.algorithm.merge(state.algorithm, taken)
-        return Carried(merged, self.exchange.merge(state.exchange, taken.held))
+        return Combined(merged, self.exchange.merge(state.exchange, taken.held))
 
 
 @dataclass
 class _Uploads:
     """Streams the algorithm's part on and holds the exchange's, which is small."""
 
-    contributions: Iterable[Contribution[Carried]]
+    contributions: Iterable[Contribution[Combined]]
     held: dict[str, Message] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Contribution[Any]]:

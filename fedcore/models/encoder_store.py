@@ -25,7 +25,7 @@ _ADVICE = "copy the encoder's folder anew"
 def save_encoder(folder: Path, encoder: Encoder, about: Mapping[str, Any], card: str) -> Path:
     """Writes `encoder` (an encoder with `config`) with what is known about it and a card in Markdown."""
     write_json(folder / CONFIG, {"encoder": type(encoder).__name__, "init_args": encoder.config, **about})
-    save_weights(folder / TENSORS, encoder, beside=(CONFIG,))
+    save_weights(folder / TENSORS, encoder, targets=(CONFIG,))
     write_atomically(folder / CARD, card.encode())
     return folder
 
@@ -93,7 +93,7 @@ def load_encoder(folder: Path, encoder: nn.Module) -> None:
 
 
 def _tensors(folder: Path) -> Tensors:
-    return read_weights(folder / TENSORS, _ADVICE, beside=(CONFIG,))
+    return read_weights(folder / TENSORS, _ADVICE, targets=(CONFIG,))
 
 
 def _arguments(config: Mapping[str, Any]) -> str:

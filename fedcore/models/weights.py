@@ -25,10 +25,10 @@ from fedcore.messages.message import Tensors
 Made = TypeVar("Made")
 
 
-def save_weights(file: Path, module: nn.Module, beside: tuple[str, ...] = ()) -> None:
+def save_weights(file: Path, module: nn.Module, targets: tuple[str, ...] = ()) -> None:
     """Writes a module's tensors, then the checksums of that file and of those `beside` it, which must be there."""
     write_atomically(file, safetensors.torch.save(apart(module.state_dict())))
-    write_sums(file.parent, [file.name, *beside])
+    write_sums(file.parent, [file.name, *targets])
 
 
 def apart(tensors: Mapping[str, Tensor]) -> Tensors:
@@ -43,13 +43,13 @@ def apart(tensors: Mapping[str, Tensor]) -> Tensors:
     return found
 
 
-def read_weights(file: Path, advice: str, beside: tuple[str, ...] = ()) -> Tensors:
+def read_weights(file: Path, advice: str, targets: tuple[str, ...] = ()) -> Tensors:
     """What `save_weights` wrote.
 
     Raises:
         InputError: It is missing, or it or what lies `beside` it is not what was written; `advice` ends the text.
     """
-    require_sums(file.parent, [file.name, *beside], advice)
+    require_sums(file.parent, [file.name, *targets], advice)
     try:
         tensors: Tensors = safetensors.torch.load_file(file)
     except (OSError, SafetensorError) as e:

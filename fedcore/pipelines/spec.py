@@ -76,7 +76,7 @@ class Step:
         if not self.recipe:
             return []
         data = self.recipe.config.data
-        all_of_them = [data.manifest, *data.further, *([data.synthetic.manifest] if data.synthetic else [])]
+        all_of_them = [data.manifest, *data.extra_manifests, *([data.synthetic.manifest] if data.synthetic else [])]
         return [path for path in all_of_them if path != "phantom" and not names_in(path)]
 
     def told(self, folders: Mapping[str, str]) -> list[str]:

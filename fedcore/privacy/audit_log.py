@@ -34,7 +34,7 @@ _WORTH_THREADS = 1 << 20
 
 
 @dataclass(frozen=True)
-class Border:
+class AuditLog:
     """One site's guard. `folder` is the site's own; without one (a test, a benchmark) nothing is written."""
 
     policy: Policy

@@ -12,16 +12,16 @@ from fedcore.messages.message import NO_LEVELS, Levels, Message, Reveals, declar
 class Policy:
     """What sites agree to send."""
 
-    at_most: Reveals = Reveals.STATISTICS
+    max_level: Reveals = Reveals.STATISTICS
     """Highest level allowed: WEIGHTS (model weights and number of images) < STATISTICS (over images, scores among
     them) < FEATURES (of single images) < SAMPLES (images or samples like them)."""
     metrics: bool = True
-    """Whether sites send scalars (mean loss, probe scores) with their messages, where `at_most` allows STATISTICS."""
+    """Whether sites send scalars (mean loss, probe scores) with their messages, where `max_level` allows STATISTICS."""
     min_patients: int = 10
     """Patients that must stand behind a score or a statistic; a site with fewer sends none."""
     audits: int = 5
     """Audits of synthetic sets that a site answers in a run. An answer says of each image shown whether it copies one
-    that was trained on: FEATURES, allowed so often whatever `at_most` says; 0: never."""
+    that was trained on: FEATURES, allowed so often whatever `max_level` says; 0: never."""
 
     def __post_init__(self) -> None:
         if self.min_patients < 1:
@@ -32,20 +32,20 @@ class Policy:
     def for_audit(self) -> Policy:
         """What the answer to an audit may reveal; that it is given no more than `audits` times,
         `fedgen.auditing.allowance` sees to. Sites that send weights alone answer none."""
-        lifted = self.audits and self.at_most >= Reveals.STATISTICS
-        return replace(self, at_most=max(self.at_most, Reveals.FEATURES)) if lifted else self
+        lifted = self.audits and self.max_level >= Reveals.STATISTICS
+        return replace(self, max_level=max(self.max_level, Reveals.FEATURES)) if lifted else self
 
     @property
     def allows_metrics(self) -> bool:
         """Scalars are statistics: under WEIGHTS none leaves."""
-        return self.metrics and self.at_most >= Reveals.STATISTICS
+        return self.metrics and self.max_level >= Reveals.STATISTICS
 
     def require_metrics(self, what: str) -> None:
         """Raises InputError if `what` takes scalars that no site will send."""
         if not self.allows_metrics:
             raise InputError(
-                f"{what} needs metrics of the sites, which are STATISTICS; the policy allows {self.at_most.name}"
-                f"{'' if self.metrics else ' and no metrics'}; set policy.at_most to STATISTICS and policy.metrics to "
+                f"{what} needs metrics of the sites, which are STATISTICS; the policy allows {self.max_level.name}"
+                f"{'' if self.metrics else ' and no metrics'}; set policy.max_level to STATISTICS and policy.metrics to "
                 "true if the sites agree"
             )
 
@@ -63,16 +63,16 @@ class Policy:
 
     def check(self, message: Message, levels: Levels = NO_LEVELS) -> None:
         """Raises Refused if `message` reveals more than is allowed."""
-        over = next((leaf for leaf in leaves(message, levels=levels) if leaf.reveals > self.at_most), None)
+        over = next((leaf for leaf in leaves(message, levels=levels) if leaf.reveals > self.max_level), None)
         if over is not None:
             raise Refused(
                 f"{over.kind} reveals {over.reveals.name} ({over.name}), the policy allows "
-                f"{self.at_most.name}; set policy.at_most to {over.reveals.name} if the site agrees"
+                f"{self.max_level.name}; set policy.max_level to {over.reveals.name} if the site agrees"
             )
 
     def _require(self, what: str, level: Reveals) -> None:
-        if level > self.at_most:
+        if level > self.max_level:
             raise InputError(
-                f"{what} reveals {level.name}, the policy allows {self.at_most.name}; set policy.at_most to "
+                f"{what} reveals {level.name}, the policy allows {self.max_level.name}; set policy.max_level to "
                 f"{level.name} if the sites agree, or choose a method that reveals less"
             )

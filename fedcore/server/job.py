@@ -24,7 +24,7 @@ from fedcore.runs.communication import ANSWERS, RoundRecord
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.logs import Logs
 from fedcore.runs.progress import Progress
-from fedcore.server.rounds import Rounds, Survey, federate
+from fedcore.server.rounds import PeriodicEvaluation, Rounds, federate
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.malloc import keep_large_blocks
 from fedcore.training.visit import Visit
@@ -44,7 +44,7 @@ class Job:
     visit: Visit = Visit()
     rounds: Rounds = Rounds()
     policy: Policy = Policy()
-    survey: Survey | None = None
+    survey: PeriodicEvaluation | None = None
     loggers: Sequence[Literal["csv", "tensorboard"]] = ("csv",)
     seed: int = 0
     workers: int = 1
@@ -114,15 +114,15 @@ class Job:
                 "another --out"
             )
 
-    def _asked(self) -> tuple[Survey | None, list[str]]:
+    def _asked(self) -> tuple[PeriodicEvaluation | None, list[str]]:
         """The survey, where sites may send what it asks for; else none, and a note that says so."""
         sends = set(sent_by(self.survey.visitor)) if self.survey else set()
         if sends != {Empty} or self.policy.allows_metrics:
             return self.survey, []
         told = (
             "Sites were not asked for scores between rounds: scores are STATISTICS and the policy allows "
-            f"{self.policy.at_most.name}{'' if self.policy.metrics else ' and no metrics'}. To have them, set "
-            "policy.at_most to STATISTICS and policy.metrics to true."
+            f"{self.policy.max_level.name}{'' if self.policy.metrics else ' and no metrics'}. To have them, set "
+            "policy.max_level to STATISTICS and policy.metrics to true."
         )
         print(told)
         return None, [told]

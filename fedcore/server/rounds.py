@@ -43,7 +43,7 @@ class NoSiteLeft(InputError):
 
 
 @dataclass(frozen=True)
-class Survey:
+class PeriodicEvaluation:
     """A question between rounds, such as a kNN probe; it trains nothing.
 
     Asked are the sites that the round asked, and after the last round every site.
@@ -59,7 +59,7 @@ class Survey:
 
 def federate(
     algorithm: Algorithm, transport: Transport, state: Any, rounds: Rounds, seed: int, *,
-    begin: int = 0, survey: Survey | None = None,
+    begin: int = 0, survey: PeriodicEvaluation | None = None,
     finished: Callable[[RoundRecord, Any], None] = lambda record, state: None,
 ) -> Any:  # fmt: skip
     """Runs the rounds from `begin` on and returns the server's last state.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fedcore.messages.message import WEIGHTS, Contribution, Empty, Message, Reveals, Tensors
-from fedcore.privacy.audit_log import Border
+from fedcore.privacy.audit_log import AuditLog
 from fedcore.privacy.policy import Policy
 from fedcore.runs.communication import ANSWERS, note
 from fedcore.runs.folder import RunFolder
@@ -30,5 +30,5 @@ def hand_over(run: RunFolder, site: str, tensors: Tensors) -> None:
     trained_on = about.get("sites", {}).get(site, {}).get("train", 0)
     rounds = about.get("rounds", 0)
     sent = Contribution(site, Whole(tensors), trained_on)
-    left = Border(Policy(Reveals.WEIGHTS), run.site(site)).release(sent, Round(rounds, rounds, 0))
+    left = AuditLog(Policy(Reveals.WEIGHTS), run.site(site)).release(sent, Round(rounds, rounds, 0))
     note(run.path / ANSWERS, "the whole model", site, Empty(), left)

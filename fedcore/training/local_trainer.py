@@ -57,7 +57,7 @@ class LocalTrainer:
 
     `share` names the state that travels by prefixes of `state_dict()`; what is left (a feature bank,
     a personal layer) is the site's own: it is put into `site.memory` when the module leaves. A module
-    that trains on more than pixels says so in an attribute `beside` (see `fedcore.data.dataset.Beside`).
+    that trains on more than pixels says so in an attribute `targets` (see `fedcore.data.dataset.Target`).
     """
 
     def __init__(self, module: LightningModule, share: Sequence[str], visit: Visit = Visit()):
@@ -160,8 +160,8 @@ class LocalTrainer:
             cast(Traveller, self.module).arrive(site.name, turn)
         with seeded(turn.seed_of(site.name)), quiet():
             order = torch.Generator().manual_seed(turn.seed_of(site.name, "order"))
-            beside = getattr(self.module, "beside", None)
-            batches = loader(site.images, self.visit.batch_size, True, True, beside, order, self.visit.device)
+            targets = getattr(self.module, "targets", None)
+            batches = loader(site.images, self.visit.batch_size, True, True, targets, order, self.visit.device)
             clip = [ClipFused()] if self.visit.precision == "bf16-mixed" else []
             callbacks = [MeanLoss(), *callbacks, *keep, *clip]
             metrics = self._trained(self.visit.trainer(callbacks), batches)

@@ -14,7 +14,7 @@ from fedcore.algorithms.base import Visitor
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
 from fedcore.messages.message import Contribution, Message, Refusal
-from fedcore.privacy.audit_log import Border
+from fedcore.privacy.audit_log import AuditLog
 from fedcore.privacy.policy import Policy
 from fedcore.runs.communication import note
 from fedcore.site.memory import InMemory, Memories
@@ -67,7 +67,7 @@ class InProcess:
 
     def _visit(self, visitor: Visitor, name: str, down: Message, turn: Round) -> Answer:
         site = self.site(name)
-        border = Border(self.policy, site.folder, self.local.levels)
+        border = AuditLog(self.policy, site.folder, self.local.levels)
         begun = time.perf_counter()
         try:
             with self.local.at(site):

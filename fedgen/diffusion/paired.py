@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedcore.data.dataset import Beside
+from fedcore.data.dataset import Target
 from fedcore.data.preprocess.decode import UNLABELED
 from fedcore.errors import Refused
 from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
@@ -27,7 +27,7 @@ from fedgen.generator import Canvas, Generator, Known
 class PairedDiffusion(Diffusion):
     """`Diffusion` of images with their masks' bits; where a pixel is unlabelled, its bits teach nothing."""
 
-    beside: ClassVar[tuple[Beside, ...]] = ("labels", "masks")
+    targets: ClassVar[tuple[Target, ...]] = ("labels", "masks")
 
     def __init__(self, canvas: Canvas, known: Known, masks: int = 2, **settings: Any):
         """

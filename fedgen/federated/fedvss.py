@@ -79,7 +79,7 @@ class _Learn(Callback):
         self.count = 0
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if getattr(module, "beside", None) != "labels":
+        if getattr(module, "targets", None) != "labels":
             raise Refused(f"virtual samples are made for labels, and {type(module).__name__} trains on none")
         self.anchor = {k: t.to(module.device) for k, t in self.anchor.items()}
 

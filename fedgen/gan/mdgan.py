@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from fedcore.algorithms.base import Guide
+from fedcore.algorithms.base import LocalCallback
 from fedcore.errors import InputError, Refused
 from fedcore.messages.message import STATISTICS, WEIGHTS, Contribution, Message
 from fedcore.site.site import Round, Site
@@ -82,7 +82,7 @@ class MDGAN:
     """Images that a critic learns from in a round, and as many that it judges; more make a steadier step."""
     optimizer: OptimizerFactory = adam
     """Builds the painter's optimizer, whose state goes on from round to round."""
-    guides: tuple[Guide, ...] = ()
+    guides: tuple[LocalCallback, ...] = ()
     """What acts on the critics' training; the weights a guide is anchored to are empty."""
     accelerator: Literal["auto", "cpu"] = "auto"
     """The server's; `auto` takes a GPU where there is one."""

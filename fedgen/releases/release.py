@@ -69,8 +69,8 @@ def release(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         # A new folder of a name that nobody could foresee: a link may have been put where a known one would be.
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent, ignore_cleanup_errors=True) as beside:
-            part = Path(beside) / out.name
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent, ignore_cleanup_errors=True) as targets:
+            part = Path(targets) / out.name
             _write(part, chosen, kind, audit, sheet)
             part.rename(out)
     except OSError as e:  # another release may have come first

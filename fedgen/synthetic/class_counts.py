@@ -53,7 +53,7 @@ class CountClasses:
 
 def counted(sites: InProcess, known: Known, turn: Round) -> dict[str, tuple[int, ...]] | None:
     """Images of each class that each site trained on, of `ClassCounts`; None where sites may not say it."""
-    if not known.classes + known.sites or sites.policy.at_most < Reveals.STATISTICS:
+    if not known.classes + known.sites or sites.policy.max_level < Reveals.STATISTICS:
         return None
     k = len(known.classes)
     answers = list(sites.ask(CountClasses(k), ((name, Empty()) for name in sites.names()), turn))

@@ -18,7 +18,7 @@ from torch.nn.functional import log_softmax
 from torch.optim import SGD
 
 from fedcore.augment.views import Views
-from fedcore.data.dataset import Beside
+from fedcore.data.dataset import Target
 from fedcore.models.encoders import Encoder
 from fedcore.site.site import Round
 from fedssl.bank.bank import UNKNOWN, FeatureBank, site_number
@@ -38,7 +38,7 @@ class FCL(Method):
     """
 
     share = ("encoder.", "head.", "momentum_encoder.", "momentum_head.")
-    beside: ClassVar[Beside] = "positions"
+    targets: ClassVar[Target] = "positions"
 
     def __init__(
         self, encoder: Encoder, views: Views = Views(),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from fedcore.augment.views import Views
-from fedcore.data.dataset import Beside, Images
+from fedcore.data.dataset import Images, Target
 from fedcore.models.encoders import Encoder
 from fedtune.classification.losses import CrossEntropy, Loss
 
@@ -49,8 +49,8 @@ class Classifier(pl.LightningModule):
         encoder.requires_grad_(not frozen)
 
     @property
-    def beside(self) -> Beside:
-        return self.loss.beside()
+    def targets(self) -> Target:
+        return self.loss.targets()
 
     @property
     def share(self) -> tuple[str, ...]:

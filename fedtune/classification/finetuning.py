@@ -56,7 +56,7 @@ def finetune(
         encoder: The encoder; must be the one that was pretrained.
         classifier: What is trained on it, frozen or not.
         label_fraction: Fraction of the patients of each class whose labels are used, in (0, 1]; labels of sites from
-            `data.further` cost nothing and are all used.
+            `data.extra_manifests` cost nothing and are all used.
         data: The images.
         algorithm: How sites cooperate; null: fedcore.algorithms.base.FedAvg.
         visit: Local training in one round.
@@ -76,16 +76,16 @@ def finetune(
     module = build(loaded, encoder, classifier, seed, weights)
     classes = learned_of(module, loaded)
     grades = ranked(classes, module) if ordinal else []
-    cohort = with_findings(loaded, classes) if module.beside == "findings" else loaded
+    cohort = with_findings(loaded, classes) if module.targets == "findings" else loaded
     train, test = _tasks(cohort, label_fraction, seed, policy)
     if module.augment is not None:
         module.augment.flips(cohort.spatial_dims)
-    require_trained(cohort.split("train"), test, module.beside, classes)
-    require_classes(test, module.beside, len(classes), policy)
+    require_trained(cohort.split("train"), test, module.targets, classes)
+    require_classes(test, module.targets, len(classes), policy)
     job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
               loggers=loggers, seed=seed, workers=workers)  # fmt: skip
     about = describe(loaded) | {"command": "finetune", "label_fraction": label_fraction}
-    about |= {"classes": list(classes), "several_findings": module.beside == "findings"}
+    about |= {"classes": list(classes), "several_findings": module.targets == "findings"}
     about["notes"] = [*about["notes"], *noted(start_notes(weights, run.recipe, loaded.size))]
     transport = job.train_in(run, module, about | {"labelled": {s: len(i) for s, i in train.items()}})
     save_classifier(run, module)
@@ -117,7 +117,7 @@ def build(
             return classifier(backbone, count)
 
     module = made(max(1, len(findings)))
-    if module.beside == "findings":
+    if module.targets == "findings":
         if not findings:
             raise InputError(
                 f"a classifier of findings needs one, the images have {list(cohort.classes) or 'no labels'}; "
@@ -140,7 +140,7 @@ def build(
 
 def learned_of(module: Classifier, cohort: Cohort) -> tuple[str, ...]:
     """What it learns to tell: findings or classes."""
-    return findings_of(cohort.classes) if module.beside == "findings" else cohort.classes
+    return findings_of(cohort.classes) if module.targets == "findings" else cohort.classes
 
 
 def ranked(classes: Sequence[str], module: Classifier) -> list[int]:
@@ -150,7 +150,7 @@ def ranked(classes: Sequence[str], module: Classifier) -> list[int]:
         Faults: Nothing ranks them.
         InputError: They are findings, of which an image may have several.
     """
-    if module.beside == "findings":
+    if module.targets == "findings":
         raise InputError("ordinal is for classes of which an image has one; findings are no grades, leave it away")
     return grades_of(classes)
 
@@ -159,7 +159,7 @@ def _tasks(cohort: Cohort, fraction: float, seed: int, policy: Policy) -> tuple[
     """Training images with labels that are given away, and all labelled test images, by site."""
     require_fraction(fraction)
     train = {
-        site: labelled(images, 1.0 if site in cohort.further else fraction, seed)
+        site: labelled(images, 1.0 if site in cohort.extra_sites else fraction, seed)
         for site, images in cohort.split("train").items()
     }
     train = {site: images for site, images in train.items() if len(images)}

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
-from fedcore.data.dataset import Beside, Images
+from fedcore.data.dataset import Images, Target
 
 
 @runtime_checkable
@@ -28,7 +28,7 @@ class Loss(Protocol):
     Types have no shapes: a recipe's class is taken for a protocol where the types of both are the same to the letter.
     """
 
-    def beside(self) -> Beside:
+    def targets(self) -> Target:
         """What it takes beside the pixels."""
 
     def weights(self, images: Images, classes: int) -> Tensor:
@@ -52,7 +52,7 @@ class CrossEntropy:
     def __post_init__(self) -> None:
         _require(self.balance, self.smoothing)
 
-    def beside(self) -> Beside:
+    def targets(self) -> Target:
         return "labels"
 
     def weights(self, images: Images, classes: int) -> Tensor:
@@ -78,7 +78,7 @@ class BinaryCrossEntropy:
     def __post_init__(self) -> None:
         _require(self.balance, self.smoothing)
 
-    def beside(self) -> Beside:
+    def targets(self) -> Target:
         return "findings"
 
     def weights(self, images: Images, classes: int) -> Tensor:

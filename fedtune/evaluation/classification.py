@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from fedcore.algorithms.base import Visitor
-from fedcore.data.dataset import Beside, Images
+from fedcore.data.dataset import Images, Target
 from fedcore.errors import InputError
 from fedcore.messages.message import STATISTICS, Contribution, Message, Refusal, Weights
 from fedcore.privacy.policy import Policy
@@ -174,7 +174,7 @@ def require_tests(tests: Mapping[str, Images], policy: Policy, what: str = "labe
         raise too_few(policy)
 
 
-def require_classes(tests: Mapping[str, Images], kind: Beside, k: int, policy: Policy) -> None:
+def require_classes(tests: Mapping[str, Images], kind: Target, k: int, policy: Policy) -> None:
     """Raises InputError, before anything is trained, if every site would withhold every class."""
     for images in tests.values():
         truth, patients = _truth(images, kind), torch.from_numpy(images.patients)
@@ -191,13 +191,13 @@ def too_few(policy: Policy, of: str = "") -> InputError:
     )
 
 
-def _kind(local: LocalTrainer) -> Beside:
-    kind: Beside = getattr(local.module, "beside", "labels")
+def _kind(local: LocalTrainer) -> Target:
+    kind: Target = getattr(local.module, "targets", "labels")
     return kind
 
 
-def _truth(images: Images, kind: Beside) -> Tensor:
-    return images.beside(kind, range(len(images)))
+def _truth(images: Images, kind: Target) -> Tensor:
+    return images.targets(kind, range(len(images)))
 
 
 def _counted(

@@ -76,9 +76,9 @@ class Files:
         """Raises InputError where images have no files, or come from several manifests."""
         if data.manifest == "phantom":
             raise InputError("native scores images on the grid of their files, and phantom hospitals have none")
-        if further := sorted(cohort.further & cohort.split("test").keys()):
+        if further := sorted(cohort.extra_sites & cohort.split("test").keys()):
             raise InputError(
-                f"native takes the test images of data.manifest alone, and data.further has some of {further[0]!r}; "
+                f"native takes the test images of data.manifest alone, and data.extra_manifests has some of {further[0]!r}; "
                 "leave its column split away, or native false"
             )
         manifest = data.read(data.manifest)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from fedcore.augment.views import Views
-from fedcore.data.dataset import Beside
+from fedcore.data.dataset import Target
 from fedcore.data.preprocess.geometry import full_size
 from fedcore.errors import InputError
 from fedtune.segmentation.losses import boundary, deep_dice_ce
@@ -25,7 +25,7 @@ MILD = Views(count=1, crop=(0.7, 1.0), flip=0.0)
 class Segmenter(pl.LightningModule):
     """Dice + cross entropy on masks of class numbers, deeply supervised where the network is; everything travels."""
 
-    beside: ClassVar[Beside] = "masks"
+    targets: ClassVar[Target] = "masks"
     share: ClassVar[tuple[str, ...]] = ("network.",)
 
     def __init__(

@@ -162,7 +162,7 @@ def _tasks(cohort: Cohort, fraction: float, seed: int, policy: Policy) -> tuple[
     """Training images with masks that are given away, and all test images with masks, by site."""
     require_fraction(fraction)
     train = {
-        site: of_patients(images, 1.0 if site in cohort.further else fraction, seed)
+        site: of_patients(images, 1.0 if site in cohort.extra_sites else fraction, seed)
         for site, images in with_masks(cohort, "train").items()
     }
     if not train:

@@ -248,7 +248,7 @@ def test_the_command_ends_with_2_where_the_policy_forbids_and_with_0_where_it_al
     assert ended.value.code == 2
     assert "SiteVectors reveals FEATURES, the policy allows STATISTICS" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
-        main(["pretrain", str(recipe), "--out", str(tmp_path / "run"), "--policy.at_most", "FEATURES"])
+        main(["pretrain", str(recipe), "--out", str(tmp_path / "run"), "--policy.max_level", "FEATURES"])
     assert ended.value.code == 0
     entries = [json.loads(line) for line in (tmp_path / "run/sites/hospital_1/audit.jsonl").read_text().splitlines()]
     assert {(e["field"], e["reveals"]) for e in entries if e["what"] == "exchange"} == {

@@ -201,8 +201,8 @@ def _learned(sites: Mapping[str, Figures]) -> _Learned | None:
     return learned if learned.reachable > 3 * learned.error else None
 
 
-def _mean(sites: Mapping[str, Figures], key: str, beside: str) -> float | None:
+def _mean(sites: Mapping[str, Figures], key: str, targets: str) -> float | None:
     """Over the sites that have both figures, weighted by held-out images; None: none has."""
-    both = [told for told in sites.values() if key in told and beside in told]
+    both = [told for told in sites.values() if key in told and targets in told]
     weight = sum(told["held_out"] for told in both)
     return sum(told[key] * told["held_out"] for told in both) / weight if weight else None

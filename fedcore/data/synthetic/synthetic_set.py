@@ -23,7 +23,7 @@ class Synthetic:
     """A synthetic set that joins every training batch of every site.
 
     Each batch takes new images of the set, so all of a large set serve a site with few images of its own. The weight
-    of a site in an average stays the number of its own images. As a site of its own (`data.further`) a large set
+    of a site in an average stays the number of its own images. As a site of its own (`data.extra_manifests`) a large set
     outweighs the hospitals.
     """
 
@@ -48,14 +48,14 @@ class Synthetic:
         if len(found) > 1:
             raise InputError(
                 f"data.synthetic takes a set of one site, {self.manifest} has {len(found)} ({', '.join(found[:3])}, "
-                "...); data.further takes sites"
+                "...); data.extra_manifests takes sites"
             )
         images = both.sites[found[0]].select("train")
         if not len(images):
             raise InputError(f"data.synthetic: {self.manifest} has no image whose split is train")
         companions = Companions(images, self.share)
         sites = {name: replace(both.sites[name], companions=companions) for name in cohort.sites}
-        return replace(both, sites=sites, further=cohort.further)
+        return replace(both, sites=sites, extra_sites=cohort.extra_sites)
 
 
 def digest_of(manifest: Path) -> str:

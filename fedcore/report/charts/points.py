@@ -110,8 +110,8 @@ def _log_axis(
 ) -> tuple[Callable[[float], float], tuple[Tick, ...]]:
     seen = sorted({point.x for point in points})
     low, high = math.log10(seen[0]), math.log10(seen[-1])
-    beside = 1.0 if low == high else 0.0  # a lone fraction stands in the middle
-    line = Scale(low - beside, high + beside, LEFT + _MARGIN, RIGHT - _MARGIN)
+    targets = 1.0 if low == high else 0.0  # a lone fraction stands in the middle
+    line = Scale(low - targets, high + targets, LEFT + _MARGIN, RIGHT - _MARGIN)
     shown: list[Tick] = []
     for value in seen:
         here = Tick(line(math.log10(value)), tick(value))

@@ -190,7 +190,7 @@ def _start(run: Run, recipe: Mapping[str, Any]) -> str:
     data = recipe.get("data") or {}
     told = [start_name(run.scores.encoder if run.scores else None)]
     told += ["with drawn images"] if data.get("synthetic") else []
-    told += ["with further sites"] if data.get("further") else []
+    told += ["with further sites"] if data.get("extra_manifests") else []
     told += ["centralised"] if _class(data, "partition") == "Pooled" else []
     algorithm = _class(recipe, "algorithm")
     return ", ".join(told + ([algorithm] if algorithm not in ("", "FedAvg") else []))

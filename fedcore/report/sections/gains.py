@@ -13,7 +13,7 @@ from fedcore.report.sections.comparison import SCORES, Entry
 from fedcore.report.sections.results import POOLED, scored
 from fedcore.report.units import metric_name, percent
 
-_ADDED = ("synthetic", "further", "unaudited")
+_ADDED = ("synthetic", "extra_manifests", "allow_unaudited")
 _ASIDE = ("out", "resume", "loggers", "workers")
 """Of a recipe; no score hangs on them."""
 
@@ -65,9 +65,9 @@ def unpaired(entries: Sequence[Entry]) -> list[str]:
 
 
 def has_set(entry: Entry) -> bool:
-    """Whether images of `data.synthetic` or `data.further` were learned from."""
+    """Whether images of `data.synthetic` or `data.extra_manifests` were learned from."""
     data = _data(entry)
-    return bool(data.get("synthetic") or data.get("further"))
+    return bool(data.get("synthetic") or data.get("extra_manifests"))
 
 
 def difference(with_set: Estimate, without: Estimate) -> Estimate:
@@ -136,4 +136,4 @@ def _how(entry: Entry) -> str:
     drawn = data.get("synthetic")
     share = drawn.get("share") if isinstance(drawn, dict) else None
     told = [f"{percent(share)} of every batch" if isinstance(share, float) else "in every batch"] if drawn else []
-    return ", ".join(told + (["as further sites"] if data.get("further") else []))
+    return ", ".join(told + (["as further sites"] if data.get("extra_manifests") else []))

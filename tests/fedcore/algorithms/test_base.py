@@ -12,7 +12,7 @@ from fedcore.algorithms.base import FedAvg, draws_of, sent_by, share_of
 from fedcore.algorithms.incremental import Incremental
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.algorithms.quantised import Quantised
-from fedcore.exchanges.base import Carried, Carry
+from fedcore.exchanges.base import Combined, WithExchange
 from fedcore.messages.message import Contribution, Empty, Tensors, Weights
 from fedcore.server.rounds import Rounds, federate
 from fedcore.site.site import Round, Site
@@ -111,9 +111,9 @@ def test_what_sites_send_is_what_a_visit_and_a_collection_say_they_return() -> N
 
 
 def test_what_is_wrapped_is_sent_as_well() -> None:
-    assert set(sent_by(Carry(FedAvg(), Tally()))) == {Carried, Weights, Total}
-    assert set(sent_by(Carry(Quantised(LocalOnly()), Tally()))) == {Carried, Empty, Total}
-    assert set(sent_by(Quantised(Carry(LocalOnly(), Tally())))) == {Carried, Empty, Total}
+    assert set(sent_by(WithExchange(FedAvg(), Tally()))) == {Combined, Weights, Total}
+    assert set(sent_by(WithExchange(Quantised(LocalOnly()), Tally()))) == {Combined, Empty, Total}
+    assert set(sent_by(Quantised(WithExchange(LocalOnly(), Tally())))) == {Combined, Empty, Total}
 
 
 def test_who_does_not_say_what_is_sent_is_left_to_the_border() -> None:
@@ -135,5 +135,5 @@ def test_a_field_of_that_name_draws_no_sites() -> None:
     class Sampled(FedAvg):
         draw: int = 16
 
-    assert draws_of(Carry(Sampled(), Tally())) is None
+    assert draws_of(WithExchange(Sampled(), Tally())) is None
     assert draws_of(Quantised(Incremental())) == Incremental()

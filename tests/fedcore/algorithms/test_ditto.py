@@ -13,7 +13,7 @@ from fedcore.algorithms.local_only import LocalOnly
 from fedcore.algorithms.quantised import Quantised
 from fedcore.algorithms.scaffold import Scaffold
 from fedcore.errors import InputError
-from fedcore.exchanges.base import Carry
+from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import Tensors, flatten
 from fedcore.server.rounds import NoSiteLeft, Rounds
 from fedcore.site.site import Round
@@ -117,7 +117,9 @@ def test_an_algorithm_that_sends_no_weights_is_refused() -> None:
         run(Ditto(LocalOnly()), sites("a", share=()))
 
 
-@pytest.mark.parametrize("algorithm", [Ditto(), Ditto(Scaffold(sites=3)), Quantised(Ditto()), Carry(Ditto(), Tally())])
+@pytest.mark.parametrize(
+    "algorithm", [Ditto(), Ditto(Scaffold(sites=3)), Quantised(Ditto()), WithExchange(Ditto(), Tally())]
+)
 def test_a_stopped_run_resumes_to_the_bit(tmp_path: Path, algorithm: Any) -> None:
     assert_resumes(algorithm, sites, tmp_path, Rounds(4, per_round=2))
 

@@ -12,10 +12,10 @@ from torch.optim import SGD, Adam, AdamW
 
 from fedcore.algorithms.base import FedAvg
 from fedcore.algorithms.fednova import FedNova, Walked
-from fedcore.algorithms.fedprox import Spring
+from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
-from fedcore.exchanges.base import Carry
+from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import Contribution, Tensors, Weights
 from fedcore.server.rounds import NoSiteLeft, Rounds
 from fedcore.site.site import Round
@@ -73,7 +73,7 @@ def test_lengths_are_the_papers_closed_forms(steps: int) -> None:
     assert length(sgd(), steps) == pytest.approx(RATE * steps)
     assert length(sgd(weight_decay=0.1), steps) == pytest.approx(RATE * steps)
     assert length(sgd(momentum=RHO), steps) == pytest.approx(RATE * with_momentum(steps))
-    assert length(sgd(), steps, Spring(0.5)) == pytest.approx(RATE * proximal(steps, 0.5))
+    assert length(sgd(), steps, ProximalTerm(0.5)) == pytest.approx(RATE * proximal(steps, 0.5))
 
 
 @pytest.mark.parametrize("optimizer", [Adam, AdamW, lambda p, lr: Adam(p, lr=lr, fused=True)])
@@ -185,7 +185,7 @@ def test_modules_that_step_themselves_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "algorithm", [FedNova((Spring(0.1),)), Quantised(FedNova()), Carry(FedNova(), Tally())],
+    "algorithm", [FedNova((ProximalTerm(0.1),)), Quantised(FedNova()), WithExchange(FedNova(), Tally())],
     ids=["alone", "int8", "with an exchange"],
 )  # fmt: skip
 def test_a_stopped_run_resumes_to_the_bit(tmp_path: Path, algorithm: Any) -> None:

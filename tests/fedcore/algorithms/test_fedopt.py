@@ -14,13 +14,13 @@ from fedcore.algorithms.base import Algorithm, FedAvg, share_of
 from fedcore.algorithms.fedbn import FedBN
 from fedcore.algorithms.fednova import FedNova
 from fedcore.algorithms.fedopt import Adagrad, Adam, FedOpt, Momentum, Rule, Stepped, Yogi
-from fedcore.algorithms.fedprox import Spring
+from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.algorithms.quantised import Quantised
 from fedcore.algorithms.scaffold import Scaffold
 from fedcore.config.recipe import build_part
 from fedcore.errors import InputError
-from fedcore.exchanges.base import Carry
+from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import Weights, weights_of
 from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
@@ -134,7 +134,7 @@ def test_the_order_of_answers_is_of_no_matter(rule: Rule) -> None:
 def test_what_is_wrapped_keeps_its_share_guides_and_aggregator() -> None:
     assert share_of(FedOpt(FedBN()), Toy()) == ("layer.weight", "layer.bias")
     free = weights_of(run(FedOpt(), sites()))
-    for inner in (FedAvg(guides=(Spring(5.0),)), FedAvg(Median()), FedNova(), Scaffold()):
+    for inner in (FedAvg(guides=(ProximalTerm(5.0),)), FedAvg(Median()), FedNova(), Scaffold()):
         assert not same(weights_of(run(FedOpt(inner), sites())), free)
 
 
@@ -146,7 +146,12 @@ def test_a_server_without_one_set_of_weights_is_refused(inner: Algorithm, sets: 
 
 @pytest.mark.parametrize(
     "algorithm",
-    [*(FedOpt(rule=rule) for rule in RULES), FedOpt(Scaffold(sites=3)), Quantised(FedOpt()), Carry(FedOpt(), Tally())],
+    [
+        *(FedOpt(rule=rule) for rule in RULES),
+        FedOpt(Scaffold(sites=3)),
+        Quantised(FedOpt()),
+        WithExchange(FedOpt(), Tally()),
+    ],
 )
 def test_a_stopped_run_resumes_to_the_bit(tmp_path: Path, algorithm: Any) -> None:
     assert_resumes(algorithm, sites, tmp_path, Rounds(4, per_round=2))

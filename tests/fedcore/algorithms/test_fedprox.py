@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedcore.algorithms.base import FedAvg
-from fedcore.algorithms.fedprox import Spring
+from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.messages.message import Tensors
 from fedcore.site.site import Round, Site
 from fedcore.training.visit import Visit
@@ -48,7 +48,7 @@ def test_what_is_frozen_or_stays_at_the_site_is_not_pulled() -> None:
 
 
 def pull(mu: float, anchor: Tensors, module: Toy) -> None:
-    callback = Spring(mu).callback(anchor, SITE, TURN)
+    callback = ProximalTerm(mu).callback(anchor, SITE, TURN)
     callback.on_before_optimizer_step(Visit(accelerator="cpu").trainer([]), module, module.configure_optimizers())
 
 
@@ -59,15 +59,15 @@ def trained(*guides: Any) -> Tensors:
 
 
 def test_no_stiffness_is_fedavg_to_the_bit() -> None:
-    assert same(trained(Spring(0.0)), trained())
+    assert same(trained(ProximalTerm(0.0)), trained())
 
 
 def test_a_stiffer_spring_ends_nearer_to_the_global_weights() -> None:
     start = Toy().layer.weight.detach()
-    drift = [float((trained(Spring(mu))["layer.weight"] - start).norm()) for mu in (0.0, 0.5, 2.0)]
+    drift = [float((trained(ProximalTerm(mu))["layer.weight"] - start).norm()) for mu in (0.0, 0.5, 2.0)]
     assert drift[0] > drift[1] > drift[2] > 0
 
 
 def test_stiffness_is_not_negative() -> None:
     with pytest.raises(ValueError, match=r"mu must be >= 0, got -1\.0"):
-        Spring(-1.0)
+        ProximalTerm(-1.0)

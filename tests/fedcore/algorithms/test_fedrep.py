@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedcore.algorithms.base import share_of
-from fedcore.algorithms.fedprox import Spring
+from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.algorithms.fedrep import FedRep
 from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
@@ -117,7 +117,7 @@ def test_a_module_leaves_as_it_came_whatever_happens() -> None:
 
 
 def test_guides_act_here_too() -> None:
-    guided = FedRep(head_epochs=2, head="norm.", guides=(Spring(5.0),))
+    guided = FedRep(head_epochs=2, head="norm.", guides=(ProximalTerm(5.0),))
     assert not same(run(guided, sites()).tensors, run(REP, sites()).tensors)
 
 

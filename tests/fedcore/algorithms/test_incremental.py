@@ -8,7 +8,7 @@ from fedcore.algorithms.base import FedAvg, draws_of
 from fedcore.algorithms.incremental import Incremental
 from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
-from fedcore.exchanges.base import Carry
+from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import Tensors
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import NoSiteLeft, Rounds, federate
@@ -59,7 +59,7 @@ def test_one_site_equals_central_training_to_the_bit() -> None:
 def test_who_is_asked_is_known_through_what_wraps_it() -> None:
     inner = Incremental()
     assert draws_of(Quantised(inner)) is inner
-    assert draws_of(Carry(Quantised(inner), Tally())) is inner
+    assert draws_of(WithExchange(Quantised(inner), Tally())) is inner
     assert draws_of(FedAvg()) is None
     assert draws_of(Quantised()) is None
     transport = sites()

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from fedcore.algorithms.base import Guide
+from fedcore.algorithms.base import LocalCallback
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.messages.message import Empty
 from fedcore.runs.communication import RoundRecord
@@ -13,7 +13,7 @@ from tests.fedcore.toys import Toy, central, hospitals, local, same
 VISIT = Visit(batch_size=4, accelerator="cpu", keep_optimizer=True)
 
 
-def run(names: str, rounds: int = 3, *guides: Guide) -> tuple[InProcess, list[RoundRecord]]:
+def run(names: str, rounds: int = 3, *guides: LocalCallback) -> tuple[InProcess, list[RoundRecord]]:
     algorithm, records = LocalOnly(guides), list[RoundRecord]()
     transport = InProcess(hospitals(names), local(VISIT, share=LocalOnly.share))
     state = federate(

@@ -13,7 +13,7 @@ from fedcore.algorithms.base import FedAvg, share_of
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.algorithms.quantised import COPY, LOST, Followed, Quantised, Rounded, caught_up, rounded
 from fedcore.errors import InputError, Refused
-from fedcore.exchanges.base import Carry
+from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import Contribution, Weights, nbytes, weights_of
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import Rounds, federate
@@ -202,7 +202,7 @@ def test_what_is_not_finite_is_refused_before_it_is_rounded() -> None:
 
 @pytest.mark.parametrize("outside", [True, False], ids=["carried", "carrying"])
 def test_an_exchange_travels_as_it_is(outside: bool) -> None:
-    algorithm: Any = Carry(Quantised(), Tally()) if outside else Quantised(Carry(FedAvg(), Tally()))
+    algorithm: Any = WithExchange(Quantised(), Tally()) if outside else Quantised(WithExchange(FedAvg(), Tally()))
     state, _, seen = run(algorithm, "abc", 3)
     plain, _, _ = run(Quantised(), "abc", 3)
     assert same(weights_of(state), weights_of(plain))

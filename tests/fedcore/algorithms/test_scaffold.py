@@ -12,12 +12,12 @@ from torch.optim import SGD, Adam
 
 from fedcore.aggregation.mean import Mean
 from fedcore.algorithms.base import FedAvg
-from fedcore.algorithms.fedprox import Spring
+from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.algorithms.quantised import Quantised
 from fedcore.algorithms.scaffold import Scaffold, Steered, Steering
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError
-from fedcore.exchanges.base import Carry
+from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import Contribution, Reveals, Tensors, Weights, exposure
 from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round, Site
@@ -195,9 +195,9 @@ def test_guides_come_behind_and_are_in_no_control() -> None:
     """Anchored at where it begins, a spring first pulls at the second step; one step knows none."""
     visit = Visit(batch_size=4, max_steps=1, accelerator="cpu")
     stiff, free = (sites("ab", visit=visit) for _ in "ab")
-    found, expected = run(Scaffold(guides=(Spring(5.0),)), stiff, Rounds(1)), run(Scaffold(), free, Rounds(1))
+    found, expected = run(Scaffold(guides=(ProximalTerm(5.0),)), stiff, Rounds(1)), run(Scaffold(), free, Rounds(1))
     assert same(found.control, expected.control)
-    bent = run(Scaffold(guides=(Spring(5.0), Cosine())), sites("ab"))
+    bent = run(Scaffold(guides=(ProximalTerm(5.0), Cosine())), sites("ab"))
     assert not same(bent.weights.tensors, run(Scaffold(), sites("ab")).weights.tensors)
 
 
@@ -243,7 +243,7 @@ def test_it_reveals_no_more_than_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    "algorithm", [Scaffold(sites=3), Quantised(Scaffold(sites=3)), Carry(Scaffold(sites=3), Tally())],
+    "algorithm", [Scaffold(sites=3), Quantised(Scaffold(sites=3)), WithExchange(Scaffold(sites=3), Tally())],
     ids=["alone", "int8", "with an exchange"],
 )  # fmt: skip
 def test_a_stopped_run_resumes_to_the_bit(tmp_path: Path, algorithm: Any) -> None:

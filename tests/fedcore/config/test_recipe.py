@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from fedcore.algorithms.base import FedAvg
-from fedcore.algorithms.fedprox import Spring
+from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.config.recipe import Recipe, read_recipe
 from fedcore.errors import Faults, InputError
 from fedssl.pretraining import pretrain
@@ -17,7 +17,7 @@ GUIDED = """
 algorithm:
   class_path: fedcore.algorithms.base.FedAvg
   init_args:
-    guides: [{class_path: fedcore.algorithms.fedprox.Spring, init_args: {mu: 0.5}}]
+    guides: [{class_path: fedcore.algorithms.fedprox.ProximalTerm, init_args: {mu: 0.5}}]
 rounds: {count: 7}
 """
 
@@ -34,7 +34,7 @@ def read(text: str, *overrides: str) -> Recipe:
 
 def test_values_become_the_stages_arguments() -> None:
     built = read(GUIDED, "--visit.batch_size", "16").build()
-    assert built["algorithm"] == FedAvg(guides=(Spring(mu=0.5),))
+    assert built["algorithm"] == FedAvg(guides=(ProximalTerm(mu=0.5),))
     assert (built["rounds"].count, built["visit"].batch_size) == (7, 16)
     assert "out" not in built
     assert "run" not in built
@@ -46,7 +46,7 @@ def test_values_become_the_stages_arguments() -> None:
         ("--rounds.count", 9, "rounds.count"),
         ("--method.init_args.temperature", 0.3, "method.init_args.temperature"),
         ("--data.phantom.sites", 3, "data.phantom.sites"),
-        ("--policy.at_most", "FEATURES", "policy.at_most"),
+        ("--policy.max_level", "FEATURES", "policy.max_level"),
         ("--resume", True, "resume"),
     ],
 )
@@ -82,7 +82,7 @@ zebra: 1
 method: {class_path: fedssl.methods.moco.MoCo, init_args: {tempreature: 0.1, bonk: 3}}
 algorithm:
   class_path: fedcore.algorithms.base.FedAvg
-  init_args: {guides: [{class_path: fedcore.algorithms.fedprox.Spring, init_args: {muu: 1}}]}
+  init_args: {guides: [{class_path: fedcore.algorithms.fedprox.ProximalTerm, init_args: {muu: 1}}]}
 """
     with pytest.raises(Faults) as caught:
         read(text)
@@ -133,8 +133,8 @@ def test_mistakes_on_the_command_line(words: list[str], told: str) -> None:
         ),
         ("rounds: {count: many}", "rounds.count must be a whole number, got many"),
         (
-            "policy: {at_most: FEATURE}",
-            "policy.at_most must be one of WEIGHTS, STATISTICS, FEATURES, SAMPLES, got FEATURE",
+            "policy: {max_level: FEATURE}",
+            "policy.max_level must be one of WEIGHTS, STATISTICS, FEATURES, SAMPLES, got FEATURE",
         ),
         ("encoder: {class_path: torch.optim.SGD}", "encoder: torch.optim.*SGD is not a .*Encoder"),
         (

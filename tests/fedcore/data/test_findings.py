@@ -70,7 +70,7 @@ def test_findings_that_are_not_known_are_refused_and_known_ones_may_lack(cohort:
 def test_companions_are_taken_apart_too_and_join_the_batches(cohort: Cohort) -> None:
     sites = {s: replace(i, companions=Companions(cohort.sites["s1"], 0.5)) for s, i in cohort.sites.items()}
     taken = with_findings(replace(cohort, sites=sites), findings_of(cohort.classes))
-    pixels, findings = next(iter(loader(taken.sites["s0"], 4, True, beside="findings")))
+    pixels, findings = next(iter(loader(taken.sites["s0"], 4, True, targets="findings")))
     assert len(pixels) == len(findings) == 8
     known = {tuple(row): image for row, image in zip(findings.tolist(), pixels, strict=True)}
     assert {(1, 1, 0), (0, 1, 0)} < set(known)
@@ -79,12 +79,12 @@ def test_companions_are_taken_apart_too_and_join_the_batches(cohort: Cohort) -> 
 def test_parts_keep_their_findings(cohort: Cohort) -> None:
     images = with_findings(cohort, findings_of(cohort.classes)).sites["s1"]
     part = images.take([3, 1])
-    assert part.beside("findings", [0, 1]).tolist() == [[1, 0, 0], [1, 0, 1]]
+    assert part.targets("findings", [0, 1]).tolist() == [[1, 0, 0], [1, 0, 1]]
 
 
 def test_images_without_findings_say_so(cohort: Cohort) -> None:
     with pytest.raises(Refused, match="not taken apart into findings"):
-        cohort.sites["s0"].beside("findings", [0])
+        cohort.sites["s0"].targets("findings", [0])
 
 
 def test_the_fingerprint_is_that_of_the_labels_as_they_are_written(cohort: Cohort) -> None:

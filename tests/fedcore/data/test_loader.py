@@ -19,7 +19,7 @@ from tests.fedcore.data.test_dataset import site
 
 @given(st.integers(1, 40), st.integers(1, 12), st.booleans(), st.booleans())
 def test_every_image_once(count: int, size: int, shuffle: bool, drop_last: bool) -> None:
-    batches = list(loader(site(count), size, shuffle, drop_last, beside="labels"))
+    batches = list(loader(site(count), size, shuffle, drop_last, targets="labels"))
     seen = torch.cat([labels for _, labels in batches]).tolist()
     assert len(set(seen)) == len(seen) >= min(count, size)
     assert len(batches) == len(loader(site(count), size, shuffle, drop_last))
@@ -35,7 +35,7 @@ def test_every_image_once(count: int, size: int, shuffle: bool, drop_last: bool)
 
 def test_order_comes_from_the_generator_alone() -> None:
     def orders(seed: int) -> list[list[int]]:
-        one = loader(site(30), 8, shuffle=True, beside="labels", generator=torch.Generator().manual_seed(seed))
+        one = loader(site(30), 8, shuffle=True, targets="labels", generator=torch.Generator().manual_seed(seed))
         return [torch.cat([labels for _, labels in one]).tolist() for _ in range(2)]
 
     before = torch.random.get_rng_state()
@@ -48,7 +48,7 @@ def test_order_comes_from_the_generator_alone() -> None:
 def test_companions_join_each_batch_and_are_not_counted() -> None:
     companions = Companions(replace(site(100), labels=torch.arange(100) + 1000), share=0.6)
     images = replace(site(10), companions=companions)
-    batches = list(loader(images, 4, shuffle=True, beside="labels"))
+    batches = list(loader(images, 4, shuffle=True, targets="labels"))
     assert len(images) == 10
     assert [len(pixels) for pixels, _ in batches] == [4 + 6, 4 + 6, 2 + 3]
     own = torch.cat([labels[labels < 1000] for _, labels in batches])
@@ -62,7 +62,7 @@ def test_companions_join_each_batch_and_are_not_counted() -> None:
 def test_companions_of_all_the_share_take_the_place_of_a_sites_own_images() -> None:
     companions = Companions(replace(site(100), labels=torch.arange(100) + 1000), share=1.0)
     images = replace(site(10), companions=companions)
-    labels = [labels for _, labels in loader(images, 4, shuffle=True, beside="labels")]
+    labels = [labels for _, labels in loader(images, 4, shuffle=True, targets="labels")]
     assert [len(each) for each in labels] == [4, 4, 2]
     assert torch.cat(labels).min() >= 1000
 
@@ -85,7 +85,7 @@ def test_batches_read_ahead_are_those_that_are_not_to_the_bit(share: float | Non
 
     def batches(device: str) -> DataLoader[Batch] | Ahead:
         order = torch.Generator().manual_seed(5)
-        return loader(images, 4, shuffle=True, beside="labels", generator=order, device=torch.device(device))
+        return loader(images, 4, shuffle=True, targets="labels", generator=order, device=torch.device(device))
 
     def here(batches: DataLoader[Batch] | Ahead) -> Ahead:
         assert isinstance(batches, Ahead)
@@ -98,8 +98,8 @@ def test_batches_read_ahead_are_those_that_are_not_to_the_bit(share: float | Non
 
 
 def test_reading_ahead_ends_with_its_reader_and_hands_on_what_went_wrong() -> None:
-    def ahead(**beside: Any) -> Ahead:
-        batches = loader(site(40), 4, shuffle=True, **beside)
+    def ahead(**targets: Any) -> Ahead:
+        batches = loader(site(40), 4, shuffle=True, **targets)
         assert isinstance(batches, DataLoader)
         return Ahead(batches, torch.device("cpu"))
 
@@ -108,7 +108,7 @@ def test_reading_ahead_ends_with_its_reader_and_hands_on_what_went_wrong() -> No
         break
     assert threading.active_count() <= before
     with pytest.raises(Refused, match="no masks"):
-        list(ahead(beside="masks"))
+        list(ahead(targets="masks"))
 
 
 @pytest.mark.gpu

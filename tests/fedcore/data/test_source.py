@@ -209,14 +209,16 @@ def test_columns_of_other_names_are_those_of_the_manifest_alone(tmp_path: Path) 
     data = hospital(tmp_path)
     manifest = Path(data.manifest)
     manifest.write_text(manifest.read_text().replace("image,site,split,label", "path,clinic,set,target", 1))
-    data = replace(data, columns=Columns("path", "clinic", "set", "target"), further=(further(tmp_path / "more"),))
+    data = replace(
+        data, columns=Columns("path", "clinic", "set", "target"), extra_manifests=(further(tmp_path / "more"),)
+    )
     cohort = data.load()
     assert (cohort.classes, list(cohort.sites)) == (("a", "b", "c"), ["site_9", "site_10", "elsewhere"])
 
 
 def test_classes_of_two_manifests_that_seem_to_be_one(tmp_path: Path) -> None:
     with pytest.raises(Faults, match="classes 'A' and 'a' seem to be one"):
-        replace(hospital(tmp_path), further=(further(tmp_path / "more", labels="AB"),)).load()
+        replace(hospital(tmp_path), extra_manifests=(further(tmp_path / "more", labels="AB"),)).load()
 
 
 def test_what_the_splits_leave_out_is_noted(tmp_path: Path) -> None:
@@ -309,7 +311,7 @@ def further(folder: Path, site: str = "elsewhere", labels: str = "bc") -> str:
 
 def test_a_further_manifest_adds_sites_and_changes_nothing_of_the_others(tmp_path: Path) -> None:
     data = hospital(tmp_path)
-    alone, both = data.load(), replace(data, further=(further(tmp_path / "more"),)).load()
+    alone, both = data.load(), replace(data, extra_manifests=(further(tmp_path / "more"),)).load()
     assert list(both.sites) == ["site_9", "site_10", "elsewhere"]
     assert both.classes == ("a", "b", "c")
     assert both.sites["elsewhere"].labels.tolist() == [1, 2, 1, 2]
@@ -323,7 +325,9 @@ def test_a_further_manifest_adds_sites_and_changes_nothing_of_the_others(tmp_pat
 
 def test_a_further_manifest_joins_the_phantom_hospitals(tmp_path: Path) -> None:
     phantoms = Phantoms(sites=2, images_per_site=8)
-    data = Data(size=16, phantom=phantoms, further=(further(tmp_path / "more", labels="zz"),), cache=tmp_path / "cache")
+    data = Data(
+        size=16, phantom=phantoms, extra_manifests=(further(tmp_path / "more", labels="zz"),), cache=tmp_path / "cache"
+    )
     cohort = data.load()
     assert list(cohort.sites) == ["hospital_1", "hospital_2", "elsewhere"]
     assert cohort.classes == (*phantoms.cohort(16).classes, "z")
@@ -331,7 +335,7 @@ def test_a_further_manifest_joins_the_phantom_hospitals(tmp_path: Path) -> None:
 
 def test_the_labels_of_all_are_matched_by_name(tmp_path: Path) -> None:
     """Classes that sort before the others' move their numbers."""
-    cohort = replace(hospital(tmp_path), further=(further(tmp_path / "more", labels="0a"),)).load()
+    cohort = replace(hospital(tmp_path), extra_manifests=(further(tmp_path / "more", labels="0a"),)).load()
     assert cohort.classes == ("0", "a", "b")
     assert cohort.sites["site_10"].labels.tolist() == [-1, 2, 1, 2] * 3
     assert cohort.sites["elsewhere"].labels.tolist() == [0, 1, 0, 1]
@@ -339,4 +343,4 @@ def test_the_labels_of_all_are_matched_by_name(tmp_path: Path) -> None:
 
 def test_a_site_of_two_manifests_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="two manifests have a site 'site_9'; rename one of them"):
-        replace(hospital(tmp_path), further=(further(tmp_path / "more", "site_9"),)).load()
+        replace(hospital(tmp_path), extra_manifests=(further(tmp_path / "more", "site_9"),)).load()

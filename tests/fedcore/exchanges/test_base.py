@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedcore.algorithms.base import FedAvg, share_of
 from fedcore.algorithms.local_only import LocalOnly
-from fedcore.exchanges.base import Carry
+from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import STATISTICS, Message, Tensors, exposure, flatten, nbytes
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds, federate
@@ -52,7 +52,7 @@ class Tally:
 
 def run(names: str, train: dict[str, Any] | None = None, rounds: int = 2) -> tuple[Any, Tally, InProcess]:
     transport, tally = InProcess(train or hospitals(names), local()), Tally()
-    carry = Carry(FedAvg(), tally)
+    carry = WithExchange(FedAvg(), tally)
     return federate(carry, transport, carry.start(transport.local), Rounds(rounds), 0), tally, transport
 
 
@@ -66,8 +66,8 @@ def test_the_algorithm_trains_as_it_does_without_an_exchange() -> None:
 
 
 def test_what_travels_is_for_the_carried_algorithm_to_say() -> None:
-    assert share_of(Carry(FedAvg(), Tally()), Toy()) == Toy.share
-    assert share_of(Carry(LocalOnly(), Tally()), Toy()) == ()
+    assert share_of(WithExchange(FedAvg(), Tally()), Toy()) == Toy.share
+    assert share_of(WithExchange(LocalOnly(), Tally()), Toy()) == ()
 
 
 def test_sites_receive_before_they_train_and_give_after() -> None:
@@ -104,5 +104,5 @@ def test_the_message_says_all_that_it_carries() -> None:
 def test_the_pool_is_part_of_a_checkpoint(tmp_path: Any) -> None:
     state, tally, transport = run("ab")
     Checkpoint(tmp_path).commit(0, state)
-    fresh = Carry(FedAvg(), tally).start(transport.local)
+    fresh = WithExchange(FedAvg(), tally).start(transport.local)
     assert same(flatten(Checkpoint.open(tmp_path).restore(fresh)), flatten(state))

@@ -16,7 +16,7 @@ from fedcore.models.weights import built_for, read_weights, save_weights
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     (tmp_path / "plan.json").write_text("{}")
-    save_weights(tmp_path / "net.safetensors", nn.Linear(3, 2), beside=("plan.json",))
+    save_weights(tmp_path / "net.safetensors", nn.Linear(3, 2), targets=("plan.json",))
     return tmp_path
 
 

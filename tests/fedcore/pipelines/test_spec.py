@@ -69,7 +69,7 @@ steps:
 
 def test_a_recipe_is_resolved_and_names_its_images(written: Written) -> None:
     path = written("""
-shared: {data.manifest: ours.csv, data.further: [theirs.csv, "{drawn}/manifest.csv"]}
+shared: {data.manifest: ours.csv, data.extra_manifests: [theirs.csv, "{drawn}/manifest.csv"]}
 steps:
   drawn: {do: "generate sample checkpoints/generator {here}"}
   encoder: {do: pretrain simclr, data.synthetic.manifest: bought/manifest.csv}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedcore.errors import InputError, Refused
 from fedcore.messages.message import FEATURES, SAMPLES, STATISTICS, Contribution, Message, Reveals, Weights, revealed
-from fedcore.privacy.audit_log import Border, digest_of
+from fedcore.privacy.audit_log import AuditLog, digest_of
 from fedcore.privacy.policy import Policy
 from fedcore.runs.communication import RoundRecord
 from fedcore.site.site import Round
@@ -51,17 +51,19 @@ def entries(path: Path) -> list[dict[str, Any]]:
 def test_more_than_the_policy_allows_is_refused_by_field(level: Reveals) -> None:
     first = {Reveals.WEIGHTS: "STATISTICS \\(mean\\)", Reveals.STATISTICS: "FEATURES \\(rows\\)"}
     expected = first.get(level, "SAMPLES \\(empty\\)")
-    with pytest.raises(Refused, match=rf"Rich reveals {expected}, the policy allows {level.name}; set policy\.at_most"):
+    with pytest.raises(
+        Refused, match=rf"Rich reveals {expected}, the policy allows {level.name}; set policy\.max_level"
+    ):
         Policy(level).check(RICH)
 
 
 def test_what_the_policy_allows_passes_unchanged() -> None:
     Policy(Reveals.SAMPLES).check(RICH)
     Policy(Reveals.WEIGHTS).check(RICH.model)
-    released = Border(Policy(Reveals.SAMPLES)).release(SENT, TURN)
+    released = AuditLog(Policy(Reveals.SAMPLES)).release(SENT, TURN)
     assert released.message is RICH
     assert (released.site, released.examples, released.reveals) == ("a", 12, Reveals.SAMPLES)
-    assert Policy().at_most == Reveals.STATISTICS  # features leave only where a recipe says so
+    assert Policy().max_level == Reveals.STATISTICS  # features leave only where a recipe says so
 
 
 @pytest.mark.parametrize("level", list(Reveals))
@@ -78,12 +80,12 @@ def test_a_message_inside_another_is_foreseen_too() -> None:
 
 def test_what_is_refused_is_not_audited_because_it_never_left(tmp_path: Path) -> None:
     with pytest.raises(Refused):
-        Border(Policy(), tmp_path / "a").release(SENT, TURN)
+        AuditLog(Policy(), tmp_path / "a").release(SENT, TURN)
     assert not (tmp_path / "a").exists()
 
 
 def test_the_audit_lists_everything_that_leaves(tmp_path: Path) -> None:
-    Border(Policy(Reveals.SAMPLES), tmp_path / "a").release(SENT, TURN)
+    AuditLog(Policy(Reveals.SAMPLES), tmp_path / "a").release(SENT, TURN)
     audit = entries(tmp_path / "a" / "audit.jsonl")
     assert [(e["field"], e["reveals"], e["bytes"]) for e in audit] == [
         ("mean", "STATISTICS", 16),
@@ -103,7 +105,7 @@ def test_the_audit_lists_everything_that_leaves(tmp_path: Path) -> None:
 
 
 def test_what_leaves_is_rounded_before_it_leaves_so_that_the_audit_is_exact(tmp_path: Path) -> None:
-    released = Border(Policy(Reveals.SAMPLES), tmp_path).release(SENT, TURN)
+    released = AuditLog(Policy(Reveals.SAMPLES), tmp_path).release(SENT, TURN)
     answer, metrics = entries(tmp_path / "audit.jsonl")[-2:]
     assert metrics["values"] == released.metrics == {"loss": 0.123457, "knn": 0.5}
     assert answer["values"] == {"examples": released.examples, "seconds": released.seconds}
@@ -115,7 +117,7 @@ def test_what_leaves_is_rounded_before_it_leaves_so_that_the_audit_is_exact(tmp_
 ])  # fmt: skip
 def test_metrics_are_no_channel_for_anything_else(tmp_path: Path, metrics: dict[str, float]) -> None:
     with pytest.raises(Refused, match="metric") as refused:
-        Border(Policy(Reveals.SAMPLES), tmp_path).release(Contribution("a", RICH, 1, metrics), TURN)
+        AuditLog(Policy(Reveals.SAMPLES), tmp_path).release(Contribution("a", RICH, 1, metrics), TURN)
     assert "John" not in str(refused.value)
     assert not (tmp_path / "audit.jsonl").exists()
 
@@ -124,18 +126,18 @@ def test_metrics_are_no_channel_for_anything_else(tmp_path: Path, metrics: dict[
 def test_a_policy_without_statistics_lets_no_metric_leave(tmp_path: Path, policy: Policy) -> None:
     """Not even one that would be refused for its name."""
     sent = Contribution("a", RICH.model, 12, {"John Doe": 1.0})
-    released = Border(policy, tmp_path).release(sent, TURN)
+    released = AuditLog(policy, tmp_path).release(sent, TURN)
     assert (released.metrics, released.reveals) == ({}, Reveals.WEIGHTS)
     assert {e["reveals"] for e in entries(tmp_path / "audit.jsonl")} == {"WEIGHTS"}
-    with pytest.raises(InputError, match=r"a probe needs metrics of the sites, .* set policy\.at_most to STATISTICS"):
+    with pytest.raises(InputError, match=r"a probe needs metrics of the sites, .* set policy\.max_level to STATISTICS"):
         policy.require_metrics("a probe")
 
 
 def test_a_tensor_that_is_no_weight_counts_as_what_it_is_declared_to_reveal(tmp_path: Path) -> None:
     sent, levels = Contribution("a", RICH.model, 12), {"steps": Reveals.STATISTICS}
     with pytest.raises(Refused, match=r"Weights reveals STATISTICS \(tensors/steps\), the policy allows WEIGHTS"):
-        Border(Policy(Reveals.WEIGHTS), tmp_path, levels).release(sent, TURN)
-    released = Border(Policy(), tmp_path, levels).release(sent, TURN)
+        AuditLog(Policy(Reveals.WEIGHTS), tmp_path, levels).release(sent, TURN)
+    released = AuditLog(Policy(), tmp_path, levels).release(sent, TURN)
     assert revealed(released) == Reveals.STATISTICS  # the server, which has no levels, goes by what the border says
     audit = entries(tmp_path / "audit.jsonl")
     assert [(e["what"], e["field"], e["reveals"]) for e in audit[:2]] == [
@@ -146,7 +148,7 @@ def test_a_tensor_that_is_no_weight_counts_as_what_it_is_declared_to_reveal(tmp_
 
 
 def test_a_refusal_leaves_too_and_is_audited(tmp_path: Path) -> None:
-    Border(Policy(), tmp_path).note_refusal("the loss became nan", TURN)
+    AuditLog(Policy(), tmp_path).note_refusal("the loss became nan", TURN)
     (line,) = entries(tmp_path / "audit.jsonl")
     assert (line["what"], line["text"], line["bytes"]) == ("refusal", "the loss became nan", 19)
 
@@ -154,7 +156,7 @@ def test_a_refusal_leaves_too_and_is_audited(tmp_path: Path) -> None:
 def test_the_audit_and_the_servers_ledger_count_the_same_bytes(tmp_path: Path) -> None:
     record = RoundRecord(3)
     record.sent("a", RICH)
-    record.arrived(Border(Policy(Reveals.SAMPLES), tmp_path).release(SENT, TURN))
+    record.arrived(AuditLog(Policy(Reveals.SAMPLES), tmp_path).release(SENT, TURN))
     by_kind = dict.fromkeys(("weights", "exchange", "metrics"), 0)
     for entry in entries(tmp_path / "audit.jsonl"):
         by_kind[entry["what"]] += entry["bytes"]
@@ -163,7 +165,7 @@ def test_the_audit_and_the_servers_ledger_count_the_same_bytes(tmp_path: Path) -
 
 
 def test_the_audit_knows_the_very_bytes(tmp_path: Path) -> None:
-    Border(Policy(Reveals.SAMPLES), tmp_path).release(SENT, TURN)
+    AuditLog(Policy(Reveals.SAMPLES), tmp_path).release(SENT, TURN)
     audit = {e["field"]: e for e in entries(tmp_path / "audit.jsonl")}
     assert audit["rows"]["sha256"] == hashlib.sha256(RICH.rows.numpy().tobytes()).hexdigest()
     each = [hashlib.sha256(RICH.model.tensors[name].numpy().tobytes()).digest() for name in ("w", "steps")]
@@ -188,18 +190,18 @@ def test_tensors_of_every_kind_are_audited(tmp_path: Path) -> None:
         "transposed": torch.arange(6.0).reshape(2, 3).T, "flag": torch.tensor([True, False]),
         "brain": torch.ones(2, dtype=torch.bfloat16), "learned": torch.ones(1, requires_grad=True),
     })  # fmt: skip
-    Border(Policy(), tmp_path).release(Contribution("a", odd, 1), TURN)
+    AuditLog(Policy(), tmp_path).release(Contribution("a", odd, 1), TURN)
     assert entries(tmp_path / "audit.jsonl")[0]["bytes"] == 24 + 2 + 4 + 4
 
 
 def test_without_metrics_only_the_number_of_images_leaves(tmp_path: Path) -> None:
-    released = Border(Policy(Reveals.SAMPLES, metrics=False), tmp_path).release(SENT, TURN)
+    released = AuditLog(Policy(Reveals.SAMPLES, metrics=False), tmp_path).release(SENT, TURN)
     assert (released.metrics, released.examples) == ({}, 12)
     assert entries(tmp_path / "audit.jsonl")[-1]["values"] == {"examples": 12.0, "seconds": 2.34568}
 
 
 def test_the_audit_is_added_to_and_never_rewritten(tmp_path: Path) -> None:
-    border = Border(Policy(Reveals.SAMPLES), tmp_path)
+    border = AuditLog(Policy(Reveals.SAMPLES), tmp_path)
     border.release(SENT, TURN)
     before = (tmp_path / "audit.jsonl").read_text()
     border.release(SENT, Round(4, 5, 0))
@@ -210,7 +212,7 @@ def test_the_audit_is_added_to_and_never_rewritten(tmp_path: Path) -> None:
 
 def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    border = Border(Policy(Reveals.SAMPLES))
+    border = AuditLog(Policy(Reveals.SAMPLES))
     border.release(SENT, TURN)
     border.note_error(ValueError("patient John"), "trace", TURN)
     assert list(tmp_path.iterdir()) == []
@@ -218,6 +220,6 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest
 
 def test_a_site_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "sites").touch()
-    border = Border(Policy(), tmp_path / "sites" / "a")
+    border = AuditLog(Policy(), tmp_path / "sites" / "a")
     with pytest.raises(InputError, match="cannot be written"):
         border.release(Contribution("a", Weights({"w": torch.ones(1)}), 1), Round(0, 1, 0))

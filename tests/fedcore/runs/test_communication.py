@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedcore.exchanges.base import Carried
+from fedcore.exchanges.base import Combined
 from fedcore.messages.message import Contribution, Empty, Refusal, Weights
 from fedcore.runs.communication import ANSWERS, Bytes, RoundRecord, answers, count, highest, note
 from tests.fedcore.exchanges.test_base import Total
 
 MODEL = Weights({"w": torch.zeros(10), "steps": torch.tensor(1)})  # 40 + 8 bytes
-BOTH = Carried(MODEL, Total(torch.zeros(3, dtype=torch.float16)))  # and 6 of an exchange
+BOTH = Combined(MODEL, Total(torch.zeros(3, dtype=torch.float16)))  # and 6 of an exchange
 
 
 def test_bytes_by_kind() -> None:

@@ -15,13 +15,13 @@ from fedcore.algorithms.local_only import LocalOnly
 from fedcore.algorithms.quantised import Quantised
 from fedcore.algorithms.scaffold import Scaffold
 from fedcore.errors import InputError
-from fedcore.exchanges.base import Carry
+from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import Contribution, Empty, Reveals, Tensors, Weights, flatten
 from fedcore.privacy.policy import Policy
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.folder import RunFolder
 from fedcore.server.job import Job
-from fedcore.server.rounds import NoSiteLeft, Rounds, Survey
+from fedcore.server.rounds import NoSiteLeft, PeriodicEvaluation, Rounds
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.lr_schedule import Cosine
@@ -81,7 +81,7 @@ def told(folder: Path) -> list[Any]:
     [
         (FedAvg(), Rounds(3)),
         (FedAvg(), Rounds(3, per_round=2)),
-        (Carry(FedAvg(), Tally()), Rounds(3)),
+        (WithExchange(FedAvg(), Tally()), Rounds(3)),
         (LocalOnly(), Rounds(3)),
     ],
     ids=["fedavg", "two of three", "exchange", "local"],
@@ -116,7 +116,7 @@ def test_a_run_that_is_done_has_nothing_left_to_do(tmp_path: Path) -> None:
     assert (tmp_path / "rounds.jsonl").read_bytes() == lines
 
 
-@pytest.mark.parametrize("algorithm", [FedAvg(), Carry(FedAvg(), Tally()), Scaffold(), Quantised(FedAvg())])
+@pytest.mark.parametrize("algorithm", [FedAvg(), WithExchange(FedAvg(), Tally()), Scaffold(), Quantised(FedAvg())])
 def test_a_run_that_gets_more_rounds_is_the_longer_run(algorithm: Algorithm, tmp_path: Path) -> None:
     start(tmp_path / "part", job(algorithm, rounds=Rounds(1)))
     longer = start(tmp_path / "part", job(algorithm), resume=True)
@@ -124,7 +124,7 @@ def test_a_run_that_gets_more_rounds_is_the_longer_run(algorithm: Algorithm, tmp
     assert told(tmp_path / "part") == told(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("wrap", [lambda inner: inner, lambda inner: Quantised(Carry(inner, Tally()))])
+@pytest.mark.parametrize("wrap", [lambda inner: inner, lambda inner: Quantised(WithExchange(inner, Tally()))])
 def test_what_depends_on_the_number_of_rounds_gets_no_others(wrap: Callable[[Any], Any], tmp_path: Path) -> None:
     falling = wrap(FedAvg(guides=(Cosine(),)))
     start(tmp_path, job(falling, rounds=Rounds(2)))
@@ -171,9 +171,9 @@ def test_a_precision_that_trains_wrongly_begins_nothing() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"algorithm": Carry(FedAvg(), Tally())},
-        {"algorithm": Quantised(Carry(FedAvg(), Tally()))},
-        {"survey": Survey(Asking())},
+        {"algorithm": WithExchange(FedAvg(), Tally())},
+        {"algorithm": Quantised(WithExchange(FedAvg(), Tally()))},
+        {"survey": PeriodicEvaluation(Asking())},
     ],
     ids=["exchange", "wrapped", "survey"],
 )
@@ -192,12 +192,12 @@ class Scoring:
 def test_scores_that_may_not_leave_are_not_asked_for(
     tmp_path: Path, policy: Policy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    start(tmp_path / "bare", job(survey=Survey(Scoring()), policy=policy))
+    start(tmp_path / "bare", job(survey=PeriodicEvaluation(Scoring()), policy=policy))
     assert all(r["survey"] == {} and r["sites"]["a"]["metrics"] == {} for r in told(tmp_path / "bare"))
     (note,) = RunFolder(tmp_path / "bare").about()["notes"]
     assert note.startswith("Sites were not asked for scores between rounds")
     assert note in capsys.readouterr().out
-    start(tmp_path / "asked", job(survey=Survey(Scoring())))
+    start(tmp_path / "asked", job(survey=PeriodicEvaluation(Scoring())))
     assert told(tmp_path / "asked")[-1]["survey"]["a"] == {"score": 0.5}
 
 

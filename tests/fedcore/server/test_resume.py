@@ -22,7 +22,7 @@ encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, ste
 method: {class_path: fedssl.methods.moco.MoCo, init_args: {bank: 64, remote: 64, hidden: 16, dim: 16}}
 data: {size: 32, phantom: {images_per_site: 24, sites: 3}}
 exchange: {class_path: fedssl.bank.vectors.ShareVectors, init_args: {per_site: 16, draw: 24, wire: int8}}
-policy: {at_most: FEATURES}
+policy: {max_level: FEATURES}
 visit: {batch_size: 8, keep_optimizer: true, accelerator: cpu}
 rounds: {count: 3}
 """

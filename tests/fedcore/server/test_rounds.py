@@ -16,14 +16,16 @@ from fedcore.errors import InputError
 from fedcore.messages.message import Contribution, Empty, Tensors, Weights
 from fedcore.privacy.policy import Policy
 from fedcore.runs.communication import RoundRecord
-from fedcore.server.rounds import NoSiteLeft, Rounds, Survey, federate
+from fedcore.server.rounds import NoSiteLeft, PeriodicEvaluation, Rounds, federate
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.transport.in_process import InProcess
 from tests.fedcore.toys import Sender, broken, hospitals, images, local, same
 
 
-def run(transport: InProcess, rounds: int = 2, survey: Survey | None = None) -> tuple[Weights, list[RoundRecord]]:
+def run(
+    transport: InProcess, rounds: int = 2, survey: PeriodicEvaluation | None = None
+) -> tuple[Weights, list[RoundRecord]]:
     records: list[RoundRecord] = []
     state = federate(
         FedAvg(), transport, FedAvg().start(transport.local), Rounds(rounds), 0, survey=survey,
@@ -119,7 +121,7 @@ class Curious:
 
 def test_a_survey_leaves_no_trace_in_the_run_or_the_memories() -> None:
     plain, asked = (InProcess(hospitals("ab"), local()) for _ in range(2))
-    (expected, _), (state, records) = run(plain, 3), run(asked, 3, Survey(Curious()))
+    (expected, _), (state, records) = run(plain, 3), run(asked, 3, PeriodicEvaluation(Curious()))
     assert same(state.tensors, expected.tensors)
     for name in "ab":
         assert same(asked.memories.get(name), plain.memories.get(name))
@@ -130,7 +132,7 @@ def test_a_survey_asks_the_sites_of_its_round_and_every_site_after_the_last() ->
     records: list[RoundRecord] = []
     federate(
         FedAvg(), transport := InProcess(hospitals("abc"), local()), FedAvg().start(transport.local),
-        Rounds(5, per_round=1), 0, survey=Survey(Curious(), every=2), finished=lambda r, _: records.append(r),
+        Rounds(5, per_round=1), 0, survey=PeriodicEvaluation(Curious(), every=2), finished=lambda r, _: records.append(r),
     )  # fmt: skip
     drawn = [set(Rounds(5, per_round=1).draw("abc", Round(index, 5, 0))) for index in range(5)]
     assert [set(record.survey) for record in records] == [set(), drawn[1], set(), drawn[3], {*"abc"}]
@@ -139,11 +141,11 @@ def test_a_survey_asks_the_sites_of_its_round_and_every_site_after_the_last() ->
 
 
 def test_a_survey_is_due_every_fifth_round_and_after_the_last_unless_it_says_otherwise() -> None:
-    assert [index for index in range(12) if Survey(Curious()).due(Round(index, 12, 0))] == [4, 9, 11]
+    assert [index for index in range(12) if PeriodicEvaluation(Curious()).due(Round(index, 12, 0))] == [4, 9, 11]
 
 
 def test_a_survey_is_sent_the_weights_and_nothing_else() -> None:
-    from fedcore.exchanges.base import Carry
+    from fedcore.exchanges.base import WithExchange
     from tests.fedcore.exchanges.test_base import Tally
 
     heard: list[object] = []
@@ -154,8 +156,8 @@ def test_a_survey_is_sent_the_weights_and_nothing_else() -> None:
             return super().visit(site, down, local, turn)
 
     transport = InProcess(hospitals("a"), local())
-    carry = Carry(FedAvg(), Tally())
-    federate(carry, transport, carry.start(transport.local), Rounds(1), 0, survey=Survey(Listener()))
+    carry = WithExchange(FedAvg(), Tally())
+    federate(carry, transport, carry.start(transport.local), Rounds(1), 0, survey=PeriodicEvaluation(Listener()))
     assert heard == [Weights]
 
 
@@ -229,12 +231,12 @@ class Measuring(Curious):
     [
         (InPlace(), None, "ab", "InPlace"),
         (FedAvg(guides=(Scribbling(),)), None, "a", "FedAvg"),
-        (FedAvg(), Survey(Measuring(), every=1), "a", "Measuring"),
+        (FedAvg(), PeriodicEvaluation(Measuring(), every=1), "a", "Measuring"),
     ],
     ids=["merge", "guide", "survey"],
 )
 def test_what_writes_into_the_servers_state_ends_the_run(
-    algorithm: FedAvg, survey: Survey | None, names: str, who: str
+    algorithm: FedAvg, survey: PeriodicEvaluation | None, names: str, who: str
 ) -> None:
     transport = InProcess(hospitals(names), local())
     seen: list[str] = []

@@ -220,7 +220,7 @@ def test_how_long_a_visit_is(visit: dict[str, Any], steps: int) -> None:
 
 def test_batches_come_with_labels_if_asked() -> None:
     class Labelled(Toy):
-        beside = "labels"
+        targets = "labels"
 
         def training_step(self, batch: Any, _: int) -> Tensor:
             pixels, labels = batch

@@ -22,16 +22,16 @@ import torch
 from fedcore.algorithms.base import Algorithm, FedAvg
 from fedcore.algorithms.fednova import FedNova
 from fedcore.algorithms.fedopt import FedOpt
-from fedcore.algorithms.fedprox import Spring
+from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.algorithms.scaffold import Scaffold
 from fedcore.cli import main as cli
 from fedcore.errors import InputError, Refused
-from fedcore.exchanges.base import Carry
+from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import Contribution, Empty, Refusal, Weights, flatten
 from fedcore.privacy.policy import Policy
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.job import Job
-from fedcore.server.rounds import Rounds, Survey, federate
+from fedcore.server.rounds import PeriodicEvaluation, Rounds, federate
 from fedcore.site.memory import InMemory
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
@@ -125,7 +125,7 @@ def trained(transport: Transport, sites: InProcess, algorithm: Algorithm, rounds
     """All that a run leaves: state, memories, records and what the sites' own files say; without seconds."""
     records: list[RoundRecord] = []
     state = federate(
-        algorithm, transport, algorithm.start(sites.local), rounds, 3, survey=Survey(Look(), 2),
+        algorithm, transport, algorithm.start(sites.local), rounds, 3, survey=PeriodicEvaluation(Look(), 2),
         finished=lambda record, state: records.append(record),
     )  # fmt: skip
     for record in records:
@@ -142,9 +142,9 @@ def trained(transport: Transport, sites: InProcess, algorithm: Algorithm, rounds
 @pytest.mark.parametrize(
     ("algorithm", "rounds"),
     [
-        (FedAvg(guides=(Spring(0.1),)), Rounds(2)),
+        (FedAvg(guides=(ProximalTerm(0.1),)), Rounds(2)),
         (FedAvg(), Rounds(3, per_round=3)),
-        (Carry(FedAvg(), Tally()), Rounds(2)),
+        (WithExchange(FedAvg(), Tally()), Rounds(2)),
         (FedOpt(Scaffold(sites=11)), Rounds(2)),
         (FedNova(), Rounds(2)),
     ],

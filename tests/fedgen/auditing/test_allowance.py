@@ -42,7 +42,7 @@ def test_more_audits_than_allowed_are_refused_and_the_same_question_is_no_new_on
 def test_a_site_may_allow_none_and_a_refused_audit_leaves_no_record(run: Path, drawn: Path) -> None:
     for level in ("STATISTICS", "FEATURES"):
         with pytest.raises(InputError, match="it has answered 0 audits"):
-            inspect(run, drawn, overrides=["--policy.audits", "0", "--policy.at_most", level])
+            inspect(run, drawn, overrides=["--policy.audits", "0", "--policy.max_level", level])
     assert not (drawn / "audit.json").exists()
 
 
@@ -67,10 +67,10 @@ def test_a_file_that_cannot_be_read_allows_nothing(tmp_path: Path, text: str) ->
 
 
 def test_an_audit_lifts_statistics_to_features_and_nothing_else() -> None:
-    assert Policy().for_audit().at_most == Reveals.FEATURES
-    assert Policy(audits=0).for_audit().at_most == Reveals.STATISTICS
-    assert Policy(Reveals.WEIGHTS).for_audit().at_most == Reveals.WEIGHTS
-    assert Policy(Reveals.SAMPLES).for_audit().at_most == Reveals.SAMPLES
+    assert Policy().for_audit().max_level == Reveals.FEATURES
+    assert Policy(audits=0).for_audit().max_level == Reveals.STATISTICS
+    assert Policy(Reveals.WEIGHTS).for_audit().max_level == Reveals.WEIGHTS
+    assert Policy(Reveals.SAMPLES).for_audit().max_level == Reveals.SAMPLES
     with pytest.raises(ValueError, match=r"policy.audits must be 0 or more, got -1"):
         Policy(audits=-1)
 

@@ -443,6 +443,6 @@ def test_settings_out_of_range(wrong: dict[str, float]) -> None:
 
 
 def test_a_module_that_learns_without_labels(toy: Callable[..., Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(Classifier, "beside")
+    monkeypatch.delattr(Classifier, "targets")
     with pytest.raises(Refused, match="virtual samples are made for labels, and Classifier trains on none"):
         visited(classifier(toy()), VirtualSamples())

@@ -292,7 +292,7 @@ def test_the_commands(one_run: Path, drawn: Path, tmp_path: Path, capsys: pytest
     calls: list[tuple[list[Any], int]] = [
         (["audit", one_run, drawn], 0),
         (["audit", one_run], 2),
-        (["audit", one_run, drawn, "--polcy.at_most", "WEIGHTS"], 2),
+        (["audit", one_run, drawn, "--polcy.max_level", "WEIGHTS"], 2),
         (["release", drawn, tmp_path / "out"], 0),
         (["release", drawn, tmp_path / "out"], 2),
         (["audit", "--help"], 0),

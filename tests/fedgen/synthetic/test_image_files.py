@@ -60,12 +60,12 @@ def test_a_release_as_dicom_is_read_as_it_was_drawn(tmp_path: Path, kind: str) -
     assert (found - images).abs().max() <= 1 / 4095 + 5e-4
 
 
-@pytest.mark.parametrize("place", ["further", "synthetic"])
+@pytest.mark.parametrize("place", ["extra_manifests", "synthetic"])
 def test_slices_that_were_drawn_join_slices_that_were_cut(tmp_path: Path, place: str) -> None:
     """With their masks, and by their own levels; volumes that were drawn are cut like the hospitals'."""
     hospitals = Phantoms(sites=2, images_per_site=4, spatial_dims=3, seed=1).write(tmp_path / "hospitals", 16)
     data = Data(
-        str(hospitals), size=8, slices=2, scaling=Window(-1000.0, 400.0), cache=tmp_path / "cache", unaudited=True
+        str(hospitals), size=8, slices=2, scaling=Window(-1000.0, 400.0), cache=tmp_path / "cache", allow_unaudited=True
     )
     for kind, count in (("picture", 3), ("volume", 3 * 8)):
         images = drawn(kind)
@@ -73,9 +73,9 @@ def test_slices_that_were_drawn_join_slices_that_were_cut(tmp_path: Path, place:
         begin(folder, {}, resume=False)
         add(folder, range(3), images, [("lesion", None)] * 3, (images[:, 0] > 0).long())
         manifest = str(folder / "manifest.csv")
-        how = {"further": (manifest,)} if place == "further" else {"synthetic": Synthetic(manifest)}
+        how = {"extra_manifests": (manifest,)} if place == "extra_manifests" else {"synthetic": Synthetic(manifest)}
         cohort = replace(data, **how).load()
-        if place == "further":
+        if place == "extra_manifests":
             found = cohort.sites["synthetic"]
         else:
             companions = next(iter(cohort.sites.values())).companions

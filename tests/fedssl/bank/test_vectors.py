@@ -11,7 +11,7 @@ from torch.nn.functional import cosine_similarity, normalize
 from fedcore.algorithms.base import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
-from fedcore.exchanges.base import Carried, Carry
+from fedcore.exchanges.base import Combined, WithExchange
 from fedcore.messages.message import Reveals, Weights, exposure, flatten, nbytes, unflatten
 from fedcore.privacy.policy import Policy
 from fedcore.runs.checkpoint import Checkpoint
@@ -198,8 +198,8 @@ def test_a_pool_survives_the_wire_and_the_checkpoint(tmp_path: Path) -> None:
             for s, n in SIZES.items()
         },
     )
-    state = Carried(Weights({"encoder.w": torch.rand(3)}), held)
-    empty = Carried(Weights({"encoder.w": torch.zeros(3)}), exchange.start())
+    state = Combined(Weights({"encoder.w": torch.rand(3)}), held)
+    empty = Combined(Weights({"encoder.w": torch.zeros(3)}), exchange.start())
     Checkpoint.open(tmp_path).commit(0, state)
     for again in (unflatten(empty, flatten(state)), Checkpoint.open(tmp_path).restore(empty)):
         old, new = flatten(state), flatten(again)
@@ -211,7 +211,7 @@ def test_over_rounds_every_site_contrasts_with_the_others_alone(
     toy: Callable[..., nn.Module], images: Callable[..., Images]
 ) -> None:
     module = moco(toy(), remote=32)
-    algorithm = Carry(FedAvg(), ShareVectors(per_site=8, draw=10, wire="int8"))
+    algorithm = WithExchange(FedAvg(), ShareVectors(per_site=8, draw=10, wire="int8"))
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
     sites = InProcess({name: images(name) for name in "abc"}, local, policy=Policy(Reveals.FEATURES))
     state = federate(algorithm, sites, algorithm.start(local), Rounds(3), seed=0)

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from fedcore.algorithms.base import Algorithm, FedAvg
-from fedcore.algorithms.fedprox import Spring
+from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
-from fedcore.exchanges.base import Carried, Carry
+from fedcore.exchanges.base import Combined, WithExchange
 from fedcore.messages.message import Weights, nbytes
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.communication import RoundRecord
@@ -182,10 +182,10 @@ def test_a_failed_visit_leaves_the_memory_as_it_was(algorithm: Rejoin, sites: Si
 @both
 def test_an_exchange_is_carried_around_it(algorithm: Rejoin, sites: Sites) -> None:
     banks = {"bank": 16, "remote": 16}
-    carry = Carry(algorithm, ShareStatistics(draw=8, at_least=4))
+    carry = WithExchange(algorithm, ShareStatistics(draw=8, at_least=4))
     transport = sites("ab", MoCo, **banks)
     state, records = run(carry, transport)
-    assert isinstance(state, Carried)
+    assert isinstance(state, Combined)
     assert nbytes(state.exchange) > 0
     memory = transport.memories.get("a")
     assert {"own", "module", "optimizer"} <= {k.split("/")[0] for k in memory}
@@ -194,7 +194,7 @@ def test_an_exchange_is_carried_around_it(algorithm: Rejoin, sites: Sites) -> No
 
 
 def test_guides_are_those_of_the_wrapped_algorithm(sites: Sites) -> None:
-    stiff = FedEMA(FedAvg(guides=(Spring(5.0),)))
+    stiff = FedEMA(FedAvg(guides=(ProximalTerm(5.0),)))
     assert not same(run(stiff, sites("ab"))[0].tensors, run(FedEMA(), sites("ab"))[0].tensors)
 
 

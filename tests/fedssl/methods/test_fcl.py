@@ -18,7 +18,7 @@ from fedcore.data.loader import loader
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import InputError
-from fedcore.exchanges.base import Carry
+from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import Refusal, Reveals, Weights
 from fedcore.models.encoders import ResNet
 from fedcore.privacy.policy import Policy
@@ -155,7 +155,7 @@ def test_sites_share_parts_with_their_features(toy: Callable[..., nn.Module], im
     module = fcl(toy(), parts=3, bank=24)
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
     sites = InProcess(hospitals(images), local, policy=Policy(Reveals.FEATURES))
-    carry = Carry(FedAvg(), SHARED)
+    carry = WithExchange(FedAvg(), SHARED)
     federate(carry, sites, carry.start(local), Rounds(2), seed=0)
     for name in "abc":
         memory = sites.memories.get(name)
@@ -170,7 +170,7 @@ def test_statistics_serve_as_well(toy: Callable[..., nn.Module], images: Callabl
     module = fcl(toy())
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
     sites = InProcess(hospitals(images), local, policy=Policy(min_patients=1))
-    carry = Carry(FedAvg(), ShareStatistics(draw=10, at_least=2))
+    carry = WithExchange(FedAvg(), ShareStatistics(draw=10, at_least=2))
     federate(carry, sites, carry.start(local), Rounds(2), seed=0)
     memory = sites.memories.get("a")
     assert int((memory["module/remote.born"] >= 0).sum()) == 10

@@ -235,7 +235,7 @@ def test_labels_of_further_sites_are_all_used(tmp_path: Path) -> None:
     """Written as a hospital of its own, with another name."""
     manifest = Phantoms(sites=1, images_per_site=24, test_fraction=0.0, seed=3).write(tmp_path / "more", 32)
     manifest.write_text(manifest.read_text().replace(",hospital_1,", ",elsewhere,"))
-    data = replace(DATA, further=(str(manifest),), cache=tmp_path / "cache")
+    data = replace(DATA, extra_manifests=(str(manifest),), cache=tmp_path / "cache")
     about = ran(tmp_path / "run", data, label_fraction=0.5).about()
     assert about["labelled"]["elsewhere"] == 24
     assert 12 < about["labelled"]["hospital_1"] < 24 < about["sites"]["hospital_1"]["train"]

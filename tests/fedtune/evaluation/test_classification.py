@@ -120,7 +120,9 @@ def test_a_policy_of_weights_refuses_and_says_what_to_do(
     local: LocalTrainer, tests: dict[str, Images], tmp_path: Path
 ) -> None:
     sites = InProcess(tests, local, tests, Policy(Reveals.WEIGHTS), folder=tmp_path)
-    with pytest.raises(InputError, match=r"a could not be evaluated: Counts reveals STATISTICS .* set policy.at_most"):
+    with pytest.raises(
+        InputError, match=r"a could not be evaluated: Counts reveals STATISTICS .* set policy.max_level"
+    ):
         evaluate(sites, seed=0)
     lines = [strict(line) for path in tmp_path.glob("*/audit.jsonl") for line in path.read_text().splitlines()]
     assert {line["what"] for line in lines} == {"refusal"}

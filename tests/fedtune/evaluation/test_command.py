@@ -71,7 +71,7 @@ def test_the_same_images_give_the_same_table_and_others_another(finished: tuple[
     code, other, _ = said("evaluate", run, "--data.phantom.seed", 5, "--data.phantom.sites", 3)
     assert code == 0, err
     assert "hospital_3" in other
-    assert said("evaluate", run, "--policy.at_most", "WEIGHTS")[0] == 2
+    assert said("evaluate", run, "--policy.max_level", "WEIGHTS")[0] == 2
 
 
 def test_images_of_other_classes_are_refused(finished: tuple[Path, str], said: Said) -> None:
@@ -147,4 +147,4 @@ def test_a_segmenter_is_evaluated_as_its_run_was(algorithm: str, tmp_path: Path,
     code, again, err = said("evaluate", tmp_path / "run")
     assert code == 0, err
     assert again in ended
-    assert said("evaluate", tmp_path / "run", "--policy.at_most", "WEIGHTS")[0] == 2
+    assert said("evaluate", tmp_path / "run", "--policy.max_level", "WEIGHTS")[0] == 2

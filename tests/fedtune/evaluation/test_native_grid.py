@@ -114,8 +114,10 @@ def test_what_has_no_files_is_refused_before_training(tmp_path: Path) -> None:
         Files.of(Data(size=32), Data(size=32).load())
     manifests = [Phantoms(sites=1, images_per_site=8, seed=s).write(tmp_path / str(s), 32) for s in (0, 1)]
     manifests[1].write_text(manifests[1].read_text().replace(",hospital_1,", ",elsewhere,"))
-    data = Data(str(manifests[0]), size=32, cache=tmp_path / "cache", further=(str(manifests[1]),), unaudited=True)
-    with pytest.raises(InputError, match=r"data\.further has some of 'elsewhere'"):
+    data = Data(
+        str(manifests[0]), size=32, cache=tmp_path / "cache", extra_manifests=(str(manifests[1]),), allow_unaudited=True
+    )
+    with pytest.raises(InputError, match=r"data\.extra_manifests has some of 'elsewhere'"):
         Files.of(data, data.load())
 
 

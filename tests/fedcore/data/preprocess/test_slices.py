@@ -107,7 +107,7 @@ def test_a_cohort_of_slices(tmp_path: Path) -> None:
             assert len({*images.splits[of]}) == len({*images.labels[of].tolist()}) == len({*images.rows[of]}) == 1
     assert a.mask_batch([0, 6]).flatten(1).unique(dim=1).tolist() == [[2], [0]]  # the first slices that hold something
     train = a.select("train")
-    assert torch.equal(train.beside("positions", [7, 0]), torch.tensor([1.0, 0.0]))
+    assert torch.equal(train.targets("positions", [7, 0]), torch.tensor([1.0, 0.0]))
 
 
 def test_a_volumes_slices_come_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,9 +211,9 @@ def test_positions_of_a_manifest_come_with_the_batches(tmp_path: Path) -> None:
     site = with_positions(tmp_path, "10 30 20 7 -- 1").sites["s"]
     assert site.positions is None  # one image does not tell
     with pytest.raises(Refused, match=r"not every image's position .* data\.slices, or give every row"):
-        next(iter(loader(site, 4, shuffle=False, beside="positions")))
+        next(iter(loader(site, 4, shuffle=False, targets="positions")))
     site = with_positions(tmp_path, "10 30 20 7 5 1").sites["s"]
-    pixels, positions = next(iter(loader(site, 6, shuffle=False, beside="positions")))
+    pixels, positions = next(iter(loader(site, 6, shuffle=False, targets="positions")))
     assert torch.allclose(positions, torch.tensor([0, 1, 0.5, 1, 4 / 6, 0]))
     assert torch.equal(pixels, site.batch(range(6)))
 

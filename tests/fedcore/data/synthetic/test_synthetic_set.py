@@ -68,7 +68,7 @@ def test_runs_with_and_without_a_set_are_on_the_same_images(tmp_path: Path) -> N
     data = hospitals(tmp_path)
     alone = fingerprint(data.load())
     accompanied = fingerprint(replace(data, synthetic=Synthetic(str(manifest))).load())
-    joined = fingerprint(replace(data, further=(str(manifest),)).load())
+    joined = fingerprint(replace(data, extra_manifests=(str(manifest),)).load())
     assert len({alone, accompanied, joined}) == 3
     assert accompanied.partition("+")[0] == joined.partition("+")[0] == alone
 
@@ -106,17 +106,17 @@ CASES: list[tuple[Callable[[Path], object], str]] = [
 ]
 
 
-@pytest.mark.parametrize("place", ["further", "synthetic"])
+@pytest.mark.parametrize("place", ["extra_manifests", "synthetic"])
 @pytest.mark.parametrize(("change", "what"), CASES)
 def test_a_set_that_no_audit_found_private_is_refused_unless_forced(
     drawn: Path, tmp_path: Path, place: str, change: Callable[[Path], object], what: str
 ) -> None:
     change(drawn)
-    how = {"further": (str(drawn),)} if place == "further" else {"synthetic": Synthetic(str(drawn))}
+    how = {"extra_manifests": (str(drawn),)} if place == "extra_manifests" else {"synthetic": Synthetic(str(drawn))}
     data = replace(hospitals(tmp_path), **how)
-    with pytest.raises(InputError, match=f"{what}[^;]*; first: fedpretrain generate audit .*data.unaudited true"):
+    with pytest.raises(InputError, match=f"{what}[^;]*; first: fedpretrain generate audit .*data.allow_unaudited true"):
         data.load()
-    (note,) = _notes_but_classes(replace(data, unaudited=True))
+    (note,) = _notes_but_classes(replace(data, allow_unaudited=True))
     assert what in note
     assert note.endswith("was taken all the same")
     assert str(tmp_path) not in note
@@ -169,7 +169,7 @@ def test_a_digest_hangs_on_rows_files_and_settings_and_not_on_the_place(drawn: P
 
 def test_what_does_not_suit_is_refused(drawn: Path, tmp_path: Path) -> None:
     data = replace(hospitals(tmp_path), synthetic=Synthetic(str(drawn)))
-    data = replace(data, unaudited=True)
+    data = replace(data, allow_unaudited=True)
     rows = drawn.read_text()
     drawn.write_text(rows.replace("3.npy,synthetic", "3.npy,other"))
     with pytest.raises(InputError, match=r"takes a set of one site, .* has 2 \(other, synthetic"):

@@ -23,7 +23,7 @@ MakeRun = Callable[..., Path]
 SET = {"manifest": "my_set/manifest.csv", "share": 0.25}
 RECIPE: dict[str, Any] = {
     "out": "checkpoints/x", "start": "checkpoints/moco", "seed": 0, "label_fraction": 0.1,
-    "data": {"manifest": "my.csv", "synthetic": None, "further": [], "unaudited": False},
+    "data": {"manifest": "my.csv", "synthetic": None, "extra_manifests": [], "allow_unaudited": False},
 }  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def tuned(make_run: MakeRun, write_scores: Callable[..., None]) -> MakeRun:
 
     def make(name: str, pooled: float = 0.8, data: str = "abc", sites: int = 4, **recipe: Any) -> Path:
         folder = make_run(name, command="finetune", rounds=2, data=data)
-        into = {key: recipe.pop(key) for key in ("synthetic", "further", "unaudited") if key in recipe}
+        into = {key: recipe.pop(key) for key in ("synthetic", "extra_manifests", "allow_unaudited") if key in recipe}
         told = RECIPE | {"out": f"checkpoints/{name}"} | recipe | {"data": RECIPE["data"] | into}
         (folder / "recipe.yaml").write_text(yaml.safe_dump(told))
         write_scores(folder, tuple(f"hospital_{n + 1}" for n in range(sites)), pooled=pooled)
@@ -50,8 +50,8 @@ def test_runs_that_differ_by_a_set_alone_are_held_beside_one_another(tuned: Make
     found = compared(
         tuned("other_seed", seed=1), tuned("fewer", label_fraction=0.01), tuned("scratch", start=None),
         tuned("without", start="elsewhere/moco/encoder", workers=4),
-        tuned("with", data="abc+12", pooled=0.85, synthetic=SET, unaudited=True),
-        tuned("joined", data="abc+34", further=["my_set/manifest.csv"]),
+        tuned("with", data="abc+12", pooled=0.85, synthetic=SET, allow_unaudited=True),
+        tuned("joined", data="abc+34", extra_manifests=["my_set/manifest.csv"]),
     )  # fmt: skip
     one, other = pairs(found)
     assert (one.with_set.name, one.without.name, one.how) == ("with", "without", "25 % of every batch")
@@ -76,13 +76,13 @@ def test_a_run_without_its_like_is_told(tuned: MakeRun, other: dict[str, Any]) -
 
 
 def test_sites_of_the_set_are_left_out_with_what_is_pooled_over_them(tuned: MakeRun) -> None:
-    found = compared(tuned("without", sites=3), tuned("with", sites=4, further=["my_set/manifest.csv"]))
+    found = compared(tuned("without", sites=3), tuned("with", sites=4, extra_manifests=["my_set/manifest.csv"]))
     (pair,) = pairs(found)
     assert [owner for owner, _, _ in pair.rows] == ["hospital_1", "hospital_2", "hospital_3"]
 
 
 def test_further_sites_are_a_start_of_their_own(tuned: MakeRun) -> None:
-    found = compared(tuned("a", start=None), tuned("b", synthetic=SET), tuned("c", further=["x.csv"]))
+    found = compared(tuned("a", start=None), tuned("b", synthetic=SET), tuned("c", extra_manifests=["x.csv"]))
     assert len(families(found)) == 3
     assert RANDOM not in families(found)[1]
     assert families(found)[2].endswith("with further sites")
