@@ -38,7 +38,7 @@ def loader(
         batch_size: Images a batch.
         shuffle: A new order each time; of a generator, else of torch's fixed first seed.
         drop_last: Drop an incomplete last batch if it is not the only one.
-        beside: Give labels (class indices), findings, masks or positions too, one or several.
+        targets: Give labels (class indices), findings, masks or positions too, one or several.
         generator: Its state is the order's only source.
         device: Where the batches are handed out; a GPU's are read ahead.
     """

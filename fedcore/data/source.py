@@ -48,8 +48,8 @@ class Data:
     slices: int | None = None
     """Cuts volumes along this axis into all their slices: 2D images that know their position in the volume. 2 runs from
     feet to head (axial), 1 from back to front, 0 from left to right; of files that do not say how they lie, as stored.
-    `size` is then a slice's (rows, columns), as a viewer shows it; null keeps volumes whole. 2D images of `extra_manifests` and
-    `synthetic` sets join slices as they are."""
+    `size` is then a slice's (rows, columns), as a viewer shows it; null keeps volumes whole. 2D images of
+    `extra_manifests` and `synthetic` join slices as they are."""
     channels: int | None = None
     """1 or 3; null: 1 if the sites' images are grey, else 3."""
     scaling: Scaling | None = None

@@ -45,8 +45,8 @@ class Policy:
         if not self.allows_metrics:
             raise InputError(
                 f"{what} needs metrics of the sites, which are STATISTICS; the policy allows {self.max_level.name}"
-                f"{'' if self.metrics else ' and no metrics'}; set policy.max_level to STATISTICS and policy.metrics to "
-                "true if the sites agree"
+                f"{'' if self.metrics else ' and no metrics'}; set policy.max_level to STATISTICS and policy.metrics "
+                "to true if the sites agree"
             )
 
     def foresee(self, kind: type[Message]) -> None:

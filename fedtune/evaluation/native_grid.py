@@ -78,8 +78,8 @@ class Files:
             raise InputError("native scores images on the grid of their files, and phantom hospitals have none")
         if further := sorted(cohort.extra_sites & cohort.split("test").keys()):
             raise InputError(
-                f"native takes the test images of data.manifest alone, and data.extra_manifests has some of {further[0]!r}; "
-                "leave its column split away, or native false"
+                f"native takes test images of data.manifest alone; data.extra_manifests has some of {further[0]!r}: "
+                "remove its column split, or set native to false"
             )
         manifest = data.read(data.manifest)
         mask_255, _ = data.meaning_of_255(manifest)

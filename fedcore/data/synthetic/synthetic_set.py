@@ -23,8 +23,8 @@ class Synthetic:
     """A synthetic set that joins every training batch of every site.
 
     Each batch takes new images of the set, so all of a large set serve a site with few images of its own. The weight
-    of a site in an average stays the number of its own images. As a site of its own (`data.extra_manifests`) a large set
-    outweighs the hospitals.
+    of a site in an average stays the number of its own images. As a site of its own (`data.extra_manifests`) a large
+    set outweighs the hospitals.
     """
 
     manifest: str

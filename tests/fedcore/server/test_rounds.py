@@ -132,7 +132,8 @@ def test_a_survey_asks_the_sites_of_its_round_and_every_site_after_the_last() ->
     records: list[RoundRecord] = []
     federate(
         FedAvg(), transport := InProcess(hospitals("abc"), local()), FedAvg().start(transport.local),
-        Rounds(5, per_round=1), 0, survey=PeriodicEvaluation(Curious(), every=2), finished=lambda r, _: records.append(r),
+        Rounds(5, per_round=1), 0, survey=PeriodicEvaluation(Curious(), every=2),
+        finished=lambda r, _: records.append(r),
     )  # fmt: skip
     drawn = [set(Rounds(5, per_round=1).draw("abc", Round(index, 5, 0))) for index in range(5)]
     assert [set(record.survey) for record in records] == [set(), drawn[1], set(), drawn[3], {*"abc"}]
