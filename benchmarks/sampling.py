@@ -29,7 +29,7 @@ from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
 from fedgen.diffusion.sampler import Sampler
 from fedgen.diffusion.schedule import Noise
 from fedgen.diffusion.unet import UNet
-from fedgen.generator import UNSAID, Canvas, Known
+from fedgen.generator import UNCONDITIONED, Conditions, ImageShape
 from fedgen.sampling import drawing
 
 SIZE, BATCH, TURNS = 32, 32, 9
@@ -39,11 +39,11 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def generator() -> DiffusionGenerator:
     torch.manual_seed(0)
-    known = Known((), ())
+    known = Conditions((), ())
     denoiser = Denoiser(UNet(2, 1), known)
     for table in (denoiser.asked.classes, denoiser.asked.sites):
         torch.nn.init.zeros_(table.weight)
-    return DiffusionGenerator(denoiser.eval(), known, Canvas(1, (SIZE, SIZE)), Noise(), 0.1)
+    return DiffusionGenerator(denoiser.eval(), known, ImageShape(1, (SIZE, SIZE)), Noise(), 0.1)
 
 
 def noise() -> Tensor:
@@ -52,7 +52,7 @@ def noise() -> Tensor:
 
 
 def kit(made: DiffusionGenerator) -> Callable[[], Tensor]:
-    nothing = torch.full((BATCH,), UNSAID, device=DEVICE)
+    nothing = torch.full((BATCH,), UNCONDITIONED, device=DEVICE)
 
     def draw() -> Tensor:
         with drawing(made, DEVICE):

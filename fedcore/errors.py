@@ -13,7 +13,7 @@ class InputError(Exception):
     """
 
 
-class Faults(InputError):
+class InputErrors(InputError):
     """Several faults of one input (a manifest, a recipe), reported together."""
 
     def __init__(self, where: str, faults: Sequence[str], advice: str = "", shown: int = 50):

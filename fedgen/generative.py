@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from fedcore.data.dataset import Target
 from fedcore.errors import Refused
 from fedcore.site.site import Round
-from fedgen.generator import UNSAID, Canvas, Generator, Known
+from fedgen.generator import UNCONDITIONED, Conditions, Generator, ImageShape
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 
@@ -29,10 +29,10 @@ class Generative(pl.LightningModule):
     """Prefix of the tensors that draw."""
     targets: ClassVar[Target | tuple[Target, ...]] = "labels"
 
-    def __init__(self, canvas: Canvas, known: Known):
+    def __init__(self, canvas: ImageShape, known: Conditions):
         super().__init__()
         self.canvas, self.known = canvas, known
-        self.site = UNSAID
+        self.site = UNCONDITIONED
 
     def arrive(self, site: str, turn: Round) -> None:
         """Images of this visit are of this site, where the generator tells sites apart."""

@@ -15,12 +15,12 @@ from fedcore.errors import InputError
 from fedgen.diffusion.sampler import Sampler
 from fedgen.diffusion.schedule import Noise
 
-UNSAID = -1
+UNCONDITIONED = -1
 """A label or site that is not known, or left open."""
 
 
 @dataclass(frozen=True)
-class Known:
+class Conditions:
     """What a generator can be asked for."""
 
     classes: tuple[str, ...]
@@ -52,7 +52,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Canvas:
+class ImageShape:
     """What images are drawn on."""
 
     channels: int
@@ -70,8 +70,8 @@ class Generator(ABC):
 
     network: nn.Module
     """All weights that drawing takes."""
-    known: Known
-    canvas: Canvas
+    known: Conditions
+    canvas: ImageShape
 
     @property
     @abstractmethod
@@ -80,7 +80,7 @@ class Generator(ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, known: Known, canvas: Canvas, settings: Mapping[str, Any]) -> Generator:
+    def build(cls, known: Conditions, canvas: ImageShape, settings: Mapping[str, Any]) -> Generator:
         """One with fresh weights."""
 
     @property
@@ -128,10 +128,10 @@ class InSteps(Protocol):
         ...
 
 
-class ByName(nn.Module):
+class ConditionEmbedding(nn.Module):
     """A vector for every class and site asked for, their sum; the last row of each table is for UNSAID."""
 
-    def __init__(self, known: Known, width: int):
+    def __init__(self, known: Conditions, width: int):
         super().__init__()
         self.classes = nn.Embedding(len(known.classes) + 1, width)
         self.sites = nn.Embedding(len(known.sites) + 1, width)
@@ -143,7 +143,7 @@ class ByName(nn.Module):
         return asked
 
 
-def left_unsaid(
+def dropped_conditions(
     labels: Int[Tensor, " n"], sites: Int[Tensor, " n"], part: float, random: torch.Generator | None = None
 ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
     """Class and site, of about that part of the images both UNSAID: what is left open when drawing has to be learned.
@@ -153,12 +153,12 @@ def left_unsaid(
     """
     together, label_alone, site_alone = torch.rand(3, len(labels), device=labels.device, generator=random) < part
     hidden = (together | label_alone, together | site_alone)
-    return torch.where(hidden[0], UNSAID, labels), torch.where(hidden[1], UNSAID, sites)
+    return torch.where(hidden[0], UNCONDITIONED, labels), torch.where(hidden[1], UNCONDITIONED, sites)
 
 
 def _place(name: str | None, names: Sequence[str], what: str) -> int:
     if name is None:
-        return UNSAID
+        return UNCONDITIONED
     if name not in names:
         raise InputError(f"the generator knows no {what} {name!r}; it knows {', '.join(names) or 'none'}")
     return names.index(name)

@@ -14,7 +14,7 @@ from fedcore.files.reading import read_json
 from fedcore.files.writing import write_json
 from fedcore.messages.message import Tensors
 from fedcore.models.weights import built_for, read_weights, save_weights
-from fedgen.generator import Canvas, Generator, Known
+from fedgen.generator import Conditions, Generator, ImageShape
 
 GENERATOR = "generator"
 """Folder of a run's generator."""
@@ -67,17 +67,17 @@ def built(config: Mapping[str, Any]) -> Generator:
     """
     kind = getattr(importlib.import_module(KINDS[config["kind"]]), config["kind"])
     known = _known(config["known"])
-    canvas = Canvas(int(config["canvas"]["channels"]), tuple(map(int, config["canvas"]["size"])))
+    canvas = ImageShape(int(config["canvas"]["channels"]), tuple(map(int, config["canvas"]["size"])))
     if min(canvas.shape) < 1 or prod(canvas.shape) > MOST_PIXELS:
         raise ValueError(f"images of {canvas.shape} values; they must have at least 1 and at most {MOST_PIXELS:,}")
     made: Generator = kind.build(known, canvas, config["settings"])
     return made
 
 
-def _known(config: Mapping[str, Any]) -> Known:
+def _known(config: Mapping[str, Any]) -> Conditions:
     images = config["images"]
     counts = None if images is None else tuple(tuple(int(n) for n in row) for row in images)
-    return Known(tuple(config["classes"]), tuple(config["sites"]), counts)
+    return Conditions(tuple(config["classes"]), tuple(config["sites"]), counts)
 
 
 def _tensors(folder: Path) -> Tensors:

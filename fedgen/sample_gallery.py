@@ -19,7 +19,7 @@ from fedcore.site.site import Site
 from fedcore.transport.in_process import InProcess
 from fedgen.diffusion.sampler import Sampler, noise_of
 from fedgen.generative import Generative
-from fedgen.generator import UNSAID, Generator, InSteps
+from fedgen.generator import UNCONDITIONED, Generator, InSteps
 
 FILE = "exhibit.npz"
 
@@ -69,7 +69,7 @@ class Exhibit:
         known = generator.known
         # The noise is of class and place alone, so sites differ by nothing but their look.
         noise = noise_of(self.seed, _numbers(rows, each, len(known.classes)), generator.noise_shape).to(device)
-        at = torch.full_like(labels, known.sites.index(site) if site in known.sites else UNSAID)
+        at = torch.full_like(labels, known.sites.index(site) if site in known.sites else UNCONDITIONED)
         drawn = noise, labels.to(device), at.to(device), self.sampler
         return {
             "real": thumbnails(images.batch(places)), "real_labels": _said(images.labels[places], generator).numpy(),
@@ -79,10 +79,10 @@ class Exhibit:
     def _rows(self, generator: Generator, labels: Int[Tensor, " n"], most: int) -> list[int]:
         """The classes to show, in order, and UNSAID last where images have none."""
         counts = {row: len(_of(labels, row, generator)) for row in range(len(generator.known.classes))}
-        counts |= {UNSAID: len(_of(labels, UNSAID, generator))}
-        asked = [row for row, count in counts.items() if count or row != UNSAID]
+        counts |= {UNCONDITIONED: len(_of(labels, UNCONDITIONED, generator))}
+        asked = [row for row, count in counts.items() if count or row != UNCONDITIONED]
         shown = sorted(asked, key=lambda row: -counts[row])[: min(self.classes, most)]
-        return sorted(shown, key=lambda row: (row == UNSAID, row))
+        return sorted(shown, key=lambda row: (row == UNCONDITIONED, row))
 
     def _way(self, generator: Generator, noise: Tensor, labels: Tensor, sites: Tensor) -> Arrays:
         if not isinstance(generator, InSteps):
@@ -98,7 +98,7 @@ class Exhibit:
 
 def _said(labels: Int[Tensor, " n"], generator: Generator) -> Int[Tensor, " n"]:
     """The labels that the generator knows."""
-    return labels if generator.known.classes else torch.full_like(labels, UNSAID)
+    return labels if generator.known.classes else torch.full_like(labels, UNCONDITIONED)
 
 
 def _of(labels: Int[Tensor, " n"], row: int, generator: Generator) -> Int[Tensor, " m"]:

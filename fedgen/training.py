@@ -25,7 +25,7 @@ from fedcore.training.visit import Visit
 from fedcore.transport.in_process import InProcess
 from fedgen.diffusion.diffusion import Diffusion
 from fedgen.generative import Generative
-from fedgen.generator import Canvas, Known
+from fedgen.generator import Conditions, ImageShape
 from fedgen.generator_store import GENERATOR, save_generator
 from fedgen.sample_gallery import Exhibit
 from fedgen.synthetic.class_counts import counted, with_counts
@@ -34,7 +34,7 @@ from fedgen.synthetic.image_files import require_encodable
 
 def train(
     run: RunFolder,
-    generator: Callable[[Canvas, Known], Generative] = Diffusion,
+    generator: Callable[[ImageShape, Conditions], Generative] = Diffusion,
     by_site: bool = True,
     label_fraction: float = 1.0,
     data: Data = Data(),
@@ -75,9 +75,9 @@ def train(
     if not images:
         raise InputError("no site has a training image; give some rows of the manifest the split 'train'")
     require_encodable((cohort.channels, *cohort.size))
-    known = Known(cohort.classes, tuple(images) if by_site else ())
+    known = Conditions(cohort.classes, tuple(images) if by_site else ())
     with seeded(seed), building("the generator or its network"):
-        module = generator(Canvas(cohort.channels, cohort.size), known)
+        module = generator(ImageShape(cohort.channels, cohort.size), known)
     images = _given(cohort, images, module.targets, label_fraction, seed)
     job = Job(train=images, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
               loggers=loggers, seed=seed, workers=workers)  # fmt: skip

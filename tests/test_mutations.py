@@ -28,7 +28,7 @@ from fedcore.runs.classifiers import classifiers_of
 from fedcore.runs.folder import RunFolder
 from fedgen.generator_store import load_generator
 from fedgen.releases.release import _audit
-from fedgen.synthetic.synthetic_set import DrawnSet
+from fedgen.synthetic.synthetic_set import SyntheticSet
 from fedgen.training import train
 from fedssl.pretraining import pretrain
 from fedtune.classification.finetuning import finetune
@@ -72,7 +72,7 @@ def networks(run: Path) -> Loaded:
 
 def drawn(folder: Path) -> Loaded:
     """As a release reads it."""
-    found = DrawnSet.open(folder)
+    found = SyntheticSet.open(folder)
     audit = _audit(found, force=False)
     assert audit
     names = [(image.label, image.imitates) for image in found.images]

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Views:
     differ in which of them shows what is looked for."""
 
     def __post_init__(self) -> None:
-        """Raises Faults: every field that is out of its range."""
+        """Raises InputErrors: every field that is out of its range."""
         laws = [
             ("count", "be at least 1", self.count >= 1),
             ("crop", "hold 0 < least <= greatest <= 1", 0 < self.crop[0] <= self.crop[1] <= 1),
@@ -83,7 +83,7 @@ class Views:
         ]
         faults = [f"{name} must {law}, got {getattr(self, name)}" for name, law, holds in laws if not holds]
         if faults:
-            raise Faults("views", faults)
+            raise InputErrors("views", faults)
 
     def flips(self, dims: int) -> tuple[float, ...]:
         """Probability of mirroring along each axis.

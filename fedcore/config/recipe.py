@@ -21,7 +21,7 @@ from fedcore.config.options import option_names
 from fedcore.config.recipe_errors import explain, keys_of, meant, unknown_key
 from fedcore.config.recipe_files import command_of, find
 from fedcore.config.trust import guard, running_trusted
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 from fedcore.files.reading import text_of, yaml_of
 
 
@@ -94,7 +94,7 @@ def parser_of(stage: Callable[..., Any], name: str) -> ArgumentParser:
 
 
 def read_recipe(stage: Callable[..., Any], name: str, arguments: Sequence[str]) -> Recipe:
-    """Raises Faults with every unknown key of the file, or InputError for the first other mistake."""
+    """Raises InputErrors with every unknown key of the file, or InputError for the first other mistake."""
     if {"-h", "--help"} & set(arguments):
         _import_all(stage.__module__.partition(".")[0])
     parser = parser_of(stage, name)
@@ -193,7 +193,7 @@ def _checked_tree(parser: ArgumentParser, path: Path, name: str) -> dict[str, An
     if said or faults:
         _require_own_recipe(path, name)
         options = option_names(parser, tree)
-        raise Faults(str(path), [*faults, *(explain(text, options) for text in said)])
+        raise InputErrors(str(path), [*faults, *(explain(text, options) for text in said)])
     return tree
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from fedcore.data.cache.cache import VERSION, decoders, open_cache
 from fedcore.data.cache.content import Memo, key_of
 from fedcore.data.io.pictures.grey import certainly_grey
-from fedcore.data.io.readers import ImageFault, read_image
+from fedcore.data.io.readers import ImageError, read_image
 from fedcore.data.manifest.manifest import Row
-from fedcore.errors import Faults
+from fedcore.errors import InputErrors
 
 _AT_A_TIME = 32
 
@@ -24,7 +24,7 @@ def survey(sites: Mapping[str, Sequence[Row]], folder: Path) -> tuple[int, int]:
     of a set of grey pictures in RGB. What is found is remembered in `folder`, the cache.
 
     Raises:
-        Faults: Not one image can be read, or sites differ in dimensions.
+        InputErrors: Not one image can be read, or sites differ in dimensions.
     """
     with open_cache(folder):
         memo = Memo(folder / "known.json")
@@ -34,10 +34,10 @@ def survey(sites: Mapping[str, Sequence[Row]], folder: Path) -> tuple[int, int]:
         faults = [
             f"site '{site}': none of its images can be read; the first: {_reason(rows)}" for site, rows in sites.items()
         ]
-        raise Faults("images", faults)
+        raise InputErrors("images", faults)
     if len({dims for dims, _ in known.values()}) > 1:
         advice = "2D and 3D images need manifests of their own."
-        raise Faults("images", [f"site '{site}' has {dims}D images" for site, (dims, _) in known.items()], advice)
+        raise InputErrors("images", [f"site '{site}' has {dims}D images" for site, (dims, _) in known.items()], advice)
     return next(iter(known.values()))[0], _common(channels for _, channels in known.values())
 
 
@@ -78,7 +78,7 @@ def _channels(row: Row) -> int:
 def _look(row: Row) -> tuple[int, int] | None:
     try:
         image = read_image(row.image, row.member, row.index, nan="minimum")
-    except ImageFault:
+    except ImageError:
         return None
     return image.ndim - 1, 1 if (image == image[:1]).all() else len(image)
 
@@ -86,6 +86,6 @@ def _look(row: Row) -> tuple[int, int] | None:
 def _reason(rows: Sequence[Row]) -> str:
     try:
         read_image(rows[0].image, rows[0].member, rows[0].index, nan="minimum")
-    except ImageFault as fault:
+    except ImageError as fault:
         return f"row {rows[0].number}: {fault}"
     return f"row {rows[0].number}"

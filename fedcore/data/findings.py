@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from fedcore.data.dataset import Cohort, Images
-from fedcore.errors import Faults
+from fedcore.errors import InputErrors
 
 SEPARATOR = "|"
 NO_FINDING = "No Finding"
@@ -47,11 +47,11 @@ def findings_of(classes: Sequence[str]) -> tuple[str, ...]:
     """The findings that the classes are sets of.
 
     Raises:
-        Faults: A set holds `No Finding` and a finding.
+        InputErrors: A set holds `No Finding` and a finding.
     """
     if both := [name for name in classes if SEPARATOR in name and any(map(says_nothing, name.split(SEPARATOR)))]:
         faults = [f"'{name}' says that there is a finding and that there is none" for name in both]
-        raise Faults("labels", faults, "Take one of them out of the label cells.")
+        raise InputErrors("labels", faults, "Take one of them out of the label cells.")
     return tuple(sorted({one for name in classes if not says_nothing(name) for one in name.split(SEPARATOR)}))
 
 
@@ -59,11 +59,11 @@ def with_findings(cohort: Cohort, names: Sequence[str]) -> Cohort:
     """The cohort with `names` for classes, and a column of each in every image's `findings`.
 
     Raises:
-        Faults: Its images have findings that are not among the names.
+        InputErrors: Its images have findings that are not among the names.
     """
     unknown = [name for name in findings_of(cohort.classes) if name not in names]
     if unknown:
-        raise Faults("labels", [f"'{name}' is none of {', '.join(names)}" for name in unknown])
+        raise InputErrors("labels", [f"'{name}' is none of {', '.join(names)}" for name in unknown])
     sets = [set(name.split(SEPARATOR)) for name in cohort.classes]
     table = torch.tensor([[name in found for name in names] for found in [*sets, set()]], dtype=torch.uint8)
     return replace(cohort, classes=tuple(names), sites={s: _told(i, table) for s, i in cohort.sites.items()})

@@ -15,7 +15,7 @@ from torch.nn.functional import one_hot
 
 from fedcore.data.dataset import Images, Target
 from fedcore.data.preprocess.decode import UNLABELED
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 
 
 def require_fraction(fraction: float) -> None:
@@ -85,7 +85,7 @@ def of_patients(images: Images, fraction: float, seed: int) -> Images:
 def require_trained(
     train: Mapping[str, Images], tests: Mapping[str, Images], kind: Target, names: Sequence[str]
 ) -> None:
-    """Raises Faults where test images have a class or finding that no training image has, companions included."""
+    """Raises InputErrors where test images have a class or finding that no training image has, companions included."""
     drawn = [images.companions.images for images in train.values() if images.companions]
     known = set().union(*(_shown(images, kind) for images in [*train.values(), *drawn[:1]]))  # all have the same
     unseen = [
@@ -96,7 +96,7 @@ def require_trained(
     if unseen:
         told = ", ".join(names[number] for number in sorted(known))
         advice = "Give training images of each class, or empty the label cells of these test images."
-        raise Faults("labels", unseen, f"Training images hold {told or 'no class'} alone. {advice}")
+        raise InputErrors("labels", unseen, f"Training images hold {told or 'no class'} alone. {advice}")
 
 
 def _shown(images: Images, kind: Target) -> set[int]:

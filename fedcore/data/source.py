@@ -31,7 +31,7 @@ from fedcore.data.preprocess.mask_values import mask_notes, meaning_of_255, met_
 from fedcore.data.preprocess.scaling import Percentiles, Scaling
 from fedcore.data.preprocess.slices import emptied
 from fedcore.data.synthetic.synthetic_set import SITE, Synthetic, standing
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 from fedcore.seeds import require_seed
 from fedcore.suggest import nearest
 
@@ -67,7 +67,7 @@ class Data:
     """Deals the patients to other sites than the manifest's; null: the manifest's."""
     test_fraction: float = 0.2
     """Part of each site's patients held out; only where the manifest has no split column."""
-    on_fault: Literal["stop", "skip"] = "stop"
+    on_error: Literal["stop", "skip"] = "stop"
     """An unreadable image stops the run before it starts, or is left out."""
     cache: Path | None = None
     """Folder of the decoded images; null: $FEDPRETRAIN_CACHE, else ~/.cache/fedpretrain."""
@@ -88,15 +88,15 @@ class Data:
     """A patient's number means the same person at every site; else each site numbers its own patients."""
 
     def read(self, manifest: str) -> Manifest:
-        """One of its manifests, as these settings read it. Raises Faults."""
+        """One of its manifests, as these settings read it. Raises InputErrors."""
         columns = self.columns if manifest == self.manifest else OURS
-        return read_manifest(Path(manifest), columns, self.patients_are_global, self.on_fault)
+        return read_manifest(Path(manifest), columns, self.patients_are_global, self.on_error)
 
     def load(self, progress: Progress | None = None) -> Cohort:
         """All sites, decoded or from the cache.
 
         Raises:
-            Faults: of the manifest, or of the images, all at once.
+            InputErrors: of the manifest, or of the images, all at once.
             InputError: a setting that does not suit the images, or a disk that cannot be written.
         """
         require_seed(self.seed)
@@ -114,7 +114,7 @@ class Data:
         return Decoding(self.scaling or Percentiles(), size, channels, self.slices, mask_255, self.nan)
 
     def meaning_of_255(self, manifest: Manifest) -> tuple[Meaning, list[str]]:
-        """In all masks of the manifest, and what is worth telling of their numbers. Raises Faults."""
+        """In all masks of the manifest, and what is worth telling of their numbers. Raises InputErrors."""
         met = met_in_masks(manifest.rows, self.cache)
         meaning = self.mask_255 or meaning_of_255(met)
         return meaning, [*require_numbered(met, meaning), *mask_notes(met, meaning)]
@@ -122,7 +122,7 @@ class Data:
     def _other(self, manifest: str, channels: int, progress: Progress | None) -> Cohort:
         """The sites of another manifest, in the form of these; slices that a generator drew are 2D already."""
         alone = Data(manifest, self.size, None, channels, self.scaling, self.mask_255, self.nan,
-                     test_fraction=0.0, on_fault=self.on_fault, cache=self.cache,
+                     test_fraction=0.0, on_error=self.on_error, cache=self.cache,
                      patients_are_global=self.patients_are_global)  # fmt: skip
         if self.slices is not None and alone._dims() == 3:
             alone = replace(alone, slices=self.slices)
@@ -156,7 +156,7 @@ class Data:
         self._require_cuttable(dims)
         size = full_size(self.size, dims if self.slices is None else dims - 1)
         how = self.decoding(size, self.channels or channels, mask_255)
-        stores = decode_sites(sites, how, folder, on_fault=self.on_fault, progress=progress)
+        stores = decode_sites(sites, how, folder, on_error=self.on_error, progress=progress)
         return _cohort(replace(manifest, notes=(*manifest.notes, *notes)), sites, stores)
 
     def _require_nothing_of_manifests(self) -> None:
@@ -180,7 +180,7 @@ class Data:
             return manifest
         names = {row.site for row in manifest.rows}
         if unknown := [f"{name!r} is no site{nearest(name, names)}" for name in self.sites if name not in names]:
-            raise Faults("data.sites", unknown, f"The manifest has {', '.join(sorted(names, key=_natural))}.")
+            raise InputErrors("data.sites", unknown, f"The manifest has {', '.join(sorted(names, key=_natural))}.")
         rows = tuple(row for row in manifest.rows if row.site in self.sites)
         absent = tuple((row, text) for row, text in manifest.absent if row.site in self.sites)
         classes = tuple(sorted({row.label for row in rows if row.label is not None}))
@@ -261,7 +261,7 @@ def _cohort(manifest: Manifest, sites: Mapping[str, Sequence[Row]], stores: Mapp
                 spacing=store.spacing,
             )
     if not images:
-        raise Faults("images", faults, "Not one image can be used.")
+        raise InputErrors("images", faults, "Not one image can be used.")
     return Cohort(images, manifest.classes, (*notes, *_unspaced(images)), tuple(faults))
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from fedcore.cli.main import stage_in, stage_of
 from fedcore.config.recipe import Recipe, read_recipe
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 from fedcore.files.reading import text_of, yaml_of
 from fedcore.suggest import nearest
 
@@ -98,7 +98,7 @@ def read_steps(path: Path, overrides: Mapping[str, str]) -> list[Step]:
 
     Raises:
         InputError: It is no road.
-        Faults: All that is wrong with how its steps are written.
+        InputErrors: All that is wrong with how its steps are written.
     """
     try:
         tree = yaml_of(text_of(path))
@@ -108,7 +108,7 @@ def read_steps(path: Path, overrides: Mapping[str, str]) -> list[Step]:
         raise InputError(f"{path} is no road: it must hold `steps`, by name, and may hold `shared`, and nothing else")
     written = {str(name): about for name, about in tree["steps"].items()}
     if faults := [f"{name}: {fault}" for name, about in written.items() for fault in _misspelt(name, about)]:
-        raise Faults(str(path), faults)
+        raise InputErrors(str(path), faults)
     shared = {**(tree.get("shared") or {}), **overrides}
     steps = [step for name, about in written.items() for step in _steps(name, about, shared)]
     known: list[str] = []
@@ -118,7 +118,7 @@ def read_steps(path: Path, overrides: Mapping[str, str]) -> list[Step]:
         faults += [f"{step.name}: an earlier step is called so too"] * (step.name in known)
         known.append(step.name)
     if faults:
-        raise Faults(str(path), faults)
+        raise InputErrors(str(path), faults)
     return steps
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fedcore.cli.main import check_command
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 from fedcore.files.reading import yaml_of
 from fedcore.pipelines.spec import Step, names_in
 
@@ -15,14 +15,14 @@ def check(steps: Sequence[Step], where: str) -> None:
     """All that can be told before the first step runs: words, recipes, manifests, encoders that do not fit.
 
     Raises:
-        Faults: What is wrong with any step.
+        InputErrors: What is wrong with any step.
     """
     told: dict[str, list[str]] = {}
     for step in steps:
         for fault in _faults(step, {earlier.name: earlier for earlier in steps}):
             told.setdefault(fault, []).append(step.name)
     if told:
-        raise Faults(where, [f"{_some(names)}: {fault}" for fault, names in told.items()])
+        raise InputErrors(where, [f"{_some(names)}: {fault}" for fault, names in told.items()])
 
 
 def _faults(step: Step, steps: Mapping[str, Step]) -> Iterator[str]:

@@ -21,14 +21,14 @@ from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
 
-from fedcore.runs.checkpoint import Checkpoint, Recorded
+from fedcore.errors import InputError, InputErrors
 from fedcore.files.checksums import SUMS, write_sums
-from fedcore.runs.environment import environment
-from fedcore.errors import Faults, InputError
-from fedcore.files.writing import append, json_bytes, require_no_links, require_writable, write_atomically, write_json
-from fedcore.runs.communication import RoundRecord
 from fedcore.files.lock import holds_nothing, locked
 from fedcore.files.reading import yaml_of
+from fedcore.files.writing import append, json_bytes, require_no_links, require_writable, write_atomically, write_json
+from fedcore.runs.checkpoint import Checkpoint, Recorded
+from fedcore.runs.communication import RoundRecord
+from fedcore.runs.environment import environment
 from fedcore.runs.record import KEPT, RunRecord, content_of, intact
 
 ENDED = ("finished", "failed", "stopped")
@@ -182,7 +182,7 @@ class RunFolder(RunRecord):
         if differing == {_LENGTH} and isinstance(new.get(_LENGTH), int) and new[_LENGTH] >= done:
             return
         if differing:
-            raise Faults(
+            raise InputErrors(
                 f"{self.path} was started with another recipe",
                 [f"{key} was {old.get(key, 'absent')}, is now {new.get(key, 'absent')}" for key in sorted(differing)],
                 f"Resume with the recipe it has ({_LENGTH} may change, {max(done, 1)} at least), or choose another "

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedcore.runs.checkpoint import Checkpoint, Recorded
-from fedcore.files.checksums import noted_in, require_sums
 from fedcore.errors import InputError
-from fedcore.files.writing import require_no_links
+from fedcore.files.checksums import noted_in, require_sums
 from fedcore.files.reading import json_of, text_of
+from fedcore.files.writing import require_no_links
+from fedcore.runs.checkpoint import Checkpoint, Recorded
 
 KEPT = ("recipe.yaml", "environment.json", "rounds.jsonl", "scores.json", "state/state.json")
 """What a finished run has beside run.json, as far as it is there, and nobody writes any more."""

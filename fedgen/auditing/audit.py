@@ -30,7 +30,7 @@ from fedgen.auditing.nearest_pairs import FILE, View, lookalikes
 from fedgen.auditing.quality import Sample, alike
 from fedgen.copies.copies import LEAST, NEIGHBOURS, PixelLooks, copies, near_by_features, together
 from fedgen.copies.matching import working
-from fedgen.generator import UNSAID, Known
+from fedgen.generator import UNCONDITIONED, Conditions
 
 BATCH = 256
 
@@ -75,7 +75,7 @@ class Finding(Message):
 class Audit:
     """Asked of every site. A figure that too few images stand behind is left out."""
 
-    known: Known
+    known: Conditions
     deviations: float = 5.0
     """How far below other patients' closeness a copy's lies, see `fedgen.copies.copies`; more let more pass."""
     digest: str = ""
@@ -121,7 +121,7 @@ class Audit:
 
 def imitating(imitates: Int[Tensor, " n"], site: int) -> Bool[Tensor, " n"]:
     """Which drawn images are to look like a site's: those asked for that, and those asked for no site's look."""
-    return (imitates == site) | (imitates == UNSAID)
+    return (imitates == site) | (imitates == UNCONDITIONED)
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ from fedgen.auditing.audit import BATCH, Audit, Finding, Shown, imitating
 from fedgen.auditing.diversity import emptiness, likeness
 from fedgen.auditing.moments import Moments, frechet, pooled
 from fedgen.auditing.quality import Sample, drawings
-from fedgen.generator import Known
+from fedgen.generator import Conditions
 from fedgen.synthetic.provenance import require_origin
-from fedgen.synthetic.synthetic_set import DrawnImage, DrawnSet
+from fedgen.synthetic.synthetic_set import SyntheticImage, SyntheticSet
 
 STAGE = {"generate": "generate train", "finetune": "finetune"}
 """What made a run that sets are drawn from."""
@@ -75,13 +75,13 @@ def inspect(
 def _inspect(
     run: Path, folder: Path, encoder: Path | None, overrides: Sequence[str], left_out: Collection[int]
 ) -> AuditRecord:
-    drawn = DrawnSet.open(folder)
+    drawn = SyntheticSet.open(folder)
     looked = drawn.without(left_out)
     asked = _recipe(run, overrides)
     asked["policy"].require_metrics("an audit")
     cohort = load(asked["data"])
     require_origin(run, folder, drawn.settings, cohort)
-    known = Known(cohort.classes, tuple(cohort.split("train")))
+    known = Conditions(cohort.classes, tuple(cohort.split("train")))
     eyes = _Eyes(encoder, cohort)
     shown = _show(looked, known, eyes, asked["visit"])
     digest, generator = drawn.digest(), drawn.settings["generator"]
@@ -127,7 +127,7 @@ def _recipe(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     return read_recipe(stage, "generate audit", [str(run / "recipe.yaml"), *overrides]).build()
 
 
-def _show(looked: DrawnSet, known: Known, eyes: _Eyes, visit: Visit) -> Shown:
+def _show(looked: SyntheticSet, known: Conditions, eyes: _Eyes, visit: Visit) -> Shown:
     images = looked.pixels()
     with torch.inference_mode():
         eyes.encoder.to(visit.device).eval()
@@ -158,7 +158,7 @@ def _ask(
     return given
 
 
-def _suspects(answers: Sequence[Contribution[Finding]], looked: DrawnSet) -> dict[str, list[str]]:
+def _suspects(answers: Sequence[Contribution[Finding]], looked: SyntheticSet) -> dict[str, list[str]]:
     """Names of images that any site takes for a copy, with those sites."""
     said = {a.site: a.message.copies.any(0) for a in answers}
     found = {image.path.name: [s for s in said if said[s][at]] for at, image in enumerate(looked.images)}
@@ -171,7 +171,7 @@ def _held_out(cohort: Cohort) -> dict[str, Any]:
     return {site: images for site, images in parts.items() if len(images)}
 
 
-def _groups(drawn: DrawnSet, copies: Collection[str], left_out: Collection[int]) -> dict[str, dict[str, int]]:
+def _groups(drawn: SyntheticSet, copies: Collection[str], left_out: Collection[int]) -> dict[str, dict[str, int]]:
     """Numbers of images, of copies among them, and of images that were left out before."""
     kinds = {
         "images": [image for image in drawn.images if image.number not in left_out],
@@ -183,12 +183,12 @@ def _groups(drawn: DrawnSet, copies: Collection[str], left_out: Collection[int])
     return {name: {kind: of[name] for kind, of in counts.items()} for name in names}
 
 
-def _names(image: DrawnImage) -> tuple[str, str, str]:
+def _names(image: SyntheticImage) -> tuple[str, str, str]:
     """Of the groups that an image is of."""
     return "all", f"class {image.label or NONE}", f"site {image.imitates or NONE}"
 
 
-def _lacking(looked: DrawnSet) -> list[str]:
+def _lacking(looked: SyntheticSet) -> list[str]:
     return sorted({name for name in looked.settings.get("classes", ()) if name} - {i.label for i in looked.images})
 
 
@@ -198,7 +198,7 @@ def _own(shown: Shown) -> dict[str, float]:
     return emptiness(shown.images) | ({} if alike is None else {"likeness": alike})
 
 
-def _quality(answers: Sequence[Contribution[Finding]], shown: Shown, known: Known) -> dict[str, Figures]:
+def _quality(answers: Sequence[Contribution[Finding]], shown: Shown, known: Conditions) -> dict[str, Figures]:
     """Frechet distances to trained images, of the drawn and of the held-out ones."""
     if not shown.features.shape[1]:
         return {}

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from fedgen.diffusion.sampler import Predict, Sampler
 from fedgen.diffusion.schedule import Noise
 from fedgen.diffusion.unet import UNet
-from fedgen.generator import UNSAID, ByName, Canvas, Generator, Known
+from fedgen.generator import UNCONDITIONED, ConditionEmbedding, Conditions, Generator, ImageShape
 
 
 class Denoiser(nn.Module):
     """A U-Net that is told class and site beside the time."""
 
-    def __init__(self, network: UNet, known: Known):
+    def __init__(self, network: UNet, known: Conditions):
         super().__init__()
-        self.network, self.asked = network, ByName(known, network.condition_width)
+        self.network, self.asked = network, ConditionEmbedding(known, network.condition_width)
 
     def forward(
         self, images: Float[Tensor, "n c *space"], times: Float[Tensor, " n"], labels: Int[Tensor, " n"],
@@ -44,7 +44,7 @@ class DiffusionGenerator(Generator):
         return {"network": self.network.network.config, "noise": asdict(self.noise), "dropped": self.dropped}
 
     @classmethod
-    def build(cls, known: Known, canvas: Canvas, settings: Mapping[str, Any]) -> DiffusionGenerator:
+    def build(cls, known: Conditions, canvas: ImageShape, settings: Mapping[str, Any]) -> DiffusionGenerator:
         denoiser, dropped = Denoiser(UNet(**settings["network"]), known), float(settings["dropped"])
         return cls(denoiser, known, canvas, Noise(**settings["noise"]), dropped)
 
@@ -81,7 +81,7 @@ class DiffusionGenerator(Generator):
             if guidance == 1:
                 alone: Tensor = self.network(images, times, labels, sites)
                 return alone.float()
-            nobody = torch.full_like(labels, UNSAID)
+            nobody = torch.full_like(labels, UNCONDITIONED)
             twice = [torch.cat(pair) for pair in ((images,) * 2, (times,) * 2, (labels, nobody), (sites, nobody))]
             said, unled = self.network(*twice).chunk(
                 2

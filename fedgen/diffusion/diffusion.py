@@ -21,7 +21,7 @@ from fedgen.diffusion.schedule import Noise, over
 from fedgen.diffusion.unet import UNet
 from fedgen.ema import follow
 from fedgen.generative import Generative, OptimizerFactory
-from fedgen.generator import Canvas, Generator, Known, left_unsaid
+from fedgen.generator import Conditions, Generator, ImageShape, dropped_conditions
 
 
 class Diffusion(Generative):
@@ -35,7 +35,7 @@ class Diffusion(Generative):
     reveals: ClassVar[Levels] = {"steps": Reveals.WEIGHTS}  # how many were trained
 
     def __init__(
-        self, canvas: Canvas, known: Known, network: Callable[[int, int], UNet] = UNet, noise: Noise = Noise(),
+        self, canvas: ImageShape, known: Conditions, network: Callable[[int, int], UNet] = UNet, noise: Noise = Noise(),
         dropped: float = 0.1, halflife: float = 20_000.0,
         optimizer: OptimizerFactory = lambda p: AdamW(p, lr=1e-3, weight_decay=1e-4),
     ):  # fmt: skip
@@ -72,7 +72,9 @@ class Diffusion(Generative):
     ) -> Float[Tensor, "n c *space"]:
         """Squared errors at random times, weighted by the time."""
         times, noise = self.noise.times(len(images), images.device), torch.randn_like(images)
-        said = self.denoiser(self.noise.mix(images, noise, times), times, *left_unsaid(labels, sites, self.dropped))
+        said = self.denoiser(
+            self.noise.mix(images, noise, times), times, *dropped_conditions(labels, sites, self.dropped)
+        )
         error = (said.float() - self.noise.target(images, noise, times)) ** 2
         return over(self.noise.weight(times), error) * error
 

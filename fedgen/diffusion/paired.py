@@ -21,7 +21,7 @@ from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
 from fedgen.diffusion.diffusion import Diffusion
 from fedgen.diffusion.sampler import Sampler
 from fedgen.diffusion.schedule import Noise
-from fedgen.generator import Canvas, Generator, Known
+from fedgen.generator import Conditions, Generator, ImageShape
 
 
 class PairedDiffusion(Diffusion):
@@ -29,7 +29,7 @@ class PairedDiffusion(Diffusion):
 
     targets: ClassVar[tuple[Target, ...]] = ("labels", "masks")
 
-    def __init__(self, canvas: Canvas, known: Known, masks: int = 2, **settings: Any):
+    def __init__(self, canvas: ImageShape, known: Conditions, masks: int = 2, **settings: Any):
         """
         Args:
             canvas: The images; a run takes them from its data.
@@ -87,7 +87,7 @@ class PairedGenerator(Generator):
         return self.wide.settings | {"masks": self.masks}
 
     @classmethod
-    def build(cls, known: Known, canvas: Canvas, settings: Mapping[str, Any]) -> PairedGenerator:
+    def build(cls, known: Conditions, canvas: ImageShape, settings: Mapping[str, Any]) -> PairedGenerator:
         wide = DiffusionGenerator.build(known, with_bits(canvas, settings["masks"]), settings)
         return cls(wide.network, known, canvas, wide.noise, wide.dropped, settings["masks"])
 
@@ -120,7 +120,7 @@ def bits_of(classes: int) -> int:
     return (classes - 1).bit_length()
 
 
-def with_bits(canvas: Canvas, classes: int) -> Canvas:
+def with_bits(canvas: ImageShape, classes: int) -> ImageShape:
     return replace(canvas, channels=canvas.channels + bits_of(classes))
 
 

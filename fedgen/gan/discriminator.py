@@ -15,7 +15,7 @@ from torch.nn.functional import avg_pool2d, avg_pool3d, normalize, relu
 
 from fedcore.messages.message import Levels, Reveals
 from fedgen.gan.generator_network import CONVOLUTIONS
-from fedgen.generator import ByName, Canvas, Known
+from fedgen.generator import ConditionEmbedding, Conditions, ImageShape
 from fedgen.network_levels import require_halvings, require_widths
 
 
@@ -36,7 +36,9 @@ class Critic(nn.Module):
     of the score as the spectral norm of the paper's table does, whatever sites add to the table.
     """
 
-    def __init__(self, canvas: Canvas, known: Known, widths: Sequence[int] = (32, 64, 128, 128), spectral: bool = True):
+    def __init__(
+        self, canvas: ImageShape, known: Conditions, widths: Sequence[int] = (32, 64, 128, 128), spectral: bool = True
+    ):
         """
         Args:
             canvas: The images.
@@ -54,7 +56,7 @@ class Critic(nn.Module):
         self.first = _layer(CONVOLUTIONS[dims](canvas.channels, widths[0], 3, padding=1), spectral)
         self.levels = nn.ModuleList(_Down(dims, i, o, spectral) for i, o in pairwise(widths))
         self.last = _layer(nn.Linear(widths[-1], 1), spectral)
-        self.asked = ByName(known, widths[-1])
+        self.asked = ConditionEmbedding(known, widths[-1])
 
     def forward(self, shown: Shown) -> Float[Tensor, " n"]:
         maps = self.first(shown.images)

@@ -28,7 +28,7 @@ from fedgen.gan.discriminator import Critic, Shown, Spectral
 from fedgen.gan.generator_network import GANGenerator, Painter
 from fedgen.gan.losses import Hinge, Objective, Wasserstein
 from fedgen.generative import Generative, OptimizerFactory
-from fedgen.generator import Canvas, Known, left_unsaid
+from fedgen.generator import Conditions, ImageShape, dropped_conditions
 
 PAINTER = ("painter.", "average.", "steps")
 """Prefixes of what draws."""
@@ -49,8 +49,8 @@ class GAN(Generative):
     reveals: ClassVar[Levels] = {"steps": Reveals.WEIGHTS}  # how many were trained
 
     def __init__(
-        self, canvas: Canvas, known: Known, painter: Callable[[Canvas, Known], Painter] = Painter,
-        critic: Callable[[Canvas, Known], Critic] = Critic, objective: Objective | None = None,
+        self, canvas: ImageShape, known: Conditions, painter: Callable[[ImageShape, Conditions], Painter] = Painter,
+        critic: Callable[[ImageShape, Conditions], Critic] = Critic, objective: Objective | None = None,
         augment: DiffAugment = DiffAugment(), dropped: float = 0.1, critic_steps: int | None = None,
         halflife: float = 10_000.0, painter_optimizer: OptimizerFactory = adam,
         critic_optimizer: OptimizerFactory = adam,
@@ -94,7 +94,7 @@ class GAN(Generative):
 
     def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
         images, labels = batch
-        asked = left_unsaid(labels, torch.full_like(labels, self.site), self.dropped)
+        asked = dropped_conditions(labels, torch.full_like(labels, self.site), self.dropped)
         painter, critic = self._both()
         for _ in range(self.critic_steps):
             loss = self._step(critic, lambda: self.loss(images, *asked))

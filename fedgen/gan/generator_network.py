@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
 from fedgen.diffusion.sampler import Sampler
-from fedgen.generator import ByName, Canvas, Generator, Known
+from fedgen.generator import ConditionEmbedding, Conditions, Generator, ImageShape
 from fedgen.network_levels import GROUPS, require_halvings, require_widths
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -27,7 +27,9 @@ class Painter(nn.Module):
     another, and no statistics of a batch travel.
     """
 
-    def __init__(self, canvas: Canvas, known: Known, widths: Sequence[int] = (32, 64, 128, 128), latent: int = 64):
+    def __init__(
+        self, canvas: ImageShape, known: Conditions, widths: Sequence[int] = (32, 64, 128, 128), latent: int = 64
+    ):
         """
         Args:
             canvas: The images.
@@ -47,7 +49,7 @@ class Painter(nn.Module):
         self.latent = latent
         self.base = (widths[-1], *(side // 2 ** (len(widths) - 1) for side in canvas.size))
         dims = len(canvas.size)
-        self.asked = ByName(known, latent)
+        self.asked = ConditionEmbedding(known, latent)
         self.first = nn.Linear(2 * latent, torch.Size(self.base).numel())
         self.levels = nn.ModuleList(_Up(dims, i, o, 2 * latent) for i, o in pairwise(reversed(widths)))
         self.norm = nn.GroupNorm(GROUPS, widths[0])
@@ -76,7 +78,7 @@ class GANGenerator(Generator):
         return self.network.config
 
     @classmethod
-    def build(cls, known: Known, canvas: Canvas, settings: Mapping[str, Any]) -> GANGenerator:
+    def build(cls, known: Conditions, canvas: ImageShape, settings: Mapping[str, Any]) -> GANGenerator:
         return cls(Painter(canvas, known, **settings), known, canvas)
 
     @property

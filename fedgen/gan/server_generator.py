@@ -22,7 +22,7 @@ from fedgen.diffusion.sampler import noise_of
 from fedgen.ema import follow
 from fedgen.gan.gan import GAN
 from fedgen.generative import OptimizerFactory
-from fedgen.generator import UNSAID, Generator, left_unsaid
+from fedgen.generator import UNCONDITIONED, Generator, dropped_conditions
 from fedgen.generator_store import built, plan_of
 
 
@@ -73,9 +73,9 @@ class Studio(Message):
         random = torch.Generator().manual_seed(ticket)
         classes = len(painter.known.classes)
         labels = torch.multinomial(self._often(site, classes), count, replacement=True, generator=random)
-        labels = torch.where(labels == classes, UNSAID, labels)
+        labels = torch.where(labels == classes, UNCONDITIONED, labels)
         sites = torch.full_like(labels, painter.known.site(site))
-        asked = left_unsaid(labels, sites, self._settings["dropped"], random)
+        asked = dropped_conditions(labels, sites, self._settings["dropped"], random)
         return Order(noise_of(ticket, range(count), painter.noise_shape), *asked)
 
     def _often(self, site: str, classes: int) -> Float[Tensor, " known"]:

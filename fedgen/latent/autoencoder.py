@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedcore.messages.message import Levels, Reveals
-from fedgen.generator import Canvas
+from fedgen.generator import ImageShape
 from fedgen.network_levels import GROUPS, require_halvings, require_widths
 
 
@@ -64,9 +64,9 @@ class Autoencoder(nn.Module):
         images: Tensor = self.net.decode(codes)
         return images.float()
 
-    def codes(self, canvas: Canvas) -> Canvas:
+    def codes(self, canvas: ImageShape) -> ImageShape:
         """What the codes of such images are drawn on."""
-        return Canvas(self.latents, tuple(n >> self.halvings for n in canvas.size))
+        return ImageShape(self.latents, tuple(n >> self.halvings for n in canvas.size))
 
     def require_size(self, size: Sequence[int]) -> None:
         """Raises InputError if the levels cannot halve an image of that size; the text names sizes that work."""

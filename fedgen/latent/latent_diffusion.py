@@ -21,7 +21,7 @@ from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
 from fedgen.diffusion.diffusion import Diffusion
 from fedgen.diffusion.sampler import Sampler
 from fedgen.diffusion.schedule import Noise
-from fedgen.generator import Canvas, Generator, Known
+from fedgen.generator import Conditions, Generator, ImageShape
 from fedgen.generator_store import GENERATOR, load_generator
 from fedgen.latent.autoencoder import Autoencoder, drawn
 from fedgen.latent.vae import VAEGenerator
@@ -31,7 +31,7 @@ from fedgen.network_levels import Uneven
 class LatentDiffusion(Diffusion):
     """`Diffusion` of codes; the autoencoder is frozen, so every site has it from the start and it never travels."""
 
-    def __init__(self, canvas: Canvas, known: Known, autoencoder: str, **settings: Any):
+    def __init__(self, canvas: ImageShape, known: Conditions, autoencoder: str, **settings: Any):
         """
         Args:
             canvas: The images; a run takes them from its data.
@@ -91,7 +91,7 @@ class LatentGenerator(Generator):
         return self.codes.settings | {"autoencoder": self.network.autoencoder.config}
 
     @classmethod
-    def build(cls, known: Known, canvas: Canvas, settings: Mapping[str, Any]) -> LatentGenerator:
+    def build(cls, known: Conditions, canvas: ImageShape, settings: Mapping[str, Any]) -> LatentGenerator:
         autoencoder = Autoencoder(**settings["autoencoder"])
         codes = DiffusionGenerator.build(known, autoencoder.codes(canvas), settings)
         return cls(LatentDenoiser(codes.network, autoencoder), known, canvas, codes.noise, codes.dropped)
@@ -117,7 +117,7 @@ class LatentGenerator(Generator):
         return autoencoder.decode(autoencoder.scale.stretch(codes)).clamp(-1, 1)
 
 
-def frozen_autoencoder(run: Path, canvas: Canvas) -> Autoencoder:
+def frozen_autoencoder(run: Path, canvas: ImageShape) -> Autoencoder:
     """What a run of `generate train vae` made.
 
     Raises:
@@ -134,5 +134,5 @@ def frozen_autoencoder(run: Path, canvas: Canvas) -> Autoencoder:
     return made.network.requires_grad_(False)
 
 
-def _told(canvas: Canvas) -> str:
+def _told(canvas: ImageShape) -> str:
     return f"images of {canvas.channels} channel{'s' * (canvas.channels > 1)} and {' x '.join(map(str, canvas.size))}"

@@ -18,7 +18,7 @@ from torch.optim import AdamW, Optimizer
 
 from fedgen.diffusion.sampler import Sampler
 from fedgen.generative import Generative, OptimizerFactory
-from fedgen.generator import Canvas, Generator, Known
+from fedgen.generator import Conditions, Generator, ImageShape
 from fedgen.latent.autoencoder import Autoencoder, drawn
 
 
@@ -29,7 +29,7 @@ class VAE(Generative):
     draws: ClassVar[str] = "autoencoder."
 
     def __init__(
-        self, canvas: Canvas, known: Known, network: Callable[[int, int], Autoencoder] = Autoencoder,
+        self, canvas: ImageShape, known: Conditions, network: Callable[[int, int], Autoencoder] = Autoencoder,
         distance: Literal["l1", "l2"] = "l1", kl_weight: float = 1e-3,
         optimizer: OptimizerFactory = lambda p: AdamW(p, lr=1e-3, weight_decay=1e-4),
     ):  # fmt: skip
@@ -82,7 +82,7 @@ class VAE(Generative):
     @property
     def generator(self) -> VAEGenerator:
         """What draws: without classes and sites, of which the decoder hears nothing."""
-        return VAEGenerator(self.autoencoder, Known((), ()), self.canvas)
+        return VAEGenerator(self.autoencoder, Conditions((), ()), self.canvas)
 
     def configure_optimizers(self) -> Optimizer:
         return self.optimizer(self.autoencoder.parameters())
@@ -99,7 +99,7 @@ class VAEGenerator(Generator):
         return self.network.config
 
     @classmethod
-    def build(cls, known: Known, canvas: Canvas, settings: Mapping[str, Any]) -> VAEGenerator:
+    def build(cls, known: Conditions, canvas: ImageShape, settings: Mapping[str, Any]) -> VAEGenerator:
         return cls(Autoencoder(**settings), known, canvas)
 
     @property

@@ -34,7 +34,7 @@ from fedgen.oneshot.inversion import Inversion
 from fedgen.oneshot.invert import digest_of_weights, digests, require_memory
 from fedgen.oneshot.teacher_accuracy import Recognition
 from fedgen.oneshot.teacher_data import Course, Passes, Walks
-from fedgen.synthetic.synthetic_set import DrawnSet
+from fedgen.synthetic.synthetic_set import SyntheticSet
 
 MEAN, RANDOM = "mean", "random"
 
@@ -73,7 +73,7 @@ def distil(
     """
     if batch_size < 2:
         raise InputError(f"batch_size must be at least 2, for batch norm, got {batch_size}")
-    tuned, images = Tuned.open(Path(run)), DrawnSet.open(Path(drawn)) if drawn else None
+    tuned, images = Tuned.open(Path(run)), SyntheticSet.open(Path(drawn)) if drawn else None
     start = start or (MEAN if images is None and len(tuned.networks) > 1 else RANDOM)
     student = fresh_classifier(tuned.run, seed)
     if start not in (MEAN, RANDOM):

@@ -15,7 +15,7 @@ from fedcore.messages.message import Tensors
 from fedcore.runs.classifiers import classifiers_of
 from fedcore.runs.folder import RunFolder
 from fedcore.site.one_shot import hand_over
-from fedgen.generator import Canvas, Known
+from fedgen.generator import Conditions, ImageShape
 
 
 class Ensemble(nn.Module):
@@ -49,9 +49,9 @@ class Tuned:
     """What a finished finetune run knows."""
 
     run: RunFolder
-    known: Known
+    known: Conditions
     """The classes, and the sites that have a classifier of their own."""
-    canvas: Canvas
+    canvas: ImageShape
     """Of the images that it classifies."""
     networks: Mapping[str | None, nn.Module]
     """Images to logits, by site; of all sites together under None."""
@@ -70,8 +70,8 @@ class Tuned:
         if about.get("several_findings"):
             raise InputError(f"the classifier of {path} tells several findings an image; one of one class is needed")
         networks = classifiers_of(run)
-        known = Known(tuple(about["classes"]), tuple(site for site in networks if site is not None))
-        return cls(run, known, Canvas(about["channels"], tuple(about["size"])), networks)
+        known = Conditions(tuple(about["classes"]), tuple(site for site in networks if site is not None))
+        return cls(run, known, ImageShape(about["channels"], tuple(about["size"])), networks)
 
     def together(self) -> Ensemble:
         """All of them. Each site's own leaves its site for that, whole: see fedcore.site.one_shot."""

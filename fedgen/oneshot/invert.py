@@ -23,12 +23,12 @@ from fedcore.files.writing import require_writable, write_json
 from fedcore.models.weights import apart
 from fedcore.runs.progress import Counting
 from fedgen.diffusion.sampler import noise_of
-from fedgen.generator import Known
+from fedgen.generator import Conditions
 from fedgen.oneshot.ensemble import Ensemble, Panel, Tuned, answers
 from fedgen.oneshot.inversion import Inversion, remembers
 from fedgen.oneshot.teacher_accuracy import Recognition, Told
 from fedgen.synthetic.image_files import require_encodable
-from fedgen.synthetic.synthetic_set import MANIFEST, RECOGNITION, DrawnSet, add, begin, read_settings
+from fedgen.synthetic.synthetic_set import MANIFEST, RECOGNITION, SyntheticSet, add, begin, read_settings
 
 
 def invert(
@@ -83,11 +83,11 @@ def invert(
                 for numbers, images in _rounds(tuned, panels, wanted, inversion, seed, done, count):
                     add(Path(out), numbers, images, [wanted.names(i) for i in numbers])
                     counting(numbers.stop, count)
-            _recognise(DrawnSet.open(Path(out)), tuned.known, panels, wanted)
+            _recognise(SyntheticSet.open(Path(out)), tuned.known, panels, wanted)
     return Path(out) / MANIFEST
 
 
-def _recognise(drawn: DrawnSet, known: Known, panels: Mapping[str | None, Panel], wanted: _Wanted) -> None:
+def _recognise(drawn: SyntheticSet, known: Conditions, panels: Mapping[str | None, Panel], wanted: _Wanted) -> None:
     """Shows the images, as their files have them, to those that had no part in them, and notes what these say."""
     judges = {site: panel.judges for site, panel in panels.items() if panel.judges}
     told: Told = {}

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedgen.diffusion.sampler import Sampler
-from fedgen.generator import Canvas, Generator, Known
+from fedgen.generator import Conditions, Generator, ImageShape
 from fedgen.generator_store import GENERATOR, built, load_generator, plan_of
 
 
@@ -36,14 +36,14 @@ class JointGenerator(Generator):
         """Of generators by site, of one run: with the same classes and canvas."""
         one = next(iter(each.values()))
         networks = nn.ModuleList([made.network for made in each.values()])
-        return cls(networks, Known(one.known.classes, tuple(each), _counts(each)), one.canvas, each)
+        return cls(networks, Conditions(one.known.classes, tuple(each), _counts(each)), one.canvas, each)
 
     @property
     def settings(self) -> dict[str, Any]:
         return {"each": {site: plan_of(made) for site, made in self.each.items()}}
 
     @classmethod
-    def build(cls, known: Known, canvas: Canvas, settings: Mapping[str, Any]) -> JointGenerator:
+    def build(cls, known: Conditions, canvas: ImageShape, settings: Mapping[str, Any]) -> JointGenerator:
         return cls.of({site: built(plan) for site, plan in settings["each"].items()})
 
     @property

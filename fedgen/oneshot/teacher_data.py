@@ -17,7 +17,7 @@ from fedgen.oneshot.distillation import Lesson, along, shuffled, softened
 from fedgen.oneshot.ensemble import Ensemble, Panel, Tuned, answers
 from fedgen.oneshot.inversion import Inversion
 from fedgen.oneshot.teacher_accuracy import Recognition
-from fedgen.synthetic.synthetic_set import DrawnSet
+from fedgen.synthetic.synthetic_set import SyntheticSet
 
 
 @runtime_checkable
@@ -84,7 +84,7 @@ class Passes:
 
     @classmethod
     def of(
-        cls, tuned: Tuned, drawn: DrawnSet, temperature: float, batch_size: int, seed: int, device: torch.device
+        cls, tuned: Tuned, drawn: SyntheticSet, temperature: float, batch_size: int, seed: int, device: torch.device
     ) -> Passes:
         """An image is answered by the site that it imitates where that has a classifier of its own, else by all.
 

@@ -20,7 +20,7 @@ from fedcore.runs.communication import highest
 from fedcore.runs.folder import RunFolder
 from fedgen.copies.copies import NOT_LOOKED_FOR
 from fedgen.oneshot import teacher_accuracy as recognition
-from fedgen.synthetic.synthetic_set import NOTE, RECOGNITION, DrawnSet
+from fedgen.synthetic.synthetic_set import NOTE, RECOGNITION, SyntheticSet
 
 _USE = """Made to enlarge training sets of {models}: add its manifest's rows to those of your own images. Not for
 diagnosis, teaching of readers or any claim about a population. Nobody was scanned: a finding on one of these images is
@@ -30,7 +30,7 @@ without."""
 _MASKS = "The audit did not check that a mask fits its image."
 
 
-def datasheet(drawn: DrawnSet, run: RunFolder, audit: AuditRecord | None) -> str:
+def datasheet(drawn: SyntheticSet, run: RunFolder, audit: AuditRecord | None) -> str:
     about = run.about()
     parts = [
         f"# {len(drawn.images)} synthetic images\n\n{_origin(drawn, len(about['sites']))}.\n\n{_verdicts(audit)}",
@@ -45,7 +45,7 @@ def datasheet(drawn: DrawnSet, run: RunFolder, audit: AuditRecord | None) -> str
     return "\n\n".join(parts) + "\n"
 
 
-def _origin(drawn: DrawnSet, sites: int) -> str:
+def _origin(drawn: SyntheticSet, sites: int) -> str:
     if "generators" in drawn.settings:
         return f"Drawn by the generators of {len(drawn.settings['generators'])} hospitals, of each its own"
     if "classifiers" in drawn.settings:
@@ -132,7 +132,7 @@ def _constraint(about: Mapping[str, Any]) -> str:
     )
 
 
-def _completeness(drawn: DrawnSet) -> str:
+def _completeness(drawn: SyntheticSet) -> str:
     counts = Counter((image.label or "-", image.imitates or "-") for image in drawn.images)
     rows = [[label, site, str(n)] for (label, site), n in sorted(counts.items())]
     text = "Every image has its row in manifest.csv.\n\n" + table(["class", "imitating", "images"], rows)
@@ -150,7 +150,7 @@ def _recognised(told: recognition.Told) -> str:
     )
 
 
-def _compliance(drawn: DrawnSet, run: RunFolder, audit: AuditRecord | None) -> str:
+def _compliance(drawn: SyntheticSet, run: RunFolder, audit: AuditRecord | None) -> str:
     level = highest(run.rounds())
     told = [
         f"Each hospital's images stayed there. While training, what left them revealed at most {level} "
@@ -192,7 +192,7 @@ def _items(texts: Iterable[str]) -> str:
     return "\n".join(f"- {plain(text)}" for text in texts)
 
 
-def _left_whole(drawn: DrawnSet) -> str | None:
+def _left_whole(drawn: SyntheticSet) -> str | None:
     """What left each site by itself: where its images are its own, inverted at the site, nothing did."""
     if "generators" in drawn.settings:
         return "generator"
@@ -200,7 +200,7 @@ def _left_whole(drawn: DrawnSet) -> str | None:
     return "classifier" if together and "" not in drawn.settings["classifiers"] else None
 
 
-def _comprehension(drawn: DrawnSet, run: RunFolder) -> str:
+def _comprehension(drawn: SyntheticSet, run: RunFolder) -> str:
     unsaid = (
         "data",
         "classes",

@@ -15,7 +15,7 @@ import torch
 from fedcore.data.synthetic.audit_record import AUDIT, AuditRecord
 from fedcore.data.synthetic.release_criteria import Gate
 from fedcore.data.synthetic.synthetic_set import SITE, digest_of
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 from fedcore.files.checksums import write_sums
 from fedcore.files.writing import require_no_links, require_writable, write_atomically, write_json
 from fedcore.runs.folder import RunFolder
@@ -25,7 +25,7 @@ from fedgen.releases.contact_sheet import contact_sheet
 from fedgen.releases.datasheet import datasheet
 from fedgen.synthetic.dicom_files import as_dicom
 from fedgen.synthetic.image_files import decoded
-from fedgen.synthetic.synthetic_set import COLUMNS, MANIFEST, DrawnImage, DrawnSet
+from fedgen.synthetic.synthetic_set import COLUMNS, MANIFEST, SyntheticImage, SyntheticSet
 
 SHEET = "README.md"
 
@@ -50,7 +50,7 @@ def release(
         allow_not_useful: Release a set that its audit found not fit for use; the datasheet says so.
         run: The run that drew a set that nobody has audited; only where that is forced.
     """
-    drawn, folder, out = DrawnSet.open(Path(folder)), Path(folder), Path(out)
+    drawn, folder, out = SyntheticSet.open(Path(folder)), Path(folder), Path(out)
     require_no_links(folder)
     require_writable(out)
     if out.exists() or out.is_symlink():
@@ -78,7 +78,7 @@ def release(
     return out / MANIFEST
 
 
-def _audit(drawn: DrawnSet, force: bool) -> AuditRecord | None:
+def _audit(drawn: SyntheticSet, force: bool) -> AuditRecord | None:
     """The audit of the set as it is; None where there is none and that is forced."""
     path = drawn.folder / AUDIT
     if force and not path.exists():
@@ -101,7 +101,7 @@ def _audit(drawn: DrawnSet, force: bool) -> AuditRecord | None:
     return audit
 
 
-def _again(drawn: DrawnSet, audit: AuditRecord) -> AuditRecord:
+def _again(drawn: SyntheticSet, audit: AuditRecord) -> AuditRecord:
     """The audit without the copies."""
     if not Gate().droppable(audit.groups):
         raise _refusal(drawn, audit)
@@ -111,22 +111,22 @@ def _again(drawn: DrawnSet, audit: AuditRecord) -> AuditRecord:
     return inspect(Path(asked["run"]), drawn.folder, encoder, asked["overrides"], numbers)
 
 
-def _require_allowed(drawn: DrawnSet, audit: AuditRecord | None, force: bool, allow_not_useful: bool) -> None:
+def _require_allowed(drawn: SyntheticSet, audit: AuditRecord | None, force: bool, allow_not_useful: bool) -> None:
     """Each verdict against the set takes its own word."""
     if audit and audit.safe.answer == "no" and not force:
         raise _refusal(drawn, audit)
     if audit and audit.useful.answer == "no" and not allow_not_useful:
-        raise Faults(
+        raise InputErrors(
             f"{drawn.folder} is not fit for use", audit.useful.because,
             "--allow_not_useful true releases it all the same, and says so in the datasheet.",
         )  # fmt: skip
 
 
-def _refusal(drawn: DrawnSet, audit: AuditRecord) -> Faults:
+def _refusal(drawn: SyntheticSet, audit: AuditRecord) -> InputErrors:
     named = [f"{name}: a copy, say {', '.join(sites)}" for name, sites in audit.copies.items()]
     few = audit.copies and Gate().droppable(audit.groups)
     advice = "--drop true leaves copies out and audits again; " if few else ""
-    return Faults(
+    return InputErrors(
         f"{drawn.folder} may not be released: the privacy check failed", [*audit.safe.because, *named],
         f"{advice}--force true releases it all the same, and says so in the datasheet.", shown=20,
     )  # fmt: skip
@@ -140,7 +140,7 @@ def _source(path: Path) -> RunFolder:
     return RunFolder(path, (path / "recipe.yaml").read_text(encoding="utf-8"))
 
 
-def _sheet(drawn: DrawnSet, run: RunFolder, audit: AuditRecord | None) -> str:
+def _sheet(drawn: SyntheticSet, run: RunFolder, audit: AuditRecord | None) -> str:
     """Raises InputError where the records it tells of, which others may have written, are not what they should be."""
     try:
         return datasheet(drawn, run, audit)
@@ -151,7 +151,7 @@ def _sheet(drawn: DrawnSet, run: RunFolder, audit: AuditRecord | None) -> str:
         ) from e
 
 
-def _write(part: Path, drawn: DrawnSet, kind: str, audit: AuditRecord | None, sheet: str) -> None:
+def _write(part: Path, drawn: SyntheticSet, kind: str, audit: AuditRecord | None, sheet: str) -> None:
     entropy = [drawn.digest()] if kind == "dicom" else None
     rows = [
         (_image(part, image, entropy), SITE, "train", image.label or "", image.imitates or "", _mask(part, image))
@@ -168,7 +168,7 @@ def _write(part: Path, drawn: DrawnSet, kind: str, audit: AuditRecord | None, sh
     write_sums(part, sorted(path.relative_to(part).as_posix() for path in part.rglob("*") if path.is_file()))
 
 
-def _by_class(drawn: DrawnSet) -> dict[str, list[DrawnImage]]:
+def _by_class(drawn: SyntheticSet) -> dict[str, list[SyntheticImage]]:
     """Some images of each class, under a file's name that no other class has, whatever the classes are called."""
     labels = sorted({image.label or "" for image in drawn.images})
     return {
@@ -181,11 +181,11 @@ def _sheet_name(at: int, label: str) -> str:
     return f"{at}_{re.sub('[^a-zA-Z0-9.-]+', '_', label)[:40]}.png" if label else "all.png"
 
 
-def _some(images: list[DrawnImage], most: int = 64) -> list[DrawnImage]:
+def _some(images: list[SyntheticImage], most: int = 64) -> list[SyntheticImage]:
     return images[:: max(1, -(-len(images) // most))]
 
 
-def _image(part: Path, image: DrawnImage, entropy: list[str] | None) -> str:
+def _image(part: Path, image: SyntheticImage, entropy: list[str] | None) -> str:
     """Writes the file as it was drawn or, with the entropy of its UIDs, as DICOM; returns its name."""
     if entropy is None:
         name, data = f"images/{image.path.name}", image.path.read_bytes()
@@ -195,7 +195,7 @@ def _image(part: Path, image: DrawnImage, entropy: list[str] | None) -> str:
     return name
 
 
-def _mask(part: Path, image: DrawnImage) -> str:
+def _mask(part: Path, image: SyntheticImage) -> str:
     """As it was drawn, whatever the images become."""
     if image.mask is None:
         return ""

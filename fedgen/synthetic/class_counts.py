@@ -19,7 +19,7 @@ from fedcore.messages.message import STATISTICS, Contribution, Empty, Message, R
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.transport.in_process import InProcess
-from fedgen.generator import Known
+from fedgen.generator import Conditions
 
 Pair = tuple[str | None, str | None]
 """Class and site; None: left open."""
@@ -51,7 +51,7 @@ class CountClasses:
         return torch.tensor([int(o.sum()) if len(patients[o].unique()) >= least else 0 for o in of])
 
 
-def counted(sites: InProcess, known: Known, turn: Round) -> dict[str, tuple[int, ...]] | None:
+def counted(sites: InProcess, known: Conditions, turn: Round) -> dict[str, tuple[int, ...]] | None:
     """Images of each class that each site trained on, of `ClassCounts`; None where sites may not say it."""
     if not known.classes + known.sites or sites.policy.max_level < Reveals.STATISTICS:
         return None
@@ -61,7 +61,7 @@ def counted(sites: InProcess, known: Known, turn: Round) -> dict[str, tuple[int,
     return {site: tuple(of[:k] or of) for site, of in found.items()} if len(found) == len(answers) else None
 
 
-def with_counts(known: Known, counts: dict[str, tuple[int, ...]] | None, only: str | None = None) -> Known:
+def with_counts(known: Conditions, counts: dict[str, tuple[int, ...]] | None, only: str | None = None) -> Conditions:
     """`known` of a generator that was trained by all these sites, or by one `only`."""
     if counts is None:
         return known
@@ -83,7 +83,7 @@ class Wanted:
     """Nobody knows which classes the sites have, so that all pairs are drawn."""
 
     @classmethod
-    def of(cls, known: Known, classes: Sequence[str] | None, sites: Sequence[str] | None) -> Wanted:
+    def of(cls, known: Conditions, classes: Sequence[str] | None, sites: Sequence[str] | None) -> Wanted:
         """Raises InputError for a class or site that the generator does not know, or where no pair is left."""
         asked: list[Pair] = [
             (c, s) for c in classes or known.classes or (None,) for s in sites or known.sites or (None,)

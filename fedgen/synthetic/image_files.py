@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedcore.data.io.levels import GREYS, LEVELS
-from fedcore.data.io.readers import ImageFault, read_image
+from fedcore.data.io.readers import ImageError, read_image
 from fedcore.errors import InputError
 
 
@@ -55,7 +55,7 @@ def decoded(path: Path) -> Float[Tensor, "c *space"]:
     """
     try:
         pixels = read_image(path)
-    except ImageFault as e:
+    except ImageError as e:
         raise InputError(f"{path} cannot be read ({e}); draw the set anew") from e
     return torch.from_numpy(pixels) * (2 / (GREYS if path.suffix == ".png" else LEVELS)) - 1
 

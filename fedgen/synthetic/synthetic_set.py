@@ -30,7 +30,7 @@ RECOGNITION = "recognition"
 
 
 @dataclass(frozen=True)
-class DrawnImage:
+class SyntheticImage:
     number: int
     """What its noise was made from, and its row."""
     path: Path
@@ -44,13 +44,13 @@ class DrawnImage:
 
 
 @dataclass(frozen=True)
-class DrawnSet:
+class SyntheticSet:
     folder: Path
     settings: dict[str, Any]
-    images: tuple[DrawnImage, ...]
+    images: tuple[SyntheticImage, ...]
 
     @classmethod
-    def open(cls, folder: Path) -> DrawnSet:
+    def open(cls, folder: Path) -> SyntheticSet:
         """Raises InputError where no finished set is."""
         settings = read_settings(folder)
         try:
@@ -67,8 +67,8 @@ class DrawnSet:
             raise InputError(f"{folder} lacks files that its manifest names, e.g. {gone.name}; draw it anew")
         return cls(folder, settings, images)
 
-    def without(self, numbers: Collection[int]) -> DrawnSet:
-        return DrawnSet(self.folder, self.settings, tuple(i for i in self.images if i.number not in numbers))
+    def without(self, numbers: Collection[int]) -> SyntheticSet:
+        return SyntheticSet(self.folder, self.settings, tuple(i for i in self.images if i.number not in numbers))
 
     def pixels(self) -> Float[Tensor, "n c *space"]:
         """All images in [-1, 1], as float16: 8 KB each of 64 x 64 pixels."""
@@ -82,9 +82,9 @@ class DrawnSet:
         return digest_of(self.folder / MANIFEST)
 
 
-def _image(at: int, folder: Path, row: Mapping[str, str]) -> DrawnImage:
+def _image(at: int, folder: Path, row: Mapping[str, str]) -> SyntheticImage:
     mask = _inside(folder, row["mask"]) if row["mask"] else None
-    return DrawnImage(at, _inside(folder, row["image"]), row["label"] or None, row["imitates"] or None, mask)
+    return SyntheticImage(at, _inside(folder, row["image"]), row["label"] or None, row["imitates"] or None, mask)
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -147,7 +147,7 @@ def ranked(classes: Sequence[str], module: Classifier) -> list[int]:
     """The grades that the classes are (`fedtune.evaluation.kappa.grades_of`).
 
     Raises:
-        Faults: Nothing ranks them.
+        InputErrors: Nothing ranks them.
         InputError: They are findings, of which an image may have several.
     """
     if module.targets == "findings":

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from fedcore.errors import Faults
+from fedcore.errors import InputErrors
 
 POWERS = {"kappa_linear": 1, "kappa_quadratic": 2}
 
@@ -25,7 +25,7 @@ def grades_of(classes: Sequence[str]) -> list[int]:
     and G1 before G2.
 
     Raises:
-        Faults: A name holds no number, or two names the same.
+        InputErrors: A name holds no number, or two names the same.
     """
     numbers = [_number(name) for name in classes]
     faults = [f"'{name}' holds no number" for name, n in zip(classes, numbers, strict=True) if n is None]
@@ -36,7 +36,7 @@ def grades_of(classes: Sequence[str]) -> list[int]:
     ]
     if faults:
         advice = "ordinal ranks classes by the number in their names, such as 0, 1, 2 or '1 mild'; rename them, or"
-        raise Faults("grades", faults, f"{advice} leave ordinal away.")
+        raise InputErrors("grades", faults, f"{advice} leave ordinal away.")
     return sorted(range(len(numbers)), key=[n for n in numbers if n is not None].__getitem__)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fedcore.data.dataset import Cohort, Images
 from fedcore.data.io.masks import as_classes, read_mask_of
-from fedcore.data.io.readers import ImageFault, read_image
+from fedcore.data.io.readers import ImageError, read_image
 from fedcore.data.io.spacing import spacing_of
 from fedcore.data.manifest.manifest import Row
 from fedcore.data.preprocess.decode import UNKNOWN, Decoded, Decoding, Layout, arrange
@@ -26,17 +26,17 @@ def answers(
     network: nn.Module, how: Decoding, raw: np.ndarray, layout: Layout = UNKNOWN
 ) -> Iterator[tuple[int, Float[Tensor, "k *_"]]]:
     """Logits of an image as `read_image` gives it, which is treated as in training, at place 0. Of a volume that is cut
-    those of each slice that is not empty, at its place along the axis. Raises ImageFault.
+    those of each slice that is not empty, at its place along the axis. Raises ImageError.
     """
     dims = raw.ndim - 1
     if dims != how.dims:
-        raise ImageFault(f"a {dims}D image, and the model knows {how.dims}D ones")
+        raise ImageError(f"a {dims}D image, and the model knows {how.dims}D ones")
     try:
         images = arrange(how.scaling(raw), None, how, layout)
     except ValueError as e:
-        raise ImageFault(f"{raw.shape[0]} channels cannot become {how.channels}") from e
+        raise ImageError(f"{raw.shape[0]} channels cannot become {how.channels}") from e
     if not len(images.pixels):
-        raise ImageFault("every slice holds one single value")
+        raise ImageError("every slice holds one single value")
     return _one_by_one(network, images)
 
 
@@ -105,7 +105,7 @@ class Files:
             raw, layout = read_image(row.image, nan=self.how.nan), self.how.layout(row.image)
             truth = as_classes(read_mask_of(row.image, row.mask, raw.shape[1:]), self.how.mask_255)
             guess = native_mask(answers(network, self.how, raw, layout), self.how, raw.shape[1:], layout)
-        except ImageFault as fault:
+        except ImageError as fault:
             raise Refused(f"the image of row {number} or its mask cannot be read: {fault}") from None
         whole = spacing_of(row.image) or (1.0,) * truth.ndim
         return torch.from_numpy(guess).long(), torch.from_numpy(truth).long(), whole

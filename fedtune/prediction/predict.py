@@ -17,10 +17,10 @@ from fedcore.config.arguments import call
 from fedcore.config.recipe import read_recipe
 from fedcore.data.findings import SEPARATOR
 from fedcore.data.io.dicom.image import is_dicom
-from fedcore.data.io.readers import ImageFault, read_image
+from fedcore.data.io.readers import ImageError, read_image
 from fedcore.data.preprocess.decode import Decoding
 from fedcore.data.source import Data
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 from fedcore.files.writing import append, require_writable
 from fedcore.runs.classifiers import classifiers_of
 from fedcore.runs.folder import RunFolder
@@ -35,7 +35,7 @@ TABLE = "predictions.csv"
 GUESS = "predicted_class"
 
 
-def predict(run: Path, images: Path, out: Path, site: str | None = None, on_fault: str = "stop") -> Path:
+def predict(run: Path, images: Path, out: Path, site: str | None = None, on_error: str = "stop") -> Path:
     """Say what a finished run's model sees in images: probabilities of classes, or masks.
 
     Args:
@@ -46,22 +46,22 @@ def predict(run: Path, images: Path, out: Path, site: str | None = None, on_faul
             mask is put together from its slices. Slices of one single value have no row and are background. The table
             grows with each image; whatever ends the command, what was predicted before is kept.
         site: the model as it is at this site, where sites keep a part of it or all to themselves.
-        on_fault: unreadable images are left out of the table; the command then names them and ends with an error
+        on_error: unreadable images are left out of the table; the command then names them and ends with an error
             (stop), or ends as usual (skip).
     """
     out = Path(out)
     require_writable(out)
     if out.exists():
         raise InputError(f"{out} exists already; name another folder")
-    if on_fault not in ("stop", "skip"):
-        raise InputError(f"on_fault must be stop or skip, got {on_fault}")
+    if on_error not in ("stop", "skip"):
+        raise InputError(f"on_error must be stop or skip, got {on_error}")
     model = Model.of(RunFolder(Path(run)), site)
     files = _files(Path(images), model.how.dims)
     faults = _predict_all(model, files, Path(images), out)
-    if faults and (on_fault == "stop" or len(faults) == len(files)):
+    if faults and (on_error == "stop" or len(faults) == len(files)):
         kept = len(files) - len(faults)
-        raise Faults(
-            "images", faults, f"{kept} others are in {out / TABLE}; --on_fault skip leaves these out." * bool(kept)
+        raise InputErrors(
+            "images", faults, f"{kept} others are in {out / TABLE}; --on_error skip leaves these out." * bool(kept)
         )
     return out / TABLE
 
@@ -76,7 +76,7 @@ def _predict_all(model: Model, files: Sequence[Path], images: Path, out: Path) -
                 rows = [[name, *row] for row in model.rows(file, out, named)]
                 append(out / TABLE, _csv([*heading, *rows]))
                 heading = []
-            except ImageFault as fault:
+            except ImageError as fault:
                 faults.append(f"{readable(file.name)}: {fault}")
             counting(done, len(files))
     return faults
@@ -135,7 +135,7 @@ class Model:
         return [*(["slice"] if self.how.slices is not None else []), GUESS, *known]
 
     def rows(self, file: Path, out: Path, named: str) -> list[list[str]]:
-        """What is said of one image, or of each of its slices; writes its mask, as `named`. Raises ImageFault."""
+        """What is said of one image, or of each of its slices; writes its mask, as `named`. Raises ImageError."""
         raw, layout = read_image(file, nan=self.how.nan), self.how.layout(file)
         said = answers(self.network, self.how, raw, layout)
         if self.structures:

@@ -15,7 +15,7 @@ from fedcore.data.describe import describe
 from fedcore.data.labels import of_patients, require_fraction, with_mask
 from fedcore.data.preprocess.decode import UNLABELED
 from fedcore.data.source import Data
-from fedcore.errors import Faults, InputError, building
+from fedcore.errors import InputError, InputErrors, building
 from fedcore.models.encoder_store import find_encoder, load_encoder
 from fedcore.privacy.policy import Policy
 from fedcore.runs.classifiers import SEGMENTER, own_parts, save_classifier
@@ -134,7 +134,7 @@ def structures_of(train: Mapping[str, Images], test: Mapping[str, Images]) -> in
     """Class numbers in the masks, background included: one more than the greatest.
 
     Raises:
-        Faults: Test masks hold structures that no training mask has.
+        InputErrors: Test masks hold structures that no training mask has.
         InputError: Training masks hold nothing but background.
     """
     drawn = [images.companions.images for images in train.values() if images.companions]
@@ -147,7 +147,7 @@ def structures_of(train: Mapping[str, Images], test: Mapping[str, Images]) -> in
         for number in sorted(_shown(images) - known - {0})
     ]
     if unseen:
-        raise Faults("masks", unseen, f"Training masks hold {', '.join(map(str, sorted(known)))} alone.")
+        raise InputErrors("masks", unseen, f"Training masks hold {', '.join(map(str, sorted(known)))} alone.")
     return max(known) + 1
 
 

@@ -20,11 +20,11 @@ from fedgen.gan.diffaugment import DiffAugment
 from fedgen.gan.discriminator import Critic
 from fedgen.gan.gan import GAN
 from fedgen.gan.generator_network import Painter
-from fedgen.generator import Canvas, Known
+from fedgen.generator import Conditions, ImageShape
 from fedgen.training import train
 from tests.stopping import killed_in
 
-KNOWN = Known(("cat", "dog"), ("a", "b", "c"))
+KNOWN = Conditions(("cat", "dog"), ("a", "b", "c"))
 VISIT = Visit(batch_size=4, accelerator="cpu")
 small = partial(
     GAN, painter=partial(Painter, widths=(8, 16), latent=4), critic=partial(Critic, widths=(8, 16)),
@@ -34,7 +34,7 @@ small = partial(
 
 def gan(**settings: Any) -> GAN:
     torch.manual_seed(0)
-    return small(Canvas(1, (8, 8)), KNOWN, **settings)
+    return small(ImageShape(1, (8, 8)), KNOWN, **settings)
 
 
 def phantoms(dims: int = 2) -> Data:

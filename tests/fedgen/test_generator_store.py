@@ -12,17 +12,17 @@ from fedcore.files.checksums import write_sums
 from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
 from fedgen.diffusion.schedule import Noise
 from fedgen.diffusion.unet import UNet
-from fedgen.generator import Canvas, Known
+from fedgen.generator import Conditions, ImageShape
 from fedgen.generator_store import CONFIG, TENSORS, load_generator, save_generator
 from tests.fedcore.toys import same
 
-KNOWN = Known(("cat", "dog"), ("a", "b"))
+KNOWN = Conditions(("cat", "dog"), ("a", "b"))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     denoiser = Denoiser(UNet(2, 1, widths=(8, 16)), KNOWN)
-    save_generator(tmp_path / "generator", DiffusionGenerator(denoiser, KNOWN, Canvas(1, (8, 8)), Noise(), 0.1))
+    save_generator(tmp_path / "generator", DiffusionGenerator(denoiser, KNOWN, ImageShape(1, (8, 8)), Noise(), 0.1))
     return tmp_path / "generator"
 
 
@@ -41,7 +41,7 @@ def changed(folder: Path, path: str, value: Any) -> None:
 def test_a_generator_comes_back_to_the_bit(folder: Path) -> None:
     one, other = load_generator(folder), load_generator(folder)
     assert same(one.network.state_dict(), other.network.state_dict())
-    assert (one.known, one.canvas) == (KNOWN, Canvas(1, (8, 8)))
+    assert (one.known, one.canvas) == (KNOWN, ImageShape(1, (8, 8)))
     noise, open_ = torch.zeros(1, 1, 8, 8), torch.tensor([-1])
     assert torch.equal(one.draw(noise, open_, open_), other.draw(noise, open_, open_))
 

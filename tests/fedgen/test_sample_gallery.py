@@ -19,7 +19,7 @@ from fedcore.server.rounds import Rounds
 from fedcore.site.figures import thumbnails
 from fedgen.diffusion.sampler import Sampler, noise_of
 from fedgen.federated.feddiffuse import UDec
-from fedgen.generator import Canvas, Generator, Known
+from fedgen.generator import Conditions, Generator, ImageShape
 from fedgen.generator_store import load_generator
 from fedgen.latent.autoencoder import Autoencoder
 from fedgen.latent.vae import VAE
@@ -47,7 +47,7 @@ class Plain(Generator):
 
 
 def plain(classes: tuple[str, ...] = ("cat", "dog"), size: tuple[int, ...] = (4, 4)) -> Plain:
-    return Plain(nn.Identity(), Known(classes, ("a", "b")), Canvas(3, size))
+    return Plain(nn.Identity(), Conditions(classes, ("a", "b")), ImageShape(3, size))
 
 
 def kept(run: RunFolder, site: str = "hospital_1") -> dict[str, np.ndarray]:

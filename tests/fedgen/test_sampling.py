@@ -17,7 +17,7 @@ from fedcore.errors import InputError
 from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
 from fedgen.diffusion.schedule import Noise
 from fedgen.diffusion.unet import UNet
-from fedgen.generator import Canvas, Known
+from fedgen.generator import Conditions, ImageShape
 from fedgen.generator_store import TENSORS, save_generator
 from fedgen.latent.autoencoder import Autoencoder
 from fedgen.latent.vae import VAE
@@ -27,17 +27,17 @@ from fedgen.synthetic.image_files import encoded
 from tests.fedcore.files.test_lock import held_elsewhere
 from tests.fedgen.gans import gan
 
-KNOWN = Known(("cat", "dog"), ("a", "b", "c"))
+KNOWN = Conditions(("cat", "dog"), ("a", "b", "c"))
 QUICK = {"steps": 2, "batch_size": 4}
 
 
-def generator(folder: Path, size: tuple[int, ...] = (8, 8), known: Known = KNOWN, channels: int = 1) -> Path:
+def generator(folder: Path, size: tuple[int, ...] = (8, 8), known: Conditions = KNOWN, channels: int = 1) -> Path:
     """A run with an untrained generator whose answers are not 0."""
     torch.manual_seed(0)
     denoiser = Denoiser(UNet(len(size), channels, widths=(8, 16)), known)
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    save_generator(folder / "generator", DiffusionGenerator(denoiser, known, Canvas(channels, size), Noise(), 0.1))
+    save_generator(folder / "generator", DiffusionGenerator(denoiser, known, ImageShape(channels, size), Noise(), 0.1))
     return folder
 
 
@@ -70,7 +70,7 @@ def test_classes_and_sites_come_in_turn(tmp_path: Path) -> None:
 
 
 def test_a_generator_without_classes_leaves_the_label_open(tmp_path: Path) -> None:
-    found = rows(sample(generator(tmp_path / "run", known=Known((), ("a",))), tmp_path / "set", 3, **QUICK))
+    found = rows(sample(generator(tmp_path / "run", known=Conditions((), ("a",))), tmp_path / "set", 3, **QUICK))
     assert {(row["label"], row["imitates"]) for row in found} == {("", "a")}
 
 
@@ -191,14 +191,14 @@ def test_a_set_that_another_process_draws_is_left_alone(tmp_path: Path) -> None:
 
 def made_by(folder: Path, made: str) -> Path:
     """A run with an untrained generator of some kind."""
-    known = Known((), ()) if made == "unconditional" else KNOWN
+    known = Conditions((), ()) if made == "unconditional" else KNOWN
     if made in ("gan", "vae"):
-        vae = VAE(Canvas(1, (8, 8)), KNOWN, partial(Autoencoder, widths=(8, 8)))
+        vae = VAE(ImageShape(1, (8, 8)), KNOWN, partial(Autoencoder, widths=(8, 8)))
         save_generator(folder / "generator", gan().generator if made == "gan" else vae.generator)
         return folder
     denoiser = Denoiser(UNet(2, 1, widths=(8, 16)), known)
     process, dropped = Noise(predicts="flow" if made == "flow" else "v"), 0.0 if made == "never dropped" else 0.1
-    save_generator(folder / "generator", DiffusionGenerator(denoiser, known, Canvas(1, (8, 8)), process, dropped))
+    save_generator(folder / "generator", DiffusionGenerator(denoiser, known, ImageShape(1, (8, 8)), process, dropped))
     return folder
 
 

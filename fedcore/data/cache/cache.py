@@ -21,11 +21,11 @@ import numpy as np
 from fedcore.data.cache.content import Memo, key_of
 from fedcore.data.cache.growing_array import GrowingArray
 from fedcore.data.duplicates import pixel_digest
-from fedcore.data.io.readers import ImageFault
+from fedcore.data.io.readers import ImageError
 from fedcore.data.manifest.manifest import Row
 from fedcore.data.preprocess.clipping import Clipping
 from fedcore.data.preprocess.decode import UNLABELED, Decoded, Decoding, decode
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 
 VERSION = 8
 """Part of the key: raise it when decoding or the layout changes."""
@@ -82,7 +82,7 @@ def decode_sites(
     how: Decoding,
     folder: Path,
     *,
-    on_fault: Literal["stop", "skip"] = "stop",
+    on_error: Literal["stop", "skip"] = "stop",
     progress: Progress | None = None,
 ) -> dict[str, Store]:
     """Every site's images, from the cache where its files and settings are unchanged.
@@ -90,7 +90,7 @@ def decode_sites(
     `progress` is called with (images done, images to decode). A site with faults is kept only by "skip".
 
     Raises:
-        Faults: with "stop", naming site, row and file of every image of every site that cannot be used.
+        InputErrors: with "stop", naming site, row and file of every image of every site that cannot be used.
         InputError: the disk is full or the folder cannot be written; no half cache is left.
     """
     with open_cache(folder):
@@ -98,15 +98,15 @@ def decode_sites(
         memo = Memo(folder / "known.json")
         places = {site: _place(folder, rows, how, memo) for site, rows in sites.items()}
         memo.save()
-        stores = {site: _usable(place, on_fault) for site, place in places.items()}
+        stores = {site: _usable(place, on_error) for site, place in places.items()}
         missing = [site for site, store in stores.items() if store is None]
         tally = _Tally(sum(len(sites[site]) for site in missing), progress)
         faults: list[str] = []
         for site in missing:
-            found = _write(places[site], sites[site], how, on_fault == "skip", tally)
+            found = _write(places[site], sites[site], how, on_error == "skip", tally)
             faults += told(site, sites[site], found)
-    if faults and on_fault == "stop":
-        raise Faults("images", faults, "Mend or remove these rows, or set on_fault to skip to go on without them.")
+    if faults and on_error == "stop":
+        raise InputErrors("images", faults, "Mend or remove these rows, or set on_error to skip to go on without them.")
     opened = {site: stores[site] or _opened(place) for site, place in places.items()}
     return {site: store for site, store in opened.items() if store is not None}
 
@@ -160,10 +160,10 @@ def decoders() -> list[bool]:
     return [find_spec(name) is not None for name in _DECODERS]
 
 
-def _usable(place: Path, on_fault: str) -> Store | None:
+def _usable(place: Path, on_error: str) -> Store | None:
     """A store that lacks images is looked at again before its faults stop a run."""
     store = _opened(place)
-    if store is not None and store.faults and on_fault == "stop":
+    if store is not None and store.faults and on_error == "stop":
         shutil.rmtree(place)
         return None
     return store
@@ -240,7 +240,7 @@ def _decoded(rows: Sequence[Row], how: Decoding) -> Iterator[Decoded | str]:
     def attempt(row: Row) -> Decoded | str:
         try:
             return decode(row, how)
-        except ImageFault as fault:
+        except ImageError as fault:
             return str(fault)
 
     step = 8 * _THREADS

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.nifti import parts
 from fedcore.data.manifest.manifest import Row
 from fedcore.files.reading import json_of, text_of
@@ -66,7 +66,7 @@ class Memo:
         try:
             files = sorted(part for part in path.iterdir() if part.is_file()) if path.is_dir() else parts(path)
             return "".join(self._file(part) for part in files)
-        except ImageFault:  # half of a pair, as decoding tells
+        except ImageError:  # half of a pair, as decoding tells
             return "half"
         except OSError as error:  # decoding tells; the day the file can be read its digest is another
             return f"unreadable ({error.errno})"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fedcore.data.io import npz
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 
 
 def read_npy(path: Path, colours: bool = True) -> np.ndarray:
@@ -41,7 +41,7 @@ def channels_first(array: np.ndarray) -> np.ndarray:
     elif array.ndim in (3, 4) and array.shape[0] in (1, 3):
         image = array
     else:
-        raise ImageFault(f"array of shape {shape} is neither a picture nor a volume")
+        raise ImageError(f"array of shape {shape} is neither a picture nor a volume")
     return image[:, 0] if image.ndim == 4 and image.shape[1] == 1 else image
 
 

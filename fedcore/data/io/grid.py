@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.preprocess.geometry import Spacing
 
 CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])
@@ -35,14 +35,14 @@ class Grid:
     """Between voxels along each stored axis, as the header says it, where there is no affine."""
 
     def __post_init__(self) -> None:
-        """Raises ImageFault where axes are not at right angles, which no array can show."""
+        """Raises ImageError where axes are not at right angles, which no array can show."""
         if self.affine is None:
             return
         axes = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
         between = np.abs(axes.T @ axes - np.eye(3)) * np.outer(*[np.array(self.space) > 1] * 2)
         if between.max() > SHEAR:
             off = np.degrees(np.arcsin(min(1.0, between.max())))
-            raise ImageFault(
+            raise ImageError(
                 f"axes are {off:.1f} degrees off a right angle (gantry tilt, or a registration with shear); resample "
                 "the volume onto a grid at right angles, for instance with dcm2niix or SimpleITK"
             )

@@ -14,7 +14,7 @@ import numpy as np
 
 from fedcore.data.io import npz
 from fedcore.data.io.dicom.series import header_of
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.nifti import nifti_header
 from fedcore.data.io.readers import guarded, kind_of
 
@@ -30,7 +30,7 @@ def white_of(path: Path, member: str | None = None, index: int | None = None) ->
     Files that were converted keep their levels: 255 of arrays, NIfTI and DICOM of 8 bits, 4095 of all with more.
 
     Raises:
-        ImageFault: The file holds floating-point or rescaled values, which do not say what is white.
+        ImageError: The file holds floating-point or rescaled values, which do not say what is white.
     """
     kind = kind_of(path) if member is None else "npz"
     levels: dict[str, Callable[[], int]] = {
@@ -43,17 +43,17 @@ def white_of(path: Path, member: str | None = None, index: int | None = None) ->
 
 
 def require_levels(image: np.ndarray, white: int) -> None:
-    """Raises ImageFault where values lie outside of 0 (black) to `white`."""
+    """Raises ImageError where values lie outside of 0 (black) to `white`."""
     low, high = float(image.min()), float(image.max())
     if low < 0 or high > white:
-        raise ImageFault(
+        raise ImageError(
             f"a synthetic image of values {low:g} to {high:g}; its kind of file holds levels of 0 to {white}"
         )
 
 
 def _of_type(kind: np.dtype) -> int:
     if kind.kind not in "ui":
-        raise ImageFault(
+        raise ImageError(
             "a synthetic image of floating-point or rescaled values, which do not say what is white; store it as it "
             "was drawn: 0 to 255 in 8-bit integers, or 0 to 4095 in wider ones"
         )

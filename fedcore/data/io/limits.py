@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from math import prod
 from typing import Any
 
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 
 MOST_VOXELS = 2**30
 """Of an image: 1024 x 1024 x 1024, 4 GiB as float32. A CT of 2000 slices has half of that."""
@@ -18,10 +18,10 @@ MOST_IMAGES = 10_000_000
 
 
 def require_voxels(shape: Iterable[Any], kind: str) -> None:
-    """Raises ImageFault for an image of this shape that is too large to be read."""
+    """Raises ImageError for an image of this shape that is too large to be read."""
     sides = [int(side) for side in shape]
     if prod(sides) > MOST_VOXELS:
-        raise ImageFault(f"{kind} of {' x '.join(map(str, sides))} pixels; an image has at most {MOST_VOXELS:,}")
+        raise ImageError(f"{kind} of {' x '.join(map(str, sides))} pixels; an image has at most {MOST_VOXELS:,}")
 
 
 def require_small(archive: zipfile.ZipFile, most: int, what: str) -> None:
@@ -31,13 +31,13 @@ def require_small(archive: zipfile.ZipFile, most: int, what: str) -> None:
 
 
 def require_picture(pixels: int) -> None:
-    """Raises ImageFault for a picture of more pixels than Pillow opens."""
+    """Raises ImageError for a picture of more pixels than Pillow opens."""
     if pixels > _most_of_a_picture():
         raise too_large()
 
 
-def too_large() -> ImageFault:
-    return ImageFault(
+def too_large() -> ImageError:
+    return ImageError(
         f"larger than {_most_of_a_picture() / 1e6:,.0f} million pixels; save a smaller picture, or tiles of it"
     )
 

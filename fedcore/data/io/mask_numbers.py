@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import UInt8
 
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 
 TOLERANCE = 0.05
 """Off a whole number, up to which a value is rounded: floats stored in 8 bits and a scale are off by a part of it."""
@@ -21,14 +21,14 @@ def drawn_numbers(values: np.ndarray) -> UInt8[np.ndarray, "*space"]:
     """Of a mask as read, (c, *space).
 
     Raises:
-        ImageFault: Colours that differ, other values than whole numbers from 0 to 255, or numbers that crowd.
+        ImageError: Colours that differ, other values than whole numbers from 0 to 255, or numbers that crowd.
     """
     if values.size == 0:
-        raise ImageFault("empty (0 pixels)")
+        raise ImageError("empty (0 pixels)")
     if values.dtype.kind not in "buif":
-        raise ImageFault(f"values must be real numbers, got {values.dtype.name}")
+        raise ImageError(f"values must be real numbers, got {values.dtype.name}")
     if (values != values[:1]).any() and not np.isnan(values).any():
-        raise ImageFault("in colour; a mask holds one class number a pixel")
+        raise ImageError("in colour; a mask holds one class number a pixel")
     numbers = _whole(values[0])
     _require_drawn(numbers)
     return numbers
@@ -45,7 +45,7 @@ def _whole(values: np.ndarray) -> UInt8[np.ndarray, "*space"]:
     found = np.unique(values[~right])
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     met = ", ".join(f"{value:.6g}" for value in found[:_SHOWN])
-    raise ImageFault(f"values must be whole numbers in 0..255, found {met}{more}; {_advice(found)}")
+    raise ImageError(f"values must be whole numbers in 0..255, found {met}{more}; {_advice(found)}")
 
 
 def _advice(found: np.ndarray) -> str:
@@ -57,7 +57,7 @@ def _advice(found: np.ndarray) -> str:
 
 
 def _require_drawn(numbers: UInt8[np.ndarray, "*space"]) -> None:
-    """Raises ImageFault for more than a few numbers most of which nowhere fill a square of 2 x 2 pixels.
+    """Raises ImageError for more than a few numbers most of which nowhere fill a square of 2 x 2 pixels.
 
     What somebody drew has an area. The border of a mask that was smoothed, resampled or once a JPEG holds dozens of
     numbers, each in single pixels.
@@ -69,7 +69,7 @@ def _require_drawn(numbers: UInt8[np.ndarray, "*space"]) -> None:
     square = (corner == numbers[..., :-1, 1:]) & (corner == numbers[..., 1:, :-1]) & (corner == numbers[..., :-1, :-1])
     areas = np.unique(corner[square])
     if 2 * len(areas) < len(met) and (len(areas) or numbers.size > _SMALL):
-        raise ImageFault(
+        raise ImageError(
             f"{len(met)} numbers from {met[0]} to {met[-1]}, {len(met) - len(areas)} of them nowhere of 2 x 2 pixels, "
             "as after smoothing, resampling or JPEG; save the original, resampled by nearest neighbour alone, as PNG"
         )

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from fedcore.data.io.affine import grid_of
 from fedcore.data.io.array import read_npy
 from fedcore.data.io.dicom.seg import read_segments, segmentation_in, segments_on
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.grid import Grid
 from fedcore.data.io.mask_numbers import drawn_numbers
 from fedcore.data.io.pictures.picture import PICTURES, read_picture
@@ -28,10 +28,10 @@ def read_mask(path: Path) -> UInt8[np.ndarray, "*space"]:
     where all colours are equal. Numbers a little off whole ones, as files of floats or with a scale hold, are rounded.
 
     Raises:
-        ImageFault: It cannot be read, was saved in a way that changes numbers, or holds other than 0 to 255.
+        ImageError: It cannot be read, was saved in a way that changes numbers, or holds other than 0 to 255.
     """
     if path.is_file() and path.stat().st_size == 0:
-        raise ImageFault("zero bytes")
+        raise ImageError("zero bytes")
     suffix = path.suffix.lower()
     if suffix in PICTURES:
         values = guarded(PICTURES[suffix], lambda: read_picture(path, mask=True))
@@ -59,14 +59,14 @@ def read_mask_of(image: Path, mask: Path, space: tuple[int, ...]) -> UInt8[np.nd
     slices by their place along the normal, (row, column) of one slice.
 
     Raises:
-        ImageFault: It cannot be read, has another shape, or lies elsewhere.
+        ImageError: It cannot be read, has another shape, or lies elsewhere.
     """
     try:
         values = _placed(image, mask)
-    except ImageFault as fault:
-        raise ImageFault(f"mask: {fault}") from None
+    except ImageError as fault:
+        raise ImageError(f"mask: {fault}") from None
     if values.shape != space:
-        raise ImageFault(f"mask has shape {_times(values.shape)}, its image {_times(space)}; they must be equal")
+        raise ImageError(f"mask has shape {_times(values.shape)}, its image {_times(space)}; they must be equal")
     return values
 
 
@@ -74,14 +74,14 @@ def _placed(image: Path, mask: Path) -> UInt8[np.ndarray, "*space"]:
     here = grid_of(image)
     if (seg := segmentation_in(mask)) is not None:
         if here is None or here.affine is None:
-            raise ImageFault("a DICOM SEG, and its image does not say where it lies; save it as .npy")
+            raise ImageError("a DICOM SEG, and its image does not say where it lies; save it as .npy")
         return np.ascontiguousarray(here.turned(segments_on(seg, image, here)[None])[0])
     values, there = read_mask(mask), grid_of(mask)
     if there is None or there.affine is None:
         return values if here is None else _turned(here, values if there is None else there.stored(values))
     if here is not None and here.affine is not None:
         if here.turned_space == there.turned_space and not here.lies_as(there):
-            raise ImageFault("lies elsewhere than its image (their affines differ); resample it onto the image's grid")
+            raise ImageError("lies elsewhere than its image (their affines differ); resample it onto the image's grid")
         return values
     # Of one slice that lies somewhere `read_mask` makes what a viewer shows, which is what pictures are.
     if values.ndim == 2 and kind_of(image) != "NIfTI":

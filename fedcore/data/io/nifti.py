@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.grid import Grid, usable
 from fedcore.data.io.limits import require_voxels
 
@@ -26,9 +26,9 @@ def read_nifti(path: Path) -> np.ndarray:
     header = nifti_header(path)
     dtype = header.get_data_dtype()
     if dtype.fields:
-        raise ImageFault(f"colour voxels ({'RGBA32' if len(dtype.fields) == 4 else 'RGB24'}); save one number a voxel")
+        raise ImageError(f"colour voxels ({'RGBA32' if len(dtype.fields) == 4 else 'RGB24'}); save one number a voxel")
     if dtype.kind == "c":
-        raise ImageFault(f"complex voxels ({dtype.name}); save their magnitude")
+        raise ImageError(f"complex voxels ({dtype.name}); save their magnitude")
     shape = header.get_data_shape()
     require_voxels(shape, "NIfTI")
     channels = _channels(shape)
@@ -59,7 +59,7 @@ def _beside(folder: Path, stem: str, ending: str) -> Path:
     for name in (f"{stem}{ending}", f"{stem}{ending.upper()}", f"{stem}{ending}.gz"):
         if (folder / name).is_file():
             return folder / name
-    raise ImageFault(f"half of a pair: the {ending} file beside it is missing")
+    raise ImageError(f"half of a pair: the {ending} file beside it is missing")
 
 
 @contextmanager
@@ -92,23 +92,23 @@ def nifti_header(path: Path) -> Any:
         elif 348 in sizes and len(files) == 2:
             kind = Spm2AnalyzeHeader
         else:
-            raise ImageFault("truncated or unreadable (NIfTI): it does not begin with a header of NIfTI")
+            raise ImageError("truncated or unreadable (NIfTI): it does not begin with a header of NIfTI")
         return kind.from_fileobj(stream)
 
 
 def _require_whole(path: Path, promised: int) -> None:
-    """Raises ImageFault for a file that cannot hold so many bytes, before room is made for them."""
+    """Raises ImageError for a file that cannot hold so many bytes, before room is made for them."""
     with path.open("rb") as file:
         most = _PACKED if file.read(2) == _GZIP else 1
     if promised > path.stat().st_size * most:
-        raise ImageFault("truncated or unreadable (NIfTI): its header promises more voxels than it holds")
+        raise ImageError("truncated or unreadable (NIfTI): its header promises more voxels than it holds")
 
 
 def _channels(shape: tuple[int, ...]) -> int:
     """Beyond space there may be one axis of up to four: the fourth, or the fifth, where the standard puts vectors."""
     beyond = [side for side in shape[3:] if side != 1]
     if len(beyond) > 1 or (beyond and beyond[0] > 4):
-        raise ImageFault(
+        raise ImageError(
             f"NIfTI of shape {shape}; a fourth axis holds at most 4 channels; of a series of volumes save each as a "
             "file of its own"
         )

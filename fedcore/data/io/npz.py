@@ -15,7 +15,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.limits import MOST_IMAGES, MOST_KEPT, require_voxels
 
 _extracting = Lock()
@@ -85,17 +85,17 @@ def _unpacked(path: Path, member: str, mtime_ns: int) -> np.memmap:
 
 
 def require_whole(stream: IO[bytes], size: int) -> None:
-    """Raises ImageFault for the .npy of `size` bytes in a stream whose header promises more, or too large an image."""
+    """Raises ImageError for the .npy of `size` bytes in a stream whose header promises more, or too large an image."""
     shape, _, dtype = _header(stream)
     require_voxels(shape, "npy")
     if stream.tell() + prod(shape) * dtype.itemsize > size:
-        raise ImageFault(f"truncated or unreadable (npy): {' x '.join(map(str, shape))} values are promised")
+        raise ImageError(f"truncated or unreadable (npy): {' x '.join(map(str, shape))} values are promised")
 
 
 def _require_room(size: int) -> None:
-    """Raises ImageFault where the disk of temporary files has no room for so many bytes."""
+    """Raises ImageError where the disk of temporary files has no room for so many bytes."""
     if size > (free := shutil.disk_usage(tempfile.gettempdir()).free):
-        raise ImageFault(
+        raise ImageError(
             f"npz that unpacks to {size / 1e9:.1f} GB, and the temporary folder has {free / 1e9:.1f} GB free"
         )
 

@@ -20,11 +20,11 @@ from fedcore.data.io import npz
 from fedcore.data.io.array import channels_first, read_npy
 from fedcore.data.io.dicom.frames import read_dicom
 from fedcore.data.io.dicom.series import read_series
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.nifti import ENDINGS, read_nifti
 from fedcore.data.io.pictures.picture import PICTURES, read_picture
 
-__all__ = ["ImageFault", "kind_of", "read_image"]
+__all__ = ["ImageError", "kind_of", "read_image"]
 
 Nan = Literal["stop", "minimum"]
 """Of NaN pixels: the image is a fault, or they take its least value, since nothing was measured there."""
@@ -58,7 +58,7 @@ def read_image(
     - DICOM is in the units of its rescale slope and intercept, and bright is dense.
 
     Raises:
-        ImageFault: with a text that names neither the path nor anything from a header.
+        ImageError: with a text that names neither the path nor anything from a header.
     """
     return checked(read_stored(path, member, index), nan)
 
@@ -66,13 +66,13 @@ def read_image(
 def read_stored(path: Path, member: str | None = None, index: int | None = None) -> np.ndarray:
     """As `read_image`, of any numbers that the file holds: not finite, not real or none at all."""
     if path.is_file() and path.stat().st_size == 0:
-        raise ImageFault("zero bytes")
+        raise ImageError("zero bytes")
     kind, read = _reader(path, member, index)
     return guarded(kind, lambda: read(path))
 
 
 def kind_of(path: Path) -> str:
-    """DICOM, DICOM series, NIfTI, npy or a kind of picture. Raises ImageFault where it is none."""
+    """DICOM, DICOM series, NIfTI, npy or a kind of picture. Raises ImageError where it is none."""
     return _reader(path, None, None)[0]
 
 
@@ -91,9 +91,9 @@ def _reader(path: Path, member: str | None, index: int | None) -> tuple[str, Cal
     if suffix in _DICOM or suffix[1:].isdigit():  # names such as 1.2.840.113619.2.5
         return "DICOM", read_dicom
     if advice := next((text for ending, text in _CONVERT.items() if name.endswith(ending)), None):
-        raise ImageFault(advice)
+        raise ImageError(advice)
     known = f"{', '.join(PICTURES)}, .npy, .npz, .nii, .nii.gz, .hdr, .img, .dcm"
-    raise ImageFault(f"unknown kind of file, by the end of its name; known: {known}")  # which may hold a name
+    raise ImageError(f"unknown kind of file, by the end of its name; known: {known}")  # which may hold a name
 
 
 def guarded(kind: str, read: Callable[[], _Read]) -> _Read:
@@ -101,34 +101,34 @@ def guarded(kind: str, read: Callable[[], _Read]) -> _Read:
     try:
         with _quiet():
             return read()
-    except ImageFault:
+    except ImageError:
         raise
     except MemoryError:
-        raise ImageFault(f"more than this machine's memory holds ({kind})") from None
+        raise ImageError(f"more than this machine's memory holds ({kind})") from None
     except OSError as error:
         reason = f"not readable: {error.strerror}" if error.strerror else f"truncated or unreadable ({kind})"
-        raise ImageFault(reason) from None
+        raise ImageError(reason) from None
     except Exception:
-        raise ImageFault(f"truncated or unreadable ({kind})") from None
+        raise ImageError(f"truncated or unreadable ({kind})") from None
 
 
 def checked(image: np.ndarray, nan: Nan = "stop") -> Float32[np.ndarray, "c *space"]:
     if image.size == 0:
-        raise ImageFault("empty image (0 pixels)")
+        raise ImageError("empty image (0 pixels)")
     if image.dtype.kind not in "buif":
-        raise ImageFault(f"pixels must be real numbers, got {image.dtype.name}")
+        raise ImageError(f"pixels must be real numbers, got {image.dtype.name}")
     with np.errstate(over="ignore"):
         image = np.ascontiguousarray(image, dtype=np.float32)
     if np.isfinite(image).all():
         return image
     missing = np.isnan(image)
     if bad := int((~np.isfinite(image) & ~missing).sum()):  # of no known size: no option takes them for a number
-        raise ImageFault(f"infinite pixels, or above 3.4e38 ({bad} of {image.size})")
+        raise ImageError(f"infinite pixels, or above 3.4e38 ({bad} of {image.size})")
     if missing.all():
-        raise ImageFault("nothing but NaN pixels")
+        raise ImageError("nothing but NaN pixels")
     if nan == "stop":
         count = f"{missing.sum()} of {image.size}"
-        raise ImageFault(f"NaN pixels ({count}); data.nan minimum takes them for the image's least value")
+        raise ImageError(f"NaN pixels ({count}); data.nan minimum takes them for the image's least value")
     return np.where(missing, image[~missing].min(), image)
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedcore.errors import Faults
+from fedcore.errors import InputErrors
 
 _DELIMITERS = ",;\t"
 _INVISIBLE = "\ufeff\u200b\u200e\u200f"
@@ -20,7 +20,7 @@ def records(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(row number, cells) of every row that is not blank, the header first, as row 1; blanks around cells are cut.
 
     Raises:
-        Faults: It cannot be read, or is no CSV.
+        InputErrors: It cannot be read, or is no CSV.
     """
     text = _text(path)
     first = text.lstrip("\r\n ").splitlines()[0]
@@ -28,7 +28,7 @@ def records(path: Path) -> Iterator[tuple[int, list[str]]]:
     if excel := _EXCEL.fullmatch(first):
         delimiter = excel[1]
         if delimiter not in _DELIMITERS:
-            raise Faults(str(path), [f"its first line asks for the delimiter {delimiter!r}; take , or ; or a tab"])
+            raise InputErrors(str(path), [f"its first line asks for the delimiter {delimiter!r}; take , or ; or a tab"])
         text = text.lstrip("\r\n ")[len(first) :].lstrip("\r\n")
     number = 0
     try:
@@ -39,23 +39,23 @@ def records(path: Path) -> Iterator[tuple[int, list[str]]]:
             if stripped:
                 yield number, stripped
     except csv.Error as error:
-        raise Faults(str(path), [f"row {number + 1}: not a CSV: {error}"]) from None
+        raise InputErrors(str(path), [f"row {number + 1}: not a CSV: {error}"]) from None
 
 
 def _text(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise Faults(str(path), [f"cannot be read: {error.strerror}; give the path of a CSV file"]) from None
+        raise InputErrors(str(path), [f"cannot be read: {error.strerror}; give the path of a CSV file"]) from None
     if content.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0")):
-        raise Faults(str(path), ["a workbook or an archive, not a CSV; save it as 'CSV UTF-8'"])
+        raise InputErrors(str(path), ["a workbook or an archive, not a CSV; save it as 'CSV UTF-8'"])
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise Faults(str(path), [f"not UTF-8 text (byte {error.start}); save it as 'CSV UTF-8'"]) from None
+        raise InputErrors(str(path), [f"not UTF-8 text (byte {error.start}); save it as 'CSV UTF-8'"]) from None
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise Faults(str(path), [f"not a text (NUL in line {line}); save it as 'CSV UTF-8'"])
+        raise InputErrors(str(path), [f"not a text (NUL in line {line}); save it as 'CSV UTF-8'"])
     if not text.strip():
-        raise Faults(str(path), ["empty; a header such as 'image,site,split,label' must come first"])
+        raise InputErrors(str(path), ["empty; a header such as 'image,site,split,label' must come first"])
     return text

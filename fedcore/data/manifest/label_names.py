@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from fedcore.data.findings import NO_FINDING, SEPARATOR, canonical, says_nothing
 from fedcore.data.manifest.cells import MISSING, rows_told
-from fedcore.errors import Faults
+from fedcore.errors import InputErrors
 
 _BETWEEN = re.compile(r"(?<!\d)[\s_]+|[\s_]+(?!\d)|(?<=[^\W\d])-(?=[^\W\d])")
 """Blanks and what is written for them; not between digits, where they set numbers apart."""
@@ -58,9 +58,9 @@ def alike_faults(what: str, rows_by_name: Mapping[str, Iterable[int]]) -> list[s
 
 
 def require_distinct(classes: Sequence[str]) -> None:
-    """Of several manifests together. Raises Faults where classes seem to be one."""
+    """Of several manifests together. Raises InputErrors where classes seem to be one."""
     names = {name for label in classes for name in label.split(SEPARATOR)}
     if faults := [
         f"classes {' and '.join(map(repr, group))} seem to be one" for group in alike(dict.fromkeys(names, ()))
     ]:
-        raise Faults("labels", faults, "Write them in one way in all manifests.")
+        raise InputErrors("labels", faults, "Write them in one way in all manifests.")

@@ -25,7 +25,7 @@ from fedcore.data.manifest.label_names import label_fault
 from fedcore.data.manifest.paths import file_fault, found_at
 from fedcore.data.manifest.row import Row
 from fedcore.data.preprocess.slices import between_ends
-from fedcore.errors import Faults
+from fedcore.errors import InputErrors
 
 __all__ = ["SPLITS", "Manifest", "Row", "examine", "read_manifest"]
 
@@ -58,7 +58,7 @@ def read_manifest(
     path: Path,
     columns: Columns = OURS,
     patients_are_global: bool = False,
-    on_fault: Literal["stop", "skip"] = "stop",
+    on_error: Literal["stop", "skip"] = "stop",
 ) -> Manifest:
     """Reads and checks a manifest; images are looked for, not opened.
 
@@ -71,15 +71,15 @@ def read_manifest(
         path: The CSV.
         columns: What the file calls its columns.
         patients_are_global: Whether a number is the same patient at every site; else it is another one at each.
-        on_fault: With "skip", rows whose image or mask is missing or empty are left out, and told by `absent`.
+        on_error: With "skip", rows whose image or mask is missing or empty are left out, and told by `absent`.
 
     Raises:
-        Faults: with every fault of the file and its row number.
+        InputErrors: with every fault of the file and its row number.
     """
     found = examine(path, columns, patients_are_global)
-    faults = list(found.faults) if on_fault == "skip" and found.rows else found.all_faults()
+    faults = list(found.faults) if on_error == "skip" and found.rows else found.all_faults()
     if faults:
-        raise Faults(str(found.path), faults, _ADVICE)
+        raise InputErrors(str(found.path), faults, _ADVICE)
     return found
 
 
@@ -87,13 +87,13 @@ def examine(path: Path, columns: Columns = OURS, patients_are_global: bool = Fal
     """As `read_manifest`, but faults of rows are part of what it gives.
 
     Raises:
-        Faults: The file cannot be read, or its columns are not known.
+        InputErrors: The file cannot be read, or its columns are not known.
     """
     path = Path(path).absolute()
     lines = records(path)
     header = header_of(next(lines, (1, []))[1], columns)
     if header.faults:
-        raise Faults(str(path), header.faults)
+        raise InputErrors(str(path), header.faults)
     split_given = "split" in header.places
     reading = _Reading(path.parent, split_given, patients_are_global, notes=[*header.notes])
     written: list[dict[str, str]] = []

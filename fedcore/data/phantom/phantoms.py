@@ -36,7 +36,7 @@ from fedcore.data.preprocess.decode import Decoding, Layout, arrange
 from fedcore.data.preprocess.geometry import full_size, require_memory
 from fedcore.data.preprocess.scaling import Percentiles
 from fedcore.data.preprocess.slices import emptied
-from fedcore.errors import Faults
+from fedcore.errors import InputErrors
 from fedcore.files.writing import write_atomically
 
 FIELD_OF_VIEW_MM = 256.0
@@ -85,13 +85,13 @@ class Phantoms:
             f"test_fraction must lie in [0, 1), got {self.test_fraction}": 0 <= self.test_fraction < 1,
         }
         if faults := [text for text, holds in rules.items() if not holds]:
-            raise Faults("phantom hospitals", faults)
+            raise InputErrors("phantom hospitals", faults)
 
     def scans(self, size: int | Sequence[int] = 64) -> Iterator[Scans]:
         """One hospital after the other, raw; memory is that of one hospital."""
         space = full_size(size, self.spatial_dims)
         if min(space) < _SMALLEST:
-            raise Faults("phantom hospitals", [f"size must be at least {_SMALLEST} an axis, got {space}"])
+            raise InputErrors("phantom hospitals", [f"size must be at least {_SMALLEST} an axis, got {space}"])
         require_memory(space, self.images_per_site)
         for site in range(self.sites):
             yield self._scan(site, space)

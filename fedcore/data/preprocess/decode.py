@@ -11,7 +11,7 @@ from jaxtyping import Float16, Float32, Int64, UInt8
 from fedcore.data.io.affine import grid_of
 from fedcore.data.io.levels import require_levels, white_of
 from fedcore.data.io.masks import Meaning, as_classes, read_mask_of
-from fedcore.data.io.readers import ImageFault, Nan, read_image
+from fedcore.data.io.readers import ImageError, Nan, read_image
 from fedcore.data.io.spacing import scaled
 from fedcore.data.manifest.manifest import Row
 from fedcore.data.preprocess.clipping import UNCLIPPED, Clipping, clipping_of
@@ -95,15 +95,15 @@ def decode(row: Row, how: Decoding) -> Decoded:
     a volume keep their brightness to one another. Images of a synthetic set are scaled by their own levels.
 
     Raises:
-        ImageFault: unreadable, of other dimensions than the rest, a mask of another shape or place, or a synthetic
+        ImageError: unreadable, of other dimensions than the rest, a mask of another shape or place, or a synthetic
             image whose file does not hold the levels that were drawn.
     """
     raw = read_image(row.image, row.member, row.index, how.nan)
     dims = raw.ndim - 1
     if dims != how.dims:
-        raise ImageFault(f"a {dims}D image among {how.dims}D ones; put them in manifests of their own")
+        raise ImageError(f"a {dims}D image among {how.dims}D ones; put them in manifests of their own")
     if raw.shape[0] not in (1, how.channels) and (raw.shape[0], how.channels) != (3, 1):
-        raise ImageFault(f"{raw.shape[0]} channels cannot become {how.channels}")
+        raise ImageError(f"{raw.shape[0]} channels cannot become {how.channels}")
     mask = None if row.mask is None else as_classes(read_mask_of(row.image, row.mask, raw.shape[1:]), how.mask_255)
     scaling = _levels_of(row, raw) if row.synthetic else how.scaling
     scaled_image = scaling(raw)

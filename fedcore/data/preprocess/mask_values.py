@@ -12,9 +12,9 @@ import numpy as np
 from fedcore.data.cache.cache import VERSION, default_folder, open_cache
 from fedcore.data.cache.content import Memo
 from fedcore.data.io.masks import Meaning, read_mask
-from fedcore.data.io.readers import ImageFault
+from fedcore.data.io.readers import ImageError
 from fedcore.data.manifest.manifest import Row
-from fedcore.errors import Faults
+from fedcore.errors import InputErrors
 
 Met = Mapping[str, Counter[tuple[int, ...]]]
 """By site how many masks hold exactly these numbers."""
@@ -43,7 +43,7 @@ def meaning_of_255(met: Met) -> Meaning:
     """Class 1 where no mask holds a number other than 0 and 255, else that nobody has looked there.
 
     Raises:
-        Faults: Nothing but 255 anywhere, or a site of 0 and 255 alone among others of further numbers.
+        InputErrors: Nothing but 255 anywhere, or a site of 0 and 255 alone among others of further numbers.
     """
     of_sites = {site: set().union(*sets) for site, sets in met.items()}
     all_met = set().union(*of_sites.values())
@@ -64,7 +64,7 @@ def meaning_of_255(met: Met) -> Meaning:
         advice = (
             "Set data.mask_255 to class, where 255 is a structure (class 1), or to unlabelled, where nobody has looked."
         )
-        raise Faults("masks", faults, advice)
+        raise InputErrors("masks", faults, advice)
     return "unlabelled"
 
 
@@ -72,7 +72,7 @@ def require_numbered(met: Met, mask_255: Meaning) -> list[str]:
     """Notes of class numbers that no mask holds, each of which costs a segmenter an output.
 
     Raises:
-        Faults: Fewer than one in eight of the numbers up to the greatest is there, as in masks of 0 and 128.
+        InputErrors: Fewer than one in eight of the numbers up to the greatest is there, as in masks of 0 and 128.
     """
     stored = set().union(*(set().union(*sets) for sets in met.values()))
     classes = {1 if number == 255 else number for number in stored if number != 255 or mask_255 == "class"} - {0}
@@ -81,7 +81,7 @@ def require_numbered(met: Met, mask_255: Meaning) -> list[str]:
         return []
     found = f"masks hold the class numbers {_listed(classes)}, and {missing} below {max(classes)} in none"
     if _SPARSE * len(classes) < max(classes) and max(classes) > _SPARSE:
-        raise Faults("masks", [found], "Number the classes 1, 2, 3 and so on.")
+        raise InputErrors("masks", [found], "Number the classes 1, 2, 3 and so on.")
     return [f"{found}; a segmenter has an output for each"]
 
 
@@ -101,12 +101,12 @@ def checked_masks(met: Met) -> tuple[list[str], list[str]]:
     """(faults, warnings) of the numbers of a manifest's masks, for `data check`."""
     try:
         meaning, warnings = meaning_of_255(met), []
-    except Faults as faults:
+    except InputErrors as faults:
         meaning = "unlabelled"
         warnings = [f"{fault}; a run needs data.mask_255 class or unlabelled" for fault in faults.faults]
     try:
         return [], [*warnings, *require_numbered(met, meaning), *mask_notes(met, meaning)]
-    except Faults as faults:
+    except InputErrors as faults:
         return list(faults.faults), warnings
 
 
@@ -117,7 +117,7 @@ def _numbers(row: Row, memo: Memo) -> list[int] | None:
     def look() -> list[int] | None:
         try:
             return [int(number) for number in np.flatnonzero(np.bincount(read_mask(mask).ravel(), minlength=256))]
-        except ImageFault:  # decoding tells, with its row
+        except ImageError:  # decoding tells, with its row
             return None
 
     return memo.recall(f"mask {VERSION} {memo.digest_of(mask)}", look)

@@ -15,7 +15,7 @@ from fedcore.data.preprocess.mask_values import checked_masks
 from fedcore.data.tools.look import Look, look, numbers_met
 from fedcore.data.tools.manifest_warnings import cautions
 from fedcore.data.tools.preview import preview
-from fedcore.errors import Faults
+from fedcore.errors import InputErrors
 from fedcore.tables import terminal
 
 __all__ = ["check", "check_command", "preview"]
@@ -50,7 +50,7 @@ def check(
     console = terminal()
     try:
         found = examine(manifest, columns, patients_are_global)
-    except Faults as faults:
+    except InputErrors as faults:
         console.print(str(faults), soft_wrap=True)
         return len(faults.faults)
     sites: dict[str, list[tuple[Row, Look]]] = {}
@@ -63,7 +63,7 @@ def check(
     of_masks, doubts = checked_masks(numbers_met(sites))
     wrong = [*_faults(found, sites), *of_masks]
     warnings = [*cautions(sites), *doubts]
-    for title, lines in (("Notes", found.notes), ("Warnings", warnings), (f"Faults ({len(wrong)})", wrong)):
+    for title, lines in (("Notes", found.notes), ("Warnings", warnings), (f"InputErrors ({len(wrong)})", wrong)):
         if lines:
             console.print("\n".join([title, *(f"  {line}" for line in lines)]), soft_wrap=True)
     if not wrong:

@@ -11,7 +11,7 @@ import numpy as np
 from fedcore.data.duplicates import pixel_digest
 from fedcore.data.io.header import Header, read_header
 from fedcore.data.io.masks import read_mask_of
-from fedcore.data.io.readers import ImageFault, Nan, read_image
+from fedcore.data.io.readers import ImageError, Nan, read_image
 from fedcore.data.manifest.row import Row
 
 _NOTHING = Header()
@@ -42,7 +42,7 @@ def look(row: Row, nan: Nan = "stop") -> Look:
         shape = image.shape[1:]
         mask = None if row.mask is None else read_mask_of(row.image, row.mask, shape)
         header = _NOTHING if row.member else read_header(row.image)
-    except ImageFault as fault:
+    except ImageError as fault:
         return Look(fault=str(fault))
     low, high = (float(value) for value in np.percentile(image, (1, 99)))
     constant = bool(image.min() == image.max())

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedcore.data.io.affine import grid_of
 from fedcore.data.io.masks import Meaning, as_classes, read_mask_of
-from fedcore.data.io.readers import ImageFault, read_image
+from fedcore.data.io.readers import ImageError, read_image
 from fedcore.data.io.spacing import spacing_of
 from fedcore.data.manifest.columns import OURS, Columns
 from fedcore.data.manifest.manifest import Row, read_manifest
@@ -19,7 +19,7 @@ from fedcore.data.preprocess.geometry import fit, fit_mask
 from fedcore.data.preprocess.mask_values import meaning_of_255, met_in_masks
 from fedcore.data.preprocess.scaling import Percentiles
 from fedcore.data.preprocess.slices import plane_of, planes
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 from fedcore.files.writing import write_atomically
 
 _INCHES = 1.25
@@ -48,7 +48,7 @@ def preview(
     kind = out.suffix[1:].lower() or "png"
     if kind not in FigureCanvasAgg.filetypes:
         raise InputError(f"out must name a picture, such as preview.png, got {out.name}")
-    rows = read_manifest(manifest, columns, on_fault="skip").rows
+    rows = read_manifest(manifest, columns, on_error="skip").rows
     sites = sorted({row.site for row in rows})
     labelled = any(row.label for row in rows)
     mask_255 = _meaning(rows)
@@ -96,14 +96,14 @@ def _name(axis: Any, site: str, count: int) -> None:
 def _meaning(rows: tuple[Row, ...]) -> Meaning:
     try:
         return meaning_of_255(met_in_masks(rows))
-    except Faults:  # a run refuses them until somebody says it
+    except InputErrors:  # a run refuses them until somebody says it
         return "unlabelled"
 
 
 def _draw(axis: Any, row: Row, size: int, mask_255: Meaning) -> None:
     try:
         pixels, mask = _slice(row, size, mask_255)
-    except ImageFault as fault:
+    except ImageError as fault:
         axis.text(0.5, 0.5, str(fault), ha="center", va="center", fontsize=5, color="#c0392b", wrap=True)
         return
     picture = (np.moveaxis(pixels, 0, -1) + 1) / 2

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedcore.augment.views import Views, bend_, blur, blur_weights, resample, rescale_, turn, window_sides
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 
 NOTHING = ("flip", "rotate", "gamma", "contrast", "brightness", "blur_probability", "noise", "invert")
 STILL = Views(count=1, crop=(1.0, 1.0), **dict.fromkeys(NOTHING, 0.0))
@@ -305,7 +305,7 @@ def test_crops_show_the_part_they_promise() -> None:
 
 
 def test_all_faults_are_told_at_once() -> None:
-    with pytest.raises(Faults) as caught:
+    with pytest.raises(InputErrors) as caught:
         Views(count=0, crop=(0.5, 0.2), flip=2.0, noise=-1.0, invert=2.0)
     assert len(caught.value.faults) == 5
     assert "crop must hold 0 < least <= greatest <= 1, got (0.5, 0.2)" in str(caught.value)

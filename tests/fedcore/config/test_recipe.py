@@ -9,7 +9,7 @@ import yaml
 from fedcore.algorithms.base import FedAvg
 from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.config.recipe import Recipe, read_recipe
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 from fedssl.pretraining import pretrain
 from fedtune.segmentation.training import segment
 
@@ -84,7 +84,7 @@ algorithm:
   class_path: fedcore.algorithms.base.FedAvg
   init_args: {guides: [{class_path: fedcore.algorithms.fedprox.ProximalTerm, init_args: {muu: 1}}]}
 """
-    with pytest.raises(Faults) as caught:
+    with pytest.raises(InputErrors) as caught:
         read(text)
     told = set(caught.value.faults)
     assert told == {

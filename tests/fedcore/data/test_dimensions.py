@@ -13,7 +13,7 @@ from fedcore.data import dimensions as module
 from fedcore.data.dimensions import survey
 from fedcore.data.io.pictures.grey import certainly_grey
 from fedcore.data.manifest.manifest import Row
-from fedcore.errors import Faults
+from fedcore.errors import InputErrors
 
 NOISE = np.random.default_rng(0).integers(0, 256, (6, 5, 3)).astype(np.uint8)
 GREY = Image.fromarray(NOISE[..., 0])
@@ -69,7 +69,7 @@ def test_what_could_not_be_read_is_looked_at_again(tmp_path: Path, monkeypatch: 
     honest = module._look
     with monkeypatch.context() as patch:
         patch.setattr(module, "_look", lambda row: None)
-        with pytest.raises(Faults, match="'a': none of its images can be read"):
+        with pytest.raises(InputErrors, match="'a': none of its images can be read"):
             survey({"a": found}, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(module, "_look", lambda row: None if row.image == colour else honest(row))
@@ -79,7 +79,7 @@ def test_what_could_not_be_read_is_looked_at_again(tmp_path: Path, monkeypatch: 
 
 
 def test_the_reason_is_told(tmp_path: Path) -> None:
-    with pytest.raises(Faults, match=r"none of its images can be read; the first: row 2: truncated or unreadable"):
+    with pytest.raises(InputErrors, match=r"none of its images can be read; the first: row 2: truncated or unreadable"):
         survey({"a": rows(tmp_path, [None, None])}, tmp_path)
 
 

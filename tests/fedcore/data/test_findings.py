@@ -13,7 +13,7 @@ from fedcore.data.describe import fingerprint
 from fedcore.data.findings import canonical, findings_of, several, with_findings
 from fedcore.data.loader import loader
 from fedcore.data.source import Data
-from fedcore.errors import Faults, Refused
+from fedcore.errors import InputErrors, Refused
 
 CELLS = ("Effusion|Mass", "Mass", "No Finding", "", "Mass | Effusion", "Nodule|Effusion", "no finding", "Effusion")
 
@@ -55,12 +55,12 @@ def test_classes_without_a_set_are_findings_but_for_the_one_that_is_none() -> No
 
 
 def test_a_set_that_holds_nothing_and_something_is_refused() -> None:
-    with pytest.raises(Faults, match=r"'Mass\|No Finding' says that there is a finding and that there is none"):
+    with pytest.raises(InputErrors, match=r"'Mass\|No Finding' says that there is a finding and that there is none"):
         findings_of(("Effusion|Mass", "Mass|No Finding"))
 
 
 def test_findings_that_are_not_known_are_refused_and_known_ones_may_lack(cohort: Cohort) -> None:
-    with pytest.raises(Faults, match="'Nodule' is none of Effusion, Mass"):
+    with pytest.raises(InputErrors, match="'Nodule' is none of Effusion, Mass"):
         with_findings(cohort, ("Effusion", "Mass"))
     more = with_findings(cohort, ("Edema", "Effusion", "Mass", "Nodule")).sites["s0"].findings
     assert more is not None

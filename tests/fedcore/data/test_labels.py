@@ -9,7 +9,7 @@ import torch
 
 from fedcore.data.dataset import Companions, Images
 from fedcore.data.labels import labelled, less_labelled, less_masked, of_patients, require_trained, with_mask
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 from tests.fedcore.toys import of_labels
 
 
@@ -144,7 +144,7 @@ def test_less_masked_images_keep_the_masks_that_of_patients_gives() -> None:
 def test_classes_that_only_test_images_have_are_refused() -> None:
     train, test = of_labels([0, 1, -1], [0, 1, 2]), of_labels([0, 2, -1], [3, 4, 5])
     require_trained({"A": train}, {"B": train.take([1])}, "labels", ("a", "b", "c"))
-    with pytest.raises(Faults, match="site 'B': class 'c' in its test images\nTraining images hold a, b alone"):
+    with pytest.raises(InputErrors, match="site 'B': class 'c' in its test images\nTraining images hold a, b alone"):
         require_trained({"A": train}, {"B": test}, "labels", ("a", "b", "c"))
     drawn = replace(train, companions=Companions(of_labels([2], [0]), 0.5))
     require_trained({"A": drawn}, {"B": test}, "labels", ("a", "b", "c"))
@@ -158,5 +158,5 @@ def test_findings_that_only_test_images_have_are_refused() -> None:
         replace(of_labels([0, 1], [2, 3]), findings=table.flip(1)),
     )
     require_trained({"A": train}, {"B": train}, "findings", ("a", "b", "c"))
-    with pytest.raises(Faults, match="class 'c' in its test images"):
+    with pytest.raises(InputErrors, match="class 'c' in its test images"):
         require_trained({"A": train}, {"B": test}, "findings", ("a", "b", "c"))

@@ -16,7 +16,7 @@ from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.preprocess import decode
 from fedcore.data.preprocess.scaling import Window
 from fedcore.data.source import Data
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 
 
 def hospital(folder: Path, header: str = "image,site,split,label,patient", colour: bool = False) -> Data:
@@ -71,7 +71,7 @@ def test_some_of_the_sites(tmp_path: Path) -> None:
     cohort = data.load()
     assert list(cohort.sites) == ["site_9"]
     assert len(cohort.sites["site_9"]) == 12
-    with pytest.raises(Faults, match=r"'site9' is no site \(did you mean 'site_9'\?\)[\s\S]*has site_9, site_10"):
+    with pytest.raises(InputErrors, match=r"'site9' is no site \(did you mean 'site_9'\?\)[\s\S]*has site_9, site_10"):
         replace(data, sites=("site9",)).load()
 
 
@@ -147,10 +147,10 @@ def test_2d_and_3d_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "manifest.csv"
     whole = path.read_text()
     path.write_text(f"{whole}\nv.nii.gz,volumes,train,a,v")
-    with pytest.raises(Faults, match="site 'volumes' has 3D images"):
+    with pytest.raises(InputErrors, match="site 'volumes' has 3D images"):
         data.load()
     path.write_text(f"{whole}\nv.nii.gz,site_9,train,a,v")
-    with pytest.raises(Faults, match=r"row 26, v.nii.gz: a 3D image among 2D ones"):
+    with pytest.raises(InputErrors, match=r"row 26, v.nii.gz: a 3D image among 2D ones"):
         data.load()
     path.write_text("image,site,split\nv.nii.gz,volumes,train")
     assert Data(str(path), size=(4, 5, 6), cache=data.cache).load().size == (4, 5, 6)
@@ -162,9 +162,9 @@ def test_skipped_images_are_told(tmp_path: Path) -> None:
         if at != 11:
             (tmp_path / f"{at}.npy").write_bytes(b"damaged")
     np.save(tmp_path / "11.npy", np.ones((12, 10)))
-    with pytest.raises(Faults, match="images: 11 faults"):
+    with pytest.raises(InputErrors, match="images: 11 faults"):
         data.load()
-    cohort = Data(data.manifest, size=8, cache=data.cache, on_fault="skip").load()
+    cohort = Data(data.manifest, size=8, cache=data.cache, on_error="skip").load()
     assert len(cohort.faults) == 11
     assert cohort.notes == ("site 'site_10', row 13: constant image",)
     assert cohort.sites["site_10"].rows.tolist() == [13]
@@ -175,9 +175,9 @@ def test_missing_files_are_skipped_and_told_without_their_names(tmp_path: Path) 
     data = hospital(tmp_path)
     (tmp_path / "0.npy").unlink()
     (tmp_path / "13.npy").write_bytes(b"")
-    with pytest.raises(Faults, match=r"2 faults[\s\S]*row 2: 0\.npy is missing[\s\S]*row 15: 13\.npy is empty"):
+    with pytest.raises(InputErrors, match=r"2 faults[\s\S]*row 2: 0\.npy is missing[\s\S]*row 15: 13\.npy is empty"):
         data.load()
-    skipping = replace(data, on_fault="skip")
+    skipping = replace(data, on_error="skip")
     cohort = skipping.load()
     told = "its image or mask is missing or empty"
     assert cohort.faults == (f"site 'site_10', row 2: {told}", f"site 'site_9', row 15: {told}")
@@ -217,7 +217,7 @@ def test_columns_of_other_names_are_those_of_the_manifest_alone(tmp_path: Path) 
 
 
 def test_classes_of_two_manifests_that_seem_to_be_one(tmp_path: Path) -> None:
-    with pytest.raises(Faults, match="classes 'A' and 'a' seem to be one"):
+    with pytest.raises(InputErrors, match="classes 'A' and 'a' seem to be one"):
         replace(hospital(tmp_path), extra_manifests=(further(tmp_path / "more", labels="AB"),)).load()
 
 
@@ -233,8 +233,8 @@ def test_no_image_at_all(tmp_path: Path) -> None:
     data = hospital(tmp_path)
     for at in range(24):
         (tmp_path / f"{at}.npy").write_bytes(b"damaged")
-    with pytest.raises(Faults, match="none of its images can be read"):
-        Data(data.manifest, cache=data.cache, on_fault="skip").load()
+    with pytest.raises(InputErrors, match="none of its images can be read"):
+        Data(data.manifest, cache=data.cache, on_error="skip").load()
 
 
 def test_medmnist(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fedcore.data.phantom.phantoms import Phantoms
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 from fedcore.pipelines import run as road
 from fedcore.pipelines.run import Road, command, travel
 from fedcore.pipelines.spec import read_steps
@@ -203,7 +203,7 @@ def test_the_line_of_a_step_comes_after_the_bars_or_lines_of_its_rounds(
 def test_a_mistake_of_a_late_step_is_told_before_anything_is_done(done: Done, tmp_path: Path) -> None:
     path = tmp_path / "road.yaml"
     path.write_text(ROAD.replace("after: audit", "after: audit, cuont: true"))
-    with pytest.raises(Faults, match="released: generate release: unknown option 'cuont'"):
+    with pytest.raises(InputErrors, match="released: generate release: unknown option 'cuont'"):
         travel(path, tmp_path / "out")
     assert not done
     assert not (tmp_path / "out").exists()

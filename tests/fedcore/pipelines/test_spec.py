@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 from fedcore.pipelines.spec import Step, read_steps
 
 Written = Callable[[str], Path]
@@ -110,6 +110,6 @@ def test_what_is_wrong_with_the_writing_is_told(written: Written, text: str, tol
 
 
 def test_all_of_it_is_told_together(written: Written) -> None:
-    with pytest.raises(Faults) as caught:
+    with pytest.raises(InputErrors) as caught:
         read_steps(written("steps: {a: {do: run x, after: [b, c]}, d: {do: 'probe {e}'}}"), {})
     assert len(caught.value.faults) == 3

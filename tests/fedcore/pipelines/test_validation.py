@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.errors import Faults
+from fedcore.errors import InputErrors
 from fedcore.pipelines.spec import read_steps
 from fedcore.pipelines.validation import check
 
@@ -23,7 +23,7 @@ steps:
 def faults(folder: Path, text: str) -> tuple[str, ...]:
     path = folder / "road.yaml"
     path.write_text(text)
-    with pytest.raises(Faults, match=r"road\.yaml: \d fault") as caught:
+    with pytest.raises(InputErrors, match=r"road\.yaml: \d fault") as caught:
         check(read_steps(path, {}), str(path))
     return caught.value.faults
 

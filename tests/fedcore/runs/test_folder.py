@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+from fedcore.errors import InputError, InputErrors
 from fedcore.files.checksums import SUMS
-from fedcore.errors import Faults, InputError
-from fedcore.files.writing import write_json
-from fedcore.runs.communication import RoundRecord
 from fedcore.files.lock import LOCK
+from fedcore.files.writing import write_json
 from fedcore.messages.message import Weights
+from fedcore.runs.communication import RoundRecord
 from fedcore.runs.folder import RunFolder, essence
 from fedcore.runs.record import KEPT
 from fedcore.site.site import Round
@@ -78,7 +78,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_another_recipe_is_told_key_by_key(tmp_path: Path) -> None:
     before = _tree(begun(tmp_path).path)
     other = RECIPE.replace("64", "32").replace("count: 3", "per_round: 2")
-    with pytest.raises(Faults) as caught:
+    with pytest.raises(InputErrors) as caught:
         RunFolder(tmp_path, other, resume=True).prepare()
     assert caught.value.faults == (
         "rounds.count was 3, is now absent",
@@ -105,7 +105,7 @@ def test_the_number_of_rounds_may_change_down_to_those_that_are_done(tmp_path: P
         RunFolder(tmp_path, RECIPE.replace("count: 3", f"count: {count}"), resume=True).prepare()
     before = _tree(tmp_path)
     for other in (RECIPE.replace("count: 3", "count: 1"), RECIPE.replace("count: 3", "count: 6").replace("64", "32")):
-        with pytest.raises(Faults, match=r"rounds\.count may change, 2 at least"):
+        with pytest.raises(InputErrors, match=r"rounds\.count may change, 2 at least"):
             RunFolder(tmp_path, other, resume=True).prepare()
     assert _tree(tmp_path) == before
 
@@ -211,7 +211,7 @@ def test_what_was_asked_beside_the_recipe_has_to_be_the_same(tmp_path: Path) -> 
     asking(seed=0, how={"lr": 0.1}).begin(ABOUT)
     assert asking().about()["beside"] == {"seed": 0, "how": {"lr": 0.1}}
     asking(seed=0, how={"lr": 0.1}).prepare()
-    with pytest.raises(Faults) as caught:
+    with pytest.raises(InputErrors) as caught:
         asking(seed=1, how={"lr": 0.2}).prepare()
     assert caught.value.faults == ("beside.how.lr was 0.1, is now 0.2", "beside.seed was 0, is now 1")
 

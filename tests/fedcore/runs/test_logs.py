@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from fedcore.errors import InputError
-from fedcore.runs.communication import RoundRecord
-from fedcore.runs.logs import Logs
 from fedcore.messages.message import Contribution, Empty
+from fedcore.runs.communication import RoundRecord
 from fedcore.runs.folder import RunFolder
+from fedcore.runs.logs import Logs
 
 
 def record(index: int) -> RoundRecord:

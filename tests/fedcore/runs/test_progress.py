@@ -7,8 +7,8 @@ import pytest
 
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedcore.runs.communication import RoundRecord
 from fedcore.messages.message import Contribution, Empty, Refusal
+from fedcore.runs.communication import RoundRecord
 from fedcore.runs.progress import Counting, Progress, bars_of, load
 
 
@@ -93,7 +93,7 @@ def test_images_left_out_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     manifest = Phantoms(sites=1, images_per_site=8).write(tmp_path / "phantoms", 32)
     broken = sorted((tmp_path / "phantoms" / "hospital_1").glob("*[0-9].png"))[0]
     broken.write_bytes(broken.read_bytes()[:60])
-    cohort = load(Data(str(manifest), 32, on_fault="skip", cache=tmp_path / "cache"))
+    cohort = load(Data(str(manifest), 32, on_error="skip", cache=tmp_path / "cache"))
     assert len(cohort.sites["hospital_1"]) == 7
     assert broken.name not in cohort.faults[0]
     told = capsys.readouterr().err.splitlines()

@@ -13,7 +13,7 @@ from fedcore.privacy.policy import Policy
 from fedcore.report.read.reader import read_run
 from fedgen.auditing.allowance import WHAT, answered, asked_about
 from fedgen.auditing.run import inspect
-from fedgen.synthetic.synthetic_set import DrawnSet
+from fedgen.synthetic.synthetic_set import SyntheticSet
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_each_audit_is_in_the_audit_file_of_each_site_with_the_set(run: Path, dr
     for site in ("hospital_1", "hospital_2"):
         (entry,) = answered(run / "sites" / site)
         assert (entry["set"], entry["generator"]) == (found.set, found.generator)
-        assert (entry["set"], entry["reveals"]) == (DrawnSet.open(drawn).digest(), "FEATURES")
+        assert (entry["set"], entry["reveals"]) == (SyntheticSet.open(drawn).digest(), "FEATURES")
         assert asked_about(run / "sites" / site, found.set)
         assert not asked_about(run / "sites" / site, "another")
 

@@ -14,7 +14,7 @@ from fedcore.site.figures import thumbnails
 from fedgen.auditing.nearest_pairs import FILE, SHOWN, View, lookalikes
 from fedgen.auditing.run import inspect
 from fedgen.copies.copies import copies, near_by_features
-from fedgen.synthetic.synthetic_set import DrawnSet
+from fedgen.synthetic.synthetic_set import SyntheticSet
 from tests.fedgen.auditing.test_run import hold_out, plant
 from tests.fedgen.conftest import HOSPITALS
 
@@ -48,7 +48,7 @@ def test_planted_copies_are_on_the_page_beside_the_patient_and_nowhere_else(one_
     first = kept(one_run, "hospital_1")
     assert int(first["pixels_numbers"][0]) == 5
     assert (first["pixels_trained"][0] == original[0]).all()
-    assert str(first["set"]) == found.set == DrawnSet.open(drawn).digest()
+    assert str(first["set"]) == found.set == SyntheticSet.open(drawn).digest()
     assert (
         int((kept(one_run, "hospital_2")["pixels_closeness"] < kept(one_run, "hospital_2")["pixels_limit"]).sum()) == 0
     )

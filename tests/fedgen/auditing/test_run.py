@@ -23,9 +23,9 @@ from fedgen.auditing.quality import coverage, kernel_distance
 from fedgen.auditing.run import inspect
 from fedgen.auditing.tstr import tstr
 from fedgen.copies.copies import LEAST
-from fedgen.generator import Known
+from fedgen.generator import Conditions
 from fedgen.synthetic.image_files import encoded
-from fedgen.synthetic.synthetic_set import DrawnSet
+from fedgen.synthetic.synthetic_set import SyntheticSet
 from tests.fedgen.conftest import HOSPITALS
 
 
@@ -49,7 +49,7 @@ def test_a_set_without_copies_is_safe_and_every_site_is_told_of(one_run: Path, d
     assert all("tpr" not in told and 0 <= told["auc"] <= 1 for told in found.sites.values())  # 1 % of 40 is no image
     written = json.loads((drawn / "audit.json").read_text())
     assert (written["safe"]["answer"], written["useful"]["answer"]) == (found.safe.answer, found.useful.answer)
-    assert written["set"] == DrawnSet.open(drawn).digest()
+    assert written["set"] == SyntheticSet.open(drawn).digest()
     assert found.useful.answer == "not measured"  # without an encoder
     assert AuditRecord.read(drawn) == found
 
@@ -84,8 +84,8 @@ def test_figures_are_those_of_all_features_together(one_run: Path, drawn: Path, 
     from fedcore.models.encoder_store import build_encoder
 
     found, network = inspect(one_run, drawn, encoder), build_encoder(encoder).eval()
-    looked, cohort = DrawnSet.open(drawn), HOSPITALS.load()
-    known = Known(cohort.classes, tuple(cohort.sites))
+    looked, cohort = SyntheticSet.open(drawn), HOSPITALS.load()
+    known = Conditions(cohort.classes, tuple(cohort.sites))
     with torch.inference_mode():
         features = network(looked.pixels().float())
         trained = {site: network(images.batch(range(120))) for site, images in cohort.split("train").items()}
@@ -155,7 +155,7 @@ def test_the_gate_and_the_sites_count_alike() -> None:
 def test_groups_are_counted_by_class_and_site(one_run: Path, drawn: Path) -> None:
     plant(drawn, 5, "hospital_1", 7)
     found = inspect(one_run, drawn, left_out=[0, 1])
-    image = DrawnSet.open(drawn).images[5]
+    image = SyntheticSet.open(drawn).images[5]
     assert found.groups["all"] == {"images": 62, "copies": 1, "left_out": 2}
     assert found.groups[f"class {image.label}"]["copies"] == 1
     assert found.groups[f"site {image.imitates}"]["copies"] == 1

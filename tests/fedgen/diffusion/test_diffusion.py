@@ -19,16 +19,16 @@ from fedgen.diffusion.diffusion import Diffusion
 from fedgen.diffusion.sampler import Sampler, noise_of
 from fedgen.diffusion.schedule import Noise
 from fedgen.diffusion.unet import UNet
-from fedgen.generator import UNSAID, Canvas, Known, left_unsaid
+from fedgen.generator import UNCONDITIONED, Conditions, ImageShape, dropped_conditions
 from tests.fedcore.toys import images as toy_images
 
-KNOWN = Known(("cat", "dog"), ("a", "b", "c"))
+KNOWN = Conditions(("cat", "dog"), ("a", "b", "c"))
 TURN = Round(0, 1, 0)
 
 
 def diffusion(**settings: Any) -> Diffusion:
     torch.manual_seed(0)
-    module = Diffusion(Canvas(1, (8, 8)), KNOWN, partial(UNet, widths=(8, 16)), **settings)
+    module = Diffusion(ImageShape(1, (8, 8)), KNOWN, partial(UNet, widths=(8, 16)), **settings)
     for parameter in module.denoiser.parameters():  # no answer is 0
         torch.nn.init.normal_(parameter, std=0.1)
     module.average.load_state_dict(module.denoiser.state_dict())
@@ -66,21 +66,23 @@ def test_class_and_site_are_heard_and_unsaid_is_a_row_of_its_own() -> None:
     def said(label: int, site: int) -> Tensor:
         return module.denoiser(images, times, torch.tensor([label]), torch.tensor([site]))
 
-    answers = [said(label, site) for label in (0, 1, UNSAID) for site in (0, 1, 2, UNSAID)]
+    answers = [said(label, site) for label in (0, 1, UNCONDITIONED) for site in (0, 1, 2, UNCONDITIONED)]
     assert len({float(answer.detach().sum()) for answer in answers}) == 12
     module.denoiser.asked.classes.weight.data[-1] = module.denoiser.asked.classes.weight.data[0]
-    assert torch.equal(said(UNSAID, 1), said(0, 1))
+    assert torch.equal(said(UNCONDITIONED, 1), said(0, 1))
 
 
 def test_class_and_site_are_left_unsaid_together_and_each_alone() -> None:
     """Both where `together` or both of `alone` fall, each of 0.1: 0.1 + 0.9 * 0.01; a class alone 0.9 * 0.1 * 0.9."""
     random = torch.Generator().manual_seed(0)
-    labels, sites = left_unsaid(torch.zeros(40_000).long(), torch.ones(40_000).long(), 0.1, random)
-    both = (labels == UNSAID) & (sites == UNSAID)
-    shares = [float(of.float().mean()) for of in (both, (labels == UNSAID) & ~both, (sites == UNSAID) & ~both)]
+    labels, sites = dropped_conditions(torch.zeros(40_000).long(), torch.ones(40_000).long(), 0.1, random)
+    both = (labels == UNCONDITIONED) & (sites == UNCONDITIONED)
+    shares = [
+        float(of.float().mean()) for of in (both, (labels == UNCONDITIONED) & ~both, (sites == UNCONDITIONED) & ~both)
+    ]
     assert shares == pytest.approx([0.109, 0.081, 0.081], abs=0.006)
-    assert set(labels.tolist()) == {0, UNSAID}
-    assert set(sites.tolist()) == {1, UNSAID}
+    assert set(labels.tolist()) == {0, UNCONDITIONED}
+    assert set(sites.tolist()) == {1, UNCONDITIONED}
 
 
 def test_the_branch_that_guidance_subtracts_is_trained() -> None:
@@ -120,7 +122,11 @@ def test_at_the_start_the_average_follows_fast_and_without_a_halflife_at_once() 
 
 def test_a_sample_is_the_same_in_any_batch() -> None:
     module, sampler = diffusion().eval(), Sampler(steps=4, guidance=1.5)
-    noise, labels, sites = noise_of(0, range(5), (1, 8, 8)), torch.tensor([0, 1, 0, 1, UNSAID]), torch.tensor([0] * 5)
+    noise, labels, sites = (
+        noise_of(0, range(5), (1, 8, 8)),
+        torch.tensor([0, 1, 0, 1, UNCONDITIONED]),
+        torch.tensor([0] * 5),
+    )
     with torch.no_grad():
         whole = module.generator.draw(noise, labels, sites, sampler)
         apart = [
@@ -146,7 +152,7 @@ def test_guidance_moves_away_from_the_unsaid() -> None:
     """Eq. 6 of Ho and Salimans with w = guidance - 1, for one step, whose result is linear in what was said."""
     module, process = diffusion().eval(), Noise()
     noise, one = noise_of(0, [0], (1, 8, 8)), torch.tensor([1])
-    open_ = torch.tensor([UNSAID])
+    open_ = torch.tensor([UNCONDITIONED])
 
     def walked(predict: Any) -> Tensor:
         return Sampler(steps=1).walk(predict, noise, process).clamp(-1, 1)
@@ -177,7 +183,12 @@ def test_a_site_that_is_not_known_takes_no_part() -> None:
 
 
 def test_what_is_not_known_is_named_with_what_is() -> None:
-    assert (KNOWN.label("dog"), KNOWN.site("c"), KNOWN.label(None), KNOWN.site(None)) == (1, 2, UNSAID, UNSAID)
+    assert (KNOWN.label("dog"), KNOWN.site("c"), KNOWN.label(None), KNOWN.site(None)) == (
+        1,
+        2,
+        UNCONDITIONED,
+        UNCONDITIONED,
+    )
     with pytest.raises(InputError, match="knows no class 'cow'; it knows cat, dog"):
         KNOWN.label("cow")
     with pytest.raises(InputError, match="knows no site 'd'; it knows a, b, c"):

@@ -17,19 +17,19 @@ from fedcore.site.site import Round
 from fedgen.auditing.run import inspect
 from fedgen.diffusion.paired import PairedDiffusion, bits_of, from_bits, to_bits
 from fedgen.diffusion.unet import UNet
-from fedgen.generator import Canvas, Known
+from fedgen.generator import Conditions, ImageShape
 from fedgen.generator_store import load_generator
 from fedgen.releases.release import release
 from fedgen.sampling import sample
 from tests.fedgen.test_training import phantoms, stopped_and_resumed, trained, weights
 
-KNOWN = Known(("cat", "dog"), ("a", "b"))
+KNOWN = Conditions(("cat", "dog"), ("a", "b"))
 narrow = partial(PairedDiffusion, network=partial(UNet, widths=(8, 16)), masks=3)
 
 
 def module(**settings: Any) -> PairedDiffusion:
     torch.manual_seed(0)
-    made = narrow(Canvas(1, (8, 8)), KNOWN, **settings)
+    made = narrow(ImageShape(1, (8, 8)), KNOWN, **settings)
     for parameter in made.denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     made.arrive("b", Round(0, 1, 0))
@@ -102,13 +102,13 @@ def test_a_class_that_is_not_counted_is_refused() -> None:
     with pytest.raises(Refused, match="a mask holds class 7; the generator's `masks` must be above it, got 3"):
         taught.on_train_epoch_end()
     with pytest.raises(ValueError, match=r"masks must lie in 2..255, background counted, got 1"):
-        PairedDiffusion(Canvas(1, (8, 8)), KNOWN, masks=1)
+        PairedDiffusion(ImageShape(1, (8, 8)), KNOWN, masks=1)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_set_of_pairs_is_read_by_the_kit_and_released(tmp_path: Path, dims: int) -> None:
     run = trained(tmp_path / "run", data=phantoms(dims=dims), generator=narrow)
-    assert load_generator(run.path / "generator").canvas == Canvas(1, (16,) * dims)
+    assert load_generator(run.path / "generator").canvas == ImageShape(1, (16,) * dims)
     manifest = sample(run.path, tmp_path / "set", 6, steps=2, batch_size=4)
     with manifest.open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -24,7 +24,7 @@ from fedcore.transport.in_process import InProcess
 from fedgen.diffusion.diffusion import Diffusion
 from fedgen.diffusion.unet import UNet
 from fedgen.federated.feddiffuse import HALVES, UDec, ULatDec, USplit, half_of, part_of
-from fedgen.generator import Canvas, Known
+from fedgen.generator import Conditions, ImageShape
 from fedgen.sampling import sample
 from tests.fedcore.toys import hospitals, same
 from tests.fedgen.test_training import trained
@@ -37,7 +37,7 @@ TURN = Round(0, 9, 0)
 def module(dims: int = 2, widths: tuple[int, ...] = (8, 16), sites: tuple[str, ...] = NAMES) -> Diffusion:
     """As `trained` makes them of four kinds of phantoms."""
     torch.manual_seed(0)
-    return Diffusion(Canvas(1, (8,) * dims), Known(("w", "x", "y", "z"), sites), partial(UNet, widths=widths))
+    return Diffusion(ImageShape(1, (8,) * dims), Conditions(("w", "x", "y", "z"), sites), partial(UNet, widths=widths))
 
 
 def sites(algorithm: Algorithm) -> InProcess:

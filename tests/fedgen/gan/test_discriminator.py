@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from fedcore.aggregation.mean import Mean
 from fedcore.errors import InputError
 from fedgen.gan.discriminator import Critic, Shown, Spectral
-from fedgen.generator import UNSAID, Canvas, Known
+from fedgen.generator import UNCONDITIONED, Conditions, ImageShape
 from tests.fedcore.toys import contribution
 
-KNOWN = Known(("cat", "dog"), ("a", "b", "c"))
+KNOWN = Conditions(("cat", "dog"), ("a", "b", "c"))
 
 
 def critic(size: tuple[int, ...] = (8, 12), spectral: bool = True) -> Critic:
     torch.manual_seed(0)
-    return Critic(Canvas(1, size), KNOWN, widths=(8, 16), spectral=spectral)
+    return Critic(ImageShape(1, size), KNOWN, widths=(8, 16), spectral=spectral)
 
 
 def shown(count: int = 4, size: tuple[int, ...] = (8, 12)) -> Shown:
@@ -53,7 +53,7 @@ def test_the_score_is_the_papers_projection() -> None:
 
 def test_class_and_site_are_heard() -> None:
     made, one = critic().eval(), shown(1).images
-    asked = [(label, site) for label in (0, 1, UNSAID) for site in (0, 1, 2, UNSAID)]
+    asked = [(label, site) for label in (0, 1, UNCONDITIONED) for site in (0, 1, 2, UNCONDITIONED)]
     scores = {round(float(made(Shown(one, *map(torch.tensor, ([l], [s])))).detach()), 6) for l, s in asked}
     assert len(scores) == 12
 

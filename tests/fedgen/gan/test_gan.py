@@ -26,7 +26,7 @@ from fedgen.gan.diffaugment import DiffAugment
 from fedgen.gan.discriminator import Critic, Shown
 from fedgen.gan.gan import GAN, CriticsStay
 from fedgen.gan.losses import Wasserstein
-from fedgen.generator import Canvas, left_unsaid
+from fedgen.generator import ImageShape, dropped_conditions
 from fedgen.generator_store import load_generator, save_generator
 from fedgen.sampling import sample
 from fedgen.training import train
@@ -45,7 +45,7 @@ def central(module: GAN, data: Images, rounds: int) -> dict[str, Tensor]:
         order = torch.Generator().manual_seed(turn.seed_of(data.site, "order"))
         with seeded(turn.seed_of(data.site)):
             for images, labels in loader(data, VISIT.batch_size, True, True, "labels", order):
-                labels, sites = left_unsaid(labels, torch.zeros_like(labels), module.dropped)
+                labels, sites = dropped_conditions(labels, torch.zeros_like(labels), module.dropped)
                 for _ in range(module.critic_steps):
                     fake = module.painter(torch.randn(len(labels), 4), labels, sites).detach()
                     look = module.augment.draw(images)
@@ -202,7 +202,7 @@ def test_wasserstein_takes_five_steps_of_a_critic_without_spectral_norm() -> Non
 def test_the_recipe_takes_wasserstein() -> None:
     words = ["gan", "--generator.init_args.objective", "fedgen.gan.losses.Wasserstein"]
     words += ["--generator.init_args.critic.init_args.spectral", "false"]
-    made = read_recipe(train, "generate train", words).build()["generator"](Canvas(1, (32, 32)), KNOWN)
+    made = read_recipe(train, "generate train", words).build()["generator"](ImageShape(1, (32, 32)), KNOWN)
     assert (made.critic_steps, made.objective) == (5, Wasserstein())
 
 

@@ -7,14 +7,14 @@ from torch import Tensor
 from fedcore.errors import InputError
 from fedgen.diffusion.sampler import noise_of
 from fedgen.gan.generator_network import GANGenerator, Painter
-from fedgen.generator import UNSAID, Canvas, Known
+from fedgen.generator import UNCONDITIONED, Conditions, ImageShape
 
-KNOWN = Known(("cat", "dog"), ("a", "b", "c"))
+KNOWN = Conditions(("cat", "dog"), ("a", "b", "c"))
 
 
 def painter(size: tuple[int, ...] = (8, 12), channels: int = 1) -> Painter:
     torch.manual_seed(0)
-    return Painter(Canvas(channels, size), KNOWN, widths=(8, 16, 16), latent=4)
+    return Painter(ImageShape(channels, size), KNOWN, widths=(8, 16, 16), latent=4)
 
 
 def places(*values: int) -> Tensor:
@@ -23,15 +23,15 @@ def places(*values: int) -> Tensor:
 
 @pytest.mark.parametrize(("size", "channels"), [((8, 12), 1), ((8, 12), 3), ((4, 8, 12), 1)])
 def test_images_are_of_the_canvas(size: tuple[int, ...], channels: int) -> None:
-    images = painter(size, channels)(torch.randn(2, 4), places(0, 1), places(2, UNSAID))
+    images = painter(size, channels)(torch.randn(2, 4), places(0, 1), places(2, UNCONDITIONED))
     assert images.shape == (2, channels, *size)
     assert float(images.detach().abs().max()) <= 1
 
 
 def test_a_sample_is_the_same_in_any_batch() -> None:
-    made = GANGenerator(painter(), KNOWN, Canvas(1, (8, 12)))
+    made = GANGenerator(painter(), KNOWN, ImageShape(1, (8, 12)))
     noise = noise_of(0, range(5), made.noise_shape)
-    labels, sites = places(0, 1, 0, 1, UNSAID), places(0, 0, 1, 2, UNSAID)
+    labels, sites = places(0, 1, 0, 1, UNCONDITIONED), places(0, 0, 1, 2, UNCONDITIONED)
     with torch.no_grad():
         whole = made.draw(noise, labels, sites)
         apart = [made.draw(noise[i : i + 2], labels[i : i + 2], sites[i : i + 2]) for i in (0, 2, 4)]
@@ -40,7 +40,7 @@ def test_a_sample_is_the_same_in_any_batch() -> None:
 
 def test_class_site_and_noise_are_heard() -> None:
     made, noise = painter(), torch.randn(1, 4)
-    asked = [(label, site) for label in (0, 1, UNSAID) for site in (0, 1, 2, UNSAID)]
+    asked = [(label, site) for label in (0, 1, UNCONDITIONED) for site in (0, 1, 2, UNCONDITIONED)]
     with torch.no_grad():
         answers = [made(noise, places(label), places(site)) for label, site in asked]
         assert len({round(float(a.double().sum()), 5) for a in answers}) == 12
@@ -67,4 +67,4 @@ def test_sizes_that_cannot_be_reached_are_refused_with_those_that_can() -> None:
 )
 def test_what_cannot_be_built_says_why(settings: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        Painter(Canvas(1, (8, 8)), KNOWN, **settings)  # type: ignore[arg-type]
+        Painter(ImageShape(1, (8, 8)), KNOWN, **settings)  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ from fedgen.gan.discriminator import Shown
 from fedgen.gan.gan import GAN
 from fedgen.gan.mdgan import MDGAN
 from fedgen.gan.server_generator import Studio
-from fedgen.generator import UNSAID, Canvas, left_unsaid
+from fedgen.generator import UNCONDITIONED, ImageShape, dropped_conditions
 from fedgen.generator_store import load_generator
 from tests.fedcore.toys import broken, hospitals, same
 from tests.fedgen.gans import KNOWN, VISIT, gan, left_by, stopped_and_resumed, trained
@@ -78,7 +78,7 @@ class Central:
         with seeded(turn.seed_of(site)):
             random = torch.Generator().manual_seed(turn.seed_of(site, "order"))
             for images, labels in loader(self.sites[site], 4, True, True, "labels", random):
-                real = left_unsaid(labels, self.place(site), module.dropped)
+                real = dropped_conditions(labels, self.place(site), module.dropped)
                 some = torch.randperm(6)[:4]
                 look = module.augment.draw(images)
                 fake = Shown(look(drawn[some].detach()), order.labels[some], order.sites[some])
@@ -101,7 +101,7 @@ class Central:
 
 
 def counted(images: Images) -> Tensor:
-    return torch.tensor([int((images.labels == at).sum()) for at in (0, 1, UNSAID)])
+    return torch.tensor([int((images.labels == at).sum()) for at in (0, 1, UNCONDITIONED)])
 
 
 @pytest.mark.parametrize("names", ["a", "abc"])
@@ -184,8 +184,8 @@ def test_classes_are_drawn_as_the_site_has_them() -> None:
     order = told.order(painter, "b", 5, 4000)
     kept = 0.75**2  # unsaid together with the site or alone
     expected = [90 / 160 * kept, 30 / 160 * kept, 40 / 160 * kept + 1 - kept]
-    assert parts(order.labels, (0, 1, UNSAID)) == pytest.approx(expected, abs=0.03)
-    assert parts(order.sites, (1, UNSAID)) == pytest.approx([kept, 1 - kept], abs=0.03)
+    assert parts(order.labels, (0, 1, UNCONDITIONED)) == pytest.approx(expected, abs=0.03)
+    assert parts(order.sites, (1, UNCONDITIONED)) == pytest.approx([kept, 1 - kept], abs=0.03)
     assert parts(told.order(painter, "a", 5, 4000).labels, (0, 1)) == pytest.approx([kept / 2] * 2, abs=0.03)
     again = told.order(painter, "b", 5, 4000)
     assert torch.equal(again.noise, order.noise)
@@ -215,7 +215,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_other_generators_and_no_fakes_are_refused() -> None:
-    module = Diffusion(Canvas(1, (8, 8)), KNOWN)
+    module = Diffusion(ImageShape(1, (8, 8)), KNOWN)
     with pytest.raises(InputError, match=r"MDGAN takes the generator fedgen\.gan\.gan\.GAN, got Diffusion"):
         ALGORITHM.start(LocalTrainer(module, module.share))
     with pytest.raises(ValueError, match="fakes must be at least 1, got 0"):

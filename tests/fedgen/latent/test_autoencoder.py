@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedcore.errors import InputError
-from fedgen.generator import Canvas
+from fedgen.generator import ImageShape
 from fedgen.latent.autoencoder import Autoencoder, Scale, drawn
 
 
@@ -18,8 +18,8 @@ def test_codes_are_as_small_as_their_canvas_and_images_come_back_in_size(
 ) -> None:
     net = Autoencoder(dims, channels=2, latents=3, widths=(8, 8, 16), attention=attention)
     mean, deviation = net(torch.randn(2, 2, *size))
-    canvas = net.codes(Canvas(2, size))
-    assert canvas == Canvas(3, tuple(n // 4 for n in size))
+    canvas = net.codes(ImageShape(2, size))
+    assert canvas == ImageShape(3, tuple(n // 4 for n in size))
     assert mean.shape == deviation.shape == (2, *canvas.shape)
     assert (deviation > 0).all()
     assert net.decode(mean).shape == (2, 2, *size)

@@ -26,7 +26,7 @@ from fedcore.transport.worker import rebuilt
 from fedgen.diffusion.diffusion import Diffusion
 from fedgen.diffusion.sampler import Sampler, noise_of
 from fedgen.diffusion.unet import UNet
-from fedgen.generator import Canvas, Known
+from fedgen.generator import Conditions, ImageShape
 from fedgen.generator_store import load_generator
 from fedgen.latent.autoencoder import Autoencoder
 from fedgen.latent.latent_diffusion import LatentDiffusion, LatentGenerator
@@ -35,8 +35,8 @@ from fedgen.sampling import sample
 from tests.fedcore.toys import same
 from tests.fedgen.test_training import phantoms, stopped_and_resumed, trained, weights
 
-KNOWN = Known(("cat", "dog"), ("hospital_1", "hospital_2"))
-IMAGES = Canvas(1, (16, 16))
+KNOWN = Conditions(("cat", "dog"), ("hospital_1", "hospital_2"))
+IMAGES = ImageShape(1, (16, 16))
 NET = partial(UNet, widths=(8, 16))
 
 
@@ -51,7 +51,7 @@ def vaes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     }
 
 
-def latent(run: Path, canvas: Canvas = IMAGES, **settings: Any) -> LatentDiffusion:
+def latent(run: Path, canvas: ImageShape = IMAGES, **settings: Any) -> LatentDiffusion:
     torch.manual_seed(0)
     module = LatentDiffusion(canvas, KNOWN, str(run), network=NET, **settings)
     for parameter in module.denoiser.parameters():  # no answer is 0
@@ -64,7 +64,7 @@ def learner(run: Path) -> Any:
     return partial(LatentDiffusion, autoencoder=str(run), network=NET)
 
 
-def batch(canvas: Canvas = IMAGES, count: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+def batch(canvas: ImageShape = IMAGES, count: int = 4) -> tuple[Tensor, Tensor, Tensor]:
     images = torch.rand(count, *canvas.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
     return images, torch.arange(count) % 2, torch.ones(count, dtype=torch.int64)
 
@@ -72,9 +72,9 @@ def batch(canvas: Canvas = IMAGES, count: int = 4) -> tuple[Tensor, Tensor, Tens
 @pytest.mark.parametrize("dims", [2, 3])
 def test_the_loss_is_that_of_diffusion_on_scaled_codes(vaes: dict[int, Path], dims: int) -> None:
     """With the same draws: those of the codes come first."""
-    canvas = Canvas(1, (16,) * dims)
+    canvas = ImageShape(1, (16,) * dims)
     module, (images, labels, sites) = latent(vaes[dims], canvas), batch(canvas)
-    plain = Diffusion(Canvas(2, (4,) * dims), KNOWN, NET)
+    plain = Diffusion(ImageShape(2, (4,) * dims), KNOWN, NET)
     plain.denoiser.load_state_dict(module.denoiser.state_dict())
     torch.manual_seed(3)
     found = module.loss(images, labels, sites)
@@ -114,9 +114,9 @@ def federated(module: Diffusion, data: Data) -> tuple[dict[str, Tensor], InMemor
 
 def test_the_autoencoder_stays_as_it_is_and_never_travels(vaes: dict[int, Path]) -> None:
     """What travels and what sites keep is, to the byte, that of diffusion on images as small as codes."""
-    known = Known(tuple("abcd"), KNOWN.sites)
+    known = Conditions(tuple("abcd"), KNOWN.sites)
     module = LatentDiffusion(IMAGES, known, str(vaes[2]), network=NET)
-    plain = Diffusion(Canvas(2, (4, 4)), known, NET)
+    plain = Diffusion(ImageShape(2, (4, 4)), known, NET)
     before = {k: t.clone() for k, t in module.autoencoder.state_dict().items()}
     sent, memories, records = federated(module, phantoms())
     assert same(module.autoencoder.state_dict(), before)
@@ -144,7 +144,7 @@ def test_a_run_leaves_a_generator_that_needs_no_other_run(tmp_path: Path, vaes: 
     rmtree(vae)
     made = load_generator(run.path / "generator")
     assert isinstance(made, LatentGenerator)
-    assert made.canvas == Canvas(1, (16,) * dims)
+    assert made.canvas == ImageShape(1, (16,) * dims)
     assert same(made.network.autoencoder.state_dict(), load_generator(vaes[dims] / "generator").network.state_dict())
     manifest = sample(run.path, tmp_path / "set", 6, steps=2, batch_size=4)
     with manifest.open(newline="") as file:
@@ -163,12 +163,12 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, vaes: dict[int, P
 @pytest.mark.parametrize(
     ("canvas", "found"),
     [
-        (Canvas(3, (16, 16)), "images of 3 channels and 16 x 16"),
-        (Canvas(1, (32, 16)), "images of 1 channel and 32 x 16"),
-        (Canvas(1, (16, 16, 16)), "images of 1 channel and 16 x 16 x 16"),
+        (ImageShape(3, (16, 16)), "images of 3 channels and 16 x 16"),
+        (ImageShape(1, (32, 16)), "images of 1 channel and 32 x 16"),
+        (ImageShape(1, (16, 16, 16)), "images of 1 channel and 16 x 16 x 16"),
     ],
 )
-def test_an_autoencoder_of_other_images_is_refused(vaes: dict[int, Path], canvas: Canvas, found: str) -> None:
+def test_an_autoencoder_of_other_images_is_refused(vaes: dict[int, Path], canvas: ImageShape, found: str) -> None:
     with pytest.raises(InputError, match=rf"is for images of 1 channel and 16 x 16, the data are {found}; train one"):
         LatentDiffusion(canvas, KNOWN, str(vaes[2]))
 

@@ -23,7 +23,7 @@ from fedcore.training.local_trainer import LocalTrainer, channels_last
 from fedcore.training.visit import Visit
 from fedcore.transport.in_process import InProcess
 from fedgen.diffusion.sampler import noise_of
-from fedgen.generator import UNSAID, Canvas, Known
+from fedgen.generator import UNCONDITIONED, Conditions, ImageShape
 from fedgen.generator_store import load_generator
 from fedgen.latent.autoencoder import Autoencoder
 from fedgen.latent.vae import VAE, VAEGenerator, divergence
@@ -31,14 +31,14 @@ from fedgen.sampling import sample
 from tests.fedcore.toys import hospitals, same
 from tests.fedgen.test_training import phantoms, stopped_and_resumed, trained, weights
 
-KNOWN = Known(("cat", "dog"), ("a", "b", "c"))
+KNOWN = Conditions(("cat", "dog"), ("a", "b", "c"))
 VISIT = Visit(batch_size=4, accelerator="cpu")
 narrow = partial(VAE, network=partial(Autoencoder, latents=2, widths=(8, 16)))
 
 
 def vae(**settings: Any) -> VAE:
     torch.manual_seed(0)
-    return narrow(Canvas(1, (8, 8)), KNOWN, **settings)
+    return narrow(ImageShape(1, (8, 8)), KNOWN, **settings)
 
 
 def batch(count: int = 4) -> Tensor:
@@ -70,7 +70,7 @@ def test_the_loss_equals_the_papers_as_loops(distance: Any) -> None:
     """Eq. 10 of Kingma and Welling with one draw, number by number, its sign turned."""
     module, images = vae(distance=distance, kl_weight=0.3), batch(2)
     torch.manual_seed(5)
-    loss = module.training_step((images, torch.full((2,), UNSAID)), 0)
+    loss = module.training_step((images, torch.full((2,), UNCONDITIONED)), 0)
     torch.manual_seed(5)
     with torch.no_grad():
         mean, deviation = module.autoencoder(images)
@@ -118,7 +118,7 @@ def test_codes_of_all_sites_images_together_have_mean_0_and_variance_1() -> None
 
 def test_drawing_is_decoding_standard_normal_numbers() -> None:
     module = vae()
-    made, open_ = module.generator, torch.full((3,), UNSAID)
+    made, open_ = module.generator, torch.full((3,), UNCONDITIONED)
     assert made.noise_shape == (2, 4, 4)
     noise = noise_of(0, range(3), made.noise_shape)
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_a_run_leaves_a_generator_whose_images_have_no_label(tmp_path: Path, dim
     run = trained(tmp_path / "run", generator=narrow, data=phantoms(dims=dims), rounds=Rounds(1))
     made = load_generator(run.path / "generator")
     assert isinstance(made, VAEGenerator)
-    assert made.canvas == Canvas(1, (16,) * dims)
+    assert made.canvas == ImageShape(1, (16,) * dims)
     assert float(made.network.scale.square) != 1.0
     assert {site["reveals"] for turn in run.rounds() for site in turn["sites"].values()} == {"STATISTICS"}  # the loss
     manifest = sample(run.path, tmp_path / "set", 3, batch_size=2)

@@ -26,7 +26,7 @@ from fedgen.oneshot.ensemble import Ensemble, Tuned
 from fedgen.oneshot.inversion import Inversion
 from fedgen.oneshot.invert import invert
 from fedgen.oneshot.teacher_accuracy import Recognition
-from fedgen.synthetic.synthetic_set import DrawnSet
+from fedgen.synthetic.synthetic_set import SyntheticSet
 from tests.fedgen.oneshot.test_distillation import taught
 from tests.fedgen.oneshot.test_invert import QUICK, alone, together, tuned
 
@@ -98,7 +98,7 @@ def test_whatever_is_asked_of_the_classifiers_they_leave_once_and_of_a_set_never
 def test_with_a_set_images_are_answered_by_the_site_they_are_of(alone: Path, tmp_path: Path) -> None:
     invert(alone, tmp_path / "set", 8, each=True, **QUICK)
     distil(alone, tmp_path / "student", tmp_path / "set", HOW, seed=5, batch_size=4)
-    images, found = DrawnSet.open(tmp_path / "set").pixels().float(), Tuned.open(alone)
+    images, found = SyntheticSet.open(tmp_path / "set").pixels().float(), Tuned.open(alone)
     with torch.no_grad():
         said = [found.networks[f"hospital_{1 + i % 2}"](images[i : i + 1]) for i in range(8)]
     soft, student = softened(torch.cat(said), HOW.temperature), fresh_classifier(RunFolder(alone), 5)
@@ -109,7 +109,7 @@ def test_with_a_set_images_are_answered_by_the_site_they_are_of(alone: Path, tmp
 def test_a_set_of_no_site_is_answered_by_all_together(alone: Path, together: Path, tmp_path: Path) -> None:
     invert(together, tmp_path / "set", 4, **QUICK)
     distil(alone, tmp_path / "student", tmp_path / "set", HOW, batch_size=4)
-    images, student = DrawnSet.open(tmp_path / "set").pixels().float(), fresh_classifier(RunFolder(alone), 0)
+    images, student = SyntheticSet.open(tmp_path / "set").pixels().float(), fresh_classifier(RunFolder(alone), 0)
     with torch.no_grad():
         soft = softened(Ensemble(Tuned.open(alone).networks.values())(images), HOW.temperature)
     taught(HOW, student, (shuffled(images, soft, 4, (0, epoch)) for epoch in range(2)))

@@ -26,7 +26,7 @@ from fedgen.oneshot.inversion import Inversion
 from fedgen.oneshot.invert import invert
 from fedgen.releases.release import release
 from fedgen.synthetic import synthetic_set as module
-from fedgen.synthetic.synthetic_set import DrawnSet
+from fedgen.synthetic.synthetic_set import SyntheticSet
 from tests.fedcore.toys import same
 from tests.runs import seal
 
@@ -92,7 +92,7 @@ def test_the_kit_reads_the_set_as_a_further_site(alone: Path, tmp_path: Path) ->
     manifest = invert(alone, tmp_path / "set", 6, **QUICK)
     cohort = Data(manifest=str(manifest), size=16, cache=tmp_path / "cache").load()
     assert (list(cohort.sites), len(cohort.classes), cohort.size) == (["synthetic"], 4, (16, 16))
-    images = DrawnSet.open(tmp_path / "set").images
+    images = SyntheticSet.open(tmp_path / "set").images
     assert [image.label for image in images] == [*cohort.classes, *cohort.classes[:2]]
     assert {image.imitates for image in images} == {None}
 
@@ -100,15 +100,17 @@ def test_the_kit_reads_the_set_as_a_further_site(alone: Path, tmp_path: Path) ->
 def test_an_image_is_what_inversion_makes_of_its_batch(alone: Path, tmp_path: Path) -> None:
     invert(alone, tmp_path / "together", 6, **QUICK)
     invert(alone, tmp_path / "each", 10, each=True, seed=3, **QUICK)
-    found, each = Tuned.open(alone), {i.number: i for i in DrawnSet.open(tmp_path / "each").images}
+    found, each = Tuned.open(alone), {i.number: i for i in SyntheticSet.open(tmp_path / "each").images}
     noise, labels = noise_of(0, range(4, 8), (1, 16, 16)), torch.arange(4)
     *_, images = Inversion(steps=2).walk(found.alone("hospital_1"), noise, labels, (0, 4))  # the other is left out
-    torch.testing.assert_close(DrawnSet.open(tmp_path / "together").pixels()[4:].float(), images[:2], atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        SyntheticSet.open(tmp_path / "together").pixels()[4:].float(), images[:2], atol=1e-2, rtol=0
+    )
     assert [each[i].imitates for i in range(4)] == ["hospital_1", "hospital_2"] * 2
     assert each[9].label == found.known.classes[0]  # the fifth of its site
     noise, labels = noise_of(3, range(1, 8, 2), (1, 16, 16)), torch.arange(4)
     *_, images = Inversion(steps=2).walk(found.alone("hospital_2"), noise, labels, (3, 1))
-    drawn = DrawnSet.open(tmp_path / "each").pixels()[1:8:2].float()
+    drawn = SyntheticSet.open(tmp_path / "each").pixels()[1:8:2].float()
     torch.testing.assert_close(drawn, images, atol=1e-2, rtol=0)
 
 
@@ -143,7 +145,7 @@ def test_the_set_says_how_many_images_the_classifier_left_out_recognises(
     alone: Path, tmp_path: Path, each: bool
 ) -> None:
     invert(alone, tmp_path / "set", 11, each=each, **QUICK)
-    found, drawn = Tuned.open(alone), DrawnSet.open(tmp_path / "set")
+    found, drawn = Tuned.open(alone), SyntheticSet.open(tmp_path / "set")
     counts = {name: [0, 0, 0.0] for name in found.known.classes}
     for image, pixels in zip(drawn.images, drawn.pixels().float(), strict=True):
         maker = (
@@ -168,10 +170,10 @@ def test_a_classifier_alone_has_nobody_to_judge_its_images_and_none_is_asked(
     everyone = Inversion(steps=2, hold_out=False)
     invert(alone, tmp_path / "all", 4, inversion=everyone, batch_size=4)
     for folder in ("one", "all"):
-        assert DrawnSet.open(tmp_path / folder).settings["recognition"] == {}
+        assert SyntheticSet.open(tmp_path / folder).settings["recognition"] == {}
     noise, found = noise_of(0, range(4), (1, 16, 16)), Tuned.open(alone)
     *_, images = everyone.walk(Ensemble(found.networks.values()), noise, torch.arange(4), (0, 0))
-    torch.testing.assert_close(DrawnSet.open(tmp_path / "all").pixels().float(), images, atol=1e-2, rtol=0)
+    torch.testing.assert_close(SyntheticSet.open(tmp_path / "all").pixels().float(), images, atol=1e-2, rtol=0)
 
 
 def test_a_set_that_was_stopped_before_it_was_judged_is_judged_by_a_resume(alone: Path, tmp_path: Path) -> None:

@@ -17,16 +17,16 @@ from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
 from fedgen.diffusion.sampler import Sampler, noise_of
 from fedgen.diffusion.schedule import Noise
 from fedgen.diffusion.unet import UNet
-from fedgen.generator import UNSAID, Canvas, Generator, Known
+from fedgen.generator import UNCONDITIONED, Conditions, Generator, ImageShape
 from fedgen.generator_store import load_generator, save_generator
 from fedgen.oneshot.joint_generator import JointGenerator, load_drawing
 from fedgen.releases.release import release
 from fedgen.sampling import sample
 from fedgen.synthetic import synthetic_set as module
-from fedgen.synthetic.synthetic_set import DrawnSet
+from fedgen.synthetic.synthetic_set import SyntheticSet
 from tests.fedgen.test_training import phantoms, trained
 
-KNOWN = Known(("cat", "dog"), ("b", "a", "never_trained"))
+KNOWN = Conditions(("cat", "dog"), ("b", "a", "never_trained"))
 QUICK = {"steps": 2, "batch_size": 4}
 
 
@@ -36,7 +36,7 @@ def own(seed: int) -> Generator:
     denoiser = Denoiser(UNet(2, 1, widths=(8, 16)), KNOWN)
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    return DiffusionGenerator(denoiser.eval(), KNOWN, Canvas(1, (8, 8)), Noise(), 0.1)
+    return DiffusionGenerator(denoiser.eval(), KNOWN, ImageShape(1, (8, 8)), Noise(), 0.1)
 
 
 @pytest.fixture
@@ -57,9 +57,9 @@ def pixels(folder: Path) -> dict[str, np.ndarray]:
 
 def test_each_image_is_as_its_sites_own_generator_draws_it(run: Path) -> None:
     joint, each = load_drawing(run), {site: own(seed) for seed, site in enumerate("ab")}
-    assert joint.known == Known(("cat", "dog"), ("b", "a"))  # the run's order; a site that never trained has none
+    assert joint.known == Conditions(("cat", "dog"), ("b", "a"))  # the run's order; a site that never trained has none
     noise, sampler = noise_of(0, range(6), joint.noise_shape), Sampler(2)
-    labels, sites = torch.tensor([0, 1, 0, 1, 0, UNSAID]), torch.tensor([0, 0, 1, 1, 0, 1])
+    labels, sites = torch.tensor([0, 1, 0, 1, 0, UNCONDITIONED]), torch.tensor([0, 0, 1, 1, 0, 1])
     with torch.inference_mode():
         drawn = joint.draw(noise, labels, sites, sampler)
         for i, site in enumerate("bbaaba"):
@@ -67,7 +67,7 @@ def test_each_image_is_as_its_sites_own_generator_draws_it(run: Path) -> None:
             alone = each[site].draw(noise[i : i + 1], labels[i : i + 1], look, sampler)
             torch.testing.assert_close(drawn[i : i + 1], alone)
     with pytest.raises(ValueError, match="draw for named sites"):
-        joint.draw(noise, labels, torch.full((6,), UNSAID), sampler)
+        joint.draw(noise, labels, torch.full((6,), UNCONDITIONED), sampler)
 
 
 def test_a_joint_generator_is_stored_as_any(run: Path, tmp_path: Path) -> None:
@@ -84,11 +84,11 @@ def test_a_joint_generator_is_stored_as_any(run: Path, tmp_path: Path) -> None:
 def test_the_set_takes_sites_in_turn_and_names_what_drew_it(run: Path, tmp_path: Path) -> None:
     sample(run, tmp_path / "set", 6, **QUICK)
     assert names(tmp_path / "set") == [(c, s) for s in "ba" for c in ("cat", "dog")] + [("cat", "b"), ("dog", "b")]
-    told = DrawnSet.open(tmp_path / "set").settings
+    told = SyntheticSet.open(tmp_path / "set").settings
     assert set(told["generators"]) == {"a", "b"}
     assert len({told["generator"], *told["generators"].values()}) == 3
     sample(run / "sites" / "a", tmp_path / "alone", 6, sites=["a"], **QUICK)
-    assert "generators" not in DrawnSet.open(tmp_path / "alone").settings
+    assert "generators" not in SyntheticSet.open(tmp_path / "alone").settings
 
 
 def test_what_leaves_a_site_is_in_its_audit_file(run: Path, tmp_path: Path) -> None:

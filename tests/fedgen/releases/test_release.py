@@ -16,14 +16,14 @@ from PIL import Image
 from fedcore.cli.main import main
 from fedcore.data.source import Data
 from fedcore.data.synthetic.synthetic_set import standing
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 from fedgen.auditing.run import inspect
 from fedgen.copies.copies import NOT_LOOKED_FOR
 from fedgen.releases import release as module
 from fedgen.releases.release import _by_class, release
 from fedgen.sampling import sample
 from fedgen.synthetic.image_files import encoded
-from fedgen.synthetic.synthetic_set import DrawnImage, DrawnSet
+from fedgen.synthetic.synthetic_set import SyntheticImage, SyntheticSet
 from tests.fedgen.auditing.test_run import plant
 from tests.runs import seal
 
@@ -60,8 +60,8 @@ def test_a_private_set_is_written_whole_and_its_sums_are_right(audited: Path, tm
 
 def test_sheets_of_classes_have_names_of_their_own() -> None:
     labels = ["a/b", "a_b", "all", None, "x" * 300, "x" * 301]
-    images = tuple(DrawnImage(at, Path("a"), label, None, None) for at, label in enumerate(labels))
-    found = _by_class(DrawnSet(Path(), {}, images))
+    images = tuple(SyntheticImage(at, Path("a"), label, None, None) for at, label in enumerate(labels))
+    found = _by_class(SyntheticSet(Path(), {}, images))
     assert sorted(image.number for shown in found.values() for image in shown) == list(range(6))
     assert all("/" not in name and len(name) < 60 for name in found)
 
@@ -114,7 +114,7 @@ def test_a_set_that_is_not_fit_for_use_takes_a_word_of_its_own(one_run: Path, dr
         file.write_bytes((drawn / "images" / "000000.png").read_bytes())
     inspect(one_run, drawn)
     for force in (False, True):
-        with pytest.raises(Faults, match=r"is not fit for use[\s\S]*nearly equal[\s\S]*--allow_not_useful true"):
+        with pytest.raises(InputErrors, match=r"is not fit for use[\s\S]*nearly equal[\s\S]*--allow_not_useful true"):
             release(drawn, tmp_path / "out", force=force)
     manifest = release(drawn, tmp_path / "out", allow_not_useful=True)
     sheet = (tmp_path / "out" / "README.md").read_text()
@@ -125,12 +125,12 @@ def test_a_set_that_is_not_fit_for_use_takes_a_word_of_its_own(one_run: Path, dr
 
 def test_one_class_of_copies_is_not_dropped_however_large_the_set(one_run: Path, drawn: Path, tmp_path: Path) -> None:
     """3 of 64 are less than 5 %, and 3 of 16."""
-    ring = [image for image in DrawnSet.open(drawn).images if image.label == "ring"]
+    ring = [image for image in SyntheticSet.open(drawn).images if image.label == "ring"]
     for image, which in zip(ring[:3], (1, 2, 3), strict=True):
         plant(drawn, image.number, "hospital_1", which)
     found = inspect(one_run, drawn)
     assert any("3 of 16 images of class ring are copies" in text for text in found.safe.because)
-    with pytest.raises(Faults, match="of class ring are copies"):
+    with pytest.raises(InputErrors, match="of class ring are copies"):
         release(drawn, tmp_path / "out", drop=True)
 
 
@@ -157,7 +157,7 @@ def test_the_datasheet_has_the_seven_headings_and_no_path(audited: Path, tmp_pat
 def test_a_set_with_copies_is_refused_by_name_and_goes_without_them(one_run: Path, drawn: Path, tmp_path: Path) -> None:
     plant(drawn, 5, "hospital_1", 7)
     inspect(one_run, drawn)
-    with pytest.raises(Faults, match=r"1 of 64 images are copies[\s\S]*000005.png: a copy[\s\S]*--drop true"):
+    with pytest.raises(InputErrors, match=r"1 of 64 images are copies[\s\S]*000005.png: a copy[\s\S]*--drop true"):
         release(drawn, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     found = rows(release(drawn, tmp_path / "out", drop=True))
@@ -172,7 +172,7 @@ def test_many_copies_are_not_dropped(one_run: Path, drawn: Path, tmp_path: Path)
     for at in range(8):
         plant(drawn, at, "hospital_2", at)
     inspect(one_run, drawn)
-    with pytest.raises(Faults, match="the generator has memorised images"):
+    with pytest.raises(InputErrors, match="the generator has memorised images"):
         release(drawn, tmp_path / "out", drop=True)
 
 

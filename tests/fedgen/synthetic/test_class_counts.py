@@ -17,7 +17,7 @@ from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.transport.in_process import InProcess
 from fedgen.gan.gan import GAN
-from fedgen.generator import Known
+from fedgen.generator import Conditions
 from fedgen.generator_store import load_generator
 from fedgen.oneshot.joint_generator import load_drawing
 from fedgen.sampling import sample
@@ -25,7 +25,7 @@ from fedgen.synthetic.class_counts import CountClasses, Wanted, counted, named
 from tests.fedcore.toys import images as toy_images
 from tests.fedgen.gans import VISIT, gan, trained
 
-SKEWED = Known(("cat", "dog"), ("a", "b", "c"), ((30, 10, 0), (0, 0, 5)))
+SKEWED = Conditions(("cat", "dog"), ("a", "b", "c"), ((30, 10, 0), (0, 0, 5)))
 """One collection a label, as is common."""
 
 
@@ -57,13 +57,13 @@ def test_pairs_that_nobody_trained_are_left_out_and_named() -> None:
 
 
 def test_a_class_that_no_site_may_tell_of_is_drawn_evenly_and_so_is_all_where_nothing_is_known() -> None:
-    rare = Known(("cat", "rare"), ("a", "b"), ((30, 0), (0, 0)))
+    rare = Conditions(("cat", "rare"), ("a", "b"), ((30, 0), (0, 0)))
     assert Counter(Wanted.of(rare, None, None).names(8)) == {("cat", "a"): 4, ("rare", "a"): 2, ("rare", "b"): 2}
-    unknown = Wanted.of(Known(("cat",), ("a", "b")), None, None)
-    assert Wanted.of(Known(("cat", "dog"), ("a", "b")), None, None).note().startswith("Not known: which classes")
+    unknown = Wanted.of(Conditions(("cat",), ("a", "b")), None, None)
+    assert Wanted.of(Conditions(("cat", "dog"), ("a", "b")), None, None).note().startswith("Not known: which classes")
     assert unknown.note() == ""
     assert unknown.names(4) == [("cat", "a"), ("cat", "b")] * 2
-    assert Wanted.of(Known((), ()), None, None).names(2) == [(None, None)] * 2
+    assert Wanted.of(Conditions((), ()), None, None).names(2) == [(None, None)] * 2
 
 
 def test_a_site_counts_images_of_classes_that_enough_patients_have() -> None:
@@ -99,7 +99,7 @@ def test_counts_go_with_the_generator_and_the_set_says_what_it_left_out(tmp_path
 
 
 def test_where_only_weights_may_leave_nothing_is_counted() -> None:
-    known, turn = Known(("cat", "dog"), ("a",)), Round(0, 1, 0)
+    known, turn = Conditions(("cat", "dog"), ("a",)), Round(0, 1, 0)
     for policy, found in ((Policy(min_patients=1), True), (Policy(Reveals.WEIGHTS, min_patients=1), False)):
         sites = InProcess({"a": toy_images("a")}, LocalTrainer(gan(), GAN.share, VISIT), policy=policy)
         assert (counted(sites, known, turn) is not None) is found

@@ -15,14 +15,14 @@ from fedcore.runs.folder import RunFolder
 from fedgen.auditing.run import inspect
 from fedgen.sampling import sample
 from fedgen.synthetic.provenance import generators, require_origin, trained_on
-from fedgen.synthetic.synthetic_set import DrawnSet
+from fedgen.synthetic.synthetic_set import SyntheticSet
 from tests.fedgen.auditing.test_run import plant
 from tests.fedgen.conftest import HOSPITALS
 from tests.runs import seal
 
 
 def test_a_set_names_its_generator_and_the_images_that_one_saw(one_run: Path, drawn: Path) -> None:
-    settings = DrawnSet.open(drawn).settings
+    settings = SyntheticSet.open(drawn).settings
     assert settings["generator"] == generators(one_run, [])["generator"]
     assert settings["data"] == RunFolder(one_run).about()["data"] == trained_on(one_run)["data"]
     assert settings["label_fraction"] == RunFolder(one_run).about()["label_fraction"] == 1.0
@@ -77,7 +77,7 @@ def test_a_set_of_one_sites_generator_is_of_the_run_that_holds_it(one_run: Path,
     run = Path(shutil.copytree(one_run, tmp_path / "run"))
     (run / "generator").rename(run / "sites" / "hospital_1" / "generator")
     sample(run / "sites" / "hospital_1", tmp_path / "set", 4, steps=2)
-    settings = DrawnSet.open(tmp_path / "set").settings
+    settings = SyntheticSet.open(tmp_path / "set").settings
     assert settings["data"] == trained_on(run)["data"]
     require_origin(run, tmp_path / "set", settings, HOSPITALS.load())
     with pytest.raises(InputError, match="was not drawn by"):

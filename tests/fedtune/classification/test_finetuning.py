@@ -16,7 +16,7 @@ from fedcore.data.labels import labelled
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.data.synthetic.synthetic_set import Synthetic
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 from fedcore.messages.message import Reveals
 from fedcore.models.encoder_store import save_encoder
 from fedcore.models.encoders import ResNet
@@ -166,11 +166,11 @@ def test_a_class_that_only_test_images_show_is_refused(tmp_path: Path) -> None:
     lines = manifest.read_text().splitlines()
     lines[5] = lines[5].rsplit(",", 1)[0] + ",c"
     manifest.write_text("\n".join(lines))
-    with pytest.raises(Faults, match=r"site 's0': class 'c' in its test images\nTraining images hold a, b alone"):
+    with pytest.raises(InputErrors, match=r"site 's0': class 'c' in its test images\nTraining images hold a, b alone"):
         ran(tmp_path / "run", data)
     assert not (tmp_path / "run").exists()
     findings = partial(Classifier, loss=BinaryCrossEntropy())
-    with pytest.raises(Faults, match=r"site 's0': class 'c' in its test images\nTraining images hold a, b alone"):
+    with pytest.raises(InputErrors, match=r"site 's0': class 'c' in its test images\nTraining images hold a, b alone"):
         ran(tmp_path / "run", data, classifier=findings)
 
 
@@ -196,7 +196,7 @@ def test_kappa_is_told_of_grades_and_of_no_other_numbers(tmp_path: Path) -> None
 
 
 def test_what_is_no_grade_is_refused_before_training(tmp_path: Path) -> None:
-    with pytest.raises(Faults, match="'clear' holds no number"):
+    with pytest.raises(InputErrors, match="'clear' holds no number"):
         ran(tmp_path / "run", ordinal=True)
     with pytest.raises(InputError, match="ordinal is for classes of which an image has one"):
         ran(tmp_path / "run", ordinal=True, classifier=partial(Classifier, loss=BinaryCrossEntropy()))

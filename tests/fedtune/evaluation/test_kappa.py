@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_cohen_kappa
 
-from fedcore.errors import Faults
+from fedcore.errors import InputErrors
 from fedtune.evaluation.kappa import grades_of, kappas
 
 
@@ -84,7 +84,7 @@ def test_names_are_ranked_by_the_number_in_them(names: tuple[str, ...], order: l
 
 
 def test_names_that_nothing_ranks_are_told_together() -> None:
-    with pytest.raises(Faults) as told:
+    with pytest.raises(InputErrors) as told:
         grades_of(["none", "1", "1.0 mild", "nan"])
     assert "'none' holds no number" in str(told.value)
     assert "'nan' holds no number" in str(told.value)

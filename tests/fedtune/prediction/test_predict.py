@@ -16,7 +16,7 @@ from fedcore.data.io.readers import read_image
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.preprocess.geometry import fit, unfit
 from fedcore.data.preprocess.scaling import Percentiles
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 from fedcore.runs.folder import RunFolder
 from fedtune.evaluation.native_grid import answers
 from fedtune.prediction.mask_files import stem, write_mask
@@ -108,9 +108,9 @@ def test_faults_are_told_together_or_skipped(classifier: Path, tmp_path: Path) -
     (folder / "broken.png").write_bytes(b"no picture")
     np.save(folder / "volume.npy", np.random.default_rng(0).random((8, 9, 10)))
     (folder / "fine.png").write_bytes((classifier / "pictures" / "hospital_1" / "00001.png").read_bytes())
-    with pytest.raises(Faults, match=r"broken\.png[\s\S]*volume.npy: a 3D image, and the model knows 2D ones"):
+    with pytest.raises(InputErrors, match=r"broken\.png[\s\S]*volume.npy: a 3D image, and the model knows 2D ones"):
         predict(classifier / "run", folder, tmp_path / "out")
-    skipped = predict(classifier / "run", folder, tmp_path / "skipped", on_fault="skip")
+    skipped = predict(classifier / "run", folder, tmp_path / "skipped", on_error="skip")
     assert [row["image"] for row in table(skipped)] == ["fine.png"]
     assert skipped.read_bytes() == (tmp_path / "out" / "predictions.csv").read_bytes()
     with pytest.raises(InputError, match="exists already"):
@@ -238,7 +238,7 @@ def test_a_volume_that_shows_nothing_and_a_picture_are_faults(sliced: tuple[str,
     folder.mkdir()
     np.save(folder / "air.npy", np.zeros((6, 7, 8)))
     np.save(folder / "picture.npy", np.random.default_rng(0).random((9, 10)))
-    with pytest.raises(Faults) as told:
+    with pytest.raises(InputErrors) as told:
         predict(sliced[1], folder, tmp_path / "out")
     assert "air.npy: every slice holds one single value" in str(told.value)
     assert "picture.npy: a 2D image, and the model knows 3D ones" in str(told.value)

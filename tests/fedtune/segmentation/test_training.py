@@ -15,7 +15,7 @@ from fedcore.data.dataset import Images
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.data.synthetic.synthetic_set import Synthetic
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 from fedcore.messages.message import Reveals
 from fedcore.models.encoder_store import save_encoder
 from fedcore.models.encoders import ResNet
@@ -101,7 +101,7 @@ def test_masks_are_looked_at_before_training() -> None:
         return replace(images, masks=np.full_like(images.masks, number))
 
     known = structures_of(train, test)
-    with pytest.raises(Faults, match=rf"site 'hospital_2': structure {known} in its test masks"):
+    with pytest.raises(InputErrors, match=rf"site 'hospital_2': structure {known} in its test masks"):
         structures_of(train, test | {"hospital_2": changed(test["hospital_2"], known)})
     with pytest.raises(InputError, match="nothing but background"):
         structures_of({site: changed(images, 0) for site, images in train.items()}, test)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedcore.data.io.dicom.image import groups, joined, opened, require_image, samples, told
 from fedcore.data.io.dicom.planes import Plane, Stack, stacked
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.grid import Grid
 
 TRAITS = (
@@ -39,15 +39,15 @@ def dicom_grid(path: Path) -> Grid:
 
 
 def required(path: Path, **how: Any) -> Any:
-    """The data set of a file; raises ImageFault where it is no DICOM."""
+    """The data set of a file; raises ImageError where it is no DICOM."""
     file = opened(path, **how)
     if file is None:
-        raise ImageFault("truncated or unreadable (DICOM): it does not begin as one")
+        raise ImageError("truncated or unreadable (DICOM): it does not begin as one")
     return file
 
 
 def stack_of(file: Any) -> Stack:
-    """Raises ImageFault where frames are no volume: of a film, say."""
+    """Raises ImageError where frames are no volume: of a film, say."""
     count = int(file.get("NumberOfFrames") or 1)
     planes = [plane(file, frame) for frame in range(count)]
     if count > 1 and not any(one.located for one in planes):
@@ -78,7 +78,7 @@ def spacing(file: Any, frame: int = 0) -> tuple[float, float] | None:
     """Between rows and between columns in mm: in the patient, else of a radiograph on its detector.
 
     Raises:
-        ImageFault: Pixels are not square and nothing says how large they are.
+        ImageError: Pixels are not square and nothing says how large they are.
     """
     for name in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
         found = _numbers(told(file, frame, "PixelMeasuresSequence", name), 2)
@@ -86,7 +86,7 @@ def spacing(file: Any, frame: int = 0) -> tuple[float, float] | None:
             return float(found[0]), float(found[1])
     ratio = _numbers(file.get("PixelAspectRatio"), 2)
     if ratio is not None and ratio[0] != ratio[1]:
-        raise ImageFault(f"pixels that are not square ({ratio[0]:g}:{ratio[1]:g}), of no size in mm; resample them")
+        raise ImageError(f"pixels that are not square ({ratio[0]:g}:{ratio[1]:g}), of no size in mm; resample them")
     return None
 
 
@@ -114,7 +114,7 @@ def _require_no_film(file: Any, count: int) -> None:
     pointer = file.get("FrameIncrementPointer")
     counted = {int(tag) for tag in (pointer if isinstance(pointer, Iterable) else [pointer]) if tag is not None}
     if counted - _DEPTHS or file.get("CineRate") or (file.get("Modality") in _FILMS and not counted):
-        raise ImageFault(
+        raise ImageError(
             f"{count} frames that do not say where they lie, of a film or of several angles: time is no depth; save "
             "those that are wanted as pictures of their own"
         )

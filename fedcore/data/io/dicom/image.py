@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.limits import require_voxels
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
@@ -63,11 +63,11 @@ def kind_of_object(file: Any) -> str:
 
 
 def require_image(file: Any) -> None:
-    """Raises ImageFault for what holds no image, and says what to do with it, and for one that is too large."""
+    """Raises ImageError for what holds no image, and says what to do with it, and for one that is too large."""
     if text := _NO_IMAGES.get(kind_of_object(file)):
-        raise ImageFault(text)
+        raise ImageError(text)
     if not any(name in file for name in _PIXELS):
-        raise ImageFault("DICOM without pixels")
+        raise ImageError("DICOM without pixels")
     shape = [file.get(name) or 1 for name in ("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel")]
     require_voxels(shape, "DICOM")
 
@@ -85,7 +85,7 @@ class Samples:
 
 
 def samples(file: Any) -> Samples:
-    """Decoded pixels; raises ImageFault where nothing decodes them."""
+    """Decoded pixels; raises ImageError where nothing decodes them."""
     from pydicom.pixels import apply_color_lut, pixel_array
 
     require_image(file)
@@ -93,7 +93,7 @@ def samples(file: Any) -> Samples:
         pixels = pixel_array(file)
     except (RuntimeError, NotImplementedError):
         syntax = file.file_meta.TransferSyntaxUID.name
-        raise ImageFault(f"no decoder for {syntax}; decompress the file or install pylibjpeg[all]") from None
+        raise ImageError(f"no decoder for {syntax}; decompress the file or install pylibjpeg[all]") from None
     photometric = file.get("PhotometricInterpretation", "")
     if photometric == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, file)

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.grid import Grid
 
 _TURNED, _APART = 0.01, 0.1
@@ -55,14 +55,14 @@ def stacked(planes: Sequence[Plane]) -> Stack:
     """The planes along their normal or, where none says where it lies, by number.
 
     Raises:
-        ImageFault: They are no volume of slices that are evenly apart and lie right above one another.
+        ImageError: They are no volume of slices that are evenly apart and lie right above one another.
     """
     if len(shapes := Counter(plane.shape for plane in planes)) > 1:
         found = ", ".join(f"{count} of {rows} x {columns}" for (rows, columns), count in shapes.most_common())
-        raise ImageFault(f"slices of unequal shape in one series: {found}; take out what does not belong to it")
+        raise ImageError(f"slices of unequal shape in one series: {found}; take out what does not belong to it")
     here = [plane.located for plane in planes]
     if any(here) and not all(here):
-        raise ImageFault(
+        raise ImageError(
             f"{len(here) - sum(here)} of {len(here)} slices do not say where they lie; take out what is no slice"
         )
     if not here[0]:
@@ -75,7 +75,7 @@ def stacked(planes: Sequence[Plane]) -> Stack:
     order = np.argsort(places, kind="stable")
     step = _step(places[order], corners[order], [planes[at] for at in order])
     if step is not None and _off(corners[order], step) > _APART * np.linalg.norm(step):
-        raise ImageFault(
+        raise ImageError(
             "slices do not lie along one line; resample the volume onto a grid, for instance with dcm2niix"
         )
     numbers = [planes[at].number for at in order]
@@ -90,7 +90,7 @@ def _grid(planes: Sequence[Plane], corner: np.ndarray, along: np.ndarray, step: 
         return Grid(space)
     sides = np.array(sorted(size for size in sizes if size is not None))
     if np.ptp(sides, axis=0).max() > 0.01 * sides.min():
-        raise ImageFault("slices of several pixel spacings in one volume; a folder holds one series of one spacing")
+        raise ImageError("slices of several pixel spacings in one volume; a folder holds one series of one spacing")
     rows, columns = planes[0].mm or (1.0, 1.0)
     if step is None:  # one slice, whose thickness matters to nobody
         step = np.cross(*along) * (planes[0].thickness or 1.0)
@@ -103,9 +103,9 @@ def _by_number(planes: Sequence[Plane]) -> Stack:
     numbers = [plane.number for plane in planes]
     known = [number for number in numbers if number is not None]
     if len(planes) > 1 and len(known) < len(planes):
-        raise ImageFault("slices without position and instance number; nothing puts them in an order")
+        raise ImageError("slices without position and instance number; nothing puts them in an order")
     if len(set(known)) < len(known):
-        raise ImageFault("slices that share an instance number, and none says where it lies; a folder holds one volume")
+        raise ImageError("slices that share an instance number, and none says where it lies; a folder holds one volume")
     order = np.argsort(known) if len(planes) > 1 else np.zeros(1, int)
     first = planes[order[0]]
     apart = () if first.mm is None else first.mm
@@ -123,7 +123,7 @@ def _require_one_direction(planes: Sequence[Plane]) -> None:
             kinds.append(plane.directions)
         counts[at] += 1
     if len(kinds) > 1:
-        raise ImageFault(
+        raise ImageError(
             f"slices of {len(kinds)} orientations ({_counts(counts)}); take out localizers and reformatted images, or "
             "give each orientation a folder"
         )
@@ -136,10 +136,10 @@ def _step(places: np.ndarray, corners: np.ndarray, planes: Sequence[Plane]) -> n
     apart = np.diff(places)
     usual = float(np.median(apart))
     if (double := apart <= max(1e-3, 0.01 * usual)).any():
-        raise ImageFault(_doubled(places, planes, double))
+        raise ImageError(_doubled(places, planes, double))
     even = (places[-1] - places[0]) / (len(places) - 1)
     if np.abs(places - places[0] - even * np.arange(len(places))).max() > _APART * min(even, usual):
-        raise ImageFault(_uneven(apart, usual))
+        raise ImageError(_uneven(apart, usual))
     return np.asarray((corners[-1] - corners[0]) / (len(corners) - 1))
 
 

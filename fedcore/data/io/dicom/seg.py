@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from fedcore.data.io.dicom.frames import required
 from fedcore.data.io.dicom.image import SEGMENTATIONS, is_dicom, kind_of_object
 from fedcore.data.io.dicom.series import headers
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.grid import CANONICAL, Grid
 from fedcore.data.io.readers import guarded, kind_of
 
@@ -37,7 +37,7 @@ def read_segments(path: Path) -> tuple[UInt8[np.ndarray, "d h w"], Grid]:
     frames is background.
 
     Raises:
-        ImageFault: Segments are fractional, overlap, or are more than class numbers; frames are no even stack.
+        ImageError: Segments are fractional, overlap, or are more than class numbers; frames are no even stack.
     """
     return guarded("DICOM SEG", lambda: _segments(path))
 
@@ -46,7 +46,7 @@ def segments_on(path: Path, image: Path, grid: Grid) -> UInt8[np.ndarray, "i j k
     """Class numbers in the order of the voxels of an image that lies somewhere; what no frame covers is background.
 
     Raises:
-        ImageFault: The file is of another space (frame of reference) than its image, or of other voxels.
+        ImageError: The file is of another space (frame of reference) than its image, or of other voxels.
     """
     from nibabel.orientations import apply_orientation, ornt_transform
 
@@ -54,7 +54,7 @@ def segments_on(path: Path, image: Path, grid: Grid) -> UInt8[np.ndarray, "i j k
     if kind_of(image).startswith("DICOM"):
         spaces = {str(_frame_of(each)) for each in (path, image)} - {"None", ""}
         if len(spaces) > 1:
-            raise ImageFault("of another frame of reference than its image; take the one that was drawn on this series")
+            raise ImageError("of another frame of reference than its image; take the one that was drawn on this series")
     laid = np.zeros(grid.turned_space, np.uint8)
     laid[np.ix_(*_places(own, grid))] = apply_orientation(values, own.turn)
     return np.ascontiguousarray(apply_orientation(laid, ornt_transform(CANONICAL, grid.turn)))
@@ -72,10 +72,10 @@ def _places(own: Grid, grid: Grid) -> list[np.ndarray]:
     skew = np.abs((to_here[:3, :3] - np.diag(steps)) * (sides - 1)).max()
     stretch = np.abs((np.delete(steps, across) - 1) * (np.delete(sides, across) - 1)).max()
     if max(skew, stretch, *(np.abs(line - line.round()).max() for line in lines)) > _NEAR:
-        raise ImageFault("of other voxels than its image; resample it onto the image's grid")
+        raise ImageError("of other voxels than its image; resample it onto the image's grid")
     places = [line.round().astype(int) for line in lines]
     if any(line.min() < 0 or line.max() >= side for line, side in zip(places, grid.turned_space, strict=True)):
-        raise ImageFault("partly outside its image; take the one that was drawn on this series")
+        raise ImageError("partly outside its image; take the one that was drawn on this series")
     return places
 
 
@@ -84,14 +84,14 @@ def _segments(path: Path) -> tuple[np.ndarray, Grid]:
 
     file = segread(path)
     if file.SegmentationType == "FRACTIONAL":
-        raise ImageFault("a fractional segmentation; save it as BINARY or LABELMAP, with a threshold of your choice")
+        raise ImageError("a fractional segmentation; save it as BINARY or LABELMAP, with a threshold of your choice")
     if (most := max(file.segment_numbers)) > _MOST:
-        raise ImageFault(f"segment number {most}; class numbers go to {_MOST}")
+        raise ImageError(f"segment number {most}; class numbers go to {_MOST}")
     try:
         found: Any = file.get_volume(combine_segments=True, dtype=np.uint8)
     except RuntimeError as error:
         overlap = "overlap" in str(error).lower()
-        raise ImageFault(
+        raise ImageError(
             "segments overlap, and a mask holds one class number a pixel; save a file of segments that do not"
             if overlap
             else "frames are no even stack of slices; resample it onto the image's grid"

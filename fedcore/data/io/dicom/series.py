@@ -12,7 +12,7 @@ from pydicom.uid import UID
 from fedcore.data.io.dicom.frames import TRAITS, plane, required, stack_of
 from fedcore.data.io.dicom.image import SEGMENTATIONS, joined, kind_of_object, opened, require_image, samples
 from fedcore.data.io.dicom.planes import Stack, stacked
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.grid import Grid
 
 _ONE = {"SeriesInstanceUID": "series", "FrameOfReferenceUID": "frames of reference", "Modality": "modalities"}
@@ -30,7 +30,7 @@ def read_series(folder: Path) -> np.ndarray:
     """(c, x, y, z), or (c, d, h, w) along the slices' normal where nobody knows where they lie; of one slice (c, h, w).
 
     Raises:
-        ImageFault: No image, several series, or images that are not the slices of one volume.
+        ImageError: No image, several series, or images that are not the slices of one volume.
     """
     files = images(folder)
     for file in files:
@@ -40,7 +40,7 @@ def read_series(folder: Path) -> np.ndarray:
         return stack.grid.turned(joined([samples(files[0])])[:, list(stack.order)])
     parts = [samples(files[at]) for at in stack.order]
     if len({len(part.values) for part in parts}) > 1:
-        raise ImageFault("grey and coloured images in one series; take out what does not belong to it")
+        raise ImageError("grey and coloured images in one series; take out what does not belong to it")
     return stack.grid.turned(joined(parts))
 
 
@@ -59,13 +59,13 @@ def images(folder: Path, **how: Any) -> list[Any]:
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     found = {path: _opened(path, **how) for path in files}
     if broken := sum(_damaged(path, file) for path, file in found.items()):
-        raise ImageFault(
+        raise ImageError(
             f"{broken} of {len(found)} files are named as DICOM is and are none (damaged or empty); copy it again"
         )
     slices = [file for file in found.values() if file is not None and _is_image(file)]
     if not slices:
         inside = sum(path.is_dir() for path in folder.iterdir())
-        raise ImageFault(
+        raise ImageError(
             "a folder without DICOM files"
             + (f", but with {inside} folders; name the one that holds the series" if inside else "")
         )
@@ -73,31 +73,31 @@ def images(folder: Path, **how: Any) -> list[Any]:
 
 
 def header_of(path: Path) -> Any:
-    """The data set, without pixels, of a file or of one image of a folder. Raises ImageFault where there is none."""
+    """The data set, without pixels, of a file or of one image of a folder. Raises ImageError where there is none."""
     if path.is_file():
         return required(path, stop_before_pixels=True)
     for part in sorted(part for part in path.iterdir() if part.is_file()):
         file = _opened(part, stop_before_pixels=True)
         if file is not None and _is_image(file):
             return file
-    raise ImageFault("a folder without DICOM files")
+    raise ImageError("a folder without DICOM files")
 
 
 def stack_of_series(files: list[Any]) -> Stack:
-    """Raises ImageFault where the images are not the slices of one volume."""
+    """Raises ImageError where the images are not the slices of one volume."""
     for name, what in _ONE.items():
         counts = Counter(str(file.get(name) or "") for file in files)
         if len(counts) > 1:
             shares = " and ".join(str(count) for _, count in counts.most_common())
-            raise ImageFault(f"{len(counts)} {what} in one folder ({shares} images); a folder holds one")
+            raise ImageError(f"{len(counts)} {what} in one folder ({shares} images); a folder holds one")
     if any(int(file.get("NumberOfFrames") or 1) > 1 for file in files):
         if len(files) > 1:
-            raise ImageFault(f"{len(files)} files, some of many frames; name the file of many frames itself")
+            raise ImageError(f"{len(files)} files, some of many frames; name the file of many frames itself")
         return stack_of(files[0])
     kinds = Counter(tuple(str(part) for part in (file.get("ImageType") or ())[:3]) for file in files)
     if len(kinds) > 1:
         shares = " and ".join(str(count) for _, count in kinds.most_common())
-        raise ImageFault(
+        raise ImageError(
             f"images of {len(kinds)} kinds by ImageType ({shares}), such as localizers, projections or other derived "
             "images among slices; take out what is no slice"
         )

@@ -9,7 +9,7 @@ import numpy as np
 from fedcore.data.io import npz
 from fedcore.data.io.array import channels_first
 from fedcore.data.io.dicom.series import header_of
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.nifti import nifti_header
 from fedcore.data.io.pictures.picture import PICTURES, is_grey_picture
 from fedcore.data.io.readers import guarded, kind_of
@@ -20,7 +20,7 @@ def certainly_grey(path: Path) -> bool:
     try:
         kind = kind_of(path)
         return guarded(kind, lambda: _is_grey(path, kind))
-    except ImageFault:
+    except ImageError:
         return False
 
 

@@ -7,7 +7,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.limits import too_large
 from fedcore.data.io.pictures.samples import samples_of, upright, without_alpha
 from fedcore.data.io.pictures.tiff import is_grey_tiff, is_tiff, read_tiff
@@ -28,11 +28,11 @@ def read_picture(path: Path, mask: bool = False) -> np.ndarray:
             return read_tiff(path, mask)
         picture = _opened(stream)
         if picture.mode == "CMYK":
-            raise ImageFault("picture of printing inks (CMYK); save it as RGB")
+            raise ImageError("picture of printing inks (CMYK); save it as RGB")
         if (frames := getattr(picture, "n_frames", 1)) > 1 and picture.format == "PNG":
-            raise ImageFault(f"{frames} frames; one picture a file, or a volume as .npy or NIfTI")
+            raise ImageError(f"{frames} frames; one picture a file, or a volume as .npy or NIfTI")
         if mask and picture.format in ("JPEG", "MPO"):
-            raise ImageFault("saved as JPEG, which changes class numbers; save the original as PNG")
+            raise ImageError("saved as JPEG, which changes class numbers; save the original as PNG")
         bits, colour = _png_header(stream) if picture.format == "PNG" else (8, 0)
         turn = picture.getexif().get(_ORIENTATION, 1)
         samples = _deep_png(stream, colour == 4) if bits == 16 and colour else samples_of(picture, bits, mask)
@@ -55,7 +55,7 @@ def _opened(stream: IO[bytes]) -> Any:
     except Image.DecompressionBombError:
         raise too_large() from None
     except UnidentifiedImageError:
-        raise ImageFault(_unknown(stream)) from None
+        raise ImageError(_unknown(stream)) from None
 
 
 def _png_header(stream: IO[bytes]) -> tuple[int, int]:

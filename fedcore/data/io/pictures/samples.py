@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 
 _TURNS = {
     1: (False, False, False), 2: (False, False, True), 3: (False, True, True), 4: (False, True, False),
@@ -33,10 +33,10 @@ def samples_of(picture: Any, bits: int, mask: bool) -> np.ndarray:
 
 
 def without_alpha(samples: np.ndarray, mask: bool) -> np.ndarray:
-    """(1 or 3, h, w); raises ImageFault for a mask that lies in the alpha channel alone."""
+    """(1 or 3, h, w); raises ImageError for a mask that lies in the alpha channel alone."""
     if len(samples) not in (2, 4):
         return samples
     kept, alpha = samples[:-1], samples[-1]
     if mask and (kept == kept[:, :1, :1]).all() and not (alpha == alpha[0, 0]).all():
-        raise ImageFault("one colour, the mask lies in the alpha channel; save it as grey numbers")
+        raise ImageError("one colour, the mask lies in the alpha channel; save it as grey numbers")
     return kept

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.limits import require_picture, require_voxels
 from fedcore.data.io.pictures.samples import samples_of, upright, without_alpha
 
@@ -66,12 +66,12 @@ def _only_page(file: Any) -> Any:
     """Refuses stacks; smaller copies of the picture in the same file (thumbnails, pyramids) do not count."""
     full = [page for page in file.pages if not int(page.keyframe.subfiletype) & 1]
     if not full:
-        raise ImageFault("truncated or unreadable (TIFF): it holds no picture")
+        raise ImageError("truncated or unreadable (TIFF): it holds no picture")
     count = len(full) * int(full[0].imagedepth)
     if count == 1 and (file.is_imagej or file.is_shaped):  # which may keep a whole stack behind one header
         count = max(series.size // max(1, full[0].size) for series in file.series)
     if count > 1:
-        raise ImageFault(f"{count} pages; one picture a file, or a volume as .npy or NIfTI")
+        raise ImageError(f"{count} pages; one picture a file, or a volume as .npy or NIfTI")
     return full[0]
 
 
@@ -79,42 +79,42 @@ def _bits(page: Any) -> int:
     tag = page.tags.get("BitsPerSample")
     depths = {int(bits) for bits in np.atleast_1d(tag.value)} if tag else {1}
     if len(depths) > 1:
-        raise ImageFault(f"TIFF of samples of {' and '.join(map(str, sorted(depths)))} bits; save it with equal ones")
+        raise ImageError(f"TIFF of samples of {' and '.join(map(str, sorted(depths)))} bits; save it with equal ones")
     return depths.pop()
 
 
 def _require_known(page: Any, kind: int) -> None:
-    """Raises ImageFault for kinds of pictures that are not read."""
+    """Raises ImageError for kinds of pictures that are not read."""
     photometric, samples = int(page.photometric), int(page.samplesperpixel)
     require_picture(page.imagewidth * page.imagelength)
     require_voxels((page.imagelength, page.imagewidth, samples), "TIFF")
     if photometric not in (_WHITE, _BLACK, _RGB, _PALETTE, _YCBCR):
         found = _REFUSED.get(photometric, f"photometric interpretation {photometric}")
-        raise ImageFault(f"TIFF of {found}; save it as grey or RGB")
+        raise ImageError(f"TIFF of {found}; save it as grey or RGB")
     if photometric == _YCBCR and int(page.compression) not in _JPEG:
-        raise ImageFault("TIFF of luminance and chrominance (YCbCr) that is no JPEG; save it as RGB")
+        raise ImageError("TIFF of luminance and chrominance (YCbCr) that is no JPEG; save it as RGB")
     if kind not in (_UNSIGNED, _SIGNED, _FLOAT):
-        raise ImageFault("TIFF of complex or undefined numbers; pixels must be real numbers")
+        raise ImageError("TIFF of complex or undefined numbers; pixels must be real numbers")
     own = 3 if photometric in (_RGB, _YCBCR) else 1
     alpha = samples == own + 1 and (own == 3 or int(page.extrasamples[0]) in (1, 2))
     if samples != own and not alpha:
-        raise ImageFault(
+        raise ImageError(
             f"TIFF of {samples} samples a pixel, and {own} or {own} and alpha are read; save it as grey or RGB"
         )
 
 
 def _require_lossless(page: Any) -> None:
-    """Raises ImageFault for masks whose numbers may not be those that were drawn."""
+    """Raises ImageError for masks whose numbers may not be those that were drawn."""
     if int(page.photometric) == _WHITE:
-        raise ImageFault("a TIFF whose 0 is shown white, so that its numbers can be meant two ways; save it as PNG")
+        raise ImageError("a TIFF whose 0 is shown white, so that its numbers can be meant two ways; save it as PNG")
     if int(page.compression) in _JPEG:
-        raise ImageFault("compressed as JPEG, which changes class numbers; save the original as PNG")
+        raise ImageError("compressed as JPEG, which changes class numbers; save the original as PNG")
 
 
 def _require_whole(page: Any, size: int) -> None:
     ends = [start + length for start, length in zip(page.dataoffsets, page.databytecounts, strict=False)]
     if max(ends, default=0) > size:
-        raise ImageFault(f"truncated or unreadable (TIFF): its pixels end at byte {max(ends):,}, the file at {size:,}")
+        raise ImageError(f"truncated or unreadable (TIFF): its pixels end at byte {max(ends):,}, the file at {size:,}")
 
 
 def _decoded(page: Any) -> np.ndarray | None:
@@ -159,7 +159,7 @@ def _by_pillow(path: Path, page: Any, bits: int, kind: int, mask: bool) -> np.nd
     except UnidentifiedImageError:
         name = getattr(page.compression, "name", page.compression)
         what = f"{bits} bits{' a colour' * colour} with compression {name}"
-        raise ImageFault(
+        raise ImageError(
             f"TIFF of {what} is not read; save it with 8 or 16 bits and deflate, or uncompressed"
         ) from None
     if (bits, kind) == (32, _UNSIGNED):

@@ -14,7 +14,7 @@ from fedcore.data.manifest.manifest import Row
 from fedcore.data.preprocess import decode
 from fedcore.data.preprocess.decode import Decoding
 from fedcore.data.preprocess.scaling import FullRange, Percentiles
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 
 UNKNOWN = "truncated or unreadable: no PNG, JPEG, BMP or TIFF by its first bytes"
 HOW = Decoding(FullRange(), (6, 6), 1)
@@ -111,7 +111,7 @@ def test_faults_of_all_sites_at_once(sites: Sites, folder: Path) -> None:
     sites["south"][3].image.write_bytes(b"")
     np.save(sites["south"][4].image.with_suffix(".npy"), np.zeros((5, 6, 7)))
     sites["south"].append(Row(99, sites["south"][4].image.with_suffix(".npy"), "", "train", None, None, "v"))
-    with pytest.raises(Faults) as caught:
+    with pytest.raises(InputErrors) as caught:
         decode_sites(sites, HOW, folder)
     assert caught.value.faults == (
         f"site 'north', row 3, 1.png: {UNKNOWN}",
@@ -123,20 +123,20 @@ def test_faults_of_all_sites_at_once(sites: Sites, folder: Path) -> None:
 
 def test_skip_leaves_faulty_rows_out(sites: Sites, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sites["north"][1].image.write_bytes(b"no picture")
-    store = decode_sites(sites, HOW, folder, on_fault="skip")["north"]
+    store = decode_sites(sites, HOW, folder, on_error="skip")["north"]
     assert (store.kept, store.faults) == ((0, 2, 3, 4), ((1, UNKNOWN),))
     assert stored({"north": store})["north"] == [0, 40, 60, 80]
     with monkeypatch.context() as patch:
         no_decoding(patch)
-        assert decode_sites(sites, HOW, folder, on_fault="skip")["north"].faults == store.faults
-    with pytest.raises(Faults):
+        assert decode_sites(sites, HOW, folder, on_error="skip")["north"].faults == store.faults
+    with pytest.raises(InputErrors):
         decode_sites(sites, HOW, folder)
 
 
 def test_a_site_without_a_readable_image(sites: Sites, folder: Path) -> None:
     for row in sites["north"]:
         row.image.write_bytes(b"")
-    assert decode_sites(sites, HOW, folder, on_fault="skip")["north"].pixels.shape == (0, 1, 6, 6)
+    assert decode_sites(sites, HOW, folder, on_error="skip")["north"].pixels.shape == (0, 1, 6, 6)
 
 
 def test_constant_images_are_kept_and_told(sites: Sites, folder: Path) -> None:
@@ -156,7 +156,7 @@ def test_masks(sites: Sites, folder: Path, tmp_path: Path) -> None:
     assert (masks[0] == 255).all()  # nobody labelled it
     Image.new("L", (6, 7)).save(tmp_path / "m.png")
     os.utime(tmp_path / "m.png", ns=(1, 1))
-    with pytest.raises(Faults, match="mask has shape 7 x 6, its image 6 x 6"):
+    with pytest.raises(InputErrors, match="mask has shape 7 x 6, its image 6 x 6"):
         decode_sites(sites, HOW, folder)
 
 

@@ -11,7 +11,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from fedcore.data.io.affine import affine_of, grid_of
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.masks import read_mask_of
 from fedcore.data.io.readers import read_image
 from fedcore.data.io.spacing import spacing_of
@@ -82,7 +82,7 @@ def test_a_mask_that_lies_elsewhere_is_a_fault(tmp_path: Path, moved: float, tol
     for name, affine in (("image", np.eye(4)), ("mask", there)):
         nibabel.save(nibabel.Nifti1Image(np.zeros((4, 6, 8), np.uint8), affine), tmp_path / f"{name}.nii.gz")
     if told:
-        with pytest.raises(ImageFault, match="lies elsewhere than its image"):
+        with pytest.raises(ImageError, match="lies elsewhere than its image"):
             read_mask_of(tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz", (4, 6, 8))
     else:
         assert not read_mask_of(tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz", (4, 6, 8)).any()

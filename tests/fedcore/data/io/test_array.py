@@ -8,7 +8,7 @@ import pytest
 from fedcore.data.io.array import channels_first
 from fedcore.data.io.masks import read_mask
 from fedcore.data.io.pictures.grey import certainly_grey
-from fedcore.data.io.readers import ImageFault, read_image
+from fedcore.data.io.readers import ImageError, read_image
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_which_axes_are_channels(tmp_path: Path, shape: tuple[int, ...], expecte
 
 def test_neither_picture_nor_volume() -> None:
     for shape in ((5,), (2, 5, 6, 7), (2, 3, 5, 6, 7)):
-        with pytest.raises(ImageFault, match=r"array of shape .* is neither a picture nor a volume"):
+        with pytest.raises(ImageError, match=r"array of shape .* is neither a picture nor a volume"):
             channels_first(np.zeros(shape))
 
 

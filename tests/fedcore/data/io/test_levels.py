@@ -8,7 +8,7 @@ import pydicom
 import pytest
 from PIL import Image
 
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.levels import require_levels, white_of
 from fedcore.data.io.pictures.grey import certainly_grey
 
@@ -71,12 +71,12 @@ def test_values_that_do_not_say_what_is_white_are_a_fault(tmp_path: Path) -> Non
     nibabel.save(rescaled, tmp_path / "a.nii")
     nibabel.save(nibabel.Nifti1Image(np.ones((3, 3, 3), np.float32), np.eye(4)), tmp_path / "b.nii")
     for name in ("a.npy", "a.tif", "a.nii", "b.nii"):
-        with pytest.raises(ImageFault, match="do not say what is white; store it as it was drawn: 0 to 255 in 8-bit"):
+        with pytest.raises(ImageError, match="do not say what is white; store it as it was drawn: 0 to 255 in 8-bit"):
             white_of(tmp_path / name)
 
 
 @pytest.mark.parametrize(("values", "said"), [((-1, 8), "-1 to 8"), ((0, 4096), "0 to 4096")])
 def test_values_beyond_the_levels_are_a_fault(values: tuple[int, int], said: str) -> None:
     require_levels(np.array([0, 4095]), 4095)
-    with pytest.raises(ImageFault, match=rf"a synthetic image of values {said}; its kind of file holds levels of 0 to"):
+    with pytest.raises(ImageError, match=rf"a synthetic image of values {said}; its kind of file holds levels of 0 to"):
         require_levels(np.array(values), 4095)

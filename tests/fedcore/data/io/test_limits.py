@@ -19,9 +19,9 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from fedcore.data.io import npz
-from fedcore.data.io.readers import ImageFault, read_image
+from fedcore.data.io.readers import ImageError, read_image
 from fedcore.data.manifest.manifest import read_manifest
-from fedcore.errors import Faults
+from fedcore.errors import InputErrors
 from fedcore.report.read.site_files import kept
 
 MEGABYTES = 50
@@ -83,10 +83,10 @@ def png_of(width: int, height: int) -> bytes:
 )
 def test_an_image_that_promises_terabytes(name: str, data: bytes, told: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(ImageFault, match=r"."):
+    with pytest.raises(ImageError, match=r"."):
         read_image(tmp_path / name)  # what is imported on the way is not counted
     tracemalloc.start()
-    with pytest.raises(ImageFault, match=told):
+    with pytest.raises(ImageError, match=told):
         read_image(tmp_path / name)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -126,7 +126,7 @@ def packed(path: Path, **members: bytes) -> Path:
 def test_an_npz_of_a_manifest(images: bytes, told: str, tmp_path: Path) -> None:
     packed(tmp_path / "a.npz", train_images=images)
     (tmp_path / "m.csv").write_text("image,site\na.npz,a\n")
-    with pytest.raises(Faults, match=f"row 2: a.npz: .*{told}"):
+    with pytest.raises(InputErrors, match=f"row 2: a.npz: .*{told}"):
         read_manifest(tmp_path / "m.csv")
 
 
@@ -134,7 +134,7 @@ def test_an_npz_that_fills_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     file = packed(tmp_path / "a.npz", train_images=npy_of((4, 4), content=bytes(64)))
     usage: Callable[[str], object] = lambda _: type("Usage", (), {"free": 100})  # noqa: E731
     monkeypatch.setattr("shutil.disk_usage", usage)
-    with pytest.raises(ImageFault, match="the temporary folder has"):
+    with pytest.raises(ImageError, match="the temporary folder has"):
         npz.item(file, "train_images", 0)
 
 
@@ -157,5 +157,5 @@ def test_what_a_site_kept(tmp_path: Path) -> None:
 
 def test_a_manifest_with_a_nul(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_bytes(b"image,site\na\0.png,a\n")
-    with pytest.raises(Faults, match=r"not a text \(NUL in line 2\)"):
+    with pytest.raises(InputErrors, match=r"not a text \(NUL in line 2\)"):
         read_manifest(tmp_path / "m.csv")

@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from fedcore.data.io.masks import as_classes, read_mask
-from fedcore.data.io.readers import ImageFault
+from fedcore.data.io.readers import ImageError
 
 BASE = np.zeros((12, 16), np.uint8)
 BASE[2:6, 3:9], BASE[7:10, 5:12] = 1, 2
@@ -18,7 +18,7 @@ DISC = ((np.indices((64, 64)) - 30) ** 2).sum(0) < 300
 
 
 def fault(path: Path) -> str:
-    with pytest.raises(ImageFault) as caught:
+    with pytest.raises(ImageError) as caught:
         read_mask(path)
     return str(caught.value)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedcore.data.io.affine import affine_of
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.header import read_header
 from fedcore.data.io.masks import read_mask_of
 from fedcore.data.io.readers import read_image
@@ -20,7 +20,7 @@ LAS = np.diag([-1.0, 1, 1, 1]) @ AFFINE
 
 
 def fault(path: Path) -> str:
-    with pytest.raises(ImageFault) as told:
+    with pytest.raises(ImageError) as told:
         read_image(path)
     return str(told.value)
 

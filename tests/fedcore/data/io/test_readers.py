@@ -14,7 +14,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-from fedcore.data.io.readers import ImageFault, read_image
+from fedcore.data.io.readers import ImageError, read_image
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)  # 3 rows, 4 columns, no symmetry
 COLOUR = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
@@ -27,7 +27,7 @@ def saved(path: Path, array: np.ndarray, mode: str | None = None) -> Path:
 
 
 def fault(path: Path, read=read_image) -> str:
-    with pytest.raises(ImageFault) as caught:
+    with pytest.raises(ImageError) as caught:
         read(path)
     assert path.name not in str(caught.value)
     assert caught.value.__cause__ is None
@@ -99,7 +99,7 @@ def test_nifti_channels_slices_and_scaling(tmp_path: Path) -> None:
     assert read((5, 6, 7, 2)) == (2, 5, 6, 7)
     assert read((5, 6, 1)) == (1, 6, 5)  # (x, y) as a viewer shows it
     assert read((5, 6)) == (1, 6, 5)
-    with pytest.raises(ImageFault, match="at most 4 channels"):
+    with pytest.raises(ImageError, match="at most 4 channels"):
         read((5, 6, 7, 9))
     scaled = nib.Nifti1Image(np.full((2, 2, 2), 3, np.int16), np.eye(4))
     scaled.header.set_slope_inter(2, -1)

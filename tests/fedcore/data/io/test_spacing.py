@@ -8,7 +8,7 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.readers import read_image
 from fedcore.data.io.spacing import spacing_of
 from fedcore.data.manifest.manifest import Row
@@ -36,7 +36,7 @@ def test_what_no_header_says_is_unknown(tmp_path: Path) -> None:
     unset = nibabel.load(volume(tmp_path / "u.nii", np.eye(4)))
     unset.header["sform_code"] = unset.header["qform_code"] = 0
     (tmp_path / "unset.nii").write_bytes(nibabel.Nifti1Image(np.asarray(unset.dataobj), None).to_bytes())
-    with pytest.raises(ImageFault, match=r"axes are 26\.6 degrees off a right angle"):
+    with pytest.raises(ImageError, match=r"axes are 26\.6 degrees off a right angle"):
         read_image(volume(tmp_path / "sheared.nii", sheared))
     assert spacing_of(tmp_path / "unset.nii") is None
     assert spacing_of(tmp_path / "a.png") is None

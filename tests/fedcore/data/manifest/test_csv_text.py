@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedcore.data.manifest.csv_text import records
-from fedcore.errors import Faults
+from fedcore.errors import InputErrors
 
 
 def read(folder: Path, text: str | bytes) -> list[tuple[int, list[str]]]:
@@ -25,7 +25,7 @@ def test_the_line_that_excel_hides_is_no_row(tmp_path: Path, first: str, end: st
 
 def test_excels_line_may_name_a_delimiter_that_the_header_has_not_most_of(tmp_path: Path) -> None:
     assert read(tmp_path, "sep=\t\na,b\tc\n") == [(1, ["a,b", "c"])]
-    with pytest.raises(Faults, match="asks for the delimiter"):
+    with pytest.raises(InputErrors, match="asks for the delimiter"):
         read(tmp_path, "sep=|\na|b\n")
 
 
@@ -45,5 +45,5 @@ def test_cells_without_what_nobody_sees(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_csv(tmp_path: Path, content: bytes, text: str) -> None:
-    with pytest.raises(Faults, match=text):
+    with pytest.raises(InputErrors, match=text):
         read(tmp_path, content)

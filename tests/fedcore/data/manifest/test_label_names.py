@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fedcore.data.manifest.label_names import alike, kind_of_name, label_fault, require_distinct
-from fedcore.errors import Faults
+from fedcore.errors import InputErrors
 
 
 @pytest.mark.parametrize(
@@ -35,5 +35,5 @@ def test_labels_that_say_nothing_for_certain() -> None:
 
 def test_classes_of_several_manifests() -> None:
     require_distinct(("a", "b", "a|b"))
-    with pytest.raises(Faults, match="classes 'Mass' and 'mass' seem to be one"):
+    with pytest.raises(InputErrors, match="classes 'Mass' and 'mass' seem to be one"):
         require_distinct(("Effusion|Mass", "mass"))

@@ -9,7 +9,7 @@ import pytest
 from fedcore.data.io import npz
 from fedcore.data.manifest.columns import Columns
 from fedcore.data.manifest.manifest import Manifest, read_manifest
-from fedcore.errors import Faults
+from fedcore.errors import InputErrors
 
 
 def written(folder: Path, text: str | bytes, files: str = "a.png b.png c.png") -> Path:
@@ -21,7 +21,7 @@ def written(folder: Path, text: str | bytes, files: str = "a.png b.png c.png") -
 
 
 def faults_of(path: Path) -> str:
-    with pytest.raises(Faults) as caught:
+    with pytest.raises(InputErrors) as caught:
         read_manifest(path)
     return "\n".join(caught.value.faults)
 
@@ -249,7 +249,9 @@ def test_each_site_numbers_its_own_patients(tmp_path: Path) -> None:
 
 def test_global_numbers_are_one_patient_at_all_sites(tmp_path: Path) -> None:
     path = written(tmp_path, TWO_HOSPITALS, files="a.png b.png c.png d.png")
-    with pytest.raises(Faults, match="row 4: patient in test at site 'B', but in train at site 'A' in row 2") as caught:
+    with pytest.raises(
+        InputErrors, match="row 4: patient in test at site 'B', but in train at site 'A' in row 2"
+    ) as caught:
         read_manifest(path, patients_are_global=True)
     assert "set data.patients_are_global false" in caught.value.faults[0]
     path.write_text(TWO_HOSPITALS.replace("test", "train"))
@@ -274,17 +276,17 @@ def test_columns_under_other_names(tmp_path: Path) -> None:
 def test_skipping_leaves_rows_without_files_out_and_no_others(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     text = "image,site,mask\na.png,n,\ngone.png,n,\nempty.png,n,\nb.png,n,no.png\n"
-    found = read_manifest(written(tmp_path, text), on_fault="skip")
+    found = read_manifest(written(tmp_path, text), on_error="skip")
     assert [row.number for row in found.rows] == [2]
     assert [(row.number, text.split(" ")[2]) for row, text in found.absent] == [
         (3, "missing"),
         (4, "empty"),
         (5, "missing"),
     ]
-    with pytest.raises(Faults, match="site is empty"):
-        read_manifest(written(tmp_path, text + "c.png,,\n"), on_fault="skip")
-    with pytest.raises(Faults, match=r"gone\.png is missing"):
-        read_manifest(written(tmp_path, "image,site\ngone.png,n\n"), on_fault="skip")
+    with pytest.raises(InputErrors, match="site is empty"):
+        read_manifest(written(tmp_path, text + "c.png,,\n"), on_error="skip")
+    with pytest.raises(InputErrors, match=r"gone\.png is missing"):
+        read_manifest(written(tmp_path, "image,site\ngone.png,n\n"), on_error="skip")
 
 
 def test_npz_items_equal_the_array(tmp_path: Path) -> None:

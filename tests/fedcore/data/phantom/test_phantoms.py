@@ -22,7 +22,7 @@ from fedcore.data.phantom.anatomy import FINDINGS, draw
 from fedcore.data.phantom.phantoms import FIELD_OF_VIEW_MM, Phantoms
 from fedcore.data.preprocess.scaling import Percentiles
 from fedcore.data.source import Data
-from fedcore.errors import Faults, InputError
+from fedcore.errors import InputError, InputErrors
 
 CLEAR = FINDINGS.index("clear")
 SMALL_2D = Phantoms(sites=3, images_per_site=41)
@@ -142,7 +142,7 @@ def test_hundreds_of_hospitals() -> None:
 
 
 def test_all_faults_are_told_at_once() -> None:
-    with pytest.raises(Faults) as told:
+    with pytest.raises(InputErrors) as told:
         Phantoms(sites=0, spatial_dims=4, test_fraction=1.0)
     assert len(told.value.faults) == 3
     with pytest.raises(InputError, match="at least 16"):

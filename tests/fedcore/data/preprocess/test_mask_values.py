@@ -12,7 +12,7 @@ from fedcore.data.manifest.manifest import Row, read_manifest
 from fedcore.data.preprocess import mask_values
 from fedcore.data.preprocess.mask_values import checked_masks, meaning_of_255, met_in_masks, require_numbered
 from fedcore.data.source import Data
-from fedcore.errors import Faults
+from fedcore.errors import InputErrors
 from fedtune.evaluation.native_grid import Files
 
 SIDE = 8
@@ -52,11 +52,11 @@ def test_one_meaning_for_all_masks() -> None:
 
 
 def test_what_cannot_be_decided_has_to_be_said() -> None:
-    with pytest.raises(Faults, match=r"'a': its masks hold 255 everywhere[\s\S]*Set data.mask_255 to class"):
+    with pytest.raises(InputErrors, match=r"'a': its masks hold 255 everywhere[\s\S]*Set data.mask_255 to class"):
         decided(a=[(255,)], b=[(255,)])
-    with pytest.raises(Faults, match=r"'a': its masks hold 0 and 255 alone, and masks of other sites 1 and 2"):
+    with pytest.raises(InputErrors, match=r"'a': its masks hold 0 and 255 alone, and masks of other sites 1 and 2"):
         decided(a=[(0, 255)], b=[(0, 1, 2)])
-    with pytest.raises(Faults, match=r"'a': its masks hold 255 alone"):
+    with pytest.raises(InputErrors, match=r"'a': its masks hold 255 alone"):
         decided(a=[(255,)], b=[(0, 1, 255)])
 
 
@@ -111,7 +111,7 @@ def test_gaps_in_the_numbers() -> None:
     ]
     assert len(told(0, 5)) == 1
     for sparse in ((0, 128), (0, 63, 126, 189, 252)):
-        with pytest.raises(Faults, match="Number the classes 1, 2, 3"):
+        with pytest.raises(InputErrors, match="Number the classes 1, 2, 3"):
             told(*sparse)
     assert require_numbered({"a": Counter([(0, 255)])}, "class") == []
 

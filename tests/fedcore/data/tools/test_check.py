@@ -73,7 +73,7 @@ def test_every_fault_is_told_at_once(manifest: Path, capsys: pytest.CaptureFixtu
     manifest.write_text(manifest.read_text() + "\ngone.png,north,train,a,\n2.png,,train,a,\n")
     assert check(manifest) == 3
     out = capsys.readouterr().out
-    assert "Faults (3)\n  row 11: site is empty\n  row 10: gone.png is missing\n  row 3, 1.png: truncated" in out
+    assert "InputErrors (3)\n  row 11: site is empty\n  row 10: gone.png is missing\n  row 3, 1.png: truncated" in out
 
 
 def test_a_pipe_has_no_edge(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from pydicom.data import get_testdata_file
 from pydicom.tag import Tag
 
 from fedcore.data.io.affine import affine_of
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.readers import read_image
 from fedcore.data.io.spacing import spacing_of
 from tests.fedcore.data.io.forms import BODY, blank, enhanced, frames, item, save, stored
@@ -19,7 +19,7 @@ FILM = np.arange(5 * 4 * 3).reshape(5, 4, 3)
 
 
 def fault(path: Path) -> str:
-    with pytest.raises(ImageFault) as told:
+    with pytest.raises(ImageError) as told:
         read_image(path)
     return str(told.value)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.masks import read_mask, read_mask_of
 from fedcore.data.io.readers import read_image
 from tests.fedcore.data.io.forms import AFFINE, BODY, MASK, SPACE, nifti, segmentation, series
@@ -20,7 +20,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fault(image: Path, mask: Path) -> str:
-    with pytest.raises(ImageFault) as told:
+    with pytest.raises(ImageError) as told:
         read_mask_of(image, mask, SPACE)
     return str(told.value)
 

@@ -8,7 +8,7 @@ import pydicom
 import pytest
 from pydicom.uid import CTImageStorage
 
-from fedcore.data.io.fault import ImageFault
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.header import read_header
 from fedcore.data.io.readers import read_image
 from tests.fedcore.data.io.forms import BODY, SPACE, blank, corners, save, series, stored
@@ -17,7 +17,7 @@ PLACES, ALONG, MM = corners("axial")
 
 
 def fault(path: Path) -> str:
-    with pytest.raises(ImageFault) as told:
+    with pytest.raises(ImageError) as told:
         read_image(path)
     return str(told.value)
 

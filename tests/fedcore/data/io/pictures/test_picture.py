@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image, ImageOps
 
 from fedcore.data.io.pictures.grey import certainly_grey
-from fedcore.data.io.readers import ImageFault, read_image
+from fedcore.data.io.readers import ImageError, read_image
 
 RNG = np.random.default_rng(0)
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)
@@ -36,7 +36,7 @@ def same(path: Path, truth: np.ndarray) -> bool:
 
 
 def fault(path: Path) -> str:
-    with pytest.raises(ImageFault) as caught:
+    with pytest.raises(ImageError) as caught:
         read_image(path)
     return str(caught.value)
 

@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 
-class ImageFault(ValueError):
+class ImageError(ValueError):
     """A short text for the user; never a path, never anything from a header."""
