@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
-from fedcore.site.figures import Arrays, evenly, kept_by_each, thumbnails
+from fedcore.site.figures import Arrays, evenly, keep, thumbnails
 from fedcore.site.site import Site
-from fedcore.transport.in_process import InProcess
+from fedcore.training.local_trainer import LocalTrainer
 from fedgen.diffusion.sampler import Sampler, noise_of
 from fedgen.generative import Generative
 from fedgen.generator import UNCONDITIONED, Generator, InSteps
@@ -44,20 +45,23 @@ class Exhibit:
     sampler: Sampler = Sampler()
     seed: int = 0
 
-    def keep(self, sites: InProcess, module: Generative, whole: bool) -> list[str]:
-        """Writes the exhibit of every site, and returns notes on those that could not.
+    sites: int = 1
+    """Among how many `images` are shared out."""
+    whole: bool = True
+    """What draws is the federation's; else a part of it is each site's own."""
 
-        `whole`: what draws is the federation's; else a part of it is each site's own.
-        """
+    @property
+    def what(self) -> str:
+        return "drawn images"
 
-        def arrays(site: Site) -> Arrays:
-            if not whole and not site.memory:
-                raise Refused("no visit of it succeeded, so its own part of the generator is as it was made")
-            with sites.local.at(site), sites.local.measuring() as device:
-                most = max(1, self.images // len(sites.names()))
-                return self.arrays(module.generator, site.name, site.images, most, device)
-
-        return kept_by_each(sites, "drawn images", FILE, arrays)
+    def make(self, site: Site, local: LocalTrainer) -> None:
+        """Writes the exhibit of a site."""
+        if not self.whole and not site.memory:
+            raise Refused("no visit of it succeeded, so its own part of the generator is as it was made")
+        with local.measuring() as device:
+            generator = cast(Generative, local.module).generator
+            arrays = self.arrays(generator, site.name, site.images, max(1, self.images // self.sites), device)
+        keep(site, FILE, arrays)
 
     def arrays(self, generator: Generator, site: str, images: Images, most: int, device: torch.device) -> Arrays:
         """Of a site's images and at most so many drawn ones."""

@@ -11,37 +11,53 @@ from collections.abc import Mapping, Sequence
 from fedcore.report.markdown import plain, table
 from fedcore.report.model_card import LICENCE, USE, Record, environment, head, left, recipe_of
 from fedcore.runs.folder import RunFolder
+from fedcore.site.site import Site
 from fedssl.evaluation.probe import SHARED
 from fedssl.methods.base import Method
 
 _SCORES = {"knn": "kNN", "linear": "linear probe", "feature_std": "spread", "effective_rank": "effective rank"}
 
 
-def card(run: RunFolder, module: Method, site: str | None = None, alone: bool = False) -> str:
-    """Markdown; `site` for an encoder that is one site's own, `alone` if no other site had a part in it."""
+def card(run: RunFolder, module: Method) -> str:
+    """Markdown, of the federation's encoder."""
     about, rounds = run.about(), run.rounds()
-    sites = {site: about["sites"][site]} if site and alone else about["sites"]
     parts = [
-        _head(module), _what(about, rounds, module, sites, site, alone), _load(module),
-        _learned(sites, rounds, site),
+        _head(module), _what(f"by {len(about['sites'])} sites together", len(rounds), about["size"], module),
+        _load(module), _learned(about["sites"], rounds),
         left(run), recipe_of(run, ["method"]), environment(run, about), LICENCE, USE,
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def site_card(site: Site, module: Method, alone: bool) -> str:
+    """Markdown, of an encoder that is one site's own, from what that site knows.
+
+    `alone`: no other site had a part in it.
+    """
+    name = plain(site.name)
+    how = f"by {name} alone" if alone else f"by several sites together, as {name} has it"
+    test = 0 if site.test is None else len(site.test)
+    titles = ["site", "training images", "test images (never trained on)"]
+    parts = [
+        _head(module), _what(how, None, site.images.space, module), _load(module),
+        f"## What it learned from\n\n{table(titles, [[site.name, str(len(site.images)), str(test)]])}",
+        "## What left this site\n\nThe `audit.jsonl` beside this folder lists everything.", LICENCE, USE,
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
 
 
 def _head(module: Method) -> str:
     return head("self-supervised-learning", type(module).__name__.lower(), type(module.encoder).__name__.lower())
 
 
-def _what(about: Record, rounds: Sequence[Record], module: Method, sites: Record, site: str | None, alone: bool) -> str:
-    name = plain(site or "")
-    how = f"by {name} alone" if alone else f"by {len(sites)} sites together" + (f", as {name} has it" if site else "")
+def _what(how: str, rounds: int | None, space: Sequence[int], module: Method) -> str:
     config = ", ".join(f"{k}={v}" for k, v in module.encoder.config.items())
-    pixels = " x ".join(map(str, about["size"]))
+    pixels = " x ".join(map(str, space))
+    lasted = "" if rounds is None else f" for {rounds} rounds"
     return f"""# Encoder pretrained {how}
 
 {type(module.encoder).__name__}({config}), {sum(p.numel() for p in module.encoder.parameters()):,} parameters
-(the report counts those of the method's heads too), pretrained with {type(module).__name__} for {len(rounds)} rounds on
+(the report counts those of the method's heads too), pretrained with {type(module).__name__}{lasted} on
 images of {pixels} pixels in [-1, 1]."""
 
 
@@ -58,9 +74,8 @@ encoder = build_encoder(Path("encoder"))  # in evaluation mode; encoder(images) 
 `torchvision`) writes it for plain models of these libraries, where they have its network."""
 
 
-def _learned(sites: Record, rounds: Sequence[Record], site: str | None) -> str:
-    """`site`: whose own the encoder is; others measured theirs."""
-    scores = {name: _last_scores(rounds, name, site) if site in (None, name) else {} for name in sites}
+def _learned(sites: Record, rounds: Sequence[Record]) -> str:
+    scores = {name: _last_scores(rounds, name) for name in sites}
     shown = {key: title for key, title in _SCORES.items() if any(key in found for found in scores.values())}
     titles = ["site", "training images", "test images (never trained on)", *shown.values()]
     rows = [
@@ -74,12 +89,12 @@ def _learned(sites: Record, rounds: Sequence[Record], site: str | None) -> str:
     return f"## What it learned from\n\n{table(titles, rows)}{told if shown else ''}"
 
 
-def _last_scores(rounds: Sequence[Record], at: str, site: str | None) -> Mapping[str, float]:
-    """At one site, of its own encoder or, `site` being None, of the federation's."""
+def _last_scores(rounds: Sequence[Record], at: str) -> Mapping[str, float]:
+    """At one site, of the federation's encoder."""
     surveys = (r["survey"][at] for r in reversed(rounds) if at in r.get("survey", {}))
     found: Mapping[str, float] = next(surveys, {})
     shared = {name.removeprefix(SHARED): value for name, value in found.items() if name.startswith(SHARED)}
-    return shared if shared and site is None else found
+    return shared or found
 
 
 def _decimal(value: float | None) -> str:

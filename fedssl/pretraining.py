@@ -4,37 +4,44 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
 
-import numpy as np
 import torch
+from pytorch_lightning import LightningModule
 
-from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm, FedAvg, Visitor, share_of
 from fedcore.data.dataset import Cohort, Images
 from fedcore.data.describe import describe
 from fedcore.data.source import Data
 from fedcore.errors import InputError, building
 from fedcore.exchanges.base import Exchange, WithExchange
-from fedcore.files.writing import write_arrays
-from fedcore.messages.message import Tensors
+from fedcore.messages.agreement import Agreement
+from fedcore.messages.request import EVALUATE, FAREWELL, TRAIN
+from fedcore.messages.round import Round
 from fedcore.models.encoder_store import save_encoder
 from fedcore.models.encoders import Encoder, ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import load
 from fedcore.seeds import seeded
+from fedcore.server.farewell import say_farewell
 from fedcore.server.job import Job
 from fedcore.server.rounds import PeriodicEvaluation, Rounds
-from fedcore.training.local_trainer import MODULE, personal
+from fedcore.server.sites import Sites
+from fedcore.site.farewell import Farewell
+from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
+from fedcore.transport.simulation import agreed, by_workers, simulate_task
 from fedssl.card import card
 from fedssl.evaluation.gallery import Gallery
 from fedssl.evaluation.probe import Probe
 from fedssl.methods.base import Method
 from fedssl.methods.simclr import SimCLR
+from fedssl.site_files import OwnEncoder, Samples, about_encoder
 
+PROBE = "probe"
+"""A probe with a linear layer, asked outside of rounds."""
 EncoderFactory = Callable[[int, int], Encoder]
 """(spatial_dims, channels) to an encoder; both come from the data."""
 
@@ -73,25 +80,100 @@ def pretrain(
             another in this process.
     """
     run.prepare()
-    algorithm = algorithm or FedAvg()
+    task = Pretraining(_cooperation(algorithm, exchange), visit, encoder, method, probe or Probe(), seed)
     cohort = load(data)
     _require_training(cohort)
-    with seeded(seed), building("the method or its encoder"):
-        module = method(encoder(cohort.spatial_dims, cohort.channels))
-    _require_kept(module)
-    _require_views(module, cohort)
-    job = Job(
-        train=cohort.split("train"), test=cohort.split("test"),
-        algorithm=WithExchange(algorithm, exchange) if exchange else algorithm, visit=visit, rounds=rounds,
-        policy=policy, survey=PeriodicEvaluation(probe, probe.every) if probe else None, loggers=loggers, seed=seed,
-        workers=workers,
-    )  # fmt: skip
-    transport = job.train_in(run, module, describe(cohort) | {"command": "pretrain"})
-    for site, images in job.train.items():
-        _keep_samples(run.site(site), images, module, seed)
-    notes = _save(run, cohort, module, transport)
-    run.close("finished", notes=[*run.about()["notes"], *notes, *Gallery().keep(transport)])
+    agreement = agreed(cohort)
+    module = task.module(agreement)
+    local = LocalTrainer(module, share_of(task.algorithm, module), visit)
+    simulation = simulate_task(task, cohort, local, agreement, policy, run.path / "sites", run.digest)
+    evaluation, notes = _evaluation(probe, policy)
+    about = describe(cohort) | {"command": "pretrain"}
+    about["notes"] = [*about["notes"], *notes]
+    job = Job(task.algorithm, rounds, evaluation, loggers, seed)
+    finish(run, job.train_in(run, local, simulation, about, by_workers(workers)), local, seed)
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """What server and sites build from a recipe of `pretrain`, see `fedcore.algorithms.task.Task`."""
+
+    algorithm: Algorithm
+    visit: Visit
+    encoder: EncoderFactory
+    method: Callable[[Encoder], Method]
+    probe: Probe
+    seed: int
+
+    def module(self, agreement: Agreement) -> Method:
+        """Raises InputError for an encoder or views that do not suit such images, before anything is trained."""
+        with seeded(self.seed), building("the method or its encoder"):
+            module = self.method(self.encoder(agreement.spatial_dims, agreement.channels))
+        _require_kept(module)
+        with seeded(0), building("the views of an image"):
+            module.views(torch.zeros(1, agreement.channels, *agreement.size))
+        return module
+
+    def words(self, agreement: Agreement, module: LightningModule) -> Mapping[str, Visitor]:
+        files = (Samples(self.seed), Gallery(), OwnEncoder(agreement))
+        return {
+            TRAIN: self.algorithm, EVALUATE: self.probe, PROBE: replace(self.probe, linear=True),
+            FAREWELL: Farewell(files, own="encoder."),
+        }  # fmt: skip
+
+    def parts(
+        self, cohort: Cohort, module: LightningModule | None = None
+    ) -> tuple[dict[str, Images], dict[str, Images]]:
+        return cohort.split("train"), cohort.split("test")
+
+    def structures(self, cohort: Cohort) -> int:
+        return 0
+
+
+def task_of(recipe: Mapping[str, Any]) -> Pretraining:
+    """Of a recipe that was read and built."""
+    algorithm = _cooperation(recipe["algorithm"], recipe["exchange"])
+    probe = recipe["probe"] or Probe()
+    return Pretraining(algorithm, recipe["visit"], recipe["encoder"], recipe["method"], probe, recipe["seed"])
+
+
+def _cooperation(algorithm: Algorithm | None, exchange: Exchange | None) -> Algorithm:
+    algorithm = algorithm or FedAvg()
+    return WithExchange(algorithm, exchange) if exchange else algorithm
+
+
+def finish(run: RunFolder, sites: Sites, local: LocalTrainer, seed: int) -> None:
+    """At the server: saves the federation's encoder, if all of it travels, and lets sites make what is their own."""
+    module, count = cast(Method, local.module), run.about()["rounds"]
+    names = [f"encoder.{name}" for name in module.encoder.state_dict()]
+    stays = [name for name in names if not name.startswith(local.share)]
+    if not stays:
+        about = about_encoder(sites.agreement, module)
+        save_encoder(run.path / "encoder", module.encoder, about, card(run, module))
+    told = say_farewell(sites, local.shared(), sites.training, Round(count, count, seed))
+    notes = []
+    if 0 < len(stays) < len(names):
+        notes += [
+            f"{len(stays)} of the encoder's {len(names)} tensors stay at the sites ({stays[0]} ...), so there is no "
+            "common encoder; each site has its own in sites/SITE/encoder"
+        ]
+    if stays and (others := [name for name in sites.training if name not in told.owners]):
+        notes += [f"no encoder of {', '.join(others)}: nothing was trained there"]
+    run.close("finished", notes=[*run.about()["notes"], *notes, *told.notes])
     print(_last_score(run.rounds()))
+
+
+def _evaluation(probe: Probe | None, policy: Policy) -> tuple[PeriodicEvaluation | None, list[str]]:
+    """The evaluation between rounds, where sites may send scores; else none, and a note that says so."""
+    if probe is None or policy.allows_metrics:
+        return None if probe is None else PeriodicEvaluation(EVALUATE, probe.every), []
+    note = (
+        "Sites were not asked for scores between rounds: scores are STATISTICS and the policy allows "
+        f"{policy.max_level.name}{'' if policy.metrics else ' and no metrics'}. To have them, set "
+        "policy.max_level to STATISTICS and policy.metrics to true."
+    )
+    print(note)
+    return None, [note]
 
 
 def _require_training(cohort: Cohort) -> None:
@@ -116,47 +198,6 @@ def _require_kept(module: Method) -> None:
         ) from e
 
 
-def _require_views(module: Method, cohort: Cohort) -> None:
-    """Raises InputError for views that are not for images of this size, before anything is trained."""
-    with seeded(0), building("the views of an image"):
-        module.views(torch.zeros(1, cohort.channels, *cohort.size))
-
-
-def _save(run: RunFolder, cohort: Cohort, module: Method, transport: InProcess) -> list[str]:
-    """The federation's encoder, if all of it travels, and the encoder of each site that has one of its own.
-
-    Returns notes on what cannot be expected of these.
-    """
-    about: dict[str, Any] = {
-        "classes": list(cohort.classes),
-        "size": list(cohort.size),
-        "method": type(module).__name__,
-    }
-    local, names = transport.local, [f"encoder.{name}" for name in module.encoder.state_dict()]
-    stays = [name for name in names if not name.startswith(local.share)]
-    if not stays:
-        save_encoder(run.path / "encoder", module.encoder, about, card(run, module))
-    shared = local.shared()
-    sites = [transport.site(name) for name in transport.names()]
-    owners = [site for site in sites if has_own_encoder(site.memory)]
-    for site in owners:
-        with local.at(site):
-            local.load(shared | personal(site.memory))
-            text = card(run, module, site=site.name, alone=len(stays) == len(names))
-            save_encoder(run.site(site.name) / "encoder", module.encoder, about, text)
-    local.load(shared)  # a personal model was in their place
-    notes = []
-    if 0 < len(stays) < len(names):
-        notes += [
-            f"{len(stays)} of the encoder's {len(names)} tensors stay at the sites ({stays[0]} ...), so there is no "
-            "common encoder; each site has its own in sites/SITE/encoder"
-        ]
-    if stays and len(owners) < len(sites):
-        others = ", ".join(site.name for site in sites if site not in owners)
-        notes += [f"no encoder of {others}: nothing was trained there"]
-    return notes
-
-
 def _last_score(rounds: Sequence[Mapping[str, Any]]) -> str:
     """The kNN score of the last probe: its mean over the sites, weighted by their test images."""
     last = next((record for record in reversed(rounds) if record["survey"]), None)
@@ -167,18 +208,3 @@ def _last_score(rounds: Sequence[Mapping[str, Any]]) -> str:
         return "no kNN score, which needs labels; feature std and effective rank are in the report"
     mean = sum(score * images for score, images in told) / sum(images for _, images in told)
     return f"kNN accuracy on test images after round {last['round'] + 1}: {mean:.3f}, mean of {len(told)} sites"
-
-
-def has_own_encoder(memory: Tensors) -> bool:
-    """Whether a part of the encoder, or all of it, is the site's own."""
-    own = {name.removeprefix(MODULE) for name in memory if name.startswith(MODULE)} | personal(memory).keys()
-    return any(name.startswith("encoder.") for name in own)
-
-
-def _keep_samples(folder: Path, images: Images, module: Method, seed: int, count: int = 6) -> None:
-    """A few images with their views for the report; they stay in the site's own folder."""
-    places = np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).astype(int))
-    batch = images.batch(places)
-    with seeded(seed), torch.no_grad():
-        views = torch.stack(module.views(batch), dim=1)
-    write_arrays(folder / "samples.npz", images=batch.half().numpy(), views=views.half().numpy())

@@ -18,8 +18,8 @@ from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
 from torch import Tensor
 
 from fedcore.errors import InputError
-
-Tensors = dict[str, Tensor]
+from fedcore.messages.plain import is_plain, to_plain, to_tensor
+from fedcore.messages.tensors import Tensors as Tensors
 
 
 class Reveals(IntEnum):
@@ -43,7 +43,8 @@ NO_LEVELS: Levels = {}
 
 @dataclass(frozen=True)
 class Message:
-    """Base of everything sent. A field is a tensor, a dict of tensors or a further message."""
+    """Base of everything sent. A field is a tensor, a dict of tensors, a plain value (`fedcore.messages.plain`) or a
+    further message."""
 
     recipients: ClassVar[str] = "server"
     """Who gets the tensors as the site sent them, for the audit file; averages of weights go to all sites."""
@@ -92,6 +93,8 @@ def leaves(message: Message, prefix: str = "", levels: Levels = NO_LEVELS) -> It
             yield Leaf(name, value, level, *kind)
         elif isinstance(value, Mapping):
             yield from (Leaf(f"{name}/{k}", t, max(level, levels.get(k, level)), *kind) for k, t in value.items())
+        elif is_plain(value):
+            yield Leaf(name, to_tensor(value), level, *kind)
         else:
             raise TypeError(f"{type(message).__name__}.{f.name} must hold tensors, found {type(value).__name__}")
 
@@ -158,14 +161,15 @@ def unflatten(like: Sent, tensors: Mapping[str, Tensor], prefix: str = "") -> Se
         InputError: A plain tensor field of `like` is not among `tensors`.
     """
     values: dict[str, Any] = {}
+    types = hints(type(like))
     for f in dataclasses.fields(like):
         old, name = getattr(like, f.name), f"{prefix}{f.name}"
         if isinstance(old, Message):
             values[f.name] = unflatten(old, tensors, f"{name}/")
-        elif isinstance(old, Tensor):
+        elif isinstance(old, Tensor) or is_plain(old):
             if name not in tensors:
                 raise InputError(f"the saved {type(like).__name__} lacks {name!r}; it was written by another method")
-            values[f.name] = tensors[name]
+            values[f.name] = tensors[name] if isinstance(old, Tensor) else to_plain(tensors[name], types[f.name])
         else:
             values[f.name] = {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(f"{name}/")}
     return dataclasses.replace(like, **values)
@@ -188,7 +192,9 @@ class Contribution(Generic[Up]):
     metrics: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     reveals: Reveals = Reveals.WEIGHTS
-    """The least it is known to reveal; the border that releases it sets it to all that it reveals."""
+    """The least it is known to reveal; the audit log that releases it sets it to all that it reveals."""
+    keeps: bool = False
+    """Whether the site remembers something of this visit, which its next one needs."""
 
 
 def revealed(contribution: Contribution[Any], levels: Levels = NO_LEVELS) -> Reveals:

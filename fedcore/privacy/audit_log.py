@@ -1,4 +1,4 @@
-"""The border of a site: everything that leaves is checked against the policy and written to its audit file.
+"""The audit log of a site: everything that leaves is checked against the policy and written down.
 
 This runs at the site, before anything is sent, whatever the transport.
 """
@@ -10,9 +10,10 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,50 +26,83 @@ from fedcore.messages.message import Contribution, Leaf, Levels, Reveals, leaves
 from fedcore.privacy.policy import Policy
 from fedcore.site.site import Round
 
+FILE = "audit.jsonl"
 MOST_METRICS = 32
 """Of one answer."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SCALAR_BYTES = 8
+_TAIL = 1 << 16
+"""Bytes at the end of the file, longer than a line."""
 _WORTH_THREADS = 1 << 20
 """Bytes; fewer are hashed before threads have started."""
 
 
 @dataclass(frozen=True)
 class AuditLog:
-    """One site's guard. `folder` is the site's own; without one (a test, a benchmark) nothing is written."""
+    """What leaves one site: checked against its policy, written to `audit.jsonl` in the site's own folder, then sent.
+
+    Without a folder (a test, a benchmark) nothing is written. "Released" is not "arrived": a line is written before the
+    answer is sent, and a visit that is asked again is written again.
+    """
 
     policy: Policy
     folder: Path | None = None
     levels: Levels = field(default_factory=dict)
     """What tensors of the module reveal that are no weights (`fedcore.privacy.buffers`)."""
+    recipe: str = ""
+    """Digest of the recipe that the site runs, see `fedcore.site.runtime`."""
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
-    def release(self, contribution: Contribution[Any], turn: Round) -> Contribution[Any]:
+    def release(self, contribution: Contribution[Any], turn: Round, run: str = "") -> Contribution[Any]:
         """Returns what may leave, after it was checked and audited; raises Refused if it may not.
 
-        Scalars are rounded to six significant digits, so that the audit file holds exactly what left.
+        Scalars are rounded to six significant digits, and numbers of images as `policy.counts` says, so that the audit
+        file holds exactly what left.
         """
         self.policy.check(contribution.message, self.levels)
-        metrics = passed(contribution.metrics) if self.policy.allows_metrics else {}
-        answer = dataclasses.replace(contribution, metrics=metrics, seconds=_rounded(contribution.seconds))
+        answer = dataclasses.replace(
+            contribution,
+            examples=self.policy.counted(contribution.examples),
+            metrics=passed(contribution.metrics) if self.policy.allows_metrics else {},
+            seconds=_rounded(contribution.seconds),
+        )
         answer = dataclasses.replace(answer, reveals=revealed(answer, self.levels))
-        self._append("audit.jsonl", _entries(answer, turn, self.levels))
+        self._append(FILE, _entries(answer, turn, self.levels), run)
         return answer
 
-    def note_refusal(self, reason: str, turn: Round) -> None:
+    def note_refusal(self, reason: str, turn: Round, run: str = "") -> None:
         """Audits the sentence that a site sends in place of an answer."""
         sent = len(reason.encode())
         entry = {"round": turn.index, "what": "refusal", "field": "refusal", "reveals": Reveals.WEIGHTS.name,
                  "to": "server", "text": reason, "bytes": sent}  # fmt: skip
-        self._append("audit.jsonl", iter([entry]))
+        self._append(FILE, iter([entry]), run)
 
-    def note_error(self, error: BaseException, trace: str, turn: Round) -> None:
+    def note_error(self, error: BaseException, trace: str, turn: Round, run: str = "") -> None:
         """Keeps the whole story of a failed visit at the site; the server learns its kind alone."""
         entry = {"round": turn.index, "error": f"{type(error).__name__}: {error}", "trace": trace}
-        self._append("errors.jsonl", iter([entry]))
+        self._append("errors.jsonl", iter([entry]), run)
 
-    def _append(self, name: str, entries: Iterator[dict[str, Any]]) -> None:
-        if self.folder is not None:
-            append(self.folder / name, "".join(json.dumps(entry) + "\n" for entry in entries))
+    def _append(self, name: str, entries: Iterator[dict[str, Any]], run: str) -> None:
+        if self.folder is None:
+            return
+        path = self.folder / name
+        about = {"time": self.clock().isoformat(timespec="seconds"), "run": run, "recipe": self.recipe}
+        first = _next_number(path)
+        lines = [json.dumps({"seq": first + at} | entry | about) + "\n" for at, entry in enumerate(entries)]
+        append(path, "".join(lines))
+
+
+def _next_number(path: Path) -> int:
+    """One more than the sequence number of the last whole line; several processes may write one after another."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        lines = [line for line in file.read().split(b"\n")[:-1] if line]
+    try:
+        return int(json.loads(lines[-1])["seq"]) + 1 if lines else 0
+    except (ValueError, KeyError, TypeError):
+        return 0
 
 
 def passed(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from fedcore.errors import InputError, Refused
 from fedcore.messages.message import NO_LEVELS, Levels, Message, Reveals, declared, leaves
@@ -19,6 +20,9 @@ class Policy:
     """Whether sites send scalars (mean loss, probe scores) with their messages, where `max_level` allows STATISTICS."""
     min_patients: int = 10
     """Patients that must stand behind a score or a statistic; a site with fewer sends none."""
+    counts: Literal["exact", "rounded", "withheld"] = "exact"
+    """Numbers of images that leave with an answer: as they are, rounded to one significant digit, or 1 for all, so that
+    FedAvg weights such sites alike."""
     audits: int = 5
     """Audits of synthetic sets that a site answers in a run. An answer says of each image shown whether it copies one
     that was trained on: FEATURES, allowed so often whatever `max_level` says; 0: never."""
@@ -28,6 +32,12 @@ class Policy:
             raise ValueError(f"policy.min_patients must be at least 1, got {self.min_patients}")
         if self.audits < 0:
             raise ValueError(f"policy.audits must be 0 or more, got {self.audits}")
+
+    def counted(self, images: int) -> int:
+        """A number of images as it may leave."""
+        if self.counts == "exact" or not images:
+            return images
+        return 1 if self.counts == "withheld" else int(float(f"{images:.0e}"))
 
     def for_audit(self) -> Policy:
         """What the answer to an audit may reveal; that it is given no more than `audits` times,

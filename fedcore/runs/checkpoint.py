@@ -1,9 +1,11 @@
-"""The state of a run on disk: the server's message, the sites' memories, and how far it has come.
+"""The server's state of a run on disk: its message, which visit of each site counts, and how far it has come.
 
-A round is committed by replacing `state.json`, which names every file that counts and its checksum, says how much of
+A round is committed by replacing `state.json`, which names the file that counts and its checksum, says how much of
 the run's record counts, and holds a digest of itself. What it names is on the disk before it is, and only then is
 anything older removed: a process killed at any moment, or a machine without power, resumes at the last whole round.
 Files of a round that was never committed are ignored. Everything is safetensors and JSON: reading it never runs code.
+
+What sites remember lies at the sites (`fedcore.site.memory`).
 """
 
 from __future__ import annotations
@@ -24,32 +26,28 @@ from safetensors import SafetensorError
 from fedcore.errors import InputError
 from fedcore.files.reading import json_of, text_of
 from fedcore.files.writing import sync, write_atomically, write_json
-from fedcore.messages.message import Message, Tensors, flatten, unflatten
-from fedcore.models.weights import apart
-from fedcore.site.site import Round
+from fedcore.messages.message import Message, flatten, unflatten
+from fedcore.messages.request import Counted
+from fedcore.messages.tensors import Tensors, separate
 
-FORMAT = 2
-_FILE = re.compile(r"\d{5,}/(server|site-[^/]+)\.safetensors")
+FORMAT = 3
+_FILE = re.compile(r"\d{5,}/server\.safetensors")
 """What a state is made of; nothing else is read or removed."""
 State = TypeVar("State", bound=Message)
 
 
 @dataclass
 class Checkpoint:
-    """Keeps a run's state under `folder`; it is also the `Memories` of the sites.
-
-    In this process the sites' memories lie in the run's folder; where a site runs by itself, they
-    lie there.
-    """
+    """Keeps the server's state under `folder`."""
 
     folder: Path
     rounds: int = 0
     """Rounds that are committed."""
     server: dict[str, str] | None = None
-    sites: dict[str, dict[str, str]] = field(default_factory=dict)
+    counted: dict[str, Counted] = field(default_factory=dict)
+    """The last visit of each site that counts."""
     recorded: Recorded | None = None
     """How much of the run's record is committed."""
-    _pending: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
@@ -70,7 +68,8 @@ class Checkpoint:
                 )
             _require_entries(index)
             recorded = index["recorded"] and Recorded(**index["recorded"])
-            return cls(folder, index["rounds"], index["server"], index["sites"], recorded)
+            counted = {site: Counted(*of) for site, of in index["counted"].items()}
+            return cls(folder, index["rounds"], index["server"], counted, recorded)
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise InputError(f"{path} is damaged ({type(e).__name__}); {_RESTART}") from e
 
@@ -83,39 +82,32 @@ class Checkpoint:
         _require_same_shapes(wanted, flatten(state))
         return state
 
-    def get(self, site: str) -> Tensors:
-        """The site's memory as its last visit left it, committed or not: a survey asks within the round."""
-        entry = self._pending.get(site) or self.sites.get(site)
-        return self._read(entry) if entry else {}
-
-    def put(self, site: str, memory: Tensors, turn: Round) -> None:
-        if memory or site in self.sites:
-            self._pending[site] = self._write(f"{turn.index:05d}/site-{site}.safetensors", memory)
-
-    def commit(self, index: int, state: Message, recorded: Recorded | None = None) -> None:
+    def commit(
+        self, index: int, state: Message, recorded: Recorded | None = None, counted: Mapping[str, Counted] | None = None
+    ) -> None:
         """Makes round `index` the one to resume from, then removes what no longer counts.
 
         Args:
             index: The round.
             state: The server's state after it.
             recorded: How much of the run's record counts from now on, already on the disk.
+            counted: The last visit of each site that counts from now on; what the sites remember of it is on their
+                disks.
         """
-        server = self._write(f"{index:05d}/server.safetensors", flatten(state), durable=True)
-        for entry in self._pending.values():
-            sync(self.folder / entry["file"])
+        server = self._write(f"{index:05d}/server.safetensors", flatten(state))
         for folder in (self.folder / f"{index:05d}", self.folder, self.folder.parent):
             sync(folder)
-        sites = self.sites | self._pending
-        content = {"format": FORMAT, "rounds": index + 1, "server": server, "sites": sites}
+        visits = dict(self.counted if counted is None else counted)
+        content = {"format": FORMAT, "rounds": index + 1, "server": server}
+        content |= {"counted": {site: [of.round, of.keeps] for site, of in visits.items()}}
         content["recorded"] = recorded and vars(recorded)
         write_json(self.folder / "state.json", content | {"sha256": _digest(content)}, durable=True)
-        self.rounds, self.server, self.sites, self._pending = index + 1, server, sites, {}
-        self.recorded = recorded
+        self.rounds, self.server, self.counted, self.recorded = index + 1, server, visits, recorded
         self._prune()
 
-    def _write(self, name: str, tensors: Tensors, durable: bool = False) -> dict[str, str]:
-        data = safetensors.torch.save(apart(tensors))
-        write_atomically(self.folder / name, data, durable)
+    def _write(self, name: str, tensors: Tensors) -> dict[str, str]:
+        data = safetensors.torch.save(separate(tensors))
+        write_atomically(self.folder / name, data, durable=True)
         return {"file": name, "crc32": f"{zlib.crc32(data):08x}"}
 
     def _read(self, entry: dict[str, str]) -> Tensors:
@@ -136,7 +128,7 @@ class Checkpoint:
 
     def _prune(self) -> None:
         """Removes states that no longer count, and what a killed process left of them; nothing behind a link."""
-        keep = {entry["file"] for entry in [self.server, *self.sites.values()] if entry}
+        keep = {self.server["file"]} if self.server else set()
         for folder in self.folder.iterdir():
             if folder.is_symlink() or not folder.is_dir():
                 continue
@@ -179,10 +171,12 @@ def _require_entries(index: dict[str, Any]) -> None:
     """Raises ValueError, TypeError, KeyError or AttributeError where a part of the index is missing or has changed."""
     if not isinstance(index["rounds"], int):
         raise TypeError("rounds is no whole number")
-    for entry in (index["server"], *index["sites"].values()):
-        if not _FILE.fullmatch(entry["file"]):
-            raise ValueError("a file that is no state's")
-        entry["crc32"]
+    if not _FILE.fullmatch(index["server"]["file"]):
+        raise ValueError("a file that is no state's")
+    index["server"]["crc32"]
+    for turn, keeps in index["counted"].values():
+        if type(turn) is not int or type(keeps) is not bool:
+            raise TypeError("a visit that counts is no round")
     if index["sha256"] != _digest(index):
         raise ValueError("its digest does not fit")
 

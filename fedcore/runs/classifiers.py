@@ -15,8 +15,8 @@ from fedcore.messages.message import Tensors
 from fedcore.models.encoders import Encoder
 from fedcore.models.weights import built_for, read_weights, save_weights
 from fedcore.runs.folder import RunFolder
+from fedcore.runs.record import SiteMemories
 from fedcore.seeds import seeded
-from fedcore.site.memory import Memories
 from fedcore.training.local_trainer import MODULE, personal
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -114,7 +114,7 @@ def classifiers_of(run: RunFolder) -> dict[str | None, nn.Module]:
     return found or {None: network()}
 
 
-def own_parts(memories: Memories, sites: Iterable[str]) -> dict[str, Tensors]:
+def own_parts(memories: SiteMemories, sites: Iterable[str]) -> dict[str, Tensors]:
     """What each site that has a part of the model, or all of it, to itself has in place of what travels."""
     found: dict[str, Tensors] = {}
     for site in sites:

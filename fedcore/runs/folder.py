@@ -14,7 +14,9 @@ encoder/           the result
 
 from __future__ import annotations
 
+import hashlib
 import json
+import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
@@ -91,12 +93,26 @@ class RunFolder(RunRecord):
         (self.path / SUMS).unlink(missing_ok=True)
         write_atomically(self.path / "recipe.yaml", self.recipe.encode())
         write_json(self.path / "environment.json", environment())
+        name = self.name or uuid.uuid4().hex[:12]
         told = {key: value for key, value in about.items() if key not in ("recorded", "memories")} | dict(self.asked)
+        told |= {"name": name}
         write_json(self.path / "run.json", told | {"status": "running"})
         committed = checkpoint.recorded.size if checkpoint.recorded else 0
         write_atomically(self.rounds_path, content_of(self.rounds_path)[:committed])
         self._begun = True
         return checkpoint
+
+    @property
+    def name(self) -> str:
+        """What sites' audit logs call the run; made at its start and kept when it goes on."""
+        name = self.about().get("name", "")
+        return name if isinstance(name, str) else ""
+
+    @property
+    def digest(self) -> str:
+        """Of all that the recipe says about the run's numbers."""
+        text = json.dumps(essence(self.recipe), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def append(self, record: RoundRecord) -> None:
         append(self.rounds_path, json.dumps(record.as_dict()) + "\n", durable=True)
@@ -109,7 +125,8 @@ class RunFolder(RunRecord):
         """Notes how the run stands: trained; or how it ended (finished, failed or stopped), and lets it go."""
         told = self.about() | {"status": status, **more}
         if status == "finished":
-            memories = sorted(Checkpoint.open(self.path / "state").sites)
+            counted = Checkpoint.open(self.path / "state").counted
+            memories = {site: of.round for site, of in counted.items() if of.keeps}
             told |= {"recorded": asdict(self.recorded()), "memories": memories}
             kept = [name for name in KEPT if (self.path / name).exists()]
             write_sums(self.path, kept, {"run.json": json_bytes(told)})

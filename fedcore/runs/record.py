@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedcore.errors import InputError
+from fedcore.errors import InputError, Refused
 from fedcore.files.checksums import noted_in, require_sums
 from fedcore.files.reading import json_of, text_of
 from fedcore.files.writing import require_no_links
+from fedcore.messages.request import Counted
+from fedcore.messages.tensors import Tensors
 from fedcore.runs.checkpoint import Checkpoint, Recorded
+from fedcore.site.memory import FOLDER, MemoryOnDisk
 
 KEPT = ("recipe.yaml", "environment.json", "rounds.jsonl", "scores.json", "state/state.json")
 """What a finished run has beside run.json, as far as it is there, and nobody writes any more."""
@@ -56,20 +59,19 @@ class RunRecord:
         require_sums(self.path, kept, _CHANGED)
         return self.about()
 
-    def memories(self) -> Checkpoint:
-        """What the sites of a finished run keep to themselves.
+    def memories(self) -> SiteMemories:
+        """What the sites of a finished run keep to themselves, where they lie in this run's folder.
 
         Raises:
-            InputError: As `finished`; or state/ has gone, and with it what a site kept.
+            InputError: As `finished`.
         """
-        about, checkpoint = self.finished(), Checkpoint.open(self.path / "state")
+        return SiteMemories(self, self.counted())
+
+    def counted(self) -> dict[str, Counted]:
+        """The last visit that counts, of each site of a finished run that remembers something. Raises as `finished`."""
+        about = self.finished()
         with intact(self.path / "run.json"):
-            gone = set(about.get("memories", ())) - checkpoint.sites.keys()
-        if gone:
-            raise InputError(
-                f"{self.path / 'state'} is missing, and with it what {min(gone)} keeps to itself; {_CHANGED}"
-            )
-        return checkpoint
+            return {site: Counted(int(turn), True) for site, turn in about.get("memories", {}).items()}
 
     def rounds(self) -> list[dict[str, Any]]:
         """The rounds on record; a line cut short by a killed process is left out.
@@ -115,6 +117,22 @@ class RunRecord:
     def site(self, name: str) -> Path:
         """The site's own folder."""
         return self.path / "sites" / name
+
+
+@dataclass(frozen=True)
+class SiteMemories:
+    """The memories of all sites of a simulation."""
+
+    run: RunRecord
+    counted: dict[str, Counted]
+    """The last visit that counts, of each site that remembers something."""
+
+    def get(self, site: str) -> Tensors:
+        """Raises InputError where what the site keeps to itself is missing or damaged."""
+        try:
+            return MemoryOnDisk(self.run.site(site) / FOLDER).get(self.counted.get(site))
+        except Refused as e:
+            raise InputError(f"{self.run.path}: {site} lacks what it keeps to itself: {e}; {_CHANGED}") from e
 
 
 def content_of(path: Path) -> bytes:

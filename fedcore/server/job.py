@@ -1,108 +1,96 @@
 """A federated training from a checked start to a committed end, whatever is trained.
 
 Pretraining and fine-tuning differ in module, data and result; what they share is here: the run
-folder, resuming, progress, logs, and the loop itself.
+folder, resuming, progress, logs, and the loop itself. The server's side: no image is opened here.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pytorch_lightning import LightningModule
 
-from fedcore.algorithms.base import Algorithm, count_user, sent_by, share_of
-from fedcore.data.dataset import Images
+from fedcore.algorithms.base import Algorithm, count_user
 from fedcore.errors import InputError
-from fedcore.messages.message import Empty, Message, weights_of
-from fedcore.privacy.policy import Policy
+from fedcore.messages.message import Message, weights_of
 from fedcore.runs.communication import ANSWERS, RoundRecord
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.logs import Logs
 from fedcore.runs.progress import Progress
 from fedcore.server.rounds import PeriodicEvaluation, Rounds, federate
+from fedcore.server.sites import Sites
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.malloc import keep_large_blocks
-from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess, Transport
-from fedcore.transport.workers import Workers
+from fedcore.transport.base import Transport
+
+Through = Callable[[Transport], AbstractContextManager[Transport]]
+"""How rounds reach the sites, such as by worker processes; what comes after goes to the transport itself."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a federated training needs beside its module."""
+    """Everything that the server needs for a training beside the module."""
 
-    train: Mapping[str, Images]
-    """What each site trains on."""
-    test: Mapping[str, Images] = field(default_factory=dict)
-    """What each site measures on; a site without is not measured."""
-    algorithm: Algorithm = field(kw_only=True)
-    visit: Visit = Visit()
+    algorithm: Algorithm
     rounds: Rounds = Rounds()
-    policy: Policy = Policy()
-    survey: PeriodicEvaluation | None = None
+    evaluation: PeriodicEvaluation | None = None
     loggers: Sequence[Literal["csv", "tensorboard"]] = ("csv",)
     seed: int = 0
-    workers: int = 1
-    """Sites visited at the same time, each by a process of its own; 1: one after another in this process."""
 
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise InputError(f"workers must be at least 1, got {self.workers}")
-        if weight := metric_of(self.algorithm):
-            self.policy.require_metrics(f"an average weighted by the metric {weight}")
-        for part in (self.algorithm, self.survey and self.survey.visitor):
-            for kind in sent_by(part):
-                self.policy.foresee(kind)
-        for images in self.train.values():
-            self.visit.require_sound(images.space)
+    def train_in(
+        self, run: RunFolder, local: LocalTrainer, transport: Transport, about: dict[str, Any],
+        through: Through = nullcontext,
+    ) -> Sites:  # fmt: skip
+        """Runs or resumes the job; afterwards the module of `local` holds the server's weights.
 
-    def train_in(self, run: RunFolder, module: LightningModule, about: dict[str, Any]) -> InProcess:
-        """Runs or resumes the job; afterwards `module` holds the server's weights.
+        Args:
+            run: Folder of the run.
+            local: The server's module; in a simulation the sites' too.
+            transport: The sites.
+            about: What `run.json` says of images and module.
+            through: How rounds reach the sites.
 
         Returns:
-            The sites, which can be asked more in this process.
+            The sites, which can be asked more.
         """
         keep_large_blocks()
-        local = LocalTrainer(module, share_of(self.algorithm, module), self.visit)
-        self.policy.foresee_tensors(local.levels)
         local.optimizers()
         state = self.algorithm.start(local)
-        survey, notes = self._asked()
         self._require_same_schedule(run)
-        about |= {"rounds": self.rounds.count, "parameters": _parameters(module)}
+        about |= {"rounds": self.rounds.count, "parameters": _parameters(local.module)}
         about |= {"buffers": {name: level.name for name, level in local.levels.items()}}
-        checkpoint = run.begin(about | {"notes": [*about.get("notes", []), *notes]})
+        checkpoint = run.begin(about)
         if checkpoint.rounds:
             state = checkpoint.restore(state)
         begun, spent = time.perf_counter(), sum(r["seconds"] for r in run.rounds())
-        with Progress(self.rounds.count, checkpoint.rounds) as progress, Logs(run, self.loggers) as logs:
-            sites = InProcess(
-                self.train, local, self.test, self.policy, checkpoint, run.path / "sites", progress.visiting
-            )
+        try:
+            sites = Sites.of(transport, run.name)
+            sites.counted = dict(checkpoint.counted)
+            with Progress(self.rounds.count, checkpoint.rounds) as progress, Logs(run, self.loggers) as logs:
 
-            def finished(record: RoundRecord, state: Message) -> None:
-                run.append(record)
-                checkpoint.commit(record.round, state, run.recorded())
-                logs.write(record)
-                progress.finished(record)
+                def finished(record: RoundRecord, state: Message) -> None:
+                    run.append(record)
+                    transport.flush(record.sites)
+                    checkpoint.commit(record.round, state, run.recorded(), sites.counted)
+                    logs.write(record)
+                    progress.finished(record)
 
-            try:
-                with self._transport(sites) as transport:
+                sites.on_request = progress.visiting
+                with through(transport) as sites.transport:
                     state = federate(
-                        self.algorithm, transport, state, self.rounds, self.seed,
-                        begin=checkpoint.rounds, survey=survey, finished=finished,
+                        self.algorithm, sites, state, self.rounds, self.seed,
+                        begin=checkpoint.rounds, evaluation=self.evaluation, finished=finished,
                     )  # fmt: skip
-            except BaseException as e:
-                run.broke(e, seconds=round(spent + time.perf_counter() - begun, 1))
-                raise
+        except BaseException as e:
+            run.broke(e, seconds=round(spent + time.perf_counter() - begun, 1))
+            raise
         local.reset(weights_of(state))
         run.close("trained", seconds=round(spent + time.perf_counter() - begun, 1))
-        return dataclasses.replace(sites, record=run.path / ANSWERS)
+        return replace(sites, transport=transport, record=run.path / ANSWERS, on_request=None)
 
     def _require_same_schedule(self, run: RunFolder) -> None:
         """Raises InputError where a run is resumed with another number of rounds and what was done depends on it."""
@@ -113,30 +101,6 @@ class Job:
                 f"{self.rounds.count} rounds would be another run; resume with --rounds.count {before}, or choose "
                 "another --out"
             )
-
-    def _asked(self) -> tuple[PeriodicEvaluation | None, list[str]]:
-        """The survey, where sites may send what it asks for; else none, and a note that says so."""
-        sends = set(sent_by(self.survey.visitor)) if self.survey else set()
-        if sends != {Empty} or self.policy.allows_metrics:
-            return self.survey, []
-        told = (
-            "Sites were not asked for scores between rounds: scores are STATISTICS and the policy allows "
-            f"{self.policy.max_level.name}{'' if self.policy.metrics else ' and no metrics'}. To have them, set "
-            "policy.max_level to STATISTICS and policy.metrics to true."
-        )
-        print(told)
-        return None, [told]
-
-    def _transport(self, sites: InProcess) -> AbstractContextManager[Transport]:
-        return Workers(sites, self.workers) if self.workers > 1 else nullcontext(sites)
-
-
-def metric_of(algorithm: Any) -> str | None:
-    """The metric by which an algorithm's average weights sites, if it is one."""
-    while not hasattr(algorithm, "aggregator") and hasattr(algorithm, "algorithm"):
-        algorithm = algorithm.algorithm
-    weight = getattr(getattr(algorithm, "aggregator", None), "weight", None)
-    return weight if isinstance(weight, str) and weight not in ("examples", "equal") else None
 
 
 def _parameters(module: LightningModule) -> int:

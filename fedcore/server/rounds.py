@@ -5,17 +5,17 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
-from fedcore.algorithms.base import Algorithm, Visitor, draws_of
+from fedcore.algorithms.base import Algorithm, draws_of
 from fedcore.errors import InputError
-from fedcore.messages.message import Contribution, Message, Refusal, Weights, is_finite, leaves, weights_of
+from fedcore.messages.message import Contribution, Empty, Refusal, Weights
+from fedcore.messages.request import EVALUATE, TRAIN, Answer
+from fedcore.messages.round import Round
 from fedcore.runs.communication import RoundRecord
-from fedcore.site.site import Round
-from fedcore.transport.in_process import Answer, Tasks, Transport
+from fedcore.server.sites import Sites, Tasks
+from fedcore.server.validation import Sent
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,22 @@ class Rounds:
     """Communication rounds."""
     per_round: int | None = None
     """Sites drawn for a round; every site if null."""
+    min_sites: int = 1
+    """Sites whose answers a round needs (quorum). A round with fewer changes nothing and is repeated."""
+    tries: int = 1
+    """Times that a round without quorum is tried before the run ends."""
+    deadline: float | None = None
+    """Seconds that a site has for an answer; null waits. In one process it does not apply."""
 
     def __post_init__(self) -> None:
         if self.count < 1 or (self.per_round is not None and self.per_round < 1):
             raise ValueError(f"rounds.count and rounds.per_round must be at least 1, got {self}")
+        if self.min_sites < 1 or self.tries < 1:
+            raise ValueError(
+                f"rounds.min_sites and rounds.tries must be at least 1, got {self.min_sites} and {self.tries}"
+            )
+        if self.deadline is not None and self.deadline <= 0:
+            raise ValueError(f"rounds.deadline must be positive seconds or null, got {self.deadline}")
 
     def draw(self, names: Sequence[str], turn: Round) -> list[str]:
         """Sites of this round; a function of seed and round alone, so a resumed run draws the same."""
@@ -38,56 +50,54 @@ class Rounds:
         return random.Random(turn.seed_of("server", "draw")).sample(list(names), self.per_round)
 
 
-class NoSiteLeft(InputError):
-    """Every site of a round refused or failed."""
+class QuorumMissed(InputError):
+    """Too few sites of a round gave an answer that can be used."""
 
 
 @dataclass(frozen=True)
 class PeriodicEvaluation:
-    """A question between rounds, such as a kNN probe; it trains nothing.
+    """Evaluation between rounds, such as a kNN probe; it trains nothing.
 
-    Asked are the sites that the round asked, and after the last round every site.
+    The sites of the round are evaluated, and after the last round every site.
     """
 
-    visitor: Visitor
+    word: str = EVALUATE
+    """What sites are asked for."""
     every: int = 5
-    """Rounds between two; the last round always has one."""
+    """Rounds between two evaluations; the last round always has one."""
 
     def due(self, turn: Round) -> bool:
         return (turn.index + 1) % self.every == 0 or turn.index + 1 == turn.count
 
 
 def federate(
-    algorithm: Algorithm, transport: Transport, state: Any, rounds: Rounds, seed: int, *,
-    begin: int = 0, survey: PeriodicEvaluation | None = None,
+    algorithm: Algorithm, sites: Sites, state: Any, rounds: Rounds, seed: int, *,
+    begin: int = 0, evaluation: PeriodicEvaluation | None = None,
     finished: Callable[[RoundRecord, Any], None] = lambda record, state: None,
 ) -> Any:  # fmt: skip
     """Runs the rounds from `begin` on and returns the server's last state.
 
     Args:
         algorithm: How sites cooperate.
-        transport: How they are reached; it checks the sites' policies and audits what leaves them.
+        sites: Who takes part; each checks its policy and audits what it sends.
         state: The server's state after round `begin - 1`; `algorithm.start(local)` for a new run.
         rounds: Schedule.
         seed: Seed of every draw.
         begin: First round.
-        survey: Asked every so many rounds, and after the last.
-        finished: Told of each round, with the state after it (checkpoint, log, progress).
+        evaluation: Done every so many rounds, and after the last.
+        finished: Called after each round with its record and the state after it (checkpoint, log, progress).
 
     Raises:
-        NoSiteLeft: No site of a round gave an answer.
-        InputError: Schedule and algorithm both say which sites a round asks.
+        QuorumMissed: Fewer than `rounds.min_sites` sites of a round gave an answer that can be used.
+        InputError: Schedule and algorithm both choose the sites of a round.
     """
     for index in range(begin, rounds.count):
         turn, record, clock = Round(index, rounds.count, seed), RoundRecord(index), time.perf_counter()
-        sent = _Sent(state, algorithm)
-        asked = _asked(algorithm, rounds, transport.names(), turn)
-        tasks = _broadcast(algorithm, sent, asked, turn, record)
-        state = algorithm.merge(state, _arriving(transport.ask(algorithm, tasks, turn), sent, record))
-        if survey and survey.due(turn):
-            measured = _Sent(state, survey.visitor)
-            tasks = _survey_tasks(measured, transport.names() if index + 1 == rounds.count else asked, record)
-            _take(transport.ask(survey.visitor, tasks, turn), measured, record)
+        asked = _asked(algorithm, rounds, sites.training, turn)
+        state = _with_quorum(algorithm, sites, state, asked, turn, rounds, record)
+        if evaluation and evaluation.due(turn):
+            everybody = index + 1 == rounds.count
+            _evaluate(evaluation.word, sites, state, sites.training if everybody else asked, turn, record)
         record.seconds = round(time.perf_counter() - clock, 4)
         finished(record, state)
     return state
@@ -105,43 +115,28 @@ def _asked(algorithm: Algorithm, rounds: Rounds, names: Sequence[str], turn: Rou
     return draws.draw(names, turn)
 
 
-class _Sent:
-    """The server's state while sites are visited.
-
-    Sites are sent its own tensors, since a copy would be a model of memory a site. Torch counts what is written into a
-    tensor, so a merge, a visit or a guide that does so is found before anything wrong is sent to the next site.
-    """
-
-    def __init__(self, state: Message, part: Any):
-        self.state, self.weights, self._part = state, weights_of(state), type(part).__name__
-        self._tensors = [(leaf.name, leaf.tensor, _writes(leaf.tensor)) for leaf in leaves(state)]
-
-    def require_unchanged(self) -> None:
-        for name, tensor, writes in self._tensors:
-            if _writes(tensor) != writes:
-                raise InputError(
-                    f"{self._part} (or a part of it) wrote into {name}, a tensor of the server's state, while sites "
-                    "were visited: later sites would be sent other weights; make new tensors instead, such as "
-                    "a + b for a.add_(b)"
-                )
-
-    def fault(self, message: Message) -> str | None:
-        """What is wrong with an answer, whichever site sent it."""
-        for leaf in leaves(message):
-            if not is_finite(leaf.tensor):
-                return f"{leaf.name} is not finite"
-        for name, t in weights_of(message).items() if self.weights else ():
-            if name not in self.weights or self.weights[name].shape != t.shape:
-                there = tuple(self.weights[name].shape) if name in self.weights else "not there"
-                return f"{name} has shape {tuple(t.shape)}, and at the server it is {there}"
-        return None
+def _with_quorum(
+    algorithm: Algorithm, sites: Sites, state: Any, asked: Sequence[str], turn: Round, rounds: Rounds,
+    record: RoundRecord,
+) -> Any:  # fmt: skip
+    """The state after a round with enough answers; only then do the visits of these sites count."""
+    for attempt in range(rounds.tries):
+        sent, used = Sent(state, type(algorithm).__name__), list[Contribution[Any]]()
+        tasks = _broadcast(algorithm, sent, asked, turn, record)
+        answers = sites.ask(TRAIN, tasks, turn, rounds.deadline)
+        try:
+            merged = algorithm.merge(state, _usable(answers, sites, sent, record, rounds.min_sites, used))
+        except QuorumMissed:
+            if attempt + 1 == rounds.tries:
+                raise
+            continue
+        for answer in used:
+            sites.count(answer, turn)
+        return merged
+    raise AssertionError("rounds.tries is at least 1")
 
 
-def _writes(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def _broadcast(algorithm: Algorithm, sent: _Sent, names: Iterable[str], turn: Round, record: RoundRecord) -> Tasks:
+def _broadcast(algorithm: Algorithm, sent: Sent, names: Iterable[str], turn: Round, record: RoundRecord) -> Tasks:
     for name in names:
         sent.require_unchanged()
         down = algorithm.broadcast(sent.state, name, turn)
@@ -149,39 +144,52 @@ def _broadcast(algorithm: Algorithm, sent: _Sent, names: Iterable[str], turn: Ro
         yield name, down
 
 
-def _survey_tasks(sent: _Sent, names: Iterable[str], record: RoundRecord) -> Tasks:
-    """A survey is sent the weights alone, whatever else the algorithm's messages carry."""
-    for name in names:
-        sent.require_unchanged()
-        down = Weights(sent.weights)
-        record.sent(name, down)
-        yield name, down
-
-
-def _arriving(answers: Iterator[Answer], sent: _Sent, record: RoundRecord) -> Iterator[Contribution[Any]]:
-    """Books every answer and passes the contributions on, one at a time; those that cannot be used are rejected."""
-    arrived, cause = 0, None
+def _usable(
+    answers: Iterator[Answer], sites: Sites, sent: Sent, record: RoundRecord, least: int, used: list[Contribution[Any]]
+) -> Iterator[Contribution[Any]]:
+    """Books every answer and passes on those that can be used, one at a time; `used` keeps them without messages."""
+    cause = None
     for answer in answers:
         if isinstance(answer, Refusal):
             record.failed(answer)
             cause = answer.cause
             continue
-        if fault := sent.fault(answer.message):
-            record.rejected(answer, f"its answer was rejected: {fault}")
+        if answer.site not in record.sites or any(answer.site == other.site for other in used):
+            continue  # nobody asked this site, or it has answered already
+        if error := sent.error_of(answer, sites.facts.get(answer.site)):
+            record.rejected(answer, f"its answer was rejected: {error}")
             continue
         record.arrived(answer)
-        arrived += 1
+        used.append(_without_message(answer))
         yield answer
     sent.require_unchanged()
-    if not arrived:
+    if len(used) < least:
         reasons = "".join(f"\n  {site}: {reason}" for site, reason in record.refused.items())
-        raise NoSiteLeft(f"round {record.round}: no site is left to go on with{reasons}") from cause
+        needed = (
+            "no site is left to go on with" if not used else f"{len(used)} of {least} sites (rounds.min_sites) answered"
+        )
+        raise QuorumMissed(f"round {record.round}: {needed}{reasons}") from cause
 
 
-def _take(answers: Iterator[Answer], sent: _Sent, record: RoundRecord) -> None:
-    for answer in answers:
+def _evaluate(word: str, sites: Sites, state: Any, names: Sequence[str], turn: Round, record: RoundRecord) -> None:
+    """Sites are sent the weights alone, whatever else the algorithm's messages carry."""
+    sent = Sent(state, word)
+
+    def tasks() -> Tasks:
+        for name in names:
+            sent.require_unchanged()
+            down = Weights(sent.weights)
+            record.sent(name, down)
+            yield name, down
+
+    for answer in sites.ask(word, tasks(), turn):
         if isinstance(answer, Refusal):
             record.failed(answer)
         else:
             record.surveyed(answer)
     sent.require_unchanged()
+
+
+def _without_message(answer: Contribution[Any]) -> Contribution[Any]:
+    """What the server notes of an answer; a model a site would be held otherwise."""
+    return replace(answer, message=Empty())

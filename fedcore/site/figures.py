@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,28 +13,10 @@ from torch.nn.functional import interpolate
 from fedcore.errors import Refused
 from fedcore.files.writing import write_arrays
 from fedcore.site.site import Site
-from fedcore.transport.in_process import InProcess
 
 Arrays = dict[str, np.ndarray]
 SIDE = 96
 """Pixels of the longer side of a kept image, at most."""
-
-
-def kept_by_each(transport: InProcess, what: str, file: str, make: Callable[[Site], Arrays]) -> list[str]:
-    """Every site keeps what `make` makes of it; what stood in the way of one is told, in texts safe to show.
-
-    A run that has been trained is not lost to its page: whatever goes wrong here is a note.
-    """
-    notes = []
-    for name in transport.names():
-        try:
-            site = transport.site(name)
-            keep(site, file, make(site))
-        except Refused as e:
-            notes.append(f"no {what} of {name}: {e}")
-        except Exception as e:  # out of memory, an odd network, a full disk; its text may quote an image
-            notes.append(f"no {what} of {name}: {type(e).__name__}")
-    return notes
 
 
 def keep(site: Site, file: str, arrays: Arrays) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fedcore.messages.message import WEIGHTS, Contribution, Empty, Message, Reveals, Tensors
-from fedcore.privacy.audit_log import AuditLog
-from fedcore.privacy.policy import Policy
-from fedcore.runs.communication import ANSWERS, note
-from fedcore.runs.folder import RunFolder
-from fedcore.site.site import Round
+from fedcore.messages.message import WEIGHTS, Contribution, Empty, Message
+from fedcore.messages.tensors import Tensors
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
 
 
 @dataclass(frozen=True)
@@ -23,12 +22,13 @@ class Whole(Message):
     tensors: Tensors = field(metadata=WEIGHTS)
 
 
-def hand_over(run: RunFolder, site: str, tensors: Tensors) -> None:
-    """The site's audit file and the run's record note the model; weights, the lowest level, every policy allows."""
-    run.require_own()
-    about = run.about()
-    trained_on = about.get("sites", {}).get(site, {}).get("train", 0)
-    rounds = about.get("rounds", 0)
-    sent = Contribution(site, Whole(tensors), trained_on)
-    left = AuditLog(Policy(Reveals.WEIGHTS), run.site(site)).release(sent, Round(rounds, rounds, 0))
-    note(run.path / ANSWERS, "the whole model", site, Empty(), left)
+@dataclass(frozen=True)
+class HandOver:
+    """The site's own model."""
+
+    model: Callable[[Site], Tensors]
+    trained_on: int
+    """Number of images."""
+
+    def visit(self, site: Site, down: Empty, local: LocalTrainer | None, turn: Round) -> Contribution[Whole]:
+        return Contribution(site.name, Whole(self.model(site)), self.trained_on)

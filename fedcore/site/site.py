@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedcore.data.dataset import Images
 from fedcore.messages.message import Tensors
+from fedcore.messages.round import Round as Round
 from fedcore.privacy.policy import Policy
 
 
@@ -32,16 +32,3 @@ class Site:
     def size(self) -> int:
         """Number of training images."""
         return len(self.images)
-
-
-@dataclass(frozen=True)
-class Round:
-    """Where the schedule stands when a site is visited."""
-
-    index: int
-    count: int
-    seed: int
-
-    def seed_of(self, site: str, purpose: str = "visit") -> int:
-        """Seed of one visit; the same after a resume and under any order of visits."""
-        return zlib.crc32(f"{self.seed}/{self.index}/{site}/{purpose}".encode())

@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 
-from fedcore.algorithms.base import Visitor
 from fedcore.errors import InputError
-from fedcore.messages.message import Message, Refusal, Tensors
-from fedcore.site.site import Round
+from fedcore.messages.message import Refusal
+from fedcore.messages.request import Answer, Counted, Request
+from fedcore.messages.tensors import Tensors
+from fedcore.site.runtime import Ready
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.malloc import keep_large_blocks
-from fedcore.transport.in_process import Answer, InProcess
+from fedcore.transport.in_process import InProcess
 from fedcore.transport.pickling import pack, unpack
 
 _DYING_SECONDS = 10.0
@@ -45,11 +46,9 @@ class Outfit:
 class Errand:
     """What a worker is given for each visit."""
 
-    visitor: Visitor
-    site: str
-    down: Message
+    request: Request
     memory: Tensors
-    turn: Round
+    """What the site remembers; a worker has no disk of its own."""
 
 
 @dataclass(frozen=True)
@@ -150,11 +149,23 @@ def _settled(parcel: bytes) -> tuple[InProcess | None, bytes]:
     torch.set_num_threads(outfit.threads)
     warnings.resetwarnings()
     warnings.filters[:] = outfit.filters  # type: ignore[index]
-    return replace(outfit.sites, local=rebuilt(outfit.sites.local)), pack(None)
+    return _rebuilt(outfit.sites), pack(None)
+
+
+def _rebuilt(sites: InProcess) -> InProcess:
+    """The same with one module made here, since what torch compiled for it (`visit.compile`) does not travel."""
+    made: dict[int, LocalTrainer] = {}
+    found = {}
+    for name, site in sites.sites.items():
+        place = site.settle(None)
+        assert place.local is not None, "who trains has a module"
+        if id(place.local) not in made:
+            made[id(place.local)] = rebuilt(place.local)
+        found[name] = replace(site, settle=Ready(replace(place, local=made[id(place.local)])))
+    return replace(sites, sites=found)
 
 
 def rebuilt(local: LocalTrainer) -> LocalTrainer:
-    """The same made here, since what torch compiled for it (`visit.compile`) does not travel."""
     local.reset({})
     return LocalTrainer(local.module, local.share, local.visit)
 
@@ -170,8 +181,8 @@ def _visited(sites: InProcess, parcel: bytes) -> bytes:
 
 def _visit(sites: InProcess, errand: Errand) -> Done:
     memory = _Memory(errand.memory)
-    visits = replace(sites, memories=memory).ask(errand.visitor, [(errand.site, errand.down)], errand.turn)
-    (answer,) = visits
+    site = replace(sites.sites[errand.request.site], memory=memory)
+    answer = site.answer(errand.request)
     if isinstance(answer, Refusal):
         answer = replace(answer, cause=None)  # its text stays at the site
     return Done(answer, memory.after)
@@ -184,11 +195,11 @@ class _Memory:
     before: Tensors
     after: Tensors | None = None
 
-    def get(self, site: str) -> Tensors:
+    def get(self, counted: Counted | None) -> Tensors:
         return self.before
 
-    def put(self, site: str, memory: Tensors, turn: Round) -> None:
-        self.after = memory
+    def put(self, tensors: Tensors, turn: int, counted: Counted | None) -> None:
+        self.after = tensors
 
 
 def _useless(error: Exception) -> InputError:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from types import TracebackType
@@ -24,12 +24,11 @@ from typing import Any
 
 import torch
 
-from fedcore.algorithms.base import Visitor
-from fedcore.errors import InputError
-from fedcore.messages.message import Message, Refusal
-from fedcore.site.memory import InMemory
-from fedcore.site.site import Round
-from fedcore.transport.in_process import Answer, InProcess, Tasks
+from fedcore.errors import InputError, Refused
+from fedcore.messages.message import Refusal
+from fedcore.messages.request import Answer, Request
+from fedcore.site.memory import MemoryInRam
+from fedcore.transport.in_process import InProcess
 from fedcore.transport.pickling import pack
 from fedcore.transport.worker import Died, Done, Errand, Outfit, Worker
 
@@ -65,8 +64,8 @@ class Workers:
     def names(self) -> Sequence[str]:
         return self.sites.names()
 
-    def ask(self, visitor: Visitor, tasks: Tasks, turn: Round) -> Iterator[Answer]:
-        """Answers in the order of the tasks.
+    def ask(self, requests: Iterable[Request], deadline: float | None = None) -> Iterator[Answer]:
+        """Answers in the order of the requests; `deadline` does not apply on one machine.
 
         Raises:
             InputError: No process can be started, or it cannot use what it is sent.
@@ -75,10 +74,13 @@ class Workers:
         try:
             if not self._crew:
                 self._hire(range(self._size))
-            yield from self._answers(_Asked(visitor, iter(tasks), turn))
+            yield from self._answers(_Asked(iter(requests)))
         except BaseException:
             self.close()  # nobody waits any more for the visits under way
             raise
+
+    def flush(self, names: Iterable[str]) -> None:
+        self.sites.flush(names)
 
     def close(self) -> None:
         """Ends the processes, whatever they do; another `ask` would start others."""
@@ -91,7 +93,7 @@ class Workers:
 
     def _hire(self, places: Sequence[int]) -> None:
         """New workers for these places; they import at the same time, which is most of what a start takes."""
-        sites = replace(self.sites, memories=InMemory(), on_visit=_say_nothing)
+        sites = InProcess({name: replace(site, memory=MemoryInRam()) for name, site in self.sites.sites.items()})
         threads = max(1, torch.get_num_threads() // self._size)
         outfit = _packed(Outfit(sites, threads, list(warnings.filters)))
         for place in places:
@@ -109,9 +111,10 @@ class Workers:
                 return
             self._gather(asked)
             if done := asked.visits[0].done:
-                asked.visits.popleft()
+                done_visit = asked.visits.popleft()
                 if done.memory is not None:
-                    self.sites.memories.put(done.answer.site, done.memory, asked.turn)
+                    request = done_visit.request
+                    self.sites.sites[request.site].memory.put(done.memory, request.turn.index, request.counted)
                 yield done.answer
 
     def _hand_out(self, asked: _Asked) -> None:
@@ -119,13 +122,16 @@ class Workers:
         for worker in self._crew:
             if worker in asked.busy or len(asked.visits) >= _AHEAD * len(self._crew):
                 continue
-            if task := next(asked.todo, None):
-                name, down = task
-                self.sites.on_visit(name)
-                memory = self.sites.memories.get(name)
-                worker.send(_packed(Errand(asked.visitor, name, down, memory, asked.turn)))
-                asked.busy[worker] = _Visit(name)
-                asked.visits.append(asked.busy[worker])
+            if request := next(asked.todo, None):
+                asked.busy[worker] = visit = _Visit(request)
+                asked.visits.append(visit)
+                try:
+                    memory = self.sites.sites[request.site].memory.get(request.counted)
+                except Refused as e:
+                    visit.done = Done(self.sites.sites[request.site].refuse(str(e), request), None)
+                    del asked.busy[worker]
+                    continue
+                worker.send(_packed(Errand(request, memory)))
 
     def _gather(self, asked: _Asked) -> None:
         """Takes what is done; waits for it where nothing can be handed on."""
@@ -136,7 +142,7 @@ class Workers:
                 visit.done = worker.receive()
             except Died as e:
                 reason = f"the worker process of the visit ended unexpectedly ({e})"
-                visit.done = Done(Refusal(visit.site, reason), None)
+                visit.done = Done(Refusal(visit.request.site, reason), None)
                 self._crew.remove(worker)
                 self._hire([worker.place])
 
@@ -145,7 +151,7 @@ class Workers:
 class _Visit:
     """A visit that was handed out; `done` is None while it lasts."""
 
-    site: str
+    request: Request
     done: Done | None = None
 
 
@@ -153,9 +159,7 @@ class _Visit:
 class _Asked:
     """How far an `ask` has come."""
 
-    visitor: Visitor
-    todo: Iterator[tuple[str, Message]]
-    turn: Round
+    todo: Iterator[Request]
     visits: deque[_Visit] = field(default_factory=deque)
     """Handed out and not yet handed on, in the order of the tasks."""
     busy: dict[Worker, _Visit] = field(default_factory=dict)
@@ -179,7 +183,3 @@ def _packed(thing: Any) -> bytes:
             f"a worker process cannot be given all it needs ({type(e).__name__}: {e}); define classes at the top of "
             "a module, or set workers to 1"
         ) from e
-
-
-def _say_nothing(site: str) -> None:
-    """In a worker: a visit is told of where it is handed out."""

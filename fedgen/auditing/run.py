@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -22,15 +22,16 @@ from fedcore.data.synthetic.audit_record import AUDIT, AuditRecord, Figures, wit
 from fedcore.errors import InputError
 from fedcore.files.lock import locked
 from fedcore.files.writing import require_no_links, write_json
-from fedcore.messages.message import Contribution, Refusal, Weights
+from fedcore.messages.message import Contribution, Weights
+from fedcore.messages.round import Round
 from fedcore.models.encoder_store import TENSORS, build_encoder, find_encoder
 from fedcore.runs.communication import ANSWERS
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import load
-from fedcore.site.site import Round
+from fedcore.server.sites import Sites
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
+from fedcore.transport.simulation import simulate
 from fedgen.auditing.allowance import Allowance
 from fedgen.auditing.audit import BATCH, Audit, Finding, Shown, imitating
 from fedgen.auditing.diversity import emptiness, likeness
@@ -42,6 +43,8 @@ from fedgen.synthetic.synthetic_set import SyntheticImage, SyntheticSet
 
 STAGE = {"generate": "generate train", "finetune": "finetune"}
 """What made a run that sets are drawn from."""
+AUDIT_SET = "audit"
+"""The word by which sites are asked about a set."""
 NONE = "not given"
 """What the group of images without a class, or without a site to imitate, is called."""
 
@@ -147,15 +150,12 @@ def _ask(
     cohort: Cohort, eyes: _Eyes, shown: Shown, audit: Allowance, asked: dict[str, Any], run: Path
 ) -> list[Contribution[Finding]]:
     images, held = cohort.split("train"), _held_out(cohort)
+    local, folder = LocalTrainer(eyes, (), asked["visit"]), RunFolder(run)
     policy = asked["policy"].for_audit()
-    sites = InProcess(images, LocalTrainer(eyes, (), asked["visit"]), held, policy, folder=run / "sites")
-    sites.record = run / ANSWERS
-    given = []
-    for answer in sites.ask(audit, ((name, shown) for name in sites.names()), Round(0, 1, asked["seed"])):
-        if isinstance(answer, Refusal):
-            raise InputError(f"{answer.site} could not audit the set: {answer.reason}") from answer.cause
-        given.append(answer)
-    return given
+    simulation = simulate(images, local, {AUDIT_SET: audit}, test=held, policy=policy, folder=run / "sites")
+    sites = Sites.of(simulation, folder.name, record=run / ANSWERS)
+    given = sites.query_all(AUDIT_SET, shown, list(images), Round(0, 1, asked["seed"]), "asked about the set")
+    return cast(list[Contribution[Finding]], given)
 
 
 def _suspects(answers: Sequence[Contribution[Finding]], looked: SyntheticSet) -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ from fedcore.errors import InputError
 from fedcore.messages.message import Tensors
 from fedcore.runs.classifiers import classifiers_of
 from fedcore.runs.folder import RunFolder
-from fedcore.site.one_shot import hand_over
+from fedcore.transport.simulation import hand_over
 from fedgen.generator import Conditions, ImageShape
 
 

@@ -15,12 +15,15 @@ from torch import Tensor
 
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError
-from fedcore.messages.message import STATISTICS, Contribution, Empty, Message, Refusal, Reveals
-from fedcore.site.site import Round, Site
+from fedcore.messages.message import STATISTICS, Contribution, Empty, Message
+from fedcore.messages.round import Round
+from fedcore.server.sites import Sites
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
-from fedcore.transport.in_process import InProcess
 from fedgen.generator import Conditions
 
+COUNT = "count"
+"""The word by which sites are asked for their `ClassCounts`."""
 Pair = tuple[str | None, str | None]
 """Class and site; None: left open."""
 
@@ -51,14 +54,28 @@ class CountClasses:
         return torch.tensor([int(o.sum()) if len(patients[o].unique()) >= least else 0 for o in of])
 
 
-def counted(sites: InProcess, known: Conditions, turn: Round) -> dict[str, tuple[int, ...]] | None:
-    """Images of each class that each site trained on, of `ClassCounts`; None where sites may not say it."""
-    if not known.classes + known.sites or sites.policy.max_level < Reveals.STATISTICS:
+def counted(sites: Sites, known: Conditions, turn: Round) -> dict[str, tuple[int, ...]] | None:
+    """Images of each class that each site trained on, of `ClassCounts`; None where a site does not say it."""
+    if not known.classes + known.sites:
         return None
-    k = len(known.classes)
-    answers = list(sites.ask(CountClasses(k), ((name, Empty()) for name in sites.names()), turn))
-    found = {a.site: a.message.images.tolist() for a in answers if not isinstance(a, Refusal)}
-    return {site: tuple(of[:k] or of) for site, of in found.items()} if len(found) == len(answers) else None
+    answers = sites.query(COUNT, Empty(), sites.training, turn)
+    found = {a.site: a.message.images.tolist() for a in answers
+             if isinstance(a, Contribution) and isinstance(a.message, ClassCounts)}  # fmt: skip
+    return {site: _of(of, known) for site, of in found.items()} if len(found) == len(answers) else None
+
+
+def own_counts(site: Site, known: Conditions) -> dict[str, tuple[int, ...]] | None:
+    """As `counted`, of one site, as it knows it: 0 for all others."""
+    if not known.classes + known.sites:
+        return None
+    own = CountClasses(len(known.classes)).counts(site.images, site.policy.min_patients).tolist()
+    found = {name: (0,) * len(_of(own, known)) for name in known.sites}
+    return found | {site.name: _of(own, known)}
+
+
+def _of(counts: Sequence[int], known: Conditions) -> tuple[int, ...]:
+    """Of the classes; where there are none, of the images without one."""
+    return tuple(counts[: len(known.classes)] or counts)
 
 
 def with_counts(known: Conditions, counts: dict[str, tuple[int, ...]] | None, only: str | None = None) -> Conditions:

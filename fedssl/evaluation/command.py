@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedcore.algorithms.base import FedAvg, share_of
+from fedcore.algorithms.base import share_of
 from fedcore.config.recipe import read_recipe
-from fedcore.errors import InputError, building
-from fedcore.messages.message import Refusal, Weights
+from fedcore.errors import InputError
+from fedcore.messages.message import Weights
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.models.encoder_store import find_encoder, load_encoder
 from fedcore.models.encoders import Encoder
 from fedcore.runs.communication import ANSWERS
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import load
-from fedcore.seeds import seeded
-from fedcore.site.site import Round
+from fedcore.server.sites import Sites
 from fedcore.tables import grid, terminal
 from fedcore.training.local_trainer import LocalTrainer
-from fedcore.transport.in_process import InProcess
-from fedssl.evaluation.probe import SHARED, Probe
-from fedssl.pretraining import has_own_encoder, pretrain
+from fedcore.transport.simulation import agreed, simulate_task
+from fedssl.evaluation.probe import SHARED
+from fedssl.pretraining import PROBE, pretrain, task_of
 
 USAGE = """usage: fedpretrain probe RUN [--data.manifest other.csv] [--KEY VALUE ...]
 
@@ -56,40 +56,33 @@ def probe(path: Path, overrides: Sequence[str] = ()) -> Table:
     asked = read_recipe(pretrain, "probe", [str(path / "recipe.yaml"), *overrides]).build()
     asked["policy"].require_metrics("a probe")
     cohort = load(asked["data"])
-    with seeded(asked["seed"]), building("the method or its encoder"):
-        module = asked["method"](asked["encoder"](cohort.spatial_dims, cohort.channels))
-    local = LocalTrainer(module, share_of(asked["algorithm"] or FedAvg(), module), asked["visit"])
-    sites = InProcess(cohort.split("train"), local, cohort.split("test"), asked["policy"], folder=path / "sites")
-    sites.record = path / ANSWERS
-    sites.memories = run.memories()
-    _load(path, sites, module.encoder)
-    return _ask(sites, dataclasses.replace(asked["probe"] or Probe(), linear=True), asked["seed"])
+    agreement, task = agreed(cohort), task_of(asked)
+    module = task.module(agreement)
+    local = LocalTrainer(module, share_of(task.algorithm, module), asked["visit"])
+    simulation = simulate_task(task, cohort, local, agreement, asked["policy"], path / "sites", run.digest)
+    sites = Sites.of(simulation, run.name, record=path / ANSWERS)
+    sites.counted = run.counted()
+    weights = _weights(path, local, sites.training)
+    turn = Round(0, 1, asked["seed"])
+    answers = sites.query_all(PROBE, Weights(weights), sites.training, turn, "probed")
+    return {answer.site: answer.metrics | {TRAINED: float(answer.examples)} for answer in answers}
 
 
-def _load(path: Path, sites: InProcess, encoder: Encoder) -> None:
+def _weights(path: Path, local: LocalTrainer, names: Sequence[str]) -> Tensors:
     """The run's encoder; of one that is no site's alone, what sites share of it, the rest being in their memories."""
-    if all(f"encoder.{name}".startswith(sites.local.share) for name in encoder.state_dict()):
+    encoder: Encoder = local.module.encoder  # type: ignore[assignment]
+    if all(f"encoder.{name}".startswith(local.share) for name in encoder.state_dict()):
         load_encoder(find_encoder(path), encoder)
-        return
+        return local.shared()
     owners = sorted(folder.parent.name for folder in path.glob("sites/*/encoder"))
     if not owners:
         find_encoder(path)
-    if strange := [name for name in sites.names() if not has_own_encoder(sites.memories.get(name))]:
+    if strange := sorted({*names} - {*owners}):
         raise InputError(
             f"each site of {path} has an encoder of its own, and {strange[0]!r} is none of them ({', '.join(owners)})"
         )
     load_encoder(path / "sites" / owners[0] / "encoder", encoder)
-
-
-def _ask(sites: InProcess, visitor: Probe, seed: int) -> Table:
-    down = Weights(sites.local.shared())
-    answers = sites.ask(visitor, ((name, down) for name in sites.names()), Round(0, 1, seed))
-    table: Table = {}
-    for answer in answers:
-        if isinstance(answer, Refusal):
-            raise InputError(f"{answer.site} could not be probed: {answer.reason}") from answer.cause
-        table[answer.site] = answer.metrics | {TRAINED: float(answer.examples)}
-    return table
+    return local.shared()
 
 
 def pooled(table: Table, metric: str) -> float | None:

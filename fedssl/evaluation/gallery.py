@@ -18,10 +18,9 @@ from torch.nn.functional import normalize
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
 from fedcore.models.features import embed
-from fedcore.site.figures import SIDE, Arrays, evenly, kept_by_each, thumbnails
+from fedcore.site.figures import SIDE, Arrays, evenly, keep, thumbnails
 from fedcore.site.site import Site
-from fedcore.training.local_trainer import personal
-from fedcore.transport.in_process import InProcess
+from fedcore.training.local_trainer import LocalTrainer
 
 FILE = "gallery.npz"
 
@@ -45,19 +44,15 @@ class Gallery:
     side: int = SIDE
     """Pixels of the longer side of a kept image, at most."""
 
-    def keep(self, transport: InProcess) -> list[str]:
-        """Writes the gallery of every site, and returns notes on those that could not."""
+    @property
+    def what(self) -> str:
+        return "gallery"
 
-        local, shared = transport.local, transport.local.shared()
-
-        def arrays(site: Site) -> Arrays:
-            with local.at(site), local.measuring() as device:
-                local.load(shared | personal(site.memory))
-                return self.arrays(local.module.encoder, site.images, site.test, device)
-
-        notes = kept_by_each(transport, "gallery", FILE, arrays)
-        local.load(shared)  # a personal model was in their place
-        return notes
+    def make(self, site: Site, local: LocalTrainer) -> None:
+        """Writes the gallery of a site, by the encoder that the module has there."""
+        with local.measuring() as device:
+            arrays = self.arrays(local.module.encoder, site.images, site.test, device)
+        keep(site, FILE, arrays)
 
     def arrays(self, encoder: Any, train: Images, test: Images | None, device: torch.device) -> Arrays:
         """Raises Refused if the features are not finite."""

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
-from fedcore.algorithms.base import Algorithm, FedAvg
+from pytorch_lightning import LightningModule
+
+from fedcore.algorithms.base import Algorithm, FedAvg, Visitor, share_of
 from fedcore.data.dataset import Cohort, Images
 from fedcore.data.describe import describe
 from fedcore.data.findings import findings_of, several, with_findings
 from fedcore.data.labels import labelled, require_fraction, require_trained
 from fedcore.data.source import Data
 from fedcore.errors import InputError, building
+from fedcore.messages.agreement import Agreement
+from fedcore.messages.request import EVALUATE, FAREWELL, TRAIN
+from fedcore.messages.round import Round
 from fedcore.models.encoder_store import find_encoder, load_encoder
 from fedcore.models.encoders import Encoder, ResNet
 from fedcore.privacy.policy import Policy
-from fedcore.runs.classifiers import MODEL, own_parts, save_classifier
+from fedcore.runs.classifiers import MODEL, save_classifier
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import load
 from fedcore.seeds import seeded
+from fedcore.server.farewell import say_farewell
 from fedcore.server.job import Job
 from fedcore.server.rounds import Rounds
+from fedcore.server.sites import Sites
+from fedcore.site.farewell import Farewell
+from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
+from fedcore.transport.simulation import agreed, by_workers, simulate_task
 from fedtune.classification.classifier import Classifier
-from fedtune.evaluation.classification import evaluate, require_classes, require_countable, require_tests
+from fedtune.evaluation.classification import Evaluate, evaluate, require_classes, require_countable, require_tests
 from fedtune.evaluation.kappa import grades_of
 from fedtune.evaluation.scores_file import as_json, show
 from fedtune.result import leave, noted
@@ -71,34 +82,106 @@ def finetune(
     """
     run.prepare()
     require_countable(policy)
-    weights = find_encoder(Path(start)) if start else None
+    require_fraction(label_fraction)
     loaded = load(data)
-    module = build(loaded, encoder, classifier, seed, weights)
-    classes = learned_of(module, loaded)
-    grades = ranked(classes, module) if ordinal else []
-    cohort = with_findings(loaded, classes) if module.targets == "findings" else loaded
-    train, test = _tasks(cohort, label_fraction, seed, policy)
+    weights = find_encoder(Path(start)) if start else None
+    task = FineTuning(
+        algorithm or FedAvg(), visit, encoder, classifier, weights, label_fraction, by_patient, ordinal, seed,
+        loaded.extra_sites,
+    )  # fmt: skip
+    agreement = agreed(loaded)
+    module = task.module(agreement)
+    classes = learned_of(module, agreement)
+    train, test = task.parts(loaded, module)
+    everything, _ = replace(task, label_fraction=1.0).parts(loaded, module)
+    _require_usable(everything, test, module, classes, policy)
     if module.augment is not None:
-        module.augment.flips(cohort.spatial_dims)
-    require_trained(cohort.split("train"), test, module.targets, classes)
-    require_classes(test, module.targets, len(classes), policy)
-    job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
-              loggers=loggers, seed=seed, workers=workers)  # fmt: skip
+        module.augment.flips(loaded.spatial_dims)
+    local = LocalTrainer(module, share_of(task.algorithm, module), visit)
+    simulation = simulate_task(task, loaded, local, agreement, policy, run.path / "sites", run.digest)
     about = describe(loaded) | {"command": "finetune", "label_fraction": label_fraction}
     about |= {"classes": list(classes), "several_findings": module.targets == "findings"}
     about["notes"] = [*about["notes"], *noted(start_notes(weights, run.recipe, loaded.size))]
-    transport = job.train_in(run, module, about | {"labelled": {s: len(i) for s, i in train.items()}})
+    about |= {"labelled": {s: len(i) for s, i in train.items()}}
+    job = Job(task.algorithm, rounds, None, loggers, seed)
+    sites = job.train_in(run, local, simulation, about, by_workers(workers))
+    finish(run, sites, local, task, {"label_fraction": label_fraction, "encoder": start}, policy)
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """What server and sites build from a recipe of `finetune`, see `fedcore.algorithms.task.Task`."""
+
+    algorithm: Algorithm
+    visit: Visit
+    encoder: Callable[[int, int], Encoder]
+    classifier: Callable[[Encoder, int], Classifier]
+    weights: Path | None
+    """Folder of a pretrained encoder."""
+    label_fraction: float
+    by_patient: bool
+    ordinal: bool
+    seed: int
+    extra_sites: frozenset[str] = frozenset()
+    """Sites whose labels cost nothing."""
+
+    def module(self, agreement: Agreement) -> Classifier:
+        return build(agreement, self.encoder, self.classifier, self.seed, self.weights)
+
+    def words(self, agreement: Agreement, module: LightningModule) -> Mapping[str, Visitor]:
+        evaluate = Evaluate(grades=self.grades(agreement, module), patients=self.by_patient)
+        return {TRAIN: self.algorithm, EVALUATE: evaluate, FAREWELL: Farewell(())}
+
+    def grades(self, agreement: Agreement, module: LightningModule) -> list[int]:
+        """Places of the classes from the least grade to the greatest, where they are grades."""
+        classifier = cast(Classifier, module)
+        return ranked(learned_of(classifier, agreement), classifier) if self.ordinal else []
+
+    def parts(
+        self, cohort: Cohort, module: LightningModule | None = None
+    ) -> tuple[dict[str, Images], dict[str, Images]]:
+        """Training images with labels that are given away, and all labelled test images, by site."""
+        if isinstance(module, Classifier) and module.targets == "findings":
+            cohort = with_findings(cohort, findings_of(cohort.classes))
+        train = {
+            site: labelled(images, 1.0 if site in self.extra_sites else self.label_fraction, self.seed)
+            for site, images in cohort.split("train").items()
+        }
+        return {site: images for site, images in train.items() if len(images)}, labelled_tests(cohort)
+
+    def structures(self, cohort: Cohort) -> int:
+        return 0
+
+
+def finish(
+    run: RunFolder, sites: Sites, local: LocalTrainer, task: FineTuning, settings: dict[str, Any], policy: Policy
+) -> None:
+    """At the server: saves the classifier, and asks sites for what its scores are made of."""
+    module = cast(Classifier, local.module)
     save_classifier(run, module)
-    found = evaluate(transport, seed, grades, by_patient)
-    settings = {"label_fraction": label_fraction, "encoder": start, "by_patient": by_patient}
-    owners = list(own_parts(transport.memories, transport.names()))
-    leave(run, module, MODEL, settings | as_json(found, classes), owners)
+    weights, count = local.shared(), run.about()["rounds"]
+    grades, classes = task.grades(sites.agreement, module), learned_of(module, sites.agreement)
+    found = evaluate(sites, weights, task.seed, policy, grades, task.by_patient)
+    local.load(weights)  # a site's personal model was in their place
+    owners = say_farewell(sites, weights, sites.training, Round(count, count, task.seed)).owners
+    leave(run, module, MODEL, settings | {"by_patient": task.by_patient} | as_json(found, classes), owners)
     run.close("finished")
     show(found, classes)
 
 
+def _require_usable(
+    train: Mapping[str, Images], test: Mapping[str, Images], module: Classifier, classes: Sequence[str], policy: Policy
+) -> None:
+    """Raises InputError, before anything is trained, where labels are missing or too few for a score."""
+    if not train:
+        raise InputError("no site has a labelled training image; give rows of the split 'train' a label")
+    require_tests(test, policy)
+    require_trained(train, test, module.targets, classes)
+    require_classes(test, module.targets, len(classes), policy)
+
+
 def build(
-    cohort: Cohort, encoder: Callable[[int, int], Encoder], classifier: Callable[[Encoder, int], Classifier],
+    agreement: Agreement, encoder: Callable[[int, int], Encoder], classifier: Callable[[Encoder, int], Classifier],
     seed: int, weights: Path | None = None,
 ) -> Classifier:  # fmt: skip
     """The classifier for these images, its encoder from `weights` if given.
@@ -107,11 +190,11 @@ def build(
         InputError: There are no two classes and no finding, or images have several findings and the classifier learns
             one class each.
     """
-    findings = findings_of(cohort.classes)
+    findings = findings_of(agreement.classes)
 
     def made(count: int) -> Classifier:
         with seeded(seed), building("the classifier or its encoder"):
-            backbone = encoder(cohort.spatial_dims, cohort.channels)
+            backbone = encoder(agreement.spatial_dims, agreement.channels)
             if weights:
                 load_encoder(weights, backbone)
             return classifier(backbone, count)
@@ -120,27 +203,27 @@ def build(
     if module.targets == "findings":
         if not findings:
             raise InputError(
-                f"a classifier of findings needs one, the images have {list(cohort.classes) or 'no labels'}; "
+                f"a classifier of findings needs one, the images have {list(agreement.classes) or 'no labels'}; "
                 "give the manifest a column 'label'"
             )
         return module
-    if len(cohort.classes) < 2:
+    if len(agreement.classes) < 2:
         raise InputError(
-            f"a classifier needs at least 2 classes, the images have {list(cohort.classes) or 'no labels'}; "
+            f"a classifier needs at least 2 classes, the images have {list(agreement.classes) or 'no labels'}; "
             "give the manifest a column 'label'"
         )
-    if several(cohort.classes):
+    if several(agreement.classes):
         raise InputError(
             "the labels hold several findings an image, as in 'A|B', and the classifier takes one class an image; "
             "start from the recipe classify_multilabel, or set classifier.init_args.loss to "
             "fedtune.classification.losses.BinaryCrossEntropy"
         )
-    return module if len(findings) == len(cohort.classes) else made(len(cohort.classes))
+    return module if len(findings) == len(agreement.classes) else made(len(agreement.classes))
 
 
-def learned_of(module: Classifier, cohort: Cohort) -> tuple[str, ...]:
+def learned_of(module: Classifier, agreement: Agreement) -> tuple[str, ...]:
     """What it learns to tell: findings or classes."""
-    return findings_of(cohort.classes) if module.targets == "findings" else cohort.classes
+    return findings_of(agreement.classes) if module.targets == "findings" else agreement.classes
 
 
 def ranked(classes: Sequence[str], module: Classifier) -> list[int]:
@@ -153,21 +236,6 @@ def ranked(classes: Sequence[str], module: Classifier) -> list[int]:
     if module.targets == "findings":
         raise InputError("ordinal is for classes of which an image has one; findings are no grades, leave it away")
     return grades_of(classes)
-
-
-def _tasks(cohort: Cohort, fraction: float, seed: int, policy: Policy) -> tuple[dict[str, Images], dict[str, Images]]:
-    """Training images with labels that are given away, and all labelled test images, by site."""
-    require_fraction(fraction)
-    train = {
-        site: labelled(images, 1.0 if site in cohort.extra_sites else fraction, seed)
-        for site, images in cohort.split("train").items()
-    }
-    train = {site: images for site, images in train.items() if len(images)}
-    if not train:
-        raise InputError("no site has a labelled training image; give rows of the split 'train' a label")
-    tests = labelled_tests(cohort)
-    require_tests(tests, policy)
-    return train, tests
 
 
 def labelled_tests(cohort: Cohort) -> dict[str, Images]:

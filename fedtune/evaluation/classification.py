@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
-from fedcore.algorithms.base import Visitor
 from fedcore.data.dataset import Images, Target
 from fedcore.errors import InputError
-from fedcore.messages.message import STATISTICS, Contribution, Message, Refusal, Weights
+from fedcore.messages.message import STATISTICS, Contribution, Message, Weights
+from fedcore.messages.request import EVALUATE
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.privacy.policy import Policy
-from fedcore.site.site import Round, Site
+from fedcore.server.sites import Sites
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer, personal
-from fedcore.transport.in_process import InProcess
 from fedtune.evaluation.calibration import calibration
 from fedtune.evaluation.counts import Cells, Counts, cells, cells_of_findings, withheld
 from fedtune.evaluation.intervals import bound, design_effects, proportion, slopes
@@ -100,23 +101,27 @@ class Evaluation:
     """Whether patients were counted instead of images."""
 
 
-def evaluate(transport: InProcess, seed: int, grades: Sequence[int] = (), by_patient: bool = False) -> Evaluation:
-    """Scores of the module that `transport.local` holds, per site and pooled.
+def evaluate(
+    sites: Sites, weights: Tensors, seed: int, policy: Policy, grades: Sequence[int] = (), by_patient: bool = False
+) -> Evaluation:
+    """Scores of a classifier per site and pooled.
 
     Args:
-        transport: The sites.
+        sites: Who is asked; each knows the word `evaluate` (`Evaluate`).
+        weights: Of the classifier.
         seed: Of the round in which they are asked.
+        policy: Whose `min_patients` notes name.
         grades: Places of the classes from the least grade to the greatest, where they are grades: agreement is scored
             too.
-        by_patient: Count patients instead of images.
+        by_patient: Patients were counted instead of images.
 
     Raises:
         InputError: No site has labelled test images of enough patients, or a site may not send its counts.
     """
-    given = answers(transport, Evaluate(grades=grades, patients=by_patient), seed)
+    given = answers(sites, weights, seed, SiteCounts)
     told = {a.site: a.message for a in given if a.message.patients}
     if not told:
-        raise too_few(transport.policy, " of a class")
+        raise too_few(policy, " of a class")
     empty = {a.site: a.message for a in given if not a.message.patients}
     rows = {site: scored([message], grades) for site, message in (told | empty).items()}
     rows |= {POOLED: scored(list(told.values()), grades)}
@@ -128,7 +133,7 @@ def evaluate(transport: InProcess, seed: int, grades: Sequence[int] = (), by_pat
         {site: {name: score for name, score in rows[site].items() if name not in names} for site in counts},
         {site: [rows[site][name] for name in names] for site in counts},
         counts, images | {POOLED: sum(images.values())}, patients | {POOLED: sum(patients.values())},
-        {a.site: tuple(a.message.withheld.nonzero().flatten().tolist()) for a in given}, transport.policy.min_patients,
+        {a.site: tuple(a.message.withheld.nonzero().flatten().tolist()) for a in given}, policy.min_patients,
         by_patient,
     )  # fmt: skip
 
@@ -145,17 +150,16 @@ def scored(sites: Sequence[SiteCounts], grades: Sequence[int] = ()) -> dict[str,
     return found | calibration(total.reliability)
 
 
-def answers(transport: InProcess, visitor: Visitor[Weights, Sent], seed: int) -> list[Contribution[Sent]]:
-    """What every site that has test images says of the module that `transport.local` holds; raises as `evaluate`."""
-    require_tests(transport.test, transport.policy)
-    weights = Weights(transport.local.shared())
-    asked = dataclasses.replace(transport, train=transport.test)  # a site may have test images only
-    found = list(asked.ask(visitor, ((name, weights) for name in asked.names()), Round(0, 1, seed)))
-    transport.local.load(weights.tensors)  # a site's personal model was in their place
-    for refusal in found:
-        if isinstance(refusal, Refusal):
-            raise InputError(f"{refusal.site} could not be evaluated: {refusal.reason}") from refusal.cause
-    return [a for a in found if not isinstance(a, Refusal)]
+def answers(sites: Sites, weights: Tensors, seed: int, kind: type[Sent]) -> list[Contribution[Sent]]:
+    """What every site that has test images answers to `evaluate`.
+
+    Raises:
+        InputError: A site declined, or sent something else.
+    """
+    given = sites.query_all(EVALUATE, Weights(weights), sites.testing, Round(0, 1, seed), "evaluated")
+    if strange := [answer.site for answer in given if not isinstance(answer.message, kind)]:
+        raise InputError(f"{strange[0]} could not be evaluated: it sent something else than {kind.__name__}")
+    return cast(list[Contribution[Sent]], given)
 
 
 def require_countable(policy: Policy) -> None:

@@ -6,25 +6,27 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import LightningModule
-
-from fedcore.algorithms.base import FedAvg, share_of
+from fedcore.algorithms.base import FedAvg, Visitor, share_of
 from fedcore.config.recipe import read_recipe
 from fedcore.data.dataset import Cohort, Images, relabelled
 from fedcore.data.findings import with_findings
 from fedcore.errors import InputError
+from fedcore.messages.request import EVALUATE
+from fedcore.privacy.policy import Policy
 from fedcore.runs.classifiers import SEGMENTER, about_of, trained
 from fedcore.runs.communication import ANSWERS
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import load
+from fedcore.server.sites import Sites
+from fedcore.site.allowed import require_allowed
 from fedcore.training.local_trainer import LocalTrainer
-from fedcore.transport.in_process import InProcess
-from fedtune.classification.finetuning import build, finetune, labelled_tests, ranked
+from fedcore.transport.simulation import agreed, simulate
+from fedtune.classification.finetuning import FineTuning, finetune, labelled_tests
 from fedtune.evaluation import segmentation as evaluate_masks
-from fedtune.evaluation.classification import Evaluation, evaluate
+from fedtune.evaluation.classification import Evaluation, evaluate, require_tests
 from fedtune.evaluation.native_grid import Files
 from fedtune.evaluation.scores_file import show
-from fedtune.evaluation.segmentation import Overlaps
+from fedtune.evaluation.segmentation import Overlaps, unit_of
 from fedtune.segmentation import training as segment
 
 USAGE = """usage: fedpretrain evaluate RUN [--data.manifest other.csv] [--KEY VALUE ...]
@@ -66,10 +68,17 @@ def evaluated(run: RunFolder, overrides: Sequence[str] = ()) -> Evaluation | Ove
 def _classes(run: RunFolder, overrides: Sequence[str]) -> Evaluation:
     asked = _asked(finetune, run, overrides)
     cohort = _as_trained(run, load(asked["data"]))
-    module = trained(run, lambda: build(cohort, asked["encoder"], asked["classifier"], asked["seed"]))
-    sites = _sites(run, module, labelled_tests(cohort), asked)
-    grades = ranked(cohort.classes, module) if asked["ordinal"] else []
-    return evaluate(sites, asked["seed"], grades, asked["by_patient"])
+    agreement = agreed(cohort)
+    task = FineTuning(
+        asked["algorithm"] or FedAvg(), asked["visit"], asked["encoder"], asked["classifier"], None, 1.0,
+        asked["by_patient"], asked["ordinal"], asked["seed"],
+    )  # fmt: skip
+    module = trained(run, lambda: task.module(agreement))
+    local = LocalTrainer(module, share_of(task.algorithm, module), task.visit)
+    words = task.words(agreement, module)
+    sites = _sites(run, local, words, labelled_tests(cohort), asked["policy"])
+    grades = task.grades(agreement, module)
+    return evaluate(sites, local.shared(), asked["seed"], asked["policy"], grades, asked["by_patient"])
 
 
 def _masks(run: RunFolder, overrides: Sequence[str]) -> Overlaps:
@@ -78,12 +87,18 @@ def _masks(run: RunFolder, overrides: Sequence[str]) -> Overlaps:
     tests = segment.with_masks(cohort, "test")
     if tests and (found := segment.structures_of(tests, {})) > structures:
         raise InputError(f"the segmenter knows structures up to {structures - 1}, the masks have {found - 1}")
-    kind = (asked["network"], asked["segmenter"], asked["seed"])
-    module = trained(run, lambda: segment.build(cohort, structures, *kind), SEGMENTER)
-    sites = _sites(run, module, tests, asked)
     files = Files.of(asked["data"], cohort) if asked["native"] else None
-    how = (asked["tolerance"], asked["seed"], files, asked["hd95_missed"])
-    return evaluate_masks.evaluate_masks(sites, structures, *how)
+    task = segment.Segmentation(
+        asked["algorithm"] or FedAvg(), asked["visit"], asked["network"], asked["segmenter"], None, 1.0,
+        asked["tolerance"], files, asked["hd95_missed"], asked["seed"],
+    )  # fmt: skip
+    agreement = agreed(cohort, structures)
+    module = trained(run, lambda: task.module(agreement), SEGMENTER)
+    local = LocalTrainer(module, share_of(task.algorithm, module), task.visit)
+    sites = _sites(run, local, task.words(agreement, module), tests, asked["policy"], "test images with masks")
+    grid = segment.grid_of(files, cohort)
+    how = (asked["seed"], asked["policy"], grid, unit_of(tests), asked["hd95_missed"])
+    return evaluate_masks.evaluate_masks(sites, local.shared(), *how)
 
 
 def _asked(stage: Callable[..., None], run: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
@@ -91,10 +106,17 @@ def _asked(stage: Callable[..., None], run: RunFolder, overrides: Sequence[str])
     return read_recipe(stage, "evaluate", [str(run.path / "recipe.yaml"), *overrides]).build()
 
 
-def _sites(run: RunFolder, module: LightningModule, test: Mapping[str, Images], asked: Mapping[str, Any]) -> InProcess:
+def _sites(
+    run: RunFolder, local: LocalTrainer, words: Mapping[str, Visitor], test: Mapping[str, Images], policy: Policy,
+    what: str = "labelled test images",
+) -> Sites:  # fmt: skip
     """What a site keeps to itself (all of it, where sites train alone) is used at that site again."""
-    local = LocalTrainer(module, share_of(asked["algorithm"] or FedAvg(), module), asked["visit"])
-    return InProcess(test, local, test, asked["policy"], run.memories(), run.path / "sites", record=run.path / ANSWERS)
+    require_tests(test, policy, what)
+    require_allowed(policy, {EVALUATE: words[EVALUATE]}, local.levels)
+    simulation = simulate({}, local, words, test=test, policy=policy, folder=run.path / "sites", recipe=run.digest)
+    sites = Sites.of(simulation, run.name, record=run.path / ANSWERS)
+    sites.counted = run.counted()
+    return sites
 
 
 def _as_trained(run: RunFolder, cohort: Cohort) -> Cohort:

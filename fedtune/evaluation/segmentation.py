@@ -18,12 +18,13 @@ from fedcore.data.preprocess.decode import UNLABELED
 from fedcore.data.preprocess.geometry import Spacing
 from fedcore.errors import InputError, Refused
 from fedcore.messages.message import STATISTICS, Contribution, Message, Weights
+from fedcore.messages.tensors import Tensors
 from fedcore.privacy.policy import Policy
 from fedcore.report.units import measured_on
+from fedcore.server.sites import Sites
 from fedcore.site.site import Round, Site
 from fedcore.tables import grid, terminal
 from fedcore.training.local_trainer import LocalTrainer, personal
-from fedcore.transport.in_process import InProcess
 from fedtune.evaluation.classification import POOLED, Table, answers, too_few
 from fedtune.evaluation.native_grid import Files, Sides
 from fedtune.evaluation.scores import Score
@@ -106,32 +107,38 @@ class Overlaps:
 
 
 def evaluate_masks(
-    transport: InProcess, structures: int, tolerance: float, seed: int, files: Files | None = None,
-    missed: Missed = "omit",
-) -> Overlaps:  # fmt: skip
-    """Scores of the module that `transport.local` holds.
+    sites: Sites, weights: Tensors, seed: int, policy: Policy, grid: str, unit: str, missed: Missed = "omit"
+) -> Overlaps:
+    """Scores of a segmenter per site and pooled.
+
+    Args:
+        sites: Who is asked; each knows the word `evaluate` (`EvaluateMasks`).
+        weights: Of the segmenter.
+        seed: Of the round in which they are asked.
+        policy: Whose `min_patients` notes name.
+        grid: What images are scored on: `files`, or the pixels of the fitted images' sides.
+        unit: Of distances.
+        missed: The distance of a structure that mask or prediction lacks.
 
     Raises:
         InputError: No site has test images with masks of enough patients, or a site may not send its sums or cannot
             read its files.
     """
-    given = answers(transport, EvaluateMasks(structures, tolerance, files, missed), seed)
+    given = answers(sites, weights, seed, SiteSums)
     sums = {a.site: a.message.sums for a in given}
     images = {a.site: a.examples for a in given}
     if not any(images.values()):
-        raise too_few(transport.policy, " with a structure")
+        raise too_few(policy, " with a structure")
     images[POOLED] = sum(images.values())
     told = {site: [each] for site, each in sums.items()} | {POOLED: list(sums.values())}
     table = {site: overlap_scores(each) for site, each in told.items()}
     counts = {site: measured(each) for site, each in told.items()}
     left_out = {a.site: tuple((a.message.withheld.nonzero().flatten() + 1).tolist()) for a in given}
-    size = next(iter(transport.test.values())).space
-    grid = "files" if files else " x ".join(map(str, size))
-    least, unit = transport.policy.min_patients, _unit(transport.test)
-    return Overlaps(table, images, left_out, least, unit, grid, counts, missed)
+    return Overlaps(table, images, left_out, policy.min_patients, unit, grid, counts, missed)
 
 
-def _unit(tests: Mapping[str, Images]) -> str:
+def unit_of(tests: Mapping[str, Images]) -> str:
+    """Of distances in test images: mm where all files say how large a pixel is."""
     unknown, count = (sum(f(images) for images in tests.values()) for f in (attrgetter("unspaced"), len))
     return "mm" if not unknown else "pixels" if unknown == count else "mm or pixels"
 

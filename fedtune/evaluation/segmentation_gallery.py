@@ -5,7 +5,7 @@ They are those of the best, the median and the worst Dice, which a mean hides. N
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,10 +15,9 @@ from torch import Tensor
 from fedcore.data.dataset import Images
 from fedcore.data.preprocess.decode import UNLABELED
 from fedcore.errors import Refused
-from fedcore.site.figures import Arrays, axial, evenly, kept_by_each, small_masks, thumbnails
+from fedcore.site.figures import Arrays, axial, evenly, keep, small_masks, thumbnails
 from fedcore.site.site import Site
-from fedcore.training.local_trainer import LocalTrainer, personal
-from fedcore.transport.in_process import InProcess
+from fedcore.training.local_trainer import LocalTrainer
 from fedtune.evaluation.segmentation_metrics import dice_by_structure
 
 FILE = "outlines.npz"
@@ -33,25 +32,24 @@ class Outlines:
     that has most of a structure. Unlabelled pixels are background on both sides, as Dice leaves them out.
     """
 
+    structures: int
+    """Background included."""
     searched: int = 48
     """Test images at most that are looked at."""
     side: int = 128
     """Pixels of the longer side of a kept image, at most."""
 
-    def keep(self, sites: InProcess, structures: int) -> list[str]:
-        """Writes the outlines of every site that has test images, and returns notes on those that could not.
+    @property
+    def what(self) -> str:
+        return "outlines"
 
-        Of the segmenter that `sites.local` holds, or a site's own; `structures` counts background.
-        """
-        weights = sites.local.shared()
-
-        def arrays(site: Site) -> Arrays:
-            assert site.test is not None, "only sites with test images are asked"
-            with sites.local.at(site), sites.local.measuring() as device:
-                sites.local.load(weights | personal(site.memory))
-                return self.arrays(sites.local, site.test, structures, device)
-
-        return kept_by_each(replace(sites, train=sites.test), "outlines", FILE, arrays)
+    def make(self, site: Site, local: LocalTrainer) -> None:
+        """Writes the outlines of a site that has test images, by the segmenter that the module holds."""
+        if site.test is None or not len(site.test):
+            return
+        with local.measuring() as device:
+            arrays = self.arrays(local, site.test, self.structures, device)
+        keep(site, FILE, arrays)
 
     def arrays(self, local: LocalTrainer, test: Images, structures: int, device: torch.device) -> Arrays:
         """Raises Refused if none of the images looked at shows a structure, in truth or as predicted."""

@@ -1,0 +1,21 @@
+"""Tensors by name, as files and bytes hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+
+
+def separate(tensors: Mapping[str, Tensor]) -> Tensors:
+    """The tensors as a safetensors file takes them; those that share memory (tied weights) as copies."""
+    seen: set[int] = set()
+    found = {}
+    for name, t in tensors.items():
+        whole = t.detach().cpu().contiguous()
+        place = whole.untyped_storage().data_ptr()
+        found[name] = whole.clone() if place in seen else whole
+        seen.add(place)
+    return found

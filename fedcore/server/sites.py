@@ -1,0 +1,118 @@
+"""The sites as the server knows them: by their answers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedcore.errors import InputError, InputErrors
+from fedcore.messages.agreement import Agreement, Built, Facts
+from fedcore.messages.message import Contribution, Empty, Message, Refusal
+from fedcore.messages.request import BUILD, FACTS, Answer, Counted, Request
+from fedcore.messages.round import Round
+from fedcore.runs.communication import note
+from fedcore.server.agreement import agree
+from fedcore.server.validation import Sent
+from fedcore.transport.base import Transport
+
+Tasks = Iterable[tuple[str, Message]]
+"""(site, what it is sent), taken one by one."""
+
+
+@dataclass
+class Sites:
+    """Which sites take part, what all agreed on, and which visit of each counted last."""
+
+    transport: Transport
+    facts: dict[str, Facts]
+    agreement: Agreement
+    run: str = ""
+    """Name of the run, for the sites' audit logs."""
+    counted: dict[str, Counted] = field(default_factory=dict)
+    on_request: Callable[[str], None] | None = None
+    """Called with a site's name when a round or an evaluation turns to it (progress bars)."""
+    record: Path | None = None
+    """Where `query` books what is sent and answered outside of rounds (answers.jsonl)."""
+
+    @classmethod
+    def of(cls, transport: Transport, run: str = "", classes: Sequence[str] = (), record: Path | None = None) -> Sites:
+        """Asks every site for its facts, and agrees.
+
+        Raises:
+            InputErrors: A site gave none, or sites do not fit one another.
+        """
+        turn, facts, wrong = Round(0, 1, 0), {}, []
+        for answer in transport.ask(Request(name, FACTS, Empty(), turn, run=run) for name in transport.names()):
+            if isinstance(answer, Refusal):
+                wrong.append(f"{answer.site}: {answer.reason}")
+            elif isinstance(answer.message, Facts):
+                facts[answer.site] = answer.message
+            else:
+                wrong.append(f"{answer.site}: it sent no facts")
+        if wrong:
+            raise InputErrors("sites that take no part", wrong)
+        return cls(transport, facts, agree(facts, classes), run, record=record)
+
+    def names(self) -> list[str]:
+        return list(self.facts)
+
+    @property
+    def training(self) -> list[str]:
+        """Sites that have training images."""
+        return [name for name, facts in self.facts.items() if facts.train]
+
+    @property
+    def testing(self) -> list[str]:
+        """Sites that have test images."""
+        return [name for name, facts in self.facts.items() if facts.test]
+
+    def ask(self, word: str, tasks: Tasks, turn: Round, deadline: float | None = None) -> Iterator[Answer]:
+        """Answers as they came; who uses one checks it first (`fedcore.server.validation`)."""
+        yield from self.transport.ask((self._request(word, *task, turn) for task in tasks), deadline)
+
+    def query(self, word: str, down: Message, names: Sequence[str], turn: Round) -> list[Answer]:
+        """Asks outside of rounds, and books it. An answer that cannot be used is a Refusal."""
+        sent, given = Sent(down, word), []
+        for answer in self.ask(word, ((name, down) for name in names), turn):
+            if self.record is not None:
+                note(self.record, word, answer.site, down, answer)
+            if isinstance(answer, Contribution) and (error := sent.error_of(answer, self.facts.get(answer.site))):
+                answer = Refusal(answer.site, f"its answer was rejected: {error}")
+            given.append(answer)
+        return given
+
+    def query_all(
+        self, word: str, down: Message, names: Sequence[str], turn: Round, what: str
+    ) -> list[Contribution[Message]]:
+        """As `query`, where every site must answer. Raises InputError: a site could not be `what` (probed, say)."""
+        found = []
+        for answer in self.query(word, down, names, turn):
+            if isinstance(answer, Refusal):
+                raise InputError(f"{answer.site} could not be {what}: {answer.reason}") from answer.cause
+            found.append(answer)
+        return found
+
+    def require_same_module(self, checksum: str, versions: Sequence[str]) -> None:
+        """Raises InputErrors where a site has built another module from the recipe than the server."""
+        differing = []
+        for answer in self.query(BUILD, Empty(), self.names(), Round(0, 1, 0)):
+            if isinstance(answer, Refusal):
+                differing.append(f"{answer.site}: {answer.reason}")
+            elif not isinstance(answer.message, Built) or answer.message.checksum != checksum:
+                differing.append(f"{answer.site} has {', '.join(self.facts[answer.site].versions)}")
+        if differing:
+            raise InputErrors(
+                "sites build another module from this recipe",
+                differing,
+                f"The server has {', '.join(versions)}; install the same versions.",
+            )
+
+    def count(self, answer: Contribution[Message], turn: Round) -> None:
+        """The answer's visit is the last of its site that counts."""
+        self.counted[answer.site] = Counted(turn.index, answer.keeps)
+
+    def _request(self, word: str, name: str, down: Message, turn: Round) -> Request:
+        if self.on_request is not None:
+            self.on_request(name)
+        return Request(name, word, down, turn, self.counted.get(name), self.agreement, self.run)

@@ -1,0 +1,58 @@
+"""Whether an answer can be used. A site may be broken or worse: nothing of it enters a mean unseen."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fedcore.errors import InputError
+from fedcore.messages.agreement import Facts
+from fedcore.messages.message import Contribution, Message, is_finite, leaves, weights_of
+
+
+class Sent:
+    """The server's state while sites are visited, and what answers are compared with.
+
+    Sites of this process are sent its own tensors, since a copy would be a model of memory per site. Torch counts what
+    is written into a tensor, so a merge, a visit or a callback that does so is found before anything wrong is sent to
+    the next site.
+    """
+
+    def __init__(self, state: Message, part: str):
+        self.state, self.weights, self._part = state, weights_of(state), part
+        self._tensors = [(leaf.name, leaf.tensor, _writes(leaf.tensor)) for leaf in leaves(state)]
+
+    def require_unchanged(self) -> None:
+        """Raises InputError where somebody wrote into the state."""
+        for name, tensor, writes in self._tensors:
+            if _writes(tensor) != writes:
+                raise InputError(
+                    f"{self._part} (or a part of it) wrote into {name}, a tensor of the server's state, while sites "
+                    "were visited: later sites would be sent other weights; make new tensors instead, such as "
+                    "a + b for a.add_(b)"
+                )
+
+    def error_of(self, answer: Contribution[Message], facts: Facts | None = None) -> str | None:
+        """What is wrong with an answer, whichever site sent it."""
+        for leaf in leaves(answer.message):
+            if not is_finite(leaf.tensor):
+                return f"{leaf.name} is not finite"
+        for name, t in weights_of(answer.message).items() if self.weights else ():
+            there = self.weights.get(name)
+            if there is None or there.shape != t.shape:
+                at_server = "not there" if there is None else tuple(there.shape)
+                return f"{name} has shape {tuple(t.shape)}, and at the server it is {at_server}"
+            if there.dtype != t.dtype:
+                return f"{name} has type {t.dtype}, and at the server it is {there.dtype}"
+        return _count_error(answer.examples, facts)
+
+
+def _count_error(examples: int, facts: Facts | None) -> str | None:
+    if examples < 0:
+        return f"its number of images is {examples}"
+    if facts is not None and examples > (most := facts.train + facts.val + facts.test):
+        return f"it counts {examples} images, and said before the first round that it has {most}"
+    return None
+
+
+def _writes(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version

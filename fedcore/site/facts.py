@@ -1,0 +1,37 @@
+"""What a site says of its images before the first round."""
+
+from __future__ import annotations
+
+import torch
+
+from fedcore.data.dataset import Images
+from fedcore.messages.agreement import Facts
+from fedcore.privacy.policy import Policy
+from fedcore.runs.environment import version
+
+
+def facts_of(
+    train: Images, test: Images | None, policy: Policy, classes: tuple[str, ...] = (), structures: int = 0,
+    data: str = "", val: int = 0,
+) -> Facts:  # fmt: skip
+    """Counts as the policy lets them be known.
+
+    Args:
+        train: Training images.
+        test: Test images, if there are any.
+        policy: The site's.
+        classes: Names of its classes.
+        structures: One more than the highest number in its masks.
+        data: Digest of its images.
+        val: Number of validation images.
+    """
+    held = 0 if test is None else len(test)
+    return Facts(
+        policy.counted(len(train)), policy.counted(val), policy.counted(held), classes, train.channels, train.space,
+        structures, data, versions(),
+    )  # fmt: skip
+
+
+def versions() -> tuple[str, ...]:
+    """Of the packages that decide how a module is built and trained."""
+    return f"fedpretrain {version('fedpretrain')}", f"torch {torch.__version__}"

@@ -1,0 +1,81 @@
+"""A site by itself: its own images, and a module of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from fedcore.algorithms.base import share_of
+from fedcore.algorithms.task import Task
+from fedcore.data.dataset import Cohort, relabelled
+from fedcore.data.describe import fingerprint
+from fedcore.data.source import Data
+from fedcore.errors import InputError, Refused
+from fedcore.messages.agreement import Agreement, Facts
+from fedcore.privacy.policy import Policy
+from fedcore.site.allowed import require_allowed
+from fedcore.site.facts import facts_of
+from fedcore.site.runtime import Workplace
+from fedcore.training.checksum import checksum_of
+from fedcore.training.local_trainer import LocalTrainer
+
+
+@dataclass
+class OwnData:
+    """`SiteRuntime.facts` and `SiteRuntime.settle` of one hospital that runs by itself."""
+
+    name: str
+    task: Task
+    data: Data
+    """Where this site's images are; what the recipe says of size, slices and scaling, and the site's own manifest."""
+    policy: Policy
+    _settled: dict[Agreement | None, Workplace] = field(default_factory=dict)
+
+    def facts(self) -> Facts:
+        """Raises Refused where the manifest has no images of this site."""
+        cohort = self._cohort(self.data)
+        train, test = self.task.parts(cohort)
+        if self.name not in train and self.name not in test:
+            raise Refused("its manifest has no images of this site that the recipe can use")
+        own, held = train.get(self.name), test.get(self.name)
+        return facts_of(
+            held.take([]) if own is None and held is not None else own or cohort.sites[self.name].take([]), held,
+            self.policy, cohort.classes, self.task.structures(cohort), fingerprint(cohort),
+            len(cohort.sites[self.name].select("val")),
+        )  # fmt: skip
+
+    def settle(self, agreement: Agreement | None) -> Workplace:
+        """Images and module as agreed; made once.
+
+        Raises:
+            Refused: Nothing was agreed on yet, or the images cannot be had as agreed.
+            InputError: The site's policy does not allow what the recipe would send.
+        """
+        if agreement not in self._settled:
+            if agreement is None:
+                raise Refused("nothing was agreed on yet; ask for facts first")
+            self._settled = {agreement: self._built(agreement)}
+        return self._settled[agreement]
+
+    def _built(self, agreement: Agreement) -> Workplace:
+        cohort = self._cohort(replace(self.data, channels=agreement.channels))
+        if cohort.size != agreement.size:
+            raise Refused(f"its images have {cohort.size} pixels, the agreed size is {agreement.size}")
+        if unknown := sorted({*cohort.classes} - {*agreement.classes}):
+            raise Refused(f"{len(unknown)} of its classes are not among the agreed ones; its images have changed")
+        cohort = relabelled(cohort, agreement.classes)
+        module = self.task.module(agreement)
+        checksum = checksum_of(module)
+        local = LocalTrainer(module, share_of(self.task.algorithm, module), self.task.visit)
+        words = self.task.words(agreement, module)
+        try:
+            require_allowed(self.policy, words, local.levels)
+        except InputError as e:
+            raise Refused(str(e)) from e
+        train, test = self.task.parts(cohort, module)
+        held = test.get(self.name)
+        own = train.get(self.name, cohort.sites[self.name].take([]))
+        self.task.visit.require_sound(own.space)
+        return Workplace(own, held, local, words, checksum)
+
+    def _cohort(self, data: Data) -> Cohort:
+        return replace(data, sites=(self.name,)).load()

@@ -1,0 +1,142 @@
+"""All that a site offers: bytes in, bytes out."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from fedcore.algorithms.base import Visitor
+from fedcore.data.dataset import Images
+from fedcore.errors import Refused
+from fedcore.messages.agreement import Agreement, Built, Facts
+from fedcore.messages.message import NO_LEVELS, Contribution, Refusal
+from fedcore.messages.request import BUILD, FACTS, TRAIN, WORDS, Answer, Request
+from fedcore.messages.wire import WireError, answer_bytes, kinds_of_messages, request_of
+from fedcore.privacy.audit_log import AuditLog
+from fedcore.privacy.policy import Policy
+from fedcore.site.memory import Memory, MemoryInRam
+from fedcore.site.site import Round, Site
+from fedcore.training.local_trainer import LocalTrainer
+
+BEFORE = Round(0, 1, 0)
+"""When a request cannot be read, no round is known."""
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What a site has built from its recipe, its images and the agreement."""
+
+    train: Images
+    test: Images | None
+    local: LocalTrainer | None
+    """Sites of one process share it; the module is at one of them at a time. None: no module is needed."""
+    words: Mapping[str, Visitor]
+    """What the recipe lets be asked: `train`, `evaluate` and others."""
+    checksum: str = ""
+    """Of the module as it was built (`fedcore.training.checksum`); empty in a simulation, which builds one for all."""
+
+
+@dataclass
+class SiteRuntime:
+    """One site. `handle` is its only door; `answer` is the same without bytes, for sites of one process.
+
+    A site that fails answers with a `Refusal` and keeps the memory it had.
+    """
+
+    name: str
+    facts: Callable[[], Facts]
+    """Counts and shapes of its images; may look at them."""
+    settle: Callable[[Agreement | None], Workplace]
+    """What it works with under an agreement. Raises Refused where it cannot take part."""
+    policy: Policy = Policy()
+    memory: Memory = field(default_factory=MemoryInRam)
+    folder: Path | None = None
+    """Of its own: audit log, errors, what it keeps for its page."""
+    recipe: str = ""
+    """Digest of the recipe that it runs."""
+
+    def handle(self, request: bytes) -> bytes:
+        """The answer to a request; whatever was received, bytes that `fedcore.messages.wire.answer_of` reads."""
+        try:
+            asked = request_of(request, kinds_of_messages())
+        except WireError as e:
+            return answer_bytes(self._refused(f"the request cannot be read: {e}", BEFORE, "", None))
+        return answer_bytes(self.answer(asked))
+
+    def answer(self, request: Request) -> Answer:
+        turn, run, log = request.turn, request.run, AuditLog(self.policy, self.folder, recipe=self.recipe)
+        begun = time.perf_counter()
+        try:
+            if request.site != self.name:
+                raise Refused("the request is for another site")
+            if request.word == FACTS:
+                return log.release(Contribution(self.name, self.facts(), 0), turn, run)
+            place = self.settle(request.agreement)
+            log = dataclasses.replace(log, levels=place.local.levels if place.local else NO_LEVELS)
+            if request.word == BUILD:
+                return log.release(Contribution(self.name, Built(place.checksum), 0), turn, run)
+            visitor = place.words.get(request.word)
+            if visitor is None:
+                raise Refused("the recipe does not know what is requested")
+            site = self._site(place, request)
+            with place.local.at(site) if place.local else nullcontext():
+                contribution = visitor.visit(site, request.message, cast(LocalTrainer, place.local), turn)
+            trains = request.word == TRAIN
+            contribution = dataclasses.replace(
+                contribution, seconds=time.perf_counter() - begun, keeps=trains and bool(site.memory)
+            )
+            released = log.release(contribution, turn, run)
+            if trains:
+                self.memory.put(site.memory, turn.index, request.counted)
+        except SystemExit as e:
+            # Lightning answers Ctrl-C within a fit by leaving the process; it is stopped as anywhere else.
+            raise KeyboardInterrupt from e
+        except Refused as e:
+            return self._refused(str(e), turn, run, None)
+        except Exception as e:
+            # Whatever went wrong may quote pixels, paths or patients: the text stays at the site.
+            log.note_error(e, traceback.format_exc(), turn, run)
+            what = f"{type(e).__name__} during {request.word if request.word in WORDS else 'a query'}"
+            return self._refused(f"{what}; the site's errors.jsonl has it", turn, run, e)
+        return released
+
+    def refuse(self, reason: str, request: Request) -> Refusal:
+        """Declines a request, and audits that."""
+        return self._refused(reason, request.turn, request.run, None)
+
+    def site(self, request: Request) -> Site:
+        """The site as a visitor of this request sees it."""
+        return self._site(self.settle(request.agreement), request)
+
+    def _site(self, place: Workplace, request: Request) -> Site:
+        return Site(self.name, place.train, place.test, self.memory.get(request.counted), self.folder, self.policy)
+
+    def _refused(self, reason: str, turn: Round, run: str, cause: Exception | None) -> Refusal:
+        AuditLog(self.policy, self.folder, recipe=self.recipe).note_refusal(reason, turn, run)
+        return Refusal(self.name, reason, cause)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """`SiteRuntime.settle` of a site whose images were decoded together with all others: a simulation."""
+
+    place: Workplace
+
+    def __call__(self, agreement: Agreement | None) -> Workplace:
+        return self.place
+
+
+@dataclass(frozen=True)
+class KnownFacts:
+    """`SiteRuntime.facts` of a simulation."""
+
+    facts: Facts
+
+    def __call__(self) -> Facts:
+        return self.facts
