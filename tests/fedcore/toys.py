@@ -15,14 +15,20 @@ from torch.optim import SGD, Optimizer
 
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
+from fedcore.messages.agreement import Agreement
 from fedcore.messages.message import Contribution, Message, Tensors, Weights, flatten
+from fedcore.messages.request import EVALUATE, TRAIN, Answer, Counted
+from fedcore.privacy.policy import Policy
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.seeds import seeded
-from fedcore.server.rounds import Rounds, federate
+from fedcore.server import rounds as rounds_of
+from fedcore.server.rounds import PeriodicEvaluation, Rounds
+from fedcore.server.sites import Sites
+from fedcore.site.memory import FOLDER, MemoryInRam, MemoryOnDisk
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
+from fedcore.transport.simulation import simulate
 
 Factory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -131,40 +137,117 @@ def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
 
 
-def run(algorithm: Any, transport: InProcess, rounds: Rounds = Rounds(3)) -> Any:
-    """The server's last state; the sites' are in the transport."""
-    return federate(algorithm, transport, algorithm.start(transport.local), rounds, 0)
+class Remembered:
+    """The memories of sites in RAM, and which visit of each counts."""
+
+    def __init__(self, held: Mapping[str, Tensors] | None = None):
+        self.of = {site: MemoryInRam({-1: tensors}) for site, tensors in (held or {}).items()}
+        self.counted = {site: Counted(-1, True) for site in held or {}}
+
+    def get(self, site: str) -> Tensors:
+        return self.of[site].get(self.counted.get(site)) if site in self.of else {}
+
+    def put(self, site: str, tensors: Tensors, turn: Round) -> None:
+        """As if a visit of this round had counted."""
+        self.of.setdefault(site, MemoryInRam()).put(tensors, turn.index, self.counted.get(site))
+        self.counted[site] = Counted(turn.index, bool(tensors))
+
+    @property
+    def held(self) -> dict[str, Tensors]:
+        return {site: self.get(site) for site, of in self.counted.items() if of.keeps}
+
+
+@dataclass
+class Hospitals:
+    """A simulation whose sites can be asked for anything."""
+
+    train: Mapping[str, Images]
+    local: LocalTrainer
+    test: Mapping[str, Images] = field(default_factory=dict)
+    policy: Policy = Policy()
+    memories: Remembered = field(default_factory=Remembered)
+    folder: Path | None = None
+    through_bytes: bool = False
+    on_disk: bool = False
+    """Whether memories lie in `folder`, too."""
+    on_visit: Callable[[str], None] | None = None
+
+    def names(self) -> list[str]:
+        return list(self.train)
+
+    def sites(self, **words: Any) -> Sites:
+        found = simulate(self.train, self.local, words, test=self.test, policy=self.policy, folder=self.folder)
+        if not self.on_disk:
+            for name, site in found.sites.items():
+                site.memory = self.memories.of.setdefault(name, MemoryInRam())
+        found.through_bytes = self.through_bytes
+        facts = {name: site.facts() for name, site in found.sites.items()}
+        one = next(iter(facts.values()))
+        agreement = Agreement((), one.channels, one.size, tuple(facts))
+        return Sites(found, facts, agreement, counted=self.memories.counted, on_request=self.on_visit)
+
+    def ask(self, visitor: Any, tasks: Iterable[tuple[str, Message]], turn: Round) -> Iterator[Answer]:
+        """What sites answer to `visitor`; a training counts."""
+        word = TRAIN if hasattr(visitor, "merge") else "query"
+        sites = self.sites(**{word: visitor})
+        for answer in sites.ask(word, tasks, turn):
+            if word == TRAIN and isinstance(answer, Contribution):
+                sites.count(answer, turn)
+            yield answer
+
+    def site(self, name: str) -> Site:
+        """As a visitor sees it."""
+        own = self.folder / name if self.folder else None
+        return Site(name, self.train[name], self.test.get(name), self.memories.get(name), own, self.policy)
+
+
+def federate(
+    algorithm: Any, hospitals: Hospitals, state: Any, rounds: Rounds, seed: int, *, evaluator: Any = None,
+    every: int = 5, **how: Any,
+) -> Any:  # fmt: skip
+    """As `fedcore.server.rounds.federate`, of hospitals that `evaluator` may be asked about between rounds."""
+    words = {TRAIN: algorithm} | ({EVALUATE: evaluator} if evaluator else {})
+    evaluation = PeriodicEvaluation(EVALUATE, every) if evaluator else None
+    return rounds_of.federate(algorithm, hospitals.sites(**words), state, rounds, seed, evaluation=evaluation, **how)
+
+
+def run(algorithm: Any, hospitals: Hospitals, rounds: Rounds = Rounds(3)) -> Any:
+    """The server's last state; the sites' are with the hospitals."""
+    return federate(algorithm, hospitals, algorithm.start(hospitals.local), rounds, 0)
 
 
 class Stop(Exception):
     """A run ends here, with the round committed."""
 
 
-def assert_resumes(algorithm: Any, make: Callable[[], InProcess], folder: Path, rounds: Rounds = Rounds(4)) -> None:
+def assert_resumes(algorithm: Any, make: Callable[[], Hospitals], folder: Path, rounds: Rounds = Rounds(4)) -> None:
     """A run stopped behind its second round, and gone on with from disk alone, ends as an uninterrupted one."""
 
-    def to_disk(begin: int, until: int) -> tuple[Any, Checkpoint]:
-        checkpoint = Checkpoint.open(folder)
-        transport = replace(make(), memories=checkpoint)
-        state = algorithm.start(transport.local)
+    def to_disk(begin: int, until: int) -> tuple[Any, Hospitals]:
+        checkpoint = Checkpoint.open(folder / "state")
+        hospitals = replace(make(), folder=folder / "sites", on_disk=True, memories=Remembered())
+        hospitals.memories.counted = dict(checkpoint.counted)
+        state = algorithm.start(hospitals.local)
         if begin:
             state = checkpoint.restore(state)
 
         def finished(record: Any, state: Message) -> None:
-            checkpoint.commit(record.round, state)
+            checkpoint.commit(record.round, state, None, hospitals.memories.counted)
             if record.round + 1 == until:
                 raise Stop
 
-        return federate(algorithm, transport, state, rounds, 0, begin=begin, finished=finished), checkpoint
+        return federate(algorithm, hospitals, state, rounds, 0, begin=begin, finished=finished), hospitals
 
     whole = make()
     expected = run(algorithm, whole, rounds)
     try:
         to_disk(0, until=2)
     except Stop:
-        state, checkpoint = to_disk(2, until=-1)
+        state, resumed = to_disk(2, until=-1)
     assert same(flatten(state), flatten(expected))
-    assert all(same(checkpoint.get(name), whole.memories.get(name)) for name in whole.names())
+    for name in whole.names():
+        kept = MemoryOnDisk(folder / "sites" / name / FOLDER).get(resumed.memories.counted.get(name))
+        assert same(kept, whole.memories.get(name))
 
 
 @dataclass

@@ -18,12 +18,12 @@ from fedcore.models.encoders import Encoder
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedtune.classification.classifier import Classifier
 from fedtune.evaluation.classification import Evaluate
 from fedtune.evaluation.counts import BINS, Counts, cells
 from fedtune.evaluation.segmentation import SiteSums
 from fedtune.evaluation.segmentation_metrics import few, summed
+from tests.fedcore.toys import Hospitals
 
 PATIENTS, DRAWS = 60, 200
 
@@ -69,7 +69,7 @@ def answer(toy: Callable[[], Encoder], images: Callable[..., Images]) -> tuple[C
         module.head.weight *= 30
     tests = {"a": images([0, 1] * (PATIENTS // 2))}
     local = LocalTrainer(module, ("encoder.", "head."), Visit(accelerator="cpu"))
-    (given,) = InProcess(tests, local, tests).ask(Evaluate(), [("a", Weights(local.shared()))], Round(0, 1, 0))
+    (given,) = Hospitals(tests, local, tests).ask(Evaluate(), [("a", Weights(local.shared()))], Round(0, 1, 0))
     assert isinstance(given, Contribution)
     with torch.no_grad():
         return given, module.eval()(tests["a"].batch(range(PATIENTS))), tests["a"].labels

@@ -14,12 +14,11 @@ from fedcore.algorithms.local_only import LocalOnly
 from fedcore.algorithms.quantised import Quantised
 from fedcore.exchanges.base import Combined, WithExchange
 from fedcore.messages.message import Contribution, Empty, Tensors, Weights
-from fedcore.server.rounds import Rounds, federate
+from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round, Site
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from tests.fedcore.exchanges.test_base import Tally, Total
-from tests.fedcore.toys import Factory, Toy, central, contribution, images, local, momentum, same
+from tests.fedcore.toys import Factory, Hospitals, Toy, central, contribution, federate, images, local, momentum, same
 
 
 def adam(parameters: object) -> Adam:
@@ -33,7 +32,7 @@ def fused(parameters: object) -> Adam:
 def federated(visit: Visit, optimizer: Factory, rounds: int = 3) -> tuple[Tensors, Tensors]:
     """One site, all of the rounds; the server's weights and the site's memory."""
     trainer = local(visit, Toy(optimizer))
-    transport = InProcess({"a": images()}, trainer)
+    transport = Hospitals({"a": images()}, trainer)
     state = federate(FedAvg(), transport, FedAvg().start(trainer), Rounds(rounds), 0)
     return state.tensors, transport.memories.get("a")
 
@@ -60,7 +59,7 @@ def test_two_sites_are_trained_apart_and_averaged_by_their_images() -> None:
     visit = Visit(batch_size=4, accelerator="cpu")
     train = {"a": images("a", 8), "b": images("b", 24)}
     trainer = local(visit)
-    state = federate(FedAvg(), InProcess(train, trainer), FedAvg().start(trainer), Rounds(1), 0)
+    state = federate(FedAvg(), Hospitals(train, trainer), FedAvg().start(trainer), Rounds(1), 0)
     alone = {site: central(Toy(), data, visit, rounds=1) for site, data in train.items()}
     for name in ("layer.weight", "norm.running_var"):
         torch.testing.assert_close(state.tensors[name], 0.25 * alone["a"][name] + 0.75 * alone["b"][name])

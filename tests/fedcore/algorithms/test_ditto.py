@@ -15,23 +15,22 @@ from fedcore.algorithms.scaffold import Scaffold
 from fedcore.errors import InputError
 from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import Tensors, flatten
-from fedcore.server.rounds import NoSiteLeft, Rounds
+from fedcore.server.rounds import QuorumMissed, Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import personal
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from tests.fedcore.exchanges.test_base import Tally
-from tests.fedcore.toys import Toy, assert_resumes, batches, hospitals, local, plain, run, same
+from tests.fedcore.toys import Hospitals, Toy, assert_resumes, batches, hospitals, local, plain, run, same
 
 VISIT = Visit(batch_size=4, max_epochs=2, accelerator="cpu")
 
 
-def sites(names: str = "abc", share: tuple[str, ...] = Toy.share) -> InProcess:
-    return InProcess(hospitals(names), local(VISIT, Toy(plain), share=share))
+def sites(names: str = "abc", share: tuple[str, ...] = Toy.share) -> Hospitals:
+    return Hospitals(hospitals(names), local(VISIT, Toy(plain), share=share))
 
 
-def own(transport: InProcess, name: str) -> Tensors:
+def own(transport: Hospitals, name: str) -> Tensors:
     return personal(transport.memories.get(name))
 
 
@@ -113,7 +112,7 @@ def test_guides_of_its_own_act_on_the_personal_model_alone() -> None:
 
 
 def test_an_algorithm_that_sends_no_weights_is_refused() -> None:
-    with pytest.raises(NoSiteLeft, match="LocalOnly sends none; wrap FedAvg, and wrap Ditto itself into Quantised"):
+    with pytest.raises(QuorumMissed, match="LocalOnly sends none; wrap FedAvg, and wrap Ditto itself into Quantised"):
         run(Ditto(LocalOnly()), sites("a", share=()))
 
 

@@ -17,15 +17,14 @@ from fedcore.models.encoders import ResNet, ViT
 from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round, Site
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
-from tests.fedcore.toys import Toy, assert_resumes, batches, central, hospitals, local, plain, run, same
+from tests.fedcore.toys import Hospitals, Toy, assert_resumes, batches, central, hospitals, local, plain, run, same
 
 NORM = {"norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
 VISIT = Visit(batch_size=4, accelerator="cpu")
 
 
-def sites(names: str = "abc", share: tuple[str, ...] = ("layer.",)) -> InProcess:
-    return InProcess(hospitals(names), local(VISIT, Toy(plain), share=share))
+def sites(names: str = "abc", share: tuple[str, ...] = ("layer.",)) -> Hospitals:
+    return Hospitals(hospitals(names), local(VISIT, Toy(plain), share=share))
 
 
 class Holding(pl.LightningModule):

@@ -17,14 +17,14 @@ from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
 from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import Contribution, Tensors, Weights
-from fedcore.server.rounds import NoSiteLeft, Rounds
+from fedcore.server.rounds import QuorumMissed, Rounds
 from fedcore.site.site import Round
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from tests.fedcore.exchanges.test_base import Tally
 from tests.fedcore.toys import (
     Factory,
+    Hospitals,
     Toy,
     assert_resumes,
     batches,
@@ -45,13 +45,13 @@ def sgd(**settings: Any) -> Factory:
     return lambda p: SGD(p, lr=RATE, **settings)
 
 
-def sites(names: str = "abc", optimizer: Factory = plain, visit: Visit = VISIT) -> InProcess:
-    return InProcess(hospitals(names), local(visit, Toy(optimizer)))
+def sites(names: str = "abc", optimizer: Factory = plain, visit: Visit = VISIT) -> Hospitals:
+    return Hospitals(hospitals(names), local(visit, Toy(optimizer)))
 
 
 def length(optimizer: Factory, steps: int, *guides: Any) -> float:
     visit = Visit(batch_size=4, max_epochs=steps, accelerator="cpu")
-    transport, algorithm = InProcess({"a": images(count=4)}, local(visit, Toy(optimizer))), FedNova(guides)
+    transport, algorithm = Hospitals({"a": images(count=4)}, local(visit, Toy(optimizer))), FedNova(guides)
     turn = Round(0, 1, 0)
     (answer,) = transport.ask(algorithm, [("a", algorithm.start(transport.local))], turn)
     return float(answer.message.length)  # type: ignore[union-attr]
@@ -173,7 +173,7 @@ def test_order_and_a_common_rate_are_of_no_matter(visits: list[tuple[int, float,
 
 
 def test_a_site_that_takes_no_step_refuses() -> None:
-    with pytest.raises(NoSiteLeft, match="FedNova divides by how far a site's steps go, and it took none"):
+    with pytest.raises(QuorumMissed, match="FedNova divides by how far a site's steps go, and it took none"):
         run(FedNova(), sites("a", visit=Visit(max_steps=0, accelerator="cpu")))
 
 

@@ -25,17 +25,16 @@ from fedcore.messages.message import Weights, weights_of
 from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from tests.fedcore.exchanges.test_base import Tally
-from tests.fedcore.toys import Toy, assert_resumes, central, contribution, hospitals, local, plain, run, same
+from tests.fedcore.toys import Hospitals, Toy, assert_resumes, central, contribution, hospitals, local, plain, run, same
 
 VISIT = Visit(batch_size=4, accelerator="cpu")
 RULES = [Momentum(0.5, 0.8), Adagrad(0.1), Adam(0.1), Yogi(0.1)]
 each = pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 
 
-def sites(names: str = "abc", share: tuple[str, ...] = Toy.share) -> InProcess:
-    return InProcess(hospitals(names), local(VISIT, Toy(plain), share=share))
+def sites(names: str = "abc", share: tuple[str, ...] = Toy.share) -> Hospitals:
+    return Hospitals(hospitals(names), local(VISIT, Toy(plain), share=share))
 
 
 def as_numbers(rule: Any, deltas: list[float]) -> list[float]:

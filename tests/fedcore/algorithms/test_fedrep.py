@@ -16,16 +16,15 @@ from fedcore.messages.message import Tensors
 from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
-from tests.fedcore.toys import Toy, assert_resumes, batches, broken, hospitals, local, plain, run, same
+from tests.fedcore.toys import Hospitals, Toy, assert_resumes, batches, broken, hospitals, local, plain, run, same
 
 VISIT = Visit(batch_size=4, max_epochs=3, accelerator="cpu")
 REP = FedRep(head_epochs=2, head="norm.")  # the toy's norm is its last layer
 BODY, HEAD = ("layer.weight", "layer.bias"), ("norm.weight", "norm.bias")
 
 
-def sites(names: str = "abc", visit: Visit = VISIT, module: Toy | None = None) -> InProcess:
-    return InProcess(hospitals(names), local(visit, module or Toy(plain), share=BODY))
+def sites(names: str = "abc", visit: Visit = VISIT, module: Toy | None = None) -> Hospitals:
+    return Hospitals(hospitals(names), local(visit, module or Toy(plain), share=BODY))
 
 
 def as_loops(names: str, rounds: int) -> tuple[Tensors, dict[str, Tensors]]:
@@ -103,7 +102,7 @@ def test_a_module_leaves_as_it_came_whatever_happens() -> None:
     module = Toy(plain)
     module.norm.bias.requires_grad_(False)
     before = {k: p.requires_grad for k, p in module.named_parameters()}
-    transport = InProcess(hospitals("a") | {"b": broken("b")}, local(VISIT, module, share=BODY))
+    transport = Hospitals(hospitals("a") | {"b": broken("b")}, local(VISIT, module, share=BODY))
     run(REP, transport, Rounds(1))
     assert {k: p.requires_grad for k, p in module.named_parameters()} == before
 

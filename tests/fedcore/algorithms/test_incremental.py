@@ -11,18 +11,30 @@ from fedcore.errors import InputError
 from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import Tensors
 from fedcore.runs.communication import RoundRecord
-from fedcore.server.rounds import NoSiteLeft, Rounds, federate
+from fedcore.server.rounds import QuorumMissed, Rounds
 from fedcore.site.site import Round
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from tests.fedcore.exchanges.test_base import Tally
-from tests.fedcore.toys import Toy, assert_resumes, batches, broken, central, hospitals, local, plain, run, same
+from tests.fedcore.toys import (
+    Hospitals,
+    Toy,
+    assert_resumes,
+    batches,
+    broken,
+    central,
+    federate,
+    hospitals,
+    local,
+    plain,
+    run,
+    same,
+)
 
 VISIT = Visit(batch_size=4, max_epochs=2, accelerator="cpu")
 
 
-def sites(names: str = "abc") -> InProcess:
-    return InProcess(hospitals(names), local(VISIT, Toy(plain)))
+def sites(names: str = "abc") -> Hospitals:
+    return Hospitals(hospitals(names), local(VISIT, Toy(plain)))
 
 
 def as_loops(order: str) -> Tensors:
@@ -78,8 +90,8 @@ def test_schedule_and_algorithm_do_not_both_draw() -> None:
 
 
 def test_a_site_that_fails_in_its_turn_ends_the_run() -> None:
-    transport = InProcess(hospitals("a") | {"b": broken("b")}, local(VISIT, Toy(plain)))
-    with pytest.raises(NoSiteLeft, match=r"round 1: .*\n  b: the loss became nan"):
+    transport = Hospitals(hospitals("a") | {"b": broken("b")}, local(VISIT, Toy(plain)))
+    with pytest.raises(QuorumMissed, match=r"round 1: .*\n  b: the loss became nan"):
         run(Incremental(), transport, Rounds(2))
 
 

@@ -4,18 +4,17 @@ from fedcore.algorithms.base import LocalCallback
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.messages.message import Empty
 from fedcore.runs.communication import RoundRecord
-from fedcore.server.rounds import Rounds, federate
+from fedcore.server.rounds import Rounds
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
-from tests.fedcore.toys import Toy, central, hospitals, local, same
+from tests.fedcore.toys import Hospitals, Toy, central, federate, hospitals, local, same
 
 VISIT = Visit(batch_size=4, accelerator="cpu", keep_optimizer=True)
 
 
-def run(names: str, rounds: int = 3, *guides: LocalCallback) -> tuple[InProcess, list[RoundRecord]]:
+def run(names: str, rounds: int = 3, *guides: LocalCallback) -> tuple[Hospitals, list[RoundRecord]]:
     algorithm, records = LocalOnly(guides), list[RoundRecord]()
-    transport = InProcess(hospitals(names), local(VISIT, share=LocalOnly.share))
+    transport = Hospitals(hospitals(names), local(VISIT, share=LocalOnly.share))
     state = federate(
         algorithm, transport, algorithm.start(transport.local), Rounds(rounds), 0,
         finished=lambda record, state: records.append(record),

@@ -16,14 +16,13 @@ from fedcore.errors import InputError, Refused
 from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import Contribution, Weights, nbytes, weights_of
 from fedcore.runs.communication import RoundRecord
-from fedcore.server.rounds import Rounds, federate
+from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
-from fedcore.transport.in_process import InProcess
 from fedcore.transport.pickling import pack, unpack
 from tests.fedcore.exchanges.test_base import Tally
 from tests.fedcore.server.test_job import job, memories, start
-from tests.fedcore.toys import Toy, broken, hospitals, local, same
+from tests.fedcore.toys import Hospitals, Toy, broken, federate, hospitals, local, same
 
 SHORT = 3 * 64 + 3 * 4 + 5 * 3 * 4 + 8  # levels and steps of the matrix; bias, four vectors of the norm, its counter
 FULL = 4 * 3 * 64 + 5 * 3 * 4 + 8
@@ -51,8 +50,8 @@ def goals(names: str, shape: tuple[int, ...] = (4, 6)) -> dict[str, Tensor]:
 
 def run(
     algorithm: Any, names: str = "ab", rounds: int | Rounds = 3, train: Any = None
-) -> tuple[Any, InProcess, list[tuple[RoundRecord, Followed]]]:
-    transport, seen = InProcess(train or hospitals(names), local()), []
+) -> tuple[Any, Hospitals, list[tuple[RoundRecord, Followed]]]:
+    transport, seen = Hospitals(train or hospitals(names), local()), []
     schedule = rounds if isinstance(rounds, Rounds) else Rounds(rounds)
     state = federate(
         algorithm, transport, algorithm.start(transport.local), schedule, 0,
@@ -166,7 +165,7 @@ def test_bytes_are_a_quarter_and_in_full_at_the_first_visit() -> None:
 
 
 def test_sites_hold_what_the_server_thinks_they_do() -> None:
-    transport, algorithm = InProcess(hospitals("abc"), local()), Quantised()
+    transport, algorithm = Hospitals(hospitals("abc"), local()), Quantised()
 
     def check(record: RoundRecord, state: Followed) -> None:
         assert state.followers.keys() == record.sites.keys()

@@ -23,16 +23,27 @@ from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round, Site
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from tests.fedcore.exchanges.test_base import Tally
-from tests.fedcore.toys import Factory, Toy, assert_resumes, batches, central, hospitals, local, plain, run, same
+from tests.fedcore.toys import (
+    Factory,
+    Hospitals,
+    Toy,
+    assert_resumes,
+    batches,
+    central,
+    hospitals,
+    local,
+    plain,
+    run,
+    same,
+)
 
 VISIT = Visit(batch_size=4, max_epochs=2, accelerator="cpu")
 RATE = 0.1
 
 
-def sites(names: str = "abc", optimizer: Factory = plain, visit: Visit = VISIT) -> InProcess:
-    return InProcess(hospitals(names), local(visit, Toy(optimizer)))
+def sites(names: str = "abc", optimizer: Factory = plain, visit: Visit = VISIT) -> Hospitals:
+    return Hospitals(hospitals(names), local(visit, Toy(optimizer)))
 
 
 def learned(module: Toy) -> dict[str, Tensor]:
@@ -82,7 +93,7 @@ class Paper:
         return y, change
 
 
-def assert_paper(state: Steering, transport: InProcess, paper: Paper) -> None:
+def assert_paper(state: Steering, transport: Hospitals, paper: Paper) -> None:
     for k, t in paper.world.items():
         torch.testing.assert_close(state.weights.tensors[k].double(), t.double(), rtol=1e-4, atol=1e-5)
     for k, t in paper.c.items():
@@ -144,7 +155,7 @@ def test_sites_alike_are_not_steered() -> None:
     """The mean of equal c_i is each of them."""
     data = hospitals("a")["a"]
     twins = {name: Images("a", data.pixels, data.splits, data.labels, data.patients) for name in ("a", "b")}
-    transport = InProcess(twins, local(VISIT, Toy(plain)))
+    transport = Hospitals(twins, local(VISIT, Toy(plain)))
     algorithm = Scaffold()
     state = algorithm.start(transport.local)
     for index in range(2):

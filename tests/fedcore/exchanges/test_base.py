@@ -11,10 +11,9 @@ from fedcore.algorithms.local_only import LocalOnly
 from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import STATISTICS, Message, Tensors, exposure, flatten, nbytes
 from fedcore.runs.checkpoint import Checkpoint
-from fedcore.server.rounds import Rounds, federate
+from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round, Site
-from fedcore.transport.in_process import InProcess
-from tests.fedcore.toys import Toy, broken, hospitals, local, same
+from tests.fedcore.toys import Hospitals, Toy, broken, federate, hospitals, local, same
 
 
 @dataclass(frozen=True)
@@ -50,15 +49,15 @@ class Tally:
         return Totals(pool.by_site | {site: up.seen for site, up in uploads.items()})
 
 
-def run(names: str, train: dict[str, Any] | None = None, rounds: int = 2) -> tuple[Any, Tally, InProcess]:
-    transport, tally = InProcess(train or hospitals(names), local()), Tally()
+def run(names: str, train: dict[str, Any] | None = None, rounds: int = 2) -> tuple[Any, Tally, Hospitals]:
+    transport, tally = Hospitals(train or hospitals(names), local()), Tally()
     carry = WithExchange(FedAvg(), tally)
     return federate(carry, transport, carry.start(transport.local), Rounds(rounds), 0), tally, transport
 
 
 def test_the_algorithm_trains_as_it_does_without_an_exchange() -> None:
     state, _, carried = run("ab")
-    plain = InProcess(hospitals("ab"), local())
+    plain = Hospitals(hospitals("ab"), local())
     expected = federate(FedAvg(), plain, FedAvg().start(plain.local), Rounds(2), 0)
     assert same(state.algorithm.tensors, expected.tensors)
     for name in "ab":

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,27 @@ import torch
 from torch import Tensor
 
 from fedcore.aggregation.mean import Mean
-from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm, FedAvg, share_of
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.algorithms.quantised import Quantised
 from fedcore.algorithms.scaffold import Scaffold
+from fedcore.data.dataset import Images
 from fedcore.errors import InputError
 from fedcore.exchanges.base import WithExchange
-from fedcore.messages.message import Contribution, Empty, Reveals, Tensors, Weights, flatten
+from fedcore.messages.message import Contribution, Reveals, Tensors, Weights, flatten
+from fedcore.messages.request import EVALUATE, TRAIN
 from fedcore.privacy.policy import Policy
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.folder import RunFolder
 from fedcore.server.job import Job
-from fedcore.server.rounds import NoSiteLeft, PeriodicEvaluation, Rounds
+from fedcore.server.rounds import PeriodicEvaluation, QuorumMissed, Rounds
+from fedcore.site.memory import FOLDER, MemoryOnDisk
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.visit import Visit
+from fedcore.transport.in_process import InProcess
+from fedcore.transport.simulation import by_workers, simulate
 from tests.fedcore.exchanges.test_base import Tally, Total
 from tests.fedcore.toys import Toy, broken, hospitals, same
 
@@ -47,24 +53,46 @@ class Asking:
         raise NotImplementedError
 
 
-def job(algorithm: Algorithm | None = None, **changes: Any) -> Job:
-    visit = Visit(batch_size=4, accelerator="cpu", keep_optimizer=True)
-    usual = {"train": hospitals("abc"), "algorithm": algorithm or FedAvg(), "visit": visit, "rounds": Rounds(3)}
-    return Job(**usual | changes)
+@dataclass(frozen=True)
+class Setup:
+    """A job and the sites that it is for."""
+
+    train: Mapping[str, Images] = field(default_factory=lambda: hospitals("abc"))
+    algorithm: Algorithm = field(default_factory=FedAvg)
+    visit: Visit = Visit(batch_size=4, accelerator="cpu", keep_optimizer=True)
+    rounds: Rounds = Rounds(3)
+    policy: Policy = Policy()
+    evaluator: Any = None
+    seed: int = 0
+    workers: int = 1
+
+    @property
+    def words(self) -> dict[str, Any]:
+        return {TRAIN: self.algorithm} | ({EVALUATE: self.evaluator} if self.evaluator else {})
+
+    def simulation(self, folder: Path, module: Toy) -> tuple[LocalTrainer, InProcess]:
+        local = LocalTrainer(module, share_of(self.algorithm, module), self.visit)
+        return local, simulate(self.train, local, self.words, policy=self.policy, folder=folder / "sites")
 
 
-def start(folder: Path, task: Job, module: Toy | None = None, resume: bool = False) -> Tensors:
+def job(algorithm: Algorithm | None = None, **changes: Any) -> Setup:
+    return Setup(algorithm=algorithm or FedAvg(), **changes)
+
+
+def start(folder: Path, task: Setup, module: Toy | None = None, resume: bool = False) -> Tensors:
     """Runs it and returns the server's committed state."""
     run = RunFolder(folder, "seed: 0\n", resume)
     run.prepare()
-    transport = task.train_in(run, module or Toy(), ABOUT)
-    checkpoint = Checkpoint.open(folder / "state")
-    return flatten(checkpoint.restore(task.algorithm.start(transport.local)))
+    local, simulation = task.simulation(folder, module or Toy())
+    evaluation = PeriodicEvaluation() if task.evaluator else None
+    it = Job(task.algorithm, task.rounds, evaluation, seed=task.seed)
+    it.train_in(run, local, simulation, dict(ABOUT), by_workers(task.workers))
+    return flatten(Checkpoint.open(folder / "state").restore(task.algorithm.start(local)))
 
 
 def memories(folder: Path) -> dict[str, Tensors]:
-    checkpoint = Checkpoint.open(folder / "state")
-    return {site: checkpoint.get(site) for site in checkpoint.sites}
+    counted = Checkpoint.open(folder / "state").counted
+    return {site: MemoryOnDisk(folder / "sites" / site / FOLDER).get(of) for site, of in counted.items() if of.keeps}
 
 
 def told(folder: Path) -> list[Any]:
@@ -98,7 +126,7 @@ def test_a_run_stopped_amid_a_round_and_resumed_equals_an_uninterrupted_one(
         start(tmp_path / "parts", task, module)
     assert RunFolder(tmp_path / "parts").about()["status"] == "stopped"
     assert Checkpoint.open(tmp_path / "parts" / "state").rounds == index
-    assert list((tmp_path / "parts" / "state").glob(f"{index:05d}/*"))  # visits that must not count
+    assert list((tmp_path / "parts" / "sites").glob(f"*/memory/{index:05d}.*"))  # visits that must not count
 
     found = start(tmp_path / "parts", task, resume=True)
     assert same(found, expected)
@@ -160,12 +188,12 @@ def test_what_an_error_says_is_in_its_sites_folder_alone(tmp_path: Path) -> None
     start(tmp_path, job(train=train), Quoting())
     holders = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file() and b"John" in p.read_bytes()}
     assert holders == {"sites/b/errors.jsonl"}
-    assert told(tmp_path)[0]["refused"] == {"b": "RuntimeError in FedAvg.visit; the site's errors.jsonl has it"}
+    assert told(tmp_path)[0]["refused"] == {"b": "RuntimeError during train; the site's errors.jsonl has it"}
 
 
 def test_a_precision_that_trains_wrongly_begins_nothing() -> None:
     with pytest.raises(InputError, match="these are 8 x 8: take 32-true"):
-        job(visit=Visit(accelerator="cpu", precision="bf16-mixed"))
+        job(visit=Visit(accelerator="cpu", precision="bf16-mixed")).simulation(Path(), Toy())
 
 
 @pytest.mark.parametrize(
@@ -173,45 +201,27 @@ def test_a_precision_that_trains_wrongly_begins_nothing() -> None:
     [
         {"algorithm": WithExchange(FedAvg(), Tally())},
         {"algorithm": Quantised(WithExchange(FedAvg(), Tally()))},
-        {"survey": PeriodicEvaluation(Asking())},
+        {"evaluator": Asking()},
     ],
-    ids=["exchange", "wrapped", "survey"],
+    ids=["exchange", "wrapped", "evaluation"],
 )
 def test_what_the_policy_forbids_is_refused_before_there_is_a_run(changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="Total reveals STATISTICS, the policy allows WEIGHTS"):
-        job(**changes, policy=Policy(Reveals.WEIGHTS))
-    job(**changes, policy=Policy(Reveals.STATISTICS))
-
-
-class Scoring:
-    def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Empty]:
-        return Contribution(site.name, Empty(), site.size, {"score": 0.5})
-
-
-@pytest.mark.parametrize("policy", [Policy(Reveals.WEIGHTS), Policy(metrics=False)], ids=["weights", "off"])
-def test_scores_that_may_not_leave_are_not_asked_for(
-    tmp_path: Path, policy: Policy, capsys: pytest.CaptureFixture[str]
-) -> None:
-    start(tmp_path / "bare", job(survey=PeriodicEvaluation(Scoring()), policy=policy))
-    assert all(r["survey"] == {} and r["sites"]["a"]["metrics"] == {} for r in told(tmp_path / "bare"))
-    (note,) = RunFolder(tmp_path / "bare").about()["notes"]
-    assert note.startswith("Sites were not asked for scores between rounds")
-    assert note in capsys.readouterr().out
-    start(tmp_path / "asked", job(survey=PeriodicEvaluation(Scoring())))
-    assert told(tmp_path / "asked")[-1]["survey"]["a"] == {"score": 0.5}
+        job(**changes, policy=Policy(Reveals.WEIGHTS)).simulation(Path(), Toy())
+    job(**changes, policy=Policy(Reveals.STATISTICS)).simulation(Path(), Toy())
 
 
 @pytest.mark.parametrize("wrap", [lambda a: a, Quantised], ids=["plain", "wrapped"])
 def test_an_average_that_takes_a_metric_is_refused_where_none_may_leave(wrap: Callable[[Any], Any]) -> None:
     weighted = wrap(FedAvg(Mean("representation_change")))
     with pytest.raises(InputError, match="weighted by the metric representation_change needs metrics of the sites"):
-        job(weighted, policy=Policy(metrics=False))
-    job(weighted)
-    job(wrap(FedAvg(Mean("equal"))), policy=Policy(metrics=False))
+        job(weighted, policy=Policy(metrics=False)).simulation(Path(), Toy())
+    job(weighted).simulation(Path(), Toy())
+    job(wrap(FedAvg(Mean("equal"))), policy=Policy(metrics=False)).simulation(Path(), Toy())
 
 
 def test_the_end_of_a_failed_run_is_told_and_can_be_resumed(tmp_path: Path) -> None:
-    with pytest.raises(NoSiteLeft):
+    with pytest.raises(QuorumMissed):
         start(tmp_path, job(train={"a": broken("a")}))
     about = RunFolder(tmp_path).about()
     assert about["status"] == "failed"

@@ -16,19 +16,18 @@ from fedcore.errors import InputError
 from fedcore.messages.message import Contribution, Empty, Tensors, Weights
 from fedcore.privacy.policy import Policy
 from fedcore.runs.communication import RoundRecord
-from fedcore.server.rounds import NoSiteLeft, PeriodicEvaluation, Rounds, federate
+from fedcore.server.rounds import PeriodicEvaluation, QuorumMissed, Rounds
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
-from fedcore.transport.in_process import InProcess
-from tests.fedcore.toys import Sender, broken, hospitals, images, local, same
+from tests.fedcore.toys import Hospitals, Sender, broken, federate, hospitals, images, local, same
 
 
 def run(
-    transport: InProcess, rounds: int = 2, survey: PeriodicEvaluation | None = None
+    transport: Hospitals, rounds: int = 2, evaluator: object = None, every: int = 5
 ) -> tuple[Weights, list[RoundRecord]]:
     records: list[RoundRecord] = []
     state = federate(
-        FedAvg(), transport, FedAvg().start(transport.local), Rounds(rounds), 0, survey=survey,
+        FedAvg(), transport, FedAvg().start(transport.local), Rounds(rounds), 0, evaluator=evaluator, every=every,
         finished=lambda record, state: records.append(record),
     )  # fmt: skip
     return state, records
@@ -57,7 +56,7 @@ def test_a_schedule_has_rounds_and_sites(count: int, per_round: int | None) -> N
 
 def test_only_drawn_sites_are_visited() -> None:
     algorithm, records = Sender({name: Empty() for name in "abcd"}), []
-    transport = InProcess(hospitals("abcd"), local())
+    transport = Hospitals(hospitals("abcd"), local())
     federate(algorithm, transport, Weights({}), Rounds(3, per_round=2), 5, finished=lambda r, _: records.append(r))
     drawn = [Rounds(3, 2).draw(list("abcd"), Round(i, 3, 5)) for i in range(3)]
     assert [list(record.sites) for record in records] == drawn
@@ -66,9 +65,9 @@ def test_only_drawn_sites_are_visited() -> None:
 
 def test_a_site_of_nan_is_refused_by_name_and_the_round_goes_on_without_it() -> None:
     sick = hospitals("abc") | {"b": broken("b")}
-    transport = InProcess(sick, local())
+    transport = Hospitals(sick, local())
     state, records = run(transport)
-    without, _ = run(InProcess({name: sick[name] for name in "ac"}, local()))
+    without, _ = run(Hospitals({name: sick[name] for name in "ac"}, local()))
     assert same(state.tensors, without.tensors)
     assert [record.refused.keys() for record in records] == [{"b"}, {"b"}]
     assert "loss became nan" in records[0].refused["b"]
@@ -76,8 +75,8 @@ def test_a_site_of_nan_is_refused_by_name_and_the_round_goes_on_without_it() -> 
 
 
 def test_no_site_left() -> None:
-    transport = InProcess({name: broken(name) for name in "ab"}, local())
-    with pytest.raises(NoSiteLeft, match=r"round 0: no site is left to go on with\n  a: .*nan.*\n  b: .*nan"):
+    transport = Hospitals({name: broken(name) for name in "ab"}, local())
+    with pytest.raises(QuorumMissed, match=r"round 0: no site is left to go on with\n  a: .*nan.*\n  b: .*nan"):
         run(transport)
 
 
@@ -85,12 +84,12 @@ def test_what_an_error_says_stays_at_its_site(tmp_path: Path) -> None:
     """A reader's error may quote a patient's name; the server learns the error's kind."""
     secret = "patient John, /clinic/john.dcm"
     algorithm = Sender({"a": Empty(), "b": RuntimeError(secret)})
-    transport = InProcess(hospitals("ab"), local(), folder=tmp_path)
+    transport = Hospitals(hospitals("ab"), local(), folder=tmp_path)
     records: list[RoundRecord] = []
     federate(algorithm, transport, Weights({}), Rounds(2), 0, finished=lambda record, _: records.append(record))
     told = json.dumps([record.as_dict() for record in records])
     assert "John" not in told
-    assert records[0].refused == {"b": "RuntimeError in Sender.visit; the site's errors.jsonl has it"}
+    assert records[0].refused == {"b": "RuntimeError during train; the site's errors.jsonl has it"}
     holders = [path for path in tmp_path.rglob("*") if path.is_file() and "John" in path.read_text()]
     assert holders == [tmp_path / "b" / "errors.jsonl"]
     first, second = map(json.loads, holders[0].read_text().splitlines())
@@ -101,8 +100,8 @@ def test_what_an_error_says_stays_at_its_site(tmp_path: Path) -> None:
 
 def test_the_end_of_a_run_says_no_more_but_completes_the_traceback() -> None:
     error = RuntimeError("patient John")
-    with pytest.raises(NoSiteLeft) as caught:
-        federate(Sender({"a": error}), InProcess(hospitals("a"), local()), Weights({}), Rounds(1), 0)
+    with pytest.raises(QuorumMissed) as caught:
+        federate(Sender({"a": error}), Hospitals(hospitals("a"), local()), Weights({}), Rounds(1), 0)
     assert "John" not in str(caught.value)
     assert caught.value.__cause__ is error
 
@@ -120,8 +119,8 @@ class Curious:
 
 
 def test_a_survey_leaves_no_trace_in_the_run_or_the_memories() -> None:
-    plain, asked = (InProcess(hospitals("ab"), local()) for _ in range(2))
-    (expected, _), (state, records) = run(plain, 3), run(asked, 3, PeriodicEvaluation(Curious()))
+    plain, asked = (Hospitals(hospitals("ab"), local()) for _ in range(2))
+    (expected, _), (state, records) = run(plain, 3), run(asked, 3, Curious())
     assert same(state.tensors, expected.tensors)
     for name in "ab":
         assert same(asked.memories.get(name), plain.memories.get(name))
@@ -131,8 +130,8 @@ def test_a_survey_leaves_no_trace_in_the_run_or_the_memories() -> None:
 def test_a_survey_asks_the_sites_of_its_round_and_every_site_after_the_last() -> None:
     records: list[RoundRecord] = []
     federate(
-        FedAvg(), transport := InProcess(hospitals("abc"), local()), FedAvg().start(transport.local),
-        Rounds(5, per_round=1), 0, survey=PeriodicEvaluation(Curious(), every=2),
+        FedAvg(), transport := Hospitals(hospitals("abc"), local()), FedAvg().start(transport.local),
+        Rounds(5, per_round=1), 0, evaluator=Curious(), every=2,
         finished=lambda r, _: records.append(r),
     )  # fmt: skip
     drawn = [set(Rounds(5, per_round=1).draw("abc", Round(index, 5, 0))) for index in range(5)]
@@ -142,7 +141,7 @@ def test_a_survey_asks_the_sites_of_its_round_and_every_site_after_the_last() ->
 
 
 def test_a_survey_is_due_every_fifth_round_and_after_the_last_unless_it_says_otherwise() -> None:
-    assert [index for index in range(12) if PeriodicEvaluation(Curious()).due(Round(index, 12, 0))] == [4, 9, 11]
+    assert [index for index in range(12) if PeriodicEvaluation().due(Round(index, 12, 0))] == [4, 9, 11]
 
 
 def test_a_survey_is_sent_the_weights_and_nothing_else() -> None:
@@ -156,16 +155,16 @@ def test_a_survey_is_sent_the_weights_and_nothing_else() -> None:
             heard.append(type(down))
             return super().visit(site, down, local, turn)
 
-    transport = InProcess(hospitals("a"), local())
+    transport = Hospitals(hospitals("a"), local())
     carry = WithExchange(FedAvg(), Tally())
-    federate(carry, transport, carry.start(transport.local), Rounds(1), 0, survey=PeriodicEvaluation(Listener()))
+    federate(carry, transport, carry.start(transport.local), Rounds(1), 0, evaluator=Listener())
     assert heard == [Weights]
 
 
 def test_a_round_begun_later_goes_on_as_if_it_had_never_stopped() -> None:
-    whole = InProcess(hospitals("abc"), local())
+    whole = Hospitals(hospitals("abc"), local())
     expected, _ = run(whole, 4)
-    parts, states = InProcess(hospitals("abc"), local()), []
+    parts, states = Hospitals(hospitals("abc"), local()), []
     state = FedAvg().start(parts.local)
 
     def stop(record: RoundRecord, now: Weights) -> None:
@@ -175,7 +174,7 @@ def test_a_round_begun_later_goes_on_as_if_it_had_never_stopped() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         federate(FedAvg(), parts, state, Rounds(4), 0, finished=stop)
-    fresh = InProcess(hospitals("abc"), local(), memories=parts.memories)
+    fresh = Hospitals(hospitals("abc"), local(), memories=parts.memories)
     resumed = federate(FedAvg(), fresh, states[-1], Rounds(4), 0, begin=2)
     assert same(resumed.tensors, expected.tensors)
 
@@ -189,13 +188,13 @@ def test_contributions_are_a_stream() -> None:
             events.extend(f"merged {c.site}" for c in contributions)
             return state
 
-    transport = InProcess(hospitals("ab"), local(), on_visit=lambda site: events.append(f"at {site}"))
+    transport = Hospitals(hospitals("ab"), local(), on_visit=lambda site: events.append(f"at {site}"))
     federate(Watching(), transport, FedAvg().start(transport.local), Rounds(1), 0)
     assert events == ["at a", "merged a", "at b", "merged b"]
 
 
 def test_the_policy_holds_for_the_loop_too() -> None:
-    transport = InProcess({"a": images()}, local(), policy=Policy(metrics=False))
+    transport = Hospitals({"a": images()}, local(), policy=Policy(metrics=False))
     _, records = run(transport, 1)
     assert records[0].sites["a"].metrics == {}
 
@@ -228,23 +227,23 @@ class Measuring(Curious):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "survey", "names", "who"),
+    ("algorithm", "evaluator", "names", "who"),
     [
         (InPlace(), None, "ab", "InPlace"),
         (FedAvg(guides=(Scribbling(),)), None, "a", "FedAvg"),
-        (FedAvg(), PeriodicEvaluation(Measuring(), every=1), "a", "Measuring"),
+        (FedAvg(), Measuring(), "a", "evaluate"),
     ],
     ids=["merge", "guide", "survey"],
 )
 def test_what_writes_into_the_servers_state_ends_the_run(
-    algorithm: FedAvg, survey: PeriodicEvaluation | None, names: str, who: str
+    algorithm: FedAvg, evaluator: object, names: str, who: str
 ) -> None:
-    transport = InProcess(hospitals(names), local())
+    transport = Hospitals(hospitals(names), local())
     seen: list[str] = []
     transport.on_visit = seen.append
     with pytest.raises(InputError, match=rf"{who} .* wrote into tensors/layer.*, a tensor of the server's state"):
-        federate(algorithm, transport, algorithm.start(transport.local), Rounds(2), 0, survey=survey)
-    assert seen == (["a", "a"] if survey else ["a"])  # nobody is sent what was not meant
+        federate(algorithm, transport, algorithm.start(transport.local), Rounds(2), 0, evaluator=evaluator, every=1)
+    assert seen == (["a", "a"] if evaluator else ["a"])  # nobody is sent what was not meant
 
 
 @pytest.mark.parametrize(
@@ -265,12 +264,12 @@ def test_an_answer_that_cannot_be_used_is_rejected_and_booked(sent: Tensors, why
             return FedAvg().merge(state, contributions)
 
     algorithm, records = Averaging({"a": Weights({"w": torch.full((5,), 3.0)}), "b": Weights(sent)}), []
-    transport = InProcess(hospitals("ab"), local())
+    transport = Hospitals(hospitals("ab"), local())
     state = federate(
         algorithm, transport, algorithm.start(transport.local), Rounds(1), 0, finished=lambda r, _: records.append(r)
     )
     assert torch.equal(state.tensors["w"], torch.full((5,), 3.0))
     assert re.search(f"its answer was rejected: {why}", records[0].refused["b"])
     assert records[0].sites["b"].up.weights == sum(4 * t.numel() for t in sent.values())
-    with pytest.raises(NoSiteLeft, match=why):
-        federate(algorithm, InProcess(hospitals("b"), local()), Weights({"w": torch.zeros(5)}), Rounds(1), 0)
+    with pytest.raises(QuorumMissed, match=why):
+        federate(algorithm, Hospitals(hospitals("b"), local()), Weights({"w": torch.zeros(5)}), Rounds(1), 0)

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from fedcore.errors import Refused
-from fedcore.site.figures import Arrays, evenly, keep, kept_by_each, small_masks, thumbnails
+from fedcore.site.figures import evenly, keep, small_masks, thumbnails
 from fedcore.site.site import Site
-from fedcore.transport.in_process import InProcess
-from tests.fedcore.toys import images, local
-
-
-def test_each_keeps_its_own_and_what_fails_is_a_note_that_quotes_nothing(tmp_path: Path) -> None:
-    def make(site: Site) -> Arrays:
-        if site.name == "b":
-            raise RuntimeError("out of memory at /clinic/Jane Doe")
-        if site.name == "c":
-            raise Refused("too few images")
-        return {"name": np.array(site.name)}
-
-    train = {name: images(name) for name in "abcd"}
-    transport = InProcess(train, local(), folder=tmp_path)
-    assert kept_by_each(transport, "x", "x.npz", make) == ["no x of b: RuntimeError", "no x of c: too few images"]
-    kept = {path.parent.name: str(np.load(path)["name"]) for path in tmp_path.glob("*/x.npz")}
-    assert kept == {"a": "a", "d": "d"}
+from tests.fedcore.toys import images
 
 
 def test_a_site_without_a_folder_keeps_nothing() -> None:

@@ -13,8 +13,7 @@ from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.unsaved_state import Unsaved
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
-from tests.fedcore.toys import Toy, hospitals, images, local, plain, run
+from tests.fedcore.toys import Hospitals, Toy, hospitals, images, local, plain, run
 
 VISIT = Visit(batch_size=4, accelerator="cpu")
 
@@ -52,7 +51,7 @@ class Careless(Toy):
 
 def test_nothing_of_a_site_walks_to_the_next_but_what_travels() -> None:
     module = Careless()
-    run(FedAvg(), InProcess(hospitals("abc"), LocalTrainer(module, Toy.share, VISIT)), Rounds(2))
+    run(FedAvg(), Hospitals(hospitals("abc"), LocalTrainer(module, Toy.share, VISIT)), Rounds(2))
     found = [met for met in module.met if met != "training"]
     assert found == ["a", "nothing", "b", "nothing", "c", "nothing"] * 2
 
@@ -60,7 +59,7 @@ def test_nothing_of_a_site_walks_to_the_next_but_what_travels() -> None:
 def test_a_site_learns_the_same_whoever_was_visited_before_it() -> None:
     states = []
     for names in ("b", "ab"):
-        transport = InProcess(hospitals("ab"), LocalTrainer(Careless(), Toy.share, VISIT))
+        transport = Hospitals(hospitals("ab"), LocalTrainer(Careless(), Toy.share, VISIT))
         down = FedAvg().start(local(VISIT, Toy(plain)))
         answers = transport.ask(FedAvg(), [(name, down) for name in names], Round(0, 1, 0))
         states.append(list(answers)[-1].message.tensors)
@@ -85,7 +84,7 @@ def test_what_was_there_at_first_is_there_again_and_the_rest_is_as_it_was() -> N
 @pytest.mark.parametrize("count", [1, 3])
 def test_state_that_is_saved_is_left_to_the_visit(count: int) -> None:
     trainer = local(VISIT, Toy(plain))
-    transport = InProcess({"a": images(count=4 * count)}, trainer)
+    transport = Hospitals({"a": images(count=4 * count)}, trainer)
     run(FedAvg(), transport, Rounds(count))
     assert float(transport.memories.get("a")["module/seen"]) == pytest.approx(
         count * float(images(count=4 * count).batch(range(4 * count)).sum()), rel=1e-3, abs=1e-2

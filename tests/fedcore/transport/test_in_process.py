@@ -8,24 +8,22 @@ import torch
 from fedcore.errors import Refused
 from fedcore.messages.message import Contribution, Empty, Refusal, Weights
 from fedcore.privacy.policy import Policy
-from fedcore.site.memory import InMemory
 from fedcore.site.site import Round
-from fedcore.transport.in_process import InProcess
 from tests.fedcore.privacy.test_audit_log import RICH
-from tests.fedcore.toys import Sender, hospitals, images, local
+from tests.fedcore.toys import Hospitals, Remembered, Sender, hospitals, images, local
 
 TURN = Round(4, 9, 0)
 HEAVY = Weights({"w": torch.zeros(3)})
 
 
-def ask(transport: InProcess, visitor: object) -> list[Contribution | Refusal]:
+def ask(transport: Hospitals, visitor: object) -> list[Contribution | Refusal]:
     return list(transport.ask(visitor, ((name, Weights({})) for name in transport.names()), TURN))
 
 
 def test_answers_come_one_after_another() -> None:
     """Nothing is visited before it is asked for, so one contribution is in memory at a time."""
     visited: list[str] = []
-    transport = InProcess(hospitals("ab"), local(), on_visit=visited.append)
+    transport = Hospitals(hospitals("ab"), local(), on_visit=visited.append)
     answers = transport.ask(Sender(dict.fromkeys("ab", HEAVY)), ((n, Weights({})) for n in "ab"), TURN)
     assert visited == []
     assert next(answers).site == "a"
@@ -33,14 +31,14 @@ def test_answers_come_one_after_another() -> None:
 
 
 def test_an_answer_is_timed() -> None:
-    (answer,) = ask(InProcess(hospitals("a"), local()), Sender({"a": HEAVY}))
+    (answer,) = ask(Hospitals(hospitals("a"), local()), Sender({"a": HEAVY}))
     assert isinstance(answer, Contribution)
     assert answer.seconds > 0
 
 
 def test_the_policy_refuses_at_the_site_and_its_memory_stays() -> None:
-    memories = InMemory({"a": {"module/seen": torch.tensor(7.0)}})
-    transport = InProcess(hospitals("ab"), local(), memories=memories, policy=Policy())
+    memories = Remembered({"a": {"module/seen": torch.tensor(7.0)}})
+    transport = Hospitals(hospitals("ab"), local(), memories=memories, policy=Policy())
     refused, answered = ask(transport, Sender({"a": RICH, "b": HEAVY}))
     assert isinstance(refused, Refusal)
     assert "reveals FEATURES (rows)" in refused.reason
@@ -50,14 +48,14 @@ def test_the_policy_refuses_at_the_site_and_its_memory_stays() -> None:
 
 @pytest.mark.parametrize("error", [Refused("too loud"), ValueError("patient John"), MemoryError()], ids=repr)
 def test_a_site_that_fails_keeps_its_memory_and_its_neighbours_go_on(error: Exception, tmp_path: Path) -> None:
-    memories = InMemory({"b": {"module/seen": torch.tensor(7.0)}})
-    transport = InProcess(hospitals("abc"), local(), memories=memories, folder=tmp_path)
+    memories = Remembered({"b": {"module/seen": torch.tensor(7.0)}})
+    transport = Hospitals(hospitals("abc"), local(), memories=memories, folder=tmp_path)
     a, b, c = ask(transport, Sender({"a": HEAVY, "b": error, "c": HEAVY}))
     assert isinstance(a, Contribution)
     assert isinstance(c, Contribution)
     assert isinstance(b, Refusal)
     assert "John" not in b.reason
-    assert b.reason == "too loud" or b.reason.startswith(f"{type(error).__name__} in Sender.visit")
+    assert b.reason == "too loud" or b.reason.startswith(f"{type(error).__name__} during train")
     assert memories.get("b") == {"module/seen": torch.tensor(7.0)}
     assert memories.held.keys() == {"a", "b", "c"}
     assert (tmp_path / "b" / "errors.jsonl").exists() == (not isinstance(error, Refused))
@@ -69,7 +67,7 @@ def test_stopping_is_no_failure_of_a_site() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ask(InProcess(hospitals("a"), local()), Stop())
+        ask(Hospitals(hospitals("a"), local()), Stop())
 
 
 def test_lightnings_way_of_stopping_is_stopping() -> None:
@@ -81,21 +79,13 @@ def test_lightnings_way_of_stopping_is_stopping() -> None:
                 raise SystemExit(1)  # noqa: B904  # as Trainer.fit does
 
     with pytest.raises(KeyboardInterrupt):
-        ask(InProcess(hospitals("a"), local()), Fit())
+        ask(Hospitals(hospitals("a"), local()), Fit())
 
 
 def test_a_site_has_its_images_and_its_memory() -> None:
     train, test = images("a", 5), images("a", 3)
-    transport = InProcess({"a": train}, local(), {"a": test}, memories=InMemory({"a": {"x": torch.ones(1)}}))
+    transport = Hospitals({"a": train}, local(), {"a": test}, memories=Remembered({"a": {"x": torch.ones(1)}}))
     site = transport.site("a")
     assert (site.name, site.images, site.test) == ("a", train, test)
     assert site.memory.keys() == {"x"}
-    assert InProcess({"a": train}, local()).site("a").test is None
-
-
-def test_memories_are_apart() -> None:
-    memories = InMemory()
-    memories.put("a", {"x": torch.ones(1)}, TURN)
-    assert memories.get("a").keys() == {"x"}
-    assert memories.get("b") == {}
-    assert InMemory().get("a") == {}
+    assert Hospitals({"a": train}, local()).site("a").test is None

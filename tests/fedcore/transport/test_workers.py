@@ -31,18 +31,17 @@ from fedcore.messages.message import Contribution, Empty, Refusal, Weights, flat
 from fedcore.privacy.policy import Policy
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.job import Job
-from fedcore.server.rounds import PeriodicEvaluation, Rounds, federate
-from fedcore.site.memory import InMemory
+from fedcore.server.rounds import PeriodicEvaluation, Rounds
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import Answer, InProcess, Transport
+from fedcore.transport.in_process import Answer, Hospitals, Transport
 from fedcore.transport.pickling import pack, unpack
 from fedcore.transport.worker import gpu_of, rebuilt
 from fedcore.transport.workers import Workers
 from tests.fedcore.exchanges.test_base import Tally
 from tests.fedcore.privacy.test_audit_log import RICH
-from tests.fedcore.toys import Sender, Toy, broken, hospitals, images, local, same
+from tests.fedcore.toys import Remembered, Sender, Toy, broken, federate, hospitals, images, local, same
 
 TURN = Round(4, 9, 0)
 HEAVY = Weights({"w": torch.zeros(3)})
@@ -50,10 +49,10 @@ NAMES = "abcdefghij"
 PATIENCE = 60.0
 
 
-def make_sites(folder: Path, module: Toy | None = None) -> InProcess:
+def make_sites(folder: Path, module: Toy | None = None) -> Hospitals:
     """Ten hospitals, and one whose loss is NaN."""
     trainer = local(Visit(batch_size=4, accelerator="cpu", keep_optimizer=True), module)
-    return InProcess(hospitals(NAMES) | {"nan": broken("nan")}, trainer, policy=Policy(), folder=folder)
+    return Hospitals(hospitals(NAMES) | {"nan": broken("nan")}, trainer, policy=Policy(), folder=folder)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +65,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
 @pytest.fixture
 def workers(pool: Workers) -> Workers:
     """With new memories, and sites whose folders hold nothing."""
-    pool.sites = replace(pool.sites, memories=InMemory(), on_visit=InProcess.on_visit)
+    pool.sites = replace(pool.sites, memories=Remembered(), on_visit=Hospitals.on_visit)
     for file in (pool.sites.folder or Path()).glob("*/*.jsonl"):
         file.unlink()
     return pool
@@ -121,7 +120,7 @@ class Fatal(FedAvg):
         return Contribution(site.name, HEAVY, site.size)
 
 
-def trained(transport: Transport, sites: InProcess, algorithm: Algorithm, rounds: Rounds) -> list[Any]:
+def trained(transport: Transport, sites: Hospitals, algorithm: Algorithm, rounds: Rounds) -> list[Any]:
     """All that a run leaves: state, memories, records and what the sites' own files say; without seconds."""
     records: list[RoundRecord] = []
     state = federate(
@@ -268,7 +267,7 @@ def test_what_cannot_be_sent_is_told_before_anything_starts() -> None:
     class Hidden(Toy):
         """Defined in a function, so no other process can import it."""
 
-    hidden = Workers(InProcess(hospitals("ab"), local(module=Hidden())))
+    hidden = Workers(Hospitals(hospitals("ab"), local(module=Hidden())))
     with pytest.raises(InputError, match=r"cannot be given all it needs .*Hidden.* or set workers to 1"):
         ask(hidden, FedAvg(), "ab")
     assert multiprocessing.active_children() == []

@@ -10,16 +10,16 @@ from torch.optim import SGD
 
 from fedcore.algorithms.base import FedAvg
 from fedcore.errors import InputError, Refused
-from fedcore.server.rounds import Rounds, federate
+from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedgen.diffusion.diffusion import Diffusion
 from fedgen.diffusion.sampler import Sampler, noise_of
 from fedgen.diffusion.schedule import Noise
 from fedgen.diffusion.unet import UNet
 from fedgen.generator import UNCONDITIONED, Conditions, ImageShape, dropped_conditions
+from tests.fedcore.toys import Hospitals, federate
 from tests.fedcore.toys import images as toy_images
 
 KNOWN = Conditions(("cat", "dog"), ("a", "b", "c"))
@@ -168,7 +168,7 @@ def test_guidance_moves_away_from_the_unsaid() -> None:
 def test_sites_train_together_and_all_of_it_travels() -> None:
     module = diffusion(optimizer=lambda p: SGD(p, lr=0.01))
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
-    transport = InProcess({name: toy_images(name) for name in "abc"}, local)
+    transport = Hospitals({name: toy_images(name) for name in "abc"}, local)
     start = FedAvg().start(local)
     state = federate(FedAvg(), transport, start, Rounds(2), 0)
     assert set(state.tensors) == set(module.state_dict())

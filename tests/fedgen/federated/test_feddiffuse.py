@@ -20,13 +20,12 @@ from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedgen.diffusion.diffusion import Diffusion
 from fedgen.diffusion.unet import UNet
 from fedgen.federated.feddiffuse import HALVES, UDec, ULatDec, USplit, half_of, part_of
 from fedgen.generator import Conditions, ImageShape
 from fedgen.sampling import sample
-from tests.fedcore.toys import hospitals, same
+from tests.fedcore.toys import Hospitals, hospitals, same
 from tests.fedgen.test_training import trained
 from tests.stopping import killed_in
 
@@ -40,9 +39,9 @@ def module(dims: int = 2, widths: tuple[int, ...] = (8, 16), sites: tuple[str, .
     return Diffusion(ImageShape(1, (8,) * dims), Conditions(("w", "x", "y", "z"), sites), partial(UNet, widths=widths))
 
 
-def sites(algorithm: Algorithm) -> InProcess:
+def sites(algorithm: Algorithm) -> Hospitals:
     made = module()
-    return InProcess(hospitals(), LocalTrainer(made, share_of(algorithm, made), Visit(batch_size=4, accelerator="cpu")))
+    return Hospitals(hospitals(), LocalTrainer(made, share_of(algorithm, made), Visit(batch_size=4, accelerator="cpu")))
 
 
 def parameters(made: Diffusion) -> dict[str | None, int]:

@@ -16,11 +16,10 @@ from fedcore.data.loader import loader
 from fedcore.errors import InputError, Refused
 from fedcore.runs.communication import RoundRecord
 from fedcore.seeds import seeded
-from fedcore.server.rounds import Rounds, federate
+from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedgen.diffusion.sampler import noise_of
 from fedgen.gan.diffaugment import DiffAugment
 from fedgen.gan.discriminator import Critic, Shown
@@ -30,7 +29,7 @@ from fedgen.generator import ImageShape, dropped_conditions
 from fedgen.generator_store import load_generator, save_generator
 from fedgen.sampling import sample
 from fedgen.training import train
-from tests.fedcore.toys import broken, same
+from tests.fedcore.toys import Hospitals, broken, federate, same
 from tests.fedcore.toys import images as toy_images
 from tests.fedgen.gans import KNOWN, VISIT, gan, left_by, phantoms, stopped_and_resumed, trained
 
@@ -73,7 +72,7 @@ def average_by_hand(module: GAN, images: int) -> None:
 def federated(module: GAN, sites: dict[str, Images], rounds: int = 2, algorithm: Any = None, **more: Any) -> Any:
     algorithm = algorithm or FedAvg()
     local = LocalTrainer(module, share_of(algorithm, module), more.pop("visit", VISIT))
-    transport = InProcess(sites, local)
+    transport = Hospitals(sites, local)
     state = federate(algorithm, transport, algorithm.start(local), Rounds(rounds), 0, **more)
     return state, transport
 

@@ -17,11 +17,10 @@ from fedcore.messages.message import Reveals, flatten, unflatten, weights_of
 from fedcore.privacy.policy import Policy
 from fedcore.runs.communication import RoundRecord
 from fedcore.seeds import seeded
-from fedcore.server.rounds import NoSiteLeft, Rounds, federate
+from fedcore.server.rounds import QuorumMissed, Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedgen.diffusion.diffusion import Diffusion
 from fedgen.gan.discriminator import Shown
 from fedgen.gan.gan import GAN
@@ -29,7 +28,7 @@ from fedgen.gan.mdgan import MDGAN
 from fedgen.gan.server_generator import Studio
 from fedgen.generator import UNCONDITIONED, ImageShape, dropped_conditions
 from fedgen.generator_store import load_generator
-from tests.fedcore.toys import broken, hospitals, same
+from tests.fedcore.toys import Hospitals, broken, federate, hospitals, same
 from tests.fedgen.gans import KNOWN, VISIT, gan, left_by, stopped_and_resumed, trained
 
 CPU = torch.device("cpu")
@@ -43,9 +42,9 @@ def painters_optimizer(parameters: Any) -> SGD:
 ALGORITHM = MDGAN(fakes=6, optimizer=painters_optimizer, accelerator="cpu")
 
 
-def federated(module: Any, sites: dict[str, Images], rounds: int = 3, **more: Any) -> tuple[Studio, InProcess]:
+def federated(module: Any, sites: dict[str, Images], rounds: int = 3, **more: Any) -> tuple[Studio, Hospitals]:
     local = LocalTrainer(module, share_of(ALGORITHM, module), more.pop("visit", VISIT))
-    transport = InProcess(sites, local, policy=more.pop("policy", Policy()))
+    transport = Hospitals(sites, local, policy=more.pop("policy", Policy()))
     return federate(ALGORITHM, transport, ALGORITHM.start(local), Rounds(rounds), 0, **more), transport
 
 
@@ -137,7 +136,7 @@ def test_no_weights_travel_and_what_does_is_said() -> None:
 
 
 def test_sites_that_agree_to_weights_alone_send_nothing() -> None:
-    with pytest.raises(NoSiteLeft, match=r"Critique reveals STATISTICS \(gradient\), the policy allows WEIGHTS"):
+    with pytest.raises(QuorumMissed, match=r"Critique reveals STATISTICS \(gradient\), the policy allows WEIGHTS"):
         federated(gan(), hospitals("a"), policy=Policy(Reveals.WEIGHTS))
 
 
@@ -157,7 +156,7 @@ def test_a_site_whose_images_are_broken_is_named_and_the_painter_learns_from_the
 
 
 def test_a_critic_that_takes_no_step_says_nothing() -> None:
-    with pytest.raises(NoSiteLeft, match="the critic took no step"):
+    with pytest.raises(QuorumMissed, match="the critic took no step"):
         federated(gan(), hospitals("a"), visit=Visit(max_steps=0, accelerator="cpu"))
 
 
@@ -166,9 +165,9 @@ def test_the_state_is_all_there_is() -> None:
     sites = hospitals("ab")
     whole, _ = federated(gan(), sites, rounds=2)
     local = LocalTrainer(gan(), share_of(ALGORITHM, gan()), VISIT)
-    transport, start = InProcess(sites, local), ALGORITHM.start(local)
+    transport, start = Hospitals(sites, local), ALGORITHM.start(local)
     read = unflatten(start, flatten(federate(ALGORITHM, transport, start, Rounds(1), 0)))
-    transport = InProcess(sites, LocalTrainer(gan(), share_of(ALGORITHM, gan()), VISIT), memories=transport.memories)
+    transport = Hospitals(sites, LocalTrainer(gan(), share_of(ALGORITHM, gan()), VISIT), memories=transport.memories)
     assert same(flatten(federate(ALGORITHM, transport, read, Rounds(2), 0, begin=1)), flatten(whole))
 
 

@@ -16,11 +16,9 @@ from fedcore.algorithms.base import FedAvg
 from fedcore.data.source import Data
 from fedcore.errors import InputError
 from fedcore.runs.communication import RoundRecord
-from fedcore.server.rounds import Rounds, federate
-from fedcore.site.memory import InMemory
+from fedcore.server.rounds import Rounds
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedcore.transport.pickling import pack, unpack
 from fedcore.transport.worker import rebuilt
 from fedgen.diffusion.diffusion import Diffusion
@@ -32,7 +30,7 @@ from fedgen.latent.autoencoder import Autoencoder
 from fedgen.latent.latent_diffusion import LatentDiffusion, LatentGenerator
 from fedgen.latent.vae import VAE
 from fedgen.sampling import sample
-from tests.fedcore.toys import same
+from tests.fedcore.toys import Hospitals, federate, same
 from tests.fedgen.test_training import phantoms, stopped_and_resumed, trained, weights
 
 KNOWN = Conditions(("cat", "dog"), ("hospital_1", "hospital_2"))
@@ -104,7 +102,7 @@ def test_drawing_is_walking_to_a_code_and_decoding_it_at_its_own_scale(vaes: dic
 
 def federated(module: Diffusion, data: Data) -> tuple[dict[str, Tensor], InMemory, list[RoundRecord]]:
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu", keep_optimizer=True))
-    sites, records = InProcess(data.load().split("train"), local), list[RoundRecord]()
+    sites, records = Hospitals(data.load().split("train"), local), list[RoundRecord]()
     state = federate(
         FedAvg(), sites, FedAvg().start(local), Rounds(2), 0, finished=lambda record, _: records.append(record)
     )

@@ -17,18 +17,17 @@ from fedcore.data.loader import loader
 from fedcore.errors import InputError
 from fedcore.messages.message import Tensors
 from fedcore.seeds import seeded
-from fedcore.server.rounds import Rounds, federate
+from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer, channels_last
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedgen.diffusion.sampler import noise_of
 from fedgen.generator import UNCONDITIONED, Conditions, ImageShape
 from fedgen.generator_store import load_generator
 from fedgen.latent.autoencoder import Autoencoder
 from fedgen.latent.vae import VAE, VAEGenerator, divergence
 from fedgen.sampling import sample
-from tests.fedcore.toys import hospitals, same
+from tests.fedcore.toys import Hospitals, federate, hospitals, same
 from tests.fedgen.test_training import phantoms, stopped_and_resumed, trained, weights
 
 KNOWN = Conditions(("cat", "dog"), ("a", "b", "c"))
@@ -48,7 +47,7 @@ def batch(count: int = 4) -> Tensor:
 def federated(module: VAE, sites: str, rounds: int = 2) -> Tensors:
     local = LocalTrainer(module, module.share, VISIT)
     images = {name: hospitals("abc")[name] for name in sites}
-    state = federate(FedAvg(), InProcess(images, local), FedAvg().start(local), Rounds(rounds), 0)
+    state = federate(FedAvg(), Hospitals(images, local), FedAvg().start(local), Rounds(rounds), 0)
     return state.tensors
 
 

@@ -15,13 +15,13 @@ from fedcore.privacy.policy import Policy
 from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
-from fedcore.transport.in_process import InProcess
 from fedgen.gan.gan import GAN
 from fedgen.generator import Conditions
 from fedgen.generator_store import load_generator
 from fedgen.oneshot.joint_generator import load_drawing
 from fedgen.sampling import sample
 from fedgen.synthetic.class_counts import CountClasses, Wanted, counted, named
+from tests.fedcore.toys import Hospitals
 from tests.fedcore.toys import images as toy_images
 from tests.fedgen.gans import VISIT, gan, trained
 
@@ -101,7 +101,7 @@ def test_counts_go_with_the_generator_and_the_set_says_what_it_left_out(tmp_path
 def test_where_only_weights_may_leave_nothing_is_counted() -> None:
     known, turn = Conditions(("cat", "dog"), ("a",)), Round(0, 1, 0)
     for policy, found in ((Policy(min_patients=1), True), (Policy(Reveals.WEIGHTS, min_patients=1), False)):
-        sites = InProcess({"a": toy_images("a")}, LocalTrainer(gan(), GAN.share, VISIT), policy=policy)
+        sites = Hospitals({"a": toy_images("a")}, LocalTrainer(gan(), GAN.share, VISIT), policy=policy)
         assert (counted(sites, known, turn) is not None) is found
 
 

@@ -15,16 +15,15 @@ from fedcore.exchanges.base import Combined, WithExchange
 from fedcore.messages.message import Reveals, Weights, exposure, flatten, nbytes, unflatten
 from fedcore.privacy.policy import Policy
 from fedcore.runs.checkpoint import Checkpoint
-from fedcore.server.rounds import Rounds, federate
+from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedssl.bank.bank import UNKNOWN, site_number
 from fedssl.bank.encoding import Wire
 from fedssl.bank.vectors import ShareVectors, SiteVectors, VectorPool
 from fedssl.methods.moco import MoCo
-from tests.fedcore.toys import at
+from tests.fedcore.toys import Hospitals, at, federate
 
 SIZES = {"a": 5, "b": 8, "c": 3}
 FP32 = ShareVectors(per_site=8, draw=6, wire="fp32")
@@ -213,7 +212,7 @@ def test_over_rounds_every_site_contrasts_with_the_others_alone(
     module = moco(toy(), remote=32)
     algorithm = WithExchange(FedAvg(), ShareVectors(per_site=8, draw=10, wire="int8"))
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
-    sites = InProcess({name: images(name) for name in "abc"}, local, policy=Policy(Reveals.FEATURES))
+    sites = Hospitals({name: images(name) for name in "abc"}, local, policy=Policy(Reveals.FEATURES))
     state = federate(algorithm, sites, algorithm.start(local), Rounds(3), seed=0)
     assert {site: len(rows) for site, rows in state.exchange.features.items()} == {"a": 8, "b": 8, "c": 8}
     for name in "abc":

@@ -22,10 +22,10 @@ from fedcore.runs.folder import RunFolder
 from fedcore.server.rounds import Rounds
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedssl.evaluation.gallery import FILE, Gallery
 from fedssl.methods.simclr import SimCLR
 from fedssl.pretraining import pretrain
+from tests.fedcore.toys import Hospitals
 
 MakeImages = Callable[..., Images]
 CPU = torch.device("cpu")
@@ -131,9 +131,9 @@ def test_the_checksum_tells_encoders_apart(images: MakeImages) -> None:
     assert checksum(0.0) == checksum(0.0) != checksum(1.0)
 
 
-def at_sites(folder: Path, encoder: Encoder, train: dict[str, Images]) -> InProcess:
+def at_sites(folder: Path, encoder: Encoder, train: dict[str, Images]) -> Hospitals:
     local = LocalTrainer(SimCLR(encoder), ("encoder.",), Visit(accelerator="cpu"))
-    return InProcess(train, local, folder=folder)
+    return Hospitals(train, local, folder=folder)
 
 
 def test_what_goes_wrong_at_a_site_is_a_note_that_quotes_nothing(tmp_path: Path, images: MakeImages) -> None:

@@ -17,10 +17,10 @@ from fedcore.privacy.policy import Policy
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedssl.evaluation.linear import linear_probe
 from fedssl.evaluation.probe import Probe, effective_rank, feature_std, knn
 from fedssl.methods.moco import MoCo
+from tests.fedcore.toys import Hospitals
 
 TURN = Round(0, 1, seed=0)
 ANY = Policy(min_patients=1)
@@ -76,7 +76,7 @@ def test_effective_rank_of_two_unequal_directions_by_hand() -> None:
     assert effective_rank(torch.ones(4, 2)) == pytest.approx(1)
 
 
-def asked(sites: InProcess, probe: Probe) -> dict[str, Contribution[Empty]]:
+def asked(sites: Hospitals, probe: Probe) -> dict[str, Contribution[Empty]]:
     down = Weights(sites.local.shared())
     answers = list(sites.ask(probe, ((name, down) for name in sites.names()), TURN))
     return {a.site: a for a in answers if isinstance(a, Contribution)}
@@ -89,7 +89,7 @@ def local(toy: Callable[..., nn.Module]) -> LocalTrainer:
 
 
 def test_a_probe_changes_no_weight_no_buffer_and_no_memory(local: LocalTrainer, images: Callable[..., Images]) -> None:
-    sites = InProcess({"a": images("a")}, local, {"a": images("ab")})
+    sites = Hospitals({"a": images("a")}, local, {"a": images("ab")})
     sites.memories.put("a", {"module/bank.head": torch.tensor(5)}, TURN)
     before = {k: t.clone() for k, t in local.shared().items()}
     answer = asked(sites, Probe())["a"]
@@ -107,7 +107,7 @@ def test_the_score_is_the_fraction_of_right_guesses_among_labelled_images(
 ) -> None:
     train, test = images("a", 30), images("b", 9)
     test = dataclasses.replace(test, labels=test.labels.index_fill(0, torch.tensor([0, 4]), -1))
-    metrics = asked(InProcess({"a": train}, local, {"a": test}, ANY), Probe(k=3))["a"].metrics
+    metrics = asked(Hospitals({"a": train}, local, {"a": test}, ANY), Probe(k=3))["a"].metrics
     encoder = local.module.encoder.eval()
     with torch.no_grad():
         guesses = knn(encoder(train.batch(range(30))), train.labels, encoder(test.batch(range(9))), 3)
@@ -118,7 +118,7 @@ def test_the_score_is_the_fraction_of_right_guesses_among_labelled_images(
 
 def test_the_linear_probe_is_asked_for(local: LocalTrainer, images: Callable[..., Images]) -> None:
     train, test = images("a", 30), images("b", 9)
-    metrics = asked(InProcess({"a": train}, local, {"a": test}, ANY), Probe(linear=True))["a"].metrics
+    metrics = asked(Hospitals({"a": train}, local, {"a": test}, ANY), Probe(linear=True))["a"].metrics
     encoder = local.module.encoder.eval()
     with torch.no_grad():
         guesses = linear_probe(encoder(train.batch(range(30))), train.labels, encoder(test.batch(range(9))))
@@ -130,12 +130,12 @@ def test_a_site_without_labels_or_test_images_has_gauges_alone(
 ) -> None:
     train = {"unlabelled": images("a", labelled=False), "untested": images("b"), "unlabelled test": images("c")}
     test = {"unlabelled": images("d"), "unlabelled test": images("e", labelled=False)}
-    for answer in asked(InProcess(train, local, test), Probe()).values():
+    for answer in asked(Hospitals(train, local, test), Probe()).values():
         assert answer.metrics.keys() == {"feature_std", "effective_rank"}
 
 
 def test_a_site_of_one_image_has_no_gauge(local: LocalTrainer, images: Callable[..., Images]) -> None:
-    answers = asked(InProcess({"a": images(n=1), "b": images("b", 1)}, local, {"b": images("c", 3)}, ANY), Probe())
+    answers = asked(Hospitals({"a": images(n=1), "b": images("b", 1)}, local, {"b": images("c", 3)}, ANY), Probe())
     assert answers["a"].metrics == {}
     assert answers["b"].metrics == {}
 
@@ -143,7 +143,7 @@ def test_a_site_of_one_image_has_no_gauge(local: LocalTrainer, images: Callable[
 def test_where_all_labels_are_the_same_there_is_no_score(local: LocalTrainer, images: Callable[..., Images]) -> None:
     train = images()
     one = train.take((train.labels == 1).nonzero().flatten())
-    (answer,) = asked(InProcess({"a": one}, local, {"a": one}, ANY), Probe()).values()
+    (answer,) = asked(Hospitals({"a": one}, local, {"a": one}, ANY), Probe()).values()
     assert answer.metrics.keys() == {"feature_std", "effective_rank"}
 
 
@@ -164,21 +164,21 @@ def test_a_score_is_of_enough_patients_or_is_not_told(
         dataclasses.replace(images(name, 2 * n), patients=np.arange(2 * n) // 2)
         for name, n in (("a", train), ("b", test))
     )
-    (answer,) = asked(InProcess({"a": ours}, local, {"a": held_out}), Probe(linear=False)).values()
+    (answer,) = asked(Hospitals({"a": ours}, local, {"a": held_out}), Probe(linear=False)).values()
     assert answer.metrics.keys() == told
-    few = asked(InProcess({"a": ours}, local, {"a": held_out}), Probe(images=9)).values()
+    few = asked(Hospitals({"a": ours}, local, {"a": held_out}), Probe(images=9)).values()
     assert [a.metrics for a in few] == [{}]
 
 
 def test_unlabelled_test_patients_do_not_count(local: LocalTrainer, images: Callable[..., Images]) -> None:
     train, test = images("a", 30), images("b", 15)
     test = dataclasses.replace(test, labels=test.labels.index_fill(0, torch.arange(6), -1))
-    (answer,) = asked(InProcess({"a": train}, local, {"a": test}), Probe()).values()
+    (answer,) = asked(Hospitals({"a": train}, local, {"a": test}), Probe()).values()
     assert answer.metrics.keys() == {"feature_std", "effective_rank"}
 
 
 def test_a_site_with_a_personal_model_is_measured_by_it(local: LocalTrainer, images: Callable[..., Images]) -> None:
-    sites = InProcess({"a": images(), "b": images("b")}, local)
+    sites = Hospitals({"a": images(), "b": images("b")}, local)
     before = asked(sites, Probe())
     flat = {k: torch.zeros_like(t) for k, t in local.shared().items()}
     sites.memories.put("a", {f"personal/{k}": t for k, t in flat.items()}, TURN)
@@ -188,7 +188,7 @@ def test_a_site_with_a_personal_model_is_measured_by_it(local: LocalTrainer, ima
 
 
 def test_a_broken_encoder_is_refused_in_words(local: LocalTrainer, images: Callable[..., Images]) -> None:
-    sites = InProcess({"a": images()}, local)
+    sites = Hospitals({"a": images()}, local)
     broken = Weights({k: t.fill_(torch.nan) if t.is_floating_point() else t for k, t in local.shared().items()})
     (answer,) = sites.ask(Probe(), [("a", broken)], Round(0, 1, 0))
     assert isinstance(answer, Refusal)

@@ -11,32 +11,31 @@ from fedcore.algorithms.base import Algorithm, FedAvg
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.data.dataset import Images
 from fedcore.messages.message import Tensors
-from fedcore.server.rounds import Rounds, federate
+from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedssl.federation.fedema import FedEMA
 from fedssl.methods.byol import BYOL
-from tests.fedcore.toys import same
+from tests.fedcore.toys import Hospitals, federate, same
 
-Sites = Callable[..., InProcess]
+Sites = Callable[..., Hospitals]
 SIZES = {"a": 8, "b": 12, "c": 16}
 
 
 @pytest.fixture
 def sites(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> Sites:
-    def make(share: tuple[str, ...] = BYOL.share) -> InProcess:
+    def make(share: tuple[str, ...] = BYOL.share) -> Hospitals:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(3)
             module = BYOL(toy(), hidden=8, dim=4)
         local = LocalTrainer(module, share, Visit(batch_size=4, accelerator="cpu"))
-        return InProcess({name: images(name, n) for name, n in SIZES.items()}, local)
+        return Hospitals({name: images(name, n) for name, n in SIZES.items()}, local)
 
     return make
 
 
-def run(algorithm: Algorithm, sites: InProcess, rounds: int = 3) -> Any:
+def run(algorithm: Algorithm, sites: Hospitals, rounds: int = 3) -> Any:
     return federate(algorithm, sites, algorithm.start(sites.local), Rounds(rounds), 0)
 
 
@@ -46,7 +45,7 @@ def distance(a: Tensors, b: Tensors) -> float:
     return sum((float(p) - float(q)) ** 2 for p, q in zip(x, y, strict=True)) ** 0.5
 
 
-def written_plainly(sites: InProcess, rounds: int, tau: float) -> Tensors:
+def written_plainly(sites: Hospitals, rounds: int, tau: float) -> Tensors:
     """The paper's algorithm 1 over the sites of `sites`, whose memories hold the target networks alone."""
     local = sites.local
     everyone = {name: sites.site(name) for name in SIZES}

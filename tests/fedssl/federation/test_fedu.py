@@ -10,32 +10,31 @@ from torch import nn
 from fedcore.algorithms.base import Algorithm, FedAvg
 from fedcore.data.dataset import Images
 from fedcore.messages.message import Tensors
-from fedcore.server.rounds import Rounds, federate
+from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedssl.federation.fedu import FedU
 from fedssl.methods.byol import BYOL
-from tests.fedcore.toys import same
+from tests.fedcore.toys import Hospitals, federate, same
 
-Sites = Callable[[], InProcess]
+Sites = Callable[[], Hospitals]
 SIZES = {"a": 8, "b": 12, "c": 16}
 
 
 @pytest.fixture
 def sites(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> Sites:
-    def make() -> InProcess:
+    def make() -> Hospitals:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(3)
             module = BYOL(toy(), hidden=8, dim=4)
         local = LocalTrainer(module, BYOL.share, Visit(batch_size=4, accelerator="cpu"))
-        return InProcess({name: images(name, n) for name, n in SIZES.items()}, local)
+        return Hospitals({name: images(name, n) for name, n in SIZES.items()}, local)
 
     return make
 
 
-def run(algorithm: Algorithm, sites: InProcess) -> tuple[Tensors, list[list[float]]]:
+def run(algorithm: Algorithm, sites: Hospitals) -> tuple[Tensors, list[list[float]]]:
     told: list[list[float]] = []
     state: Any = federate(
         algorithm, sites, algorithm.start(sites.local), Rounds(3), 0,
@@ -44,7 +43,7 @@ def run(algorithm: Algorithm, sites: InProcess) -> tuple[Tensors, list[list[floa
     return state.tensors, told
 
 
-def written_plainly(sites: InProcess, mu: float) -> Tensors:
+def written_plainly(sites: Hospitals, mu: float) -> Tensors:
     """DAPU over three sites and three rounds."""
     local = sites.local
     everyone = {name: sites.site(name) for name in SIZES}

@@ -19,20 +19,19 @@ from fedcore.exchanges.base import Combined, WithExchange
 from fedcore.messages.message import Weights, nbytes
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.communication import RoundRecord
-from fedcore.server.rounds import NoSiteLeft, Rounds, federate
+from fedcore.server.rounds import QuorumMissed, Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer, personal
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedssl.bank.statistics import ShareStatistics
 from fedssl.federation.fedema import FedEMA
 from fedssl.federation.fedu import FedU
 from fedssl.federation.personalised_start import Rejoin, divergence, mix
 from fedssl.methods.byol import BYOL
 from fedssl.methods.moco import MoCo
-from tests.fedcore.toys import same
+from tests.fedcore.toys import Hospitals, federate, same
 
-Sites = Callable[[str], InProcess]
+Sites = Callable[[str], Hospitals]
 both = pytest.mark.parametrize("algorithm", [FedEMA(), FedU(mu=0.05)], ids=["fedema", "fedu"])
 
 
@@ -40,17 +39,17 @@ both = pytest.mark.parametrize("algorithm", [FedEMA(), FedU(mu=0.05)], ids=["fed
 def sites(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> Sites:
     """Hospitals of 12 images under one BYOL, made anew with the same weights."""
 
-    def make(names: str, method: Callable[..., Any] = BYOL, **more: Any) -> InProcess:
+    def make(names: str, method: Callable[..., Any] = BYOL, **more: Any) -> Hospitals:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(3)
             module = method(toy(), hidden=8, dim=4, **more)
         visit = Visit(batch_size=4, accelerator="cpu", keep_optimizer=True)
-        return InProcess({name: images(name) for name in names}, LocalTrainer(module, module.share, visit))
+        return Hospitals({name: images(name) for name in names}, LocalTrainer(module, module.share, visit))
 
     return make
 
 
-def run(algorithm: Algorithm, sites: InProcess, rounds: Rounds = Rounds(3)) -> tuple[Any, list[RoundRecord]]:
+def run(algorithm: Algorithm, sites: Hospitals, rounds: Rounds = Rounds(3)) -> tuple[Any, list[RoundRecord]]:
     records: list[RoundRecord] = []
     state = federate(
         algorithm, sites, algorithm.start(sites.local), rounds, 0, finished=lambda record, state: records.append(record)
@@ -200,5 +199,5 @@ def test_guides_are_those_of_the_wrapped_algorithm(sites: Sites) -> None:
 
 @both
 def test_where_nothing_is_sent_there_is_nothing_to_mix(algorithm: Rejoin, sites: Sites) -> None:
-    with pytest.raises(NoSiteLeft, match=r"mixes weights, but LocalOnly sends Empty; wrap an algorithm that sends"):
+    with pytest.raises(QuorumMissed, match=r"mixes weights, but LocalOnly sends Empty; wrap an algorithm that sends"):
         run(type(algorithm)(LocalOnly()), sites("ab"))

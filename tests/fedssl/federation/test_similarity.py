@@ -17,9 +17,9 @@ from fedcore.messages.message import Contribution, Weights
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedssl.federation.similarity import RepresentationChange, correlation, dissimilarity
 from fedssl.methods.simclr import SimCLR
+from tests.fedcore.toys import Hospitals
 
 TURN = Round(0, 1, seed=0)
 BY_CHANGE = Mean(weight="representation_change")
@@ -109,7 +109,7 @@ def test_sites_that_taught_the_encoder_more_count_more(
     toy: Callable[..., nn.Module], images: Callable[..., Images]
 ) -> None:
     algorithm, local = FedAvg(BY_CHANGE, (RepresentationChange(),)), trainer(toy(), rate=0.5)
-    sites = InProcess({"a": images("a", 12), "b": images("b", 24)}, local)
+    sites = Hospitals({"a": images("a", 12), "b": images("b", 24)}, local)
     state = algorithm.start(local)
     answers = list(sites.ask(algorithm, ((name, state) for name in "ab"), TURN))
     a, b = (answer.message.tensors["head.layers.0.weight"] for answer in answers)  # type: ignore[union-attr]

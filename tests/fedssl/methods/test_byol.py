@@ -17,13 +17,12 @@ from fedcore.messages.message import Weights
 from fedcore.models.encoders import ResNet
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.seeds import seeded
-from fedcore.server.rounds import Rounds, federate
+from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedssl.methods.byol import BYOL
-from tests.fedcore.toys import same
+from tests.fedcore.toys import Hospitals, federate, same
 
 VISIT = Visit(batch_size=4, accelerator="cpu")
 ONLINE, TARGET = {"encoder", "head", "predictor"}, {"target_encoder", "target_head"}
@@ -103,11 +102,11 @@ def test_the_online_network_travels_and_the_target_stays(toy: Callable[..., nn.M
     assert {k.split(".")[0] for k in module.state_dict() if not k.startswith(module.share)} == TARGET | {"begun"}
 
 
-def federation(toy: Callable[..., nn.Module], images: Callable[..., Images], names: str) -> InProcess:
+def federation(toy: Callable[..., nn.Module], images: Callable[..., Images], names: str) -> Hospitals:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         module = byol(toy())
-    return InProcess({name: images(name) for name in names}, LocalTrainer(module, module.share, VISIT))
+    return Hospitals({name: images(name) for name in names}, LocalTrainer(module, module.share, VISIT))
 
 
 def test_each_site_has_a_target_of_its_own(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:

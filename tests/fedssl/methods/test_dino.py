@@ -15,13 +15,12 @@ from fedcore.augment.views import Views
 from fedcore.data.dataset import Images
 from fedcore.models.encoders import ResNet, ViT
 from fedcore.runs.checkpoint import Checkpoint
-from fedcore.server.rounds import Rounds, federate
+from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedssl.methods.dino import DINO, Head
-from tests.fedcore.toys import same
+from tests.fedcore.toys import Hospitals, federate, same
 
 STUDENT, TEACHER = {"encoder", "head"}, {"teacher_encoder", "teacher_head"}
 
@@ -175,12 +174,12 @@ def test_a_head_gives_cosines_with_its_prototypes() -> None:
 
 def federation(
     toy: Callable[..., nn.Module], images: Callable[..., Images], names: str, size: int = 4, **more: Any
-) -> InProcess:
+) -> Hospitals:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         module = dino(toy(), **more)
     visit = Visit(batch_size=size, accelerator="cpu", keep_optimizer=True)
-    return InProcess({name: images(name) for name in names}, LocalTrainer(module, module.share, visit))
+    return Hospitals({name: images(name) for name in names}, LocalTrainer(module, module.share, visit))
 
 
 def test_prototypes_are_still_in_the_first_round_alone(

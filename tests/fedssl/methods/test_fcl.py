@@ -24,18 +24,17 @@ from fedcore.models.encoders import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.runs.folder import RunFolder
 from fedcore.seeds import seeded
-from fedcore.server.rounds import Rounds, federate
+from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedssl.bank.bank import UNKNOWN, site_number
 from fedssl.bank.statistics import ShareStatistics
 from fedssl.bank.vectors import ShareVectors
 from fedssl.methods.fcl import FCL, matched_nce, parts_of
 from fedssl.methods.moco import MoCo, info_nce, queries
 from fedssl.pretraining import pretrain
-from tests.fedcore.toys import at
+from tests.fedcore.toys import Hospitals, at, federate
 
 SHARED = ShareVectors(per_site=8, draw=12, wire="fp32")
 
@@ -154,7 +153,7 @@ def hospitals(images: Callable[..., Images]) -> dict[str, Images]:
 def test_sites_share_parts_with_their_features(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:
     module = fcl(toy(), parts=3, bank=24)
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
-    sites = InProcess(hospitals(images), local, policy=Policy(Reveals.FEATURES))
+    sites = Hospitals(hospitals(images), local, policy=Policy(Reveals.FEATURES))
     carry = WithExchange(FedAvg(), SHARED)
     federate(carry, sites, carry.start(local), Rounds(2), seed=0)
     for name in "abc":
@@ -169,7 +168,7 @@ def test_statistics_serve_as_well(toy: Callable[..., nn.Module], images: Callabl
     """Synthetic features are of no known part: further negatives."""
     module = fcl(toy())
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
-    sites = InProcess(hospitals(images), local, policy=Policy(min_patients=1))
+    sites = Hospitals(hospitals(images), local, policy=Policy(min_patients=1))
     carry = WithExchange(FedAvg(), ShareStatistics(draw=10, at_least=2))
     federate(carry, sites, carry.start(local), Rounds(2), seed=0)
     memory = sites.memories.get("a")
@@ -180,7 +179,7 @@ def test_statistics_serve_as_well(toy: Callable[..., nn.Module], images: Callabl
 def test_a_site_without_positions_says_what_to_do(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:
     module = fcl(toy())
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
-    sites = InProcess({"a": images("a")}, local)
+    sites = Hospitals({"a": images("a")}, local)
     (answer,) = sites.ask(FedAvg(), [("a", Weights(local.shared()))], Round(0, 1, seed=0))
     assert isinstance(answer, Refusal)
     assert "cut volumes by data.slices, or give every row of the manifest a position" in answer.reason
@@ -191,7 +190,7 @@ def test_one_site_is_central_training(toy: Callable[..., nn.Module], images: Cal
     module, twin = fcl(toy()), fcl(toy())
     twin.load_state_dict(module.state_dict())
     local = LocalTrainer(module, module.share, visit)
-    state = federate(FedAvg(), InProcess({"a": site}, local), Weights(local.shared()), Rounds(2), seed=0)
+    state = federate(FedAvg(), Hospitals({"a": site}, local), Weights(local.shared()), Rounds(2), seed=0)
     for index in range(2):
         turn, optimizer = Round(index, 2, seed=0), twin.configure_optimizers()
         order = torch.Generator().manual_seed(turn.seed_of("a", "order"))

@@ -17,12 +17,12 @@ from fedcore.messages.message import Weights
 from fedcore.models.encoders import ResNet
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.seeds import seeded
-from fedcore.server.rounds import Rounds, federate
+from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedssl.methods.fedx import FedX, js_divergence, relations
+from tests.fedcore.toys import Hospitals, federate
 
 
 def fedx(encoder: nn.Module, **more: float) -> FedX:
@@ -139,7 +139,7 @@ def test_a_visit_leaves_nothing_of_the_teacher_behind(
 ) -> None:
     module = fedx(toy())
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
-    sites = InProcess({name: images(name) for name in "ab"}, local)
+    sites = Hospitals({name: images(name) for name in "ab"}, local)
     state = federate(FedAvg(), sites, Weights(local.shared()), Rounds(2), seed=0)
     assert all(not sites.memories.get(name) for name in "ab")
     module.arrive("c", Round(2, 3, seed=0))
@@ -151,7 +151,7 @@ def test_one_site_is_central_training(toy: Callable[..., nn.Module], images: Cal
     module, twin, site = fedx(toy()), fedx(toy()), images()
     twin.load_state_dict(module.state_dict())
     local = LocalTrainer(module, module.share, Visit(batch_size=6, accelerator="cpu"))
-    state = federate(FedAvg(), InProcess({"a": site}, local), Weights(local.shared()), Rounds(2), seed=0)
+    state = federate(FedAvg(), Hospitals({"a": site}, local), Weights(local.shared()), Rounds(2), seed=0)
     for index in range(2):
         turn, optimizer = Round(index, 2, seed=0), twin.configure_optimizers()
         order = torch.Generator().manual_seed(turn.seed_of("a", "order"))
@@ -172,7 +172,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(
     start = {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
     def rounds(begin: int, end: int, state: Weights, trainer: LocalTrainer) -> Weights:
-        sites = InProcess({name: images(name) for name in "ab"}, trainer)
+        sites = Hospitals({name: images(name) for name in "ab"}, trainer)
         return federate(FedAvg(), sites, state, Rounds(end), seed=0, begin=begin)
 
     def trainer() -> LocalTrainer:

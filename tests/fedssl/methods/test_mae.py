@@ -15,13 +15,12 @@ from fedcore.data.dataset import Images
 from fedcore.errors import Refused
 from fedcore.models.encoders import ResNet, ViT
 from fedcore.runs.checkpoint import Checkpoint
-from fedcore.server.rounds import Rounds, federate
+from fedcore.server.rounds import Rounds
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedssl.methods import mae as source
 from fedssl.methods.mae import CROP, MAE, draw, hidden_error, patchify, spread, take
-from tests.fedcore.toys import same
+from tests.fedcore.toys import Hospitals, federate, same
 
 BOTH = pytest.mark.parametrize("space", [(8, 12), (8, 4, 8)], ids=["2d", "3d"])
 
@@ -194,12 +193,12 @@ def test_all_of_it_learns_and_travels_in_bf16_too(space: tuple[int, ...]) -> Non
     assert all(name.startswith(module.share) for name in module.state_dict())
 
 
-def federation(images: Callable[..., Images], names: str, size: int = 4, **more: Any) -> InProcess:
+def federation(images: Callable[..., Images], names: str, size: int = 4, **more: Any) -> Hospitals:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         module = mae(**more)
     visit = Visit(batch_size=size, accelerator="cpu", keep_optimizer=True)
-    return InProcess({name: images(name) for name in names}, LocalTrainer(module, module.share, visit))
+    return Hospitals({name: images(name) for name in names}, LocalTrainer(module, module.share, visit))
 
 
 def test_one_site_equals_central_training(images: Callable[..., Images], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,9 @@ from fedcore.messages.message import Contribution, Weights
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedssl.bank.bank import site_number
 from fedssl.methods.moco import MoCo, info_nce
+from tests.fedcore.toys import Hospitals
 
 
 def unit(n: int, d: int = 6) -> Tensor:
@@ -113,7 +113,7 @@ def test_a_visit_fills_the_bank_of_its_site_and_no_other(
 ) -> None:
     module = moco(toy())
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
-    sites = InProcess({name: images(name) for name in "ab"}, local)
+    sites = Hospitals({name: images(name) for name in "ab"}, local)
     fedavg, weights = FedAvg(), Weights(local.shared())
     for index, names in enumerate(["ab", "a"]):
         turn, kept = Round(index, 2, seed=0), dict(sites.memories.get("b"))

@@ -25,18 +25,17 @@ from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.messages.message import Tensors, weights_of
 from fedcore.models.encoders import Encoder
-from fedcore.server.rounds import NoSiteLeft, Rounds
+from fedcore.server.rounds import QuorumMissed, Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedtune.classification.classifier import Classifier
 from fedtune.classification.moon import ModelContrast, model_contrast
-from tests.fedcore.toys import assert_resumes, run, same
+from tests.fedcore.toys import Hospitals, assert_resumes, run, same
 
 VISIT = Visit(batch_size=4, max_epochs=2, accelerator="cpu")
 RATE = 0.1
-Sites = Callable[..., InProcess]
+Sites = Callable[..., Hospitals]
 
 
 def classifier(encoder: Encoder, **more: Any) -> Classifier:
@@ -53,9 +52,9 @@ def data(images: Callable[..., Images]) -> dict[str, Images]:
 
 @pytest.fixture
 def sites(toy: Callable[..., Encoder], data: dict[str, Images]) -> Sites:
-    def make(share: tuple[str, ...] | None = None, **more: Any) -> InProcess:
+    def make(share: tuple[str, ...] | None = None, **more: Any) -> Hospitals:
         module = classifier(toy(), **more)
-        return InProcess(data, LocalTrainer(module, module.share if share is None else share, VISIT))
+        return Hospitals(data, LocalTrainer(module, module.share if share is None else share, VISIT))
 
     return make
 
@@ -186,9 +185,9 @@ def test_a_step_in_mixed_precision_goes_nearly_the_same_way(
 ) -> None:
     module = classifier(toy())
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu", precision=precision))
-    found = run(moon(mu=5.0), InProcess(data, local), Rounds(2)).tensors
+    found = run(moon(mu=5.0), Hospitals(data, local), Rounds(2)).tensors
     plain = LocalTrainer(classifier(toy()), module.share, Visit(batch_size=4, accelerator="cpu"))
-    expected = run(moon(mu=5.0), InProcess(data, plain), Rounds(2)).tensors
+    expected = run(moon(mu=5.0), Hospitals(data, plain), Rounds(2)).tensors
     torch.testing.assert_close(found["head.weight"], expected["head.weight"], rtol=0.05, atol=0.02)
 
 
@@ -220,11 +219,11 @@ def test_a_stopped_run_resumes_to_the_bit(sites: Sites, tmp_path: Path, wrap: Ca
 
 
 def test_a_frozen_encoder_and_one_that_was_not_sent_are_refused(sites: Sites) -> None:
-    with pytest.raises(NoSiteLeft, match=r"nothing named encoder.\* was"):
+    with pytest.raises(QuorumMissed, match=r"nothing named encoder.\* was"):
         run(moon(), sites(frozen=True))
-    with pytest.raises(NoSiteLeft, match=r"nothing named encoder.\* was"):
+    with pytest.raises(QuorumMissed, match=r"nothing named encoder.\* was"):
         run(LocalOnly((ModelContrast(),)), sites(()))
-    with pytest.raises(NoSiteLeft, match="MOON pulls at an encoder, and this one is frozen"):
+    with pytest.raises(QuorumMissed, match="MOON pulls at an encoder, and this one is frozen"):
         run(moon(), sites(("encoder.", "head."), frozen=True))
 
 

@@ -11,12 +11,12 @@ from fedcore.data.dataset import Images
 from fedcore.models.encoders import ResNet
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedtune.classification.classifier import Classifier
 from fedtune.classification.losses import BinaryCrossEntropy
 from fedtune.evaluation.classification import Evaluation, evaluate
 from fedtune.evaluation.scores import Score
 from fedtune.evaluation.scores_file import as_json, format_score, show
+from tests.fedcore.toys import Hospitals
 
 GRADES = ("0", "1", "2")
 
@@ -30,7 +30,7 @@ def evaluation(images: Callable[..., Images]) -> Callable[[bool], Evaluation]:
         tests = {name: replace(site, findings=one_hot(site.labels, 3).byte()) for name, site in tests.items()}
         module = Classifier(ResNet(2, 1, depth=10, stem=4), 3, **({"loss": BinaryCrossEntropy()} if several else {}))
         local = LocalTrainer(module, ("encoder.", "head."), Visit(accelerator="cpu"))
-        return evaluate(InProcess(tests, local, tests), 0, () if several else range(3))
+        return evaluate(Hospitals(tests, local, tests), 0, () if several else range(3))
 
     return make
 

@@ -23,11 +23,10 @@ from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedtune.evaluation.segmentation_gallery import FILE, Outlines
 from fedtune.segmentation.networks import UShaped
 from fedtune.segmentation.training import segment
-from tests.fedcore.toys import images
+from tests.fedcore.toys import Hospitals, images
 
 
 class Bright(pl.LightningModule):
@@ -52,8 +51,8 @@ def masked(name: str, n: int, space: tuple[int, ...] = (8, 8)) -> Images:
     return replace(images(name, n), pixels=pixels, masks=((pixels[:, 0] > 0) & ~hidden).astype(np.uint8))
 
 
-def at_sites(folder: Path, test: dict[str, Images]) -> InProcess:
-    return InProcess({}, LocalTrainer(Bright(), ("threshold",), Visit(accelerator="cpu")), test, folder=folder)
+def at_sites(folder: Path, test: dict[str, Images]) -> Hospitals:
+    return Hospitals({}, LocalTrainer(Bright(), ("threshold",), Visit(accelerator="cpu")), test, folder=folder)
 
 
 def kept(folder: Path, site: str) -> dict[str, np.ndarray]:
