@@ -27,7 +27,7 @@ from torch.nn.functional import normalize
 from fedcore.errors import Refused
 from fedcore.messages.message import STATISTICS, Message, Tensors
 from fedcore.site.site import Round, Site
-from fedssl.bank.bank import Banked, site_number
+from fedssl.bank.feature_bank import Banked, site_number
 
 
 @dataclass(frozen=True)

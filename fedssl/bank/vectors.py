@@ -21,8 +21,8 @@ from torch.nn.functional import normalize
 from fedcore.errors import Refused
 from fedcore.messages.message import FEATURES, STATISTICS, Message, Tensors
 from fedcore.site.site import Round, Site
-from fedssl.bank.bank import UNKNOWN, Banked, site_number
 from fedssl.bank.encoding import Wire, bounded, decode, encode
+from fedssl.bank.feature_bank import UNKNOWN, Banked, site_number
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from fedcore.augment.views import Views
 from fedcore.models.encoders import Encoder
 from fedcore.site.site import Round
 from fedssl.methods.base import Method, OptimizerFactory
-from fedssl.methods.pair import pair
+from fedssl.methods.two_views import pair
 
 
 class BYOL(Method):

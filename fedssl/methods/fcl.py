@@ -21,10 +21,10 @@ from fedcore.augment.views import Views
 from fedcore.data.dataset import Target
 from fedcore.models.encoders import Encoder
 from fedcore.site.site import Round
-from fedssl.bank.bank import UNKNOWN, FeatureBank, site_number
+from fedssl.bank.feature_bank import UNKNOWN, FeatureBank, site_number
 from fedssl.methods.base import Method, OptimizerFactory
 from fedssl.methods.moco import keys, queries, slow_copy
-from fedssl.methods.pair import pair
+from fedssl.methods.two_views import pair
 
 _MOST_PARTS = 2**15 - 1  # what an exchange's 16 bits hold
 

@@ -19,9 +19,9 @@ from torch.optim import SGD
 from fedcore.augment.views import Views
 from fedcore.models.encoders import Encoder
 from fedcore.site.site import Round
-from fedssl.bank.bank import FeatureBank, site_number
+from fedssl.bank.feature_bank import FeatureBank, site_number
 from fedssl.methods.base import Method, OptimizerFactory
-from fedssl.methods.pair import pair
+from fedssl.methods.two_views import pair
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -11,7 +11,7 @@ from torch.optim import SGD
 from fedcore.augment.views import Views
 from fedcore.models.encoders import Encoder
 from fedssl.methods.base import Method, OptimizerFactory
-from fedssl.methods.pair import pair
+from fedssl.methods.two_views import pair
 
 
 class SimSiam(Method):

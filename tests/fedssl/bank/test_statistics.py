@@ -13,7 +13,7 @@ from fedcore.errors import Refused
 from fedcore.messages.message import Reveals, exposure, flatten, nbytes, unflatten
 from fedcore.privacy.policy import Policy
 from fedcore.site.site import Round, Site
-from fedssl.bank.bank import site_number
+from fedssl.bank.feature_bank import site_number
 from fedssl.bank.statistics import (
     ShareStatistics,
     SiteStatistics,

@@ -20,8 +20,8 @@ from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedcore.transport.in_process import InProcess
-from fedssl.bank.bank import UNKNOWN, site_number
 from fedssl.bank.encoding import Wire
+from fedssl.bank.feature_bank import UNKNOWN, site_number
 from fedssl.bank.vectors import ShareVectors, SiteVectors, VectorPool
 from fedssl.methods.moco import MoCo
 from tests.fedcore.toys import at

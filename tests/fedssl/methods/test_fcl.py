@@ -29,7 +29,7 @@ from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedcore.transport.in_process import InProcess
-from fedssl.bank.bank import UNKNOWN, site_number
+from fedssl.bank.feature_bank import UNKNOWN, site_number
 from fedssl.bank.statistics import ShareStatistics
 from fedssl.bank.vectors import ShareVectors
 from fedssl.methods.fcl import FCL, matched_nce, parts_of

@@ -16,7 +16,7 @@ from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedcore.transport.in_process import InProcess
-from fedssl.bank.bank import site_number
+from fedssl.bank.feature_bank import site_number
 from fedssl.methods.moco import MoCo, info_nce
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lightly.models.modules.memory_bank import MemoryBankModule
 from torch import Tensor
 
-from fedssl.bank.bank import UNKNOWN, FeatureBank, site_number
+from fedssl.bank.feature_bank import UNKNOWN, FeatureBank, site_number
 
 
 def rows(first: int, n: int) -> Tensor:

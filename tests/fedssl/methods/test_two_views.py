@@ -9,8 +9,8 @@ from fedcore.models.encoders import ResNet
 from fedssl.methods.base import Method
 from fedssl.methods.fcl import FCL
 from fedssl.methods.moco import MoCo
-from fedssl.methods.pair import pair
 from fedssl.methods.simclr import SimCLR
+from fedssl.methods.two_views import pair
 
 
 def test_two_views_come_back_as_they_are() -> None:
