@@ -1,7 +1,6 @@
-"""The card of an encoder: what it is, what it learned from and how, what left the sites, what is still to decide.
+"""The model card of an encoder: architecture, training data and recipe, scores, data sent by the sites, licence.
 
-Markdown under a YAML head. Everything comes from the run's own record; what that lacks is
-left out.
+Markdown with a YAML header. All facts come from the run's records; a fact without a record is left out.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ from fedcore.runs.folder import RunFolder
 from fedssl.evaluation.probe import SHARED
 from fedssl.methods.base import Method
 
-_SCORES = {"knn": "kNN", "linear": "linear probe", "feature_std": "spread", "effective_rank": "effective rank"}
+_SCORES = {"knn": "kNN", "linear": "linear probe", "feature_std": "feature std", "effective_rank": "effective rank"}
 
 
-def card(run: RunFolder, module: Method, site: str | None = None, alone: bool = False) -> str:
-    """Markdown; `site` for an encoder that is one site's own, `alone` if no other site had a part in it."""
+def encoder_card(run: RunFolder, module: Method, site: str | None = None, single_site: bool = False) -> str:
+    """Markdown; `site` for the encoder of one site, `single_site` if it was trained at that site alone."""
     about, rounds = run.about(), run.rounds()
-    sites = {site: about["sites"][site]} if site and alone else about["sites"]
+    sites = {site: about["sites"][site]} if site and single_site else about["sites"]
     parts = [
-        _head(module), _what(about, rounds, module, sites, site, alone), _load(module),
-        _learned(sites, rounds, site),
+        _head(module), _description(about, rounds, module, sites, site, single_site), _usage(module),
+        _training_data(sites, rounds, site),
         left(run), recipe_of(run, ["method"]), environment(run, about), LICENCE, USE,
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -33,19 +32,22 @@ def _head(module: Method) -> str:
     return head("self-supervised-learning", type(module).__name__.lower(), type(module.encoder).__name__.lower())
 
 
-def _what(about: Record, rounds: Sequence[Record], module: Method, sites: Record, site: str | None, alone: bool) -> str:
+def _description(
+    about: Record, rounds: Sequence[Record], module: Method, sites: Record, site: str | None, single_site: bool
+) -> str:
     name = plain(site or "")
-    how = f"by {name} alone" if alone else f"by {len(sites)} sites together" + (f", as {name} has it" if site else "")
+    federated = f"by {len(sites)} sites" + (f", personalised for {name}" if site else "")
+    how = f"by {name} alone" if single_site else federated
     config = ", ".join(f"{k}={v}" for k, v in module.encoder.config.items())
-    pixels = " x ".join(map(str, about["size"]))
+    size = " x ".join(map(str, about["size"]))
     return f"""# Encoder pretrained {how}
 
 {type(module.encoder).__name__}({config}), {sum(p.numel() for p in module.encoder.parameters()):,} parameters
 (the report counts those of the method's heads too), pretrained with {type(module).__name__} for {len(rounds)} rounds on
-images of {pixels} pixels in [-1, 1]."""
+images of {size} pixels in [-1, 1]."""
 
 
-def _load(module: Method) -> str:
+def _usage(module: Method) -> str:
     return f"""```python
 from pathlib import Path
 
@@ -55,27 +57,27 @@ encoder = build_encoder(Path("encoder"))  # in evaluation mode; encoder(images) 
 ```
 
 `fedpretrain finetune RECIPE --start FOLDER` starts from it. `fedpretrain export FOLDER --to monai` (or `timm`,
-`torchvision`) writes it for plain models of these libraries, where they have its network."""
+`torchvision`) converts it to a model of that library, where the library has this network."""
 
 
-def _learned(sites: Record, rounds: Sequence[Record], site: str | None) -> str:
-    """`site`: whose own the encoder is; others measured theirs."""
+def _training_data(sites: Record, rounds: Sequence[Record], site: str | None) -> str:
+    """Images and scores by site; for the encoder of one `site` the scores of that site alone, since others have theirs."""
     scores = {name: _last_scores(rounds, name, site) if site in (None, name) else {} for name in sites}
-    shown = {key: title for key, title in _SCORES.items() if any(key in found for found in scores.values())}
-    titles = ["site", "training images", "test images (never trained on)", *shown.values()]
+    measured = {key: title for key, title in _SCORES.items() if any(key in row for row in scores.values())}
+    titles = ["site", "training images", "test images (never trained on)", *measured.values()]
     rows = [
-        [name, str(n["train"]), str(n["test"]), *(_decimal(scores[name].get(key)) for key in shown)]
+        [name, str(n["train"]), str(n["test"]), *(_decimal(scores[name].get(key)) for key in measured)]
         for name, n in sites.items()
     ]
-    told = (
-        "\n\nScores are those of the last survey. kNN is the part of a site's test images whose class the nearest\n"
-        "training images there name. A spread near 0 or an effective rank near 1 is collapse."
+    explanation = (
+        "\n\nScores are from the last evaluation. kNN: accuracy on a site's test images, classified by the nearest\n"
+        "training images of the site. feature std: 0 is collapse, 1 is ideal. effective rank: 1 is collapse."
     )
-    return f"## What it learned from\n\n{table(titles, rows)}{told if shown else ''}"
+    return f"## Training data\n\n{table(titles, rows)}{explanation if measured else ''}"
 
 
 def _last_scores(rounds: Sequence[Record], at: str, site: str | None) -> Mapping[str, float]:
-    """At one site, of its own encoder or, `site` being None, of the federation's."""
+    """The last scores measured at a site: of its own encoder or, if `site` is None, of the global encoder."""
     surveys = (r["survey"][at] for r in reversed(rounds) if at in r.get("survey", {}))
     found: Mapping[str, float] = next(surveys, {})
     shared = {name.removeprefix(SHARED): value for name, value in found.items() if name.startswith(SHARED)}

@@ -1,4 +1,4 @@
-"""`fedpretrain pretrain`: several hospitals train one encoder on images without labels."""
+"""`fedpretrain pretrain`: federated self-supervised pretraining of an encoder on images without labels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fedcore.server.rounds import PeriodicEvaluation, Rounds
 from fedcore.training.local_trainer import MODULE, personal
 from fedcore.training.visit import Visit
 from fedcore.transport.in_process import InProcess
-from fedssl.card import card
+from fedssl.card import encoder_card
 from fedssl.evaluation.gallery import Gallery
 from fedssl.evaluation.probe import Probe
 from fedssl.methods.base import Method
@@ -54,23 +54,23 @@ def pretrain(
     seed: int = 0,
     workers: int = 1,
 ) -> None:
-    """Pretrains an encoder across hospitals on unlabeled images that stay where they are.
+    """Pretrains an encoder across hospitals on unlabeled images, which stay at their hospital.
 
     Args:
         run: Folder of the run.
-        encoder: What is pretrained.
+        encoder: The encoder to pretrain.
         method: The self-supervised objective.
         data: The images.
-        algorithm: How sites cooperate; null: fedcore.algorithms.base.FedAvg.
-        exchange: What they share besides weights, e.g. feature banks; null shares weights alone.
+        algorithm: The federated algorithm; null: fedcore.algorithms.base.FedAvg.
+        exchange: What sites share in addition to weights, e.g. features; null: weights alone.
         visit: Local training in one round.
         rounds: The schedule.
-        policy: What sites agree to send.
-        probe: kNN score and collapse gauge at the sites between rounds; null measures nothing.
+        policy: What sites allow to be sent.
+        probe: kNN accuracy and collapse metrics at the sites between rounds; null: no probe.
         loggers: Lightning loggers, of csv and tensorboard.
         seed: Seed of every generator.
-        workers: Sites visited at the same time, each by a process of its own; several may share a GPU. 1: one after
-            another in this process.
+        workers: Processes that train sites at the same time; several may share a GPU. 1: one site after another in
+            this process.
     """
     run.prepare()
     algorithm = algorithm or FedAvg()
@@ -78,7 +78,7 @@ def pretrain(
     _require_training(cohort)
     with seeded(seed), building("the method or its encoder"):
         module = method(encoder(cohort.spatial_dims, cohort.channels))
-    _require_kept(module)
+    _require_config(module)
     _require_views(module, cohort)
     job = Job(
         train=cohort.split("train"), test=cohort.split("test"),
@@ -100,32 +100,32 @@ def _require_training(cohort: Cohort) -> None:
         raise InputError("no site has a training image; give some rows of the manifest the split 'train'")
 
 
-def _require_kept(module: Method) -> None:
-    """Raises InputError for an encoder whose file could not say how to build it again, before it is trained."""
+def _require_config(module: Method) -> None:
+    """Raises InputError, before training, for an encoder that could not be built again from its file."""
     if not isinstance(getattr(module.encoder, "config", None), dict):
         raise InputError(
-            f"encoder: {type(module.encoder).__name__} needs an attribute `config`, the arguments that build it again "
-            "(fedcore.models.encoders.Encoder); it has none"
+            f"encoder: {type(module.encoder).__name__} needs an attribute `config`, a dict of the arguments that build it "
+            "(see fedcore.models.encoders.Encoder)"
         )
     try:
         json.dumps(module.encoder.config)
     except (TypeError, ValueError) as e:
         raise InputError(
-            f"encoder: what {type(module.encoder).__name__} has in `config` must be numbers, texts and lists of them, "
-            f"for encoder.json to hold: {e}"
+            f"encoder: `config` of {type(module.encoder).__name__} must contain numbers, texts and lists of them, "
+            f"which encoder.json can store: {e}"
         ) from e
 
 
 def _require_views(module: Method, cohort: Cohort) -> None:
-    """Raises InputError for views that are not for images of this size, before anything is trained."""
+    """Raises InputError, before training, for views that do not work for images of this size."""
     with seeded(0), building("the views of an image"):
         module.views(torch.zeros(1, cohort.channels, *cohort.size))
 
 
 def _save(run: RunFolder, cohort: Cohort, module: Method, transport: InProcess) -> list[str]:
-    """The federation's encoder, if all of it travels, and the encoder of each site that has one of its own.
+    """Saves the global encoder, if all of it is shared, and the encoder of each site that has its own.
 
-    Returns notes on what cannot be expected of these.
+    Returns notes on encoders that are missing.
     """
     about: dict[str, Any] = {
         "classes": list(cohort.classes),
@@ -133,27 +133,27 @@ def _save(run: RunFolder, cohort: Cohort, module: Method, transport: InProcess) 
         "method": type(module).__name__,
     }
     local, names = transport.local, [f"encoder.{name}" for name in module.encoder.state_dict()]
-    stays = [name for name in names if not name.startswith(local.share)]
-    if not stays:
-        save_encoder(run.path / "encoder", module.encoder, about, card(run, module))
+    not_shared = [name for name in names if not name.startswith(local.share)]
+    if not not_shared:
+        save_encoder(run.path / "encoder", module.encoder, about, encoder_card(run, module))
     shared = local.shared()
     sites = [transport.site(name) for name in transport.names()]
     owners = [site for site in sites if has_own_encoder(site.memory)]
     for site in owners:
         with local.at(site):
             local.load(shared | personal(site.memory))
-            text = card(run, module, site=site.name, alone=len(stays) == len(names))
+            text = encoder_card(run, module, site=site.name, single_site=len(not_shared) == len(names))
             save_encoder(run.site(site.name) / "encoder", module.encoder, about, text)
-    local.load(shared)  # a personal model was in their place
+    local.load(shared)  # a personal model was loaded
     notes = []
-    if 0 < len(stays) < len(names):
+    if 0 < len(not_shared) < len(names):
         notes += [
-            f"{len(stays)} of the encoder's {len(names)} tensors stay at the sites ({stays[0]} ...), so there is no "
-            "common encoder; each site has its own in sites/SITE/encoder"
+            f"{len(not_shared)} of the encoder's {len(names)} tensors stay at the sites ({not_shared[0]} ...), so there is "
+            "no global encoder; each site has its own in sites/SITE/encoder"
         ]
-    if stays and len(owners) < len(sites):
+    if not_shared and len(owners) < len(sites):
         others = ", ".join(site.name for site in sites if site not in owners)
-        notes += [f"no encoder of {others}: nothing was trained there"]
+        notes += [f"no encoder of {others}: not trained there"]
     return notes
 
 
@@ -161,24 +161,24 @@ def _last_score(rounds: Sequence[Mapping[str, Any]]) -> str:
     """The kNN score of the last probe: its mean over the sites, weighted by their test images."""
     last = next((record for record in reversed(rounds) if record["survey"]), None)
     if last is None:
-        return "no score: no site was probed"
-    told = [(of["knn"], of.get("images", 1.0)) for of in last["survey"].values() if "knn" in of]
-    if not told:
+        return "no kNN score: no site was probed"
+    scores = [(m["knn"], m.get("images", 1.0)) for m in last["survey"].values() if "knn" in m]
+    if not scores:
         return "no kNN score, which needs labels; feature std and effective rank are in the report"
-    mean = sum(score * images for score, images in told) / sum(images for _, images in told)
-    return f"kNN accuracy on test images after round {last['round'] + 1}: {mean:.3f}, mean of {len(told)} sites"
+    mean = sum(score * images for score, images in scores) / sum(images for _, images in scores)
+    return f"kNN accuracy on test images after round {last['round'] + 1}: {mean:.3f}, mean of {len(scores)} sites"
 
 
 def has_own_encoder(memory: Tensors) -> bool:
-    """Whether a part of the encoder, or all of it, is the site's own."""
+    """Whether the site has its own version of the encoder, or of a part of it."""
     own = {name.removeprefix(MODULE) for name in memory if name.startswith(MODULE)} | personal(memory).keys()
     return any(name.startswith("encoder.") for name in own)
 
 
 def _keep_samples(folder: Path, images: Images, module: Method, seed: int, count: int = 6) -> None:
-    """A few images with their views for the report; they stay in the site's own folder."""
-    places = np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).astype(int))
-    batch = images.batch(places)
+    """Saves a few images with their views for the report, in the site's own folder."""
+    indices = np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).astype(int))
+    batch = images.batch(indices)
     with seeded(seed), torch.no_grad():
         views = torch.stack(module.views(batch), dim=1)
     write_arrays(folder / "samples.npz", images=batch.half().numpy(), views=views.half().numpy())

@@ -1,4 +1,4 @@
-"""`fedpretrain probe RUN`: how good a pretrained encoder is at every site, on the run's own or on other images."""
+"""`fedpretrain probe RUN`: kNN and linear probe of a pretrained encoder at every site, on the run's or other images."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from fedssl.pretraining import has_own_encoder, pretrain
 
 USAGE = """usage: fedpretrain probe RUN [--data.manifest other.csv] [--KEY VALUE ...]
 
-kNN, linear probe and gauges of collapse of a pretrained encoder at every site that has test images, each
-site against its own training images. Scalars alone leave a site."""
+Measures kNN accuracy, a linear probe and collapse metrics of a pretrained encoder at every site that has test images,
+against the site's own training images. A site sends scalars only."""
 
 TRAINED = "training_images"
 Table = dict[str, dict[str, float]]
 """Metrics by site."""
-COLUMNS = {"knn": "kNN", "linear": "linear probe", "feature_std": "spread", "effective_rank": "effective rank"}
+COLUMNS = {"knn": "kNN", "linear": "linear probe", "feature_std": "feature std", "effective_rank": "effective rank"}
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -43,45 +43,45 @@ def command(arguments: Sequence[str]) -> int:
 
 
 def probe(path: Path, overrides: Sequence[str] = ()) -> Table:
-    """Metrics by site of the encoder of a pretraining run; where sites have one of their own, of that.
+    """Metrics by site of the encoder of a pretraining run; where sites have their own encoders, of those.
 
     Raises:
-        InputError: There is no finished pretraining run, its encoder does not fit the images, or a site refused.
+        InputError: There is no finished pretraining run, its encoder does not fit the images, or a site declined.
     """
     run = RunFolder(path)
     if run.about().get("command") != "pretrain":
         raise InputError(f"probe takes a pretrain run, {path} holds {run.about().get('command', 'no run')}")
     run.require_own()
     run.finished()
-    asked = read_recipe(pretrain, "probe", [str(path / "recipe.yaml"), *overrides]).build()
-    asked["policy"].require_metrics("a probe")
-    cohort = load(asked["data"])
-    with seeded(asked["seed"]), building("the method or its encoder"):
-        module = asked["method"](asked["encoder"](cohort.spatial_dims, cohort.channels))
-    local = LocalTrainer(module, share_of(asked["algorithm"] or FedAvg(), module), asked["visit"])
-    sites = InProcess(cohort.split("train"), local, cohort.split("test"), asked["policy"], folder=path / "sites")
+    recipe = read_recipe(pretrain, "probe", [str(path / "recipe.yaml"), *overrides]).build()
+    recipe["policy"].require_metrics("a probe")
+    cohort = load(recipe["data"])
+    with seeded(recipe["seed"]), building("the method or its encoder"):
+        module = recipe["method"](recipe["encoder"](cohort.spatial_dims, cohort.channels))
+    local = LocalTrainer(module, share_of(recipe["algorithm"] or FedAvg(), module), recipe["visit"])
+    sites = InProcess(cohort.split("train"), local, cohort.split("test"), recipe["policy"], folder=path / "sites")
     sites.record = path / ANSWERS
     sites.memories = run.memories()
     _load(path, sites, module.encoder)
-    return _ask(sites, dataclasses.replace(asked["probe"] or Probe(), linear=True), asked["seed"])
+    return _probe_sites(sites, dataclasses.replace(recipe["probe"] or Probe(), linear=True), recipe["seed"])
 
 
 def _load(path: Path, sites: InProcess, encoder: Encoder) -> None:
-    """The run's encoder; of one that is no site's alone, what sites share of it, the rest being in their memories."""
+    """Loads the global encoder, or what sites share of it; what each site has of its own is in its memory."""
     if all(f"encoder.{name}".startswith(sites.local.share) for name in encoder.state_dict()):
         load_encoder(find_encoder(path), encoder)
         return
     owners = sorted(folder.parent.name for folder in path.glob("sites/*/encoder"))
     if not owners:
         find_encoder(path)
-    if strange := [name for name in sites.names() if not has_own_encoder(sites.memories.get(name))]:
+    if missing := [name for name in sites.names() if not has_own_encoder(sites.memories.get(name))]:
         raise InputError(
-            f"each site of {path} has an encoder of its own, and {strange[0]!r} is none of them ({', '.join(owners)})"
+            f"each site of {path} has its own encoder, but {missing[0]!r} has none; sites that have one: {', '.join(owners)}"
         )
     load_encoder(path / "sites" / owners[0] / "encoder", encoder)
 
 
-def _ask(sites: InProcess, visitor: Probe, seed: int) -> Table:
+def _probe_sites(sites: InProcess, visitor: Probe, seed: int) -> Table:
     down = Weights(sites.local.shared())
     answers = sites.ask(visitor, ((name, down) for name in sites.names()), Round(0, 1, seed))
     table: Table = {}
@@ -93,14 +93,14 @@ def _ask(sites: InProcess, visitor: Probe, seed: int) -> Table:
 
 
 def pooled(table: Table, metric: str) -> float | None:
-    """Mean over the sites, weighted by the images it is of: test images, of gauges of collapse training images.
+    """Mean over the sites, weighted by test images or, for collapse metrics, by training images.
 
     None where no site has the metric.
     """
-    counted = TRAINED if metric.removeprefix(SHARED) in ("feature_std", "effective_rank") else "images"
-    told = [(row[metric], row.get(counted, 1.0)) for row in table.values() if metric in row]
-    mass = sum(n for _, n in told)
-    return sum(value * n for value, n in told) / mass if mass else None
+    weight = TRAINED if metric.removeprefix(SHARED) in ("feature_std", "effective_rank") else "images"
+    values = [(row[metric], row.get(weight, 1.0)) for row in table.values() if metric in row]
+    total = sum(n for _, n in values)
+    return sum(value * n for value, n in values) / total if total else None
 
 
 def show(table: Table) -> None:

@@ -1,4 +1,4 @@
-"""The two views of a batch, for methods that compare two."""
+"""The two views of a batch, for methods that compare two views."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from torch import Tensor
 from fedcore.errors import Refused
 
 
-def pair(views: list[Float[Tensor, "n c *space"]], least: int = 2) -> tuple[Tensor, Tensor]:
-    """The first and the second view of at least `least` images.
+def two_views(views: list[Float[Tensor, "n c *space"]], min_images: int = 2) -> tuple[Tensor, Tensor]:
+    """The first and the second view of a batch.
 
     Raises:
-        Refused: There are not two views, or fewer images: of one, a batch norm or its like can learn nothing.
+        Refused: There are not exactly two views, or fewer than `min_images` images: batch norm cannot train on one.
     """
     if len(views) != 2:
         raise Refused(
             f"the method compares 2 views of an image, got {len(views)}; set method.init_args.views.count to 2"
         )
-    if len(views[0]) < least:
-        raise Refused(f"the method needs at least {least} images a step, got {len(views[0])}; "
+    if len(views[0]) < min_images:
+        raise Refused(f"the method needs at least {min_images} images per step, got {len(views[0])}; "
                       "leave the site out or raise visit.batch_size")  # fmt: skip
     return views[0], views[1]
