@@ -61,7 +61,7 @@ encoder = build_encoder(Path("encoder"))  # in evaluation mode; encoder(images) 
 
 
 def _training_data(sites: Record, rounds: Sequence[Record], site: str | None) -> str:
-    """Images and scores by site; for the encoder of one `site` the scores of that site alone, since others have theirs."""
+    """Images and scores by site; for the encoder of one `site` the scores of that site alone."""
     scores = {name: _last_scores(rounds, name, site) if site in (None, name) else {} for name in sites}
     measured = {key: title for key, title in _SCORES.items() if any(key in row for row in scores.values())}
     titles = ["site", "training images", "test images (never trained on)", *measured.values()]

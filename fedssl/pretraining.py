@@ -104,8 +104,8 @@ def _require_config(module: Method) -> None:
     """Raises InputError, before training, for an encoder that could not be built again from its file."""
     if not isinstance(getattr(module.encoder, "config", None), dict):
         raise InputError(
-            f"encoder: {type(module.encoder).__name__} needs an attribute `config`, a dict of the arguments that build it "
-            "(see fedcore.models.encoders.Encoder)"
+            f"encoder: {type(module.encoder).__name__} needs an attribute `config`, a dict of the arguments that "
+            "build it (see fedcore.models.encoders.Encoder)"
         )
     try:
         json.dumps(module.encoder.config)
@@ -148,8 +148,8 @@ def _save(run: RunFolder, cohort: Cohort, module: Method, transport: InProcess) 
     notes = []
     if 0 < len(not_shared) < len(names):
         notes += [
-            f"{len(not_shared)} of the encoder's {len(names)} tensors stay at the sites ({not_shared[0]} ...), so there is "
-            "no global encoder; each site has its own in sites/SITE/encoder"
+            f"{len(not_shared)} of the encoder's {len(names)} tensors stay at the sites ({not_shared[0]} ...), so "
+            "there is no global encoder; each site has its own in sites/SITE/encoder"
         ]
     if not_shared and len(owners) < len(sites):
         others = ", ".join(site.name for site in sites if site not in owners)

@@ -35,7 +35,7 @@ POOLED = ("--data.partition", "fedcore.data.partition.Pooled", "--exchange", "nu
 VECTORS = (
     "--exchange",
     "fedssl.bank.vectors.ShareVectors",
-    "--exchange.wire",
+    "--exchange.encoding",
     "int8",
     "--policy.max_level",
     "FEATURES",
@@ -135,7 +135,7 @@ def measure(cell: Cell, folder: Path) -> list[Result]:
     run = stage("pretrain", way.recipe, home / "pretrain", *images, *seed, *PRETRAIN, *way.overrides)
     # However the images were dealt for training, encoders are measured at the hospitals as they are.
     there = () if cell.way == "local" else ("--data.partition", "null")
-    table = probe(run, ["--probe.images", "1000000", *images, *there])
+    table = probe(run, ["--probe.max_images", "1000000", *images, *there])
     found = [
         Result(str(cell), key, value) for key in ("knn", "linear") if (value := _of_federation(table, key)) is not None
     ]

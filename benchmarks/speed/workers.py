@@ -40,7 +40,7 @@ SITES, IMAGES, SIZE, BATCH, REPEATS = 4, 256, 64, 64, 3
 
 
 def in_process() -> InProcess:
-    module = MoCo(ResNet(depth=10, stem=32), bank=1024, remote=1)
+    module = MoCo(ResNet(depth=10, stem=32), bank_size=1024, remote_bank_size=1)
     local = LocalTrainer(module, module.share, Visit(batch_size=BATCH))
     return InProcess(make_sites(SITES, IMAGES, SIZE), local)
 

@@ -76,7 +76,8 @@ def _load(path: Path, sites: InProcess, encoder: Encoder) -> None:
         find_encoder(path)
     if missing := [name for name in sites.names() if not has_own_encoder(sites.memories.get(name))]:
         raise InputError(
-            f"each site of {path} has its own encoder, but {missing[0]!r} has none; sites that have one: {', '.join(owners)}"
+            f"each site of {path} has its own encoder, but {missing[0]!r} has none; "
+            f"sites that have one: {', '.join(owners)}"
         )
     load_encoder(path / "sites" / owners[0] / "encoder", encoder)
 

@@ -42,8 +42,8 @@ class RepresentationChange:
     def callback(self, anchor: Tensors, site: Site, turn: Round) -> Callback:
         if site.size < 3:
             raise Refused(
-                "representation_change compares distances between images and needs 3 images; leave the site out, or set "
-                "the aggregator's weight to examples"
+                "representation_change compares distances between images and needs 3 images; leave the site out, or "
+                "set the aggregator's weight to examples"
             )
         indices = torch.linspace(0, site.size - 1, min(self.max_images, site.size)).long().unique()
         return _RepresentationChangeCallback(site.images.batch(indices))

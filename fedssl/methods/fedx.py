@@ -96,7 +96,7 @@ class FedX(Method):
 def log_relations(
     embeddings: Float[Tensor, "n d"], references: Float[Tensor, "n d"], temperature: float
 ) -> Float[Tensor, "n m"]:
-    """log r, r_i = softmax over j != i of cos(embedding i, reference j) / tau: the relation of image i to the others."""
+    """log r, r_i = softmax over j != i of cos(embedding i, reference j) / tau: relations of image i to the others."""
     n = len(embeddings)
     cosines = normalize(embeddings, dim=1) @ normalize(references, dim=1).T
     # Removes the diagonal: after the first number, every (n + 1)-th number is on it.

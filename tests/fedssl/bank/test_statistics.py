@@ -18,9 +18,9 @@ from fedssl.bank.statistics import (
     ShareStatistics,
     SiteStatistics,
     StatisticsPool,
-    sample_features,
-    moments,
     fewest_patients,
+    moments,
+    sample_features,
 )
 from fedssl.methods.moco import MoCo
 

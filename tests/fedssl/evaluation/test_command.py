@@ -28,10 +28,10 @@ def run_command(capsys: pytest.CaptureFixture[str]) -> Said:
     """Runs a command and returns its exit code, stdout and stderr."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as stopped:
             main([str(argument) for argument in arguments])
         out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
+        return int(stopped.value.code or 0), out, err
 
     return run
 
@@ -93,7 +93,9 @@ def test_the_mean_weights_sites_by_their_images() -> None:
     assert pooled(table, "linear") is None
 
 
-def test_a_folder_of_another_kind_or_an_unfinished_run_is_an_error(run_command: RunCommand, tmp_path: Path, finished: Path) -> None:
+def test_a_folder_of_another_kind_or_an_unfinished_run_is_an_error(
+    run_command: RunCommand, tmp_path: Path, finished: Path
+) -> None:
     code, _, err = run_command("probe", tmp_path / "nowhere")
     assert (code, "holds no run" in err) == (2, True)
     (finished / "encoder/encoder.safetensors").unlink()

@@ -157,9 +157,7 @@ def test_features_that_are_not_finite_are_not_saved(tmp_path: Path, images: Make
 
 @pytest.mark.parametrize("local_only", [False, True])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_run_saves_a_gallery_of_the_encoder_at_every_site(
-    tmp_path: Path, local_only: bool, dims: int
-) -> None:
+def test_a_run_saves_a_gallery_of_the_encoder_at_every_site(tmp_path: Path, local_only: bool, dims: int) -> None:
     run = RunFolder(tmp_path / "run")
     data = Data(size=16, phantom=Phantoms(sites=2, images_per_site=12, spatial_dims=dims))
     pretrain(

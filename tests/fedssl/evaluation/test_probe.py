@@ -102,9 +102,7 @@ def test_a_probe_changes_no_weight_no_buffer_and_no_memory(local: LocalTrainer, 
     assert all(part.training for part in local.module.modules())
 
 
-def test_knn_accuracy_is_of_labelled_images_alone(
-    local: LocalTrainer, images: Callable[..., Images]
-) -> None:
+def test_knn_accuracy_is_of_labelled_images_alone(local: LocalTrainer, images: Callable[..., Images]) -> None:
     train, test = images("a", 30), images("b", 9)
     test = dataclasses.replace(test, labels=test.labels.index_fill(0, torch.tensor([0, 4]), -1))
     metrics = probe_sites(InProcess({"a": train}, local, {"a": test}, ANY), Probe(knn_k=3))["a"].metrics
@@ -135,7 +133,9 @@ def test_a_site_without_labels_or_test_images_has_collapse_metrics_alone(
 
 
 def test_a_site_with_one_image_has_no_metric(local: LocalTrainer, images: Callable[..., Images]) -> None:
-    answers = probe_sites(InProcess({"a": images(n=1), "b": images("b", 1)}, local, {"b": images("c", 3)}, ANY), Probe())
+    answers = probe_sites(
+        InProcess({"a": images(n=1), "b": images("b", 1)}, local, {"b": images("c", 3)}, ANY), Probe()
+    )
     assert answers["a"].metrics == {}
     assert answers["b"].metrics == {}
 

@@ -72,7 +72,9 @@ def reference(sites: InProcess, rounds: int, tau: float) -> Tensors:
             key: sum(SIZES[name] * own[name][key].double() for name in SIZES) / images  # type: ignore[misc]
             for key in global_model
         }
-        global_model = {k: t.float() if own["a"][k].is_floating_point() else t.round().long() for k, t in global_model.items()}
+        global_model = {
+            k: t.float() if own["a"][k].is_floating_point() else t.round().long() for k, t in global_model.items()
+        }
     return global_model
 
 

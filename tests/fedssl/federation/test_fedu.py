@@ -39,7 +39,9 @@ def run(algorithm: Algorithm, sites: InProcess) -> tuple[Tensors, list[list[floa
     divergences: list[list[float]] = []
     state: Any = federate(
         algorithm, sites, algorithm.start(sites.local), Rounds(3), 0,
-        finished=lambda record, state: divergences.append([s.metrics.get("divergence", -1.0) for s in record.sites.values()]),
+        finished=lambda record, state: divergences.append(
+            [s.metrics.get("divergence", -1.0) for s in record.sites.values()]
+        ),
     )  # fmt: skip
     return state.tensors, divergences
 
@@ -55,7 +57,10 @@ def reference(sites: InProcess, mu: float) -> Tensors:
                 start = dict(global_model)
                 if name in own:
                     diverged = (
-                        (global_model["encoder.layers.1.weight"] - own[name]["encoder.layers.1.weight"]).square().sum().sqrt()
+                        (global_model["encoder.layers.1.weight"] - own[name]["encoder.layers.1.weight"])
+                        .square()
+                        .sum()
+                        .sqrt()
                     )
                     if diverged >= mu:
                         start |= {k: t for k, t in own[name].items() if t.is_floating_point() and k[:8] != "encoder."}

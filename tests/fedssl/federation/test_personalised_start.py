@@ -102,7 +102,9 @@ def last_model(memory: Tensors) -> Tensors:
 
 
 @both
-def test_the_first_visit_starts_from_the_global_model_and_later_ones_from_a_mix(algorithm: PersonalisedStart, sites: Sites) -> None:
+def test_the_first_visit_starts_from_the_global_model_and_later_ones_from_a_mix(
+    algorithm: PersonalisedStart, sites: Sites
+) -> None:
     transport = sites("abc")
     state, records = run(algorithm, transport)
     assert all("divergence" not in s.metrics for s in records[0].sites.values())
@@ -144,7 +146,9 @@ def test_one_site_equals_the_wrapped_algorithm_exactly(algorithm: PersonalisedSt
 
 
 @both
-def test_a_resumed_run_equals_an_uninterrupted_one_exactly(algorithm: PersonalisedStart, sites: Sites, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one_exactly(
+    algorithm: PersonalisedStart, sites: Sites, tmp_path: Path
+) -> None:
     rounds, whole = Rounds(4, per_round=2), sites("abc")
     expected, _ = run(algorithm, whole, rounds)
 

@@ -63,9 +63,7 @@ def test_the_correlation_of_constant_dissimilarities_is_1(features: torch.Tensor
     assert correlation(dissimilarity(features), dissimilarity(torch.randn_like(features))) == 1
 
 
-def test_a_visit_that_changes_nothing_reports_0(
-    toy: Callable[..., nn.Module], images: Callable[..., Images]
-) -> None:
+def test_a_visit_that_changes_nothing_reports_0(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:
     local, site = trainer(toy(norm=False), rate=0.0), Site("a", images())
     metrics = local.fit(site, TURN, [RepresentationChange().callback({}, site, TURN)])
     assert metrics["representation_change"] == pytest.approx(0, abs=1e-6)
