@@ -26,12 +26,12 @@ docs: $(READY)          ## the recipe reference, from the recipes and signatures
 	$(BIN)/python docs/make_reference.py
 
 bench: $(READY)         ## measurements; each file's docstring holds the last result
-	$(BIN)/python -m benchmarks.views
-	$(BIN)/python -m benchmarks.throughput
-	$(BIN)/python -m benchmarks.workers
-	$(BIN)/python -m benchmarks.visit_overhead
-	$(BIN)/python -m benchmarks.simulation
-	$(BIN)/python -m benchmarks.sampling
+	$(BIN)/python -m benchmarks.speed.views
+	$(BIN)/python -m benchmarks.speed.throughput
+	$(BIN)/python -m benchmarks.speed.workers
+	$(BIN)/python -m benchmarks.speed.visit_overhead
+	$(BIN)/python -m benchmarks.speed.simulation
+	$(BIN)/python -m benchmarks.speed.sampling
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

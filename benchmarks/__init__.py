@@ -1,1 +1,1 @@
-"""Measurements; the last result, its date and its hardware stand in each file's docstring."""
+"""Measurements of accuracy (`experiments`), of speed and memory (`speed`) and of copy detection."""

@@ -1,7 +1,6 @@
-"""The card of an encoder: what it is, what it learned from and how, what left the sites, what is still to decide.
+"""The model card of an encoder: architecture, training data and recipe, scores, data sent by the sites, licence.
 
-Markdown under a YAML head. Everything comes from the run's own record; what that lacks is
-left out.
+Markdown with a YAML header. All facts come from the run's records; a fact without a record is left out.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from fedcore.site.site import Site
 from fedssl.evaluation.probe import SHARED
 from fedssl.methods.base import Method
 
-_SCORES = {"knn": "kNN", "linear": "linear probe", "feature_std": "spread", "effective_rank": "effective rank"}
+_SCORES = {"knn": "kNN", "linear": "linear probe", "feature_std": "feature std", "effective_rank": "effective rank"}
 
 
-def card(run: RunFolder, module: Method) -> str:
+def encoder_card(run: RunFolder, module: Method) -> str:
     """Markdown, of the federation's encoder."""
     about, rounds = run.about(), run.rounds()
     parts = [
-        _head(module), _what(f"by {len(about['sites'])} sites together", len(rounds), about["size"], module),
-        _load(module), _learned(about["sites"], rounds),
+        _head(module), _description(f"by {len(about['sites'])} sites together", len(rounds), about["size"], module),
+        _usage(module), _training_data(about["sites"], rounds),
         left(run), recipe_of(run, ["method"]), environment(run, about), LICENCE, USE,
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -39,8 +38,8 @@ def site_card(site: Site, module: Method, alone: bool) -> str:
     test = 0 if site.test is None else len(site.test)
     titles = ["site", "training images", "test images (never trained on)"]
     parts = [
-        _head(module), _what(how, None, site.images.space, module), _load(module),
-        f"## What it learned from\n\n{table(titles, [[site.name, str(len(site.images)), str(test)]])}",
+        _head(module), _description(how, None, site.images.space, module), _usage(module),
+        f"## Training data\n\n{table(titles, [[site.name, str(len(site.images)), str(test)]])}",
         "## What left this site\n\nThe `audit.jsonl` beside this folder lists everything.", LICENCE, USE,
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
@@ -50,7 +49,7 @@ def _head(module: Method) -> str:
     return head("self-supervised-learning", type(module).__name__.lower(), type(module.encoder).__name__.lower())
 
 
-def _what(how: str, rounds: int | None, space: Sequence[int], module: Method) -> str:
+def _description(how: str, rounds: int | None, space: Sequence[int], module: Method) -> str:
     config = ", ".join(f"{k}={v}" for k, v in module.encoder.config.items())
     pixels = " x ".join(map(str, space))
     lasted = "" if rounds is None else f" for {rounds} rounds"
@@ -61,7 +60,7 @@ def _what(how: str, rounds: int | None, space: Sequence[int], module: Method) ->
 images of {pixels} pixels in [-1, 1]."""
 
 
-def _load(module: Method) -> str:
+def _usage(module: Method) -> str:
     return f"""```python
 from pathlib import Path
 
@@ -71,22 +70,22 @@ encoder = build_encoder(Path("encoder"))  # in evaluation mode; encoder(images) 
 ```
 
 `fedpretrain finetune RECIPE --start FOLDER` starts from it. `fedpretrain export FOLDER --to monai` (or `timm`,
-`torchvision`) writes it for plain models of these libraries, where they have its network."""
+`torchvision`) converts it to a model of that library, where the library has this network."""
 
 
-def _learned(sites: Record, rounds: Sequence[Record]) -> str:
+def _training_data(sites: Record, rounds: Sequence[Record]) -> str:
     scores = {name: _last_scores(rounds, name) for name in sites}
-    shown = {key: title for key, title in _SCORES.items() if any(key in found for found in scores.values())}
-    titles = ["site", "training images", "test images (never trained on)", *shown.values()]
+    measured = {key: title for key, title in _SCORES.items() if any(key in row for row in scores.values())}
+    titles = ["site", "training images", "test images (never trained on)", *measured.values()]
     rows = [
-        [name, str(n["train"]), str(n["test"]), *(_decimal(scores[name].get(key)) for key in shown)]
+        [name, str(n["train"]), str(n["test"]), *(_decimal(scores[name].get(key)) for key in measured)]
         for name, n in sites.items()
     ]
-    told = (
-        "\n\nScores are those of the last survey. kNN is the part of a site's test images whose class the nearest\n"
-        "training images there name. A spread near 0 or an effective rank near 1 is collapse."
+    explanation = (
+        "\n\nScores are from the last evaluation. kNN: accuracy on a site's test images, classified by the nearest\n"
+        "training images of the site. feature std: 0 is collapse, 1 is ideal. effective rank: 1 is collapse."
     )
-    return f"## What it learned from\n\n{table(titles, rows)}{told if shown else ''}"
+    return f"## Training data\n\n{table(titles, rows)}{explanation if measured else ''}"
 
 
 def _last_scores(rounds: Sequence[Record], at: str) -> Mapping[str, float]:

@@ -1,4 +1,4 @@
-"""`fedpretrain pretrain`: several hospitals train one encoder on images without labels."""
+"""`fedpretrain pretrain`: federated self-supervised pretraining of an encoder on images without labels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from fedcore.site.farewell import Farewell
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedcore.transport.simulation import agreed, by_workers, simulate_task
-from fedssl.card import card
+from fedssl.card import encoder_card
 from fedssl.evaluation.gallery import Gallery
 from fedssl.evaluation.probe import Probe
 from fedssl.methods.base import Method
@@ -61,23 +61,23 @@ def pretrain(
     seed: int = 0,
     workers: int = 1,
 ) -> None:
-    """Pretrains an encoder across hospitals on unlabeled images that stay where they are.
+    """Pretrains an encoder across hospitals on unlabeled images, which stay at their hospital.
 
     Args:
         run: Folder of the run.
-        encoder: What is pretrained.
+        encoder: The encoder to pretrain.
         method: The self-supervised objective.
         data: The images.
-        algorithm: How sites cooperate; null: fedcore.algorithms.base.FedAvg.
-        exchange: What they share besides weights, e.g. feature banks; null shares weights alone.
+        algorithm: The federated algorithm; null: fedcore.algorithms.base.FedAvg.
+        exchange: What sites share in addition to weights, e.g. features; null: weights alone.
         visit: Local training in one round.
         rounds: The schedule.
-        policy: What sites agree to send.
-        probe: kNN score and collapse gauge at the sites between rounds; null measures nothing.
+        policy: What sites allow to be sent.
+        probe: kNN accuracy and collapse metrics at the sites between rounds; null: no probe.
         loggers: Lightning loggers, of csv and tensorboard.
         seed: Seed of every generator.
-        workers: Sites visited at the same time, each by a process of its own; several may share a GPU. 1: one after
-            another in this process.
+        workers: Processes that train sites at the same time; several may share a GPU. 1: one site after another in
+            this process.
     """
     run.prepare()
     task = Pretraining(_cooperation(algorithm, exchange), visit, encoder, method, probe or Probe(), seed)
@@ -109,7 +109,7 @@ class Pretraining:
         """Raises InputError for an encoder or views that do not suit such images, before anything is trained."""
         with seeded(self.seed), building("the method or its encoder"):
             module = self.method(self.encoder(agreement.spatial_dims, agreement.channels))
-        _require_kept(module)
+        _require_config(module)
         with seeded(0), building("the views of an image"):
             module.views(torch.zeros(1, agreement.channels, *agreement.size))
         return module
@@ -149,7 +149,7 @@ def finish(run: RunFolder, sites: Sites, local: LocalTrainer, seed: int) -> None
     stays = [name for name in names if not name.startswith(local.share)]
     if not stays:
         about = about_encoder(sites.agreement, module)
-        save_encoder(run.path / "encoder", module.encoder, about, card(run, module))
+        save_encoder(run.path / "encoder", module.encoder, about, encoder_card(run, module))
     told = say_farewell(sites, local.shared(), sites.training, Round(count, count, seed))
     notes = []
     if 0 < len(stays) < len(names):
@@ -182,19 +182,19 @@ def _require_training(cohort: Cohort) -> None:
         raise InputError("no site has a training image; give some rows of the manifest the split 'train'")
 
 
-def _require_kept(module: Method) -> None:
-    """Raises InputError for an encoder whose file could not say how to build it again, before it is trained."""
+def _require_config(module: Method) -> None:
+    """Raises InputError, before training, for an encoder that could not be built again from its file."""
     if not isinstance(getattr(module.encoder, "config", None), dict):
         raise InputError(
-            f"encoder: {type(module.encoder).__name__} needs an attribute `config`, the arguments that build it again "
-            "(fedcore.models.encoders.Encoder); it has none"
+            f"encoder: {type(module.encoder).__name__} needs an attribute `config`, a dict of the arguments that "
+            "build it (see fedcore.models.encoders.Encoder)"
         )
     try:
         json.dumps(module.encoder.config)
     except (TypeError, ValueError) as e:
         raise InputError(
-            f"encoder: what {type(module.encoder).__name__} has in `config` must be numbers, texts and lists of them, "
-            f"for encoder.json to hold: {e}"
+            f"encoder: `config` of {type(module.encoder).__name__} must contain numbers, texts and lists of them, "
+            f"which encoder.json can store: {e}"
         ) from e
 
 
@@ -202,9 +202,9 @@ def _last_score(rounds: Sequence[Mapping[str, Any]]) -> str:
     """The kNN score of the last probe: its mean over the sites, weighted by their test images."""
     last = next((record for record in reversed(rounds) if record["survey"]), None)
     if last is None:
-        return "no score: no site was probed"
-    told = [(of["knn"], of.get("images", 1.0)) for of in last["survey"].values() if "knn" in of]
-    if not told:
+        return "no kNN score: no site was probed"
+    scores = [(m["knn"], m.get("images", 1.0)) for m in last["survey"].values() if "knn" in m]
+    if not scores:
         return "no kNN score, which needs labels; feature std and effective rank are in the report"
-    mean = sum(score * images for score, images in told) / sum(images for _, images in told)
-    return f"kNN accuracy on test images after round {last['round'] + 1}: {mean:.3f}, mean of {len(told)} sites"
+    mean = sum(score * images for score, images in scores) / sum(images for _, images in scores)
+    return f"kNN accuracy on test images after round {last['round'] + 1}: {mean:.3f}, mean of {len(scores)} sites"

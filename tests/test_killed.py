@@ -31,8 +31,12 @@ CRITIC = "{class_path: fedgen.gan.discriminator.Critic, init_args: {widths: [8, 
 RECIPES = {
     "pretrain": f"""{DATA}
 encoder: {STEM}
-method: {{class_path: fedssl.methods.moco.MoCo, init_args: {{bank: 64, remote: 64, hidden: 16, dim: 16}}}}
-exchange: {{class_path: fedssl.bank.vectors.ShareVectors, init_args: {{per_site: 16, draw: 24, wire: int8}}}}
+method:
+  class_path: fedssl.methods.moco.MoCo
+  init_args: {{bank_size: 64, remote_bank_size: 64, hidden_dim: 16, projection_dim: 16}}
+exchange:
+  class_path: fedssl.bank.vectors.ShareVectors
+  init_args: {{upload_size: 16, remote_features: 24, encoding: int8}}
 policy: {{max_level: FEATURES}}
 """,
     "finetune": f"""{DATA}

@@ -67,7 +67,7 @@ WORDS = ["--data.size", "16", "--data.phantom.sites", "2", "--data.phantom.image
 ENCODER_WORDS = ["--encoder", "fedcore.models.encoders.ResNet", "--encoder.depth", "10", "--encoder.stem", "2"]
 DATA = Data(size=16, phantom=Phantoms(sites=2, images_per_site=100, test_fraction=0.4))
 ENCODER = partial(ResNet, depth=10, stem=2)
-MOCO = partial(MoCo, bank=64, remote=64, hidden=16, dim=8)
+MOCO = partial(MoCo, bank_size=64, remote_bank_size=64, hidden_dim=16, projection_dim=8)
 VISIT = Visit(batch_size=16, max_steps=4, accelerator="cpu")
 SHORT: dict[str, Any] = {"data": DATA, "rounds": Rounds(1), "loggers": (), "visit": VISIT}
 STATISTICS, FEATURES = Policy(Reveals.STATISTICS), Policy(Reveals.FEATURES)
@@ -77,8 +77,8 @@ SMALL_GAN = partial(GAN, painter=partial(Painter, widths=(8, 8), latent=4), crit
 SMALL_VAE = partial(VAE, network=partial(Autoencoder, widths=(8, 8)))
 PRETRAINED: dict[str, dict[str, Any]] = {
     "weights": {"policy": WEIGHTS}, "quiet": {"policy": QUIET}, "metrics": {},
-    "statistics": {"method": MOCO, "exchange": ShareStatistics(draw=16, at_least=8)},
-    "vectors": {"method": MOCO, "exchange": ShareVectors(per_site=8, draw=8), "policy": FEATURES},
+    "statistics": {"method": MOCO, "exchange": ShareStatistics(remote_features=16, min_patients=8)},
+    "vectors": {"method": MOCO, "exchange": ShareVectors(upload_size=8, remote_features=8), "policy": FEATURES},
     "controls": {"algorithm": Scaffold()}, "lengths": {"algorithm": FedNova()}, "int8": {"algorithm": Quantised()},
     "alone": {"algorithm": LocalOnly()},
 }  # fmt: skip

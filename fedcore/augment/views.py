@@ -7,7 +7,7 @@ order of intensities on which their reading rests.
 Why not a library: on one CPU thread the same changes take kornia 2.2 to 2.4 times as long (1.7 times with a
 looser crop), and it has no resized crop, blur or intensity changes for volumes. MONAI has them, but an image
 at a time: 2.5 to 4.2 times as long in 3D, 8 to 41 times in 2D. lightly's views are 8-bit RGB pictures in 2D,
-3.5 to 6.3 times as long, without gamma and noise (benchmarks/views.py).
+3.5 to 6.3 times as long, without gamma and noise (benchmarks/speed/views.py).
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def _with_path(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
 def _forget_defaults_of_other_classes(parser: ArgumentParser, tree: dict[str, Any], words: Sequence[str]) -> None:
     """Where file or words name a class, the default one is dropped.
 
-    jsonargparse would hand its arguments' defaults on to those of the same name (SimCLR's `hidden` to BYOL's).
+    jsonargparse would hand its arguments' defaults on to those of the same name (SimCLR's `hidden_dim` to BYOL's).
     """
     for action in parser._actions:
         if not isinstance(action.default, dict) or "class_path" not in action.default:

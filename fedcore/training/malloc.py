@@ -2,7 +2,7 @@
 
 glibc asks the system anew for every block above 32 MB, or less, and the system fills it with zeros, page by page: a
 tenth of the time of a training whose layers answer with such blocks. Torch keeps blocks of a GPU by itself, those of a
-CPU it does not (benchmarks/malloc.py).
+CPU it does not (benchmarks/speed/malloc.py).
 """
 
 from __future__ import annotations

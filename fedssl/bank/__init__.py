@@ -1,1 +1,1 @@
-"""Feature banks, and the exchanges that share them."""
+"""Feature banks, and the exchanges that share their content between sites."""

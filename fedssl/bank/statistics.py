@@ -1,16 +1,17 @@
-"""Feature statistics instead of features (FedMoCo's metadata transfer: Dong & Voiculescu 2021, arXiv 2109.07504).
+"""Exchange of feature statistics between sites (FedMoCo's metadata transfer: Dong & Voiculescu 2021, arXiv 2109.07504).
 
-A site sends the mean and the covariance of its bank; every other site draws synthetic features from
-N(mean, eta * covariance) as further negatives. That is our reading: the paper calls it an
-inter-node statistical data augmentation and gives no formula for eta.
+A site sends the mean and the covariance of its feature bank; every other site samples synthetic features from
+N(mean, eta * covariance) as additional negatives. That is our reading: the paper calls it an inter-node statistical
+data augmentation and gives no formula for eta.
 
-Moments tell who was in them, the more so the more numbers and the fewer patients. Of n patients with one feature of
-128 numbers each, of a fixed encoder, the Mahalanobis distance by the covariance that was sent tells patients that were
-in from others with an AUROC of 1.00 at n = 256, 0.80 at 1,024 and 0.63 at 2,560 (below 128 the residual outside the
-affine span of the covariance does so exactly); by variances alone 0.60 at 100, 0.54 at 256, 0.51 at 1,024 (simulated:
-Gaussian features, variances falling as exp(-j / 60), on the sphere). So a covariance needs `full_from` patients for
-each of its dimensions, and a site with fewer sends variances alone. Those who know the mean of all patients there are
-tell 0.77 at 100 and 0.66 at 256 from the site's mean; a site with fewer than `at_least` patients sends nothing.
+Moments reveal who was in them, the more so the more numbers and the fewer patients. Of n patients with one feature of
+128 numbers each, of a fixed encoder, the Mahalanobis distance by the covariance that was sent separates members from
+others with an AUROC of 1.00 at n = 256, 0.80 at 1,024 and 0.63 at 2,560 (below 128 the residual outside the affine
+span of the covariance does so exactly); by variances alone 0.60 at 100, 0.54 at 256, 0.51 at 1,024 (simulated:
+Gaussian features, variances falling as exp(-j / 60), on the sphere). So a site sends a covariance only with
+`min_patients_per_dim` patients for each of its dimensions, and variances alone with fewer. An attacker who has the
+mean of the whole population separates them by the site's mean with 0.77 at 100 and 0.66 at 256; a site with fewer
+than `min_patients` patients sends nothing.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from torch.nn.functional import normalize
 from fedcore.errors import Refused
 from fedcore.messages.message import STATISTICS, Message, Tensors
 from fedcore.site.site import Round, Site
-from fedssl.bank.bank import Banked, site_number
+from fedssl.bank.feature_bank import FeatureBankMethod, site_id
 
 
 @dataclass(frozen=True)
 class SiteStatistics(Message):
-    """First two moments of a site's normalised features, and of how many; count 0: too few patients to tell. A
-    covariance that is diagonal holds variances alone."""
+    """First two moments of a site's normalised features, and how many features; count 0: too few patients to send
+    them. With variances alone the covariance is diagonal."""
 
     recipients: ClassVar[str] = "server, other sites"
     mean: Float[Tensor, "d"] = field(metadata=STATISTICS)
@@ -43,7 +44,7 @@ class SiteStatistics(Message):
 
 @dataclass(frozen=True)
 class StatisticsPool(Message):
-    """The same by site."""
+    """The fields of SiteStatistics by site."""
 
     mean: Tensors = field(metadata=STATISTICS)
     covariance: Tensors = field(metadata=STATISTICS)
@@ -52,67 +53,71 @@ class StatisticsPool(Message):
 
 @dataclass(frozen=True)
 class ShareStatistics:
-    """FedMoCo's exchange: d + d^2 + 1 numbers a site, whatever the size of its bank."""
+    """FedMoCo's exchange: d + d^2 + 1 numbers per site, whatever the size of its bank."""
 
-    draw: int = 1024
-    """Synthetic features a site makes in all, shared out by the other sites' counts."""
+    remote_features: int = 1024
+    """Synthetic features that a site samples in total, divided in proportion to the other sites' counts; at most the
+    method's remote_bank_size."""
     eta: float = 1.0
-    """Spread of the synthetic features; 1 draws from the fitted Gaussian."""
-    at_least: int = 64
-    """A site with fewer patients behind its bank, or fewer than `policy.min_patients`, sends nothing."""
-    full_from: int = 20
-    """Patients for each dimension of a feature from which on covariances are sent; below it variances alone."""
+    """Scale of the covariance of the synthetic features; 1 samples from the fitted Gaussian."""
+    min_patients: int = 64
+    """A site with features of fewer patients, or of fewer than `policy.min_patients`, sends nothing."""
+    min_patients_per_dim: int = 20
+    """Patients per dimension of a feature that a site needs to send covariances; with fewer it sends variances."""
 
     def __post_init__(self) -> None:
-        if self.draw < 1 or self.eta < 0 or self.at_least < 2 or self.full_from < 2:
-            raise ValueError(f"draw >= 1, eta >= 0, at_least >= 2 and full_from >= 2 must hold, got {self}")
+        if self.remote_features < 1 or self.eta < 0 or self.min_patients < 2 or self.min_patients_per_dim < 2:
+            raise ValueError(
+                f"remote_features >= 1, eta >= 0, min_patients >= 2 and min_patients_per_dim >= 2 must hold, got {self}"
+            )
 
     def start(self) -> StatisticsPool:
         return StatisticsPool({}, {}, {})
 
     def broadcast(self, pool: StatisticsPool, site: str, turn: Round) -> StatisticsPool:
-        parts = (pool.mean, pool.covariance, pool.count)
-        return StatisticsPool(*({name: t for name, t in part.items() if name != site} for part in parts))
+        fields = (pool.mean, pool.covariance, pool.count)
+        return StatisticsPool(*({name: t for name, t in by_site.items() if name != site} for by_site in fields))
 
-    def receive(self, module: Banked, down: StatisticsPool, turn: Round) -> None:
-        if self.draw > module.remote.capacity:
+    def receive(self, module: FeatureBankMethod, down: StatisticsPool, turn: Round) -> None:
+        bank = module.remote_bank
+        if self.remote_features > bank.capacity:
             raise Refused(
-                f"{self.draw} features are drawn, the method's `remote` holds {module.remote.capacity}; set remote to "
-                "at least the exchange's draw"
+                f"the exchange samples {self.remote_features} features, but the remote bank holds {bank.capacity}; "
+                "set the method's remote_bank_size to at least the exchange's remote_features"
             )
-        module.remote.clear()
+        bank.clear()
         names = sorted(down.mean)
-        ends = np.cumsum([0.0, *(float(down.count[name]) for name in names)])
-        numbers = np.diff(np.round(self.draw * ends / ends[-1]).astype(int)) if names else ()
-        for name, n in zip(names, map(int, numbers), strict=True):
+        totals = np.cumsum([0.0, *(float(down.count[name]) for name in names)])
+        counts = np.diff(np.round(self.remote_features * totals / totals[-1]).astype(int)) if names else ()
+        for name, n in zip(names, map(int, counts), strict=True):
             generator = torch.Generator().manual_seed(turn.seed_of(name, "statistics"))
-            synthetic = draw_features(down.mean[name], self.eta * down.covariance[name], n, generator)
-            module.remote.push(synthetic.to(module.remote.features.device), site_number(name), turn.index)
+            synthetic = sample_features(down.mean[name], self.eta * down.covariance[name], n, generator)
+            bank.push(synthetic.to(bank.features.device), site_id(name), turn.index)
 
-    def collect(self, module: Banked, site: Site, turn: Round) -> SiteStatistics:
+    def collect(self, module: FeatureBankMethod, site: Site, turn: Round) -> SiteStatistics:
         features = module.bank.entries().cpu()
-        patients, d = patients_behind(len(features), site.images.patients), features.shape[1]
-        if patients < max(self.at_least, site.policy.min_patients):
+        patients, d = fewest_patients(len(features), site.images.patients), features.shape[1]
+        if patients < max(self.min_patients, site.policy.min_patients):
             return SiteStatistics(torch.zeros(d), torch.zeros(d, d), torch.zeros(()))
-        told = moments(features)
-        if patients < self.full_from * d:
-            told = replace(told, covariance=told.covariance.diagonal().diag())
-        return told
+        statistics = moments(features)
+        if patients < self.min_patients_per_dim * d:
+            statistics = replace(statistics, covariance=statistics.covariance.diagonal().diag())
+        return statistics
 
     def merge(self, pool: StatisticsPool, uploads: dict[str, SiteStatistics]) -> StatisticsPool:
-        told = {site: up for site, up in uploads.items() if up.count > 0}
+        usable = {site: up for site, up in uploads.items() if up.count > 0}
         return StatisticsPool(
-            pool.mean | {site: up.mean for site, up in told.items()},
-            pool.covariance | {site: up.covariance for site, up in told.items()},
-            pool.count | {site: up.count for site, up in told.items()},
+            pool.mean | {site: up.mean for site, up in usable.items()},
+            pool.covariance | {site: up.covariance for site, up in usable.items()},
+            pool.count | {site: up.count for site, up in usable.items()},
         )
 
 
-def patients_behind(rows: int, patients: Int[np.ndarray, " n"]) -> int:
-    """The fewest patients of whom so many rows of a bank can be, `patients` being whose each image of the site is.
+def fewest_patients(rows: int, patients: Int[np.ndarray, " n"]) -> int:
+    """The fewest patients that so many rows of a bank can come from; `patients` is the patient of each image.
 
-    Images come once an epoch, so rows are of different images as far as there are so many; further rows are of the
-    same images again.
+    Each image comes once per epoch, so rows are of different images as long as there are so many; additional rows are
+    of the same images again.
     """
     largest_first = np.sort(np.unique(patients, return_counts=True)[1])[::-1]
     return int(np.searchsorted(largest_first.cumsum(), min(rows, len(patients)))) + 1 if rows else 0
@@ -123,10 +128,10 @@ def moments(features: Float[Tensor, "n d"]) -> SiteStatistics:
     return SiteStatistics(features.mean(0), features.T.cov(), torch.tensor(float(len(features))))
 
 
-def draw_features(
+def sample_features(
     mean: Float[Tensor, "d"], covariance: Float[Tensor, "d d"], n: int, generator: torch.Generator
 ) -> Float[Tensor, "n d"]:
-    """`n` draws from N(mean, covariance), put back on the unit sphere; a singular covariance is allowed."""
+    """`n` samples of N(mean, covariance), normalised to unit length; the covariance may be singular."""
     values, vectors = torch.linalg.eigh(covariance.double())
     root = vectors * values.clamp_min(0).sqrt()
     noise = torch.randn(n, len(mean), generator=generator, dtype=torch.float64)

@@ -1,9 +1,9 @@
-"""Shared feature banks of vectors (FCL: Wu et al. 2021, arXiv 2204.10983).
+"""Exchange of feature vectors between sites (FCL: Wu et al. 2021, arXiv 2204.10983).
 
-Every site uploads the newest features of its bank; every other site contrasts against a random draw
-from all of them. Vectors reveal FEATURES, so a run has to allow it. Local differential privacy does
-not rescue them (at epsilon 8 a unit vector of 128 numbers keeps a cosine of 0.07 to itself): where
-that matters, share statistics (`fedssl.bank.statistics`) instead.
+Every site uploads the newest features of its feature bank; every other site contrasts against a random sample of all
+uploaded features. Feature vectors reveal FEATURES, so the policy must allow that level. Local differential privacy is
+no remedy (at epsilon 8 a unit vector of 128 numbers keeps a cosine of 0.07 to itself): where features must not be
+sent, send statistics (`fedssl.bank.statistics`).
 """
 
 from __future__ import annotations
@@ -21,96 +21,100 @@ from torch.nn.functional import normalize
 from fedcore.errors import Refused
 from fedcore.messages.message import FEATURES, STATISTICS, Message, Tensors
 from fedcore.site.site import Round, Site
-from fedssl.bank.bank import UNKNOWN, Banked, site_number
-from fedssl.bank.encoding import Wire, bounded, decode, encode
+from fedssl.bank.encoding import Encoding, clip_norms, decode, encode
+from fedssl.bank.feature_bank import UNKNOWN_BIN, FeatureBankMethod, site_id
 
 
 @dataclass(frozen=True)
 class SiteVectors(Message):
-    """What one site uploads of its newest features."""
+    """The newest features of one site."""
 
     recipients: ClassVar[str] = "server, other sites"
     features: Shaped[Tensor, "n d"] = field(metadata=FEATURES)
     scale: Float[Tensor, "m"] = field(metadata=FEATURES)
     """Of each row in int8, else empty."""
-    born: Int[Tensor, "n"] = field(metadata=STATISTICS)
-    """The round each was made in."""
-    part: Int[Tensor, "p"] = field(metadata=STATISTICS)
-    """The part of the volume each shows; empty where the method knows none."""
+    round_index: Int[Tensor, "n"] = field(metadata=STATISTICS)
+    """The round in which each feature was made."""
+    position_bin: Int[Tensor, "p"] = field(metadata=STATISTICS)
+    """The part of the volume that each feature shows; empty where the method has no positions."""
 
 
 @dataclass(frozen=True)
 class VectorPool(Message):
-    """The same by site: all of them at the server, a draw of them on the way down."""
+    """The fields of SiteVectors by site: all features at the server, a sample of them in what a site receives."""
 
     features: Tensors = field(metadata=FEATURES)
     scale: Tensors = field(metadata=FEATURES)
-    born: Tensors = field(metadata=STATISTICS)
-    part: Tensors = field(metadata=STATISTICS)
+    round_index: Tensors = field(metadata=STATISTICS)
+    position_bin: Tensors = field(metadata=STATISTICS)
 
 
 @dataclass(frozen=True)
 class ShareVectors:
-    """FCL's exchange: one bank a site in the pool, refreshed whenever the site takes part."""
+    """FCL's exchange: the server keeps one bank per site, replaced whenever the site takes part."""
 
-    per_site: int = 1024
-    """Features a site uploads, its newest; also what the pool keeps of it."""
-    draw: int = 1024
-    """K: features a site is given, drawn from those of all other sites."""
-    wire: Wire = "fp16"
+    upload_size: int = 1024
+    """Features that a site uploads, its newest; the server keeps as many of each site."""
+    remote_features: int = 1024
+    """K: features of other sites that a site receives, a random sample; at most the method's remote_bank_size."""
+    encoding: Encoding = "fp16"
     """fp32, fp16, or int8, which halves the bytes of fp16 at a cosine above 0.9999."""
 
     def __post_init__(self) -> None:
-        if self.per_site < 1 or self.draw < 1:
-            raise ValueError(f"per_site and draw must be at least 1, got {self.per_site} and {self.draw}")
+        if self.upload_size < 1 or self.remote_features < 1:
+            raise ValueError(
+                f"upload_size and remote_features must be at least 1, got {self.upload_size} and {self.remote_features}"
+            )
 
     def start(self) -> VectorPool:
         return VectorPool({}, {}, {}, {})
 
     def broadcast(self, pool: VectorPool, site: str, turn: Round) -> VectorPool:
-        others = sorted(pool.born.keys() - {site})
-        drawn = _draw([len(pool.born[name]) for name in others], self.draw, turn.seed_of(site, "bank"))
-        rows = dict(zip(others, drawn, strict=True))
-        fields = (pool.features, pool.scale, pool.born, pool.part)
-        return VectorPool(*({name: _rows(held[name], r) for name, r in rows.items()} for held in fields))
+        others = sorted(pool.round_index.keys() - {site})
+        sizes = [len(pool.round_index[name]) for name in others]
+        samples = _sample_rows(sizes, self.remote_features, turn.seed_of(site, "bank"))
+        rows = dict(zip(others, samples, strict=True))
+        fields = (pool.features, pool.scale, pool.round_index, pool.position_bin)
+        return VectorPool(*({name: _select(by_site[name], r) for name, r in rows.items()} for by_site in fields))
 
-    def receive(self, module: Banked, down: VectorPool, turn: Round) -> None:
-        given = sum(len(rows) for rows in down.features.values())
-        if given > module.remote.capacity:
+    def receive(self, module: FeatureBankMethod, down: VectorPool, turn: Round) -> None:
+        bank = module.remote_bank
+        received = sum(len(rows) for rows in down.features.values())
+        if received > bank.capacity:
             raise Refused(
-                f"{given} features arrived, the method's `remote` holds {module.remote.capacity}; "
-                "set remote to at least the exchange's draw"
+                f"{received} features of other sites were sent, but the remote bank holds {bank.capacity}; "
+                "set the method's remote_bank_size to at least the exchange's remote_features"
             )
-        device = module.remote.features.device
-        module.remote.clear()
+        device = bank.features.device
+        bank.clear()
         for name, rows in down.features.items():
-            # Renormalised here, so a site that breaks its bound gains no weight.
+            # Normalised again here, so a site that sends longer vectors does not get a larger weight.
             features = normalize(decode(rows, down.scale[name]), dim=1).to(device)
-            part = down.part[name].to(device) if len(down.part[name]) else UNKNOWN
-            module.remote.push(features, site_number(name), down.born[name].to(device), part)
+            bins = down.position_bin[name].to(device) if len(down.position_bin[name]) else UNKNOWN_BIN
+            bank.push(features, site_id(name), down.round_index[name].to(device), bins)
 
-    def collect(self, module: Banked, site: Site, turn: Round) -> SiteVectors:
-        features, born, part = module.bank.newest(self.per_site)
-        rows, scale = encode(bounded(features), self.wire)
-        told = part if bool((part != UNKNOWN).any()) else part[:0]
-        return SiteVectors(rows.cpu(), scale.cpu(), born.cpu().int(), told.cpu().to(torch.int16))
+    def collect(self, module: FeatureBankMethod, site: Site, turn: Round) -> SiteVectors:
+        features, round_index, bins = module.bank.newest(self.upload_size)
+        rows, scale = encode(clip_norms(features), self.encoding)
+        sent_bins = bins if bool((bins != UNKNOWN_BIN).any()) else bins[:0]
+        return SiteVectors(rows.cpu(), scale.cpu(), round_index.cpu().int(), sent_bins.cpu().to(torch.int16))
 
     def merge(self, pool: VectorPool, uploads: dict[str, SiteVectors]) -> VectorPool:
         return VectorPool(
             pool.features | {site: up.features for site, up in uploads.items()},
             pool.scale | {site: up.scale for site, up in uploads.items()},
-            pool.born | {site: up.born for site, up in uploads.items()},
-            pool.part | {site: up.part for site, up in uploads.items()},
+            pool.round_index | {site: up.round_index for site, up in uploads.items()},
+            pool.position_bin | {site: up.position_bin for site, up in uploads.items()},
         )
 
 
-def _draw(sizes: Sequence[int], k: int, seed: int) -> list[Int[Tensor, "_"]]:
-    """`k` rows out of several parts laid end to end, without repetition; row numbers within each part."""
-    places = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))[:k].sort().values
+def _sample_rows(sizes: Sequence[int], k: int, seed: int) -> list[Int[Tensor, "_"]]:
+    """`k` rows of several concatenated tensors, without repetition; row numbers within each tensor."""
+    rows = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))[:k].sort().values
     starts = torch.tensor([0, *sizes], dtype=torch.int64).cumsum(0)
-    return [places[(places >= a) & (places < b)] - a for a, b in pairwise(starts)]
+    return [rows[(rows >= a) & (rows < b)] - a for a, b in pairwise(starts)]
 
 
-def _rows(held: Tensor, rows: Int[Tensor, "_"]) -> Tensor:
-    """What is empty stays empty: scales but in int8, parts but of slices."""
-    return held[rows] if len(held) else held
+def _select(tensor: Tensor, rows: Int[Tensor, "_"]) -> Tensor:
+    """An empty tensor stays empty: scales unless int8, position bins unless the images are slices."""
+    return tensor[rows] if len(tensor) else tensor

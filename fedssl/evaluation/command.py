@@ -1,4 +1,4 @@
-"""`fedpretrain probe RUN`: how good a pretrained encoder is at every site, on the run's own or on other images."""
+"""`fedpretrain probe RUN`: kNN and linear probe of a pretrained encoder at every site, on the run's or other images."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from fedssl.pretraining import PROBE, pretrain, task_of
 
 USAGE = """usage: fedpretrain probe RUN [--data.manifest other.csv] [--KEY VALUE ...]
 
-kNN, linear probe and gauges of collapse of a pretrained encoder at every site that has test images, each
-site against its own training images. Scalars alone leave a site."""
+Measures kNN accuracy, a linear probe and collapse metrics of a pretrained encoder at every site that has test images,
+against the site's own training images. A site sends scalars only."""
 
 TRAINED = "training_images"
 Table = dict[str, dict[str, float]]
 """Metrics by site."""
-COLUMNS = {"knn": "kNN", "linear": "linear probe", "feature_std": "spread", "effective_rank": "effective rank"}
+COLUMNS = {"knn": "kNN", "linear": "linear probe", "feature_std": "feature std", "effective_rank": "effective rank"}
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -43,10 +43,10 @@ def command(arguments: Sequence[str]) -> int:
 
 
 def probe(path: Path, overrides: Sequence[str] = ()) -> Table:
-    """Metrics by site of the encoder of a pretraining run; where sites have one of their own, of that.
+    """Metrics by site of the encoder of a pretraining run; where sites have their own encoders, of those.
 
     Raises:
-        InputError: There is no finished pretraining run, its encoder does not fit the images, or a site refused.
+        InputError: There is no finished pretraining run, its encoder does not fit the images, or a site declined.
     """
     run = RunFolder(path)
     if run.about().get("command") != "pretrain":
@@ -77,23 +77,24 @@ def _weights(path: Path, local: LocalTrainer, names: Sequence[str]) -> Tensors:
     owners = sorted(folder.parent.name for folder in path.glob("sites/*/encoder"))
     if not owners:
         find_encoder(path)
-    if strange := sorted({*names} - {*owners}):
+    if missing := sorted({*names} - {*owners}):
         raise InputError(
-            f"each site of {path} has an encoder of its own, and {strange[0]!r} is none of them ({', '.join(owners)})"
+            f"each site of {path} has its own encoder, but {missing[0]!r} has none; "
+            f"sites that have one: {', '.join(owners)}"
         )
     load_encoder(path / "sites" / owners[0] / "encoder", encoder)
     return local.shared()
 
 
 def pooled(table: Table, metric: str) -> float | None:
-    """Mean over the sites, weighted by the images it is of: test images, of gauges of collapse training images.
+    """Mean over the sites, weighted by test images or, for collapse metrics, by training images.
 
     None where no site has the metric.
     """
-    counted = TRAINED if metric.removeprefix(SHARED) in ("feature_std", "effective_rank") else "images"
-    told = [(row[metric], row.get(counted, 1.0)) for row in table.values() if metric in row]
-    mass = sum(n for _, n in told)
-    return sum(value * n for value, n in told) / mass if mass else None
+    weight = TRAINED if metric.removeprefix(SHARED) in ("feature_std", "effective_rank") else "images"
+    values = [(row[metric], row.get(weight, 1.0)) for row in table.values() if metric in row]
+    total = sum(n for _, n in values)
+    return sum(value * n for value, n in values) / total if total else None
 
 
 def show(table: Table) -> None:

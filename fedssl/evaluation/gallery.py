@@ -1,6 +1,6 @@
-"""What a site keeps for its own page: features of its images, and for a few of them their nearest neighbours.
+"""Gallery of a site for its report: features of its images, and nearest neighbours of a few of them.
 
-Like the sample images a gallery stays in the site's own folder; nothing of it is sent.
+Like the sample images it stays in the site's own folder; nothing of it is sent.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ FILE = "gallery.npz"
 
 @dataclass(frozen=True)
 class Gallery:
-    """How much a site keeps.
+    """Writes the gallery of each site; the fields limit its size.
 
-    `arrays` says what: `features` (n, d) float16 of length 1 with `labels` (n,), class indices or -1; a few of
+    Arrays in the file: `features` (n, d) float16 of length 1 with `labels` (n,), class indices or -1; a few of
     these images as `queries` (q, c, h, w) with `query_labels`; their `neighbours` (q, k, c, h, w) by cosine among
     the training images with `neighbour_labels` (q, k) and `cosines` (q, k), nearest first. Pixels are uint8, of
     a volume the middle slice. `encoder` is a checksum: features of encoders that differ cannot be compared.
     """
 
-    images: int = 200
-    """Features kept at most: of the test images, or of the training images where there are none."""
-    searched: int = 500
-    """Training images at most among which neighbours are sought."""
+    max_features: int = 200
+    """Maximum number of features: of the test images, or of the training images if there are no test images."""
+    max_candidates: int = 500
+    """Maximum number of training images in which neighbours are searched."""
     queries: int = 4
     neighbours: int = 5
-    side: int = SIDE
-    """Pixels of the longer side of a kept image, at most."""
+    max_side: int = SIDE
+    """Maximum length of the longer side of a saved image, in pixels."""
 
     @property
     def what(self) -> str:
@@ -56,53 +56,53 @@ class Gallery:
 
     def arrays(self, encoder: Any, train: Images, test: Images | None, device: torch.device) -> Arrays:
         """Raises Refused if the features are not finite."""
-        asked = test if test is not None and len(test) else train
-        shown = asked.take(evenly(len(asked), self.images))
-        searched = train.take(evenly(len(train), self.searched))
-        features = _unit(encoder, shown, device)
-        at = _of_every_class(shown.labels, self.queries)
-        cosines = features[at] @ _unit(encoder, searched, device).T
-        # Slices of one volume are alike whatever was learned: neighbours are of other patients.
-        cosines[_same_patient(shown, at, searched)] = -torch.inf
-        near = cosines.topk(min(self.neighbours, len(searched)), dim=1)
-        kept = near.values.isfinite().all(0)  # a site of one patient has no neighbours
-        places = near.indices[:, kept]
+        split = test if test is not None and len(test) else train
+        images = split.take(evenly(len(split), self.max_features))
+        candidates = train.take(evenly(len(train), self.max_candidates))
+        features = _normalised_features(encoder, images, device)
+        queries = _queries_of_all_classes(images.labels, self.queries)
+        cosines = features[queries] @ _normalised_features(encoder, candidates, device).T
+        # Slices of one volume are alike with any encoder: neighbours are of other patients.
+        cosines[_same_patient(images, queries, candidates)] = -torch.inf
+        nearest = cosines.topk(min(self.neighbours, len(candidates)), dim=1)
+        found = nearest.values.isfinite().all(0)  # a site with one patient has no neighbours
+        neighbours = nearest.indices[:, found]
         return {
-            "features": features.half().numpy(), "labels": shown.labels.numpy(),
-            "queries": self._pixels(shown, at), "query_labels": shown.labels[at].numpy(),
-            "neighbours": np.stack([self._pixels(searched, row) for row in places]),
-            "neighbour_labels": searched.labels[places].numpy(),
-            "cosines": near.values[:, kept].half().numpy(), "encoder": np.array(_checksum(encoder)),
+            "features": features.half().numpy(), "labels": images.labels.numpy(),
+            "queries": self._pixels(images, queries), "query_labels": images.labels[queries].numpy(),
+            "neighbours": np.stack([self._pixels(candidates, row) for row in neighbours]),
+            "neighbour_labels": candidates.labels[neighbours].numpy(),
+            "cosines": nearest.values[:, found].half().numpy(), "encoder": np.array(_checksum(encoder)),
         }  # fmt: skip
 
-    def _pixels(self, images: Images, places: Int[Tensor, "n"]) -> UInt8[np.ndarray, "n c h w"]:
-        if not len(places):
+    def _pixels(self, images: Images, indices: Int[Tensor, "n"]) -> UInt8[np.ndarray, "n c h w"]:
+        if not len(indices):
             return np.zeros((0, images.channels, 1, 1), np.uint8)
-        return thumbnails(images.batch(places), self.side)
+        return thumbnails(images.batch(indices), self.max_side)
 
 
-def _unit(encoder: Any, images: Images, device: torch.device) -> Float[Tensor, "n d"]:
+def _normalised_features(encoder: Any, images: Images, device: torch.device) -> Float[Tensor, "n d"]:
     features, _ = embed(encoder, images, len(images), device, batch=64)
     if not features.isfinite().all():
         raise Refused("the encoder's features are not finite")
     return normalize(features, dim=1)
 
 
-def _of_every_class(labels: Int[Tensor, "n"], count: int) -> Int[Tensor, "q"]:
-    """Places spread evenly over the images in order of their labels: no large class takes them all."""
+def _queries_of_all_classes(labels: Int[Tensor, "n"], count: int) -> Int[Tensor, "q"]:
+    """Indices at even steps through the images sorted by label, so that a large class does not take all queries."""
     order = labels.argsort(stable=True)
     if len(order) <= count:
         return order
     return order[torch.linspace(0, len(order) - 1, count + 2)[1:-1].long()]
 
 
-def _same_patient(shown: Images, at: Int[Tensor, "q"], searched: Images) -> Bool[Tensor, "q m"]:
-    ours, theirs = torch.from_numpy(shown.patients)[at], torch.from_numpy(searched.patients)
-    return ours[:, None] == theirs[None]
+def _same_patient(images: Images, queries: Int[Tensor, "q"], candidates: Images) -> Bool[Tensor, "q m"]:
+    query_patients, patients = torch.from_numpy(images.patients)[queries], torch.from_numpy(candidates.patients)
+    return query_patients[:, None] == patients[None]
 
 
 def _checksum(encoder: Any) -> int:
-    total = 0
+    checksum = 0
     for tensor in encoder.state_dict().values():
-        total = zlib.crc32(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data, total)
-    return total
+        checksum = zlib.crc32(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data, checksum)
+    return checksum

@@ -1,10 +1,11 @@
-"""How good an encoder is, measured at each site on its own images: kNN, a linear probe and gauges of collapse.
+"""Probe of an encoder at each site on the site's own images: kNN, a linear probe and collapse metrics.
 
-Only scalars leave the site, each of `policy.min_patients` patients at least: kNN and the linear probe of that many
-labelled test patients, the gauges of that many training patients. Others are left out, as where labels are missing.
+A site sends scalars only, each of at least `policy.min_patients` patients: kNN and the linear probe of that many
+labelled test patients, the collapse metrics of that many training patients. A metric of fewer patients, or that needs
+labels where there are none, is not sent.
 
-A site that has an encoder of its own beside the federation's is measured by its own; `shared_knn` and the like are of
-the federation's.
+A site that has its own encoder in addition to the global one is measured by its own; `shared_knn` and the other
+`shared_` metrics are those of the global encoder.
 """
 
 from __future__ import annotations
@@ -30,67 +31,67 @@ SHARED = "shared_"
 
 @dataclass(frozen=True)
 class Probe:
-    """Asked between rounds of the sites that the round asked, and after the last round of every site."""
+    """Measured between rounds at the sites of the round, and after the last round at every site."""
 
     every: int = 5
     """Rounds between two probes; the last round is always probed."""
-    k: int = 20
+    knn_k: int = 20
     """Neighbours that vote."""
-    images: int = 1000
-    """Images at most, of the training and of the test part, taken evenly from each."""
+    max_images: int = 1000
+    """Maximum number of training images and of test images, taken at even steps from each split."""
     linear: bool = False
-    """A linear layer on the frozen features too: a second or two a site."""
+    """Also train a linear probe on the frozen features: a second or two per site."""
 
     def __post_init__(self) -> None:
-        if min(self.every, self.k, self.images) < 1:
-            raise ValueError(f"every, k and images must be at least 1, got {self}")
+        if min(self.every, self.knn_k, self.max_images) < 1:
+            raise ValueError(f"every, knn_k and max_images must be at least 1, got {self}")
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Empty]:
         own = personal(site.memory)
-        metrics = self._of(down.tensors | own, site, local)
+        metrics = self._measure_weights(down.tensors | own, site, local)
         encoder = {name for name in own if name.startswith("encoder.")}
-        if encoder and encoder <= down.tensors.keys():  # else there is no encoder of the federation
-            shared = self._of(down.tensors, site, local)
+        if encoder and encoder <= down.tensors.keys():  # else there is no global encoder
+            shared = self._measure_weights(down.tensors, site, local)
             metrics |= {f"{SHARED}{name}": value for name, value in shared.items() if name != "images"}
         return Contribution(site.name, Empty(), site.size, metrics)
 
-    def _of(self, weights: Tensors, site: Site, local: LocalTrainer) -> dict[str, float]:
+    def _measure_weights(self, weights: Tensors, site: Site, local: LocalTrainer) -> dict[str, float]:
         local.load(weights)
         with local.measuring() as device:
             return self._measure(site, local.module.encoder, device)
 
     def _measure(self, site: Site, encoder: Any, device: torch.device) -> dict[str, float]:
-        train, labels = embed(encoder, site.images, self.images, device)
+        train, labels = embed(encoder, site.images, self.max_images, device)
         if not train.isfinite().all():
-            raise Refused("the encoder's features are no longer finite")
-        metrics, least = {}, site.policy.min_patients
-        if len(train) > 1 and _patients(site.images, self.images) >= least:
+            raise Refused("the encoder's features are not finite")
+        metrics, min_patients = {}, site.policy.min_patients
+        if len(train) > 1 and _count_patients(site.images, self.max_images) >= min_patients:
             metrics = {"feature_std": feature_std(train), "effective_rank": effective_rank(train)}
         if site.test is not None and len(site.test):
-            test, truth = embed(encoder, site.test, self.images, device)
-            if _patients(site.test, self.images, truth >= 0) >= least:
+            test, truth = embed(encoder, site.test, self.max_images, device)
+            if _count_patients(site.test, self.max_images, truth >= 0) >= min_patients:
                 metrics |= self._scores(train, labels, test, truth)
         return metrics
 
     def _scores(self, train: Tensor, labels: Tensor, test: Tensor, truth: Tensor) -> dict[str, float]:
-        known, asked = labels >= 0, truth >= 0
-        # Where all labels are the same, any features would be right.
-        if len(labels[known].unique()) < 2 or not asked.any():
+        labelled, labelled_test = labels >= 0, truth >= 0
+        # If all labels are the same, any features get every image right.
+        if len(labels[labelled].unique()) < 2 or not labelled_test.any():
             return {}
-        train, labels, test, truth = train[known], labels[known], test[asked], truth[asked]
-        scores = {"knn": _accuracy(knn(train, labels, test, self.k), truth), "images": float(len(truth))}
+        train, labels, test, truth = train[labelled], labels[labelled], test[labelled_test], truth[labelled_test]
+        scores = {"knn": _accuracy(knn(train, labels, test, self.knn_k), truth), "images": float(len(truth))}
         if self.linear:
             scores["linear"] = _accuracy(linear_probe(train, labels, test), truth)
         return scores
 
 
-def _patients(images: Images, at_most: int, of: Tensor | slice = slice(None)) -> int:
-    """Patients of the images that `embed` takes, or of those `of` them."""
-    return len(torch.from_numpy(images.patients)[evenly(len(images), at_most)][of].unique())
+def _count_patients(images: Images, max_images: int, selected: Tensor | slice = slice(None)) -> int:
+    """Patients of the images that `embed` takes, or of the `selected` ones of them."""
+    return len(torch.from_numpy(images.patients)[evenly(len(images), max_images)][selected].unique())
 
 
-def _accuracy(guesses: Int[Tensor, "n"], truth: Int[Tensor, "n"]) -> float:
-    return float((guesses == truth).float().mean())
+def _accuracy(predicted: Int[Tensor, "n"], truth: Int[Tensor, "n"]) -> float:
+    return float((predicted == truth).float().mean())
 
 
 def knn(
@@ -105,7 +106,7 @@ def knn(
 
 
 def feature_std(features: Float[Tensor, "n d"]) -> float:
-    """Mean standard deviation of the normalised features, times sqrt(d): near 1 is healthy, 0 is collapsed.
+    """Mean standard deviation of the normalised features, times sqrt(d); 0: collapse, 1: ideal.
 
     Needs two images. After Chen & He 2020 (arXiv 2011.10566), whose value is not multiplied by sqrt(d).
     """
@@ -115,10 +116,10 @@ def feature_std(features: Float[Tensor, "n d"]) -> float:
 def effective_rank(features: Float[Tensor, "n d"]) -> float:
     """exp of the entropy of the normalised singular values (Roy & Vetterli 2007), in [1, min(n, d)]."""
     centred = features.double() - features.double().mean(0)
-    # Singular values are the roots of the eigenvalues of the smaller Gram matrix, found in a half to a quarter of the
-    # time. Centred images span one direction less than they are; a further value that is 0 comes out as up to 1e-8 of
-    # the greatest, below the six digits that leave a site.
+    # Singular values are the roots of the eigenvalues of the smaller Gram matrix, which take a half to a quarter of the
+    # time. n centred features span at most n - 1 directions; any other value that should be 0 is up to 1e-8 of the
+    # largest, below the six digits that a site sends.
     gram = centred @ centred.T if len(centred) < centred.shape[1] else centred.T @ centred
     values = torch.linalg.eigvalsh(gram)[-min(len(centred) - 1, centred.shape[1]) :].clamp_min(0).sqrt()
-    shares = (values / values.sum().clamp_min(1e-300)).clamp_min(1e-300)
-    return float(torch.exp(-(shares * shares.log()).sum()))
+    p = (values / values.sum().clamp_min(1e-300)).clamp_min(1e-300)
+    return float(torch.exp(-(p * p.log()).sum()))

@@ -1,1 +1,1 @@
-"""Federated rules for self-supervised encoders."""
+"""Federated algorithms, aggregators and callbacks made for self-supervised encoders."""

@@ -1,6 +1,6 @@
-"""FedU: a site far from the federation keeps its own predictor (Zhuang et al. 2021, arXiv 2108.06492).
+"""FedU: a site whose model diverges from the global one keeps its own predictor (Zhuang et al. 2021).
 
-In a recipe, with `method: fedssl.methods.byol.BYOL`::
+arXiv 2108.06492. In a recipe, with `method: fedssl.methods.byol.BYOL`::
 
     algorithm:
       class_path: fedssl.federation.fedu.FedU
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedcore.messages.message import Tensors
-from fedssl.federation.personalised_start import ENCODER, Rejoin
+from fedssl.federation.personalised_start import ENCODER, PersonalisedStart
 
 
 @dataclass(frozen=True)
-class FedU(Rejoin):
-    """The encoder is always the global one; the predictor only where divergence < mu, else the site's own.
+class FedU(PersonalisedStart):
+    """A site starts from the global encoder, and from the global predictor if divergence < mu, else from its own.
 
-    Our reading: the projection head goes with the predictor, which predicts its outputs; and the
-    divergence is that of `fedssl.federation.personalised_start`.
+    Our reading: the projection head is treated as the predictor, which predicts its outputs; and the divergence is
+    that of `fedssl.federation.personalised_start`.
     """
 
     always_global: ClassVar[tuple[str, ...]] = (ENCODER,)
@@ -33,5 +33,5 @@ class FedU(Rejoin):
         if self.mu < 0:
             raise ValueError(f"mu must be >= 0, got {self.mu}")
 
-    def mixing(self, divergence: float, notes: Tensors) -> tuple[float, Tensors]:
-        return (0.0 if divergence < self.mu else 1.0), notes
+    def own_weight(self, divergence: float, site_state: Tensors) -> tuple[float, Tensors]:
+        return (0.0 if divergence < self.mu else 1.0), site_state

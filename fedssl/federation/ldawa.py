@@ -1,4 +1,4 @@
-"""L-DAWA: each layer of a site counts as far as it points where the server's does (Rehman et al. 2023).
+"""L-DAWA: each layer of a site is weighted by its cosine to the server's layer (Rehman et al. 2023).
 
 arXiv 2307.07393. In a recipe: FedAvg with `aggregator: fedssl.federation.ldawa.LDAWA`.
 """
@@ -22,15 +22,15 @@ class LDAWA:
     """Scales each layer of each site's model by its cosine to the server's layer, then averages.
 
     w_server^l <- sum_k n_k cos(w_k^l, w_server^l) w_k^l / sum_k n_k, in one pass and two models of memory.
-    The result of a site that turned is shorter than its weights, as in the paper: even one site alone is
-    not left as it is, unless it sends what it was sent. Our reading:
+    As in the paper, the mean is shorter than the weights of a site whose layer changed direction, even with one site
+    alone. Our reading:
 
-    - sites weigh by their images;
-    - a layer is all that one module learns, weight and bias together: a norm's bias starts at 0, has no
-      cosine by itself then, and would stay 0 for ever;
-    - a negative cosine counts as 0, because a negated layer is none that a site trained;
-    - a layer that is 0 at the server has no direction, and is averaged plainly;
-    - running statistics and counters are averaged plainly: a variance scaled by a cosine is no variance.
+    - sites are weighted by their number of images;
+    - a layer is all parameters of one module, weight and bias together: a norm's bias starts at 0, alone has no
+      cosine then, and would always stay 0;
+    - a negative cosine counts as 0, because no site trained the negated layer;
+    - a layer that is 0 at the server has no direction, and is averaged without scaling;
+    - running statistics and counters are averaged without scaling: a variance times a cosine is no variance.
     """
 
     weight: str = "examples"
@@ -42,7 +42,7 @@ class LDAWA:
 
 
 def _scaled(sent: Tensors, current: Tensors) -> Tensors:
-    """A site's tensors, each learned one times the factor of its layer."""
+    """A site's tensors, each parameter times the factor of its layer."""
     result = dict(sent)
     for names in layers(sent):
         factor = cosine([sent[n] for n in names], [current[n] for n in names])
@@ -51,7 +51,7 @@ def _scaled(sent: Tensors, current: Tensors) -> Tensors:
 
 
 def layers(tensors: Mapping[str, Tensor]) -> list[list[str]]:
-    """Names of what each module learns: floats that are no running statistics, grouped by the module's path."""
+    """Names of the parameters, grouped by module: floating-point tensors that are no running statistics."""
     found: dict[str, list[str]] = defaultdict(list)
     for name, t in tensors.items():
         module, _, leaf = name.rpartition(".")
@@ -61,9 +61,9 @@ def layers(tensors: Mapping[str, Tensor]) -> list[list[str]]:
 
 
 def cosine(a: list[Tensor], b: list[Tensor]) -> float:
-    """Cosine of two layers in [0, 1], negative ones as 0; 1 if `b` is 0.
+    """Cosine of two layers in [0, 1], negative cosines as 0; 1 if `b` is 0.
 
-    In float64, so that of a layer to itself is 1 to float32's last bit.
+    In float64, so that the cosine of a layer to itself is exactly 1 in float32.
     """
     x, y = (torch.cat([t.double().flatten() for t in layer]) for layer in (a, b))
     if not y.any():

@@ -1,4 +1,4 @@
-"""Sites that mix what was sent with what they had themselves, the part FedU and FedEMA have in common."""
+"""Personalised start: a site starts its visit from a mix of the global model and its own. Used by FedU and FedEMA."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from fedcore.messages.message import Contribution, Message, Tensors, Weights
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import OWN, LocalTrainer
 
-ENCODER, LAST, NOTES = "encoder.", "last/", "rejoin/"
+ENCODER, LAST, SITE_STATE = "encoder.", "last/", "personalised_start/"
 
 
 @dataclass(frozen=True)
-class Rejoin(ABC):
-    """Runs `algorithm` from a mix of the weights it sends and those the site ended its last visit with.
+class PersonalisedStart(ABC):
+    """Runs `algorithm` from a mix of the weights that it sends and those of the end of the site's last visit.
 
-    What is sent and averaged is as ever; only where a site begins differs, and so also what a guide such
-    as FedProx is anchored to. A site's own weights stay in its memory: a model of disk a site. It is
-    measured by them, and its encoder is saved beside the federation's, which is measured too (`shared_*`).
-    At its first visit a site takes what was sent. Later visits report the metrics `divergence` (see below) and
-    `mixing`, the part of its own weights that the site kept.
+    What is sent and averaged does not change; only where a site starts does, and so the weights to which a callback
+    such as FedProx pulls. A site's own weights stay in its memory: one model on disk per site. The probe measures a
+    site by them, and its encoder is saved in addition to the global one, which is measured too (`shared_*`).
+    At its first visit a site starts from what was sent. Later visits report the metrics `divergence` (see below) and
+    `own_weight`, the weight of the site's own model in the mix.
     """
 
     always_global: ClassVar[tuple[str, ...]] = ()
-    """Prefixes of what is taken as it was sent, whatever the mixing: of that the site has nothing of its own."""
+    """Prefixes of state that is always taken as it was sent, so a site has none of its own."""
 
     algorithm: Algorithm | None = None
-    """What is wrapped; it sends weights alone. null: fedcore.algorithms.base.FedAvg."""
+    """The wrapped algorithm, which sends weights alone. null: fedcore.algorithms.base.FedAvg."""
 
     @abstractmethod
-    def mixing(self, divergence: float, notes: Tensors) -> tuple[float, Tensors]:
-        """The part of its own weights that a site keeps, in [0, 1], and what it notes for its next visit.
+    def own_weight(self, divergence: float, site_state: Tensors) -> tuple[float, Tensors]:
+        """The weight of the site's own model, in [0, 1], and the state that the site keeps for its next visit.
 
         Args:
-            divergence: How far what was sent is from the site's own encoder, >= 0.
-            notes: What the site noted at its last visit; empty at its first.
+            divergence: Distance between the encoder that was sent and the site's own, >= 0.
+            site_state: The state that the site kept at its last visit; empty at its first.
         """
 
     def start(self, local: LocalTrainer) -> Any:
@@ -58,10 +58,10 @@ class Rejoin(ABC):
                 f"{type(self).__name__} mixes weights, but {type(self._inner).__name__} sends "
                 f"{type(down).__name__}; wrap an algorithm that sends weights alone, such as FedAvg"
             )
-        begin, metrics, notes = self._begin(site, down.tensors)
-        contribution = self._inner.visit(site, Weights(begin), local, turn)
-        ended = {self._place(k) + k: t for k, t in local.shared().items()}
-        site.memory = site.memory | ended | {NOTES + k: t for k, t in notes.items()}
+        start, metrics, site_state = self._start_weights(site, down.tensors)
+        contribution = self._inner.visit(site, Weights(start), local, turn)
+        trained = {self._memory_prefix(k) + k: t for k, t in local.shared().items()}
+        site.memory = site.memory | trained | {SITE_STATE + k: t for k, t in site_state.items()}
         return dataclasses.replace(contribution, metrics=contribution.metrics | metrics)
 
     def merge(self, state: Any, contributions: Iterable[Contribution[Any]]) -> Any:
@@ -71,41 +71,41 @@ class Rejoin(ABC):
     def _inner(self) -> Algorithm:
         return self.algorithm or FedAvg()
 
-    def _place(self, name: str) -> str:
+    def _memory_prefix(self, name: str) -> str:
         return LAST if name.startswith(self.always_global) else OWN
 
-    def _begin(self, site: Site, sent: Tensors) -> tuple[Tensors, dict[str, float], Tensors]:
-        """What the site trains from, what it reports and what it notes."""
+    def _start_weights(self, site: Site, sent: Tensors) -> tuple[Tensors, dict[str, float], Tensors]:
+        """The weights from which the site trains, its metrics, and the state that it keeps."""
         own = _under(OWN, site.memory) | _under(LAST, site.memory)
         if not own:
             return sent, {}, {}
-        far = divergence(sent, own)
-        part, notes = self.mixing(far, _under(NOTES, site.memory))
-        begin = {k: t if k.startswith(self.always_global) else mix(t, own[k], part) for k, t in sent.items()}
-        return begin, {"divergence": far, "mixing": part}, notes
+        distance = divergence(sent, own)
+        weight, site_state = self.own_weight(distance, _under(SITE_STATE, site.memory))
+        start = {k: t if k.startswith(self.always_global) else mix(t, own[k], weight) for k, t in sent.items()}
+        return start, {"divergence": distance, "own_weight": weight}, site_state
 
 
 def divergence(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    """Mean over the encoder's weights (kernels and matrices) of their L2 distance in two models.
+    """Mean over the encoder's weights (kernels and matrices) of the L2 distance between two models.
 
-    Our reading: norms' factors, biases and running statistics, which live on other scales, are left out.
+    Our reading: the scales of norms, biases and running statistics, which have other magnitudes, are left out.
 
     Raises:
         Refused: The models have no encoder.
     """
     kernels = [name for name, t in a.items() if name.startswith(ENCODER) and t.dim() > 1 and t.is_floating_point()]
     if not kernels:
-        raise Refused(f"divergence is that of encoders, but no weight that was sent is named {ENCODER}*")
+        raise Refused(f"divergence is measured on the encoder, but the name of no weight sent starts with {ENCODER}")
     return sum(float(torch.dist(a[name].double(), b[name].double())) for name in kernels) / len(kernels)
 
 
-def mix(sent: Tensor, own: Tensor, part: float) -> Tensor:
-    """(1 - part) * sent + part * own; either one to the bit where `part` is 0 or 1.
+def mix(sent: Tensor, own: Tensor, own_weight: float) -> Tensor:
+    """(1 - own_weight) * sent + own_weight * own; exactly one of them where `own_weight` is 0 or 1.
 
-    Running statistics of norms are mixed as the server's mean averages them: a mix of variances is
-    never negative. Counters are taken as they were sent, because a mix of integers is none.
+    Running statistics of norms are mixed in the way the server averages them: a mix of variances is never negative.
+    Counters are taken as they were sent, because integers cannot be mixed.
     """
-    return torch.lerp(sent, own, part) if sent.is_floating_point() else sent
+    return torch.lerp(sent, own, own_weight) if sent.is_floating_point() else sent
 
 
 def _under(prefix: str, memory: Tensors) -> Tensors:

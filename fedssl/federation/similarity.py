@@ -1,9 +1,8 @@
 """FedMoCo's self-adaptive aggregation by representational similarity (Dong & Voiculescu 2021, arXiv 2109.07504).
 
-How much did a visit change what the encoder tells apart? r is the correlation of the
-representational dissimilarity matrices of a fixed local batch before and after the visit; a site's
-weight in the mean is proportional to 1 - r, so sites from which the encoder learned more count
-more. The formula of the weight is our reading. In a recipe::
+r is the correlation of the representational dissimilarity matrices of a fixed local batch before and after the visit.
+A site's weight in the mean is proportional to 1 - r, so sites whose visit changed the representation more count more.
+The formula of the weight is our reading. In a recipe::
 
     algorithm:
       class_path: fedcore.algorithms.base.FedAvg
@@ -26,31 +25,31 @@ from fedcore.messages.message import Tensors
 from fedcore.site.site import Round, Site
 from fedcore.training.functional import evaluating
 
-_AT_ONCE = 16
-"""Images that an encoder sees at once: in float32 more volumes may take more memory than a step of training."""
+_BATCH_SIZE = 16
+"""Images per forward pass: in float32 more volumes could take more memory than a training step."""
 
 
 @dataclass(frozen=True)
 class RepresentationChange:
     """Measures 1 - r at every visit and reports it as the metric `representation_change`, in [0, 2].
 
-    A site of fewer than 3 images declines, since it has no two distances to compare.
+    A site with fewer than 3 images declines, since it has no two distances to compare.
     """
 
-    images: int = 64
-    """Size of the fixed local batch, spread evenly over the site's images."""
+    max_images: int = 64
+    """Size of the fixed local batch, taken at even steps from the site's images."""
 
     def callback(self, anchor: Tensors, site: Site, turn: Round) -> Callback:
         if site.size < 3:
             raise Refused(
-                "representation_change compares distances between images and needs 3 of them; leave the site out, or "
-                "weigh sites by examples"
+                "representation_change compares distances between images and needs 3 images; leave the site out, or "
+                "set the aggregator's weight to examples"
             )
-        places = torch.linspace(0, site.size - 1, min(self.images, site.size)).long().unique()
-        return _Compare(site.images.batch(places))
+        indices = torch.linspace(0, site.size - 1, min(self.max_images, site.size)).long().unique()
+        return _RepresentationChangeCallback(site.images.batch(indices))
 
 
-class _Compare(Callback):
+class _RepresentationChangeCallback(Callback):
     def __init__(self, batch: Float[Tensor, "n c *space"]):
         self.batch = batch
         self.before = self.after = torch.zeros(0)
@@ -68,10 +67,9 @@ class _Compare(Callback):
     def _matrix(self, module: LightningModule) -> Tensor:
         encoder = module.encoder
         assert isinstance(encoder, torch.nn.Module)
-        with evaluating(encoder):  # batch norm must neither use nor learn this batch's statistics
-            parts = [encoder(part.to(module.device)).float() for part in self.batch.split(_AT_ONCE)]
-        features = torch.cat(parts)
-        return dissimilarity(features)
+        with evaluating(encoder):  # batch norm must neither use nor update its statistics with this batch
+            features = [encoder(images.to(module.device)).float() for images in self.batch.split(_BATCH_SIZE)]
+        return dissimilarity(torch.cat(features))
 
 
 def dissimilarity(features: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
@@ -81,7 +79,7 @@ def dissimilarity(features: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
 
 
 def correlation(a: Float[Tensor, "n n"], b: Float[Tensor, "n n"]) -> float:
-    """Pearson correlation of the upper triangles; 1 where one of them is constant (nothing can be told apart)."""
+    """Pearson correlation of the upper triangles; 1 where one of them is constant."""
     i, j = torch.triu_indices(len(a), len(a), offset=1)
     pair = torch.stack([a[i, j], b[i, j]])
     if pair.shape[1] < 2 or bool((pair.std(1) == 0).any()):

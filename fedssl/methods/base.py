@@ -1,4 +1,4 @@
-"""What a self-supervised method must say to be federated."""
+"""The base class of self-supervised methods."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 
 
 class Method(pl.LightningModule):
-    """Turns `loss(views)` into a LightningModule; the only base class of fedssl.
+    """A LightningModule made of `loss(views)`; the only base class of fedssl.
 
-    A batch is a tensor of images, (n, c, *space) in [-1, 1]; the views are made from it on the device.
+    A batch is a tensor of images, (n, c, *space) in [-1, 1]; the views are made of it on the device.
     """
 
     share: ClassVar[tuple[str, ...]] = ("encoder.", "head.")
-    """Prefixes of the state that travels; everything else stays at the site."""
+    """Prefixes of the state that is sent and averaged; all other state stays at the site."""
 
     def __init__(
         self, encoder: Encoder, views: Views = Views(),

@@ -1,9 +1,9 @@
 """FCL: shared feature banks with structural matching (Wu et al. 2021, arXiv 2204.10983; 2202.07470).
 
-Slices from the same height of a body look alike, whosever body it is. So a volume is divided into ordered
-parts, every entry of a bank knows its part, and a query is drawn to all entries of its own part, its own
-site's and other sites', while all others repel. In a recipe: slices of volumes (`data.slices`) or of a
-manifest with the column `position`, and the exchange `fedssl.bank.vectors.ShareVectors`.
+Slices at the same height of a body look alike across patients. So a volume is divided into ordered position bins
+(the paper: partitions), every feature in a bank carries its bin, and a query is attracted by all features of its own
+bin, of its own site and of other sites, and repelled by all others. In a recipe: slices of volumes (`data.slices`) or
+of a manifest with the column `position`, and the exchange `fedssl.bank.vectors.ShareVectors`.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from fedcore.augment.views import Views
 from fedcore.data.dataset import Target
 from fedcore.models.encoders import Encoder
 from fedcore.site.site import Round
-from fedssl.bank.bank import UNKNOWN, FeatureBank, site_number
+from fedssl.bank.feature_bank import UNKNOWN_BIN, FeatureBank, site_id
 from fedssl.methods.base import Method, OptimizerFactory
-from fedssl.methods.moco import keys, queries, slow_copy
-from fedssl.methods.pair import pair
+from fedssl.methods.momentum_encoder import key_features, momentum_copy, query_features
+from fedssl.methods.two_views import two_views
 
-_MOST_PARTS = 2**15 - 1  # what an exchange's 16 bits hold
+_MAX_BINS = 2**15 - 1  # the exchange sends a bin as a 16-bit integer
 
 
 class FCL(Method):
-    """L = L_local + L_remote: against the site's own bank, and against that and the other sites' together.
+    """L = L_local + L_remote: contrasts with the site's own bank, and with that and the other sites' features together.
 
-    Our reading, where the paper leaves a choice: Q' of L_remote is the own bank and what the exchange drew for
-    this visit; entries of the query's own volume are positives like any other of its part, since a bank does
-    not know patients; without positions nothing matches, and L_remote is MoCo's loss.
+    Our reading, where the paper leaves a choice: Q' of L_remote is the own bank and the features that the exchange
+    sampled for this visit; features of the query's own volume are positives like any other of its bin, since a bank
+    does not store patients; without positions nothing matches, and L_remote is MoCo's loss.
     """
 
     share = ("encoder.", "head.", "momentum_encoder.", "momentum_head.")
@@ -43,34 +43,37 @@ class FCL(Method):
     def __init__(
         self, encoder: Encoder, views: Views = Views(),
         optimizer: OptimizerFactory = lambda p: SGD(p, lr=0.06, momentum=0.9, weight_decay=5e-4),
-        parts: int = 4, temperature: float = 0.2, momentum: float = 0.99, bank: int = 4096, remote: int = 4096,
-        hidden: int = 256, dim: int = 128,
+        position_bins: int = 4, temperature: float = 0.2, momentum: float = 0.99,
+        bank_size: int = 4096, remote_bank_size: int = 4096, hidden_dim: int = 256, projection_dim: int = 128,
     ):  # fmt: skip
         """
         Args:
             encoder: (n, c, *space) to (n, width), with an attribute `width`.
-            views: Random transforms of an image.
+            views: Random transforms of an image; two of them.
             optimizer: Builds the optimizer of a visit.
-            parts: S, the ordered parts a volume is divided into.
+            position_bins: S, the ordered parts of equal length that a volume is divided into.
             temperature: tau.
-            momentum: m of the slow encoder.
-            bank: Capacity of the site's own bank.
-            remote: Capacity for features that come from elsewhere.
-            hidden: Width of the projection head's hidden layer.
-            dim: Width of a feature in the banks.
+            momentum: m of the momentum encoder.
+            bank_size: Capacity of the feature bank (memory bank, queue) of the site's own keys.
+            remote_bank_size: Capacity of the feature bank that the exchange fills with features of other sites.
+            hidden_dim: Width of the projection head's hidden layer.
+            projection_dim: Width of a projection, and so of the features in the banks.
         """
         super().__init__(encoder, views, optimizer)
-        if not 1 <= parts <= _MOST_PARTS:
-            raise ValueError(f"parts must lie in 1..{_MOST_PARTS}, got {parts}")
-        self.head = MoCoProjectionHead(encoder.width, hidden, dim)
-        self.momentum_encoder, self.momentum_head = slow_copy(encoder), slow_copy(self.head)
-        self.bank, self.remote = FeatureBank(bank, dim), FeatureBank(remote, dim)
-        self.parts, self.temperature, self.momentum = parts, temperature, momentum
-        self.stamp = (0, 0)
+        if not 1 <= position_bins <= _MAX_BINS:
+            raise ValueError(f"position_bins must lie in 1..{_MAX_BINS}, got {position_bins}")
+        self.head = MoCoProjectionHead(encoder.width, hidden_dim, projection_dim)
+        self.momentum_encoder, self.momentum_head = momentum_copy(encoder), momentum_copy(self.head)
+        self.bank, self.remote_bank = (
+            FeatureBank(bank_size, projection_dim),
+            FeatureBank(remote_bank_size, projection_dim),
+        )
+        self.position_bins, self.temperature, self.momentum = position_bins, temperature, momentum
+        self.key_origin = (0, 0)
 
     def arrive(self, site: str, turn: Round) -> None:
-        """New entries of the bank are marked with this site and round."""
-        self.stamp = (site_number(site), turn.index)
+        """Stores the site and the round, with which new keys are pushed to the bank."""
+        self.key_origin = (site_id(site), turn.index)
 
     def training_step(self, batch: Any, _: int) -> Tensor:
         images, positions = batch
@@ -79,49 +82,50 @@ class FCL(Method):
     def loss(
         self, views: list[Float[Tensor, "n c *space"]], positions: Float[Tensor, " n"] | None = None
     ) -> Float[Tensor, ""]:
-        a, b = pair(views, least=1)
-        query, key = queries(self, a), keys(self, b)
-        part = (
-            parts_of(positions, self.parts)
+        a, b = two_views(views, min_images=1)
+        query, key = query_features(self, a), key_features(self, b)
+        bins = (
+            to_position_bins(positions, self.position_bins)
             if positions is not None
-            else torch.full((len(query),), UNKNOWN, device=query.device)
+            else torch.full((len(query),), UNKNOWN_BIN, device=query.device)
         )
-        known = torch.cat([self.bank.entries(), self.remote.entries()])
-        known_part = torch.cat([self.bank.parts(), self.remote.parts()])
-        own, own_part = known[: len(self.bank)], known_part[: len(self.bank)]
-        # Cosines over tau in bf16 would be off by several hundredths.
+        entries = torch.cat([self.bank.entries(), self.remote_bank.entries()])
+        entry_bins = torch.cat([self.bank.entry_bins(), self.remote_bank.entry_bins()])
+        own, own_bins = entries[: len(self.bank)], entry_bins[: len(self.bank)]
+        # In bf16, cosines divided by tau would have errors of several hundredths.
         with torch.autocast(query.device.type, enabled=False):
-            local = matched_nce(query, key, part, own, own_part, self.temperature)
-            remote = matched_nce(query, key, part, known, known_part, self.temperature)
-        self.bank.push(key, *self.stamp, part)
+            local = multi_positive_info_nce(query, key, bins, own, own_bins, self.temperature)
+            remote = multi_positive_info_nce(query, key, bins, entries, entry_bins, self.temperature)
+        self.bank.push(key, *self.key_origin, bins)
         return local + remote
 
 
-def parts_of(positions: Float[Tensor, " n"], parts: int) -> Int[Tensor, " n"]:
-    """Which of `parts` equal, ordered parts of a volume each position in [0, 1] lies in, from 0."""
-    return (positions * parts).long().clamp(max=parts - 1)
+def to_position_bins(positions: Float[Tensor, " n"], count: int) -> Int[Tensor, " n"]:
+    """The bin of each position in [0, 1], out of `count` ordered bins of equal length, from 0."""
+    return (positions * count).long().clamp(max=count - 1)
 
 
-def matched_nce(
-    query: Float[Tensor, "n d"], key: Float[Tensor, "n d"], part: Int[Tensor, " n"],
-    entries: Float[Tensor, "k d"], entry_part: Int[Tensor, " k"], temperature: float,
+def multi_positive_info_nce(
+    query: Float[Tensor, "n d"], key: Float[Tensor, "n d"], bins: Int[Tensor, " n"],
+    entries: Float[Tensor, "k d"], entry_bins: Int[Tensor, " k"], temperature: float,
 ) -> Float[Tensor, ""]:  # fmt: skip
     """Mean over the positives of -log softmax of q.k+ among q's own key and all entries (rows of unit length).
 
-    Positives are the own key and the entries of q's part; with none of these it is MoCo's `info_nce`. The
-    shape is that of Khosla et al. 2020 (arXiv 2004.11362, L_out). With no entries the batch's keys stand in.
+    Positives are the own key and the entries of q's position bin; without such entries it is MoCo's `info_nce`. The
+    form is that of Khosla et al. 2020 (arXiv 2004.11362, L_out). If there are no entries, the keys of the batch
+    replace them.
     """
     if len(entries):
         own = torch.ones(len(query), 1, dtype=torch.bool, device=query.device)
         logits = torch.cat([(query * key).sum(1, keepdim=True), query @ entries.T], dim=1)
-        positive = torch.cat([own, _same(part, entry_part)], dim=1)
+        positive = torch.cat([own, _same_bin(bins, entry_bins)], dim=1)
     else:
         own = torch.eye(len(query), dtype=torch.bool, device=query.device)
-        logits, positive = query @ key.T, _same(part, part) | own
-    likely = log_softmax(logits / temperature, dim=1)
-    return -((likely * positive).sum(1) / positive.sum(1)).mean()
+        logits, positive = query @ key.T, _same_bin(bins, bins) | own
+    log_probs = log_softmax(logits / temperature, dim=1)
+    return -((log_probs * positive).sum(1) / positive.sum(1)).mean()
 
 
-def _same(part: Int[Tensor, " n"], other: Int[Tensor, " k"]) -> Bool[Tensor, "n k"]:
-    """Where two are of one part; what is of no known part is like no other."""
-    return (part[:, None] == other) & (other != UNKNOWN)
+def _same_bin(bins: Int[Tensor, " n"], others: Int[Tensor, " k"]) -> Bool[Tensor, "n k"]:
+    """Which pairs have the same bin; an unknown bin equals no bin."""
+    return (bins[:, None] == others) & (others != UNKNOWN_BIN)

@@ -1,40 +1,35 @@
-"""MoCo v2 with a bank of negatives that sites can share.
+"""MoCo v2 with a feature bank (queue) of negatives that sites can share.
 
 He et al. 2020, arXiv 1911.05722; Chen et al. 2020, arXiv 2003.04297.
 """
 
 from __future__ import annotations
 
-import copy
-from typing import Protocol, TypeVar, runtime_checkable
-
 import torch
 from jaxtyping import Float
 from lightly.models.modules.heads import MoCoProjectionHead
-from lightly.models.utils import deactivate_requires_grad, update_momentum
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from fedcore.augment.views import Views
 from fedcore.models.encoders import Encoder
 from fedcore.site.site import Round
-from fedssl.bank.bank import FeatureBank, site_number
+from fedssl.bank.feature_bank import FeatureBank, site_id
 from fedssl.methods.base import Method, OptimizerFactory
-from fedssl.methods.pair import pair
-
-Network = TypeVar("Network", bound=nn.Module)
+from fedssl.methods.momentum_encoder import key_features, momentum_copy, query_features
+from fedssl.methods.two_views import two_views
 
 
 class MoCo(Method):
-    """Queries of the encoder against keys of its slow copy and the features in two banks.
+    """Contrasts queries of the encoder with keys of the momentum encoder and the features of two feature banks.
 
-    `bank` holds the site's own keys. `remote` is filled by an exchange (`fedssl.bank.vectors`,
-    `fedssl.bank.statistics`) at the start of a visit and is empty without one. The momentum encoder travels with
-    the encoder, so that features of different sites are made by nearly the same network.
+    `bank` holds the site's own keys. An exchange (`fedssl.bank.vectors`, `fedssl.bank.statistics`) fills `remote_bank`
+    at the start of a visit; without one it is empty. The momentum encoder is sent and averaged with the encoder, so
+    that features of different sites come from nearly the same network.
 
-    Keys are made with the batch norm of their own batch. The paper shuffles batches between GPUs for them (sec. 3.3),
-    so that queries cannot find their key by its batch; on the one device of a site there is nothing to shuffle between.
+    Keys use the batch norm statistics of their own batch. The paper shuffles batches between GPUs for them (sec. 3.3),
+    so that queries cannot find their key by its batch; a site has one device, so there is nothing to shuffle.
     """
 
     share = ("encoder.", "head.", "momentum_encoder.", "momentum_head.")
@@ -42,72 +37,44 @@ class MoCo(Method):
     def __init__(
         self, encoder: Encoder, views: Views = Views(),
         optimizer: OptimizerFactory = lambda p: SGD(p, lr=0.06, momentum=0.9, weight_decay=5e-4),
-        temperature: float = 0.2, momentum: float = 0.99, bank: int = 4096, remote: int = 4096,
-        hidden: int = 256, dim: int = 128,
+        temperature: float = 0.2, momentum: float = 0.99, bank_size: int = 4096, remote_bank_size: int = 4096,
+        hidden_dim: int = 256, projection_dim: int = 128,
     ):  # fmt: skip
         """
         Args:
             encoder: (n, c, *space) to (n, width), with an attribute `width`.
-            views: Random transforms of an image.
+            views: Random transforms of an image; two of them.
             optimizer: Builds the optimizer of a visit.
             temperature: tau.
-            momentum: m of the slow encoder; the paper's 0.999 is for visits of thousands of steps.
-            bank: Capacity of the site's own bank.
-            remote: Capacity for features that come from elsewhere.
-            hidden: Width of the projection head's hidden layer.
-            dim: Width of a feature in the banks.
+            momentum: m of the momentum encoder; the paper's 0.999 is for visits of thousands of steps.
+            bank_size: Capacity of the feature bank (memory bank, queue) of the site's own keys.
+            remote_bank_size: Capacity of the feature bank that the exchange fills with features of other sites.
+            hidden_dim: Width of the projection head's hidden layer.
+            projection_dim: Width of a projection, and so of the features in the banks.
         """
         super().__init__(encoder, views, optimizer)
-        self.head = MoCoProjectionHead(encoder.width, hidden, dim)
-        self.momentum_encoder, self.momentum_head = slow_copy(encoder), slow_copy(self.head)
-        self.bank, self.remote = FeatureBank(bank, dim), FeatureBank(remote, dim)
+        self.head = MoCoProjectionHead(encoder.width, hidden_dim, projection_dim)
+        self.momentum_encoder, self.momentum_head = momentum_copy(encoder), momentum_copy(self.head)
+        self.bank, self.remote_bank = (
+            FeatureBank(bank_size, projection_dim),
+            FeatureBank(remote_bank_size, projection_dim),
+        )
         self.temperature, self.momentum = temperature, momentum
-        self.stamp = (0, 0)
+        self.key_origin = (0, 0)
 
     def arrive(self, site: str, turn: Round) -> None:
-        """New entries of the bank are marked with this site and round."""
-        self.stamp = (site_number(site), turn.index)
+        """Stores the site and the round, with which new keys are pushed to the bank."""
+        self.key_origin = (site_id(site), turn.index)
 
     def loss(self, views: list[Float[Tensor, "n c *space"]]) -> Float[Tensor, ""]:
-        a, b = pair(views, least=1)
-        query, key = queries(self, a), keys(self, b)
-        negatives = torch.cat([self.bank.entries(), self.remote.entries()])
-        # Cosines over tau in bf16 would be off by several hundredths.
+        a, b = two_views(views, min_images=1)
+        query, key = query_features(self, a), key_features(self, b)
+        negatives = torch.cat([self.bank.entries(), self.remote_bank.entries()])
+        # In bf16, cosines divided by tau would have errors of several hundredths.
         with torch.autocast(query.device.type, enabled=False):
             loss = info_nce(query, key, negatives, self.temperature)
-        self.bank.push(key, *self.stamp)
+        self.bank.push(key, *self.key_origin)
         return loss
-
-
-@runtime_checkable
-class Followed(Protocol):
-    """An encoder and its head, each with a slow copy."""
-
-    encoder: Encoder
-    head: nn.Module
-    momentum_encoder: Encoder
-    momentum_head: nn.Module
-    momentum: float
-
-
-def slow_copy(module: Network) -> Network:
-    """A copy that no gradient reaches."""
-    copied = copy.deepcopy(module)
-    deactivate_requires_grad(copied)
-    return copied
-
-
-def queries(method: Followed, view: Float[Tensor, "n c *space"]) -> Float[Tensor, "n dim"]:
-    """What is trained: features of unit length."""
-    return normalize(method.head(method.encoder(view)).float(), dim=1)
-
-
-@torch.no_grad()
-def keys(method: Followed, view: Float[Tensor, "n c *space"]) -> Float[Tensor, "n dim"]:
-    """What it is held against: features of the slow copies, which follow a step first."""
-    update_momentum(method.encoder, method.momentum_encoder, method.momentum)
-    update_momentum(method.head, method.momentum_head, method.momentum)
-    return normalize(method.momentum_head(method.momentum_encoder(view)).float(), dim=1)
 
 
 def info_nce(
@@ -118,8 +85,8 @@ def info_nce(
 ) -> Float[Tensor, ""]:
     """-log softmax of q.k+ among q.k+ and all q.k- (eq. 1 of the paper); all rows have unit length.
 
-    While the bank is empty (the first step of a first visit) the keys of the other images stand in
-    for it: our reading, since the paper starts from random vectors.
+    While the bank is empty (the first step of a first visit) the keys of the other images are the negatives: our
+    reading, since the paper starts from random vectors.
     """
     positive = (query * key).sum(1, keepdim=True)
     if len(negatives):

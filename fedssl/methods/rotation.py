@@ -1,7 +1,7 @@
-"""Rotation prediction: which of four turns was an image given (Gidaris et al. 2018, arXiv 1803.07728).
+"""Rotation prediction: classify by which of four angles an image was rotated (Gidaris et al. 2018, arXiv 1803.07728).
 
-A baseline of the federated papers. It suits images with one upright pose, and features that only have to
-tell poses apart tell less of a disease.
+A baseline of the federated papers. It suits images with one upright pose; features that only need to distinguish
+poses carry less information about a disease.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from fedcore.errors import Refused
 from fedcore.models.encoders import Encoder
 from fedssl.methods.base import Method, OptimizerFactory
 
-TURNS = 4
+NUM_ROTATIONS = 4
 
 
 class Rotation(Method):
-    """All four turns of every view in one batch, as in the paper; so a step costs that of four views.
+    """All four rotations of every view in one batch, as in the paper; so a step costs as much as four views.
 
-    Volumes are turned in the plane of their last two axes too: our reading, as the paper has pictures alone.
+    Volumes are rotated in the plane of their last two axes as well: our reading, as the paper has 2D images alone.
     """
 
     def __init__(
@@ -38,29 +38,29 @@ class Rotation(Method):
         """
         super().__init__(encoder, views, optimizer)
         if views.rotate or views.flip:
-            # A volume mirrored along two axes is one that was turned by half.
+            # A volume flipped along two axes is a volume rotated by 180 degrees.
             raise ValueError(
                 f"views.rotate and views.flip must be 0, got {views.rotate} and {views.flip}: "
-                "the turn is what has to be guessed"
+                "the method predicts the rotation"
             )
-        self.head = nn.Linear(encoder.width, TURNS)
+        self.head = nn.Linear(encoder.width, NUM_ROTATIONS)
 
     def loss(self, views: list[Float[Tensor, "n c *space"]]) -> Float[Tensor, ""]:
-        images, turn = all_turns(torch.cat(views))
-        return cross_entropy(self.head(self.encoder(images)).float(), turn)
+        images, rotation = all_rotations(torch.cat(views))
+        return cross_entropy(self.head(self.encoder(images)).float(), rotation)
 
 
-def all_turns(images: Float[Tensor, "n c *space"]) -> tuple[Float[Tensor, "m c *space"], Tensor]:
-    """Every image turned by 0, 90, 180 and 270 degrees in its last two axes, and the number of its turn: 4n each.
+def all_rotations(images: Float[Tensor, "n c *space"]) -> tuple[Float[Tensor, "m c *space"], Tensor]:
+    """Every image rotated by 0, 90, 180 and 270 degrees in its last two axes, and the rotation's class: 4n of each.
 
     Raises:
-        Refused: the last two axes differ in length.
+        Refused: The last two axes differ in length.
     """
     height, width = images.shape[-2:]
     if height != width:
         raise Refused(
-            f"rotation prediction needs last axes of one length, got {height} and {width}; "
+            f"rotation prediction needs last two axes of equal length, got {height} and {width}; "
             "give data.size two equal last numbers"
         )
-    turned = [torch.rot90(images, turn, dims=(-2, -1)) for turn in range(TURNS)]
-    return torch.cat(turned), torch.arange(TURNS, device=images.device).repeat_interleave(len(images))
+    rotated = [torch.rot90(images, rotation, dims=(-2, -1)) for rotation in range(NUM_ROTATIONS)]
+    return torch.cat(rotated), torch.arange(NUM_ROTATIONS, device=images.device).repeat_interleave(len(images))

@@ -14,7 +14,7 @@ from fedcore.models.encoder_store import save_encoder
 from fedcore.models.encoders import Encoder, ResNet
 from fedcore.runs.communication import highest
 from fedcore.runs.folder import RunFolder
-from fedssl.card import card
+from fedssl.card import encoder_card
 from fedssl.methods.simclr import SimCLR
 
 
@@ -31,10 +31,10 @@ def run(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path)
 
 
-def test_it_says_what_it_is_what_it_learned_from_and_what_left(run: RunFolder, toy: Callable[..., Encoder]) -> None:
-    text = card(run, SimCLR(toy()))
-    for what in ("2 sites together", "Toy(norm=True), 536 parameters", "SimCLR for 2 rounds", "32 x 48 pixels"):
-        assert what in text
+def test_the_card_describes_encoder_training_data_and_data_sent(run: RunFolder, toy: Callable[..., Encoder]) -> None:
+    text = encoder_card(run, SimCLR(toy()))
+    for text_part in ("by 2 sites", "Toy(norm=True), 536 parameters", "SimCLR for 2 rounds", "32 x 48 pixels"):
+        assert text_part in text
     for fact in (
         "| north | 123 | 45 |",
         "| south | 67 | 8 |",
@@ -44,22 +44,24 @@ def test_it_says_what_it_is_what_it_learned_from_and_what_left(run: RunFolder, t
         assert fact in text
 
 
-def test_an_encoder_of_one_site_speaks_of_that_site(run: RunFolder, toy: Callable[..., Encoder]) -> None:
-    text = card(run, SimCLR(toy()), site="south", alone=True)
+def test_the_card_of_an_encoder_of_one_site_names_that_site(run: RunFolder, toy: Callable[..., Encoder]) -> None:
+    text = encoder_card(run, SimCLR(toy()), site="south", single_site=True)
     assert "by south alone" in text
     assert "| south | 67 | 8 |" in text
     assert "north" not in text
-    text = card(run, SimCLR(toy()), site="south")
-    assert "by 2 sites together, as south has it" in text
+    text = encoder_card(run, SimCLR(toy()), site="south")
+    assert "by 2 sites, personalised for south" in text
     assert "north" in text
 
 
-def test_each_encoder_has_the_scores_that_are_its_own(run: RunFolder, toy: Callable[..., Encoder]) -> None:
+def test_each_card_has_the_scores_of_its_own_encoder(run: RunFolder, toy: Callable[..., Encoder]) -> None:
     scores = {"north": {"knn": 0.11, "shared_knn": 0.22}, "south": {"knn": 0.33, "shared_knn": 0.44}}
     (run.path / "rounds.jsonl").write_text(json.dumps(record(north="STATISTICS") | {"survey": scores}) + "\n")
-    told = {site: card(run, SimCLR(toy()), site) for site in (None, "north", "south")}
-    shown = {site: {n for n in ("0.11", "0.22", "0.33", "0.44") if f"| {n} |" in text} for site, text in told.items()}
-    assert shown == {None: {"0.22", "0.44"}, "north": {"0.11"}, "south": {"0.33"}}
+    cards = {site: encoder_card(run, SimCLR(toy()), site) for site in (None, "north", "south")}
+    scores_in = {
+        site: {n for n in ("0.11", "0.22", "0.33", "0.44") if f"| {n} |" in text} for site, text in cards.items()
+    }
+    assert scores_in == {None: {"0.22", "0.44"}, "north": {"0.11"}, "south": {"0.33"}}
 
 
 RECIPE = """
@@ -68,20 +70,20 @@ method:
   init_args:
     views: {count: 2, crop: [0.2, 1.0]}
     optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.06, nesterov: false, foreach: null}}
-    bank: 1024
+    bank_size: 1024
 data:
   manifest: /home/jane/secret.csv
   scaling: {class_path: fedcore.data.preprocess.scaling.Window, init_args: {low: -1000}}
 algorithm: null
-exchange: {class_path: fedssl.bank.vectors.ShareVectors, init_args: {wire: int8, lexicon: /home/jane/words.txt}}
+exchange: {class_path: fedssl.bank.vectors.ShareVectors, init_args: {encoding: int8, dictionary: /home/jane/words.txt}}
 rounds: {count: 2, per_round: null}
 seed: 3
 """
 
 
 @pytest.fixture
-def told(run: RunFolder, toy: Callable[..., Encoder]) -> str:
-    """The card of a run with all its records."""
+def full_card(run: RunFolder, toy: Callable[..., Encoder]) -> str:
+    """The card of a run that has all records."""
     environment = {"fedpretrain": "0.1.0", "torch": "2.15.0", "monai": None, "device": "CPU", "platform": "Linux",
                    "git_commit": "abc1234", "started": "2026-11-21T09:21:49+00:00"}  # fmt: skip
     write_json(run.path / "environment.json", environment)
@@ -93,48 +95,48 @@ def told(run: RunFolder, toy: Callable[..., Encoder]) -> str:
         for visit in r["sites"].values():
             visit |= {"up": {"weights": 1_000_000 * (index + 1), "metrics": 0}, "down": {"weights": 500}}
     (run.path / "rounds.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    return card(RunFolder(run.path, RECIPE), SimCLR(toy()))
+    return encoder_card(RunFolder(run.path, RECIPE), SimCLR(toy()))
 
 
-def test_the_last_scores_of_each_site_are_told(told: str) -> None:
-    assert "| kNN | spread |\n" in told
-    assert "| north | 123 | 45 | 0.75 | 0.8 |" in told
-    assert "| south | 67 | 8 | - | 0.7 |" in told
-    assert "effective rank |" not in told  # nobody measured it
+def test_the_card_has_the_last_scores_of_each_site(full_card: str) -> None:
+    assert "| kNN | feature std |\n" in full_card
+    assert "| north | 123 | 45 | 0.75 | 0.8 |" in full_card
+    assert "| south | 67 | 8 | - | 0.7 |" in full_card
+    assert "effective rank |" not in full_card  # not measured
 
 
-def test_traffic_is_that_of_a_site_and_round(told: str) -> None:
-    assert "(feature vectors of single images). A site and round: 1.5 MB up, 500 B down." in told
+def test_traffic_is_the_mean_of_a_site_and_round(full_card: str) -> None:
+    assert "(feature vectors of single images). A site and round: 1.5 MB up, 500 B down." in full_card
 
 
-def test_the_recipe_is_told_in_lines_and_without_paths(told: str) -> None:
+def test_the_recipe_is_a_table_without_paths(full_card: str) -> None:
     for row in (
-        "| method | MoCo(optimizer=SGD(lr=0.06), bank=1024) |",
+        "| method | MoCo(optimizer=SGD(lr=0.06), bank_size=1024) |",
         "| views | count=2, crop=[0.2, 1.0] |",
         "| algorithm | FedAvg() |",
-        "| exchange | ShareVectors(wire=int8, lexicon=words.txt) |",
+        "| exchange | ShareVectors(encoding=int8, dictionary=words.txt) |",
         "| rounds | count=2 |",
         "| intensities to [-1, 1] | Window(low=-1000) |",
         "| seed | 3 |",
     ):
-        assert row in told.splitlines()
-    assert "jane" not in told
-    assert "secret" not in told
+        assert row in full_card.splitlines()
+    assert "jane" not in full_card
+    assert "secret" not in full_card
 
 
-def test_phantoms_are_said_to_be_phantoms(run: RunFolder, toy: Callable[..., Encoder]) -> None:
-    text = card(RunFolder(run.path, "data: {manifest: phantom}"), SimCLR(toy()))
+def test_phantom_images_are_declared(run: RunFolder, toy: Callable[..., Encoder]) -> None:
+    text = encoder_card(RunFolder(run.path, "data: {manifest: phantom}"), SimCLR(toy()))
     assert "| images | phantom hospitals, no patients |" in text
     assert "| exchange | none, weights alone |" in text
 
 
-def test_where_and_when_it_was_made(told: str) -> None:
+def test_the_card_has_environment_and_duration(full_card: str) -> None:
     line = "fedpretrain 0.1.0, torch 2.15.0, commit abc1234, CPU (Linux), begun 2026-11-21T09:21:49+00:00"
-    assert f"{line}, 1 min 21 s of training." in told
+    assert f"{line}, 1 min 21 s of training." in full_card
 
 
-def test_its_head_is_yaml_and_names_no_licence(told: str) -> None:
-    _, head, page = told.split("---\n", 2)
+def test_the_header_is_yaml_without_a_licence(full_card: str) -> None:
+    _, head, page = full_card.split("---\n", 2)
     assert yaml.safe_load(head) == {
         "library_name": "fedpretrain",
         "tags": ["medical-imaging", "federated-learning", "self-supervised-learning", "simclr", "toy"],
@@ -143,16 +145,16 @@ def test_its_head_is_yaml_and_names_no_licence(told: str) -> None:
     assert all(len(line) <= 120 for line in page.splitlines() if not line.startswith("|"))
 
 
-def test_its_python_loads_the_encoder(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_code_of_the_card_loads_the_encoder(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     module = SimCLR(ResNet(2, 1, 10, 4))
-    save_encoder(run.path / "encoder", module.encoder, {}, card(run, module))
+    save_encoder(run.path / "encoder", module.encoder, {}, encoder_card(run, module))
     monkeypatch.chdir(run.path)
     names: dict[str, Any] = {}
     exec((run.path / "encoder" / "README.md").read_text().split("```python\n")[1].split("```")[0], names)
     assert names["encoder"](torch.zeros(2, 1, 32, 32)).shape == (2, 32)
 
 
-def test_the_highest_revelation_of_any_site_in_any_round_counts() -> None:
+def test_the_highest_level_of_any_site_and_round_is_reported() -> None:
     assert highest([record(a="WEIGHTS"), record(a="STATISTICS", b="WEIGHTS"), record(a="WEIGHTS")]) == "STATISTICS"
     assert highest([record(a="SAMPLES", b="FEATURES")]) == "SAMPLES"
     assert highest([]) == "WEIGHTS"

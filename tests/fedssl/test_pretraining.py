@@ -35,19 +35,21 @@ from fedssl.methods.simclr import SimCLR
 from fedssl.pretraining import pretrain
 
 ENCODER = partial(ResNet, depth=10, stem=8)
-FLAT = Data(size=32, phantom=Phantoms(sites=2, images_per_site=24))
-DEEP = Data(size=16, phantom=Phantoms(sites=2, images_per_site=8, spatial_dims=3))
-MOCO = partial(MoCo, bank=32, remote=32, hidden=16, dim=8)
+IMAGES = Data(size=32, phantom=Phantoms(sites=2, images_per_site=24))
+VOLUMES = Data(size=16, phantom=Phantoms(sites=2, images_per_site=8, spatial_dims=3))
+MOCO = partial(MoCo, bank_size=32, remote_bank_size=32, hidden_dim=16, projection_dim=8)
 
 
-def ran(folder: Path, method: Callable[..., Method] = SimCLR, data: Data = FLAT, **more: Any) -> RunFolder:
+def run_pretraining(
+    folder: Path, method: Callable[..., Method] = SimCLR, data: Data = IMAGES, **more: Any
+) -> RunFolder:
     run, visit = RunFolder(folder), Visit(batch_size=8, accelerator="cpu")
     pretrain(run, ENCODER, method, data, visit=visit, **({"rounds": Rounds(2), "loggers": ()} | more))
     return run
 
 
 def without_time(run: RunFolder) -> list[dict[str, Any]]:
-    """The rounds on record but for their clocks."""
+    """The recorded rounds without their durations."""
     records = run.rounds()
     for record in records:
         record.pop("seconds")
@@ -56,7 +58,7 @@ def without_time(run: RunFolder) -> list[dict[str, Any]]:
     return records
 
 
-def require_sound(run: RunFolder) -> None:
+def assert_finished(run: RunFolder) -> None:
     assert run.about()["status"] == "finished"
     assert [(r["round"], r["refused"]) for r in run.rounds()] == [(0, {}), (1, {})]
     encoder = build_encoder(run.path / "encoder").eval()
@@ -67,26 +69,26 @@ def require_sound(run: RunFolder) -> None:
 @pytest.mark.parametrize(
     ("method", "data", "more"),
     [
-        (SimCLR, FLAT, {}),
-        (MOCO, FLAT, {}),
-        (MOCO, FLAT, {"exchange": ShareVectors(per_site=8, draw=8, wire="int8")}),
-        (MOCO, FLAT, {"exchange": ShareStatistics(draw=16, at_least=8)}),
-        (MOCO, DEEP, {"exchange": ShareStatistics(draw=16, at_least=2)}),
+        (SimCLR, IMAGES, {}),
+        (MOCO, IMAGES, {}),
+        (MOCO, IMAGES, {"exchange": ShareVectors(upload_size=8, remote_features=8, encoding="int8")}),
+        (MOCO, IMAGES, {"exchange": ShareStatistics(remote_features=16, min_patients=8)}),
+        (MOCO, VOLUMES, {"exchange": ShareStatistics(remote_features=16, min_patients=2)}),
     ],
     ids=["simclr", "moco", "moco vectors", "moco statistics", "moco statistics 3D"],
 )
-def test_two_rounds_are_repeatable_to_the_bit(
+def test_two_rounds_are_reproducible_exactly(
     tmp_path: Path, method: Callable[..., Method], data: Data, more: dict[str, Any]
 ) -> None:
-    reveals = "STATISTICS"  # the mean loss and the probe's scores
+    reveals = "STATISTICS"  # of the mean loss and the probe's scores
     if exchange := more.get("exchange"):
         reveals = "FEATURES" if isinstance(exchange, ShareVectors) else "STATISTICS"
         more["policy"] = Policy(Reveals[reveals], min_patients=1)
     runs = []
     for name in ("first", "second"):
-        torch.rand(7)  # whatever the caller's generator has come to
-        runs.append(ran(tmp_path / name, method, data, **more))
-        require_sound(runs[-1])
+        torch.rand(7)  # the state of the caller's generator must not matter
+        runs.append(run_pretraining(tmp_path / name, method, data, **more))
+        assert_finished(runs[-1])
     first, second = (run.path / "encoder/encoder.safetensors" for run in runs)
     assert first.read_bytes() == second.read_bytes()
     assert without_time(runs[0]) == without_time(runs[1])
@@ -94,17 +96,19 @@ def test_two_rounds_are_repeatable_to_the_bit(
     assert f"Most sensitive data sent: **{reveals}**" in (runs[0].path / "encoder/README.md").read_text()
 
 
-def test_the_encoder_on_disk_is_the_servers_and_the_seed_decides_it(tmp_path: Path) -> None:
-    run = ran(tmp_path / "a", SimCLR)
+def test_the_saved_encoder_is_the_servers_and_depends_on_the_seed(tmp_path: Path) -> None:
+    run = run_pretraining(tmp_path / "a", SimCLR)
     server = Checkpoint.open(run.path / "state").restore(Weights({})).tensors
-    kept = safetensors.torch.load_file(run.path / "encoder/encoder.safetensors")
-    assert all(torch.equal(server[f"encoder.{k}"], t) for k, t in kept.items())
-    other = safetensors.torch.load_file(ran(tmp_path / "b", SimCLR, seed=1).path / "encoder/encoder.safetensors")
-    assert not torch.equal(kept["conv1.weight"], other["conv1.weight"])
+    saved = safetensors.torch.load_file(run.path / "encoder/encoder.safetensors")
+    assert all(torch.equal(server[f"encoder.{k}"], t) for k, t in saved.items())
+    other = safetensors.torch.load_file(
+        run_pretraining(tmp_path / "b", SimCLR, seed=1).path / "encoder/encoder.safetensors"
+    )
+    assert not torch.equal(saved["conv1.weight"], other["conv1.weight"])
 
 
-def test_every_site_keeps_a_few_images_and_their_views_to_itself(tmp_path: Path) -> None:
-    run = ran(tmp_path / "run", SimCLR)
+def test_every_site_saves_a_few_images_and_their_views_in_its_folder(tmp_path: Path) -> None:
+    run = run_pretraining(tmp_path / "run", SimCLR)
     for site in run.about()["sites"]:
         with np.load(run.site(site) / "samples.npz", allow_pickle=False) as samples:
             assert samples["images"].shape == (6, 1, 32, 32)
@@ -112,26 +116,26 @@ def test_every_site_keeps_a_few_images_and_their_views_to_itself(tmp_path: Path)
             assert np.abs(samples["views"]).max() <= 1
 
 
-def test_sites_alone_send_no_weights_and_end_with_an_encoder_each(tmp_path: Path) -> None:
-    run = ran(tmp_path / "run", MOCO, algorithm=LocalOnly())
+def test_local_training_sends_no_weights_and_saves_an_encoder_per_site(tmp_path: Path) -> None:
+    run = run_pretraining(tmp_path / "run", MOCO, algorithm=LocalOnly())
     up = [site["up"] for record in run.rounds() for site in record["sites"].values()]
-    assert all(part["weights"] == part["exchange"] == 0 < part["metrics"] for part in up)
+    assert all(sent["weights"] == sent["exchange"] == 0 < sent["metrics"] for sent in up)
     assert not (run.path / "encoder").exists()
     sites = list(run.about()["sites"])
-    ours = [build_encoder(run.site(name) / "encoder").state_dict() for name in sites]
-    assert not torch.equal(ours[0]["conv1.weight"], ours[1]["conv1.weight"])
-    for name, state in zip(sites, ours, strict=True):
+    states = [build_encoder(run.site(name) / "encoder").state_dict() for name in sites]
+    assert not torch.equal(states[0]["conv1.weight"], states[1]["conv1.weight"])
+    for name, state in zip(sites, states, strict=True):
         memory = Checkpoint.open(run.path / "state").get(name)
         assert all(torch.equal(memory[f"module/encoder.{k}"], t) for k, t in state.items())
         assert f"by {name} alone" in (run.site(name) / "encoder/README.md").read_text()
 
 
-def test_where_norms_stay_at_sites_each_has_an_encoder_that_saw_its_images(tmp_path: Path) -> None:
-    run = ran(tmp_path / "run", SimCLR, algorithm=FedBN())
+def test_with_fedbn_each_site_has_its_own_encoder(tmp_path: Path) -> None:
+    run = run_pretraining(tmp_path / "run", SimCLR, algorithm=FedBN())
     assert not (run.path / "encoder").exists()
     (note,) = run.about()["notes"]
     assert "encoder's" in note
-    assert "there is no common encoder; each site has its own in sites/SITE/encoder" in note
+    assert "there is no global encoder; each site has its own in sites/SITE/encoder" in note
     sites = list(run.about()["sites"])
     first, second = (build_encoder(run.site(name) / "encoder").state_dict() for name in sites)
     for name, tensor in first.items():
@@ -144,14 +148,16 @@ def test_where_norms_stay_at_sites_each_has_an_encoder_that_saw_its_images(tmp_p
             assert torch.equal(tensor, second[name]), name
     with pytest.raises(InputError, match=rf"each site has its own, so name one: .*sites/{sites[0]}/encoder"):
         find_encoder(run.path)
-    assert f"by {len(sites)} sites together" in (run.site(sites[0]) / "encoder/README.md").read_text()
+    assert (
+        f"by {len(sites)} sites, personalised for {sites[0]}" in (run.site(sites[0]) / "encoder/README.md").read_text()
+    )
 
 
-def test_a_personal_encoder_is_kept_beside_that_of_the_federation(tmp_path: Path) -> None:
-    run = ran(tmp_path / "run", SimCLR, algorithm=Ditto())
-    common = build_encoder(run.path / "encoder").state_dict()
+def test_personal_encoders_are_saved_in_addition_to_the_global_one(tmp_path: Path) -> None:
+    run = run_pretraining(tmp_path / "run", SimCLR, algorithm=Ditto())
+    global_state = build_encoder(run.path / "encoder").state_dict()
     server = Checkpoint.open(run.path / "state").restore(Weights({})).tensors
-    assert all(torch.equal(server[f"encoder.{k}"], t) for k, t in common.items())
+    assert all(torch.equal(server[f"encoder.{k}"], t) for k, t in global_state.items())
     for name in run.about()["sites"]:
         memory = Checkpoint.open(run.path / "state").get(name)
         own = build_encoder(run.site(name) / "encoder").state_dict()
@@ -159,18 +165,18 @@ def test_a_personal_encoder_is_kept_beside_that_of_the_federation(tmp_path: Path
     assert run.about()["notes"] == []
 
 
-def test_a_site_that_was_never_visited_has_no_encoder_of_its_own(tmp_path: Path) -> None:
-    run = ran(tmp_path / "run", SimCLR, algorithm=LocalOnly(), rounds=Rounds(1, per_round=1))
+def test_a_site_that_was_never_trained_has_no_encoder(tmp_path: Path) -> None:
+    run = run_pretraining(tmp_path / "run", SimCLR, algorithm=LocalOnly(), rounds=Rounds(1, per_round=1))
     (visited,) = [name for name, record in run.rounds()[0]["sites"].items() if record["examples"]]
     (other,) = set(run.about()["sites"]) - {visited}
-    assert run.about()["notes"] == [f"no encoder of {other}: nothing was trained there"]
+    assert run.about()["notes"] == [f"no encoder of {other}: not trained there"]
     assert (run.site(visited) / "encoder").exists()
     assert not (run.site(other) / "encoder").exists()
 
 
 @pytest.fixture
-def lonely(tmp_path: Path) -> Data:
-    """A manifest of two sites, one of which has a single training image, without labels."""
+def one_image_site(tmp_path: Path) -> Data:
+    """A manifest without labels of two sites, one of which has a single training image."""
     rng, lines = np.random.default_rng(0), ["image,site,split,patient"]
     for at in range(9):
         np.save(tmp_path / f"{at}.npy", rng.random((32, 32)).astype(np.float32))
@@ -179,79 +185,79 @@ def lonely(tmp_path: Path) -> Data:
     return Data(manifest=str(tmp_path / "manifest.csv"), size=32)
 
 
-def test_a_site_with_one_image_takes_part_in_simclr(tmp_path: Path, lonely: Data) -> None:
-    run = ran(tmp_path / "run", SimCLR, lonely)
-    require_sound(run)
+def test_a_site_with_one_image_takes_part_in_simclr(tmp_path: Path, one_image_site: Data) -> None:
+    run = run_pretraining(tmp_path / "run", SimCLR, one_image_site)
+    assert_finished(run)
     assert {site: r["examples"] for site, r in run.rounds()[-1]["sites"].items()} == {"large": 8, "small": 1}
 
 
-def test_where_batch_norm_cannot_bear_one_image_the_others_go_on(tmp_path: Path, lonely: Data) -> None:
-    """MoCo's query sees one image, whose last map at 32 x 32 is one number a channel."""
-    run = ran(tmp_path / "run", MOCO, lonely)
+def test_other_sites_continue_if_batch_norm_cannot_train_on_one_image(tmp_path: Path, one_image_site: Data) -> None:
+    """The query batch of MoCo has one image, whose last feature map at 32 x 32 is one number per channel."""
+    run = run_pretraining(tmp_path / "run", MOCO, one_image_site)
     assert run.about()["status"] == "finished"
     for record in run.rounds():
         assert "batch norm needs more than one value" in record["refused"]["small"]
         assert record["sites"]["large"]["examples"] == 8
 
 
-def test_values_the_method_refuses_and_sites_without_training_images_begin_nothing(
-    tmp_path: Path, lonely: Data
-) -> None:
-    with pytest.raises(InputError, match=r"the method .* cannot be built: the capacity of a bank .* got 0"):
-        ran(tmp_path / "run", partial(MoCo, bank=0))
+def test_no_run_starts_with_rejected_options_or_without_training_images(tmp_path: Path, one_image_site: Data) -> None:
+    with pytest.raises(InputError, match=r"the method .* cannot be built: the capacity of a feature bank .* got 0"):
+        run_pretraining(tmp_path / "run", partial(MoCo, bank_size=0))
     manifest = tmp_path / "manifest.csv"
     manifest.write_text(manifest.read_text().replace(",train,", ",test,"))
     with pytest.raises(InputError, match="no site has a training image; give some rows of the manifest the split"):
-        ran(tmp_path / "run", SimCLR, lonely)
+        run_pretraining(tmp_path / "run", SimCLR, one_image_site)
     assert not (tmp_path / "run").exists()
 
 
-def test_what_would_fail_at_the_end_or_at_every_site_begins_nothing(tmp_path: Path) -> None:
-    class Unsayable(ResNet):
+def test_no_run_starts_that_would_fail_at_the_end_or_at_every_site(tmp_path: Path) -> None:
+    class NotSerialisable(ResNet):
         def __init__(self, dims: int, channels: int):
             super().__init__(dims, channels, depth=10, stem=8)
             self.config |= {"layer": torch.nn.Linear}
 
     run, visit = RunFolder(tmp_path / "run"), Visit(accelerator="cpu")
-    with pytest.raises(InputError, match=r"encoder: what Unsayable has in `config` must be numbers, texts and lists"):
-        pretrain(run, Unsayable, SimCLR, FLAT, visit=visit)
+    with pytest.raises(InputError, match=r"encoder: `config` of NotSerialisable must contain numbers, texts and lists"):
+        pretrain(run, NotSerialisable, SimCLR, IMAGES, visit=visit)
     with pytest.raises(InputError, match=r"views\.flip must be one number or 2, one an axis, got 3"):
-        ran(tmp_path / "run", partial(SimCLR, views=Views(flip=(0.5, 0.5, 0.5))))
+        run_pretraining(tmp_path / "run", partial(SimCLR, views=Views(flip=(0.5, 0.5, 0.5))))
     with pytest.raises(InputError, match=r"the optimizer of SimCLR cannot be built: Invalid learning rate"):
-        ran(tmp_path / "run", partial(SimCLR, optimizer=lambda p: torch.optim.SGD(p, lr=-1.0)))
+        run_pretraining(tmp_path / "run", partial(SimCLR, optimizer=lambda p: torch.optim.SGD(p, lr=-1.0)))
     assert not (tmp_path / "run" / "run.json").exists()
 
 
-def test_what_the_policy_forbids_begins_nothing(tmp_path: Path) -> None:
+def test_no_run_starts_that_the_policy_forbids(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"SiteVectors reveals FEATURES, the policy allows STATISTICS; set policy"):
-        ran(tmp_path / "run", MOCO, exchange=ShareVectors())
+        run_pretraining(tmp_path / "run", MOCO, exchange=ShareVectors())
     assert not (tmp_path / "run").exists()
 
 
 RECIPE = """
 encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}
-method: {class_path: fedssl.methods.moco.MoCo, init_args: {bank: 32, remote: 32, hidden: 16, dim: 8}}
+method:
+  class_path: fedssl.methods.moco.MoCo
+  init_args: {bank_size: 32, remote_bank_size: 32, hidden_dim: 16, projection_dim: 8}
 data: {manifest: phantom, size: 32, phantom: {sites: 2, images_per_site: 24}}
-exchange: {class_path: fedssl.bank.vectors.ShareVectors, init_args: {per_site: 8, draw: 8}}
+exchange: {class_path: fedssl.bank.vectors.ShareVectors, init_args: {upload_size: 8, remote_features: 8}}
 visit: {batch_size: 8, accelerator: cpu}
 rounds: {count: 1}
 """
 
 
-def test_the_command_ends_with_2_where_the_policy_forbids_and_with_0_where_it_allows(
+def test_the_exit_code_is_2_if_the_policy_forbids_and_0_if_it_allows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as stopped:
         main(["pretrain", str(recipe), "--out", str(tmp_path / "refused")])
-    assert ended.value.code == 2
+    assert stopped.value.code == 2
     assert "SiteVectors reveals FEATURES, the policy allows STATISTICS" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as stopped:
         main(["pretrain", str(recipe), "--out", str(tmp_path / "run"), "--policy.max_level", "FEATURES"])
-    assert ended.value.code == 0
+    assert stopped.value.code == 0
     entries = [json.loads(line) for line in (tmp_path / "run/sites/hospital_1/audit.jsonl").read_text().splitlines()]
     assert {(e["field"], e["reveals"]) for e in entries if e["what"] == "exchange"} == {
-        ("exchange/features", "FEATURES"), ("exchange/scale", "FEATURES"), ("exchange/born", "STATISTICS"),
-        ("exchange/part", "STATISTICS"),
+        ("exchange/features", "FEATURES"), ("exchange/scale", "FEATURES"), ("exchange/round_index", "STATISTICS"),
+        ("exchange/position_bin", "STATISTICS"),
     }  # fmt: skip

@@ -51,13 +51,13 @@ def test_values_become_the_stages_arguments() -> None:
     ],
 )
 def test_the_command_line_has_the_last_word(override: str, value: object, path: str) -> None:
-    text = "method: {class_path: fedssl.methods.moco.MoCo, init_args: {bank: 8}}\nrounds: {count: 7}"
+    text = "method: {class_path: fedssl.methods.moco.MoCo, init_args: {bank_size: 8}}\nrounds: {count: 7}"
     tree = yaml.safe_load(read(text, override, str(value)).text)
     found = tree
     for key in path.split("."):
         found = found[key]
     assert found == value
-    assert tree["method"]["init_args"]["bank"] == 8
+    assert tree["method"]["init_args"]["bank_size"] == 8
 
 
 def test_the_resolved_recipe_gives_itself() -> None:
@@ -79,7 +79,7 @@ def test_every_unknown_key_is_told_with_the_nearest_right_one() -> None:
 visti: {batch_size: 4}
 rounds: {cuont: 3}
 zebra: 1
-method: {class_path: fedssl.methods.moco.MoCo, init_args: {tempreature: 0.1, bonk: 3}}
+method: {class_path: fedssl.methods.moco.MoCo, init_args: {tempreature: 0.1, bonk_size: 3}}
 algorithm:
   class_path: fedcore.algorithms.base.FedAvg
   init_args: {guides: [{class_path: fedcore.algorithms.fedprox.ProximalTerm, init_args: {muu: 1}}]}
@@ -92,7 +92,7 @@ algorithm:
         "unknown option 'rounds.cuont' (did you mean 'rounds.count'?)",
         "unknown option 'zebra'",
         "unknown option 'method.init_args.tempreature' (did you mean 'method.init_args.temperature'?)",
-        "unknown option 'method.init_args.bonk' (did you mean 'method.init_args.bank'?)",
+        "unknown option 'method.init_args.bonk_size' (did you mean 'method.init_args.bank_size'?)",
         "unknown option 'algorithm.init_args.guides.init_args.muu' "
         "(did you mean 'algorithm.init_args.guides.init_args.mu'?)",
     }
@@ -146,8 +146,9 @@ def test_mistakes_on_the_command_line(words: list[str], told: str) -> None:
         ("seed: 1\nrounds: [\n", "mine.yaml is no valid YAML: line 3: "),
         ("rounds: {count: many}\nseed: x", "(?s)2 faults.*seed must be a whole number, got x"),
         (
-            "method: {class_path: fedssl.methods.moco.MoCo, init_args: {temperature: warm, bank: x}}",
-            "(?s)2 faults.*method.temperature must be a number, got warm.*method.bank must be a whole number, got x",
+            "method: {class_path: fedssl.methods.moco.MoCo, init_args: {temperature: warm, bank_size: x}}",
+            "(?s)2 faults.*method.temperature must be a number, got warm.*"
+            "method.bank_size must be a whole number, got x",
         ),
         (
             "method: {class_path: fedssl.methods.moco.MoCo, init_args: {temprature: 1, "
@@ -189,16 +190,16 @@ def test_what_a_class_refuses_is_the_users_to_mend() -> None:
 
 @pytest.mark.parametrize("way", ["file", "word", "word with =", "class_path"])
 def test_a_named_class_has_its_own_defaults(way: str, tmp_path: Path) -> None:
-    """SimCLR, the default, has `hidden` 256; BYOL has 512."""
-    (tmp_path / "r.yaml").write_text("method: {class_path: fedssl.methods.byol.BYOL, init_args: {dim: 64}}")
+    """SimCLR, the default, has `hidden_dim` 256; BYOL has 512."""
+    (tmp_path / "r.yaml").write_text("method: {class_path: fedssl.methods.byol.BYOL, init_args: {projection_dim: 64}}")
     words = {
         "file": [str(tmp_path / "r.yaml")],
-        "word": ["--method", "fedssl.methods.byol.BYOL", "--method.dim", "64"],
-        "word with =": ["--method=fedssl.methods.byol.BYOL", "--method.dim", "64"],
-        "class_path": ["--method.class_path", "fedssl.methods.byol.BYOL", "--method.init_args.dim", "64"],
+        "word": ["--method", "fedssl.methods.byol.BYOL", "--method.projection_dim", "64"],
+        "word with =": ["--method=fedssl.methods.byol.BYOL", "--method.projection_dim", "64"],
+        "class_path": ["--method.class_path", "fedssl.methods.byol.BYOL", "--method.init_args.projection_dim", "64"],
     }[way]
     given = read_recipe(pretrain, "pretrain", words).config.method.init_args
-    assert (given.hidden, given.dim) == (512, 64)
+    assert (given.hidden_dim, given.projection_dim) == (512, 64)
 
 
 def test_the_default_class_is_there_for_those_who_only_set_its_arguments(tmp_path: Path) -> None:
@@ -213,7 +214,8 @@ def test_the_default_class_is_there_for_those_who_only_set_its_arguments(tmp_pat
     [
         (
             "probe: {every: 0}",
-            "every, k and images must be at least 1, got Probe(every=0, k=20, images=1000, linear=False)",
+            "every, knn_k and max_images must be at least 1, "
+            "got Probe(every=0, knn_k=20, max_images=1000, linear=False)",
         ),
         (
             "algorithm: {class_path: fedcore.algorithms.base.FedAvg, init_args: {aggregator: "

@@ -19,9 +19,13 @@ from tests.fedcore.toys import same
 
 RECIPE = """
 encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}
-method: {class_path: fedssl.methods.moco.MoCo, init_args: {bank: 64, remote: 64, hidden: 16, dim: 16}}
+method:
+  class_path: fedssl.methods.moco.MoCo
+  init_args: {bank_size: 64, remote_bank_size: 64, hidden_dim: 16, projection_dim: 16}
 data: {size: 32, phantom: {images_per_site: 24, sites: 3}}
-exchange: {class_path: fedssl.bank.vectors.ShareVectors, init_args: {per_site: 16, draw: 24, wire: int8}}
+exchange:
+  class_path: fedssl.bank.vectors.ShareVectors
+  init_args: {upload_size: 16, remote_features: 24, encoding: int8}
 policy: {max_level: FEATURES}
 visit: {batch_size: 8, keep_optimizer: true, accelerator: cpu}
 rounds: {count: 3}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.copies import HONEST, rates
+from benchmarks.copy_detection import HONEST, rates
 from fedcore.data.dataset import Images
 from fedcore.data.phantom.phantoms import Phantoms
 from fedgen.copies.copies import (

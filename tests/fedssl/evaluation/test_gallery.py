@@ -1,4 +1,4 @@
-"""What a site keeps of its features: the images it says, the neighbours that loops find, and never a failed run."""
+"""The gallery of a site: its images, nearest neighbours as loops find them, and errors that do not end a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 
 
 class Flat(Encoder):
-    """Pixels as they are, plus a number that makes encoders differ."""
+    """Returns the pixels plus a parameter, by which encoders differ."""
 
     width = 64
 
@@ -50,78 +50,78 @@ def arrays(train: Images, test: Images | None = None, gallery: Gallery | None = 
     return {**(gallery or Gallery()).arrays(Flat(), train, test, CPU)}
 
 
-def kept_at(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as held:
-        return {**held}
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return {**file}
 
 
-def test_neighbours_are_those_that_loops_over_cosines_find(images: MakeImages) -> None:
+def test_neighbours_equal_those_of_loops_over_cosines(images: MakeImages) -> None:
     train, test = images("train", 30), replace(images("test", 9), patients=np.arange(100, 109))
-    kept = arrays(train, test)
+    found = arrays(train, test)
 
     def unit(site: Images, at: int) -> np.ndarray:
         pixels = site.pixels[at].astype(np.float64).ravel()
         return pixels / np.linalg.norm(pixels)
 
     features = np.stack([unit(test, at) for at in range(9)])
-    assert np.allclose(kept["features"], features, atol=1e-3)
-    assert kept["labels"].tolist() == test.labels.tolist()
-    for row, query in enumerate(kept["queries"]):
+    assert np.allclose(found["features"], features, atol=1e-3)
+    assert found["labels"].tolist() == test.labels.tolist()
+    for row, query in enumerate(found["queries"]):
         levels = (test.pixels.astype(np.float64) + 1) * 127.5
         at = int(np.abs(levels - query).max((1, 2, 3)).argmin())
         cosines = [float(unit(test, at) @ unit(train, other)) for other in range(30)]
         best = sorted(range(30), key=lambda other: -cosines[other])[:5]
-        assert kept["neighbour_labels"][row].tolist() == train.labels[best].tolist()
-        assert kept["cosines"][row] == pytest.approx([cosines[other] for other in best], abs=1e-3)
-        assert np.abs(kept["neighbours"][row] - (train.pixels[best].astype(np.float64) + 1) * 127.5).max() <= 0.51
+        assert found["neighbour_labels"][row].tolist() == train.labels[best].tolist()
+        assert found["cosines"][row] == pytest.approx([cosines[other] for other in best], abs=1e-3)
+        assert np.abs(found["neighbours"][row] - (train.pixels[best].astype(np.float64) + 1) * 127.5).max() <= 0.51
 
 
-def test_an_image_is_no_neighbour_of_itself_nor_of_its_patient(images: MakeImages) -> None:
+def test_neighbours_are_of_other_patients(images: MakeImages) -> None:
     train = images("a", 12)
     assert arrays(train)["cosines"].max() < 0.99
     slices = replace(train, patients=np.arange(12) // 6)  # two volumes of six slices
-    kept = arrays(slices, gallery=Gallery(queries=12, neighbours=9))
-    assert kept["cosines"].shape == (12, 6)
+    found = arrays(slices, gallery=Gallery(queries=12, neighbours=9))
+    assert found["cosines"].shape == (12, 6)
 
 
-def test_features_are_spread_evenly_and_queries_over_the_classes(images: MakeImages) -> None:
+def test_features_are_taken_at_even_steps_and_queries_from_all_classes(images: MakeImages) -> None:
     train = replace(images("a", 500), labels=torch.tensor([0] * 400 + [1] * 100))
-    kept = arrays(train)
-    assert kept["features"].shape == (200, 64)
-    assert kept["features"].dtype == np.float16
-    assert kept["labels"].sum() == pytest.approx(40, abs=1)
+    found = arrays(train)
+    assert found["features"].shape == (200, 64)
+    assert found["features"].dtype == np.float16
+    assert found["labels"].sum() == pytest.approx(40, abs=1)
     few = arrays(replace(images("a", 12), labels=torch.tensor([0] * 6 + [1] * 2 + [2] * 2 + [-1] * 2)))
     assert set(few["query_labels"].tolist()) >= {0, 1}
 
 
-def test_it_is_the_same_each_time(images: MakeImages) -> None:
+def test_the_gallery_is_deterministic(images: MakeImages) -> None:
     one, other = arrays(images("a", 40)), arrays(images("a", 40))
     assert all((one[name] == other[name]).all() for name in one)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("labelled", [True, False])
-def test_a_site_with_few_images_keeps_what_it_has(images: MakeImages, n: int, labelled: bool) -> None:
-    kept = arrays(images("a", n, labelled))
-    assert len(kept["features"]) == len(kept["queries"]) == n
-    assert kept["neighbours"].shape[:2] == kept["neighbour_labels"].shape == (n, n - 1)
+def test_a_site_with_few_images_has_a_smaller_gallery(images: MakeImages, n: int, labelled: bool) -> None:
+    found = arrays(images("a", n, labelled))
+    assert len(found["features"]) == len(found["queries"]) == n
+    assert found["neighbours"].shape[:2] == found["neighbour_labels"].shape == (n, n - 1)
 
 
-def test_an_empty_test_part_is_none(images: MakeImages) -> None:
+def test_an_empty_test_split_is_replaced_by_training_images(images: MakeImages) -> None:
     train = images("a", 12)
     assert (arrays(train, images("b", 0))["features"] == arrays(train)["features"]).all()
 
 
-def test_large_images_are_shrunk_and_of_volumes_the_middle_slice_is_kept(images: MakeImages) -> None:
+def test_large_images_are_reduced_and_volumes_shown_by_the_middle_slice(images: MakeImages) -> None:
     volumes = np.full((3, 1, 200, 6, 4), -1, np.float16)
     volumes[..., 2] = 1  # axial; rows run along y, columns along x
     site = replace(images("a", 3), pixels=volumes)
-    kept = arrays(site)
-    assert kept["queries"].shape == (3, 1, 3, 96)
-    assert (kept["queries"] == 255).all()
+    found = arrays(site)
+    assert found["queries"].shape == (3, 1, 3, 96)
+    assert (found["queries"] == 255).all()
 
 
-def test_the_checksum_tells_encoders_apart(images: MakeImages) -> None:
+def test_the_checksum_differs_between_encoders(images: MakeImages) -> None:
     def checksum(shift: float) -> int:
         encoder = Flat()
         nn.init.constant_(encoder.shift, shift)
@@ -136,7 +136,7 @@ def at_sites(folder: Path, encoder: Encoder, train: dict[str, Images]) -> Hospit
     return Hospitals(train, local, folder=folder)
 
 
-def test_what_goes_wrong_at_a_site_is_a_note_that_quotes_nothing(tmp_path: Path, images: MakeImages) -> None:
+def test_an_error_at_a_site_becomes_a_note_without_its_message(tmp_path: Path, images: MakeImages) -> None:
     class Secret(Flat):
         def forward(self, images: Tensor) -> Tensor:
             if len(images) == 7:
@@ -148,36 +148,34 @@ def test_what_goes_wrong_at_a_site_is_a_note_that_quotes_nothing(tmp_path: Path,
     assert sorted(path.parent.name for path in tmp_path.glob(f"*/{FILE}")) == ["a", "c"]
 
 
-def test_features_that_are_not_finite_are_not_kept(tmp_path: Path, images: MakeImages) -> None:
+def test_features_that_are_not_finite_are_not_saved(tmp_path: Path, images: MakeImages) -> None:
     encoder = Flat()
     nn.init.constant_(encoder.shift, torch.nan)
     notes = Gallery().keep(at_sites(tmp_path, encoder, {"a": images("a")}))
     assert notes == ["no gallery of a: the encoder's features are not finite"]
 
 
-@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("local_only", [False, True])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_run_leaves_a_gallery_at_every_site_of_the_encoder_that_is_there(
-    tmp_path: Path, alone: bool, dims: int
-) -> None:
+def test_a_run_saves_a_gallery_of_the_encoder_at_every_site(tmp_path: Path, local_only: bool, dims: int) -> None:
     run = RunFolder(tmp_path / "run")
     data = Data(size=16, phantom=Phantoms(sites=2, images_per_site=12, spatial_dims=dims))
     pretrain(
-        run, lambda d, c: ResNet(d, c, depth=10, stem=4), SimCLR, data, LocalOnly() if alone else None,
+        run, lambda d, c: ResNet(d, c, depth=10, stem=4), SimCLR, data, LocalOnly() if local_only else None,
         visit=Visit(batch_size=8, accelerator="cpu"), rounds=Rounds(1), loggers=(),
     )  # fmt: skip
-    held = [kept_at(run.site(site) / FILE) for site in run.about()["sites"]]
-    for one, counts in zip(held, run.about()["sites"].values(), strict=True):
+    galleries = [load_arrays(run.site(site) / FILE) for site in run.about()["sites"]]
+    for one, counts in zip(galleries, run.about()["sites"].values(), strict=True):
         assert one["features"].shape == (counts["test"], 32)
         assert one["queries"].shape == (min(4, counts["test"]), 1, 16, 16)
-    assert (held[0]["encoder"] == held[1]["encoder"]) == (not alone)
+    assert (galleries[0]["encoder"] == galleries[1]["encoder"]) == (not local_only)
     assert run.about()["notes"] == []
     page = write_report(run.path).read_text()
     assert "Nearest neighbours" in page
-    assert ("encoders differ" in page) == alone
+    assert ("encoders differ" in page) == local_only
 
 
-def test_nothing_of_a_gallery_is_sent(tmp_path: Path) -> None:
+def test_the_gallery_is_not_sent(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     pretrain(
         run, lambda d, c: ResNet(d, c, depth=10, stem=4), SimCLR,

@@ -10,26 +10,26 @@ from fedssl.evaluation.linear import linear_probe
 
 
 def blobs(n: int, seed: int, classes: int = 3, width: int = 5) -> tuple[Tensor, Tensor]:
-    """Gaussian clouds around corners of a cube, a class each."""
+    """Gaussian clouds around corners of a cube, one per class."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % classes
     centres = 3 * torch.eye(width)[:classes]
     return centres[labels] + torch.randn(n, width, generator=generator), labels
 
 
-def test_it_equals_gradient_descent_on_the_written_objective() -> None:
-    """Softmax regression with its gradient written out, a small step many times."""
+def test_the_probe_equals_gradient_descent_on_the_objective() -> None:
+    """Softmax regression with its gradient written out, in many small steps."""
     train, labels = blobs(60, 0)
     test, _ = blobs(200, 1)
-    mean, spread = train.mean(0), train.std(0, correction=0)
-    x, y = ((t - mean) / spread for t in (train, test))
+    mean, std = train.mean(0), train.std(0, correction=0)
+    x, y = ((t - mean) / std for t in (train, test))
     target = torch.eye(3)[labels]
     weight, bias = torch.zeros(5, 3), torch.zeros(3)
     for _ in range(8000):
         error = (x @ weight + bias).softmax(1) - target
         weight -= 0.5 * (x.T @ error / 60 + 0.01 * weight)
         bias -= 0.5 * error.mean(0)
-    assert torch.equal(linear_probe(train, labels, test, penalty=0.01, steps=500), (y @ weight + bias).argmax(1))
+    assert torch.equal(linear_probe(train, labels, test, l2_penalty=0.01, max_iter=500), (y @ weight + bias).argmax(1))
 
 
 @given(st.floats(0.01, 100), st.floats(-5, 5), st.integers(0, 99))
@@ -38,18 +38,18 @@ def test_scale_and_shift_of_a_feature_do_not_matter(scale: float, shift: float, 
     change = torch.tensor([scale, 1.0, 1.0, 1.0, 1.0], dtype=torch.float64)
     moved = [t.double() * change + shift for t in (train, test)]
     same = linear_probe(train.double(), labels, test.double()) == linear_probe(moved[0], labels, moved[1])
-    assert same.double().mean() > 0.95  # but for points on a border
+    assert same.double().mean() > 0.95  # except for points on a decision border
 
 
-def test_classes_keep_their_numbers_and_absent_ones_are_never_chosen() -> None:
+def test_class_numbers_are_kept_and_absent_classes_never_predicted() -> None:
     train, labels = blobs(60, 0)
     test, truth = blobs(60, 1)
-    guesses = linear_probe(train, labels * 4 + 1, test)
-    assert set(guesses.tolist()) <= {1, 5, 9}
-    assert (guesses == truth * 4 + 1).float().mean() > 0.9
+    predicted = linear_probe(train, labels * 4 + 1, test)
+    assert set(predicted.tolist()) <= {1, 5, 9}
+    assert (predicted == truth * 4 + 1).float().mean() > 0.9
 
 
-def test_a_constant_feature_is_no_harm() -> None:
+def test_a_constant_feature_does_no_harm() -> None:
     train, labels = blobs(60, 0)
     test, truth = blobs(60, 1)
     train[:, 4], test[:, 4] = 7.0, 7.0
@@ -57,7 +57,7 @@ def test_a_constant_feature_is_no_harm() -> None:
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
-def test_it_trains_within_a_probe_which_wants_no_gradients(mode: type[torch.no_grad]) -> None:
+def test_the_probe_trains_within_inference_mode_and_no_grad(mode: type[torch.no_grad]) -> None:
     with mode():
         (train, labels), (test, truth) = blobs(60, 0), blobs(60, 1)
         inside = linear_probe(train, labels, test)

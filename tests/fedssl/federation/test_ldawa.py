@@ -21,8 +21,8 @@ SHAPES = {"conv.weight": (2, 1, 3, 3), "conv.bias": (2,), "bn.weight": (2,), "bn
 
 def model(seed: int) -> Tensors:
     g = torch.Generator().manual_seed(seed)
-    drawn = {name: 0.3 * torch.randn(shape, generator=g) + 0.5 for name, shape in SHAPES.items()}
-    return drawn | {
+    tensors = {name: 0.3 * torch.randn(shape, generator=g) + 0.5 for name, shape in SHAPES.items()}
+    return tensors | {
         "bn.running_mean": torch.randn(2, generator=g),
         "bn.running_var": torch.rand(2, generator=g),
         "bn.num_batches_tracked": torch.tensor(seed * 10),
@@ -33,7 +33,7 @@ def sent(site: str, tensors: Tensors, examples: int = 1) -> Contribution[Weights
     return Contribution(site, Weights(tensors), examples)
 
 
-def written_plainly(sites: list[tuple[int, Tensors]], current: Tensors) -> dict[str, list[float]]:
+def reference(sites: list[tuple[int, Tensors]], current: Tensors) -> dict[str, list[float]]:
     """Layer by layer and number by number; sites are (images, tensors)."""
     total, result = sum(n for n, _ in sites), {}
     for module, names in {"conv": ["weight", "bias"], "bn": ["weight", "bias"]}.items():
@@ -57,11 +57,11 @@ def flat(tensors: Tensors, module: str) -> list[float]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_it_equals_the_paper_written_as_loops(count: int) -> None:
+def test_the_mean_equals_the_paper_written_as_loops(count: int) -> None:
     current, sites = model(99), [(3 + 4 * seed, model(seed)) for seed in range(count)]
-    sites[0][1]["conv.weight"] *= -1  # a site that turned round has no say in that layer
+    sites[0][1]["conv.weight"] *= -1  # a site with the opposite direction has weight 0 in that layer
     found = LDAWA().combine((sent(str(n), t, n) for n, t in sites), current)
-    expected = written_plainly(sites, current)
+    expected = reference(sites, current)
     assert flat(found, "conv") == pytest.approx(expected["conv"], rel=1e-5, abs=1e-6)
     assert flat(found, "bn") == pytest.approx(expected["bn"], rel=1e-5, abs=1e-6)
     for name in ("running_mean", "running_var"):
@@ -86,15 +86,15 @@ def test_sites_that_send_the_servers_weights_change_nothing(count: int) -> None:
     assert same(found, current)
 
 
-def test_a_right_angle_by_hand() -> None:
-    """At 45 degrees a layer counts 0.707, at 90 and 180 nothing."""
+def test_weights_of_angles_by_hand() -> None:
+    """At 45 degrees the weight of a layer is 0.707, at 90 and 180 it is 0."""
     current = {"fc.weight": torch.tensor([[1.0, 0.0]])}
     for w, expected in (([2.0, 2.0], [2**0.5, 2**0.5]), ([0.0, 3.0], [0.0, 0.0]), ([-1.0, 0.0], [0.0, 0.0])):
         found = LDAWA().combine([sent("a", {"fc.weight": torch.tensor([w])})], current)
         assert found["fc.weight"].flatten().tolist() == pytest.approx(expected)
 
 
-def test_no_layer_grows() -> None:
+def test_no_layer_is_longer_than_the_longest() -> None:
     current, sites = model(99), [sent(str(seed), model(seed)) for seed in range(4)]
     found, plain = LDAWA().combine(sites, current), Mean().combine(sites, current)
     longest = max(c.message.tensors["conv.weight"].norm() for c in sites)
@@ -102,7 +102,7 @@ def test_no_layer_grows() -> None:
     assert not torch.equal(found["conv.weight"], plain["conv.weight"])
 
 
-def test_running_statistics_and_counters_are_those_of_the_mean() -> None:
+def test_running_statistics_and_counters_equal_those_of_the_mean() -> None:
     sites = [sent(str(seed), model(seed), seed + 1) for seed in range(3)]
     found, plain = LDAWA().combine(sites, model(99)), Mean().combine(sites, {})
     for name in ("bn.running_mean", "bn.running_var", "bn.num_batches_tracked"):
@@ -111,14 +111,14 @@ def test_running_statistics_and_counters_are_those_of_the_mean() -> None:
     assert (found["bn.running_var"] >= 0).all()
 
 
-def test_a_norms_bias_can_leave_zero() -> None:
-    """By itself the bias of a fresh norm has no direction; with its weight it has."""
+def test_the_bias_of_a_norm_can_leave_zero() -> None:
+    """Alone the bias of a new norm has no direction; together with its weight it has."""
     current = dict(nn.BatchNorm2d(3).state_dict(prefix="bn."))
     learned = current | {"bn.bias": torch.tensor([0.1, -0.2, 0.3])}
     assert (LDAWA().combine([sent("a", learned)], current)["bn.bias"] != 0).all()
 
 
-def test_a_layer_without_direction_is_averaged_plainly() -> None:
+def test_a_layer_without_direction_is_averaged_without_scaling() -> None:
     current = {"fc.weight": torch.zeros(2, 2)}
     sites = [sent("a", {"fc.weight": torch.ones(2, 2)}), sent("b", {"fc.weight": -3 * torch.ones(2, 2)})]
     assert torch.equal(LDAWA().combine(sites, current)["fc.weight"], -torch.ones(2, 2))
@@ -131,17 +131,17 @@ def test_cosine_by_hand() -> None:
     assert cosine(a, a) == pytest.approx(1, abs=1e-15)
 
 
-def test_layers_are_what_modules_learn() -> None:
+def test_layers_are_the_parameters_of_each_module() -> None:
     assert layers(model(0)) == [["conv.weight", "conv.bias"], ["bn.weight", "bn.bias"]]
 
 
-def test_weights_of_sites_are_those_of_a_mean() -> None:
+def test_weights_of_sites_are_those_of_the_mean() -> None:
     current, a, b = model(99), model(1), model(2)
     sites = [Contribution("a", Weights(a), 5, {"knn": 0.0}), Contribution("b", Weights(b), 1, {"knn": 0.5})]
     assert same(LDAWA("knn").combine(sites, current), LDAWA().combine([sites[1]], current))
 
 
-def test_half_precision_and_the_stream_are_kept() -> None:
+def test_half_precision_is_kept_and_no_site_is_an_error() -> None:
     current = {"fc.weight": torch.ones(2, 2, dtype=torch.float16)}
     found = LDAWA().combine(iter([sent("a", current), sent("b", current)]), current)
     assert found["fc.weight"].dtype == torch.float16
@@ -149,7 +149,7 @@ def test_half_precision_and_the_stream_are_kept() -> None:
         LDAWA().combine(iter([]), current)
 
 
-def test_it_is_an_aggregator_of_fedavg() -> None:
+def test_fedavg_accepts_it_as_aggregator() -> None:
     rule: Aggregator = LDAWA()
     current = Weights(model(99))
     merged = FedAvg(rule).merge(current, [sent("a", model(1))])

@@ -1,4 +1,4 @@
-"""What FedEMA and FedU have in common: memory, messages, resuming, and the company of other parts."""
+"""The common part of FedEMA and FedU: memory, messages, resuming, and combination with other parts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fedcore.training.visit import Visit
 from fedssl.bank.statistics import ShareStatistics
 from fedssl.federation.fedema import FedEMA
 from fedssl.federation.fedu import FedU
-from fedssl.federation.personalised_start import Rejoin, divergence, mix
+from fedssl.federation.personalised_start import PersonalisedStart, divergence, mix
 from fedssl.methods.byol import BYOL
 from fedssl.methods.moco import MoCo
 from tests.fedcore.toys import Hospitals, federate, same
@@ -37,12 +37,12 @@ both = pytest.mark.parametrize("algorithm", [FedEMA(), FedU(mu=0.05)], ids=["fed
 
 @pytest.fixture
 def sites(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> Sites:
-    """Hospitals of 12 images under one BYOL, made anew with the same weights."""
+    """Sites with 12 images each and one BYOL, which starts from the same weights each time."""
 
     def make(names: str, method: Callable[..., Any] = BYOL, **more: Any) -> Hospitals:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(3)
-            module = method(toy(), hidden=8, dim=4, **more)
+            module = method(toy(), hidden_dim=8, projection_dim=4, **more)
         visit = Visit(batch_size=4, accelerator="cpu", keep_optimizer=True)
         return Hospitals({name: images(name) for name in names}, LocalTrainer(module, module.share, visit))
 
@@ -76,40 +76,42 @@ def test_divergence_equals_a_loop() -> None:
     assert divergence(a, a) == 0
 
 
-def test_without_an_encoder_nothing_diverges() -> None:
-    with pytest.raises(Refused, match="no weight that was sent is named encoder"):
+def test_divergence_without_an_encoder_is_an_error() -> None:
+    with pytest.raises(Refused, match="the name of no weight sent starts with encoder"):
         divergence({"layer.weight": torch.ones(2, 2)}, {"layer.weight": torch.ones(2, 2)})
 
 
-@pytest.mark.parametrize("part", [0.0, 0.3, 1.0])
-def test_a_mix_by_hand(part: float) -> None:
+@pytest.mark.parametrize("own_weight", [0.0, 0.3, 1.0])
+def test_a_mix_by_hand(own_weight: float) -> None:
     sent, own = torch.tensor([1.0, -2.0, 1e30]), torch.tensor([3.0, 1e-30, 7.0])
-    found = mix(sent, own, part)
+    found = mix(sent, own, own_weight)
     for x, s, o in zip(found.tolist(), sent.tolist(), own.tolist(), strict=True):
-        assert x == pytest.approx((1 - part) * s + part * o, rel=1e-6)
-    assert torch.equal(found, sent) == (part == 0)
-    assert torch.equal(found, own) == (part == 1)
+        assert x == pytest.approx((1 - own_weight) * s + own_weight * o, rel=1e-6)
+    assert torch.equal(found, sent) == (own_weight == 0)
+    assert torch.equal(found, own) == (own_weight == 1)
 
 
-def test_a_counter_is_taken_as_it_was_sent() -> None:
+def test_counters_are_not_mixed() -> None:
     assert mix(torch.tensor(7), torch.tensor(100), 0.5) == 7
 
 
-def ended(memory: Tensors) -> Tensors:
-    """What the site's last visit ended with."""
+def last_model(memory: Tensors) -> Tensors:
+    """The model at the end of the site's last visit."""
     return {k.partition("/")[2]: t for k, t in memory.items() if k.startswith(("own/", "last/"))}
 
 
 @both
-def test_a_site_begins_with_what_is_sent_and_then_has_its_own(algorithm: Rejoin, sites: Sites) -> None:
+def test_the_first_visit_starts_from_the_global_model_and_later_ones_from_a_mix(
+    algorithm: PersonalisedStart, sites: Sites
+) -> None:
     transport = sites("abc")
     state, records = run(algorithm, transport)
     assert all("divergence" not in s.metrics for s in records[0].sites.values())
     for record in records[1:]:
         for site in record.sites.values():
             assert site.metrics["divergence"] > 0
-            assert 0 <= site.metrics["mixing"] <= 1
-    kept = ended(transport.memories.get("a"))
+            assert 0 <= site.metrics["own_weight"] <= 1
+    kept = last_model(transport.memories.get("a"))
     assert kept.keys() == state.tensors.keys()
     own = personal(transport.memories.get("a"))
     assert own.keys() == {k for k in kept if not k.startswith(algorithm.always_global)}
@@ -117,17 +119,17 @@ def test_a_site_begins_with_what_is_sent_and_then_has_its_own(algorithm: Rejoin,
 
 
 @both
-def test_what_is_kept_is_what_was_uploaded(algorithm: Rejoin, sites: Sites) -> None:
+def test_the_kept_model_is_the_uploaded_one(algorithm: PersonalisedStart, sites: Sites) -> None:
     transport = sites("a")
     state = Weights(transport.local.shared())
     for index in range(2):
         (answer,) = transport.ask(algorithm, [("a", state)], Round(index, 2, seed=0))
-        own = ended(transport.memories.get("a"))
+        own = last_model(transport.memories.get("a"))
         assert same(own, answer.message.tensors)  # type: ignore[union-attr]
 
 
 @both
-def test_what_travels_is_what_travels_without(algorithm: Rejoin, sites: Sites) -> None:
+def test_traffic_equals_that_of_the_wrapped_algorithm(algorithm: PersonalisedStart, sites: Sites) -> None:
     (_, records), (_, plain) = run(algorithm, sites("ab")), run(FedAvg(), sites("ab"))
     for with_, without in zip(records, plain, strict=True):
         for name in "ab":
@@ -136,18 +138,20 @@ def test_what_travels_is_what_travels_without(algorithm: Rejoin, sites: Sites) -
 
 
 @both
-def test_one_site_is_the_wrapped_algorithm_to_the_bit(algorithm: Rejoin, sites: Sites) -> None:
+def test_one_site_equals_the_wrapped_algorithm_exactly(algorithm: PersonalisedStart, sites: Sites) -> None:
     state, records = run(algorithm, sites("a"))
     assert same(state.tensors, run(FedAvg(), sites("a"))[0].tensors)
-    assert [r.sites["a"].metrics.get("mixing") for r in records] == [None, 0.0, 0.0]
+    assert [r.sites["a"].metrics.get("own_weight") for r in records] == [None, 0.0, 0.0]
 
 
 @both
-def test_resumed_equals_uninterrupted_to_the_bit(algorithm: Rejoin, sites: Sites, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one_exactly(
+    algorithm: PersonalisedStart, sites: Sites, tmp_path: Path
+) -> None:
     rounds, whole = Rounds(4, per_round=2), sites("abc")
     expected, _ = run(algorithm, whole, rounds)
 
-    def go_on(begin: int, end: int) -> tuple[Any, Checkpoint]:
+    def continue_run(begin: int, end: int) -> tuple[Any, Checkpoint]:
         transport = sites("abc")
         transport.memories = checkpoint = Checkpoint.open(tmp_path)
         state = algorithm.start(transport.local)
@@ -161,14 +165,14 @@ def test_resumed_equals_uninterrupted_to_the_bit(algorithm: Rejoin, sites: Sites
         return federate(algorithm, transport, state, rounds, 0, begin=begin, finished=finished), checkpoint
 
     with pytest.raises(KeyboardInterrupt):
-        go_on(0, end=2)
-    found, checkpoint = go_on(2, end=9)
+        continue_run(0, end=2)
+    found, checkpoint = continue_run(2, end=9)
     assert same(found.tensors, expected.tensors)
     assert all(same(checkpoint.get(name), whole.memories.get(name)) for name in "abc")
 
 
 @both
-def test_a_failed_visit_leaves_the_memory_as_it_was(algorithm: Rejoin, sites: Sites) -> None:
+def test_a_failed_visit_does_not_change_the_memory(algorithm: PersonalisedStart, sites: Sites) -> None:
     transport = sites("a")
     state = Weights(transport.local.shared())
     list(transport.ask(algorithm, [("a", state)], Round(0, 2, seed=0)))
@@ -179,11 +183,11 @@ def test_a_failed_visit_leaves_the_memory_as_it_was(algorithm: Rejoin, sites: Si
 
 
 @both
-def test_an_exchange_is_carried_around_it(algorithm: Rejoin, sites: Sites) -> None:
-    banks = {"bank": 16, "remote": 16}
-    carry = WithExchange(algorithm, ShareStatistics(draw=8, at_least=4))
+def test_an_exchange_can_wrap_it(algorithm: PersonalisedStart, sites: Sites) -> None:
+    banks = {"bank_size": 16, "remote_bank_size": 16}
+    with_exchange = WithExchange(algorithm, ShareStatistics(remote_features=8, min_patients=4))
     transport = sites("ab", MoCo, **banks)
-    state, records = run(carry, transport)
+    state, records = run(with_exchange, transport)
     assert isinstance(state, Combined)
     assert nbytes(state.exchange) > 0
     memory = transport.memories.get("a")
@@ -192,12 +196,12 @@ def test_an_exchange_is_carried_around_it(algorithm: Rejoin, sites: Sites) -> No
     assert records[1].sites["a"].metrics["divergence"] > 0
 
 
-def test_guides_are_those_of_the_wrapped_algorithm(sites: Sites) -> None:
-    stiff = FedEMA(FedAvg(guides=(ProximalTerm(5.0),)))
-    assert not same(run(stiff, sites("ab"))[0].tensors, run(FedEMA(), sites("ab"))[0].tensors)
+def test_callbacks_are_those_of_the_wrapped_algorithm(sites: Sites) -> None:
+    proximal = FedEMA(FedAvg(guides=(ProximalTerm(5.0),)))
+    assert not same(run(proximal, sites("ab"))[0].tensors, run(FedEMA(), sites("ab"))[0].tensors)
 
 
 @both
-def test_where_nothing_is_sent_there_is_nothing_to_mix(algorithm: Rejoin, sites: Sites) -> None:
+def test_wrapping_an_algorithm_that_sends_no_weights_is_an_error(algorithm: PersonalisedStart, sites: Sites) -> None:
     with pytest.raises(QuorumMissed, match=r"mixes weights, but LocalOnly sends Empty; wrap an algorithm that sends"):
         run(type(algorithm)(LocalOnly()), sites("ab"))

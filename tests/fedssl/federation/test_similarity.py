@@ -26,7 +26,7 @@ BY_CHANGE = Mean(weight="representation_change")
 
 
 def trainer(encoder: nn.Module, rate: float) -> LocalTrainer:
-    module = SimCLR(encoder, optimizer=lambda p: SGD(p, lr=rate), hidden=8, dim=4)
+    module = SimCLR(encoder, optimizer=lambda p: SGD(p, lr=rate), hidden_dim=8, projection_dim=4)
     return LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
 
 
@@ -51,7 +51,7 @@ def test_correlation_equals_a_loop_over_pairs() -> None:
     assert correlation(a, b) == pytest.approx(expected, abs=1e-5)
 
 
-def test_correlation_knows_no_scale_of_the_features() -> None:
+def test_correlation_does_not_depend_on_the_scale_of_the_features() -> None:
     features = torch.randn(6, 5)
     assert correlation(dissimilarity(features), dissimilarity(3 * features + 1)) == pytest.approx(1, abs=1e-5)
 
@@ -59,13 +59,11 @@ def test_correlation_knows_no_scale_of_the_features() -> None:
 @pytest.mark.parametrize(
     "features", [torch.ones(4, 5), torch.randn(2, 5), torch.randn(1, 5)], ids=["constant", "two", "one"]
 )
-def test_where_nothing_can_be_told_apart_nothing_changed(features: torch.Tensor) -> None:
+def test_the_correlation_of_constant_dissimilarities_is_1(features: torch.Tensor) -> None:
     assert correlation(dissimilarity(features), dissimilarity(torch.randn_like(features))) == 1
 
 
-def test_a_visit_that_changes_nothing_reports_nothing(
-    toy: Callable[..., nn.Module], images: Callable[..., Images]
-) -> None:
+def test_a_visit_that_changes_nothing_reports_0(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:
     local, site = trainer(toy(norm=False), rate=0.0), Site("a", images())
     metrics = local.fit(site, TURN, [RepresentationChange().callback({}, site, TURN)])
     assert metrics["representation_change"] == pytest.approx(0, abs=1e-6)
@@ -81,20 +79,20 @@ def test_a_visit_reports_a_change_from_0_to_2(
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_a_site_that_has_no_two_pairs_of_images_declines(images: Callable[..., Images], n: int) -> None:
-    with pytest.raises(Refused, match="needs 3 of them; leave the site out, or weigh sites by examples"):
+def test_a_site_with_fewer_than_3_images_declines(images: Callable[..., Images], n: int) -> None:
+    with pytest.raises(Refused, match="needs 3 images; leave the site out, or set the aggregator's weight to examples"):
         RepresentationChange().callback({}, Site("a", images(n=n)), TURN)
 
 
-def test_comparing_leaves_no_trace_in_the_encoder(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:
-    """A visit with the guide ends with the same weights and batch norm statistics as one without."""
+def test_measuring_does_not_change_the_encoder(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:
+    """A visit with the callback ends with the same weights and batch norm statistics as one without."""
     states = []
-    for guided in (True, False):
+    for measured in (True, False):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
             local = trainer(toy(), rate=0.1)
         site = Site("a", images())
-        local.fit(site, TURN, [RepresentationChange(images=5).callback({}, site, TURN)] if guided else [])
+        local.fit(site, TURN, [RepresentationChange(max_images=5).callback({}, site, TURN)] if measured else [])
         states.append(local.shared())
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[1])
 
@@ -105,7 +103,7 @@ def test_the_mean_by_hand() -> None:
     assert merged["w"].item() == pytest.approx(4.0)
 
 
-def test_sites_that_taught_the_encoder_more_count_more(
+def test_sites_that_changed_the_encoder_more_have_a_larger_weight(
     toy: Callable[..., nn.Module], images: Callable[..., Images]
 ) -> None:
     algorithm, local = FedAvg(BY_CHANGE, (RepresentationChange(),)), trainer(toy(), rate=0.5)
@@ -120,6 +118,6 @@ def test_sites_that_taught_the_encoder_more_count_more(
     torch.testing.assert_close(merged, (r * a + s * b) / (r + s))
 
 
-def test_where_no_site_changed_anything_there_is_no_mean() -> None:
+def test_a_mean_of_sites_that_changed_nothing_is_an_error() -> None:
     with pytest.raises(InputError, match="all sent 0"):
         BY_CHANGE.combine([sent("a", 1, 0.0), sent("b", 5, 0.0)], {})

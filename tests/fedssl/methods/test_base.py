@@ -14,52 +14,52 @@ from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.methods.base import Method
 
-STILL = Views(
+NO_CHANGE = Views(
     count=3, crop=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0, rotate=0.0, gamma=0.0, contrast=0.0, brightness=0.0,
     blur_probability=0.0, noise=0.0,
 )  # fmt: skip
 
 
-class Repeller(Method):
-    """-sum of squares of the features; notes what it was given."""
+class NegativeNorm(Method):
+    """-sum of squares of the features; stores the views that it gets."""
 
     share = ("encoder.",)
 
     def loss(self, views: list[Tensor]) -> Tensor:
-        self.given = views
+        self.received = views
         return -sum((self.encoder(v) ** 2).sum(1).mean() for v in views)
 
 
-def visited(module: Method, images: Images) -> dict[str, float]:
+def train_one_visit(module: Method, images: Images) -> dict[str, float]:
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
     return local.fit(Site(images.site, images), Round(0, 1, seed=0))
 
 
-def test_a_method_is_its_loss_on_the_views_of_a_batch(
+def test_the_training_step_is_the_loss_of_the_views_of_a_batch(
     toy: Callable[..., nn.Module], images: Callable[..., Images]
 ) -> None:
-    module, site = Repeller(toy(norm=False), STILL, lambda p: SGD(p, lr=0.0)), images(n=12)
-    metrics = visited(module, site)
-    assert [v.shape for v in module.given] == [(4, 1, 8, 8)] * 3
+    module, site = NegativeNorm(toy(norm=False), NO_CHANGE, lambda p: SGD(p, lr=0.0)), images(n=12)
+    metrics = train_one_visit(module, site)
+    assert [v.shape for v in module.received] == [(4, 1, 8, 8)] * 3
     batches = [site.batch(range(i, i + 4)) for i in (0, 4, 8)]
-    # Nothing learns at rate 0, and images in equal batches weigh the same: the logged loss is that of all.
-    expected = sum(float(module.loss(STILL(batch)).detach()) for batch in batches) / 3
+    # At learning rate 0 nothing changes, and all batches have equal size: the logged loss is the mean over the batches.
+    expected = sum(float(module.loss(NO_CHANGE(batch)).detach()) for batch in batches) / 3
     assert metrics["loss"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_visit_lowers_the_loss_and_leaves_alone_what_needs_no_gradient(
+def test_a_visit_lowers_the_loss_and_keeps_frozen_parameters(
     toy: Callable[..., nn.Module], images: Callable[..., Images]
 ) -> None:
-    module, site = Repeller(toy(norm=False), STILL, lambda p: SGD(p, lr=0.01)), images(n=12)
+    module, site = NegativeNorm(toy(norm=False), NO_CHANGE, lambda p: SGD(p, lr=0.01)), images(n=12)
     frozen = module.encoder.layers[1].bias.requires_grad_(False)
-    kept, before = frozen.clone(), module.loss(STILL(site.batch(range(12))))
-    visited(module, site)
-    assert module.loss(STILL(site.batch(range(12)))) < before
-    assert torch.equal(frozen, kept)
+    copy, before = frozen.clone(), module.loss(NO_CHANGE(site.batch(range(12))))
+    train_one_visit(module, site)
+    assert module.loss(NO_CHANGE(site.batch(range(12)))) < before
+    assert torch.equal(frozen, copy)
 
 
-def test_the_optimizer_is_given_what_learns(toy: Callable[..., nn.Module]) -> None:
-    module = Repeller(toy())
+def test_the_optimizer_gets_the_trainable_parameters(toy: Callable[..., nn.Module]) -> None:
+    module = NegativeNorm(toy())
     module.encoder.layers[1].bias.requires_grad_(False)
     optimizer = module.configure_optimizers()
     given = {id(p) for group in optimizer.param_groups for p in group["params"]}

@@ -21,12 +21,12 @@ from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedssl.methods.fedx import FedX, js_divergence, relations
+from fedssl.methods.fedx import FedX, js_divergence, log_relations
 from tests.fedcore.toys import Hospitals, federate
 
 
 def fedx(encoder: nn.Module, **more: float) -> FedX:
-    return FedX(encoder, hidden=8, dim=4, **more)  # type: ignore[arg-type]
+    return FedX(encoder, hidden_dim=8, projection_dim=4, **more)  # type: ignore[arg-type]
 
 
 def views(n: int = 4) -> list[Tensor]:
@@ -38,11 +38,11 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 def nt_xent(a: Tensor, b: Tensor, tau: float) -> float:
-    """Chen et al. 2020 as loops: each of the 2n against its partner and all others."""
+    """Chen et al. 2020 as loops: each of the 2n with its other view and all others."""
     z, n, total = [*a, *b], len(a), 0.0
     for i in range(2 * n):
-        below = sum(exp(cosine(z[i], z[k]) / tau) for k in range(2 * n) if k != i)
-        total -= log(exp(cosine(z[i], z[(i + n) % (2 * n)]) / tau) / below)
+        denominator = sum(exp(cosine(z[i], z[k]) / tau) for k in range(2 * n) if k != i)
+        total -= log(exp(cosine(z[i], z[(i + n) % (2 * n)]) / tau) / denominator)
     return total / (2 * n)
 
 
@@ -64,17 +64,19 @@ def relational(a: Tensor, b: Tensor, others: Tensor, tau: float) -> float:
 
 
 @pytest.mark.parametrize(("n", "tau", "tau_r"), [(2, 0.2, 0.1), (5, 0.5, 0.3)])
-def test_the_loss_is_its_four_terms_as_loops(toy: Callable[..., nn.Module], n: int, tau: float, tau_r: float) -> None:
+def test_the_loss_equals_its_four_terms_as_loops(
+    toy: Callable[..., nn.Module], n: int, tau: float, tau_r: float
+) -> None:
     module, pair = fedx(toy(), temperature=tau, relation_temperature=tau_r), views(n)
     module.arrive("a", Round(0, 1, seed=0))
-    for p in module.parameters():  # the site has learnt since it arrived
+    for p in module.parameters():  # the site has trained since the visit started
         p.data.add_(0.1 * torch.randn_like(p))
     loss = module.loss(pair)
     both = torch.cat(pair)
     with torch.no_grad():
         z = module.head(module.encoder(both))
         (z1, z2), (p1, p2) = z.double().chunk(2), module.predictor(z).double().chunk(2)
-        g1, g2 = module.teacher.network(both).double().chunk(2)
+        g1, g2 = module.global_model.network(both).double().chunk(2)
     local = nt_xent(z1, z2, tau) + relational(z1, z2, z1, tau_r)
     contrast = (nt_xent(p1, g2, tau) + nt_xent(p2, g1, tau)) / 2
     relate = (relational(p1, g2, g1, tau_r) + relational(p2, g1, g2, tau_r)) / 2
@@ -82,11 +84,11 @@ def test_the_loss_is_its_four_terms_as_loops(toy: Callable[..., nn.Module], n: i
 
 
 def test_relations_are_probabilities_over_the_other_images() -> None:
-    r = relations(torch.randn(5, 3), torch.randn(5, 3), 0.2).exp()
+    r = log_relations(torch.randn(5, 3), torch.randn(5, 3), 0.2).exp()
     assert r.shape == (5, 4)
     torch.testing.assert_close(r.sum(1), torch.ones(5))
     e = torch.eye(3)
-    by_hand = relations(torch.stack([e[0], e[1], e[0]]), torch.stack([e[0], e[1], e[0]]), 1.0).exp()
+    by_hand = log_relations(torch.stack([e[0], e[1], e[0]]), torch.stack([e[0], e[1], e[0]]), 1.0).exp()
     near, far = exp(1) / (1 + exp(1)), 1 / (1 + exp(1))
     torch.testing.assert_close(by_hand, torch.tensor([[far, near], [0.5, 0.5], [near, far]]))
 
@@ -99,44 +101,42 @@ def test_js_divergence_is_symmetric_bounded_and_zero_for_equals() -> None:
     assert js_divergence(*apart).item() == pytest.approx(log(2), rel=1e-5)
 
 
-def test_the_order_of_images_and_views_does_not_matter_to_the_global_terms(toy: Callable[..., nn.Module]) -> None:
+def test_the_global_terms_do_not_depend_on_the_order_of_images(toy: Callable[..., nn.Module]) -> None:
     module, (a, b), order = fedx(toy()), views(6), torch.randperm(6)
     torch.testing.assert_close(module.loss([a[order], b[order]]), module.loss([a, b]))
 
 
-def test_an_agreement_of_equals_is_contrast_alone(toy: Callable[..., nn.Module]) -> None:
+def test_the_distillation_loss_of_equal_embeddings_is_contrastive_alone(toy: Callable[..., nn.Module]) -> None:
     module, z = fedx(toy()), torch.randn(5, 4)
-    torch.testing.assert_close(module.agreement(z, z, z), NTXentLoss(0.2)(z, z))
+    torch.testing.assert_close(module.distillation_loss(z, z, z), NTXentLoss(0.2)(z, z))
 
 
-def test_the_teacher_is_what_arrived_and_stays_so(toy: Callable[..., nn.Module]) -> None:
+def test_the_global_model_is_the_model_sent_and_does_not_change(toy: Callable[..., nn.Module]) -> None:
     module, batch = fedx(toy()), torch.randn(4, 1, 8, 8)
     for p in module.parameters():
         p.data.add_(torch.randn_like(p))
     module.arrive("a", Round(0, 1, seed=0))
     sent = nn.Sequential(module.encoder, module.head).eval()(batch).detach()
     module.train()
-    before = module.teacher.network(batch)
+    before = module.global_model.network(batch)
     torch.testing.assert_close(before, sent)
     optimizer = module.configure_optimizers()
     module.loss(views()).backward()
     optimizer.step()
-    assert torch.equal(module.teacher.network(batch), before)
+    assert torch.equal(module.global_model.network(batch), before)
     assert not torch.equal(module.head(module.encoder(batch)), before)
 
 
-def test_the_teacher_is_no_part_of_the_module(toy: Callable[..., nn.Module]) -> None:
+def test_the_global_model_is_no_submodule(toy: Callable[..., nn.Module]) -> None:
     module = fedx(toy())
     assert {name.split(".")[0] for name in module.state_dict()} == {"encoder", "head", "predictor"}
     assert all(name.startswith(module.share) for name in module.state_dict())
     module.loss(views()).backward()
     assert all(p.grad is not None for p in module.parameters())
-    assert not any(p.requires_grad for p in module.teacher.network.parameters())
+    assert not any(p.requires_grad for p in module.global_model.network.parameters())
 
 
-def test_a_visit_leaves_nothing_of_the_teacher_behind(
-    toy: Callable[..., nn.Module], images: Callable[..., Images]
-) -> None:
+def test_the_global_model_is_not_stored(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:
     module = fedx(toy())
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
     sites = Hospitals({name: images(name) for name in "ab"}, local)
@@ -146,8 +146,8 @@ def test_a_visit_leaves_nothing_of_the_teacher_behind(
     assert state.tensors.keys() == module.state_dict().keys()
 
 
-def test_one_site_is_central_training(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:
-    """With a teacher that is renewed every round."""
+def test_one_site_equals_central_training(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:
+    """With a global model that is replaced every round."""
     module, twin, site = fedx(toy()), fedx(toy()), images()
     twin.load_state_dict(module.state_dict())
     local = LocalTrainer(module, module.share, Visit(batch_size=6, accelerator="cpu"))
@@ -165,7 +165,7 @@ def test_one_site_is_central_training(toy: Callable[..., nn.Module], images: Cal
         torch.testing.assert_close(tensor, twin.state_dict()[name])
 
 
-def test_stopped_and_resumed_it_ends_with_the_same_bits(
+def test_a_resumed_run_equals_an_uninterrupted_one_exactly(
     toy: Callable[..., nn.Module], images: Callable[..., Images], tmp_path: Path
 ) -> None:
     module = fedx(toy())
@@ -191,7 +191,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_pictures_and_volumes(dims: int) -> None:
+def test_it_trains_on_images_and_on_volumes(dims: int) -> None:
     module = fedx(ResNet(dims, 1, depth=10, stem=8))
     loss = module.loss([torch.rand(4, 1, *(16,) * dims) for _ in range(2)])
     loss.backward()
@@ -200,7 +200,7 @@ def test_pictures_and_volumes(dims: int) -> None:
 
 
 @pytest.mark.parametrize("space", [(8, 8), (4, 4, 4)], ids=["2d", "3d"])
-def test_bfloat16_is_finite_and_near(toy: Callable[..., nn.Module], space: tuple[int, ...]) -> None:
+def test_bfloat16_is_finite_and_close_to_float32(toy: Callable[..., nn.Module], space: tuple[int, ...]) -> None:
     """Without convolutions: on CPUs torch 2.15 (oneDNN) gets bf16 weight gradients wrong on maps of 1 or 2 pixels."""
     module, twin = fedx(toy()), fedx(toy())
     twin.load_state_dict(module.state_dict())
@@ -215,7 +215,7 @@ def test_bfloat16_is_finite_and_near(toy: Callable[..., nn.Module], space: tuple
     assert all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)
 
 
-def test_one_image_or_one_view_is_refused(toy: Callable[..., nn.Module]) -> None:
+def test_one_image_or_one_view_is_rejected(toy: Callable[..., nn.Module]) -> None:
     with pytest.raises(Refused, match="at least 2 images"):
         fedx(toy()).loss(views(1))
     with pytest.raises(Refused, match="2 views"):

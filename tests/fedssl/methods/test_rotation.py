@@ -11,28 +11,28 @@ from torch.nn.functional import cross_entropy
 from fedcore.augment.views import Views
 from fedcore.errors import Refused
 from fedcore.models.encoders import ResNet
-from fedssl.methods.rotation import TURNS, Rotation, all_turns
+from fedssl.methods.rotation import NUM_ROTATIONS, Rotation, all_rotations
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 5, 5), (2, 1, 4, 6, 6)])
-def test_all_turns_are_numpys(shape: tuple[int, ...]) -> None:
+def test_rotations_equal_numpys(shape: tuple[int, ...]) -> None:
     images = torch.randn(shape)
-    turned, turn = all_turns(images)
+    rotated, rotation = all_rotations(images)
     n = len(images)
-    assert turn.tolist() == [t for t in range(TURNS) for _ in range(n)]
-    for at in range(TURNS * n):
+    assert rotation.tolist() == [t for t in range(NUM_ROTATIONS) for _ in range(n)]
+    for at in range(NUM_ROTATIONS * n):
         expected = np.rot90(images[at % n].numpy(), k=at // n, axes=(-2, -1))
-        assert np.array_equal(turned[at].numpy(), expected)
+        assert np.array_equal(rotated[at].numpy(), expected)
 
 
-def test_by_hand() -> None:
-    turned, _ = all_turns(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]))
-    assert turned[1, 0].tolist() == [[2, 4], [1, 3]]
-    assert turned[2, 0].tolist() == [[4, 3], [2, 1]]
+def test_rotations_by_hand() -> None:
+    rotated, _ = all_rotations(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]))
+    assert rotated[1, 0].tolist() == [[2, 4], [1, 3]]
+    assert rotated[2, 0].tolist() == [[4, 3], [2, 1]]
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_loss_is_the_mean_over_images_and_turns(toy: Callable[..., nn.Module], count: int) -> None:
+def test_the_loss_is_the_mean_over_images_and_rotations(toy: Callable[..., nn.Module], count: int) -> None:
     module = Rotation(toy(norm=False))
     views = [torch.randn(3, 1, 8, 8) for _ in range(count)]
     losses = [
@@ -47,13 +47,13 @@ def test_the_order_of_images_does_not_matter(toy: Callable[..., nn.Module]) -> N
     torch.testing.assert_close(module.loss([images[order]]), module.loss([images]))
 
 
-def test_an_image_without_a_pose_tells_nothing(toy: Callable[..., nn.Module]) -> None:
-    """Whatever the head guesses, the loss of four equal images is at least log 4."""
+def test_the_loss_of_a_constant_image_is_at_least_log_4(toy: Callable[..., nn.Module]) -> None:
+    """The four rotations are equal, so no head can do better."""
     flat = torch.full((5, 1, 8, 8), 0.3)
     assert Rotation(toy(norm=False)).loss([flat]) >= torch.log(torch.tensor(4.0))
 
 
-def test_a_pose_can_be_learnt(toy: Callable[..., nn.Module]) -> None:
+def test_a_pose_can_be_learned(toy: Callable[..., nn.Module]) -> None:
     module = Rotation(toy(), optimizer=lambda p: torch.optim.SGD(p, lr=0.5))
     bright_above = torch.cat([torch.ones(16, 1, 4, 8), torch.zeros(16, 1, 4, 8)], dim=2)
     optimizer = module.configure_optimizers()
@@ -65,19 +65,19 @@ def test_a_pose_can_be_learnt(toy: Callable[..., nn.Module]) -> None:
     assert loss < 0.1
 
 
-def test_images_must_be_square_where_they_turn(toy: Callable[..., nn.Module]) -> None:
-    with pytest.raises(Refused, match=r"last axes of one length, got 8 and 6; give data\.size two equal"):
+def test_images_that_are_not_square_are_rejected(toy: Callable[..., nn.Module]) -> None:
+    with pytest.raises(Refused, match=r"last two axes of equal length, got 8 and 6; give data\.size two equal"):
         Rotation(toy()).loss([torch.randn(2, 1, 8, 6)])
 
 
 @pytest.mark.parametrize("views", [Views(flip=0.5, rotate=0.0), Views(flip=0.0, rotate=5.0), Views()])
-def test_views_that_turn_are_refused(toy: Callable[..., nn.Module], views: Views) -> None:
+def test_views_that_rotate_or_flip_are_rejected(toy: Callable[..., nn.Module], views: Views) -> None:
     with pytest.raises(ValueError, match=r"views\.rotate and views\.flip must be 0"):
         Rotation(toy(), views)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_pictures_and_volumes(dims: int) -> None:
+def test_it_trains_on_images_and_on_volumes(dims: int) -> None:
     module = Rotation(ResNet(dims, 1, depth=10, stem=8))
     loss = module.loss([torch.rand(4, 1, *(16,) * dims)])
     loss.backward()
@@ -86,7 +86,7 @@ def test_pictures_and_volumes(dims: int) -> None:
 
 
 @pytest.mark.parametrize("space", [(8, 8), (4, 4, 4)], ids=["2d", "3d"])
-def test_bfloat16_is_finite_and_near(toy: Callable[..., nn.Module], space: tuple[int, ...]) -> None:
+def test_bfloat16_is_finite_and_close_to_float32(toy: Callable[..., nn.Module], space: tuple[int, ...]) -> None:
     """Without convolutions: on CPUs torch 2.15 (oneDNN) gets bf16 weight gradients wrong on maps of 1 or 2 pixels."""
     module, twin = Rotation(toy()), Rotation(toy())
     twin.load_state_dict(module.state_dict())
@@ -99,5 +99,5 @@ def test_bfloat16_is_finite_and_near(toy: Callable[..., nn.Module], space: tuple
     assert all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)
 
 
-def test_all_that_learns_travels(toy: Callable[..., nn.Module]) -> None:
+def test_all_trained_state_is_sent(toy: Callable[..., nn.Module]) -> None:
     assert all(name.startswith(Rotation.share) for name in Rotation(toy()).state_dict())

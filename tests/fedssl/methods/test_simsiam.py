@@ -12,7 +12,7 @@ from fedssl.methods.simsiam import SimSiam
 
 
 def simsiam(encoder: nn.Module) -> SimSiam:
-    return SimSiam(encoder, hidden=8, dim=6, bottleneck=4)  # type: ignore[arg-type]
+    return SimSiam(encoder, hidden_dim=8, projection_dim=6, predictor_hidden_dim=4)  # type: ignore[arg-type]
 
 
 def views(n: int = 4) -> list[Tensor]:
@@ -51,13 +51,13 @@ def test_the_gradient_stops_where_the_paper_stops_it(toy: Callable[..., nn.Modul
         torch.testing.assert_close(p.grad, expected[name])
 
 
-def test_the_loss_knows_no_order_of_images_or_views(toy: Callable[..., nn.Module]) -> None:
+def test_the_loss_does_not_depend_on_the_order_of_images_or_views(toy: Callable[..., nn.Module]) -> None:
     module, (a, b), order = simsiam(toy()), views(6), torch.randperm(6)
     torch.testing.assert_close(module.loss([a[order], b[order]]), module.loss([a, b]))
     torch.testing.assert_close(module.loss([b, a]), module.loss([a, b]))
 
 
-def test_all_of_it_travels(toy: Callable[..., nn.Module]) -> None:
+def test_all_state_is_sent(toy: Callable[..., nn.Module]) -> None:
     module = simsiam(toy())
     assert all(name.startswith(module.share) for name in module.state_dict())
     module.loss(views()).backward()
@@ -65,8 +65,8 @@ def test_all_of_it_travels(toy: Callable[..., nn.Module]) -> None:
 
 
 @pytest.mark.parametrize("space", [(32, 32), (32, 32, 32)], ids=["2d", "3d"])
-def test_it_trains_on_pictures_in_bf16_and_on_volumes(space: tuple[int, ...], half: Callable[..., Any]) -> None:
-    module = SimSiam(ResNet(len(space), depth=10, stem=4), hidden=8, dim=6, bottleneck=4)
+def test_it_trains_on_images_in_bf16_and_on_volumes(space: tuple[int, ...], half: Callable[..., Any]) -> None:
+    module = SimSiam(ResNet(len(space), depth=10, stem=4), hidden_dim=8, projection_dim=6, predictor_hidden_dim=4)
     with half(space):
         loss = module.training_step(torch.rand(4, 1, *space) * 2 - 1, 0)
     loss.backward()

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from fedcore.models.encoders import ResNet
 from fedssl.methods.vicreg import VICReg
 
-WEIGHTS = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0}
+WEIGHTS = {"invariance_weight": 25.0, "variance_weight": 25.0, "covariance_weight": 1.0}
 
 
 def vicreg(encoder: nn.Module, **weights: float) -> VICReg:
-    return VICReg(encoder, hidden=8, dim=4, **weights)  # type: ignore[arg-type]
+    return VICReg(encoder, hidden_dim=8, projection_dim=4, **weights)  # type: ignore[arg-type]
 
 
 def views(n: int = 4) -> list[Tensor]:
@@ -55,17 +55,19 @@ def embeddings(module: VICReg, pair: list[Tensor]) -> tuple[list[list[float]], l
 
 
 @pytest.mark.parametrize("n", [2, 7])
-@pytest.mark.parametrize("weights", [WEIGHTS, {"invariance": 1.0, "variance": 0.0, "covariance": 3.0}], ids=str)
+@pytest.mark.parametrize(
+    "weights", [WEIGHTS, {"invariance_weight": 1.0, "variance_weight": 0.0, "covariance_weight": 3.0}], ids=str
+)
 def test_the_loss_equals_loops(toy: Callable[..., nn.Module], n: int, weights: dict[str, float]) -> None:
     module, pair = vicreg(toy(), **weights), views(n)
     a, b = embeddings(module, pair)
-    expected = weights["invariance"] * distance(a, b)
-    expected += weights["variance"] * (variance(a) + variance(b)) / 2
-    expected += weights["covariance"] * (covariance(a) + covariance(b))
+    expected = weights["invariance_weight"] * distance(a, b)
+    expected += weights["variance_weight"] * (variance(a) + variance(b)) / 2
+    expected += weights["covariance_weight"] * (covariance(a) + covariance(b))
     assert module.loss(pair).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_collapsed_features_cost_the_hinge(toy: Callable[..., nn.Module]) -> None:
+def test_the_loss_of_collapsed_features_is_the_hinge(toy: Callable[..., nn.Module]) -> None:
     """All embeddings are one point: no distance, no covariance, and 25 * (1 - sqrt(1e-4))."""
     module = vicreg(toy())
     for p in module.head.layers[-1].parameters():
@@ -73,13 +75,13 @@ def test_collapsed_features_cost_the_hinge(toy: Callable[..., nn.Module]) -> Non
     assert module.loss(views()).item() == pytest.approx(25 * 0.99, rel=1e-5)
 
 
-def test_the_loss_knows_no_order_of_images_or_views(toy: Callable[..., nn.Module]) -> None:
+def test_the_loss_does_not_depend_on_the_order_of_images_or_views(toy: Callable[..., nn.Module]) -> None:
     module, (a, b), order = vicreg(toy()), views(6), torch.randperm(6)
     torch.testing.assert_close(module.loss([a[order], b[order]]), module.loss([a, b]))
     torch.testing.assert_close(module.loss([b, a]), module.loss([a, b]))
 
 
-def test_all_of_it_travels_and_learns(toy: Callable[..., nn.Module]) -> None:
+def test_all_state_is_sent_and_trained(toy: Callable[..., nn.Module]) -> None:
     module = vicreg(toy())
     module.loss(views()).backward()
     assert all(name.startswith(module.share) for name in module.state_dict())
@@ -87,8 +89,8 @@ def test_all_of_it_travels_and_learns(toy: Callable[..., nn.Module]) -> None:
 
 
 def test_covariances_under_autocast_are_those_of_float32(toy: Callable[..., nn.Module]) -> None:
-    """In bf16 they would be off by about a hundredth; here only what the network makes is."""
-    module, pair = vicreg(toy(), invariance=0.0, variance=0.0, covariance=1.0), views(32)
+    """In bf16 they would have an error of about a hundredth; only the network's outputs have it."""
+    module, pair = vicreg(toy(), invariance_weight=0.0, variance_weight=0.0, covariance_weight=1.0), views(32)
     module.encoder, module.head = nn.Flatten(), nn.Identity()  # type: ignore[assignment]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = module.loss(pair)
@@ -96,8 +98,8 @@ def test_covariances_under_autocast_are_those_of_float32(toy: Callable[..., nn.M
 
 
 @pytest.mark.parametrize("space", [(32, 32), (32, 32, 32)], ids=["2d", "3d"])
-def test_it_trains_on_pictures_in_bf16_and_on_volumes(space: tuple[int, ...], half: Callable[..., Any]) -> None:
-    module = VICReg(ResNet(len(space), depth=10, stem=4), hidden=8, dim=4)
+def test_it_trains_on_images_in_bf16_and_on_volumes(space: tuple[int, ...], half: Callable[..., Any]) -> None:
+    module = VICReg(ResNet(len(space), depth=10, stem=4), hidden_dim=8, projection_dim=4)
     with half(space):
         loss = module.training_step(torch.rand(4, 1, *space) * 2 - 1, 0)
     loss.backward()
@@ -106,6 +108,6 @@ def test_it_trains_on_pictures_in_bf16_and_on_volumes(space: tuple[int, ...], ha
     assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
 
 
-def test_weights_are_not_negative(toy: Callable[..., nn.Module]) -> None:
+def test_negative_weights_are_rejected(toy: Callable[..., nn.Module]) -> None:
     with pytest.raises(ValueError, match=r"must be >= 0, got 25\.0, -1\.0 and 1\.0"):
-        vicreg(toy(), variance=-1.0)
+        vicreg(toy(), variance_weight=-1.0)

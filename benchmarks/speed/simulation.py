@@ -1,6 +1,6 @@
 """Simulated sites: the kit against Flower's simulation engine, and the kit with 10, 100 and 1,000 sites.
 
-    python -m benchmarks.simulation [--flower-python PYTHON]
+    python -m benchmarks.speed.simulation [--flower-python PYTHON]
 
 PYTHON is that of an environment of its own with the same torch, Lightning and Flower, which is left out without it:
 
@@ -26,7 +26,7 @@ ResNet-18   the kit             578.3         98.5                27.3 s
 
 In another run of the small CNN the kit took 15.3 ms (8.2 beside its steps), with two workers 9.3 (5.7), Flower 25.6
 (20.1). Flower waits for replies by asking now and then, which hides what Lightning takes. Of the kit's 5.6 ms
-Lightning takes most (benchmarks.visit_overhead); with ResNet-18 both move and hash or pack 45 MB a visit.
+Lightning takes most (benchmarks.speed.visit_overhead); with ResNet-18 both move and hash or pack 45 MB a visit.
 
    10 sites   12.1 ms a visit           peak 1449 MB
   100 sites   12.1 ms a visit (1.01 x)  peak 1449 MB (1.00 x)
@@ -53,8 +53,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.flower_app import BATCH, IMAGES, WAYS, resnet18, small, train
-from benchmarks.visit_overhead import Net, make_sites
+from benchmarks.speed.flower_app import BATCH, IMAGES, WAYS, resnet18, small, train
+from benchmarks.speed.visit_overhead import Net, make_sites
 from fedcore.algorithms.base import FedAvg
 from fedcore.messages.message import Message
 from fedcore.runs.checkpoint import Checkpoint
@@ -151,7 +151,7 @@ def more_sites() -> None:
     results: dict[int, list[tuple[float, float]]] = {10: [], 100: [], 1000: []}
     for _ in range(3):
         for sites, kept in results.items():
-            asked = [sys.executable, "-m", "benchmarks.simulation", "--sites", str(sites)]
+            asked = [sys.executable, "-m", "benchmarks.speed.simulation", "--sites", str(sites)]
             told = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
             kept.append((float(told[-2]), float(told[-1])))
     first = [statistics.median(column) for column in zip(*results[10], strict=True)]

@@ -1,8 +1,8 @@
-"""The table of FedVSS's settings that benchmarks.page puts into docs/results.md."""
+"""The table of FedVSS's settings that benchmarks.experiments.page puts into docs/results.md."""
 
 from __future__ import annotations
 
-from benchmarks.results import Results, shown, table
+from benchmarks.experiments.results import Results, shown, table
 
 DATA, SCORES = "phantom_validation", ("balanced_accuracy", "auroc")
 CHOICES = {

@@ -1,12 +1,12 @@
 """What pretraining and federating are worth downstream, cell by cell into docs/results.csv and docs/results.md.
 
-    python -m benchmarks.finetuning --data FOLDER --jobs 2       # goes on where it was stopped
-    python -m benchmarks.finetuning --data FOLDER --only nuclei/scratch/0
+    python -m benchmarks.experiments.finetuning --data FOLDER --jobs 2       # goes on where it was stopped
+    python -m benchmarks.experiments.finetuning --data FOLDER --only nuclei/scratch/0
 
 FOLDER holds nuclei_dsb2018/, hippocampus3d/, brain_tumor_mri/ and cxr_covid_multisite/ (pretraining: all of its sites;
 normal or pneumonia: one collection, dealt to three sites of different mixes). A cell is a set, a way and a seed: one
 fine-tuned model a fraction of the labels. All take as many steps, whatever the labels and whoever trains. Drawn images
-are those of benchmarks.synthesis. Every stage is a run folder under checkpoints/finetuning; a finished one is not run
+are those of benchmarks.experiments.synthesis. Every stage is a run folder under checkpoints/finetuning; a finished one is not run
 again.
 """
 
@@ -19,9 +19,9 @@ from math import isnan
 from pathlib import Path
 from statistics import fmean
 
-from benchmarks import synthesis
-from benchmarks.cells import Cell, Driver, stage
-from benchmarks.results import Result
+from benchmarks.experiments import synthesis
+from benchmarks.experiments.driver import Cell, Driver, stage
+from benchmarks.experiments.results import Result
 from fedcore.runs.folder import RunFolder
 from fedtune.evaluation.classification import POOLED
 from fedtune.evaluation.command import evaluated
@@ -200,4 +200,4 @@ def _and_mean(sites: dict[str, float], score: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    Driver("benchmarks.finetuning", __doc__ or "", RUNS, cells, measure).main()
+    Driver("benchmarks.experiments.finetuning", __doc__ or "", RUNS, cells, measure).main()

@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.distillation_tables import distilled_table
-from benchmarks.finetuning_tables import SCORES, efficiency_table, ways_table
-from benchmarks.results import (
+from benchmarks.experiments.distillation_tables import distilled_table
+from benchmarks.experiments.fedvss_tables import choices_table
+from benchmarks.experiments.finetuning_tables import SCORES, efficiency_table, ways_table
+from benchmarks.experiments.results import (
     Results,
     delta_table,
     family_table,
@@ -17,8 +18,7 @@ from benchmarks.results import (
     skew_table,
     structural_table,
 )
-from benchmarks.synthesis_tables import SITES, alone_table, generator_table, price_table, together_table
-from benchmarks.virtual_tables import choices_table
+from benchmarks.experiments.synthesis_tables import SITES, alone_table, generator_table, price_table, together_table
 
 PAGE = Path("docs/results.md")
 

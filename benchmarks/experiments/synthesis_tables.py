@@ -1,11 +1,11 @@
-"""The tables of drawn images that benchmarks.results puts into docs/results.md."""
+"""The tables of drawn images that benchmarks.experiments.results puts into docs/results.md."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
 
-from benchmarks.results import Results, shown, table
+from benchmarks.experiments.results import Results, shown, table
 
 SITES = {"brain": 3, "phantom": 4}
 GENERATORS = {

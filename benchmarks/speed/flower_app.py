@@ -1,6 +1,6 @@
-"""Flower's side of benchmarks.simulation: FedAvg on the same model, images and steps; needs no part of the kit.
+"""Flower's side of benchmarks.speed.simulation: FedAvg on the same model, images and steps; needs no part of the kit.
 
-    PYTHON benchmarks/flower_app.py small|resnet18 loop|lightning SITES ROUNDS
+    PYTHON benchmarks/speed/flower_app.py small|resnet18 loop|lightning SITES ROUNDS
 
 A visit trains in a plain loop, or with Lightning's Trainer as Flower's own Lightning example does. The last line is
 JSON: seconds of each round, of the training of a visit in it (mean), and of the whole.

@@ -1,8 +1,8 @@
 """How many copies of patients' images the audit finds, disguise by disguise, and how many honest images it accuses.
 
-python -m benchmarks.copies                                     # phantom hospitals, about 15 minutes on two cores
-python -m benchmarks.copies --manifest images/manifest.csv      # images of your own, by their sites
-python -m benchmarks.copies --time                              # 1,000 images against 5,000
+python -m benchmarks.copy_detection                                     # phantom hospitals, about 15 minutes on two cores
+python -m benchmarks.copy_detection --manifest images/manifest.csv      # images of your own, by their sites
+python -m benchmarks.copy_detection --time                              # 1,000 images against 5,000
 """
 
 from __future__ import annotations

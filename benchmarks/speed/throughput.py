@@ -1,6 +1,6 @@
 """Images per second of pretraining: the kit, a plain PyTorch loop, and lightly as its users write it.
 
-    python -m benchmarks.throughput   (three minutes; on a GPU where there is one)
+    python -m benchmarks.speed.throughput   (three minutes; on a GPU where there is one)
 
 One site, 64 x 64, batches of 64, fp32, in one process, in turns:
 
@@ -44,7 +44,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_pil_image
 
-from benchmarks.visit_overhead import make_sites
+from benchmarks.speed.visit_overhead import make_sites
 from fedcore.algorithms.base import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.models.encoders import ResNet

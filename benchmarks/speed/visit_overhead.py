@@ -1,6 +1,6 @@
 """What a federated visit costs beside its training steps.
 
-    python -m benchmarks.visit_overhead
+    python -m benchmarks.speed.visit_overhead
 
 In one process, interleaved: a round of FedAvg through the whole kit (border, audit file, ledger, in-process
 transport, Lightning, checkpoint of the round) against a plain PyTorch loop that takes the same optimizer steps on the
@@ -179,7 +179,7 @@ def peak_memory(count: int) -> None:
 def memory_of(count: int) -> float:
     import subprocess
 
-    asked = [sys.executable, "-m", "benchmarks.visit_overhead", "--memory", str(count)]
+    asked = [sys.executable, "-m", "benchmarks.speed.visit_overhead", "--memory", str(count)]
     return float(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 

@@ -1,9 +1,9 @@
 """What one classifier learns from those of sites that trained alone, by images inverted from them (FedISCA).
 
-    python -m benchmarks.distillation --data FOLDER        # goes on where it was stopped
-    python -m benchmarks.distillation --data FOLDER --only brain/distil_mean/0
+    python -m benchmarks.experiments.distillation --data FOLDER        # goes on where it was stopped
+    python -m benchmarks.experiments.distillation --data FOLDER --only brain/distil_mean/0
 
-FOLDER holds brain_tumor_mri/; the phantom hospitals are those of benchmarks.synthesis. A cell is a set, a way and a
+FOLDER holds brain_tumor_mri/; the phantom hospitals are those of benchmarks.experiments.synthesis. A cell is a set, a way and a
 seed. All its scores are of all sites' test images together. Every stage is a run folder under checkpoints/distillation;
 a finished one is not run again.
 """
@@ -18,10 +18,10 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from benchmarks import synthesis
-from benchmarks.cells import Cell, Driver, stage
-from benchmarks.distillation_tables import ACCURACY
-from benchmarks.results import Result
+from benchmarks.experiments import synthesis
+from benchmarks.experiments.distillation_tables import ACCURACY
+from benchmarks.experiments.driver import Cell, Driver, stage
+from benchmarks.experiments.results import Result
 from fedcore.data.dataset import Images
 from fedcore.data.source import Data
 from fedcore.runs.classifiers import fresh_classifier
@@ -128,4 +128,4 @@ def _accuracy(network: nn.Module, test: tuple[Tensor, Tensor]) -> float:
 
 
 if __name__ == "__main__":
-    Driver("benchmarks.distillation", __doc__ or "", RUNS, cells, measure).main()
+    Driver("benchmarks.experiments.distillation", __doc__ or "", RUNS, cells, measure).main()

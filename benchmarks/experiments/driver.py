@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
 
-from benchmarks.page import write_page
-from benchmarks.results import Result, Results
+from benchmarks.experiments.page import write_page
+from benchmarks.experiments.results import Result, Results
 from fedcore.cli.main import run_stage
 from fedcore.files.writing import write_json
 from fedcore.runs.environment import commit, device, version

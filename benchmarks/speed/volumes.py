@@ -1,6 +1,6 @@
 """An epoch of fine-tuning on volumes: the kit against plain MONAI, with the same network, steps, loss and optimizer.
 
-    python -m benchmarks.volumes --manifest FOLDER/hippocampus3d/manifest.csv
+    python -m benchmarks.speed.volumes --manifest FOLDER/hippocampus3d/manifest.csv
 
 One site of all training volumes, 40 x 40 x 40, patches of 32, batches of 8, fp32, in turns, decoded before the clock
 starts:

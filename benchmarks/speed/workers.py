@@ -1,6 +1,6 @@
 """Rounds a minute by worker processes, against one process with as many threads.
 
-    python -m benchmarks.workers
+    python -m benchmarks.speed.workers
 
 A round of federated MoCo (ResNet-10, stem 32, 4 sites of 256 images of 64 x 64, batches of 64) through the whole kit,
 in one process with 2 threads and by 2 workers with 1 thread each, interleaved. The workers' start is told apart.
@@ -25,7 +25,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.visit_overhead import interleaved, make_sites
+from benchmarks.speed.visit_overhead import interleaved, make_sites
 from fedcore.algorithms.base import FedAvg
 from fedcore.models.encoders import ResNet
 from fedcore.server.rounds import Rounds, federate
@@ -40,7 +40,7 @@ SITES, IMAGES, SIZE, BATCH, REPEATS = 4, 256, 64, 64, 3
 
 
 def in_process() -> InProcess:
-    module = MoCo(ResNet(depth=10, stem=32), bank=1024, remote=1)
+    module = MoCo(ResNet(depth=10, stem=32), bank_size=1024, remote_bank_size=1)
     local = LocalTrainer(module, module.share, Visit(batch_size=BATCH))
     return InProcess(make_sites(SITES, IMAGES, SIZE), local)
 

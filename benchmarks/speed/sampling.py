@@ -1,6 +1,6 @@
 """Images per second of sampling: the kit, and diffusers' own DDIMPipeline with the same weights, steps and noise.
 
-    python -m benchmarks.sampling   (two minutes; on a GPU where there is one)
+    python -m benchmarks.speed.sampling   (two minutes; on a GPU where there is one)
 
 DDIM, 20 steps, 32 images of 32 x 32 at once, `UNet(2, 1)` with its defaults, in turns. The pipeline takes no class, so
 the kit is asked for none and its vector for that is 0. That both draw the same images is checked first: what is equal

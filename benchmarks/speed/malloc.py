@@ -1,6 +1,6 @@
 """What it saves to keep large blocks of memory between steps (`fedcore.training.malloc`).
 
-    python -m benchmarks.malloc
+    python -m benchmarks.speed.malloc
 
 BYOL (ResNet-10, stem 32), steps of 64 images of 128 x 128 on one thread, whose layers answer with up to 32 MB: the same
 visit in a process that keeps large blocks and in one that does not, in turns, each process by itself.
@@ -24,7 +24,7 @@ def visit(keep: bool) -> dict[str, float]:
     import torch
     from torch.optim import AdamW
 
-    from benchmarks.visit_overhead import make_sites
+    from benchmarks.speed.visit_overhead import make_sites
     from fedcore.algorithms.base import FedAvg
     from fedcore.models.encoders import ResNet
     from fedcore.site.site import Round, Site
@@ -58,7 +58,7 @@ def visit(keep: bool) -> dict[str, float]:
 
 def apart(keep: bool) -> dict[str, float]:
     """`visit` in a process of its own."""
-    asked = [sys.executable, "-m", "benchmarks.malloc", "--keep" if keep else "--give-back"]
+    asked = [sys.executable, "-m", "benchmarks.speed.malloc", "--keep" if keep else "--give-back"]
     told: Any = json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
     return dict(told)
 

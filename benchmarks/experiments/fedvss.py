@@ -1,8 +1,8 @@
 """Which weights and size of FedVSS's samples to take, by validation images: into docs/results.csv and docs/results.md.
 
-    python -m benchmarks.virtual --data FOLDER        # goes on where it was stopped; FOLDER is not read
+    python -m benchmarks.experiments.fedvss --data FOLDER        # goes on where it was stopped; FOLDER is not read
 
-Half of the training patients of every phantom hospital of benchmarks.synthesis are validation images, and a fifth of
+Half of the training patients of every phantom hospital of benchmarks.experiments.synthesis are validation images, and a fifth of
 the labels of the other half are used: as many as a tenth of all. No test image is looked at. A cell is a choice and a
 seed; every run stands under checkpoints/virtual, and a finished one is not run again.
 """
@@ -13,10 +13,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import synthesis
-from benchmarks.cells import Cell, Driver, stage
-from benchmarks.results import Result
-from benchmarks.virtual_tables import CHOICES, DATA, SCORES
+from benchmarks.experiments import synthesis
+from benchmarks.experiments.driver import Cell, Driver, stage
+from benchmarks.experiments.fedvss_tables import CHOICES, DATA, SCORES
+from benchmarks.experiments.results import Result
 
 RUNS = Path("checkpoints/virtual")
 SEEDS = (0, 1)
@@ -53,4 +53,4 @@ def _validation(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    Driver("benchmarks.virtual", __doc__ or "", RUNS, cells, measure).main()
+    Driver("benchmarks.experiments.fedvss", __doc__ or "", RUNS, cells, measure).main()

@@ -1,8 +1,8 @@
-"""The tables of distilled classifiers that benchmarks.page puts into docs/results.md."""
+"""The tables of distilled classifiers that benchmarks.experiments.page puts into docs/results.md."""
 
 from __future__ import annotations
 
-from benchmarks.results import Results, shown, table
+from benchmarks.experiments.results import Results, shown, table
 
 ACCURACY = "balanced_accuracy"
 NAMES = {

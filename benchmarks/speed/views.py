@@ -1,6 +1,6 @@
 """Views per second: fedcore.augment.views against kornia, MONAI and lightly's SimCLR transform.
 
-Run: python -m benchmarks.views   (needs the extra `bench`; a minute)
+Run: python -m benchmarks.speed.views   (needs the extra `bench`; a minute)
 
 Images per second, two views of each, in one process with one thread; (time as a multiple of ours).
 2026-11-21, 2-core x86 CPU; torch 2.15.0, kornia 0.9.0, MONAI 1.6.1, lightly 1.6.0.

@@ -1,8 +1,8 @@
 """What federated pretraining is worth: regenerates every number of docs/results.md.
 
-    python -m benchmarks.evidence --data FOLDER                  # everything; goes on where it was stopped
-    python -m benchmarks.evidence --data FOLDER --only brain/statistics/0
-    python -m benchmarks.evidence --page                         # the page again from docs/results.csv
+    python -m benchmarks.experiments.pretraining --data FOLDER                  # everything; goes on where it was stopped
+    python -m benchmarks.experiments.pretraining --data FOLDER --only brain/statistics/0
+    python -m benchmarks.experiments.pretraining --page                         # the page again from docs/results.csv
 
 FOLDER holds brain_tumor_mri/, cxr_covid_multisite/ and hippocampus3d/. A cell is a data set, a way to pretrain and a
 seed: the pretraining, the probes of its encoder, and classifiers fine-tuned from it with several fractions of the
@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from benchmarks.cells import Cell, Driver, stage
-from benchmarks.hippocampus import slices_of
-from benchmarks.results import Result
+from benchmarks.experiments.driver import Cell, Driver, stage
+from benchmarks.experiments.hippocampus import slices_of
+from benchmarks.experiments.results import Result
 from fedcore.models.encoder_store import encoder_config, find_encoder
 from fedssl.evaluation.command import Table, pooled, probe
 from fedssl.evaluation.probe import SHARED
@@ -35,7 +35,7 @@ POOLED = ("--data.partition", "fedcore.data.partition.Pooled", "--exchange", "nu
 VECTORS = (
     "--exchange",
     "fedssl.bank.vectors.ShareVectors",
-    "--exchange.wire",
+    "--exchange.encoding",
     "int8",
     "--policy.max_level",
     "FEATURES",
@@ -135,7 +135,7 @@ def measure(cell: Cell, folder: Path) -> list[Result]:
     run = stage("pretrain", way.recipe, home / "pretrain", *images, *seed, *PRETRAIN, *way.overrides)
     # However the images were dealt for training, encoders are measured at the hospitals as they are.
     there = () if cell.way == "local" else ("--data.partition", "null")
-    table = probe(run, ["--probe.images", "1000000", *images, *there])
+    table = probe(run, ["--probe.max_images", "1000000", *images, *there])
     found = [
         Result(str(cell), key, value) for key in ("knn", "linear") if (value := _of_federation(table, key)) is not None
     ]
@@ -196,4 +196,4 @@ def cells() -> Iterator[Cell]:
 
 
 if __name__ == "__main__":
-    Driver("benchmarks.evidence", __doc__ or "", RUNS, cells, measure).main()
+    Driver("benchmarks.experiments.pretraining", __doc__ or "", RUNS, cells, measure).main()

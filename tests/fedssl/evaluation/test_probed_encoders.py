@@ -1,4 +1,4 @@
-"""What is measured between rounds is what is left behind, whatever an algorithm keeps at its sites."""
+"""The encoders that a run saves are those that the probe measured, whatever an algorithm keeps at its sites."""
 
 from __future__ import annotations
 
@@ -35,45 +35,45 @@ from fedssl.methods.byol import BYOL
 from fedssl.pretraining import pretrain
 
 DATA = Data(size=16, phantom=Phantoms(sites=2, images_per_site=12))
-COMMON, OWN = {"encoder"}, {"sites/hospital_1/encoder", "sites/hospital_2/encoder"}
+GLOBAL, OWN = {"encoder"}, {"sites/hospital_1/encoder", "sites/hospital_2/encoder"}
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "left"),
+    ("algorithm", "saved"),
     [
-        (Quantised(FedU(mu=0.0)), COMMON),
-        (FedRep(head_epochs=1), COMMON),
-        (FedEMA(), COMMON | OWN),
-        (Ditto(FedEMA()), COMMON | OWN),
+        (Quantised(FedU(mu=0.0)), GLOBAL),
+        (FedRep(head_epochs=1), GLOBAL),
+        (FedEMA(), GLOBAL | OWN),
+        (Ditto(FedEMA()), GLOBAL | OWN),
         (Ditto(FedBN()), OWN),
         (FedBN(), OWN),
         (LocalOnly(), OWN),
     ],
     ids=lambda part: repr(part) if not isinstance(part, set) else "",
 )
-def test_the_encoders_that_are_left_are_those_that_were_measured(
-    algorithm: Any, left: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_saved_encoders_are_those_that_were_measured(
+    algorithm: Any, saved: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: dict[str, list[Tensor]] = {"hospital_1": [], "hospital_2": []}
+    embedded: dict[str, list[Tensor]] = {"hospital_1": [], "hospital_2": []}
 
-    def watched(encoder: Any, images: Any, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def recording_embed(encoder: Any, images: Any, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
         features, labels = embed(encoder, images, count, device)
-        seen[images.site].append(features.clone())
+        embedded[images.site].append(features.clone())
         return features, labels
 
-    monkeypatch.setattr(probe, "embed", watched)
-    run, method = RunFolder(tmp_path / "run"), partial(BYOL, hidden=8, dim=8)
+    monkeypatch.setattr(probe, "embed", recording_embed)
+    run, method = RunFolder(tmp_path / "run"), partial(BYOL, hidden_dim=8, projection_dim=8)
     pretrain(
         run, partial(ResNet, depth=10, stem=4), method, DATA, algorithm, loggers=(), rounds=Rounds(2),
         visit=Visit(batch_size=9, max_epochs=2, accelerator="cpu"), probe=probe.Probe(every=2),
         policy=Policy(min_patients=1),
     )  # fmt: skip
-    assert {str(path.parent.relative_to(run.path)) for path in run.path.rglob("encoder.safetensors")} == left
+    assert {str(path.parent.relative_to(run.path)) for path in run.path.rglob("encoder.safetensors")} == saved
     sites = load(DATA).split("train")
-    for site, measured in seen.items():
+    for site, measured in embedded.items():
         own = f"sites/{site}/encoder"
-        folders = [own if own in left else "encoder", *(["encoder"] if left == COMMON | OWN else [])]
-        trained_on = measured[:: len(measured) // len(folders)]  # then come those of the test images
+        folders = [own if own in saved else "encoder", *(["encoder"] if saved == GLOBAL | OWN else [])]
+        trained_on = measured[:: len(measured) // len(folders)]  # the test images follow
         for folder, features in zip(folders, trained_on, strict=True):
             with torch.no_grad():
                 found, _ = embed(build_encoder(run.path / folder).eval(), sites[site], 1000, torch.device("cpu"))
@@ -82,7 +82,7 @@ def test_the_encoders_that_are_left_are_those_that_were_measured(
         with np.load(run.site(site) / "gallery.npz", allow_pickle=False) as gallery:
             kept = torch.from_numpy(gallery["features"]).float()
         assert torch.allclose(normalize(measured[1], dim=1), kept, atol=1e-3)
-    if left >= COMMON:
+    if saved >= GLOBAL:
         assert find_encoder(run.path) == run.path / "encoder"
     else:
         with pytest.raises(InputError, match="each site has its own, so name one"):

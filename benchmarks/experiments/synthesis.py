@@ -1,7 +1,7 @@
 """What drawn images are worth: measured cell by cell into docs/results.csv and docs/results.md.
 
-    python -m benchmarks.synthesis --data FOLDER --jobs 2        # goes on where it was stopped
-    python -m benchmarks.synthesis --data FOLDER --only brain/diffusion/0
+    python -m benchmarks.experiments.synthesis --data FOLDER --jobs 2        # goes on where it was stopped
+    python -m benchmarks.experiments.synthesis --data FOLDER --only brain/diffusion/0
 
 FOLDER holds brain_tumor_mri/; the phantom hospitals are written beside the runs. A cell is a set, a way and a seed. For
 a generator: the hospitals train it, 1,000 images are drawn and audited, one classifier is trained on them alone and
@@ -20,8 +20,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.cells import Cell, Driver, stage
-from benchmarks.results import Result
+from benchmarks.experiments.driver import Cell, Driver, stage
+from benchmarks.experiments.results import Result
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.synthetic.audit_record import AuditRecord
 from fedcore.runs.folder import RunFolder
@@ -193,4 +193,4 @@ def written(path: Path, rows: list[dict[str, str]]) -> Path:
 
 
 if __name__ == "__main__":
-    Driver("benchmarks.synthesis", __doc__ or "", RUNS, cells, measure).main()
+    Driver("benchmarks.experiments.synthesis", __doc__ or "", RUNS, cells, measure).main()

@@ -1,10 +1,10 @@
-"""The tables of fine-tuning that benchmarks.page puts into docs/results.md."""
+"""The tables of fine-tuning that benchmarks.experiments.page puts into docs/results.md."""
 
 from __future__ import annotations
 
 from statistics import fmean
 
-from benchmarks.results import Results, plot_by_labels, shown, table
+from benchmarks.experiments.results import Results, plot_by_labels, shown, table
 
 SCORES = {
     "nuclei": "dice", "hippocampus": "dice", "brain_tumor": "balanced_accuracy", "chest_xray": "balanced_accuracy"
