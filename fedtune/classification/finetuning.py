@@ -28,7 +28,7 @@ from fedtune.evaluation.classification import evaluate, require_classes, require
 from fedtune.evaluation.kappa import grades_of
 from fedtune.evaluation.scores_file import as_json, show
 from fedtune.result import leave, noted
-from fedtune.start import start_notes
+from fedtune.pretrained import start_notes
 
 
 def finetune(

@@ -33,7 +33,7 @@ from fedtune.evaluation.segmentation_metrics import Missed
 from fedtune.result import leave, noted
 from fedtune.segmentation.networks import UShaped
 from fedtune.segmentation.segmenter import Segmenter
-from fedtune.start import start_notes
+from fedtune.pretrained import start_notes
 
 
 def segment(

@@ -7,7 +7,7 @@ import pytest
 
 from fedcore.models.encoder_store import save_encoder
 from fedcore.models.encoders import ResNet
-from fedtune.start import start_notes
+from fedtune.pretrained import start_notes
 
 WINDOW = "{class_path: fedcore.data.preprocess.scaling.Window, init_args: {low: -1000, high: 400}}"
 
