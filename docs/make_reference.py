@@ -46,7 +46,7 @@ CHOICES = {
     "Guides (`algorithm.init_args.guides`)": [
         "fedcore.algorithms.fedprox.ProximalTerm", "fedcore.training.lr_schedule.Cosine",
         "fedssl.federation.similarity.RepresentationChange",
-        "fedgen.federated.fedvss.VirtualSamples", "fedtune.classification.moon.ModelContrast",
+        "fedgen.federated.fedvss.VirtualSamples", "fedtune.classification.moon.MOON",
     ],
     "Server optimizers (`algorithm.init_args.rule` of FedOpt)": [
         "fedcore.algorithms.fedopt.Momentum", "fedcore.algorithms.fedopt.Adagrad", "fedcore.algorithms.fedopt.Adam",
@@ -77,7 +77,7 @@ CHOICES = {
     "Classifiers (`classifier`)": ["fedtune.classification.classifier.Classifier"],
     "Segmenters (`segmenter`)": ["fedtune.segmentation.segmenter.Segmenter"],
     "Networks of segmenters (`network`)": [
-        "fedtune.segmentation.networks.UShaped", "fedtune.segmentation.networks.SegResNet",
+        "fedtune.segmentation.networks.EncoderUNet", "fedtune.segmentation.networks.SegResNet",
         "fedtune.segmentation.networks.DynUNet",
         "fedtune.segmentation.networks.SwinUNETR",
     ],

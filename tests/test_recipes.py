@@ -19,7 +19,7 @@ SMALL = [
     "--data.phantom.sites", "2", "--policy.min_patients", "1",
 ]  # fmt: skip
 NARROW = {
-    "fedtune.segmentation.networks.UShaped": ["--network.init_args.encoder.init_args.stem", "8"],
+    "fedtune.segmentation.networks.EncoderUNet": ["--network.init_args.encoder.init_args.stem", "8"],
     "fedcore.models.encoders.ResNet": ["--encoder.init_args.stem", "8"],
     "fedcore.models.encoders.ViT": ["--encoder.init_args.width", "48"],
     "fedgen.gan.generator_network.Painter": [

@@ -24,16 +24,21 @@ from fedcore.server.job import Job
 from fedcore.server.rounds import Rounds
 from fedcore.training.visit import Visit
 from fedtune.classification.classifier import Classifier
-from fedtune.evaluation.classification import evaluate, require_classes, require_countable, require_tests
-from fedtune.evaluation.kappa import grades_of
-from fedtune.evaluation.scores_file import as_json, show
-from fedtune.result import leave, noted
-from fedtune.pretrained import start_notes
+from fedtune.evaluation.classification import (
+    evaluate_classifier,
+    require_classes,
+    require_counts_allowed,
+    require_tests,
+)
+from fedtune.evaluation.kappa import grade_order
+from fedtune.evaluation.scores_file import print_scores, to_json
+from fedtune.pretrained import preprocessing_notes
+from fedtune.result import print_notes, save_result
 
 
 def finetune(
     run: RunFolder,
-    start: str | None = None,
+    pretrained: str | None = None,
     encoder: Callable[[int, int], Encoder] = ResNet,
     classifier: Callable[[Encoder, int], Classifier] = Classifier,
     label_fraction: float = 1.0,
@@ -42,7 +47,7 @@ def finetune(
     visit: Visit = Visit(batch_size=32),
     rounds: Rounds = Rounds(),
     policy: Policy = Policy(),
-    by_patient: bool = False,
+    per_patient: bool = False,
     ordinal: bool = False,
     loggers: tuple[Literal["csv", "tensorboard"], ...] = ("csv",),
     seed: int = 0,
@@ -52,32 +57,33 @@ def finetune(
 
     Args:
         run: Folder of the run.
-        start: A pretraining run or an encoder's folder; null starts from random weights.
-        encoder: The encoder; must be the one that was pretrained.
-        classifier: What is trained on it, frozen or not.
-        label_fraction: Fraction of the patients of each class whose labels are used, in (0, 1]; labels of sites from
-            `data.extra_manifests` cost nothing and are all used.
+        pretrained: A pretraining run or an encoder's folder; null: random weights.
+        encoder: The encoder, with the same settings as in pretraining.
+        classifier: The classifier on the encoder.
+        label_fraction: Fraction of the patients of each class whose labels are used, in (0, 1]; the labels of sites
+            from `data.extra_manifests` are all used.
         data: The images.
-        algorithm: How sites cooperate; null: fedcore.algorithms.base.FedAvg.
+        algorithm: The federated algorithm; null: fedcore.algorithms.base.FedAvg.
         visit: Local training in one round.
-        rounds: The schedule.
-        policy: What sites agree to send.
-        by_patient: Scores count patients, by the mean of the probabilities of their images, instead of images.
-        ordinal: The classes are grades, ranked by the numbers in their names: linear and quadratic kappa are told too.
+        rounds: Number of rounds and sites per round.
+        policy: The data that sites allow to be sent.
+        per_patient: Score patients instead of images, by the mean probabilities over a patient's images.
+        ordinal: The classes are grades, ranked by the numbers in their names: linear and quadratic kappa are also
+            reported.
         loggers: Lightning loggers, of csv and tensorboard.
-        seed: Seed of every generator.
-        workers: Sites visited at the same time, each by a process of its own; several may share a GPU. 1: one after
-            another in this process.
+        seed: Seed of every random generator.
+        workers: Processes that visit sites at the same time; several may share a GPU. 1: one site after another in
+            this process.
     """
     run.prepare()
-    require_countable(policy)
-    weights = find_encoder(Path(start)) if start else None
+    require_counts_allowed(policy)
+    encoder_folder = find_encoder(Path(pretrained)) if pretrained else None
     loaded = load(data)
-    module = build(loaded, encoder, classifier, seed, weights)
-    classes = learned_of(module, loaded)
-    grades = ranked(classes, module) if ordinal else []
+    module = build_classifier(loaded, encoder, classifier, seed, encoder_folder)
+    classes = target_classes(module, loaded)
+    grades = ordinal_grades(classes, module) if ordinal else []
     cohort = with_findings(loaded, classes) if module.targets == "findings" else loaded
-    train, test = _tasks(cohort, label_fraction, seed, policy)
+    train, test = _train_and_test(cohort, label_fraction, seed, policy)
     if module.augment is not None:
         module.augment.flips(cohort.spatial_dims)
     require_trained(cohort.split("train"), test, module.targets, classes)
@@ -85,43 +91,44 @@ def finetune(
     job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
               loggers=loggers, seed=seed, workers=workers)  # fmt: skip
     about = describe(loaded) | {"command": "finetune", "label_fraction": label_fraction}
-    about |= {"classes": list(classes), "several_findings": module.targets == "findings"}
-    about["notes"] = [*about["notes"], *noted(start_notes(weights, run.recipe, loaded.size))]
-    transport = job.train_in(run, module, about | {"labelled": {s: len(i) for s, i in train.items()}})
+    about |= {"classes": list(classes), "multilabel": module.targets == "findings"}
+    about |= {"labelled_images": {site: len(images) for site, images in train.items()}}
+    about["notes"] = [*about["notes"], *print_notes(preprocessing_notes(encoder_folder, run.recipe, loaded.size))]
+    transport = job.train_in(run, module, about)
     save_classifier(run, module)
-    found = evaluate(transport, seed, grades, by_patient)
-    settings = {"label_fraction": label_fraction, "encoder": start, "by_patient": by_patient}
-    owners = list(own_parts(transport.memories, transport.names()))
-    leave(run, module, MODEL, settings | as_json(found, classes), owners)
+    scores = evaluate_classifier(transport, seed, grades, per_patient)
+    settings = {"label_fraction": label_fraction, "pretrained": pretrained, "per_patient": per_patient}
+    personal_sites = list(own_parts(transport.memories, transport.names()))
+    save_result(run, module, MODEL, settings | to_json(scores, classes), personal_sites)
     run.close("finished")
-    show(found, classes)
+    print_scores(scores, classes)
 
 
-def build(
+def build_classifier(
     cohort: Cohort, encoder: Callable[[int, int], Encoder], classifier: Callable[[Encoder, int], Classifier],
-    seed: int, weights: Path | None = None,
+    seed: int, encoder_folder: Path | None = None,
 ) -> Classifier:  # fmt: skip
-    """The classifier for these images, its encoder from `weights` if given.
+    """A classifier for these images, with the encoder's weights from `encoder_folder` if given.
 
     Raises:
-        InputError: There are no two classes and no finding, or images have several findings and the classifier learns
-            one class each.
+        InputError: There are fewer than two classes, or no finding, or images have several findings and the classifier
+            learns one class per image.
     """
     findings = findings_of(cohort.classes)
 
-    def made(count: int) -> Classifier:
+    def build(num_classes: int) -> Classifier:
         with seeded(seed), building("the classifier or its encoder"):
             backbone = encoder(cohort.spatial_dims, cohort.channels)
-            if weights:
-                load_encoder(weights, backbone)
-            return classifier(backbone, count)
+            if encoder_folder:
+                load_encoder(encoder_folder, backbone)
+            return classifier(backbone, num_classes)
 
-    module = made(max(1, len(findings)))
+    module = build(max(1, len(findings)))
     if module.targets == "findings":
         if not findings:
             raise InputError(
-                f"a classifier of findings needs one, the images have {list(cohort.classes) or 'no labels'}; "
-                "give the manifest a column 'label'"
+                "a multi-label classifier needs at least 1 finding, the images have "
+                f"{list(cohort.classes) or 'no labels'}; give the manifest a column 'label'"
             )
         return module
     if len(cohort.classes) < 2:
@@ -131,32 +138,34 @@ def build(
         )
     if several(cohort.classes):
         raise InputError(
-            "the labels hold several findings an image, as in 'A|B', and the classifier takes one class an image; "
-            "start from the recipe classify_multilabel, or set classifier.init_args.loss to "
+            "the labels have several findings per image, as in 'A|B', and the classifier takes one class per image; "
+            "use the recipe classify_multilabel, or set classifier.init_args.loss to "
             "fedtune.classification.losses.BinaryCrossEntropy"
         )
-    return module if len(findings) == len(cohort.classes) else made(len(cohort.classes))
+    return module if len(findings) == len(cohort.classes) else build(len(cohort.classes))
 
 
-def learned_of(module: Classifier, cohort: Cohort) -> tuple[str, ...]:
-    """What it learns to tell: findings or classes."""
+def target_classes(module: Classifier, cohort: Cohort) -> tuple[str, ...]:
+    """The classes that the classifier learns: findings if it is multi-label."""
     return findings_of(cohort.classes) if module.targets == "findings" else cohort.classes
 
 
-def ranked(classes: Sequence[str], module: Classifier) -> list[int]:
-    """The grades that the classes are (`fedtune.evaluation.kappa.grades_of`).
+def ordinal_grades(classes: Sequence[str], module: Classifier) -> list[int]:
+    """Indices of the classes in order of their grades (`fedtune.evaluation.kappa.grade_order`).
 
     Raises:
-        InputErrors: Nothing ranks them.
-        InputError: They are findings, of which an image may have several.
+        InputErrors: The names of the classes define no order.
+        InputError: The classifier is multi-label.
     """
     if module.targets == "findings":
-        raise InputError("ordinal is for classes of which an image has one; findings are no grades, leave it away")
-    return grades_of(classes)
+        raise InputError("ordinal needs one class per image, and this classifier is multi-label; remove ordinal")
+    return grade_order(classes)
 
 
-def _tasks(cohort: Cohort, fraction: float, seed: int, policy: Policy) -> tuple[dict[str, Images], dict[str, Images]]:
-    """Training images with labels that are given away, and all labelled test images, by site."""
+def _train_and_test(
+    cohort: Cohort, fraction: float, seed: int, policy: Policy
+) -> tuple[dict[str, Images], dict[str, Images]]:
+    """By site, the training images whose labels are used, and all labelled test images."""
     require_fraction(fraction)
     train = {
         site: labelled(images, 1.0 if site in cohort.extra_sites else fraction, seed)
@@ -171,6 +180,7 @@ def _tasks(cohort: Cohort, fraction: float, seed: int, policy: Policy) -> tuple[
 
 
 def labelled_tests(cohort: Cohort) -> dict[str, Images]:
+    """By site, the test images with a label."""
     tests = {
         site: images.take((images.labels >= 0).nonzero().flatten()) for site, images in cohort.split("test").items()
     }
