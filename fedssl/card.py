@@ -69,7 +69,7 @@ from fedcore.models.encoder_store import build_encoder
 encoder = build_encoder(Path("encoder"))  # in evaluation mode; encoder(images) is (n, {module.encoder.width})
 ```
 
-`fedpretrain finetune RECIPE --start FOLDER` starts from it. `fedpretrain export FOLDER --to monai` (or `timm`,
+`fedpretrain finetune RECIPE --pretrained FOLDER` starts from it. `fedpretrain export FOLDER --to monai` (or `timm`,
 `torchvision`) converts it to a model of that library, where the library has this network."""
 
 

@@ -1,1 +1,1 @@
-"""Federated fine-tuning from pretrained encoders."""
+"""Federated fine-tuning: classifiers and segmenters, their evaluation, and prediction."""

@@ -1,4 +1,4 @@
-"""What a fine-tuning run leaves behind: the model with its card, and its scores."""
+"""Writes the result of a fine-tuning run: the scores, and the card of the model."""
 
 from __future__ import annotations
 
@@ -15,17 +15,24 @@ from fedcore.runs.folder import RunFolder
 from fedtune.card import card
 
 
-def leave(run: RunFolder, module: nn.Module, model: str, scores: dict[str, Any], owners: Sequence[str]) -> None:
-    """Writes scores.json and, beside the tensors that lie at `model`, the card.
+def save_result(
+    run: RunFolder, module: nn.Module, weights: str, scores: dict[str, Any], personal_sites: Sequence[str]
+) -> None:
+    """Writes scores.json, and the card next to the model's weights.
 
-    `owners` are the sites that have a part of the model to themselves.
+    Args:
+        run: Folder of the run.
+        module: The trained model.
+        weights: File of its weights, relative to the run.
+        scores: Content of scores.json.
+        personal_sites: Sites with a part of the model of their own.
     """
     write_json(run.path / "scores.json", scores)
-    write_atomically(run.path / Path(model).parent / CARD, card(run, module, scores, owners).encode())
+    write_atomically(run.path / Path(weights).parent / CARD, card(run, module, scores, personal_sites).encode())
 
 
-def noted(notes: list[str]) -> list[str]:
-    """The notes, which the run's page keeps, told in the terminal too."""
+def print_notes(notes: list[str]) -> list[str]:
+    """Prints the notes in the terminal, and returns them for the run's page."""
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     return notes

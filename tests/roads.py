@@ -11,7 +11,11 @@ SHORT = {"rounds.count": 1, "visit.max_steps": 2, "visit.precision": "32-true", 
 SMALL = {
     "pretrain": {"encoder": STEM},
     "finetune": {"encoder": STEM, "policy.min_patients": 1},
-    "segment": {"network.init_args.encoder": STEM, "network.init_args.widths": [8] * 5, "policy.min_patients": 1},
+    "segment": {
+        "network.init_args.encoder": STEM,
+        "network.init_args.decoder_channels": [8] * 5,
+        "policy.min_patients": 1,
+    },
     "generate train": {"generator.init_args.network.init_args.widths": [8, 16]},
 }
 """By what a step does."""

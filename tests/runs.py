@@ -1,4 +1,4 @@
-"""Small finished runs of each kind, and a synthetic set with its audit, for tests of what reads such folders."""
+"""Small finished runs of each kind and an audited synthetic set, for tests that read such folders."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ _WIDTHS = ["--generator.init_args.network.init_args.widths", "[8, 16]"]
 
 
 def code_of(words: Sequence[str | Path]) -> int:
-    """The exit code of a command that is run in this process; whatever it raises else comes through."""
+    """The exit code of a command, run in this process; exceptions other than SystemExit are raised."""
     try:
         main([str(word) for word in words])
-    except SystemExit as done:
-        return int(done.code or 0)
+    except SystemExit as ended:
+        return int(ended.code or 0)
     raise AssertionError("main always exits")
 
 
 def seal(run: Path) -> Path:
-    """Checksums of a finished run made anew, as whoever changes it by intent makes them."""
+    """Writes new checksums of a finished run that a test has changed."""
     write_sums(run, [name for name in ("run.json", *KEPT) if (run / name).exists()])
     return run
 
 
 def finished(folder: Path) -> dict[str, Path]:
-    """Runs by kind, made under `folder`; in the personal one each site has a classifier of its own.
+    """Runs by kind, made under `folder`. In the run `personal` each site has its own classifier.
 
-    The set is drawn by the generator, and audited.
+    The set is sampled from the generator, and audited.
     """
     runs = {kind: folder / kind for kind in KINDS}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fedgen.training.Exhibit", partial(Exhibit, sampler=Sampler(steps=2)))
-        done = [
+        codes = [
             code_of(["pretrain", *_DATA, *_VISIT, *_ENCODER, "--out", runs["pretrain"]]),
             code_of(["finetune", *_SCORED, *_ENCODER, "--out", runs["finetune"]]),
             code_of(["finetune", *_SCORED, *_ENCODER, *_OWN, "--out", runs["personal"]]),
@@ -57,5 +57,5 @@ def finished(folder: Path) -> dict[str, Path]:
             code_of(["generate", "sample", runs["generator"], runs["set"], "--count", "8", "--steps", "2"]),
             code_of(["generate", "audit", runs["generator"], runs["set"]]),
         ]
-    assert done == [0] * len(done)
+    assert codes == [0] * len(codes)
     return runs

@@ -1,4 +1,4 @@
-"""The commands and links of the documentation work, and its reference is that of the code."""
+"""Commands, links and option names of the documentation are valid, and the recipe reference is current."""
 
 import importlib.util
 import re
@@ -32,14 +32,14 @@ SMALL = {
 
 
 def commands(page: Path) -> list[str]:
-    """Lines of the page's shell blocks that call fedpretrain, continued lines joined."""
+    """The fedpretrain commands of the page's shell blocks, continued lines joined."""
     blocks = re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [line.split("  #")[0].strip() for line in lines if line.startswith("fedpretrain")]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
-def test_commands_of_a_page_run_in_their_order(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_of_a_page_run_in_order(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("my.csv", "other.csv"):
         Phantoms(sites=2, images_per_site=88).write(tmp_path / name[:-4], 32)
@@ -47,9 +47,9 @@ def test_commands_of_a_page_run_in_their_order(page: str, tmp_path: Path, monkey
         rows = [re.sub(r"(^|,)(hospital_\d[^,]*\.png)", rf"\1{name[:-4]}/\2", line) for line in text]
         Path(name).write_text("\n".join(rows) + "\n")
     shutil.copytree(tmp_path / "my" / "hospital_1", tmp_path / "new_images")
-    found = commands(ROOT / page)
-    assert len(found) > 3
-    for number, line in enumerate(found):
+    lines = commands(ROOT / page)
+    assert len(lines) > 3
+    for number, line in enumerate(lines):
         words = shlex.split(line)[1:]
         if words[0] == "run":
             make_small(Path(words[1]))
@@ -78,8 +78,8 @@ NO_OPTION = re.compile(
 )
 
 
-def test_every_option_that_a_page_names_is_one() -> None:
-    """Dotted words in code spans, against the options of the commands and of the classes in the recipe reference."""
+def test_every_option_of_a_page_exists() -> None:
+    """Compares dotted words in code spans with the options of commands, and of classes in the recipe reference."""
     known = {name for stage in STAGES for name in option_names(parser_of(stage_of(stage), stage), {})}
     known |= {name.removeprefix("data.") for name in known if name.startswith("data.columns.")}  # of `data check`
     groups = {name.partition(".")[0] for name in known}
@@ -100,7 +100,7 @@ def test_every_option_that_a_page_names_is_one() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_linked_files_exist(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
 
@@ -108,8 +108,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 METHOD = (ROOT / "docs" / "add_a_method.md").read_text(encoding="utf-8")
 
 
-def test_the_method_of_the_page_trains_as_it_is_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page's file, its command and its recipe, from the folder they lie in and nowhere else."""
+def test_the_method_of_the_page_trains_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's file, command and recipe, in a folder of their own."""
     monkeypatch.chdir(tmp_path)
     code, recipe = (re.search(rf"```{kind}\n(.*?)```", METHOD, re.DOTALL) for kind in ("python", "yaml"))
     assert code
@@ -125,15 +125,15 @@ def test_the_method_of_the_page_trains_as_it_is_pasted(tmp_path: Path, monkeypat
     assert stopped.value.code == 0
     words = shlex.split(typed)[2:]
     with trusting(*users_word(words)[1]):
-        told = read_recipe(stage_of("pretrain"), "pretrain", words).text
+        text = read_recipe(stage_of("pretrain"), "pretrain", words).text
     assert sys.path == path
-    assert "class_path: my_method.SimSiam" in told
-    assert "lr: 0.03" in told
+    assert "class_path: my_method.SimSiam" in text
+    assert "lr: 0.03" in text
     sys.modules.pop("my_method")
 
 
 @pytest.mark.parametrize(
-    ("removed", "told"),
+    ("removed", "error"),
     [
         (
             "from fedssl.methods.base import Method, OptimizerFactory",
@@ -142,8 +142,8 @@ def test_the_method_of_the_page_trains_as_it_is_pasted(tmp_path: Path, monkeypat
         (":\n        super", "my_method.py, line 19: SyntaxError"),
     ],
 )
-def test_a_mistake_in_the_pasted_file_is_told_with_its_line(
-    removed: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_an_error_in_the_pasted_file_has_its_line(
+    removed: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code = re.search(r"```python\n(.*?)```", METHOD, re.DOTALL)
@@ -154,11 +154,11 @@ def test_a_mistake_in_the_pasted_file_is_told_with_its_line(
         with pytest.raises(SystemExit) as stopped:
             main(["pretrain", *words])
         assert stopped.value.code == 2
-        assert told in capsys.readouterr().err
+        assert error in capsys.readouterr().err
 
 
-def test_the_encoder_of_the_tutorial_is_ready_to_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its snippet, on a folder of that name: features of images alone are those in a batch."""
+def test_the_encoder_of_the_tutorial_is_in_evaluation_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tutorial's snippet: features of single images equal those in a batch."""
     monkeypatch.chdir(tmp_path)
     save_encoder(Path("checkpoints/mine/encoder"), ResNet(2, 1, depth=10, stem=8), {"size": [32, 32]}, "")
     code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "tutorial.md").read_text(), re.DOTALL)
@@ -167,7 +167,7 @@ def test_the_encoder_of_the_tutorial_is_ready_to_use(tmp_path: Path, monkeypatch
     exec(code[1], names)
     images = torch.rand(5, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        together = names["encoder"](images)
-        alone = torch.cat([names["encoder"](image[None]) for image in images])
-    assert together.shape == (5, names["encoder"].width)
-    assert torch.allclose(alone, together, atol=1e-6)
+        in_batch = names["encoder"](images)
+        single = torch.cat([names["encoder"](image[None]) for image in images])
+    assert in_batch.shape == (5, names["encoder"].width)
+    assert torch.allclose(single, in_batch, atol=1e-6)

@@ -46,7 +46,9 @@ algorithm: {{class_path: fedcore.algorithms.scaffold.Scaffold}}
 """,
     "segment": f"""{DATA}
 policy: {{min_patients: 1}}
-network: {{class_path: fedtune.segmentation.networks.UShaped, init_args: {{encoder: {STEM}, widths: [8, 8, 8, 8, 8]}}}}
+network:
+  class_path: fedtune.segmentation.networks.EncoderUNet
+  init_args: {{encoder: {STEM}, decoder_channels: [8, 8, 8, 8, 8]}}
 """,
     "diffusion": f"""{DATA}
 generator: {{class_path: fedgen.diffusion.diffusion.Diffusion, init_args: {{network: {UNET}}}}}
@@ -64,7 +66,7 @@ shared:
   policy.min_patients: 1
 steps:
   pretrained: {{do: pretrain simclr, encoder: {STEM}}}
-  tuned: {{do: finetune classify, encoder: {STEM}, start: "{{pretrained}}"}}
+  tuned: {{do: finetune classify, encoder: {STEM}, pretrained: "{{pretrained}}"}}
 """,
 }
 KILLS = {"pretrain": 7, "finetune": 4, "segment": 4, "diffusion": 5, "gan": 5, "sample": 4, "road": 5}

@@ -59,7 +59,7 @@ from fedssl.methods.moco import MoCo
 from fedssl.methods.simclr import SimCLR
 from fedssl.pretraining import pretrain
 from fedtune.classification.finetuning import finetune
-from fedtune.segmentation.networks import UShaped
+from fedtune.segmentation.networks import EncoderUNet
 from fedtune.segmentation.training import segment
 
 README = Path(__file__).parents[1] / "README.md"
@@ -140,7 +140,7 @@ def _run(name: str, base: Path) -> Path:
         recipe = read_recipe(finetune, "finetune", WORDS + ENCODER_WORDS).text
         finetune(RunFolder(folder, recipe), encoder=ENCODER, **SHORT, **TUNED[name])
     elif name == "masks":
-        network = partial(UShaped, encoder=ENCODER, widths=(8, 8, 8, 8, 8))
+        network = partial(EncoderUNet, encoder=ENCODER, decoder_channels=(8, 8, 8, 8, 8))
         segment(RunFolder(folder), network=network, policy=FEW, **SHORT)
     else:
         generator = SMALL_VAE if name == "vae" else SMALL_GAN

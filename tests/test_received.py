@@ -74,7 +74,7 @@ def planted(kind: str, recipe: str | bytes) -> Path:
     """What a finished run of this kind shows before its weights are read."""
     folder = Path(kind)
     folder.mkdir(exist_ok=True)
-    told = ABOUT | {"command": kind} | ({"structures": 3} if kind == "segment" else {})
+    told = ABOUT | {"command": kind} | ({"mask_classes": 3} if kind == "segment" else {})
     (folder / "run.json").write_text(json.dumps(told))
     (folder / "recipe.yaml").write_bytes(recipe if isinstance(recipe, bytes) else recipe.encode())
     (folder / "rounds.jsonl").touch()
@@ -214,7 +214,8 @@ def test_weights_that_are_not_those_written(runs: dict[str, Path], capsys: pytes
     Path("image.npy").write_bytes(b"")
     np.save("image.npy", np.eye(16, dtype=np.float32))
     uses = {
-        "pretrain/encoder/encoder": ["probe {pretrain}", "export {pretrain}", "finetune --start {pretrain} --out new",
+        "pretrain/encoder/encoder": ["probe {pretrain}", "export {pretrain}",
+                                     "finetune --pretrained {pretrain} --out new",
                                      "generate audit {generator} {set} --encoder {pretrain}"],
         "finetune/classifier/classifier": ["evaluate {finetune}", "predict {finetune} image.npy new",
                                            "export {finetune} --to onnx", "generate distil {finetune} new",
@@ -326,7 +327,7 @@ def test_a_pipeline_that_is_a_bomb(text: str, canary: Path, capsys: pytest.Captu
 @pytest.mark.slow
 def test_arrays_that_unpack_to_gigabytes(runs: dict[str, Path]) -> None:
     kept = [path for run in runs.values() for path in run.glob("sites/*/*.npz")]
-    assert {path.name for path in kept} >= {"samples.npz", "gallery.npz", "outlines.npz", "exhibit.npz"}
+    assert {path.name for path in kept} >= {"samples.npz", "gallery.npz", "segmentation_gallery.npz", "exhibit.npz"}
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**30,)})
     for path in kept:

@@ -1,4 +1,4 @@
-"""Every shipped recipe parses as it is; each one runs when made small."""
+"""Every shipped recipe parses, and runs with small settings; every shipped pipeline is valid."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import pytest
 
 from fedcore.cli.main import STAGES, main, stage_of
 from fedcore.config.recipe import read_recipe
-from fedcore.config.recipe_files import shipped
+from fedcore.config.recipe_files import command_of, shipped
 from fedcore.pipelines.run import travel
 from fedcore.pipelines.spec import read_steps
 from fedcore.pipelines.validation import check
@@ -19,7 +19,7 @@ SMALL = [
     "--data.phantom.sites", "2", "--policy.min_patients", "1",
 ]  # fmt: skip
 NARROW = {
-    "fedtune.segmentation.networks.UShaped": ["--network.init_args.encoder.init_args.stem", "8"],
+    "fedtune.segmentation.networks.EncoderUNet": ["--network.init_args.encoder.init_args.stem", "8"],
     "fedcore.models.encoders.ResNet": ["--encoder.init_args.stem", "8"],
     "fedcore.models.encoders.ViT": ["--encoder.init_args.width", "48"],
     "fedgen.gan.generator_network.Painter": [
@@ -36,22 +36,22 @@ NEEDS = {
         ["--data.phantom.spatial_dims", "3", "--data.size", "16"],
     )
 }
-"""What has to be run before, the key that takes its folder, and what both are run with."""
+"""The recipe to run first, the option that takes its folder, and options of both."""
 
 
-def stage_named_by(path: Path) -> str:
-    """The stage that a recipe's own header calls."""
+def stage_in_header(path: Path) -> str:
+    """The stage of the command in the recipe's header."""
     header = path.read_text(encoding="utf-8")
     return next(stage for stage in STAGES if f"fedpretrain {stage} {path.stem}" in header)
 
 
-ROADS = [path for name, path in shipped().items() if name.startswith("road_")]
-RECIPES = [path for path in shipped().values() if path not in ROADS]
+PIPELINES = [path for path in shipped().values() if command_of(path) == "run"]
+RECIPES = [path for path in shipped().values() if path not in PIPELINES]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_parses_and_builds(path: Path) -> None:
-    stage = stage_named_by(path)
+def test_a_recipe_parses_and_builds(path: Path) -> None:
+    stage = stage_in_header(path)
     recipe = read_recipe(stage_of(stage), stage, [path.stem])
     assert recipe.out == Path("checkpoints") / path.stem
     assert recipe.build()["rounds"].count > 1
@@ -60,12 +60,12 @@ def test_parses_and_builds(path: Path) -> None:
 def run_small(path: Path, folder: Path, *words: str) -> None:
     narrow = next(more for name, more in NARROW.items() if name in path.read_text())
     with pytest.raises(SystemExit) as stopped:
-        main([*stage_named_by(path).split(), path.stem, "--out", str(folder), *SMALL, *narrow, *words])
+        main([*stage_in_header(path).split(), path.stem, "--out", str(folder), *SMALL, *narrow, *words])
     assert stopped.value.code == 0
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_runs_two_rounds(path: Path, tmp_path: Path) -> None:
+def test_a_recipe_runs_two_rounds(path: Path, tmp_path: Path) -> None:
     words: list[str] = []
     if path.stem in NEEDS:
         first, key, words = NEEDS[path.stem]
@@ -76,23 +76,25 @@ def test_runs_two_rounds(path: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
 
 
-@pytest.mark.parametrize("path", ROADS, ids=lambda p: p.stem)
-def test_a_road_is_free_of_mistakes(path: Path) -> None:
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda p: p.stem)
+def test_a_pipeline_is_valid(path: Path) -> None:
     check(read_steps(path, {}), path.stem)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "texts"),
     [
         ("pipeline_classify", ("Balanced accuracy by labels", "scratch_0.5", "pretrained_0.5", "with_drawn_0.5")),
         ("pipeline_segment", ("Dice by labels", "scratch_0.5", "pretrained_0.5", "with_drawn_0.5")),
         ("demo", ("from alone", "from_alone_hospital_4", "with_drawn_images")),
     ],
 )
-def test_a_road_comes_to_scores_with_and_without_drawn_images(name: str, told: tuple[str, ...], tmp_path: Path) -> None:
-    road = Path(shutil.copy(shipped()[name], tmp_path))
-    make_small(road)
-    assert travel(road, tmp_path / "out") == 0
+def test_a_pipeline_reports_scores_with_and_without_synthetic_images(
+    name: str, texts: tuple[str, ...], tmp_path: Path
+) -> None:
+    pipeline = Path(shutil.copy(shipped()[name], tmp_path))
+    make_small(pipeline)
+    assert travel(pipeline, tmp_path / "out") == 0
     page = (tmp_path / "out" / "report.html").read_text()
-    assert all(text in page for text in (*told, "Privacy check", "passed"))
+    assert all(text in page for text in (*texts, "Privacy check", "passed"))

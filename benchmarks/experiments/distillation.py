@@ -34,7 +34,7 @@ from fedgen.oneshot.invert import invert
 from fedgen.oneshot.teacher_data import Passes
 from fedgen.synthetic.synthetic_set import read_settings
 from fedtune.evaluation.classification import POOLED
-from fedtune.evaluation.command import evaluated
+from fedtune.evaluation.command import evaluate_run
 
 RUNS = Path("checkpoints/distillation")
 SEEDS, SITES = (0, 1, 2), {"brain": 3, "phantom": 4}
@@ -85,7 +85,7 @@ def _of_student(cell: Cell, alone: Path) -> list[Result]:
         distil(alone, out, None, how, inversion, start, cell.seed, BATCH, resume=out.exists())
         told = RunFolder(out).about()["recognition"].values()
     recognised = sum(of["recognised"] for of in told) / sum(of["images"] for of in told)
-    score = evaluated(RunFolder(out), ()).table[POOLED][ACCURACY].value
+    score = evaluate_run(RunFolder(out), ()).table[POOLED][ACCURACY].value
     return [Result(str(cell), ACCURACY, score), Result(str(cell), "recognised", recognised)]
 
 

@@ -24,7 +24,7 @@ from benchmarks.experiments.driver import Cell, Driver, stage
 from benchmarks.experiments.results import Result
 from fedcore.runs.folder import RunFolder
 from fedtune.evaluation.classification import POOLED
-from fedtune.evaluation.command import evaluated
+from fedtune.evaluation.command import evaluate_run
 
 RUNS = Path("checkpoints/finetuning")
 SEEDS = (0, 1, 2)
@@ -63,13 +63,13 @@ TASKS = {
         ("--data.size", "64", "--data.channels", "1", "--encoder.init_args.stem", "16", "--rounds.count", "20",
          "--encoder.init_args.norm", "group"),
         ("--data.size", "64", "--data.channels", "1", f"{UNET}.init_args.stem", "16",
-         "--network.init_args.widths", "[64,32,16,16,8]", f"{UNET}.init_args.norm", "group"),
+         "--network.init_args.decoder_channels", "[64,32,16,16,8]", f"{UNET}.init_args.norm", "group"),
     ),
     "hippocampus": Task(
         "hippocampus3d", "segment", "segment_volumes", 3, 20, 15, "dice", UNET,
         ("--data.size", "32", "--visit.batch_size", "32", "--encoder.init_args.stem", "16", "--rounds.count", "20",
          "--method.init_args.views.flip", "0"),
-        ("--data.size", "40", "--segmenter.init_args.patch", "32"),
+        ("--data.size", "40", "--segmenter.init_args.patch_size", "32"),
     ),
     "brain_tumor": Task(
         "brain_tumor_mri", "finetune", "classify", 3, 40, 20, "balanced_accuracy", CLASSIFIER,
@@ -157,7 +157,7 @@ def measure(cell: Cell, folder: Path) -> list[Result]:
         return []
     way, found = WAYS[cell.way], []
     steps = task.steps * (task.sites if way.pooled else 1)
-    start = ("--start", str(encoder), *task.started) if way.pretrained else ()
+    start = ("--pretrained", str(encoder), *task.started) if way.pretrained else ()
     norm = (f"{task.encoder}.init_args.norm", way.norm) if way.norm else ()
     drawn = _drawn(cell.seed, folder) if way.drawn else ()
     for fraction in way.fractions:
@@ -190,7 +190,7 @@ def _told(run: Path, score: str) -> dict[str, float]:
 
 def _by_site(run: Path, task: Task) -> dict[str, float]:
     """What a model that was trained on all images together scores at each site."""
-    table = evaluated(RunFolder(run), task.deal).table
+    table = evaluate_run(RunFolder(run), task.deal).table
     sites = {site: row[task.score].value for site, row in table.items() if site != POOLED}
     return _and_mean({site: value for site, value in sites.items() if not isnan(value)}, task.score)
 

@@ -140,7 +140,9 @@ def measure(cell: Cell, folder: Path) -> list[Result]:
         Result(str(cell), key, value) for key in ("knn", "linear") if (value := _of_federation(table, key)) is not None
     ]
     found += [Result(str(cell), key, value) for key, value in cost(run).items()]
-    begin = () if cell.way == "random" else ("--start", str(start_of(cell, run)), *as_pretrained(start_of(cell, run)))
+    begin = (
+        () if cell.way == "random" else ("--pretrained", str(start_of(cell, run)), *as_pretrained(start_of(cell, run)))
+    )
     for tuning in way.tunings:
         fraction, frozen = tuning.split()[0], "frozen" in tuning
         tuned = stage(
@@ -166,7 +168,7 @@ def start_of(cell: Cell, run: Path) -> Path:
 def rate(way: str, frozen: bool) -> tuple[str, ...]:
     """The learning rate that was better for the start, of 1e-3 and 3e-4 (brain, seed 0, 1 % of the labels)."""
     if frozen:
-        return "--classifier.frozen", "true", "--classifier.optimizer.lr", "0.003"
+        return "--classifier.freeze_encoder", "true", "--classifier.optimizer.lr", "0.003"
     return "--classifier.optimizer.lr", "0.001" if way == "random" else "0.0003"
 
 

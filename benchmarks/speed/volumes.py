@@ -45,7 +45,7 @@ from fedcore.models.encoders import ResNet
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer, channels_last
 from fedcore.training.visit import Visit
-from fedtune.segmentation.networks import UShaped
+from fedtune.segmentation.networks import EncoderUNet
 from fedtune.segmentation.segmenter import Segmenter
 
 SIZE, PATCH, BATCH = 40, 32, 8
@@ -53,9 +53,9 @@ TURNS = 5
 optimizer = partial(AdamW, lr=1e-3, weight_decay=1e-4, fused=True)
 
 
-def network() -> UShaped:
+def network() -> EncoderUNet:
     torch.manual_seed(0)
-    return UShaped(3, 1, 3, encoder=partial(ResNet, depth=10, stem=16), widths=(64, 32, 16, 16, 8))
+    return EncoderUNet(3, 1, 3, encoder=partial(ResNet, depth=10, stem=16), decoder_channels=(64, 32, 16, 16, 8))
 
 
 def of_kit(images: Images) -> Callable[[], None]:

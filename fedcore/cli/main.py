@@ -34,7 +34,7 @@ STAGES = {
     "generate train": ("fedgen.training:train", "hospitals train a generator of images together"),
 }
 NEXT = {
-    "pretrain": ("report {out}", "finetune classify {data} --start {out}"),
+    "pretrain": ("report {out}", "finetune classify {data} --pretrained {out}"),
     "finetune": ("report {out}", "predict {out} IMAGES FOLDER"),
     "segment": ("report {out}", "predict {out} IMAGES FOLDER"),
     "generate train": ("report {out}", "generate sample {out} SET --count 1000"),

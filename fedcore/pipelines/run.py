@@ -161,7 +161,7 @@ def _clear(step: Step, place: Path) -> None:
 def _named(step: Step, folder: Path) -> Run:
     """The run of a step, with the road's names in place of folders."""
     run = read_run(folder, private=True)
-    start: str = (step.recipe and step.recipe.config.get("start")) or ""
+    start: str = (step.recipe and step.recipe.config.get("pretrained")) or ""
     scores = replace(run.scores, encoder=with_names(start, str)) if run.scores and names_in(start) else run.scores
     return replace(run, name=step.name, scores=scores)
 

@@ -4,7 +4,7 @@
     steps:
       encoder: {do: pretrain simclr, rounds.count: 20}
       scratch: {do: finetune classify, each: {label_fraction: [0.01, 0.1]}}
-      pretrained: {do: finetune classify, start: "{encoder}", each: {label_fraction: [0.01, 0.1]}}
+      pretrained: {do: finetune classify, pretrained: "{encoder}", each: {label_fraction: [0.01, 0.1]}}
 
 `{NAME}` is the folder of an earlier step, `{here}` the step's own. `each` makes a step of every combination of its
 values, which it names; values that are no plain words are given names: `{ours: "{encoder}", none: null}`.

@@ -41,7 +41,7 @@ def _faults(step: Step, steps: Mapping[str, Step]) -> Iterator[str]:
 
 def _other_encoders(step: Step, steps: Mapping[str, Step]) -> Iterator[str]:
     """Steps that start from another encoder than they ask for."""
-    start = step.recipe.config.get("start") if step.recipe else None
+    start = step.recipe.config.get("pretrained") if step.recipe else None
     for name in names_in(start or ""):
         try:
             theirs, own = _encoder(steps[name]), _encoder(step)

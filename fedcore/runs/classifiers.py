@@ -62,9 +62,9 @@ def _segmenter(run: RunFolder) -> Callable[[], nn.Module]:
         "network": Callable[[int, int, int], nn.Module],
         "segmenter": Callable[[nn.Module, tuple[int, ...]], LightningModule],
     }
-    about, (network, segmenter) = about_of(run, "structures"), _parts(run, kinds)
+    about, (network, segmenter) = about_of(run, "mask_classes"), _parts(run, kinds)
     size = tuple(about["size"])
-    return lambda: segmenter(network(len(size), about["channels"], about["structures"]), size)
+    return lambda: segmenter(network(len(size), about["channels"], about["mask_classes"]), size)
 
 
 def about_of(run: RunFolder, told: str) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def about_of(run: RunFolder, told: str) -> dict[str, Any]:
         InputError: It lacks one of these.
     """
     about = run.about()
-    kinds = {"size": list, "channels": int, "sites": dict, "classes": list, "structures": int}
+    kinds = {"size": list, "channels": int, "sites": dict, "classes": list, "mask_classes": int}
     wrong = [k for k in ("size", "channels", "sites", told) if not (isinstance(about.get(k), kinds[k]) and about[k])]
     if wrong or not all(isinstance(side, int) for side in about["size"]):
         raise InputError(f"{run.path / 'run.json'} is damaged: see {', '.join(wrong or ['size'])}; {ADVICE}")

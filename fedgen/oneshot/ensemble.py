@@ -67,7 +67,7 @@ class Tuned:
             found = f"{about.get('command', 'no')} run that is {about.get('status', 'missing')}"
             raise InputError(f"classifiers are taken from a finished finetune run, {path} holds a {found}")
         run.finished()
-        if about.get("several_findings"):
+        if about.get("multilabel"):
             raise InputError(f"the classifier of {path} tells several findings an image; one of one class is needed")
         networks = classifiers_of(run)
         known = Conditions(tuple(about["classes"]), tuple(site for site in networks if site is not None))

@@ -35,16 +35,22 @@ from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedcore.transport.simulation import agreed, by_workers, simulate_task
 from fedtune.classification.classifier import Classifier
-from fedtune.evaluation.classification import Evaluate, evaluate, require_classes, require_countable, require_tests
-from fedtune.evaluation.kappa import grades_of
-from fedtune.evaluation.scores_file import as_json, show
-from fedtune.result import leave, noted
-from fedtune.start import start_notes
+from fedtune.evaluation.classification import (
+    EvaluateClassifier,
+    evaluate_classifier,
+    require_classes,
+    require_counts_allowed,
+    require_tests,
+)
+from fedtune.evaluation.kappa import grade_order
+from fedtune.evaluation.scores_file import print_scores, to_json
+from fedtune.pretrained import preprocessing_notes
+from fedtune.result import print_notes, save_result
 
 
 def finetune(
     run: RunFolder,
-    start: str | None = None,
+    pretrained: str | None = None,
     encoder: Callable[[int, int], Encoder] = ResNet,
     classifier: Callable[[Encoder, int], Classifier] = Classifier,
     label_fraction: float = 1.0,
@@ -53,7 +59,7 @@ def finetune(
     visit: Visit = Visit(batch_size=32),
     rounds: Rounds = Rounds(),
     policy: Policy = Policy(),
-    by_patient: bool = False,
+    per_patient: bool = False,
     ordinal: bool = False,
     loggers: tuple[Literal["csv", "tensorboard"], ...] = ("csv",),
     seed: int = 0,
@@ -63,84 +69,86 @@ def finetune(
 
     Args:
         run: Folder of the run.
-        start: A pretraining run or an encoder's folder; null starts from random weights.
-        encoder: The encoder; must be the one that was pretrained.
-        classifier: What is trained on it, frozen or not.
-        label_fraction: Fraction of the patients of each class whose labels are used, in (0, 1]; labels of sites from
-            `data.extra_manifests` cost nothing and are all used.
+        pretrained: A pretraining run or an encoder's folder; null: random weights.
+        encoder: The encoder, with the same settings as in pretraining.
+        classifier: The classifier on the encoder.
+        label_fraction: Fraction of the patients of each class whose labels are used, in (0, 1]; the labels of sites
+            from `data.extra_manifests` are all used.
         data: The images.
-        algorithm: How sites cooperate; null: fedcore.algorithms.base.FedAvg.
+        algorithm: The federated algorithm; null: fedcore.algorithms.base.FedAvg.
         visit: Local training in one round.
-        rounds: The schedule.
-        policy: What sites agree to send.
-        by_patient: Scores count patients, by the mean of the probabilities of their images, instead of images.
-        ordinal: The classes are grades, ranked by the numbers in their names: linear and quadratic kappa are told too.
+        rounds: Number of rounds and sites per round.
+        policy: The data that sites allow to be sent.
+        per_patient: Score patients instead of images, by the mean probabilities over a patient's images.
+        ordinal: The classes are grades, ranked by the numbers in their names: linear and quadratic kappa are also
+            reported.
         loggers: Lightning loggers, of csv and tensorboard.
-        seed: Seed of every generator.
-        workers: Sites visited at the same time, each by a process of its own; several may share a GPU. 1: one after
-            another in this process.
+        seed: Seed of every random generator.
+        workers: Processes that visit sites at the same time; several may share a GPU. 1: one site after another in
+            this process.
     """
     run.prepare()
-    require_countable(policy)
+    require_counts_allowed(policy)
     require_fraction(label_fraction)
-    loaded = load(data)
-    weights = find_encoder(Path(start)) if start else None
+    encoder_folder = find_encoder(Path(pretrained)) if pretrained else None
+    cohort = load(data)
     task = FineTuning(
-        algorithm or FedAvg(), visit, encoder, classifier, weights, label_fraction, by_patient, ordinal, seed,
-        loaded.extra_sites,
+        algorithm or FedAvg(), visit, encoder, classifier, encoder_folder, label_fraction, per_patient, ordinal, seed,
+        cohort.extra_sites,
     )  # fmt: skip
-    agreement = agreed(loaded)
+    agreement = agreed(cohort)
     module = task.module(agreement)
-    classes = learned_of(module, agreement)
-    train, test = task.parts(loaded, module)
-    everything, _ = replace(task, label_fraction=1.0).parts(loaded, module)
-    _require_usable(everything, test, module, classes, policy)
+    classes = target_classes(module, agreement)
+    task.grades(agreement, module)
+    train, test = task.parts(cohort, module)
+    all_labels, _ = replace(task, label_fraction=1.0).parts(cohort, module)
+    _require_usable(all_labels, test, module, classes, policy)
     if module.augment is not None:
-        module.augment.flips(loaded.spatial_dims)
+        module.augment.flips(cohort.spatial_dims)
     local = LocalTrainer(module, share_of(task.algorithm, module), visit)
-    simulation = simulate_task(task, loaded, local, agreement, policy, run.path / "sites", run.digest)
-    about = describe(loaded) | {"command": "finetune", "label_fraction": label_fraction}
-    about |= {"classes": list(classes), "several_findings": module.targets == "findings"}
-    about["notes"] = [*about["notes"], *noted(start_notes(weights, run.recipe, loaded.size))]
-    about |= {"labelled": {s: len(i) for s, i in train.items()}}
+    simulation = simulate_task(task, cohort, local, agreement, policy, run.path / "sites", run.digest)
+    about = describe(cohort) | {"command": "finetune", "label_fraction": label_fraction}
+    about |= {"classes": list(classes), "multilabel": module.targets == "findings"}
+    about |= {"labelled_images": {site: len(images) for site, images in train.items()}}
+    about["notes"] = [*about["notes"], *print_notes(preprocessing_notes(encoder_folder, run.recipe, cohort.size))]
     job = Job(task.algorithm, rounds, None, loggers, seed)
     sites = job.train_in(run, local, simulation, about, by_workers(workers))
-    finish(run, sites, local, task, {"label_fraction": label_fraction, "encoder": start}, policy)
+    finish(run, sites, local, task, {"label_fraction": label_fraction, "pretrained": pretrained}, policy)
 
 
 @dataclass(frozen=True)
 class FineTuning:
-    """What server and sites build from a recipe of `finetune`, see `fedcore.algorithms.task.Task`."""
+    """The training of `finetune`, as server and sites build it (`fedcore.algorithms.task.Task`)."""
 
     algorithm: Algorithm
     visit: Visit
     encoder: Callable[[int, int], Encoder]
     classifier: Callable[[Encoder, int], Classifier]
-    weights: Path | None
+    encoder_folder: Path | None
     """Folder of a pretrained encoder."""
     label_fraction: float
-    by_patient: bool
+    per_patient: bool
     ordinal: bool
     seed: int
     extra_sites: frozenset[str] = frozenset()
-    """Sites whose labels cost nothing."""
+    """Sites whose labels are all used."""
 
     def module(self, agreement: Agreement) -> Classifier:
-        return build(agreement, self.encoder, self.classifier, self.seed, self.weights)
+        return build_classifier(agreement, self.encoder, self.classifier, self.seed, self.encoder_folder)
 
     def words(self, agreement: Agreement, module: LightningModule) -> Mapping[str, Visitor]:
-        evaluate = Evaluate(grades=self.grades(agreement, module), patients=self.by_patient)
+        evaluate = EvaluateClassifier(grades=self.grades(agreement, module), per_patient=self.per_patient)
         return {TRAIN: self.algorithm, EVALUATE: evaluate, FAREWELL: Farewell(())}
 
     def grades(self, agreement: Agreement, module: LightningModule) -> list[int]:
-        """Places of the classes from the least grade to the greatest, where they are grades."""
+        """Indices of the classes in order of their grades, if they are grades."""
         classifier = cast(Classifier, module)
-        return ranked(learned_of(classifier, agreement), classifier) if self.ordinal else []
+        return ordinal_grades(target_classes(classifier, agreement), classifier) if self.ordinal else []
 
     def parts(
         self, cohort: Cohort, module: LightningModule | None = None
     ) -> tuple[dict[str, Images], dict[str, Images]]:
-        """Training images with labels that are given away, and all labelled test images, by site."""
+        """By site, the training images whose labels are used, and all labelled test images."""
         if isinstance(module, Classifier) and module.targets == "findings":
             cohort = with_findings(cohort, findings_of(cohort.classes))
         train = {
@@ -156,23 +164,24 @@ class FineTuning:
 def finish(
     run: RunFolder, sites: Sites, local: LocalTrainer, task: FineTuning, settings: dict[str, Any], policy: Policy
 ) -> None:
-    """At the server: saves the classifier, and asks sites for what its scores are made of."""
+    """At the server: saves the classifier, and asks the sites for the counts that its scores are computed from."""
     module = cast(Classifier, local.module)
     save_classifier(run, module)
     weights, count = local.shared(), run.about()["rounds"]
-    grades, classes = task.grades(sites.agreement, module), learned_of(module, sites.agreement)
-    found = evaluate(sites, weights, task.seed, policy, grades, task.by_patient)
-    local.load(weights)  # a site's personal model was in their place
-    owners = say_farewell(sites, weights, sites.training, Round(count, count, task.seed)).owners
-    leave(run, module, MODEL, settings | {"by_patient": task.by_patient} | as_json(found, classes), owners)
-    run.close("finished")
-    show(found, classes)
+    grades, classes = task.grades(sites.agreement, module), target_classes(module, sites.agreement)
+    scores = evaluate_classifier(sites, weights, task.seed, policy, grades, task.per_patient)
+    local.load(weights)  # a visit may have loaded a site's personal model
+    told = say_farewell(sites, weights, sites.training, Round(count, count, task.seed))
+    settings = settings | {"per_patient": task.per_patient}
+    save_result(run, module, MODEL, settings | to_json(scores, classes), told.owners)
+    run.close("finished", notes=[*run.about()["notes"], *told.notes])
+    print_scores(scores, classes)
 
 
 def _require_usable(
     train: Mapping[str, Images], test: Mapping[str, Images], module: Classifier, classes: Sequence[str], policy: Policy
 ) -> None:
-    """Raises InputError, before anything is trained, where labels are missing or too few for a score."""
+    """Raises InputError, before training, where labels are missing or too few for a score."""
     if not train:
         raise InputError("no site has a labelled training image; give rows of the split 'train' a label")
     require_tests(test, policy)
@@ -180,31 +189,31 @@ def _require_usable(
     require_classes(test, module.targets, len(classes), policy)
 
 
-def build(
+def build_classifier(
     agreement: Agreement, encoder: Callable[[int, int], Encoder], classifier: Callable[[Encoder, int], Classifier],
-    seed: int, weights: Path | None = None,
+    seed: int, encoder_folder: Path | None = None,
 ) -> Classifier:  # fmt: skip
-    """The classifier for these images, its encoder from `weights` if given.
+    """A classifier for these images, with the encoder's weights from `encoder_folder` if given.
 
     Raises:
-        InputError: There are no two classes and no finding, or images have several findings and the classifier learns
-            one class each.
+        InputError: There are fewer than two classes, or no finding, or images have several findings and the classifier
+            learns one class per image.
     """
     findings = findings_of(agreement.classes)
 
-    def made(count: int) -> Classifier:
+    def build(num_classes: int) -> Classifier:
         with seeded(seed), building("the classifier or its encoder"):
             backbone = encoder(agreement.spatial_dims, agreement.channels)
-            if weights:
-                load_encoder(weights, backbone)
-            return classifier(backbone, count)
+            if encoder_folder:
+                load_encoder(encoder_folder, backbone)
+            return classifier(backbone, num_classes)
 
-    module = made(max(1, len(findings)))
+    module = build(max(1, len(findings)))
     if module.targets == "findings":
         if not findings:
             raise InputError(
-                f"a classifier of findings needs one, the images have {list(agreement.classes) or 'no labels'}; "
-                "give the manifest a column 'label'"
+                "a multi-label classifier needs at least 1 finding, the images have "
+                f"{list(agreement.classes) or 'no labels'}; give the manifest a column 'label'"
             )
         return module
     if len(agreement.classes) < 2:
@@ -214,31 +223,32 @@ def build(
         )
     if several(agreement.classes):
         raise InputError(
-            "the labels hold several findings an image, as in 'A|B', and the classifier takes one class an image; "
-            "start from the recipe classify_multilabel, or set classifier.init_args.loss to "
+            "the labels have several findings per image, as in 'A|B', and the classifier takes one class per image; "
+            "use the recipe classify_multilabel, or set classifier.init_args.loss to "
             "fedtune.classification.losses.BinaryCrossEntropy"
         )
-    return module if len(findings) == len(agreement.classes) else made(len(agreement.classes))
+    return module if len(findings) == len(agreement.classes) else build(len(agreement.classes))
 
 
-def learned_of(module: Classifier, agreement: Agreement) -> tuple[str, ...]:
-    """What it learns to tell: findings or classes."""
+def target_classes(module: Classifier, agreement: Agreement) -> tuple[str, ...]:
+    """The classes that the classifier learns: findings if it is multi-label."""
     return findings_of(agreement.classes) if module.targets == "findings" else agreement.classes
 
 
-def ranked(classes: Sequence[str], module: Classifier) -> list[int]:
-    """The grades that the classes are (`fedtune.evaluation.kappa.grades_of`).
+def ordinal_grades(classes: Sequence[str], module: Classifier) -> list[int]:
+    """Indices of the classes in order of their grades (`fedtune.evaluation.kappa.grade_order`).
 
     Raises:
-        InputErrors: Nothing ranks them.
-        InputError: They are findings, of which an image may have several.
+        InputErrors: The names of the classes define no order.
+        InputError: The classifier is multi-label.
     """
     if module.targets == "findings":
-        raise InputError("ordinal is for classes of which an image has one; findings are no grades, leave it away")
-    return grades_of(classes)
+        raise InputError("ordinal needs one class per image, and this classifier is multi-label; remove ordinal")
+    return grade_order(classes)
 
 
 def labelled_tests(cohort: Cohort) -> dict[str, Images]:
+    """By site, the test images with a label."""
     tests = {
         site: images.take((images.labels >= 0).nonzero().flatten()) for site, images in cohort.split("test").items()
     }

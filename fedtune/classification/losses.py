@@ -1,10 +1,10 @@
-"""What a classifier learns by: cross entropy over classes, or over findings of which an image may have several.
+"""Losses of classifiers: cross entropy for one class per image, binary cross entropy for several findings per image.
 
-Both can weigh classes. The weights are made at each site from its own images, so nothing more leaves it: at full
-balance a site minimises the mean over its classes of the mean loss of a class, and the federation the sum of these
-by images. Where sites have classes in other shares that is not the balanced loss of all images together, whose
-weights would take a count of every class from every site; but a class that is rare at one site weighs there as much as
-any other, which is what a site's own balanced accuracy asks for.
+Both can weight classes. Each site computes the weights from its own images, so no additional data is sent. With
+`class_balance` 1 a site minimises the mean over its classes of the mean loss of a class; the federation minimises the
+mean of these over sites, weighted by numbers of images. Where class frequencies differ between sites, this is not the
+balanced loss of all images together: that would need the class counts of every site. A class that is rare at one site
+has the weight of any other class there, which is what the balanced accuracy of that site measures.
 """
 
 from __future__ import annotations
@@ -23,96 +23,106 @@ from fedcore.data.dataset import Images, Target
 
 @runtime_checkable
 class Loss(Protocol):
-    """How answers are compared with what is true; `weights` is asked once a visit, `mean` at each step.
+    """A loss of logits and targets. A visit calls `class_weights` once and `mean_loss` at each step.
 
-    Types have no shapes: a recipe's class is taken for a protocol where the types of both are the same to the letter.
+    Types have no shapes: jsonargparse accepts a class for a protocol only where the types of both are literally equal.
     """
 
     def targets(self) -> Target:
-        """What it takes beside the pixels."""
+        """The targets that the loss compares with."""
 
-    def weights(self, images: Images, classes: int) -> Tensor:
-        """Of the classes at a site; its images weigh 1 on average, so that steps stay as long as without."""
+    def class_weights(self, images: Images, num_classes: int) -> Tensor:
+        """Weights of the classes at a site, with mean 1 over its images, so that step lengths stay the same."""
 
-    def mean(self, logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
-        """Of logits (n, k), over the batch and not over its weights: batches drawn at random then have the site's own
-        mean loss."""
+    def mean_loss(self, logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+        """The mean over the batch of the weighted losses of logits (n, k).
+
+        It is not divided by the sum of weights, so that its expectation over random batches is the mean loss of the
+        site.
+        """
 
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """An image is of one class."""
+    """Cross entropy, for one class per image."""
 
-    balance: float = 0.0
-    """In [0, 1]: a class that comes with frequency p weighs as p^-balance. 1: all classes of a site weigh the same, at
-    the price of large steps for single images of a rare one; 0.5 is the usual middle; 0: all images weigh the same."""
-    smoothing: float = 0.0
-    """In [0, 1): part of the truth that is spread over all classes (Szegedy et al. 2015, arXiv 1512.00567)."""
+    class_balance: float = 0.0
+    """In [0, 1]: a class of frequency p has the weight p^-class_balance. 1: all classes of a site have equal weight,
+    and single images of a rare class make large steps; 0.5: the usual compromise; 0: all images have equal weight."""
+    label_smoothing: float = 0.0
+    """In [0, 1): part of the target that is spread over all classes (Szegedy et al. 2015, arXiv 1512.00567)."""
 
     def __post_init__(self) -> None:
-        _require(self.balance, self.smoothing)
+        _require(self.class_balance, self.label_smoothing)
 
     def targets(self) -> Target:
         return "labels"
 
-    def weights(self, images: Images, classes: int) -> Tensor:
-        """(k,); of a class that does not come: 0."""
-        return weights_of(shares(images, lambda some: one_hot(some.labels, classes).double().mean(0)), self.balance)
+    def class_weights(self, images: Images, num_classes: int) -> Tensor:
+        """(k,); 0 for a class without images."""
+        frequencies = class_frequencies(images, lambda part: one_hot(part.labels, num_classes).double().mean(0))
+        return balanced_weights(frequencies, self.class_balance)
 
-    def mean(self, logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+    def mean_loss(self, logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
         """`truth` is (n,)."""
-        losses = cross_entropy(logits, truth, reduction="none", label_smoothing=self.smoothing)
+        losses = cross_entropy(logits, truth, reduction="none", label_smoothing=self.label_smoothing)
         return (weights[truth] * losses).mean()
 
 
 @dataclass(frozen=True)
 class BinaryCrossEntropy:
-    """An image may have several findings, or none; each is learned by itself (`fedcore.data.findings`)."""
+    """Binary cross entropy of each finding, for several findings per image or none (`fedcore.data.findings`)."""
 
-    balance: float = 0.0
-    """As of CrossEntropy, for the images with and without each finding. Rare findings want some of it; the
-    probabilities are then no longer those of the finding, and calibration suffers."""
-    smoothing: float = 0.0
-    """In [0, 1): part of the truth that is even odds."""
+    class_balance: float = 0.0
+    """As in CrossEntropy, for the images with and without each finding. Rare findings need some balance; the
+    probabilities then no longer estimate the frequency of the finding, and calibration gets worse."""
+    label_smoothing: float = 0.0
+    """In [0, 1): part of the target that is replaced by 0.5."""
 
     def __post_init__(self) -> None:
-        _require(self.balance, self.smoothing)
+        _require(self.class_balance, self.label_smoothing)
 
     def targets(self) -> Target:
         return "findings"
 
-    def weights(self, images: Images, classes: int) -> Tensor:
-        """(k, 2): of a finding's absence and presence."""
-        present = shares(images, lambda some: _known(some).double().mean(0))
-        return weights_of(torch.stack([1 - present, present], 1), self.balance)
+    def class_weights(self, images: Images, num_classes: int) -> Tensor:
+        """(k, 2): the weights of absence and presence of each finding."""
+        present = class_frequencies(images, lambda part: _findings(part).double().mean(0))
+        return balanced_weights(torch.stack([1 - present, present], 1), self.class_balance)
 
-    def mean(self, logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+    def mean_loss(self, logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
         """`truth` is (n, k) of 0 and 1."""
-        target = truth * (1 - self.smoothing) + self.smoothing / 2
+        target = truth * (1 - self.label_smoothing) + self.label_smoothing / 2
         losses = binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
         return (torch.where(truth > 0, weights[:, 1], weights[:, 0]) * losses).mean()
 
 
-def shares(images: Images, share_of: Callable[[Images], Float[Tensor, "*k"]]) -> Float[Tensor, "*k"]:
-    """How often each class comes in batches of training, companions included: they are learned from too, and a class
-    that only they have must not weigh nothing."""
-    own, company = share_of(images), images.companions
-    return own if company is None else (1 - company.share) * own + company.share * share_of(company.images)
+def class_frequencies(images: Images, frequencies: Callable[[Images], Float[Tensor, "*k"]]) -> Float[Tensor, "*k"]:
+    """Frequency of each class in training batches, companions (synthetic images) included.
+
+    Batches contain companions, and the weight of a class that only they have must not be 0.
+    """
+    own, companions = frequencies(images), images.companions
+    if companions is None:
+        return own
+    return (1 - companions.share) * own + companions.share * frequencies(companions.images)
 
 
-def weights_of(shares: Float[Tensor, "*some k"], balance: float) -> Float[Tensor, "*some k"]:
-    """share^-balance, scaled to mean 1 over the images; 0 where the share is 0."""
-    present = shares > 0
-    raw = torch.where(present, shares.clamp_min(torch.finfo(shares.dtype).tiny) ** -balance, 0.0)
-    return (raw / (raw * shares).sum(-1, keepdim=True)).float()
+def balanced_weights(frequencies: Float[Tensor, "*some k"], balance: float) -> Float[Tensor, "*some k"]:
+    """frequency^-balance, scaled to mean 1 over the images; 0 where the frequency is 0."""
+    present = frequencies > 0
+    raw = torch.where(present, frequencies.clamp_min(torch.finfo(frequencies.dtype).tiny) ** -balance, 0.0)
+    return (raw / (raw * frequencies).sum(-1, keepdim=True)).float()
 
 
-def _known(images: Images) -> Tensor:
+def _findings(images: Images) -> Tensor:
     if images.findings is None:
         raise ValueError(f"site '{images.site}' has no findings")
     return images.findings
 
 
-def _require(balance: float, smoothing: float) -> None:
-    if not (0 <= balance <= 1 and 0 <= smoothing < 1):
-        raise ValueError(f"balance must lie in [0, 1] and smoothing in [0, 1), got {balance} and {smoothing}")
+def _require(class_balance: float, label_smoothing: float) -> None:
+    if not (0 <= class_balance <= 1 and 0 <= label_smoothing < 1):
+        raise ValueError(
+            f"class_balance must lie in [0, 1] and label_smoothing in [0, 1), got {class_balance} and {label_smoothing}"
+        )

@@ -1,11 +1,12 @@
-"""MOON: features stay near those of the federation's model and away from the site's last (Li et al. 2021).
+"""MOON, model-contrastive federated learning (Li et al. 2021, arXiv 2103.16257).
 
-arXiv 2103.16257; model-contrastive learning of classifiers has also been proposed as FedCL (Liu et al. 2023), of which
-we know no more than that. It guides any module with an `encoder`, a classifier first of all. In a recipe::
+Features stay near those of the received model and away from those of the site's previous model. FedCL (Liu et al.
+2023) also proposes model-contrastive learning of classifiers; we have not seen more of it than that. MOON works with
+any module that has an `encoder`, such as a classifier. In a recipe::
 
     algorithm:
       class_path: fedcore.algorithms.base.FedAvg
-      init_args: {guides: [fedtune.classification.moon.ModelContrast]}
+      init_args: {guides: [fedtune.classification.moon.MOON]}
 """
 
 from __future__ import annotations
@@ -25,20 +26,22 @@ from fedcore.messages.message import Tensors
 from fedcore.site.site import Round, Site
 from fedcore.training.functional import aside, evaluating
 
-LAST, ENCODER = "moon/", "encoder."
+PREVIOUS, ENCODER = "moon/", "encoder."
+"""Prefixes: of the previous encoder in the site's memory, and of the encoder in the module."""
 
 
 @dataclass(frozen=True)
-class ModelContrast:
+class MOON:
     """Adds mu l to the loss, l = -log e^(cos(z, z_glob)/tau) / (e^(cos(z, z_glob)/tau) + e^(cos(z, z_prev)/tau)).
 
-    z is the encoder's feature of what it was last asked about in a step, z_glob that of the encoder which was sent,
-    z_prev that of the site's own as its last visit left it. At a first visit there is none, l is 0 and has no slope.
-    Our reading: z is the encoder's feature itself, for these classifiers have no projection head between it and their
-    last layer, as the paper's networks do. As in the authors' code both other encoders are in evaluation mode.
+    z are the features of the encoder's last forward pass in a step, z_glob those of the received encoder, z_prev those
+    of the site's encoder at the end of its previous visit. A first visit has no previous encoder: l is 0, and so is its
+    gradient. Our reading: z are the features of the encoder itself, because these classifiers have no projection head
+    between encoder and last layer, as the paper's networks do. As in the authors' code, both other encoders are in
+    evaluation mode.
 
-    The metric `contrast` is l. An encoder stays in the site's memory; a step takes three forward passes of it and one
-    backward, because the slope of l joins that of the loss where both reach z.
+    The metric `moon_loss` is l. The previous encoder stays in the site's memory. A step takes three forward passes of
+    the encoder and one backward pass, because the gradient of l is added to that of the loss where both reach z.
     """
 
     mu: float = 1.0
@@ -51,71 +54,81 @@ class ModelContrast:
             raise ValueError(f"mu must be >= 0 and tau positive, got {self}")
 
     def callback(self, anchor: Tensors, site: Site, turn: Round) -> Callback:
-        return _Contrast(self, _under(ENCODER, anchor), site)
+        return _MOONCallback(self, _select(ENCODER, anchor), site)
 
 
-class _Contrast(Callback):
-    """Watches the encoder in each step, and adds to the gradient that its features get."""
+class _MOONCallback(Callback):
+    """Reads the encoder's features in each step, and adds the gradient of l to theirs."""
 
-    def __init__(self, how: ModelContrast, sent: Tensors, site: Site):
-        self.how, self.sent, self.site, self.last = how, sent, site, _under(LAST, site.memory)
+    def __init__(self, settings: MOON, received: Tensors, site: Site):
+        self.settings, self.site = settings, site
+        self.received, self.previous = received, _select(PREVIOUS, site.memory)
         self.images = self.features = torch.zeros(0)
-        self.seeing: RemovableHandle | None = None
+        self.hook: RemovableHandle | None = None
         self.total, self.count = torch.zeros(()), 0
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if not self.sent:
-            raise Refused(f"MOON holds an encoder against the one that was sent, but nothing named {ENCODER}* was")
-        self.sent, self.last = ({k: t.to(module.device) for k, t in part.items()} for part in (self.sent, self.last))
+        if not self.received:
+            raise Refused(
+                f"MOON compares with the received encoder, and no received weight is named {ENCODER}*; share the "
+                "encoder"
+            )
+        self.received, self.previous = (
+            {k: t.to(module.device) for k, t in part.items()} for part in (self.received, self.previous)
+        )
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.total, self.count = torch.zeros((), device=module.device), 0
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, at: int) -> None:
-        if self.last:
-            self.seeing = _encoder(module).register_forward_hook(self._see)
+        if self.previous:
+            self.hook = _encoder(module).register_forward_hook(self._store_features)
 
     def on_before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
-        if not self.last:
+        if not self.previous:
             return
-        self._look_away()
+        self._remove_hook()
         with torch.no_grad(), evaluating(_encoder(module)), trainer.precision_plugin.forward_context():
-            sent, last = (aside(_encoder(module), weights)(self.images).float() for weights in (self.sent, self.last))
+            received, previous = (
+                aside(_encoder(module), weights)(self.images).float() for weights in (self.received, self.previous)
+            )
         z = self.features.detach().float().requires_grad_()
-        contrast = model_contrast(z, sent, last, self.how.tau)
-        (slope,) = torch.autograd.grad(self.how.mu * contrast, z)
-        scaler = getattr(trainer.precision_plugin, "scaler", None)  # float16's: the loss is scaled, and what it meets
-        slope = slope if scaler is None else scaler.scale(slope)
-        self.features.register_hook(lambda of_the_loss: of_the_loss + slope.to(of_the_loss.dtype))
-        self.total += contrast.detach() * len(z)
+        contrastive = moon_loss(z, received, previous, self.settings.tau)
+        (gradient,) = torch.autograd.grad(self.settings.mu * contrastive, z)
+        scaler = getattr(trainer.precision_plugin, "scaler", None)  # float16 scales the loss, so its gradient too
+        gradient = gradient if scaler is None else scaler.scale(gradient)
+        self.features.register_hook(lambda of_loss: of_loss + gradient.to(of_loss.dtype))
+        self.total += contrastive.detach() * len(z)
         self.count += len(z)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        own = {LAST + k: t.detach().cpu().clone() for k, t in _encoder(module).state_dict().items()}
+        own = {PREVIOUS + k: t.detach().cpu().clone() for k, t in _encoder(module).state_dict().items()}
         self.site.memory = self.site.memory | own
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        self._look_away()
+        self._remove_hook()
 
     def report(self) -> dict[str, float]:
-        return {"contrast": float(self.total) / self.count} if self.count else {}
+        return {"moon_loss": float(self.total) / self.count} if self.count else {}
 
-    def _see(self, encoder: nn.Module, asked: tuple[Tensor, ...], features: Tensor) -> None:
+    def _store_features(self, encoder: nn.Module, inputs: tuple[Tensor, ...], features: Tensor) -> None:
         if not features.requires_grad:
-            raise Refused("MOON pulls at an encoder, and this one is frozen; set classifier.init_args.frozen to false")
-        self.images, self.features = asked[0].detach(), features
+            raise Refused(
+                "MOON trains the encoder, and this one is frozen; set classifier.init_args.freeze_encoder false"
+            )
+        self.images, self.features = inputs[0].detach(), features
 
-    def _look_away(self) -> None:
-        """The module goes on to other sites, and must not take along who sees its images."""
-        if self.seeing is not None:
-            self.seeing.remove()
+    def _remove_hook(self) -> None:
+        """The module is used at other sites next; a hook left behind would keep this site's images."""
+        if self.hook is not None:
+            self.hook.remove()
 
 
-def model_contrast(
-    z: Float[Tensor, "n d"], sent: Float[Tensor, "n d"], last: Float[Tensor, "n d"], tau: float
+def moon_loss(
+    z: Float[Tensor, "n d"], received: Float[Tensor, "n d"], previous: Float[Tensor, "n d"], tau: float
 ) -> Float[Tensor, ""]:
-    """Eq. 3 of the paper, mean over images; of two classes the softmax is a sigmoid."""
-    return softplus((cosine_similarity(z, last) - cosine_similarity(z, sent)) / tau).mean()
+    """Eq. 3 of the paper, mean over images; with two terms the softmax is a sigmoid."""
+    return softplus((cosine_similarity(z, previous) - cosine_similarity(z, received)) / tau).mean()
 
 
 def _encoder(module: LightningModule) -> nn.Module:
@@ -124,5 +137,6 @@ def _encoder(module: LightningModule) -> nn.Module:
     return encoder
 
 
-def _under(prefix: str, tensors: Tensors) -> Tensors:
+def _select(prefix: str, tensors: Tensors) -> Tensors:
+    """The tensors with this prefix, without it."""
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}

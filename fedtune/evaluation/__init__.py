@@ -1,1 +1,1 @@
-"""Scores from counts that sites send."""
+"""Evaluation at the sites: scores with intervals, computed from counts and sums that sites send."""

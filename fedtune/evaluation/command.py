@@ -22,17 +22,17 @@ from fedcore.site.allowed import require_allowed
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.transport.simulation import agreed, simulate
 from fedtune.classification.finetuning import FineTuning, finetune, labelled_tests
-from fedtune.evaluation import segmentation as evaluate_masks
-from fedtune.evaluation.classification import Evaluation, evaluate, require_tests
-from fedtune.evaluation.native_grid import Files
-from fedtune.evaluation.scores_file import show
-from fedtune.evaluation.segmentation import Overlaps, unit_of
-from fedtune.segmentation import training as segment
+from fedtune.evaluation import segmentation
+from fedtune.evaluation.classification import ClassificationScores, evaluate_classifier, require_tests
+from fedtune.evaluation.native_grid import NativeFiles
+from fedtune.evaluation.scores_file import print_scores
+from fedtune.evaluation.segmentation import SegmentationScores, distance_unit, evaluate_segmenter
+from fedtune.segmentation.training import Segmentation, count_mask_classes, scoring_grid, segment, with_masks
 
 USAGE = """usage: fedpretrain evaluate RUN [--data.manifest other.csv] [--KEY VALUE ...]
 
-Scores of a finished finetune or segment run per site and pooled, on its own test images or on others.
---native true measures masks on the grid of their files instead of that of data.size."""
+Scores of a finished finetune or segment run, per site and pooled, on its own test images or on others.
+--native_grid true scores masks on the grid of their files instead of that of data.size."""
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -40,77 +40,80 @@ def command(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 0
     run = RunFolder(Path(arguments[0]))
-    found = evaluated(run, arguments[1:])
-    if isinstance(found, Overlaps):
-        evaluate_masks.show(found)
+    scores = evaluate_run(run, arguments[1:])
+    if isinstance(scores, SegmentationScores):
+        segmentation.print_scores(scores)
     else:
-        show(found, run.about()["classes"])
+        print_scores(scores, run.about()["classes"])
     return 0
 
 
-def evaluated(run: RunFolder, overrides: Sequence[str] = ()) -> Evaluation | Overlaps:
-    """The scores of a finished finetune or segment run, its recipe changed by `overrides` as in the command.
+def evaluate_run(run: RunFolder, overrides: Sequence[str] = ()) -> ClassificationScores | SegmentationScores:
+    """The scores of a finished finetune or segment run.
+
+    Args:
+        run: Folder of the run.
+        overrides: Values in place of those of its recipe, as words of the command.
 
     Raises:
         InputError: There is no such run, or the images do not fit its model.
     """
-    kind = run.about().get("command", "no run")
+    stage = run.about().get("command", "no run")
     run.require_own()
-    if kind not in ("finetune", "segment"):
+    if stage not in ("finetune", "segment"):
         raise InputError(
-            f"evaluate takes a finetune or segment run, {run.path} holds {kind}; the report shows a pretraining run's "
-            "probe"
+            f"evaluate takes a finetune or segment run, {run.path} holds {stage}; for the probe of a pretraining run "
+            "see fedpretrain report"
         )
     run.finished()
-    return (_classes if kind == "finetune" else _masks)(run, overrides)
+    return (_evaluate_classifier if stage == "finetune" else _evaluate_segmenter)(run, overrides)
 
 
-def _classes(run: RunFolder, overrides: Sequence[str]) -> Evaluation:
-    asked = _asked(finetune, run, overrides)
-    cohort = _as_trained(run, load(asked["data"]))
-    agreement = agreed(cohort)
+def _evaluate_classifier(run: RunFolder, overrides: Sequence[str]) -> ClassificationScores:
+    settings = _settings(finetune, run, overrides)
+    cohort = _with_classes_of(run, load(settings["data"]))
+    agreement, policy, seed = agreed(cohort), settings["policy"], settings["seed"]
     task = FineTuning(
-        asked["algorithm"] or FedAvg(), asked["visit"], asked["encoder"], asked["classifier"], None, 1.0,
-        asked["by_patient"], asked["ordinal"], asked["seed"],
+        settings["algorithm"] or FedAvg(), settings["visit"], settings["encoder"], settings["classifier"], None, 1.0,
+        settings["per_patient"], settings["ordinal"], seed,
     )  # fmt: skip
     module = trained(run, lambda: task.module(agreement))
     local = LocalTrainer(module, share_of(task.algorithm, module), task.visit)
-    words = task.words(agreement, module)
-    sites = _sites(run, local, words, labelled_tests(cohort), asked["policy"])
-    grades = task.grades(agreement, module)
-    return evaluate(sites, local.shared(), asked["seed"], asked["policy"], grades, asked["by_patient"])
+    sites = _sites(run, local, task.words(agreement, module), labelled_tests(cohort), policy, "labelled test images")
+    return evaluate_classifier(
+        sites, local.shared(), seed, policy, task.grades(agreement, module), settings["per_patient"]
+    )
 
 
-def _masks(run: RunFolder, overrides: Sequence[str]) -> Overlaps:
-    asked, structures = _asked(segment.segment, run, overrides), about_of(run, "structures")["structures"]
-    cohort = load(asked["data"])
-    tests = segment.with_masks(cohort, "test")
-    if tests and (found := segment.structures_of(tests, {})) > structures:
-        raise InputError(f"the segmenter knows structures up to {structures - 1}, the masks have {found - 1}")
-    files = Files.of(asked["data"], cohort) if asked["native"] else None
-    task = segment.Segmentation(
-        asked["algorithm"] or FedAvg(), asked["visit"], asked["network"], asked["segmenter"], None, 1.0,
-        asked["tolerance"], files, asked["hd95_missed"], asked["seed"],
+def _evaluate_segmenter(run: RunFolder, overrides: Sequence[str]) -> SegmentationScores:
+    settings, num_classes = _settings(segment, run, overrides), about_of(run, "mask_classes")["mask_classes"]
+    cohort, policy, seed = load(settings["data"]), settings["policy"], settings["seed"]
+    tests = with_masks(cohort, "test")
+    if tests and (found := count_mask_classes(tests, {})) > num_classes:
+        raise InputError(f"the segmenter has structures up to {num_classes - 1}, the masks have {found - 1}")
+    files = NativeFiles.of(settings["data"], cohort) if settings["native_grid"] else None
+    task = Segmentation(
+        settings["algorithm"] or FedAvg(), settings["visit"], settings["network"], settings["segmenter"], None, 1.0,
+        settings["tolerance"], files, settings["hd95_missing"], seed,
     )  # fmt: skip
-    agreement = agreed(cohort, structures)
+    agreement = agreed(cohort, num_classes)
     module = trained(run, lambda: task.module(agreement), SEGMENTER)
     local = LocalTrainer(module, share_of(task.algorithm, module), task.visit)
-    sites = _sites(run, local, task.words(agreement, module), tests, asked["policy"], "test images with masks")
-    grid = segment.grid_of(files, cohort)
-    how = (asked["seed"], asked["policy"], grid, unit_of(tests), asked["hd95_missed"])
-    return evaluate_masks.evaluate_masks(sites, local.shared(), *how)
+    sites = _sites(run, local, task.words(agreement, module), tests, policy, "test images with masks")
+    how = (scoring_grid(files, cohort), distance_unit(tests), settings["hd95_missing"])
+    return evaluate_segmenter(sites, local.shared(), seed, policy, *how)
 
 
-def _asked(stage: Callable[..., None], run: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
-    """The run's recipe with what overrides it."""
+def _settings(stage: Callable[..., None], run: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
+    """The run's recipe with the overrides."""
     return read_recipe(stage, "evaluate", [str(run.path / "recipe.yaml"), *overrides]).build()
 
 
 def _sites(
     run: RunFolder, local: LocalTrainer, words: Mapping[str, Visitor], test: Mapping[str, Images], policy: Policy,
-    what: str = "labelled test images",
+    what: str,
 ) -> Sites:  # fmt: skip
-    """What a site keeps to itself (all of it, where sites train alone) is used at that site again."""
+    """The sites; each is visited with its own weights, where a part of the model (or all of it) is not shared."""
     require_tests(test, policy, what)
     require_allowed(policy, {EVALUATE: words[EVALUATE]}, local.levels)
     simulation = simulate({}, local, words, test=test, policy=policy, folder=run.path / "sites", recipe=run.digest)
@@ -119,19 +122,19 @@ def _sites(
     return sites
 
 
-def _as_trained(run: RunFolder, cohort: Cohort) -> Cohort:
+def _with_classes_of(run: RunFolder, cohort: Cohort) -> Cohort:
     """The images with the run's classes, matched by name; they may lack some.
 
     Raises:
-        InputError: They have others.
+        InputError: They have classes that the run has not.
     """
     about = run.about()
-    trained = about.get("classes", [])
-    if about.get("several_findings"):
-        return with_findings(cohort, trained)
-    if strange := [name for name in cohort.classes if name not in trained]:
+    known = about.get("classes", [])
+    if about.get("multilabel"):
+        return with_findings(cohort, known)
+    if unknown := [name for name in cohort.classes if name not in known]:
         raise InputError(
-            f"the classifier knows the classes {trained}, the images have {list(cohort.classes)}; "
-            f"rename {strange[0]!r} in the manifest, or remove its label"
+            f"the classifier has the classes {known}, the images have {list(cohort.classes)}; "
+            f"rename {unknown[0]!r} in the manifest, or remove its label"
         )
-    return relabelled(cohort, trained)
+    return relabelled(cohort, known)

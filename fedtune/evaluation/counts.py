@@ -1,13 +1,13 @@
-"""Counts that add up over sites: what a site sends of a classifier's answers to its test images.
+"""Counts of a classifier's predictions on a site's test images; counts of sites add up.
 
-A pooled score needs no patient's score to leave its site: a site sends how many of its images fell into each cell of a
-confusion matrix and into each bin of a histogram. Sums of these are the counts of all images in one place. The server
-makes intervals from the same counts (`fedtune.evaluation.intervals`); no bootstrap draw leaves a site, since draws
-whose seed is known can be solved for every patient's score.
+A pooled score needs no patient's score from any site: a site sends the number of its images in each cell of a confusion
+matrix and in each bin of a histogram. Sums of these are the counts of all images together. The server computes
+intervals from the same counts (`fedtune.evaluation.intervals`). No site sends bootstrap draws: with a known seed they
+can be solved for every patient's score.
 
-A histogram is still a list of scores, without names and as coarse as its bins. So a class of which a site has few
-patients is withheld: its images are not counted. A cell off the diagonal may hold one image of many: it says that one
-of at least `least` patients of a class was taken for another class, not which.
+A histogram is still a list of scores, without names and as coarse as its bins. So the images of a class are not counted
+at a site with few patients of it: the class is withheld. A cell off the diagonal may hold a single image: it says that
+one of at least `min_patients` patients of a class was predicted as another class, not which one.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from torch import Tensor
 
 from fedcore.messages.message import STATISTICS, Message
 
-BINS = 128
+SCORE_BINS = 128
 WIDTH, REACH = 0.25, 16.0
-"""Bins of log-odds s are even in asinh(s / WIDTH): 0.019 wide in the middle, 7 % of |s| further out, up to REACH. A
-confident model crowds its probabilities at 0 and 1, a model that has hardly learned crowds them at chance."""
-FINE = 75
-"""Bins of a probability in [0, 1]; each of 15 in a reliability diagram holds 5."""
+"""Bins of log-odds s are even in asinh(s / WIDTH): 0.019 wide in the middle, 7 % of |s| further out, up to REACH. The
+probabilities of a confident model lie close to 0 and 1, those of an untrained one close to chance."""
+CONFIDENCE_BINS = 75
+"""Bins of a probability in [0, 1]; each of the 15 bins of a reliability diagram has 5 of them."""
 
 
 @dataclass(frozen=True)
 class Counts(Message):
-    """Of one site or several. Doubles where a score is differentiated by them (`fedtune.evaluation.intervals`)."""
+    """Counts of one site or of several. Doubles where a score is differentiated (`fedtune.evaluation.intervals`)."""
 
     confusion: Shaped[Tensor, "k *cells"] = field(metadata=STATISTICS)
-    """Truth by guess, (k, k); of findings one matrix each, (k, 2, 2), absent before present."""
+    """Truth by prediction, (k, k); for findings one matrix each, (k, 2, 2), absent before present."""
     histogram: Shaped[Tensor, "k 2 b"] = field(metadata=STATISTICS)
     """For each class or finding: its score in images without it, and in images with it."""
     reliability: Int[Tensor, "2 f"] = field(metadata=STATISTICS)
-    """Guesses that were wrong, and right, by their probability; of findings what was absent, and present."""
+    """Wrong and right predictions by their probability; for findings the absent and the present ones."""
 
     @property
-    def several(self) -> bool:
-        """An image may have several findings."""
+    def multilabel(self) -> bool:
+        """Whether an image may have several findings."""
         return self.confusion.dim() == 3
 
     @property
@@ -51,8 +51,8 @@ class Counts(Message):
         return int(self.histogram.sum((1, 2)).max())
 
     def tables(self) -> list[Shaped[Tensor, "_ _"]]:
-        """In each table an image is counted once at most: one confusion matrix (of findings k), and k histograms."""
-        matrices = len(self.confusion) if self.several else 1
+        """Tables that count an image at most once: one confusion matrix (for findings k), and k histograms."""
+        matrices = len(self.confusion) if self.multilabel else 1
         return [self.confusion.reshape(matrices, -1), self.histogram.flatten(1)]
 
     def __add__(self, other: Counts) -> Counts:
@@ -62,76 +62,84 @@ class Counts(Message):
 
 
 @dataclass(frozen=True)
-class Cells:
-    """The cell of each image in each table, -1 where it is not counted. It does not leave the site."""
+class CellIndices:
+    """The cell of each image in each table, -1 where it is not counted. They stay at the site."""
 
     confusion: Int[Tensor, "n t"]
     histogram: Int[Tensor, "n k"]
     reliability: Int[Tensor, "n t"]
-    several: bool
+    multilabel: bool
 
     def count(self) -> Counts:
         k = self.histogram.shape[1]
-        confusion = _tally(self.confusion, 4 if self.several else k * k).view(k, *((2, 2) if self.several else (k,)))
-        reliability = _tally(self.reliability, 2 * FINE).sum(0, dtype=torch.int32).view(2, FINE)
-        return Counts(confusion, _tally(self.histogram, 2 * BINS).view(k, 2, BINS), reliability)
+        confusion = _bincount(self.confusion, 4 if self.multilabel else k * k)
+        reliability = _bincount(self.reliability, 2 * CONFIDENCE_BINS).sum(0, dtype=torch.int32)
+        return Counts(
+            confusion.view(k, *((2, 2) if self.multilabel else (k,))),
+            _bincount(self.histogram, 2 * SCORE_BINS).view(k, 2, SCORE_BINS),
+            reliability.view(2, CONFIDENCE_BINS),
+        )
 
 
-def cells(logits: Float[Tensor, "n k"], labels: Int[Tensor, "n"]) -> Cells:
-    """Of images of one class each. The middle of the bins is chance, 1 / k."""
+def cell_indices(logits: Float[Tensor, "n k"], labels: Int[Tensor, "n"]) -> CellIndices:
+    """For images of one class each. The middle of the score bins is chance, 1 / k."""
     k = logits.shape[1]
-    probability, guesses = logits.double().softmax(1), logits.argmax(1)
-    own = labels[:, None] == torch.arange(k)
-    histogram = own * BINS + _bins(torch.logit(probability, eps=1e-12) + math.log(max(k - 1, 1)))
-    right = (guesses == labels)[:, None]
-    reliability = right * FINE + _fine(probability.gather(1, guesses[:, None]))
-    return Cells((labels * k + guesses)[:, None], histogram, reliability, several=False)
+    probability, predictions = logits.double().softmax(1), logits.argmax(1)
+    positive = labels[:, None] == torch.arange(k)
+    histogram = positive * SCORE_BINS + _score_bin(torch.logit(probability, eps=1e-12) + math.log(max(k - 1, 1)))
+    right = (predictions == labels)[:, None]
+    reliability = right * CONFIDENCE_BINS + _confidence_bin(probability.gather(1, predictions[:, None]))
+    return CellIndices((labels * k + predictions)[:, None], histogram, reliability, multilabel=False)
 
 
-def cells_of_findings(
+def multilabel_cell_indices(
     logits: Float[Tensor, "n k"], findings: Integer[Tensor, "n k"], withheld: Bool[Tensor, " k"] | None = None
-) -> Cells:
-    """Of images that may have several findings; a finding is guessed where its odds are even or better.
+) -> CellIndices:
+    """For images with several findings; a finding is predicted where its probability is at least 0.5.
 
     Args:
         logits: Of each finding.
         findings: 1 where an image has it.
-        withheld: Findings that are not counted; None: all are.
+        withheld: Findings that are not counted; None: none.
     """
     odds, truth = logits.double(), findings.long()
-    parts = truth * 2 + (odds >= 0), truth * BINS + _bins(odds), truth * FINE + _fine(odds.sigmoid())
+    tables = (
+        truth * 2 + (odds >= 0),
+        truth * SCORE_BINS + _score_bin(odds),
+        truth * CONFIDENCE_BINS + _confidence_bin(odds.sigmoid()),
+    )
     hidden = torch.zeros(odds.shape[1], dtype=torch.bool) if withheld is None else withheld
-    confusion, histogram, reliability = (part.masked_fill(hidden, -1) for part in parts)
-    return Cells(confusion, histogram, reliability, several=True)
+    confusion, histogram, reliability = (table.masked_fill(hidden, -1) for table in tables)
+    return CellIndices(confusion, histogram, reliability, multilabel=True)
 
 
-def withheld(
-    truth: Integer[Tensor, "n *several"], patients: Int[Tensor, " n"], k: int, least: int
+def withheld_classes(
+    truth: Integer[Tensor, "n *findings"], patients: Int[Tensor, " n"], k: int, min_patients: int
 ) -> Bool[Tensor, " k"]:
-    """The classes of which a site has patients, but fewer than `least`.
+    """The classes with patients at a site, but fewer than `min_patients`.
 
-    Of findings: also those that fewer than `least` patients do not have.
+    For findings also those that fewer than `min_patients` patients do not have.
     """
     present = truth > 0 if truth.dim() == 2 else truth[:, None] == torch.arange(k)
-    sides = [present, ~present] if truth.dim() == 2 else [present]
-    few = torch.zeros(k, dtype=torch.bool)
-    for side in sides:
-        of = torch.tensor([len(patients[column].unique()) for column in side.unbind(1)])
-        few |= (of > 0) & (of < least)
-    return few
+    groups = [present, ~present] if truth.dim() == 2 else [present]
+    withheld = torch.zeros(k, dtype=torch.bool)
+    for group in groups:
+        counts = torch.tensor([len(patients[column].unique()) for column in group.unbind(1)])
+        withheld |= (counts > 0) & (counts < min_patients)
+    return withheld
 
 
-def _tally(cell: Int[Tensor, "n t"], size: int) -> Int[Tensor, "t size"]:
-    """How often each cell was met, a row a table."""
-    return torch.stack([(column + 1).bincount(minlength=size + 1)[1:] for column in cell.unbind(1)]).int()
+def _bincount(cells: Int[Tensor, "n t"], size: int) -> Int[Tensor, "t size"]:
+    """Images in each cell, one row per table."""
+    return torch.stack([(column + 1).bincount(minlength=size + 1)[1:] for column in cells.unbind(1)]).int()
 
 
-def _bins(odds: Float[Tensor, "n k"]) -> Int[Tensor, "n k"]:
-    """0 is the lower end of a bin, so that log-odds below 0 are in the lower half of the bins."""
+def _score_bin(odds: Float[Tensor, "n k"]) -> Int[Tensor, "n k"]:
+    """0 is the lower end of a bin, so log-odds below 0 are in the lower half of the bins."""
     place = torch.asinh(odds / WIDTH) / math.asinh(REACH / WIDTH)
-    return ((place + 1) / 2 * BINS).floor().clamp(0, BINS - 1).long()
+    return ((place + 1) / 2 * SCORE_BINS).floor().clamp(0, SCORE_BINS - 1).long()
 
 
-def _fine(probability: Float[Tensor, "n m"]) -> Int[Tensor, "n m"]:
-    """Bins are open below and closed above, as Guo et al. have them."""
-    return ((probability * FINE).ceil() - 1).clamp(0, FINE - 1).long()
+def _confidence_bin(probability: Float[Tensor, "n m"]) -> Int[Tensor, "n m"]:
+    """Bins are open below and closed above, as in Guo et al."""
+    return ((probability * CONFIDENCE_BINS).ceil() - 1).clamp(0, CONFIDENCE_BINS - 1).long()

@@ -1,4 +1,4 @@
-"""What a trained network says of whole images, on the grid of the files that hold them."""
+"""Predictions of a trained network for whole images, on the grid of the files that hold them."""
 
 from __future__ import annotations
 
@@ -22,90 +22,95 @@ from fedcore.data.source import Data
 from fedcore.errors import InputError, Refused
 
 
-def answers(
-    network: nn.Module, how: Decoding, raw: np.ndarray, layout: Layout = UNKNOWN
+def predict_logits(
+    network: nn.Module, decoding: Decoding, raw: np.ndarray, layout: Layout = UNKNOWN
 ) -> Iterator[tuple[int, Float[Tensor, "k *_"]]]:
-    """Logits of an image as `read_image` gives it, which is treated as in training, at place 0. Of a volume that is cut
-    those of each slice that is not empty, at its place along the axis. Raises ImageError.
+    """(0, logits) of an image as `read_image` returns it, preprocessed as in training.
+
+    Where training cuts volumes into slices: (index, logits) of each slice that is not constant.
+
+    Raises:
+        ImageError: The network cannot take the image.
     """
     dims = raw.ndim - 1
-    if dims != how.dims:
-        raise ImageError(f"a {dims}D image, and the model knows {how.dims}D ones")
+    if dims != decoding.dims:
+        raise ImageError(f"the image is {dims}D, and the model takes {decoding.dims}D images")
     try:
-        images = arrange(how.scaling(raw), None, how, layout)
+        images = arrange(decoding.scaling(raw), None, decoding, layout)
     except ValueError as e:
-        raise ImageError(f"{raw.shape[0]} channels cannot become {how.channels}") from e
+        raise ImageError(f"{raw.shape[0]} channels cannot become {decoding.channels}") from e
     if not len(images.pixels):
-        raise ImageError("every slice holds one single value")
-    return _one_by_one(network, images)
+        raise ImageError("every slice is constant (one single value)")
+    return _logits(network, images)
 
 
 @torch.inference_mode()
-def _one_by_one(network: nn.Module, images: Decoded) -> Iterator[tuple[int, Float[Tensor, "k *_"]]]:
-    """Logits of all of a volume's slices may not fit into memory together."""
-    places = [0] if images.places is None else images.places.tolist()
+def _logits(network: nn.Module, images: Decoded) -> Iterator[tuple[int, Float[Tensor, "k *_"]]]:
+    """One by one, because the logits of all slices of a volume may not fit into memory."""
+    indices = [0] if images.places is None else images.places.tolist()
     device = next(network.parameters()).device
-    for place, pixels in zip(places, images.pixels, strict=True):
-        yield place, network(torch.from_numpy(pixels)[None].float().to(device))[0].float().cpu()
+    for index, pixels in zip(indices, images.pixels, strict=True):
+        yield index, network(torch.from_numpy(pixels)[None].float().to(device))[0].float().cpu()
 
 
 def native_mask(
-    logits: Iterable[tuple[int, Tensor]], how: Decoding, space: tuple[int, ...], layout: Layout
+    logits: Iterable[tuple[int, Tensor]], decoding: Decoding, space: tuple[int, ...], layout: Layout
 ) -> UInt8[np.ndarray, "*space"]:
-    """Class numbers of an image of this shape from what `answers` says of it."""
+    """Class numbers of an image of this shape, from the result of `predict_logits`."""
     mask = np.zeros(space, np.uint8)
-    parts = mask[None] if how.slices is None else planes(mask, how.slices, layout.ras)
-    for place, maps in logits:
-        parts[place] = unfit(maps, parts.shape[1:], layout.spacing).argmax(0).numpy()
+    parts = mask[None] if decoding.slices is None else planes(mask, decoding.slices, layout.ras)
+    for index, maps in logits:
+        parts[index] = unfit(maps, parts.shape[1:], layout.spacing).argmax(0).numpy()
     return mask
 
 
-Sides = tuple[Int64[Tensor, "*space"], Int64[Tensor, "*space"], Spacing]
-"""Predicted and true class numbers, and how far apart pixels are, in mm or, where nobody knows that, in pixels."""
+MaskPair = tuple[Int64[Tensor, "*space"], Int64[Tensor, "*space"], Spacing]
+"""Predicted and true class numbers, and the distance of pixels in mm, or 1 where it is unknown."""
 
 
 @dataclass(frozen=True)
-class Files:
+class NativeFiles:
     """The files of test images with masks, by row of the manifest."""
 
     rows: Mapping[int, Row]
-    how: Decoding
+    decoding: Decoding
 
     @classmethod
-    def of(cls, data: Data, cohort: Cohort) -> Files:
+    def of(cls, data: Data, cohort: Cohort) -> NativeFiles:
         """Raises InputError where images have no files, or come from several manifests."""
         if data.manifest == "phantom":
-            raise InputError("native scores images on the grid of their files, and phantom hospitals have none")
-        if further := sorted(cohort.extra_sites & cohort.split("test").keys()):
+            raise InputError("native_grid scores images on the grid of their files, and phantom hospitals have none")
+        if extra := sorted(cohort.extra_sites & cohort.split("test").keys()):
             raise InputError(
-                f"native takes test images of data.manifest alone; data.extra_manifests has some of {further[0]!r}: "
-                "remove its column split, or set native to false"
+                "native_grid takes test images of data.manifest only; data.extra_manifests has some of "
+                f"{extra[0]!r}: remove its column split, or set native_grid to false"
             )
         manifest = data.read(data.manifest)
         mask_255, _ = data.meaning_of_255(manifest)
         rows = {row.number: row for row in manifest.rows if row.mask}
         return cls(rows, data.decoding(cohort.size, cohort.channels, mask_255))
 
-    def places(self, images: Images) -> Int64[np.ndarray, " n"]:
-        """One for each file: that of its image, or of a volume's first slice."""
+    def indices(self, images: Images) -> Int64[np.ndarray, " n"]:
+        """The index of one image of each file: of a volume its first slice."""
         assert images.rows is not None, "images of files have rows"
         return np.sort(np.unique(images.rows, return_index=True)[1])
 
-    def sides(self, network: nn.Module, images: Images, at: int) -> Sides:
-        """Of the file at a place.
+    def mask_pair(self, network: nn.Module, images: Images, index: int) -> MaskPair:
+        """The masks of the file of an image.
 
         Raises:
-            Refused: It cannot be read (any more).
+            Refused: The file cannot be read (any more).
         """
         assert images.rows is not None, "images of files have rows"
-        number = int(images.rows[at])
+        number = int(images.rows[index])
         row = self.rows[number]
-        assert row.mask is not None, "only images with masks are asked for"
+        assert row.mask is not None, "only images with masks are scored"
         try:
-            raw, layout = read_image(row.image, nan=self.how.nan), self.how.layout(row.image)
-            truth = as_classes(read_mask_of(row.image, row.mask, raw.shape[1:]), self.how.mask_255)
-            guess = native_mask(answers(network, self.how, raw, layout), self.how, raw.shape[1:], layout)
-        except ImageError as fault:
-            raise Refused(f"the image of row {number} or its mask cannot be read: {fault}") from None
-        whole = spacing_of(row.image) or (1.0,) * truth.ndim
-        return torch.from_numpy(guess).long(), torch.from_numpy(truth).long(), whole
+            raw, layout = read_image(row.image, nan=self.decoding.nan), self.decoding.layout(row.image)
+            truth = as_classes(read_mask_of(row.image, row.mask, raw.shape[1:]), self.decoding.mask_255)
+            logits = predict_logits(network, self.decoding, raw, layout)
+            predicted = native_mask(logits, self.decoding, raw.shape[1:], layout)
+        except ImageError as e:
+            raise Refused(f"the image of row {number} or its mask cannot be read: {e}") from None
+        spacing = spacing_of(row.image) or (1.0,) * truth.ndim
+        return torch.from_numpy(predicted).long(), torch.from_numpy(truth).long(), spacing

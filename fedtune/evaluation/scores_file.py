@@ -1,4 +1,4 @@
-"""What an evaluation says: `scores.json` and the tables in the terminal."""
+"""Scores of a classifier as `scores.json` and as tables in the terminal."""
 
 from __future__ import annotations
 
@@ -10,42 +10,44 @@ from typing import Any
 from rich.table import Table
 
 from fedcore.tables import grid, terminal
-from fedtune.evaluation.calibration import diagram
-from fedtune.evaluation.classification import POOLED, Evaluation
+from fedtune.evaluation.calibration import reliability_diagram
+from fedtune.evaluation.classification import POOLED, ClassificationScores
 from fedtune.evaluation.scores import Score
 
-FIRST = {"auroc": "AUROC", "balanced_accuracy": "balanced acc.", "f1": "F1"}
-SECOND = {"ece": "ECE", "kappa_linear": "linear kappa", "kappa_quadratic": "quadratic kappa"}
+MAIN_COLUMNS = {"auroc": "AUROC", "balanced_accuracy": "balanced acc.", "f1": "F1"}
+MORE_COLUMNS = {"ece": "ECE", "kappa_linear": "linear kappa", "kappa_quadratic": "quadratic kappa"}
 
 
-def as_json(found: Evaluation, classes: Sequence[str] = ()) -> dict[str, Any]:
-    """The layout of `scores.json`; a score that does not exist is null."""
-    rows = {site: _row(found, site, classes) for site in found.table}
+def to_json(scores: ClassificationScores, classes: Sequence[str] = ()) -> dict[str, Any]:
+    """The content of `scores.json`; a score that does not exist is null."""
+    rows = {site: _row(scores, site, classes) for site in scores.table}
     return {"sites": {site: row for site, row in rows.items() if site != POOLED}, POOLED: rows[POOLED]}
 
 
-def show(found: Evaluation, classes: Sequence[str] = ()) -> None:
-    """Tables of at most 80 columns: scores by site, then calibration and kappa, then scores by finding."""
+def print_scores(scores: ClassificationScores, classes: Sequence[str] = ()) -> None:
+    """Prints tables of at most 80 columns: scores by site, then calibration and kappa, then scores by finding."""
     console = terminal()
-    console.print(_by_site(found, FIRST))
-    second = {name: title for name, title in SECOND.items() if name in found.table[POOLED]}
-    console.print(f"\ncalibration error (ECE, 0 is best){' and agreement of grades' if len(second) > 1 else ''}")
-    console.print(_by_site(found, second))
-    if by_finding := dict(zip(classes, found.findings[POOLED], strict=True)) if found.findings[POOLED] else {}:
-        present = found.counts[POOLED].confusion[:, 1].sum(-1).tolist()
+    console.print(_by_site(scores, MAIN_COLUMNS))
+    columns = {name: title for name, title in MORE_COLUMNS.items() if name in scores.table[POOLED]}
+    console.print(f"\ncalibration error (ECE, 0 is best){' and agreement of grades' if len(columns) > 1 else ''}")
+    console.print(_by_site(scores, columns))
+    if by_finding := dict(zip(classes, scores.findings[POOLED], strict=True)) if scores.findings[POOLED] else {}:
+        present = scores.counts[POOLED].confusion[:, 1].sum(-1).tolist()
         rows = {
             name: (str(count), format_score(score))
             for (name, score), count in zip(by_finding.items(), present, strict=True)
         }
         console.print()
-        console.print(grid("finding", (f"{_unit(found)} with it", "AUROC"), rows))
-    for site, note in _notes(found, classes).items():
+        console.print(grid("finding", (f"{_unit(scores)} with it", "AUROC"), rows))
+    for site, note in _notes(scores, classes).items():
         console.print(f"{site}: {note}")
 
 
-def left_out_notes(withheld: Mapping[str, Sequence[str]], counted: Mapping[str, int], least: int) -> dict[str, str]:
-    """What each site that left anything out did not count, and why."""
-    few = f"fewer than {least} test patients"
+def withheld_notes(
+    withheld: Mapping[str, Sequence[str]], counted: Mapping[str, int], min_patients: int
+) -> dict[str, str]:
+    """For each site that withheld a class or structure, what is not counted and why."""
+    few = f"fewer than {min_patients} test patients"
     return {
         site: f"{few} of {', '.join(names)}; not counted" if counted[site] else f"{few}; no score"
         for site, names in withheld.items()
@@ -58,52 +60,49 @@ def format_score(score: Score) -> str:
         return "-"
     if math.isnan(score.low):
         return f"{score.value:.3f}"
-    low, high = outward(score.low, score.high)
+    low, high = round_outward(score.low, score.high)
     return f"{score.value:.3f} ({low:.2f}-{high:.2f})"
 
 
-def outward(low: float, high: float) -> tuple[float, float]:
-    """The ends of an interval to two digits, rounded so that what lies inside still does."""
+def round_outward(low: float, high: float) -> tuple[float, float]:
+    """The ends of an interval to two digits: the low end rounded down, the high end up."""
     return math.floor(low * 100 + 1e-6) / 100, math.ceil(high * 100 - 1e-6) / 100
 
 
-def _unit(found: Evaluation) -> str:
-    return "patients" if found.by_patient else "images"
+def score_to_json(score: Score) -> dict[str, float | None]:
+    """Rounded to six digits; null where a number does not exist."""
+    return {k: None if math.isnan(v) else round(v, 6) for k, v in asdict(score).items()}
 
 
-def _by_site(found: Evaluation, titles: Mapping[str, str]) -> Table:
+def _unit(scores: ClassificationScores) -> str:
+    return "patients" if scores.per_patient else "images"
+
+
+def _by_site(scores: ClassificationScores, columns: Mapping[str, str]) -> Table:
+    counted = scores.patients if scores.per_patient else scores.images
     rows = {
-        site: [str(_counted(found, site)), *(format_score(row[name]) for name in titles)]
-        for site, row in found.table.items()
+        site: [str(counted[site]), *(format_score(row[name]) for name in columns)] for site, row in scores.table.items()
     }
-    return grid("site", (_unit(found), *titles.values()), rows, standing_out=POOLED)
+    return grid("site", (_unit(scores), *columns.values()), rows, standing_out=POOLED)
 
 
-def _counted(found: Evaluation, site: str) -> int:
-    return (found.patients if found.by_patient else found.images)[site]
+def _notes(scores: ClassificationScores, classes: Sequence[str]) -> dict[str, str]:
+    def names(indices: Sequence[int]) -> list[str]:
+        return [classes[k] if classes else str(k) for k in indices]
 
-
-def _notes(found: Evaluation, classes: Sequence[str]) -> dict[str, str]:
-    def named(places: Sequence[int]) -> list[str]:
-        return [classes[k] if classes else str(k) for k in places]
-
-    notes = left_out_notes({site: named(few) for site, few in found.withheld.items()}, found.images, found.least)
-    counts = found.counts[POOLED]
-    shown = counts.confusion[:, 1].sum(-1) if counts.several else counts.confusion.sum(-1)
-    absent = named((shown == 0).nonzero().flatten().tolist())
+    withheld = {site: names(indices) for site, indices in scores.withheld.items()}
+    notes = withheld_notes(withheld, scores.images, scores.min_patients)
+    counts = scores.counts[POOLED]
+    present = counts.confusion[:, 1].sum(-1) if counts.multilabel else counts.confusion.sum(-1)
+    absent = names((present == 0).nonzero().flatten().tolist())
     return notes | ({POOLED: f"no test image of {', '.join(absent)} is counted"} if absent else {})
 
 
-def _row(found: Evaluation, site: str, classes: Sequence[str]) -> dict[str, Any]:
-    row: dict[str, Any] = {name: rounded(score) for name, score in found.table[site].items()}
-    row |= {"images": found.images[site], "patients": found.patients[site]}
-    row |= {"calibration": [asdict(b) for b in diagram(found.counts[site].reliability)]}
-    if told := found.findings[site]:
-        row["findings"] = {name: {"auroc": rounded(score)} for name, score in zip(classes, told, strict=True)}
-    note = _notes(found, classes).get(site)
+def _row(scores: ClassificationScores, site: str, classes: Sequence[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {name: score_to_json(score) for name, score in scores.table[site].items()}
+    row |= {"images": scores.images[site], "patients": scores.patients[site]}
+    row |= {"calibration": [asdict(b) for b in reliability_diagram(scores.counts[site].reliability)]}
+    if aurocs := scores.findings[site]:
+        row["findings"] = {name: {"auroc": score_to_json(score)} for name, score in zip(classes, aurocs, strict=True)}
+    note = _notes(scores, classes).get(site)
     return row | ({"note": note} if note else {})
-
-
-def rounded(score: Score) -> dict[str, float | None]:
-    """As JSON has it: null where a number does not exist."""
-    return {k: None if math.isnan(v) else round(v, 6) for k, v in asdict(score).items()}

@@ -1,4 +1,4 @@
-"""Scores of a segmenter at every site and pooled, asked through the same border as everything else."""
+"""Scores of a segmenter at every site and pooled, from sums that sites send under their policies."""
 
 from __future__ import annotations
 
@@ -25,162 +25,169 @@ from fedcore.server.sites import Sites
 from fedcore.site.site import Round, Site
 from fedcore.tables import grid, terminal
 from fedcore.training.local_trainer import LocalTrainer, personal
-from fedtune.evaluation.classification import POOLED, Table, answers, too_few
-from fedtune.evaluation.native_grid import Files, Sides
+from fedtune.evaluation.classification import POOLED, Table, evaluate_sites, too_few
+from fedtune.evaluation.native_grid import MaskPair, NativeFiles
 from fedtune.evaluation.scores import Score
-from fedtune.evaluation.scores_file import format_score, left_out_notes, rounded
-from fedtune.evaluation.segmentation_metrics import Missed, Sums, few, image_scores, measured, overlap_scores, summed
+from fedtune.evaluation.scores_file import format_score, score_to_json, withheld_notes
+from fedtune.evaluation.segmentation_metrics import (
+    MetricSums,
+    MissingStructure,
+    count_images,
+    image_metrics,
+    score_sites,
+    sum_by_patient,
+    withheld_structures,
+)
 
 
 @dataclass(frozen=True)
 class SiteSums(Message):
-    """What a site sends: sums over its patients (`fedtune.evaluation.segmentation_metrics.Sums`), without what too few
-    of them have."""
+    """Sums of a site over its patients, without structures of too few patients."""
 
-    sums: Sums
+    sums: MetricSums
     withheld: Bool[Tensor, " k"] = field(metadata=STATISTICS)
-    """Structures that some patients show, but fewer than `policy.min_patients`."""
+    """Structures that some patients have, but fewer than `policy.min_patients`."""
 
 
 @dataclass(frozen=True)
-class EvaluateMasks:
-    """Asks a site how the segmenter does on its test images, distances in mm."""
+class EvaluateSegmenter:
+    """Scores the predictions on a site's test images, by the site's personal segmenter if it has one."""
 
-    structures: int
+    num_classes: int
     tolerance: float
-    files: Files | None = None
-    """What images are scored on the grids of; None: that of `data.size`."""
-    missed: Missed = "omit"
-    """The distance of a structure that mask or prediction lacks: none, or the image's diagonal."""
+    files: NativeFiles | None = None
+    """Images are scored on the grid of these files; None: on that of `data.size`."""
+    missing: MissingStructure = "omit"
+    """The distance of a structure that mask or prediction lacks: undefined, or the image's diagonal."""
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[SiteSums]:
         local.load(down.tensors | personal(site.memory))
-        assert site.test is not None, "only sites with test images are asked"
-        places = self.files.places(site.test) if self.files else np.arange(len(site.test))
-        sides = self.files.sides if self.files else _fitted
+        assert site.test is not None, "only sites with test images are visited"
+        indices = self.files.indices(site.test) if self.files else np.arange(len(site.test))
+        mask_pair = self.files.mask_pair if self.files else _resized_mask_pair
         with local.measuring():
-            found = (sides(local.module, site.test, at) for at in places.tolist())
-            values = torch.stack([self._scored(*each) for each in found])
-        patients, least = torch.from_numpy(site.test.patients[places]), site.policy.min_patients
-        sums = summed(values, patients, least)
-        counted = len(places) if sums.images.any() else 0
-        return Contribution(site.name, SiteSums(sums, few(values, patients, least)), counted)
+            pairs = (mask_pair(local.module, site.test, index) for index in indices.tolist())
+            values = torch.stack([self._metrics(*pair) for pair in pairs])
+        patients, least = torch.from_numpy(site.test.patients[indices]), site.policy.min_patients
+        sums = sum_by_patient(values, patients, least)
+        counted = len(indices) if sums.images.any() else 0
+        return Contribution(site.name, SiteSums(sums, withheld_structures(values, patients, least)), counted)
 
-    def _scored(self, guess: Tensor, truth: Tensor, mm: Spacing) -> Float[Tensor, "3 k"]:
-        """Raises Refused at a structure that was lost where masks were fitted, and so is unknown to the segmenter."""
-        if (unknown := truth[(truth >= self.structures) & (truth != UNLABELED)]).numel():
+    def _metrics(self, predicted: Tensor, truth: Tensor, mm: Spacing) -> Float[Tensor, "3 k"]:
+        """Raises Refused at a structure that was lost when masks were resized, and so is unknown to the segmenter."""
+        if (unknown := truth[(truth >= self.num_classes) & (truth != UNLABELED)]).numel():
             raise Refused(
-                f"structure {int(unknown[0])} in its masks is too small to be seen at data.size; enlarge that"
+                f"structure {int(unknown[0])} in its masks is too small for data.size, so it was not learned; enlarge "
+                "data.size"
             )
-        return image_scores(guess, truth, mm, self.structures, self.tolerance, self.missed)
+        return image_metrics(predicted, truth, mm, self.num_classes, self.tolerance, self.missing)
 
 
-def _fitted(network: nn.Module, images: Images, at: int) -> Sides:
-    guess = network(images.batch([at]).to(next(network.parameters()).device)).argmax(1)[0].cpu()
-    return guess, images.mask_batch([at])[0], spacing(images, at)
+def _resized_mask_pair(network: nn.Module, images: Images, index: int) -> MaskPair:
+    predicted = network(images.batch([index]).to(next(network.parameters()).device)).argmax(1)[0].cpu()
+    return predicted, images.mask_batch([index])[0], pixel_spacing(images, index)
 
 
-def spacing(images: Images, at: int) -> tuple[float, ...]:
-    """In mm; where a file does not say it, pixels are the unit."""
-    if images.spacing is None or np.isnan(images.spacing[at]).any():
+def pixel_spacing(images: Images, index: int) -> tuple[float, ...]:
+    """In mm; 1 where a file does not state it."""
+    if images.spacing is None or np.isnan(images.spacing[index]).any():
         return (1.0,) * len(images.space)
-    return tuple(float(mm) for mm in images.spacing[at])
+    return tuple(float(mm) for mm in images.spacing[index])
 
 
 @dataclass(frozen=True)
-class Overlaps:
-    """Scores of each site and pooled, and what they were measured on."""
+class SegmentationScores:
+    """Scores of each site and pooled, and the grid and unit of measurement."""
 
     table: Table
     images: Mapping[str, int]
-    """Test images (or, on the grid of the files, volumes); 0 where a site has too few patients of every structure."""
+    """Test images (on the grid of the files, volumes); 0 where a site has too few patients of every structure."""
     withheld: Mapping[str, tuple[int, ...]]
-    """Structures that a site left out, since fewer than `least` patients show them."""
-    least: int
-    unit: str
-    """Of distances."""
+    """Structures that a site did not count because fewer than `min_patients` patients have them."""
+    min_patients: int
+    distance_unit: str
     grid: str
-    """`files`, or the pixels of the fitted images' sides."""
-    measured: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """By site, of how many images the scores are (`fedtune.evaluation.segmentation_metrics.measured`)."""
-    missed: Missed = "omit"
+    """`files`, or the sides of the resized images in pixels."""
+    image_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """By site, the number of images behind the scores (`fedtune.evaluation.segmentation_metrics.count_images`)."""
+    missing: MissingStructure = "omit"
 
 
-def evaluate_masks(
-    sites: Sites, weights: Tensors, seed: int, policy: Policy, grid: str, unit: str, missed: Missed = "omit"
-) -> Overlaps:
-    """Scores of a segmenter per site and pooled.
+def evaluate_segmenter(
+    sites: Sites, weights: Tensors, seed: int, policy: Policy, grid: str, unit: str, missing: MissingStructure = "omit"
+) -> SegmentationScores:
+    """Scores of a segmenter, per site and pooled.
 
     Args:
-        sites: Who is asked; each knows the word `evaluate` (`EvaluateMasks`).
+        sites: The sites, which know the word `evaluate` (`EvaluateSegmenter`).
         weights: Of the segmenter.
-        seed: Of the round in which they are asked.
-        policy: Whose `min_patients` notes name.
-        grid: What images are scored on: `files`, or the pixels of the fitted images' sides.
+        seed: Seed of the evaluation round.
+        policy: The policy whose `min_patients` the notes name.
+        grid: `files`, or the sides of the resized images in pixels.
         unit: Of distances.
-        missed: The distance of a structure that mask or prediction lacks.
+        missing: HD95 where mask or prediction lacks a structure.
 
     Raises:
-        InputError: No site has test images with masks of enough patients, or a site may not send its sums or cannot
-            read its files.
+        InputError: No site has test images with masks of enough patients, or a site's policy forbids sending sums, or a
+            site cannot read its files.
     """
-    given = answers(sites, weights, seed, SiteSums)
-    sums = {a.site: a.message.sums for a in given}
-    images = {a.site: a.examples for a in given}
+    results = evaluate_sites(sites, weights, seed, SiteSums)
+    images = {r.site: r.examples for r in results}
     if not any(images.values()):
         raise too_few(policy, " with a structure")
     images[POOLED] = sum(images.values())
-    told = {site: [each] for site, each in sums.items()} | {POOLED: list(sums.values())}
-    table = {site: overlap_scores(each) for site, each in told.items()}
-    counts = {site: measured(each) for site, each in told.items()}
-    left_out = {a.site: tuple((a.message.withheld.nonzero().flatten() + 1).tolist()) for a in given}
-    return Overlaps(table, images, left_out, policy.min_patients, unit, grid, counts, missed)
+    sums = {r.site: [r.message.sums] for r in results} | {POOLED: [r.message.sums for r in results]}
+    table = {site: score_sites(each) for site, each in sums.items()}
+    counts = {site: count_images(each) for site, each in sums.items()}
+    withheld = {r.site: tuple((r.message.withheld.nonzero().flatten() + 1).tolist()) for r in results}
+    return SegmentationScores(table, images, withheld, policy.min_patients, unit, grid, counts, missing)
 
 
-def unit_of(tests: Mapping[str, Images]) -> str:
-    """Of distances in test images: mm where all files say how large a pixel is."""
+def distance_unit(tests: Mapping[str, Images]) -> str:
+    """Unit of distances in test images: mm where all files state the pixel size."""
     unknown, count = (sum(f(images) for images in tests.values()) for f in (attrgetter("unspaced"), len))
     return "mm" if not unknown else "pixels" if unknown == count else "mm or pixels"
 
 
-def require_summable(policy: Policy) -> None:
-    """Raises InputError, before anything is trained, if sites may not send what scores are made of."""
+def require_sums_allowed(policy: Policy) -> None:
+    """Raises InputError, before training, if the policy forbids sending sums."""
     try:
         policy.foresee(SiteSums)
     except InputError as e:
         raise InputError(f"no score could be computed: {e}") from e
 
 
-def as_json(found: Overlaps) -> dict[str, Any]:
-    """The layout of `scores.json`, as that of classifiers."""
+def to_json(scores: SegmentationScores) -> dict[str, Any]:
+    """The content of `scores.json`, laid out as that of classifiers."""
     rows: dict[str, dict[str, Any]] = {
-        site: {name: rounded(score) for name, score in row.items()}
-        | {"images": found.images[site], **found.measured.get(site, {})}
-        for site, row in found.table.items()
+        site: {name: score_to_json(score) for name, score in row.items()}
+        | {"images": scores.images[site], **scores.image_counts.get(site, {})}
+        for site, row in scores.table.items()
     }
-    for site, note in _notes(found).items():
+    for site, note in _notes(scores).items():
         rows[site] |= {"note": note}
     sites = {site: row for site, row in rows.items() if site != POOLED}
-    return {"grid": found.grid, "unit": found.unit, "hd95_missed": found.missed, "sites": sites, POOLED: rows[POOLED]}
+    settings = {"grid": scores.grid, "distance_unit": scores.distance_unit, "hd95_missing": scores.missing}
+    return settings | {"sites": sites, POOLED: rows[POOLED]}
 
 
-def show(found: Overlaps) -> None:
-    """The table in the terminal, of at most 80 columns."""
+def print_scores(scores: SegmentationScores) -> None:
+    """Prints a table of at most 80 columns, and notes."""
     rows = {
-        site: [str(found.images[site]), format_score(row["dice"]), format_distance(row["hd95"]),
+        site: [str(scores.images[site]), format_score(row["dice"]), format_distance(row["hd95"]),
                format_score(row["surface_dice"])]
-        for site, row in found.table.items()
+        for site, row in scores.table.items()
     }  # fmt: skip
-    titles = ("images", "Dice", f"HD95 ({found.unit})", "surface Dice")
+    titles = ("images", "Dice", f"HD95 ({scores.distance_unit})", "surface Dice")
     console = terminal()
     console.print(grid("site", titles, rows, standing_out=POOLED))
-    console.print(measured_on(found.grid))
-    for note in (*(f"{site}: {note}" for site, note in _notes(found).items()), *_hints(found.table[POOLED])):
+    console.print(measured_on(scores.grid))
+    for note in (*(f"{site}: {note}" for site, note in _notes(scores).items()), *_hints(scores.table[POOLED])):
         console.print(note)
 
 
 def _hints(pooled: Mapping[str, Score]) -> Iterator[str]:
-    """What scores that look like a mistake mean."""
+    """Explanations of scores that look like an error."""
     if math.isnan(pooled["hd95"].value):
         yield "HD95 -: no distance exists, because no image has a structure both in its mask and in the prediction"
     if pooled["dice"].value < 0.0005:
@@ -190,24 +197,24 @@ def _hints(pooled: Mapping[str, Score]) -> Iterator[str]:
         )
 
 
-def _notes(found: Overlaps) -> dict[str, str]:
-    names = {site: [f"structure {k}" for k in left_out] for site, left_out in found.withheld.items()}
-    notes = left_out_notes(names, found.images, found.least)
+def _notes(scores: SegmentationScores) -> dict[str, str]:
+    names = {site: [f"structure {k}" for k in withheld] for site, withheld in scores.withheld.items()}
+    notes = withheld_notes(names, scores.images, scores.min_patients)
     return notes | {
-        site: "; ".join([*([notes[site]] if site in notes else []), f"HD95 {told}"])
-        for site, counts in found.measured.items()
-        if (told := _of_how_many(counts, found.missed))
+        site: "; ".join([*([notes[site]] if site in notes else []), f"HD95 {note}"])
+        for site, counts in scores.image_counts.items()
+        if (note := _hd95_note(counts, scores.missing))
     }
 
 
-def _of_how_many(counts: Mapping[str, int], missed: Missed) -> str:
-    """What must be known of a mean distance; nothing where it is of all that could be measured."""
-    shown, compared = counts["dice_images"], counts["hd95_images"]
-    if missed == "diagonal":
+def _hd95_note(counts: Mapping[str, int], missing: MissingStructure) -> str:
+    """The images behind a mean distance; empty if these are all images with the structure."""
+    with_structure, compared = counts["dice_images"], counts["hd95_images"]
+    if missing == "diagonal":
         return "takes the image's diagonal where mask or prediction lacks a structure"
     several = any(name.startswith("dice_images_") for name in counts)
     what = "structures in images" if several else "images"
-    return f"of {compared} of {shown} {what} (mask and prediction show it)" if compared < shown else ""
+    return f"of {compared} of {with_structure} {what} (mask and prediction have it)" * (compared < with_structure)
 
 
 def format_distance(score: Score) -> str:

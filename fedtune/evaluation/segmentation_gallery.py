@@ -1,6 +1,6 @@
-"""What a site keeps of a segmenter for its own page: test images with their true and their predicted masks.
+"""Segmentation gallery: test images with true and predicted masks, which a site keeps for its own page.
 
-They are those of the best, the median and the worst Dice, which a mean hides. Nothing of it is sent.
+They are the images with the best, the median and the worst Dice, which a mean hides. They are never sent.
 """
 
 from __future__ import annotations
@@ -20,66 +20,72 @@ from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedtune.evaluation.segmentation_metrics import dice_by_structure
 
-FILE = "outlines.npz"
+FILE = "segmentation_gallery.npz"
 
 
 @dataclass(frozen=True)
-class Outlines:
-    """How much a site keeps.
+class SegmentationGallery:
+    """Size of a site's gallery.
 
-    `arrays` says what: `images` (n, c, h, w), uint8, with their `truth` and `guess` (n, h, w), class numbers, and
-    `dice` (n,), the mean over the structures of the whole image, best first. Of a volume the axial slice
-    that has most of a structure. Unlabelled pixels are background on both sides, as Dice leaves them out.
+    The file has `images` (n, c, h, w), uint8, their `true_masks` and `predicted_masks` (n, h, w) of class numbers, and
+    `dice` (n,), the mean over the structures of the whole image, best first. Of a volume it has the axial slice with
+    the most pixels of structures. Unlabelled pixels are background in both masks, as Dice ignores them.
     """
 
-    structures: int
-    """Background included."""
-    searched: int = 48
-    """Test images at most that are looked at."""
-    side: int = 128
-    """Pixels of the longer side of a kept image, at most."""
+    num_classes: int
+    """Classes in the masks, background included."""
+    max_searched: int = 48
+    """Test images at most whose Dice is computed."""
+    max_side: int = 128
+    """Pixels at most of the longer side of a kept image."""
 
     @property
     def what(self) -> str:
-        return "outlines"
+        return "segmentation gallery"
 
     def make(self, site: Site, local: LocalTrainer) -> None:
-        """Writes the outlines of a site that has test images, by the segmenter that the module holds."""
+        """Writes the gallery of a site with test images, by the segmenter that the module holds."""
         if site.test is None or not len(site.test):
             return
         with local.measuring() as device:
-            arrays = self.arrays(local, site.test, self.structures, device)
+            arrays = self.arrays(local, site.test, self.num_classes, device)
         keep(site, FILE, arrays)
 
-    def arrays(self, local: LocalTrainer, test: Images, structures: int, device: torch.device) -> Arrays:
-        """Raises Refused if none of the images looked at shows a structure, in truth or as predicted."""
-        looked = [self._look(local, test, at, structures, device) for at in evenly(len(test), self.searched).tolist()]
-        known = [look for look in looked if not np.isnan(look["dice"])]
-        if not known:
-            raise Refused("none of its test images shows a structure, in truth or as predicted")
-        ranked = sorted(known, key=lambda look: -float(look["dice"]))
-        shown = [ranked[place] for place in sorted({0, len(ranked) // 2, len(ranked) - 1})]
-        return {name: np.stack([look[name] for look in shown]) for name in shown[0]}
+    def arrays(self, local: LocalTrainer, test: Images, num_classes: int, device: torch.device) -> Arrays:
+        """Raises Refused if none of the searched images has a structure, in its mask or in the prediction."""
+        indices = evenly(len(test), self.max_searched).tolist()
+        searched = [self._arrays_of(local, test, index, num_classes, device) for index in indices]
+        scored = [arrays for arrays in searched if not np.isnan(arrays["dice"])]
+        if not scored:
+            raise Refused("no test image has a structure, in its mask or in the prediction")
+        ranked = sorted(scored, key=lambda arrays: -float(arrays["dice"]))
+        chosen = [ranked[rank] for rank in sorted({0, len(ranked) // 2, len(ranked) - 1})]
+        return {name: np.stack([arrays[name] for arrays in chosen]) for name in chosen[0]}
 
-    def _look(self, local: LocalTrainer, test: Images, at: int, structures: int, device: torch.device) -> Arrays:
-        image, mask = test.batch([at]), test.mask_batch([at])[0]
-        guess = local.module(image.to(device)).argmax(1)[0].cpu()
-        dice = dice_by_structure(guess, mask, structures).nanmean()
-        sides = torch.stack([mask, guess]) * (mask != UNLABELED)
-        picture, (truth, guessed) = _fullest_slice(image, sides)
-        small = small_masks(torch.stack([truth, guessed]), self.side)
+    def _arrays_of(
+        self, local: LocalTrainer, test: Images, index: int, num_classes: int, device: torch.device
+    ) -> Arrays:
+        image, mask = test.batch([index]), test.mask_batch([index])[0]
+        predicted = local.module(image.to(device)).argmax(1)[0].cpu()
+        dice = dice_by_structure(predicted, mask, num_classes).nanmean()
+        masks = torch.stack([mask, predicted]) * (mask != UNLABELED)
+        picture, masks = _fullest_slice(image, masks)
+        true_mask, predicted_mask = small_masks(masks, self.max_side)
         return {
-            "images": thumbnails(picture, self.side)[0], "truth": small[0], "guess": small[1],
-            "dice": dice.float().numpy(),
+            "images": thumbnails(picture, self.max_side)[0], "true_masks": true_mask,
+            "predicted_masks": predicted_mask, "dice": dice.float().numpy(),
         }  # fmt: skip
 
 
 def _fullest_slice(
-    image: Float[Tensor, "1 c *space"], sides: Int64[Tensor, "2 *space"]
+    image: Float[Tensor, "1 c *space"], masks: Int64[Tensor, "2 *space"]
 ) -> tuple[Float[Tensor, "1 c h w"], Int64[Tensor, "2 h w"]]:
-    """Where the truth has most, or where it is empty the guess; an image of two dimensions as it is."""
+    """The slice where the true mask, or if that is empty the predicted mask, has most pixels of structures.
+
+    A 2D image is returned as it is.
+    """
     if image.dim() == 4:
-        return image, sides
-    truth, guess = (sides > 0).flatten(1, 2).sum(1)
-    most = int((truth if truth.any() else guess).argmax())
-    return axial(image, most), axial(sides, most)
+        return image, masks
+    true_pixels, predicted_pixels = (masks > 0).flatten(1, 2).sum(1)
+    index = int((true_pixels if true_pixels.any() else predicted_pixels).argmax())
+    return axial(image, index), axial(masks, index)

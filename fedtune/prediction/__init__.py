@@ -1,1 +1,1 @@
-"""`fedpretrain predict`: tables and masks of new images."""
+"""`fedpretrain predict`: classes and masks of new images."""

@@ -1,4 +1,4 @@
-"""Masks of class numbers as files with the geometry of the image they belong to."""
+"""Writes masks of class numbers as files with the geometry of their image."""
 
 from __future__ import annotations
 
@@ -14,52 +14,61 @@ from fedcore.data.io.nifti import ENDINGS, affines, nifti_header
 from fedcore.data.io.readers import kind_of
 from fedcore.files.writing import write_atomically
 
-_PLACE = {
+_AFFINE_FIELDS = {
     "sform": ("sform_code", "srow_x", "srow_y", "srow_z"),
     "qform": ("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
 }
-"""What each of the affines that a header of NIfTI may hold is made of."""
+"""Header fields of the affines in a NIfTI header."""
 
 
-def write_mask(folder: Path, image: Path, mask: UInt8[np.ndarray, "*space"], named: str | None = None) -> Path:
-    """Writes the mask, on the axes of `read_image`, under the image's name or as `named`, and returns its path.
+def write_mask(folder: Path, image: Path, mask: UInt8[np.ndarray, "*space"], name: str | None = None) -> Path:
+    """Writes the mask and returns its path.
 
-    Beside NIfTI it is NIfTI with the image's own affine and order of voxels; beside a DICOM volume that says where it
-    lies, NIfTI of RAS; beside other volumes .npy in the order of the image's file; beside pictures and DICOM of one
-    slice a PNG of class numbers in the order of their pixels, which looks black.
+    The format is that of the image:
+
+    - NIfTI: NIfTI with the image's own affine and voxel order.
+    - DICOM volume with a position: NIfTI in RAS.
+    - Other volumes: .npy in the order of the image's file.
+    - Pictures, and DICOM of one slice: PNG of class numbers in the order of their pixels, which looks black.
+
+    Args:
+        folder: Folder of the masks.
+        image: File of the image, or folder of a series.
+        mask: Class numbers, on the axes of `read_image`.
+        name: Name of the file without extension; None: the image's.
     """
     grid = grid_of(image)
     if kind_of(image) == "NIfTI":
         assert grid is not None, "NIfTI has a grid"
-        data, ending = _like(image, grid.stored(mask)), ".nii.gz"
+        data, extension = _nifti_like(image, grid.stored(mask)), ".nii.gz"
     elif mask.ndim == 2:
-        data, ending = _png(mask if grid is None else grid.stored(mask)[0]), ".png"
+        data, extension = _png(mask if grid is None else grid.stored(mask)[0]), ".png"
     elif grid is not None and (affine := grid.turned_affine) is not None:
-        data, ending = _nifti(mask, affine), ".nii.gz"
+        data, extension = _nifti(mask, affine), ".nii.gz"
     else:
-        data, ending = _npy(mask), ".npy"
-    path = folder / f"{named or stem(image.name)}{ending}"
+        data, extension = _npy(mask), ".npy"
+    path = folder / f"{name or strip_extension(image.name)}{extension}"
     write_atomically(path, data)
     return path
 
 
-def stem(name: str) -> str:
-    """A file's name without what says its kind; other dots stay, of which names of DICOM files are made."""
-    for ending in (*ENDINGS, ".npy", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom"):
-        if name.lower().endswith(ending):
-            return name[: -len(ending)]
+def strip_extension(name: str) -> str:
+    """A file's name without a known extension; other dots stay, as in names of DICOM files."""
+    for extension in (*ENDINGS, ".npy", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom"):
+        if name.lower().endswith(extension):
+            return name[: -len(extension)]
     return name
 
 
-def _like(image: Path, stored: UInt8[np.ndarray, "i j k"]) -> bytes:
-    """Of the image's header its geometry alone: descriptions, file names and extensions may name a patient."""
+def _nifti_like(image: Path, stored: UInt8[np.ndarray, "i j k"]) -> bytes:
+    """With only the geometry of the image's header: descriptions, file names and extensions may name a patient."""
     import nibabel
 
     source, header = nifti_header(image), nibabel.Nifti1Header()
     header.set_data_dtype(np.uint8)
     header.set_data_shape(stored.shape)
     header["pixdim"][:4] = source["pixdim"][:4]
-    for name in (name for affine in affines(source) for name in _PLACE[affine]):
+    for name in (name for affine in affines(source) for name in _AFFINE_FIELDS[affine]):
         header[name] = source[name]
     header["xyzt_units"] = source.get("xyzt_units", 0)
     return gzip.compress(nibabel.Nifti1Image(stored, None, header).to_bytes(), mtime=0)
@@ -68,9 +77,9 @@ def _like(image: Path, stored: UInt8[np.ndarray, "i j k"]) -> bytes:
 def _nifti(mask: UInt8[np.ndarray, "x y z"], affine: np.ndarray) -> bytes:
     import nibabel
 
-    made = nibabel.Nifti1Image(mask, affine)
-    made.header.set_xyzt_units("mm")
-    return gzip.compress(made.to_bytes(), mtime=0)
+    nifti = nibabel.Nifti1Image(mask, affine)
+    nifti.header.set_xyzt_units("mm")
+    return gzip.compress(nifti.to_bytes(), mtime=0)
 
 
 def _png(mask: UInt8[np.ndarray, "h w"]) -> bytes:

@@ -1,4 +1,4 @@
-"""Names of the masks of several images: each another one, on every file system."""
+"""Names of mask files: unique and valid on every file system."""
 
 from __future__ import annotations
 
@@ -10,56 +10,56 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedtune.prediction.mask_files import stem
+from fedtune.prediction.mask_files import strip_extension
 
-_ROOM = 255 - len(".nii.gz")
-"""Bytes of a name, on common file systems, without the longest ending of a mask."""
+_MAX_BYTES = 255 - len(".nii.gz")
+"""Length limit of a name on common file systems, less the longest extension of a mask."""
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-"""Names of devices, which Windows takes for no file, whatever their ending."""
+"""Names of devices, which Windows does not accept for files, with any extension."""
 
 
-def names_of(images: Sequence[Path]) -> list[str]:
-    """A name for the mask of each image, without its ending: the image's, as far as no other has it too.
+def mask_names(images: Sequence[Path]) -> list[str]:
+    """A name without extension for the mask of each image: the image's own if no other image has the same.
 
-    Images that would share one, as `a.png`, `A.jpg` and the series `a` would, keep their endings in it, and the same
-    name of other folders a number. Case and composed accents make no difference. A device's name is begun by `_`, and a
-    name without room for an ending is cut and ends with its digest.
+    Images of the same name, such as `a.png`, `A.jpg` and the series `a`, keep their extensions in it; the same file
+    name in other folders gets a number. Case and composed accents make no difference. A device's name gets a leading
+    `_`; a name that is too long is cut and ends with its digest.
     """
-    stems = [_allowed(stem(readable(image.name))) for image in images]
-    shared = Counter(map(_key, stems))
+    stems = [_valid(strip_extension(printable(image.name))) for image in images]
+    counts = Counter(map(_key, stems))
     names: list[str] = []
-    taken = {key for key, count in shared.items() if count == 1}
+    taken = {key for key, count in counts.items() if count == 1}
     for image, name in zip(images, stems, strict=True):
-        if shared[_key(name)] > 1:
-            name = _free(_allowed(readable(image.name)), taken)
+        if counts[_key(name)] > 1:
+            name = _unique(_valid(printable(image.name)), taken)
             taken.add(_key(name))
         names.append(name)
     return names
 
 
-def readable(name: str) -> str:
-    """A file's name as a table can hold it; bytes that are no UTF-8 are replaced."""
+def printable(name: str) -> str:
+    """A file's name as valid UTF-8; other bytes are replaced."""
     return os.fsencode(name).decode("utf-8", "replace")
 
 
-def _free(name: str, taken: set[str]) -> str:
-    """The name, with the first number that is needed to be another one."""
+def _unique(name: str, taken: set[str]) -> str:
+    """The name, with the lowest number that makes it unique."""
     number, found = 1, name
     while _key(found) in taken:
         number += 1
-        found = _allowed(f"{name}-{number}")
+        found = _valid(f"{name}-{number}")
     return found
 
 
 def _key(name: str) -> str:
-    """The same for names that some file system takes for one."""
+    """Equal for names that are one file on some file system."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def _allowed(name: str) -> str:
+def _valid(name: str) -> str:
     name = f"_{name}" if _RESERVED.fullmatch(name) else name
     data = name.encode()
-    if len(data) <= _ROOM:
+    if len(data) <= _MAX_BYTES:
         return name
     digest = hashlib.sha256(data).hexdigest()[:16]
-    return f"{data[: _ROOM - len(digest) - 1].decode('utf-8', 'ignore')}-{digest}"
+    return f"{data[: _MAX_BYTES - len(digest) - 1].decode('utf-8', 'ignore')}-{digest}"

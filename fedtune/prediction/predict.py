@@ -1,4 +1,4 @@
-"""`fedpretrain predict RUN IMAGES OUT`: what a fine-tuned model sees in images that no manifest names."""
+"""`fedpretrain predict RUN IMAGES OUT`: predictions of a fine-tuned model for images without a manifest."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from fedcore.runs.classifiers import classifiers_of
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import Counting
 from fedtune.classification.finetuning import finetune
-from fedtune.evaluation.native_grid import answers, native_mask
+from fedtune.evaluation.native_grid import native_mask, predict_logits
 from fedtune.prediction.mask_files import write_mask
-from fedtune.prediction.mask_names import names_of, readable
+from fedtune.prediction.mask_names import mask_names, printable
 from fedtune.segmentation.training import segment
 
 TABLE = "predictions.csv"
-GUESS = "predicted_class"
+PREDICTED = "predicted_class"
 
 
 def predict(run: Path, images: Path, out: Path, site: str | None = None, on_error: str = "stop") -> Path:
-    """Say what a finished run's model sees in images: probabilities of classes, or masks.
+    """Predict the classes or masks of images with the model of a finished run.
 
     Args:
         run: a finished finetune or segment run.
         images: an image file, a DICOM series' folder, or a folder of either.
-        out: new folder for predictions.csv and, from a segmenter, masks with each image's own geometry. Where the run
-            cut volumes into slices, a classifier's table has a row a slice, numbered from 0 along `data.slices`, and a
-            mask is put together from its slices. Slices of one single value have no row and are background. The table
-            grows with each image; whatever ends the command, what was predicted before is kept.
-        site: the model as it is at this site, where sites keep a part of it or all to themselves.
-        on_error: unreadable images are left out of the table; the command then names them and ends with an error
-            (stop), or ends as usual (skip).
+        out: new folder for predictions.csv and, from a segmenter, masks with each image's own geometry. If the run cuts
+            volumes into slices, a classifier's table has one row per slice, numbered from 0 along `data.slices`, and a
+            mask is assembled from its slices. Constant slices (one single value) have no row and are background. Each
+            image is added to the table at once, so an interrupted command keeps earlier predictions.
+        site: site whose model is used, if sites have parts of the model of their own.
+        on_error: unreadable images are not in the table; the command then prints them and ends with an error (stop), or
+            without one (skip).
     """
     out = Path(out)
     require_writable(out)
@@ -55,31 +55,31 @@ def predict(run: Path, images: Path, out: Path, site: str | None = None, on_erro
         raise InputError(f"{out} exists already; name another folder")
     if on_error not in ("stop", "skip"):
         raise InputError(f"on_error must be stop or skip, got {on_error}")
-    model = Model.of(RunFolder(Path(run)), site)
-    files = _files(Path(images), model.how.dims)
-    faults = _predict_all(model, files, Path(images), out)
-    if faults and (on_error == "stop" or len(faults) == len(files)):
-        kept = len(files) - len(faults)
+    model = TrainedModel.load(RunFolder(Path(run)), site)
+    files = _files(Path(images), model.decoding.dims)
+    errors = _predict_all(model, files, Path(images), out)
+    if errors and (on_error == "stop" or len(errors) == len(files)):
+        kept = len(files) - len(errors)
         raise InputErrors(
-            "images", faults, f"{kept} others are in {out / TABLE}; --on_error skip leaves these out." * bool(kept)
+            "images", errors, f"{out / TABLE} has the {kept} others; --on_error skip accepts that." * bool(kept)
         )
     return out / TABLE
 
 
-def _predict_all(model: Model, files: Sequence[Path], images: Path, out: Path) -> list[str]:
-    """Writes the table, image by image, and returns what is wrong with those that cannot be read."""
-    faults, heading = [], [["image", *model.columns]]
+def _predict_all(model: TrainedModel, files: Sequence[Path], images: Path, out: Path) -> list[str]:
+    """Writes the table, image by image, and returns an error for each image that cannot be read."""
+    errors, heading = [], [["image", *model.columns]]
     with Counting("predicting") as counting:
-        for done, (file, named) in enumerate(zip(files, names_of(files), strict=True), 1):
-            name = readable(str(file.relative_to(images)) if file != images else file.name)
+        for done, (file, mask_name) in enumerate(zip(files, mask_names(files), strict=True), 1):
+            name = printable(str(file.relative_to(images)) if file != images else file.name)
             try:
-                rows = [[name, *row] for row in model.rows(file, out, named)]
+                rows = [[name, *row] for row in model.rows(file, out, mask_name)]
                 append(out / TABLE, _csv([*heading, *rows]))
                 heading = []
-            except ImageError as fault:
-                faults.append(f"{readable(file.name)}: {fault}")
+            except ImageError as e:
+                errors.append(f"{printable(file.name)}: {e}")
             counting(done, len(files))
-    return faults
+    return errors
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> str:
@@ -93,71 +93,71 @@ def command(arguments: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Model:
-    """A trained network with what it has to know of images."""
+class TrainedModel:
+    """The network of a finished run, and the preprocessing of its images."""
 
     network: nn.Module
-    how: Decoding
+    decoding: Decoding
     classes: tuple[str, ...]
-    structures: int
-    """Class numbers of masks; 0 for a classifier."""
-    several: bool
+    mask_classes: int
+    """Classes in the masks, background included; 0 for a classifier."""
+    multilabel: bool
     """Whether an image may have several of the classes."""
 
     @classmethod
-    def of(cls, run: RunFolder, site: str | None) -> Model:
-        """Raises InputError where there is no finished run, or not the model that is asked for."""
+    def load(cls, run: RunFolder, site: str | None) -> TrainedModel:
+        """Raises InputError where there is no finished run, or no model of this site."""
         about = run.about()
         if about.get("command") not in ("finetune", "segment") or about.get("status") != "finished":
             raise InputError(f"predict takes a finished finetune or segment run, and {run.path} holds none")
         run.finished()
-        known = classifiers_of(run)
-        if site not in known:
-            sites = [name for name in known if name]
+        networks = classifiers_of(run)
+        if site not in networks:
+            sites = [name for name in networks if name]
             raise InputError(
-                f"sites have a model each, so name one: --site {sites[0]} ({', '.join(sites)})"
+                f"each site has its own model; choose one with --site {sites[0]} ({', '.join(sites)})"
                 if sites
-                else "all sites have one model; leave --site away"
+                else "all sites share one model; remove --site"
             )
         stage: Any = segment if about["command"] == "segment" else finetune
         recipe = read_recipe(stage, "predict", [str(run.path / "recipe.yaml")]).build()
         data: Data = recipe["data"]
-        how = data.decoding(tuple(about["size"]), about["channels"])
-        return cls(known[site], how, tuple(about.get("classes") or ()), about.get("structures", 0),
-                   about.get("several_findings", False))  # fmt: skip
+        decoding = data.decoding(tuple(about["size"]), about["channels"])
+        return cls(networks[site], decoding, tuple(about.get("classes") or ()), about.get("mask_classes", 0),
+                   about.get("multilabel", False))  # fmt: skip
 
     @property
     def columns(self) -> list[str]:
-        if self.structures:
-            unit = "pixels" if self.how.dims == 2 else "voxels"
-            return ["mask", *(f"{unit}_{number}" for number in range(1, self.structures))]
-        known = [f"class {name}" if name in ("image", "slice", GUESS) else name for name in self.classes]
-        return [*(["slice"] if self.how.slices is not None else []), GUESS, *known]
+        if self.mask_classes:
+            unit = "pixels" if self.decoding.dims == 2 else "voxels"
+            return ["mask", *(f"{unit}_{number}" for number in range(1, self.mask_classes))]
+        classes = [f"class {name}" if name in ("image", "slice", PREDICTED) else name for name in self.classes]
+        return [*(["slice"] if self.decoding.slices is not None else []), PREDICTED, *classes]
 
-    def rows(self, file: Path, out: Path, named: str) -> list[list[str]]:
-        """What is said of one image, or of each of its slices; writes its mask, as `named`. Raises ImageError."""
-        raw, layout = read_image(file, nan=self.how.nan), self.how.layout(file)
-        said = answers(self.network, self.how, raw, layout)
-        if self.structures:
-            mask = native_mask(said, self.how, raw.shape[1:], layout)
-            path = write_mask(out / "masks", file, mask, named)
-            counts = np.bincount(mask.ravel(), minlength=self.structures)[1:]
+    def rows(self, file: Path, out: Path, mask_name: str) -> list[list[str]]:
+        """The cells of one image, or of each of its slices; writes its mask. Raises ImageError."""
+        raw, layout = read_image(file, nan=self.decoding.nan), self.decoding.layout(file)
+        predictions = predict_logits(self.network, self.decoding, raw, layout)
+        if self.mask_classes:
+            mask = native_mask(predictions, self.decoding, raw.shape[1:], layout)
+            path = write_mask(out / "masks", file, mask, mask_name)
+            counts = np.bincount(mask.ravel(), minlength=self.mask_classes)[1:]
             return [[str(path.relative_to(out)), *map(str, counts.tolist())]]
-        if self.how.slices is None:
-            return [self._told(logits) for _, logits in said]
-        return [[str(place), *self._told(logits)] for place, logits in said]
+        if self.decoding.slices is None:
+            return [self._class_cells(logits) for _, logits in predictions]
+        return [[str(index), *self._class_cells(logits)] for index, logits in predictions]
 
-    def _told(self, logits: Float[Tensor, " k"]) -> list[str]:
-        probabilities = logits.sigmoid() if self.several else logits.softmax(0)
-        seen = (probabilities > 0.5).nonzero().flatten() if self.several else logits.argmax(0, keepdim=True)
-        guess = SEPARATOR.join(self.classes[k] for k in seen)
-        return [guess, *(f"{p:.4f}" for p in probabilities.tolist())]
+    def _class_cells(self, logits: Float[Tensor, " k"]) -> list[str]:
+        probabilities = logits.sigmoid() if self.multilabel else logits.softmax(0)
+        predicted = (probabilities > 0.5).nonzero().flatten() if self.multilabel else logits.argmax(0, keepdim=True)
+        names = SEPARATOR.join(self.classes[k] for k in predicted)
+        return [names, *(f"{p:.4f}" for p in probabilities.tolist())]
 
 
 def _files(images: Path, dims: int) -> list[Path]:
-    """The file itself, a series' folder itself, or what lies in a folder.
+    """The file itself, the folder of a series itself, or the content of a folder.
 
-    To a model of volumes a folder of DICOM files is a series, to one of pictures each of them is an image.
+    For a model of volumes a folder of DICOM files is one series; for a model of pictures each file is an image.
     """
     if not images.exists():
         raise InputError(f"{images} does not exist; give an image or a folder of images")

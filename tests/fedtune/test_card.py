@@ -12,7 +12,7 @@ from fedcore.cli.main import main
     ("finetune", "classify", "--encoder.init_args.stem"),
     ("segment", "segment", "--network.init_args.encoder.init_args.stem"),
 ])  # fmt: skip
-def test_a_model_says_what_it_tells_how_well_and_what_left(
+def test_a_card_has_classes_scores_and_data_sent(
     stage: str, recipe: str, narrow: str, tmp_path: Path
 ) -> None:  # fmt: skip
     words = ["--data.size", "32", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "16", "--rounds.count",
@@ -24,7 +24,7 @@ def test_a_model_says_what_it_tells_how_well_and_what_left(
     head, body = text.removeprefix("---\n").split("\n---\n", 1)
     assert yaml.safe_load(head)["library_name"] == "fedpretrain"
     for heading in (
-        "How well it does",
+        "Scores",
         "What left the sites",
         "Recipe",
         "Environment",

@@ -183,19 +183,25 @@ def _audit(path: Path, gaps: list[str]) -> dict[str, Departure]:
 def _scores(found: Mapping[str, Any]) -> Scores | None:
     sites = {site: _score(mapping(score)) for site, score in mapping(found.get("sites")).items()}
     pooled = _score(mapping(found.get("pooled"))) if found.get("pooled") else None
-    encoder = str(found["encoder"]) if found.get("encoder") else None
+    encoder = str(found["pretrained"]) if found.get("pretrained") else None
     if not sites and not pooled:
         return None
-    by_patient, grid, unit = found.get("by_patient") is True, str(found.get("grid", "")), str(found.get("unit", ""))
+    by_patient, grid, unit = (
+        found.get("per_patient") is True,
+        str(found.get("grid", "")),
+        str(found.get("distance_unit", "")),
+    )
     return Scores(number(found.get("label_fraction")), encoder, sites, pooled, by_patient, grid, unit)
 
 
 def _score(found: Mapping[str, Any]) -> Score:
     findings = {name: mapping(told).get("auroc") for name, told in mapping(found.get("findings")).items()}
     bins = [
-        told for item in items(found.get("calibration")) if {"count", "sure", "held"} <= (told := numbers(item)).keys()
+        told
+        for item in items(found.get("calibration"))
+        if {"count", "confidence", "accuracy"} <= (told := numbers(item)).keys()
     ]
-    calibration = tuple(Bin(int(told["count"]), told["sure"], told["held"]) for told in bins)
+    calibration = tuple(Bin(int(told["count"]), told["confidence"], told["accuracy"]) for told in bins)
     note = str(found.get("note") or "")
     return Score(_estimates(found), whole(found.get("images")), calibration, _estimates(findings), note)
 

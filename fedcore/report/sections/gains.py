@@ -98,7 +98,7 @@ def _rest(entry: Entry) -> dict[str, Any]:
     """The recipe without what makes no difference and without the set."""
     kept = {name: value for name, value in entry.recipe.items() if name not in _ASIDE}
     data = {name: value for name, value in _data(entry).items() if name not in (*_ADDED, "cache")}
-    return kept | {"data": data, "start": start_name(entry.recipe.get("start"))}
+    return kept | {"data": data, "pretrained": start_name(entry.recipe.get("pretrained"))}
 
 
 def _data(entry: Entry) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from fedcore.report.read.site_files import UNREADABLE, holders, kept
 from fedcore.report.sections.images import thumbnail
 
-FILE = "outlines.npz"
+FILE = "segmentation_gallery.npz"
 _BYTES = 2_500_000  # of the page's 5 MB
 _WORDS = {1: ("only one",), 2: ("best", "worst"), 3: ("best", "median", "worst")}
 
@@ -80,7 +80,7 @@ def _runs(edges: np.ndarray) -> Iterator[tuple[int, int, int]]:
 
 
 def _outlined(held: Mapping[str, np.ndarray]) -> Iterator[Outlined]:
-    images, truths, guesses, dice = (held[name] for name in ("images", "truth", "guess", "dice"))
+    images, truths, guesses, dice = (held[name] for name in ("images", "true_masks", "predicted_masks", "dice"))
     if images.ndim != 4 or not images.shape[:1] + images.shape[2:] == truths.shape == guesses.shape:
         raise ValueError("masks are of another shape than images")
     height, width = truths.shape[1:]

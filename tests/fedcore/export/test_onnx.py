@@ -16,7 +16,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 SMALL = {
     "finetune": ["classify", "--encoder.init_args.stem", "8", "--data.size", "32"],
     "segment": ["segment_volumes", "--network.init_args.encoder.init_args.stem", "8", "--data.size", "24",
-                "--segmenter.init_args.patch", "16"],
+                "--segmenter.init_args.patch_size", "16"],
 }  # fmt: skip
 
 

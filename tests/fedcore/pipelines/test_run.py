@@ -25,7 +25,7 @@ steps:
   encoder: {do: pretrain simclr, rounds.count: 2}
   drawn: {do: "generate sample {encoder} {here}", count: 8}
   audit: {do: "generate audit {encoder} {drawn}"}
-  tuned: {do: finetune classify, start: "{encoder}", each: {label_fraction: [0.1, 1.0]}}
+  tuned: {do: finetune classify, pretrained: "{encoder}", each: {label_fraction: [0.1, 1.0]}}
   released: {do: "generate release {drawn} {here}", after: audit}
 """
 TRAINED = """
@@ -35,7 +35,8 @@ steps:
   encoder: {do: pretrain simclr, rounds.count: 1, probe: null}
   drawn: {do: "generate sample checkpoints/none {here}"}
   scratch: {do: finetune classify, rounds.count: 1, each: {label_fraction: [0.5, 1.0]}}
-  ours: {do: finetune classify, rounds.count: 1, label_fraction: 0.5, start: "{encoder}", each: {seed: {a: 0, b: 1}}}
+  ours: {do: finetune classify, rounds.count: 1, label_fraction: 0.5, pretrained: "{encoder}",
+         each: {seed: {a: 0, b: 1}}}
   with_drawn: {do: finetune classify, rounds.count: 1, data.synthetic.manifest: "{drawn}/manifest.csv"}
 """
 Done = list[tuple[str, list[str]]]
@@ -74,7 +75,7 @@ def test_steps_are_commands_with_the_folders_of_earlier_ones(done: Done, walk: C
     assert done[2][1] == ["audit", encoder, drawn]
     tuned = [words for name, words in done if name == "finetune"]
     assert [words[words.index("--label_fraction") + 1] for words in tuned] == ["0.1", "1.0"]
-    assert all(words[words.index("--start") + 1] == encoder for words in tuned)
+    assert all(words[words.index("--pretrained") + 1] == encoder for words in tuned)
     assert len({words[words.index("--out") + 1] for words in tuned}) == 2
 
 

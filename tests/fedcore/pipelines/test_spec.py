@@ -30,7 +30,7 @@ shared: {seed: 1, rounds.count: 5}
 steps:
   encoder: {do: pretrain simclr, rounds.count: 2, data.phantom: {sites: 3}}
   drawn: {do: "generate sample {encoder} {here}", count: 8}
-  tuned: {do: finetune classify, start: "{encoder}", each: {label_fraction: [0.1, 1.0], seed: [0, 1]}}
+  tuned: {do: finetune classify, pretrained: "{encoder}", each: {label_fraction: [0.1, 1.0], seed: [0, 1]}}
 """)
     steps = by_name(path, **{"rounds.count": "7"})
     assert list(steps) == ["encoder", "drawn", *(f"tuned_{f}_{s}" for f in ("0.1", "1.0") for s in ("0", "1"))]
@@ -40,7 +40,7 @@ steps:
     assert steps["drawn"].words == ("generate", "sample", "{encoder}", "{here}", "--count", "8")  # nothing is shared
     tuned = steps["tuned_1.0_0"]
     assert tuned.words[2:] == (
-        "--seed", "0", "--rounds.count", "7", "--start", "{encoder}", "--label_fraction", "1.0",
+        "--seed", "0", "--rounds.count", "7", "--pretrained", "{encoder}", "--label_fraction", "1.0",
     )  # fmt: skip
     assert (tuned.family, tuned.stage, tuned.does, tuned.needs) == (
         "tuned", "finetune", "finetune classify", ["encoder"],
@@ -55,14 +55,14 @@ steps:
   alone: {do: pretrain simclr, algorithm: fedcore.algorithms.local_only.LocalOnly}
   tuned:
     do: finetune classify
-    each: {start: {random: null, ours: "{alone}/sites/ours/encoder", 2: "{alone}"}, label_fraction: [0.1]}
+    each: {pretrained: {random: null, ours: "{alone}/sites/ours/encoder", 2: "{alone}"}, label_fraction: [0.1]}
   after_one: {do: "generate audit {tuned_ours_0.1} drawn"}
 """)
     steps = by_name(path)
     assert list(steps) == ["alone", "tuned_random_0.1", "tuned_ours_0.1", "tuned_2_0.1", "after_one"]
-    assert steps["tuned_random_0.1"].words[2:4] == ("--start", "null")
+    assert steps["tuned_random_0.1"].words[2:4] == ("--pretrained", "null")
     assert steps["tuned_random_0.1"].recipe is not None
-    assert steps["tuned_random_0.1"].recipe.config.start is None
+    assert steps["tuned_random_0.1"].recipe.config.pretrained is None
     assert steps["tuned_ours_0.1"].needs == ["alone"]
     assert steps["after_one"].needs == ["tuned_ours_0.1"]
 
@@ -98,7 +98,7 @@ steps:
             r"exchange of `each`: x/y names no folder; give it a name, exchange: \{NAME: VALUE\}",
         ),
         (
-            'steps: {encoder: {do: pretrain simclr}, tuned: {do: finetune classify, start: "{encodr}"}}',
+            'steps: {encoder: {do: pretrain simclr}, tuned: {do: finetune classify, pretrained: "{encodr}"}}',
             r"tuned: no step before it is called 'encodr' \(did you mean 'encoder'\?\)",
         ),
         ("steps: {a_1: {do: pretrain simclr}, a: {do: pretrain simclr, each: {seed: [1]}}}", "a_1: an earlier step is"),

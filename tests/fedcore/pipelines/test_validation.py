@@ -15,8 +15,8 @@ steps:
   drawn: {do: "generate sample {encoder} {here}", count: 8}
   audit: {do: "generate audit {encoder} {drawn}", encoder: "{encoder}"}
   released: {do: "generate release {drawn} {here}", after: audit}
-  tuned: {do: finetune classify, start: "{encoder}", each: {label_fraction: [0.01, 0.05, 0.1, 1.0]}}
-  outlined: {do: segment segment, start: "{encoder}"}
+  tuned: {do: finetune classify, pretrained: "{encoder}", each: {label_fraction: [0.01, 0.05, 0.1, 1.0]}}
+  outlined: {do: segment segment, pretrained: "{encoder}"}
 """
 
 
@@ -45,7 +45,7 @@ def test_mistakes_of_all_steps_are_told_together(tmp_path: Path) -> None:
 
 
 def test_a_mistake_of_many_steps_is_told_once(tmp_path: Path) -> None:
-    (fault,) = faults(tmp_path, ROAD.replace('classify, start: "{encoder}"', "classify, label_fractoin: 0.1"))
+    (fault,) = faults(tmp_path, ROAD.replace('classify, pretrained: "{encoder}"', "classify, label_fractoin: 0.1"))
     assert fault == ("tuned_0.01 and 3 more: unknown option 'label_fractoin' (did you mean 'label_fraction'?)")
 
 

@@ -142,7 +142,7 @@ def write_scores(
     found = {site: score(0.92 - 0.03 * n) | {"images": 100} for n, site in enumerate(sites)}
     _write(
         folder / "scores.json",
-        {"label_fraction": fraction, "encoder": encoder, "sites": found, "pooled": score(pooled)},
+        {"label_fraction": fraction, "pretrained": encoder, "sites": found, "pooled": score(pooled)},
     )
 
 

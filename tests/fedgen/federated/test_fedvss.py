@@ -35,7 +35,7 @@ from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedgen.federated.fedvss import VirtualSamples, adverse, aside, confident, divergence, evaluating, moved, unit
-from fedtune.classification.classifier import MILD, Classifier
+from fedtune.classification.classifier import DEFAULT_AUGMENTATION, Classifier
 from fedtune.classification.finetuning import finetune
 from tests.fedgen.members import shapes, untrained
 from tests.stopping import killed_in
@@ -317,7 +317,7 @@ def by_the_paper(module: Classifier, how: VirtualSamples) -> Iterator[tuple[floa
 @pytest.mark.parametrize("frozen", [False, True], ids=["all of it learns", "a frozen encoder"])
 def test_a_visit_equals_the_paper_written_as_a_loop(toy: Callable[..., Encoder], frozen: bool) -> None:
     how = VirtualSamples(lambda_l=0.7, lambda_g=1.3)
-    ours, expected = classifier(toy(), frozen=frozen), classifier(toy(), frozen=frozen)
+    ours, expected = classifier(toy(), freeze_encoder=frozen), classifier(toy(), freeze_encoder=frozen)
     found, metrics = visited(ours, how)
     with seeded(TURN.seed_of("a")):
         losses = list(by_the_paper(expected, how))
@@ -326,14 +326,14 @@ def test_a_visit_equals_the_paper_written_as_a_loop(toy: Callable[..., Encoder],
     local, sure = np.mean(losses[-3:], axis=0)  # of the last epoch
     assert metrics["virtual_local"] == pytest.approx(local, rel=1e-3)
     assert metrics["virtual_global"] == pytest.approx(sure, rel=1e-3)
-    plain, _ = visited(classifier(toy(), frozen=frozen))
+    plain, _ = visited(classifier(toy(), freeze_encoder=frozen))
     assert not torch.allclose(found["head.weight"], plain["head.weight"], rtol=1e-2)
 
 
 def test_without_virtual_samples_it_is_fedavg_to_the_bit(toy: Callable[..., Encoder]) -> None:
     none = VirtualSamples(lambda_l=0.0, lambda_g=0.0)
-    plain, reported = visited(classifier(toy(), augment=MILD))
-    guided, told = visited(classifier(toy(), augment=MILD), none)
+    plain, reported = visited(classifier(toy(), augment=DEFAULT_AUGMENTATION))
+    guided, told = visited(classifier(toy(), augment=DEFAULT_AUGMENTATION), none)
     assert same(guided, plain)
     assert told == reported
 

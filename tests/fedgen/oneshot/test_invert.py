@@ -271,7 +271,7 @@ def test_a_damaged_run_is_refused(broken: str, tmp_path: Path) -> None:
 
 def test_a_classifier_of_several_findings_is_refused(together: Path, tmp_path: Path) -> None:
     shutil.copytree(together, tmp_path, dirs_exist_ok=True)
-    write_json(tmp_path / "run.json", RunFolder(together).about() | {"several_findings": True})
+    write_json(tmp_path / "run.json", RunFolder(together).about() | {"multilabel": True})
     seal(tmp_path)
     with pytest.raises(InputError, match="tells several findings an image"):
         Tuned.open(tmp_path)

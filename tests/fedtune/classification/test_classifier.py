@@ -26,11 +26,11 @@ def state(module: nn.Module) -> dict[str, Tensor]:
     return {k: t.clone() for k, t in module.state_dict().items()}
 
 
-def test_it_is_a_linear_layer_on_the_encoder_and_learns_cross_entropy(
+def test_a_classifier_is_a_linear_layer_with_cross_entropy(
     toy: Callable[[], Encoder], images: Callable[..., Images]
 ) -> None:
     site = images([0, 1, 2, 1, 0, 2, 2, 1])
-    module = Classifier(toy(), 3, frozen=True, augment=None, optimizer=lambda p: SGD(p, lr=0.0))
+    module = Classifier(toy(), 3, freeze_encoder=True, augment=None, optimizer=lambda p: SGD(p, lr=0.0))
     logged = visited(module, site)["loss"]
     with torch.no_grad():
         features = module.encoder.eval()(site.batch(range(8)))
@@ -39,14 +39,14 @@ def test_it_is_a_linear_layer_on_the_encoder_and_learns_cross_entropy(
     assert logged == pytest.approx(cross_entropy(logits, site.labels).item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_training_finds_labels_that_are_in_the_images(
-    toy: Callable[[], Encoder], images: Callable[..., Images], frozen: bool
+@pytest.mark.parametrize("freeze_encoder", [True, False])
+def test_training_learns_labels_that_are_in_the_images(
+    toy: Callable[[], Encoder], images: Callable[..., Images], freeze_encoder: bool
 ) -> None:
     site = images([0, 1] * 8)
     site.pixels[(site.labels == 1).numpy()] *= -1
     site.pixels[:] = abs(site.pixels) * (1 - 2 * site.labels.numpy()[:, None, None, None])
-    module = Classifier(toy(), 2, frozen, optimizer=lambda p: SGD(p, lr=0.3))
+    module = Classifier(toy(), 2, freeze_encoder, optimizer=lambda p: SGD(p, lr=0.3))
     visited(module, site, max_epochs=10)
     assert torch.equal(module.eval()(site.batch(range(16))).argmax(1), site.labels)
 
@@ -54,25 +54,23 @@ def test_training_finds_labels_that_are_in_the_images(
 def test_a_frozen_encoder_keeps_every_bit_batch_norm_included(
     toy: Callable[[], Encoder], images: Callable[..., Images]
 ) -> None:
-    module = Classifier(toy(), 2, frozen=True)
+    module = Classifier(toy(), 2, freeze_encoder=True)
     encoder, head = state(module.encoder), state(module.head)
     visited(module, images([0, 1] * 8), max_epochs=3)
     assert all(torch.equal(t, encoder[k]) for k, t in module.encoder.state_dict().items())
     assert not torch.equal(module.head.weight, head["weight"])
 
 
-def test_an_encoder_that_is_not_frozen_learns_all_of_it(
-    toy: Callable[[], Encoder], images: Callable[..., Images]
-) -> None:
+def test_an_encoder_that_is_not_frozen_is_trained(toy: Callable[[], Encoder], images: Callable[..., Images]) -> None:
     module = Classifier(toy(), 2)
     before = state(module)
     visited(module, images([0, 1] * 8))
     assert all(not torch.equal(t, before[k]) for k, t in module.state_dict().items())
 
 
-def test_a_frozen_encoder_does_not_travel_nor_reach_the_optimizer(toy: Callable[[], Encoder]) -> None:
-    for frozen, travels in ((True, {"head"}), (False, {"encoder", "head"})):
-        module = Classifier(toy(), 2, frozen)
+def test_a_frozen_encoder_is_neither_shared_nor_optimized(toy: Callable[[], Encoder]) -> None:
+    for freeze_encoder, travels in ((True, {"head"}), (False, {"encoder", "head"})):
+        module = Classifier(toy(), 2, freeze_encoder)
         assert {k.split(".")[0] for k in module.state_dict() if k.startswith(module.share)} == travels
         given = {id(p) for group in module.configure_optimizers().param_groups for p in group["params"]}
         assert given == {id(p) for name, p in module.named_parameters() if name.split(".")[0] in travels}

@@ -27,7 +27,7 @@ from fedcore.runs.folder import RunFolder
 from fedcore.server.rounds import Rounds
 from fedcore.training.visit import Visit
 from fedtune.classification.classifier import Classifier
-from fedtune.classification.finetuning import build, finetune
+from fedtune.classification.finetuning import build_classifier, finetune
 from fedtune.classification.losses import BinaryCrossEntropy
 from tests.fedcore.toys import same
 
@@ -66,13 +66,13 @@ def encoder_of(pretrained: Path) -> dict[str, Tensor]:
     return safetensors.torch.load_file(pretrained / "encoder" / "encoder.safetensors")
 
 
-def test_from_random_weights_and_repeatable_to_the_bit(tmp_path: Path) -> None:
+def test_a_run_from_random_weights_is_reproducible_bit_by_bit(tmp_path: Path) -> None:
     first, second = ran(tmp_path / "a"), ran(tmp_path / "b")
     assert first.about()["status"] == "finished"
     assert (first.path / MODEL).read_bytes() == (second.path / MODEL).read_bytes()
     assert scores(first) == scores(second)
     content, about = scores(first), first.about()
-    assert content["encoder"] is None
+    assert content["pretrained"] is None
     assert {site: row["images"] for site, row in content["sites"].items()} == {
         site: n["test"] for site, n in about["sites"].items()
     }
@@ -83,34 +83,34 @@ def test_from_random_weights_and_repeatable_to_the_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["", "encoder"])
-def test_it_starts_from_the_encoder_of_a_run(tmp_path: Path, pretrained: Path, folder: str) -> None:
+def test_a_run_starts_from_a_pretrained_encoder(tmp_path: Path, pretrained: Path, folder: str) -> None:
     cohort = DATA.load()
-    module = build(cohort, ENCODER, Classifier, 0, pretrained / "encoder")
+    module = build_classifier(cohort, ENCODER, Classifier, 0, pretrained / "encoder")
     assert all(torch.equal(t, module.encoder.state_dict()[k]) for k, t in encoder_of(pretrained).items())
-    started = ran(tmp_path / "a", start=str(pretrained / folder))
+    started = ran(tmp_path / "a", pretrained=str(pretrained / folder))
     at_random = ran(tmp_path / "b")
-    assert scores(started)["encoder"] == str(pretrained / folder)
+    assert scores(started)["pretrained"] == str(pretrained / folder)
     assert not torch.equal(trained(started)["encoder.conv1.weight"], trained(at_random)["encoder.conv1.weight"])
     # Three visits of a few steps at 1e-3 move the weights a little from where they started.
     drift = trained(started)["encoder.conv1.weight"] - encoder_of(pretrained)["conv1.weight"]
     assert 0 < drift.abs().max() < 0.05
 
 
-def test_a_frozen_encoder_keeps_its_bits_and_stays_where_it_is(tmp_path: Path, pretrained: Path) -> None:
-    run = ran(tmp_path / "run", start=str(pretrained), classifier=partial(Classifier, frozen=True))
+def test_a_frozen_encoder_keeps_its_bits_and_is_not_sent(tmp_path: Path, pretrained: Path) -> None:
+    run = ran(tmp_path / "run", pretrained=str(pretrained), classifier=partial(Classifier, freeze_encoder=True))
     ours = trained(run)
     assert all(torch.equal(ours[f"encoder.{k}"], t) for k, t in encoder_of(pretrained).items())
     head = 4 * (WIDTH * CLASSES + CLASSES)
     for record in run.rounds():
         assert {(s["up"]["weights"], s["down"]["weights"]) for s in record["sites"].values()} == {(head, head)}
-    at_start = build(DATA.load(), ENCODER, Classifier, 0, pretrained / "encoder")
+    at_start = build_classifier(DATA.load(), ENCODER, Classifier, 0, pretrained / "encoder")
     assert not torch.equal(ours["head.weight"], at_start.head.weight)
 
 
 def test_a_tenth_of_the_labels(tmp_path: Path) -> None:
     run = ran(tmp_path / "run", label_fraction=0.1)
     expected = {site: len(labelled(images, 0.1, seed=0)) for site, images in DATA.load().split("train").items()}
-    assert run.about()["labelled"] == expected
+    assert run.about()["labelled_images"] == expected
     assert all(n < run.about()["sites"][site]["train"] for site, n in expected.items())
     for record in run.rounds():
         assert {site: s["examples"] for site, s in record["sites"].items()} == expected
@@ -118,9 +118,9 @@ def test_a_tenth_of_the_labels(tmp_path: Path) -> None:
     assert scores(run)["pooled"]["images"] == sum(n["test"] for n in run.about()["sites"].values())
 
 
-def test_an_encoder_of_another_architecture_is_refused_by_both_names(tmp_path: Path, pretrained: Path) -> None:
+def test_an_encoder_of_another_architecture_is_an_error_with_both_names(tmp_path: Path, pretrained: Path) -> None:
     with pytest.raises(InputError, match="another architecture") as caught:
-        ran(tmp_path / "run", start=str(pretrained), encoder=partial(ResNet, depth=18, stem=16))
+        ran(tmp_path / "run", pretrained=str(pretrained), encoder=partial(ResNet, depth=18, stem=16))
     assert "ResNet(spatial_dims=2, channels=1, depth=10, stem=8, norm=batch)" in str(caught.value)
     assert "ResNet(spatial_dims=2, channels=1, depth=18, stem=16, norm=batch)" in str(caught.value)
     assert not (tmp_path / "run").exists()
@@ -152,7 +152,7 @@ FULL = "image,site,patient,split,label"
     ],
     ids=["no labels", "one class", "no training labels", "no test labels"],
 )
-def test_without_the_labels_it_needs_nothing_is_begun(
+def test_missing_labels_are_errors_before_training(
     tmp_path: Path, columns: str, classes: str, unlabelled: str, text: str
 ) -> None:
     with pytest.raises(InputError, match=text):
@@ -160,7 +160,7 @@ def test_without_the_labels_it_needs_nothing_is_begun(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_class_that_only_test_images_show_is_refused(tmp_path: Path) -> None:
+def test_a_class_that_only_test_images_have_is_an_error(tmp_path: Path) -> None:
     data = hospital(tmp_path, FULL)
     manifest = tmp_path / "manifest.csv"
     lines = manifest.read_text().splitlines()
@@ -182,11 +182,11 @@ def test_partly_labelled_sites_train_on_what_is_labelled(tmp_path: Path) -> None
     lines[7:] = [line.rsplit(",", 1)[0] + "," for line in lines[7:]]  # the second site has no label at all
     manifest.write_text("\n".join(lines))
     run = ran(tmp_path / "run", data)
-    assert run.about()["labelled"] == {"s0": 3}
+    assert run.about()["labelled_images"] == {"s0": 3}
     assert scores(run)["sites"].keys() == {"s0"}
 
 
-def test_kappa_is_told_of_grades_and_of_no_other_numbers(tmp_path: Path) -> None:
+def test_kappa_is_reported_only_with_ordinal(tmp_path: Path) -> None:
     data = hospital(tmp_path, FULL, "01")
     plain, ranked = (ran(tmp_path / str(ordinal), data, ordinal=ordinal) for ordinal in (False, True))
     kappas = {"kappa_linear", "kappa_quadratic"}
@@ -195,61 +195,61 @@ def test_kappa_is_told_of_grades_and_of_no_other_numbers(tmp_path: Path) -> None
     assert scores(plain)["pooled"] == {k: v for k, v in scores(ranked)["pooled"].items() if k not in kappas}
 
 
-def test_what_is_no_grade_is_refused_before_training(tmp_path: Path) -> None:
-    with pytest.raises(InputErrors, match="'clear' holds no number"):
+def test_classes_that_are_not_grades_are_errors_before_training(tmp_path: Path) -> None:
+    with pytest.raises(InputErrors, match="'clear' has no number"):
         ran(tmp_path / "run", ordinal=True)
-    with pytest.raises(InputError, match="ordinal is for classes of which an image has one"):
+    with pytest.raises(InputError, match="ordinal needs one class per image"):
         ran(tmp_path / "run", ordinal=True, classifier=partial(Classifier, loss=BinaryCrossEntropy()))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_fraction_out_of_range_and_a_start_without_an_encoder_are_refused(tmp_path: Path) -> None:
+def test_invalid_fraction_and_missing_encoder_are_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"label_fraction must lie in \(0, 1\], got 0"):
         ran(tmp_path / "run", label_fraction=0.0)
     with pytest.raises(InputError, match="holds no encoder"):
-        ran(tmp_path / "run", start=str(tmp_path))
+        ran(tmp_path / "run", pretrained=str(tmp_path))
     assert not (tmp_path / "run").exists()
 
 
-def test_the_scores_go_through_the_policy(tmp_path: Path) -> None:
+def test_a_policy_that_forbids_counts_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="SiteCounts reveals STATISTICS"):
         ran(tmp_path / "run", policy=Policy(Reveals.WEIGHTS, min_patients=1))
 
 
-def test_weights_that_are_missing_damaged_or_of_another_architecture_are_refused(tmp_path: Path) -> None:
+def test_missing_damaged_or_other_weights_are_errors(tmp_path: Path) -> None:
     cohort, run = DATA.load(), RunFolder(tmp_path)
-    module = build(cohort, ENCODER, Classifier, 0)
-    fresh = partial(build, cohort, ENCODER, Classifier, 1)
+    module = build_classifier(cohort, ENCODER, Classifier, 0)
+    fresh = partial(build_classifier, cohort, ENCODER, Classifier, 1)
     with pytest.raises(InputError, match="is missing; give a finished run"):
         with_weights(run, fresh)
     save_classifier(run, module)
     assert same(with_weights(run, fresh).state_dict(), module.state_dict())
     with pytest.raises(InputError, match="another architecture"):
-        with_weights(run, partial(build, cohort, partial(ResNet, depth=10, stem=4), Classifier, 0))
+        with_weights(run, partial(build_classifier, cohort, partial(ResNet, depth=10, stem=4), Classifier, 0))
     (tmp_path / MODEL).write_bytes((tmp_path / MODEL).read_bytes()[:-9])
     with pytest.raises(InputError, match="truncated"):
         with_weights(run, fresh)
 
 
-def test_labels_of_further_sites_are_all_used(tmp_path: Path) -> None:
+def test_labels_of_extra_sites_are_all_used(tmp_path: Path) -> None:
     """Written as a hospital of its own, with another name."""
     manifest = Phantoms(sites=1, images_per_site=24, test_fraction=0.0, seed=3).write(tmp_path / "more", 32)
     manifest.write_text(manifest.read_text().replace(",hospital_1,", ",elsewhere,"))
     data = replace(DATA, extra_manifests=(str(manifest),), cache=tmp_path / "cache")
     about = ran(tmp_path / "run", data, label_fraction=0.5).about()
-    assert about["labelled"]["elsewhere"] == 24
-    assert 12 < about["labelled"]["hospital_1"] < 24 < about["sites"]["hospital_1"]["train"]
+    assert about["labelled_images"]["elsewhere"] == 24
+    assert 12 < about["labelled_images"]["hospital_1"] < 24 < about["sites"]["hospital_1"]["train"]
     assert set(scores(RunFolder(tmp_path / "run"))["sites"]) == {"hospital_1", "hospital_2"}
 
 
-def test_a_synthetic_set_joins_the_batches_and_weighs_nothing(tmp_path: Path) -> None:
+def test_a_synthetic_set_joins_the_batches_and_does_not_count_as_images(tmp_path: Path) -> None:
     """It changes what is learned, and neither a site's labels nor the number of images that it counts for."""
     manifest = Phantoms(sites=1, images_per_site=24, test_fraction=0.0, seed=3).write(tmp_path / "more", 32)
     manifest.write_text(manifest.read_text().replace(",hospital_1,", ",elsewhere,"))
     data = replace(DATA, cache=tmp_path / "cache")
     alone = ran(tmp_path / "alone", data, label_fraction=0.5)
     both = ran(tmp_path / "both", replace(data, synthetic=Synthetic(str(manifest))), label_fraction=0.5)
-    assert both.about()["labelled"] == alone.about()["labelled"]
+    assert both.about()["labelled_images"] == alone.about()["labelled_images"]
     examples = [[site["examples"] for r in run.rounds() for site in r["sites"].values()] for run in (alone, both)]
     assert examples[0] == examples[1]
     assert set(scores(both)["sites"]) == {"hospital_1", "hospital_2"}

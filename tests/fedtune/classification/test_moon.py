@@ -30,7 +30,7 @@ from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedtune.classification.classifier import Classifier
-from fedtune.classification.moon import ModelContrast, model_contrast
+from fedtune.classification.moon import MOON, moon_loss
 from tests.fedcore.toys import Hospitals, assert_resumes, run, same
 
 VISIT = Visit(batch_size=4, max_epochs=2, accelerator="cpu")
@@ -60,7 +60,7 @@ def sites(toy: Callable[..., Encoder], data: dict[str, Images]) -> Sites:
 
 
 def moon(**settings: float) -> FedAvg:
-    return FedAvg(guides=(ModelContrast(**settings),))
+    return FedAvg(guides=(MOON(**settings),))
 
 
 def vectors(seed: int, count: int) -> list[Tensor]:
@@ -80,20 +80,20 @@ def test_the_loss_equals_a_loop_over_images(seed: int, tau: float) -> None:
     for x, g, p in zip(z.tolist(), sent.tolist(), last.tolist(), strict=True):
         near, far = exp(sim(x, g) / tau), exp(sim(x, p) / tau)
         total -= log(near / (near + far))
-    assert model_contrast(z, sent, last, tau).item() == pytest.approx(total / 5, rel=1e-4)
+    assert moon_loss(z, sent, last, tau).item() == pytest.approx(total / 5, rel=1e-4)
 
 
 def test_the_loss_by_hand() -> None:
     """z along z_glob and across z_prev: -log(e^2 / (e^2 + 1)) = 0.1269; the other way round 2 more."""
     x, y = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 5.0]])
-    assert model_contrast(x, x, y, 0.5).item() == pytest.approx(0.12693, abs=1e-5)
-    assert model_contrast(x, y, x, 0.5).item() == pytest.approx(2.12693, abs=1e-5)
-    assert model_contrast(x, y, y, 0.5).item() == pytest.approx(log(2))
+    assert moon_loss(x, x, y, 0.5).item() == pytest.approx(0.12693, abs=1e-5)
+    assert moon_loss(x, y, x, 0.5).item() == pytest.approx(2.12693, abs=1e-5)
+    assert moon_loss(x, y, y, 0.5).item() == pytest.approx(log(2))
 
 
-def test_lengths_of_features_are_of_no_matter() -> None:
+def test_the_loss_does_not_depend_on_feature_norms() -> None:
     z, sent, last = vectors(0, 3)
-    torch.testing.assert_close(model_contrast(9 * z, 0.1 * sent, 5 * last, 0.5), model_contrast(z, sent, last, 0.5))
+    torch.testing.assert_close(moon_loss(9 * z, 0.1 * sent, 5 * last, 0.5), moon_loss(z, sent, last, 0.5))
 
 
 def as_loops(module: Classifier, data: dict[str, Images], rounds: int, mu: float, tau: float) -> Tensors:
@@ -116,7 +116,7 @@ def as_loops(module: Classifier, data: dict[str, Images], rounds: int, mu: float
                     if last is not None:
                         with torch.no_grad():
                             near, far = sent.encoder(x), last.eval().encoder(x)
-                        loss = loss + mu * model_contrast(z, near, far, tau)
+                        loss = loss + mu * moon_loss(z, near, far, tau)
                     steps.zero_grad()
                     loss.backward()
                     steps.step()
@@ -128,7 +128,7 @@ def as_loops(module: Classifier, data: dict[str, Images], rounds: int, mu: float
 
 
 @pytest.mark.parametrize(("mu", "tau"), [(1.0, 0.5), (5.0, 0.2)])
-def test_a_run_equals_the_paper_as_loops(
+def test_a_run_equals_the_papers_algorithm(
     sites: Sites, toy: Callable[..., Encoder], data: dict[str, Images], mu: float, tau: float
 ) -> None:
     found = run(moon(mu=mu, tau=tau), sites()).tensors
@@ -139,14 +139,14 @@ def test_a_run_equals_the_paper_as_loops(
     assert not same(found, run(FedAvg(), sites()).tensors)
 
 
-def test_without_weight_it_is_fedavg(sites: Sites) -> None:
+def test_mu_zero_is_fedavg(sites: Sites) -> None:
     found, expected = run(moon(mu=0.0), sites()).tensors, run(FedAvg(), sites()).tensors
     for k, t in expected.items():
         torch.testing.assert_close(found[k], t)
 
 
-def test_a_first_visit_has_nothing_to_turn_from(sites: Sites) -> None:
-    """It is FedAvg's to the bit, and tells no contrast."""
+def test_the_first_visit_is_fedavg(sites: Sites) -> None:
+    """It is FedAvg's to the bit, and reports no MOON loss."""
     assert same(run(moon(), sites(), Rounds(1)).tensors, run(FedAvg(), sites(), Rounds(1)).tensors)
     transport = sites()
     state = FedAvg().start(transport.local)
@@ -154,11 +154,11 @@ def test_a_first_visit_has_nothing_to_turn_from(sites: Sites) -> None:
         next(iter(transport.ask(moon(), [("a", state)], Round(index, 2, 0)))).metrics  # type: ignore[union-attr]
         for index in range(2)
     )
-    assert "contrast" not in first
-    assert second["contrast"] > 0
+    assert "moon_loss" not in first
+    assert second["moon_loss"] > 0
 
 
-def test_the_encoder_of_the_last_visit_stays_at_its_site(sites: Sites) -> None:
+def test_the_previous_encoder_stays_at_its_site(sites: Sites) -> None:
     transport = sites()
     run(moon(), transport, Rounds(1))
     with transport.local.at(transport.site("b")):
@@ -168,7 +168,7 @@ def test_the_encoder_of_the_last_visit_stays_at_its_site(sites: Sites) -> None:
     assert all(torch.equal(memory[f"moon/{k}"], t) for k, t in encoder.items())
 
 
-def test_no_one_looks_on_when_the_visit_is_over(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_hook_is_left_after_a_visit(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
     transport = sites()
     run(moon(), transport, Rounds(2))
     module = transport.local.module
@@ -180,7 +180,7 @@ def test_no_one_looks_on_when_the_visit_is_over(sites: Sites, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_a_step_in_mixed_precision_goes_nearly_the_same_way(
+def test_mixed_precision_is_close_to_full_precision(
     toy: Callable[..., Encoder], data: dict[str, Images], precision: Any
 ) -> None:
     module = classifier(toy())
@@ -191,7 +191,7 @@ def test_a_step_in_mixed_precision_goes_nearly_the_same_way(
     torch.testing.assert_close(found["head.weight"], expected["head.weight"], rtol=0.05, atol=0.02)
 
 
-def test_where_the_loss_is_scaled_so_is_the_slope_that_joins_it(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grad_scaler_scales_the_added_gradient(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
     """With float16's scaler, which a CPU has as well: unscaled, so great a weight would all but vanish."""
 
     def trainer(visit: Visit, callbacks: list[Any]) -> Trainer:
@@ -211,23 +211,23 @@ def test_where_the_loss_is_scaled_so_is_the_slope_that_joins_it(sites: Sites, mo
 @pytest.mark.parametrize(
     "wrap", [lambda a: a, Quantised, Ditto, lambda a: FedBN(guides=a.guides)], ids=["alone", "int8", "ditto", "fedbn"]
 )
-def test_a_stopped_run_resumes_to_the_bit(sites: Sites, tmp_path: Path, wrap: Callable[[FedAvg], Any]) -> None:
+def test_a_resumed_run_is_bit_identical(sites: Sites, tmp_path: Path, wrap: Callable[[FedAvg], Any]) -> None:
     algorithm = wrap(moon())
     share = tuple(algorithm.share(sites().local.module)) if isinstance(algorithm, FedBN) else None
     assert_resumes(algorithm, lambda: sites(share), tmp_path, Rounds(4))
     assert weights_of(run(algorithm, sites(share)))
 
 
-def test_a_frozen_encoder_and_one_that_was_not_sent_are_refused(sites: Sites) -> None:
-    with pytest.raises(QuorumMissed, match=r"nothing named encoder.\* was"):
-        run(moon(), sites(frozen=True))
-    with pytest.raises(QuorumMissed, match=r"nothing named encoder.\* was"):
-        run(LocalOnly((ModelContrast(),)), sites(()))
-    with pytest.raises(QuorumMissed, match="MOON pulls at an encoder, and this one is frozen"):
-        run(moon(), sites(("encoder.", "head."), frozen=True))
+def test_a_frozen_or_unshared_encoder_is_an_error(sites: Sites) -> None:
+    with pytest.raises(QuorumMissed, match=r"no received weight is named encoder.\*"):
+        run(moon(), sites(freeze_encoder=True))
+    with pytest.raises(QuorumMissed, match=r"no received weight is named encoder.\*"):
+        run(LocalOnly((MOON(),)), sites(()))
+    with pytest.raises(QuorumMissed, match="MOON trains the encoder, and this one is frozen"):
+        run(moon(), sites(("encoder.", "head."), freeze_encoder=True))
 
 
 @pytest.mark.parametrize("wrong", [{"mu": -1.0}, {"tau": 0.0}])
-def test_settings_are_sane(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="mu must be >= 0 and tau positive, got ModelContrast"):
-        ModelContrast(**wrong)
+def test_invalid_settings_are_errors(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="mu must be >= 0 and tau positive, got MOON"):
+        MOON(**wrong)

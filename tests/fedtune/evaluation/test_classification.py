@@ -18,9 +18,15 @@ from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedtune.classification.classifier import Classifier
-from fedtune.evaluation.classification import POOLED, Evaluate, SiteCounts, evaluate, require_classes
-from fedtune.evaluation.counts import BINS, FINE, cells
-from fedtune.evaluation.scores_file import as_json, show
+from fedtune.evaluation.classification import (
+    POOLED,
+    EvaluateClassifier,
+    SiteCounts,
+    evaluate_classifier,
+    require_classes,
+)
+from fedtune.evaluation.counts import CONFIDENCE_BINS, SCORE_BINS, cell_indices
+from fedtune.evaluation.scores_file import print_scores, to_json
 from tests.fedcore.toys import Hospitals, same
 
 SIZES = {"a": 40, "b": 25, "c": 12}
@@ -49,15 +55,15 @@ def together(sites: dict[str, Images]) -> Images:
     )  # fmt: skip
 
 
-def test_a_site_with_a_personal_model_is_measured_by_it(local: LocalTrainer, tests: dict[str, Images]) -> None:
-    """Site b always answers 2, and the others as the federation's model does."""
+def test_a_personal_model_is_scored_at_its_site(local: LocalTrainer, tests: dict[str, Images]) -> None:
+    """The personal model of site b always predicts 2; the other sites have the shared model."""
     transport = Hospitals(tests, local, tests, ANY)
-    before = evaluate(transport, seed=0).table
+    before = evaluate_classifier(transport, seed=0).table
     certain = {"head.weight": torch.zeros(3, 8), "head.bias": torch.tensor([0.0, 0.0, 9.0])}
     mine = {f"personal/{k}": t for k, t in (local.shared() | certain).items()}
     transport.memories.put("b", mine, Round(0, 1, seed=0))
     shared = local.shared()
-    after = evaluate(transport, seed=0).table
+    after = evaluate_classifier(transport, seed=0).table
     assert all(torch.equal(shared[k], t) for k, t in local.shared().items())
     assert after["b"]["balanced_accuracy"].value == pytest.approx(1 / 3)
     assert before["b"]["balanced_accuracy"].value != pytest.approx(1 / 3)
@@ -74,10 +80,10 @@ def strict(text: str) -> Any:
     return json.loads(text, parse_constant=refuse)
 
 
-def test_the_pooled_scores_are_those_of_all_images_in_one_place(local: LocalTrainer, tests: dict[str, Images]) -> None:
-    found = evaluate(Hospitals(tests, local, tests, ANY), seed=0)
+def test_pooled_scores_equal_those_of_all_images_together(local: LocalTrainer, tests: dict[str, Images]) -> None:
+    found = evaluate_classifier(Hospitals(tests, local, tests, ANY), seed=0)
     apart, images = found.table, found.images
-    one = evaluate(Hospitals({}, local, {"all": together(tests)}, ANY), seed=0).table
+    one = evaluate_classifier(Hospitals({}, local, {"all": together(tests)}, ANY), seed=0).table
     for name, score in apart[POOLED].items():
         assert score.value == pytest.approx(one[POOLED][name].value, abs=1e-12)
         assert score.value == pytest.approx(one["all"][name].value, abs=0.01)  # AUROC without bins
@@ -85,86 +91,87 @@ def test_the_pooled_scores_are_those_of_all_images_in_one_place(local: LocalTrai
     assert apart.keys() == images.keys()
 
 
-def test_a_sites_scores_are_those_of_its_answers_and_lie_in_their_intervals(
+def test_a_sites_scores_are_those_of_its_predictions_and_lie_in_their_intervals(
     local: LocalTrainer, tests: dict[str, Images]
 ) -> None:
-    found = evaluate(Hospitals(tests, local, tests, ANY), seed=0)
+    found = evaluate_classifier(Hospitals(tests, local, tests, ANY), seed=0)
     with torch.no_grad():
         logits = local.module.eval()(tests["b"].batch(range(25)))
-    assert torch.equal(found.counts["b"].confusion, cells(logits, tests["b"].labels).count().confusion)
+    assert torch.equal(found.counts["b"].confusion, cell_indices(logits, tests["b"].labels).count().confusion)
     for row in found.table.values():
         for name, score in row.items():
             assert name == "ece" or score.low <= score.value <= score.high, name
 
 
-def test_batches_do_not_matter(local: LocalTrainer, tests: dict[str, Images]) -> None:
+def test_the_batch_size_does_not_change_counts(local: LocalTrainer, tests: dict[str, Images]) -> None:
     sites, down = Hospitals(tests, local, tests, ANY), Weights(local.shared())
     counts = []
     for batch in (7, 256):
-        (answer,) = sites.ask(Evaluate(batch), [("a", down)], Round(0, 1, seed=0))
-        assert isinstance(answer, Contribution)
-        counts.append(answer.message)
+        (result,) = sites.ask(EvaluateClassifier(batch), [("a", down)], Round(0, 1, seed=0))
+        assert isinstance(result, Contribution)
+        counts.append(result.message)
     assert same(flatten(counts[0]), flatten(counts[1]))
 
 
-def test_scores_do_not_hang_on_the_scalars_that_a_policy_holds_back(
-    local: LocalTrainer, tests: dict[str, Images]
-) -> None:
-    full = evaluate(Hospitals(tests, local, tests, ANY), seed=0)
-    bare = evaluate(Hospitals(tests, local, tests, Policy(metrics=False, min_patients=1)), seed=0)
-    assert as_json(bare) == as_json(full)
+def test_scores_do_not_depend_on_metrics_that_a_policy_forbids(local: LocalTrainer, tests: dict[str, Images]) -> None:
+    full = evaluate_classifier(Hospitals(tests, local, tests, ANY), seed=0)
+    bare = evaluate_classifier(Hospitals(tests, local, tests, Policy(metrics=False, min_patients=1)), seed=0)
+    assert to_json(bare) == to_json(full)
 
 
-def test_a_policy_of_weights_refuses_and_says_what_to_do(
+def test_a_policy_of_weights_is_an_error_with_advice(
     local: LocalTrainer, tests: dict[str, Images], tmp_path: Path
 ) -> None:
     sites = Hospitals(tests, local, tests, Policy(Reveals.WEIGHTS), folder=tmp_path)
     with pytest.raises(
         InputError, match=r"a could not be evaluated: Counts reveals STATISTICS .* set policy.max_level"
     ):
-        evaluate(sites, seed=0)
+        evaluate_classifier(sites, seed=0)
     lines = [strict(line) for path in tmp_path.glob("*/audit.jsonl") for line in path.read_text().splitlines()]
     assert {line["what"] for line in lines} == {"refusal"}
 
 
-def test_what_leaves_is_audited_and_holds_counts_alone(
+def test_only_counts_are_sent_and_all_are_audited(
     local: LocalTrainer, tests: dict[str, Images], tmp_path: Path
 ) -> None:
-    evaluate(Hospitals(tests, local, tests, ANY, folder=tmp_path), seed=0)
+    evaluate_classifier(Hospitals(tests, local, tests, ANY, folder=tmp_path), seed=0)
     for name in SIZES:
         entries = [strict(line) for line in (tmp_path / name / "audit.jsonl").read_text().splitlines()]
-        told = {e["field"]: (e["reveals"], e.get("shape")) for e in entries}
-        assert {name: shape for name, (_, shape) in told.items()} == {
-            "counts/confusion": [3, 3], "counts/histogram": [3, 2, BINS], "counts/reliability": [2, FINE],
-            "design": [3], "patients": [], "withheld": [3], "answer": None,
+        fields = {e["field"]: (e["reveals"], e.get("shape")) for e in entries}
+        assert {name: shape for name, (_, shape) in fields.items()} == {
+            "counts/confusion": [3, 3], "counts/histogram": [3, 2, SCORE_BINS],
+            "counts/reliability": [2, CONFIDENCE_BINS], "design_effects": [3], "patients": [], "withheld": [3],
+            "answer": None,
         }  # fmt: skip
-        assert {level for name, (level, _) in told.items() if name != "answer"} == {"STATISTICS"}
+        assert {level for name, (level, _) in fields.items() if name != "answer"} == {"STATISTICS"}
         assert entries[-1]["values"].keys() == {"examples", "seconds"}
 
 
-def test_what_leaves_does_not_grow_with_the_site(local: LocalTrainer, tests: dict[str, Images]) -> None:
+def test_the_message_size_does_not_depend_on_the_site(local: LocalTrainer, tests: dict[str, Images]) -> None:
     sites, down = Hospitals(tests, local, tests, ANY), Weights(local.shared())
-    answers = list(sites.ask(Evaluate(), ((name, down) for name in SIZES), Round(0, 1, seed=0)))
-    messages = [a.message for a in answers if isinstance(a, Contribution)]
-    assert [nbytes(m) for m in messages] == [4 * (9 + 3 * 2 * BINS + 2 * FINE) + 3 * 4 + 8 + 3] * 3
+    results = list(sites.ask(EvaluateClassifier(), ((name, down) for name in SIZES), Round(0, 1, seed=0)))
+    messages = [a.message for a in results if isinstance(a, Contribution)]
+    assert [nbytes(m) for m in messages] == [4 * (9 + 3 * 2 * SCORE_BINS + 2 * CONFIDENCE_BINS) + 3 * 4 + 8 + 3] * 3
     assert {exposure(m) for m in messages} == {Reveals.STATISTICS}
 
 
 def test_evaluating_changes_neither_weights_nor_memories(local: LocalTrainer, tests: dict[str, Images]) -> None:
     sites, before = Hospitals(tests, local, tests, ANY), local.shared()
-    evaluate(sites, seed=0)
+    evaluate_classifier(sites, seed=0)
     assert all(torch.equal(before[k], t) for k, t in local.shared().items())
     assert all(sites.memories.get(name) == {} for name in SIZES)
 
 
-def test_what_is_a_sites_own_is_used_at_that_site(toy: Callable[[], Encoder], tests: dict[str, Images]) -> None:
-    """Each site has a head of its own, which guesses one class whatever it sees."""
+def test_weights_that_are_not_shared_are_used_at_their_site(
+    toy: Callable[[], Encoder], tests: dict[str, Images]
+) -> None:
+    """Each site has a head of its own, which predicts one class for all images."""
     local = LocalTrainer(Classifier(toy(), 3), ("encoder.",), Visit(accelerator="cpu"))
     sites = Hospitals(tests, local, tests, ANY)
     for k, name in enumerate(SIZES):
         bias = torch.zeros(3).index_fill(0, torch.tensor(k), 9.0)
         sites.memories.put(name, {"module/head.weight": torch.zeros(3, 8), "module/head.bias": bias}, Round(0, 1, 0))
-    table = evaluate(sites, seed=0).table
+    table = evaluate_classifier(sites, seed=0).table
     for k, name in enumerate(SIZES):
         part = float((tests[name].labels == k).float().mean())
         assert table[name]["f1"].value == pytest.approx(2 * part / (1 + part) / 3, abs=1e-6)
@@ -174,9 +181,9 @@ def test_a_site_of_one_class_has_no_auroc_and_null_in_the_file(
     local: LocalTrainer, images: Callable[..., Images], tmp_path: Path
 ) -> None:
     sites = {"one": images([1] * 6), "two": images([0, 1, 2] * 4, name="b")}
-    found = evaluate(Hospitals(sites, local, sites, ANY, folder=tmp_path), seed=0)
+    found = evaluate_classifier(Hospitals(sites, local, sites, ANY, folder=tmp_path), seed=0)
     assert repr(found.table["one"]["auroc"].value) == "nan"
-    content = strict(json.dumps(as_json(found), allow_nan=False))
+    content = strict(json.dumps(to_json(found), allow_nan=False))
     assert content["sites"]["one"]["auroc"] == {"value": None, "low": None, "high": None}
     assert content["sites"]["one"]["images"] == 6
     assert 0 <= content["pooled"]["auroc"]["value"] <= 1
@@ -185,30 +192,28 @@ def test_a_site_of_one_class_has_no_auroc_and_null_in_the_file(
 
 
 def test_a_site_may_have_test_images_only(local: LocalTrainer, tests: dict[str, Images]) -> None:
-    table = evaluate(Hospitals({"a": tests["a"]}, local, {"b": tests["b"]}, ANY), seed=0).table
+    table = evaluate_classifier(Hospitals({"a": tests["a"]}, local, {"b": tests["b"]}, ANY), seed=0).table
     assert table.keys() == {"b", POOLED}
 
 
-def test_without_test_images_there_is_nothing_to_evaluate(local: LocalTrainer, tests: dict[str, Images]) -> None:
+def test_without_test_images_evaluation_is_an_error(local: LocalTrainer, tests: dict[str, Images]) -> None:
     with pytest.raises(InputError, match="no site has labelled test images"):
-        evaluate(Hospitals(tests, local), seed=0)
+        evaluate_classifier(Hospitals(tests, local), seed=0)
 
 
-def test_patients_are_counted_once_each_and_told_apart_from_images(
-    local: LocalTrainer, images: Callable[..., Images]
-) -> None:
+def test_per_patient_scores_count_each_patient_once(local: LocalTrainer, images: Callable[..., Images]) -> None:
     """Every patient has the same image twice or thrice, so the scores are those of one image each."""
     once = {"a": images([0, 1, 2] * 4), "b": images([2, 1, 0], name="b")}
     twice = {name: site.take([at for at in range(len(site)) for _ in range(2 + at % 2)]) for name, site in once.items()}
     assert [len(site) for site in twice.values()] == [30, 7]
-    one = evaluate(Hospitals(once, local, once, ANY), seed=0)
-    two = evaluate(Hospitals(twice, local, twice, ANY), seed=0, by_patient=True)
+    one = evaluate_classifier(Hospitals(once, local, once, ANY), seed=0)
+    two = evaluate_classifier(Hospitals(twice, local, twice, ANY), seed=0, per_patient=True)
     for site, row in one.table.items():
         for name, score in row.items():
             assert two.table[site][name].value == pytest.approx(score.value, abs=1e-6), name
-    told = as_json(two)
-    assert (told["pooled"]["patients"], told["pooled"]["images"]) == (15, 37)
-    assert as_json(one)["pooled"]["patients"] == 15
+    content = to_json(two)
+    assert (content["pooled"]["patients"], content["pooled"]["images"]) == (15, 37)
+    assert to_json(one)["pooled"]["patients"] == 15
 
 
 def test_a_class_of_too_few_patients_is_not_counted_and_a_site_of_none_has_no_score(
@@ -220,7 +225,7 @@ def test_a_class_of_too_few_patients_is_not_counted_and_a_site_of_none_has_no_sc
         "b": images([0, 1, 2] * 9, name="b"),
         "c": images([0] * 10 + [2] * 11, name="c"),
     }
-    found = evaluate(Hospitals(tests, local, tests), seed=0)
+    found = evaluate_classifier(Hospitals(tests, local, tests), seed=0)
     assert found.withheld == {"a": (2,), "b": (0, 1, 2), "c": ()}
     assert found.images == {"a": 22, "b": 0, "c": 21, POOLED: 43}
     assert found.patients == {"a": 22, "b": 0, "c": 21, POOLED: 43}
@@ -228,39 +233,41 @@ def test_a_class_of_too_few_patients_is_not_counted_and_a_site_of_none_has_no_sc
     assert found.counts["a"].histogram[2, 1].sum() == 0
     assert all(np.isnan(score.value) for score in found.table["b"].values())
     kept = {"a": tests["a"].take(range(22)), "c": tests["c"]}
-    of_others = evaluate(Hospitals(kept, local, kept), seed=0)
-    assert as_json(of_others)["pooled"] == as_json(found)["pooled"]
-    told = as_json(found, ("clear", "ring", "round"))["sites"]
-    assert told["a"]["note"] == "fewer than 10 test patients of round; not counted"
-    assert told["b"]["note"] == "fewer than 10 test patients; no score"
-    assert "note" not in told["c"]
-    show(found, ("clear", "ring", "round"))
-    said = capsys.readouterr().out
-    assert next(line.split()[1:3] for line in said.splitlines() if line.startswith("b ")) == ["0", "-"]
-    assert "b: fewer than 10 test patients; no score" in said
+    of_others = evaluate_classifier(Hospitals(kept, local, kept), seed=0)
+    assert to_json(of_others)["pooled"] == to_json(found)["pooled"]
+    sites = to_json(found, ("clear", "ring", "round"))["sites"]
+    assert sites["a"]["note"] == "fewer than 10 test patients of round; not counted"
+    assert sites["b"]["note"] == "fewer than 10 test patients; no score"
+    assert "note" not in sites["c"]
+    print_scores(found, ("clear", "ring", "round"))
+    out = capsys.readouterr().out
+    assert next(line.split()[1:3] for line in out.splitlines() if line.startswith("b ")) == ["0", "-"]
+    assert "b: fewer than 10 test patients; no score" in out
 
 
-def test_a_site_of_too_few_sends_nothing_but_zeros_and_which_classes(
+def test_a_site_of_too_few_patients_sends_zeros_and_the_withheld_classes(
     local: LocalTrainer, images: Callable[..., Images]
 ) -> None:
     tests = {"b": images([0, 1, 2] * 9, name="b")}
-    (answer,) = Hospitals(tests, local, tests).ask(Evaluate(), [("b", Weights(local.shared()))], Round(0, 1, 0))
-    assert isinstance(answer, Contribution)
-    assert isinstance(answer.message, SiteCounts)
-    sent = flatten(answer.message)
+    (result,) = Hospitals(tests, local, tests).ask(
+        EvaluateClassifier(), [("b", Weights(local.shared()))], Round(0, 1, 0)
+    )
+    assert isinstance(result, Contribution)
+    assert isinstance(result.message, SiteCounts)
+    sent = flatten(result.message)
     assert sent.pop("withheld").tolist() == [True] * 3
-    assert sent.pop("design").tolist() == [1.0] * 3
+    assert sent.pop("design_effects").tolist() == [1.0] * 3
     assert not any(t.any() for t in sent.values())
-    assert (answer.examples, answer.metrics) == (0, {})
+    assert (result.examples, result.metrics) == (0, {})
 
 
-def test_where_no_site_has_enough_patients_it_is_told_what_to_do(
+def test_too_few_patients_at_all_sites_is_an_error_with_advice(
     local: LocalTrainer, images: Callable[..., Images]
 ) -> None:
     for labels in ([0, 1] * 4, [0, 1] * 9):
         tests = {"a": images(labels)}
         with pytest.raises(InputError, match=r"no site has 10 test patients.*lower policy\.min_patients"):
-            evaluate(Hospitals(tests, local, tests), seed=0)
+            evaluate_classifier(Hospitals(tests, local, tests), seed=0)
         with pytest.raises(InputError, match="no site has 10 test patients of a class"):
             require_classes(tests, "labels", 2, Policy())
         require_classes(tests, "labels", 2, ANY)

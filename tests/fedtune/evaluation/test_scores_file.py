@@ -13,57 +13,61 @@ from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedtune.classification.classifier import Classifier
 from fedtune.classification.losses import BinaryCrossEntropy
-from fedtune.evaluation.classification import Evaluation, evaluate
+from fedtune.evaluation.classification import ClassificationScores, evaluate_classifier
 from fedtune.evaluation.scores import Score
-from fedtune.evaluation.scores_file import as_json, format_score, show
+from fedtune.evaluation.scores_file import format_score, print_scores, to_json
 from tests.fedcore.toys import Hospitals
 
 GRADES = ("0", "1", "2")
 
 
 @pytest.fixture
-def evaluation(images: Callable[..., Images]) -> Callable[[bool], Evaluation]:
-    """(several) to two sites' answers to noise, of grades or of findings."""
+def evaluation(images: Callable[..., Images]) -> Callable[[bool], ClassificationScores]:
+    """(multilabel) to two sites' answers to noise, of grades or of findings."""
 
-    def make(several: bool) -> Evaluation:
+    def make(multilabel: bool) -> ClassificationScores:
         tests = {name: images([0, 1, 2] * 10, name=name) for name in ("hospital_12", "south")}
         tests = {name: replace(site, findings=one_hot(site.labels, 3).byte()) for name, site in tests.items()}
-        module = Classifier(ResNet(2, 1, depth=10, stem=4), 3, **({"loss": BinaryCrossEntropy()} if several else {}))
+        module = Classifier(ResNet(2, 1, depth=10, stem=4), 3, **({"loss": BinaryCrossEntropy()} if multilabel else {}))
         local = LocalTrainer(module, ("encoder.", "head."), Visit(accelerator="cpu"))
-        return evaluate(Hospitals(tests, local, tests), 0, () if several else range(3))
+        return evaluate_classifier(Hospitals(tests, local, tests), 0, () if multilabel else range(3))
 
     return make
 
 
-def test_a_score_in_words() -> None:
+def test_format_score() -> None:
     assert format_score(Score(0.12349, 0.1, 0.2)) == "0.123 (0.10-0.20)"
     assert format_score(Score(nan, nan, nan)) == "-"
     assert format_score(Score(0.5, nan, nan)) == "0.500"  # no interval
 
 
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("multilabel", [False, True])
 def test_the_tables_fit_a_terminal(
-    evaluation: Callable[[bool], Evaluation], several: bool, capsys: pytest.CaptureFixture[str]
+    evaluation: Callable[[bool], ClassificationScores], multilabel: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show(evaluation(several), GRADES)
+    print_scores(evaluation(multilabel), GRADES)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].split() == ["site", "images", "AUROC", "balanced", "acc.", "F1"]
     text = "\n".join(lines)
-    assert ("linear kappa" in text) is not several
-    assert ("finding" in text) is several
+    assert ("linear kappa" in text) is not multilabel
+    assert ("finding" in text) is multilabel
     assert "ECE" in text
     assert all(line.startswith("hospital_12 ") for line in lines if line.startswith("hos"))
 
 
-def test_the_file_keeps_the_keys_that_others_read_and_gains_some(evaluation: Callable[[bool], Evaluation]) -> None:
-    one, several = as_json(evaluation(False), GRADES), as_json(evaluation(True), GRADES)
-    assert one.keys() == several.keys() == {"sites", "pooled"}
+def test_keys_of_scores_json(
+    evaluation: Callable[[bool], ClassificationScores],
+) -> None:
+    one, multilabel = to_json(evaluation(False), GRADES), to_json(evaluation(True), GRADES)
+    assert one.keys() == multilabel.keys() == {"sites", "pooled"}
     common = {"auroc", "balanced_accuracy", "f1", "ece", "images", "patients", "calibration"}
     assert one["pooled"].keys() == one["sites"]["south"].keys() == common | {"kappa_linear", "kappa_quadratic"}
-    assert several["pooled"].keys() == common | {"findings"}
-    assert several["pooled"]["findings"].keys() == set(GRADES)
+    assert multilabel["pooled"].keys() == common | {"findings"}
+    assert multilabel["pooled"]["findings"].keys() == set(GRADES)
     assert (
-        one["pooled"]["auroc"].keys() == several["pooled"]["findings"]["0"]["auroc"].keys() == {"value", "low", "high"}
+        one["pooled"]["auroc"].keys()
+        == multilabel["pooled"]["findings"]["0"]["auroc"].keys()
+        == {"value", "low", "high"}
     )
-    assert one["pooled"]["calibration"][0].keys() == {"count", "sure", "held"}
+    assert one["pooled"]["calibration"][0].keys() == {"count", "confidence", "accuracy"}

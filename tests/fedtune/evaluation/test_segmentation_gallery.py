@@ -23,8 +23,8 @@ from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedtune.evaluation.segmentation_gallery import FILE, Outlines
-from fedtune.segmentation.networks import UShaped
+from fedtune.evaluation.segmentation_gallery import FILE, SegmentationGallery
+from fedtune.segmentation.networks import EncoderUNet
 from fedtune.segmentation.training import segment
 from tests.fedcore.toys import Hospitals, images
 
@@ -51,7 +51,7 @@ def masked(name: str, n: int, space: tuple[int, ...] = (8, 8)) -> Images:
     return replace(images(name, n), pixels=pixels, masks=((pixels[:, 0] > 0) & ~hidden).astype(np.uint8))
 
 
-def at_sites(folder: Path, test: dict[str, Images]) -> Hospitals:
+def in_process(folder: Path, test: dict[str, Images]) -> Hospitals:
     return Hospitals({}, LocalTrainer(Bright(), ("threshold",), Visit(accelerator="cpu")), test, folder=folder)
 
 
@@ -62,72 +62,72 @@ def kept(folder: Path, site: str) -> dict[str, np.ndarray]:
 
 def dice(site: Images, at: int) -> float:
     assert site.masks is not None
-    guess, mask = site.pixels[at, 0] > 0, site.masks[at] == 1
-    return float(2 * (guess & mask).sum() / (guess.sum() + mask.sum()))
+    predicted, mask = site.pixels[at, 0] > 0, site.masks[at] == 1
+    return float(2 * (predicted & mask).sum() / (predicted.sum() + mask.sum()))
 
 
-def test_best_median_and_worst_are_those_that_loops_find(tmp_path: Path) -> None:
+def test_best_median_and_worst_equal_loops(tmp_path: Path) -> None:
     site = masked("a", 9)
-    assert Outlines().keep(at_sites(tmp_path, {"a": site}), 2) == []
+    assert SegmentationGallery().save(in_process(tmp_path, {"a": site}), 2) == []
     ranked = sorted(range(9), key=lambda at: -dice(site, at))
     found = kept(tmp_path, "a")
     for row, at in enumerate((ranked[0], ranked[4], ranked[8])):
         assert found["dice"][row] == pytest.approx(dice(site, at))
-        assert np.array_equal(found["guess"][row], site.pixels[at, 0] > 0)
+        assert np.array_equal(found["predicted_masks"][row], site.pixels[at, 0] > 0)
         assert site.masks is not None
-        assert np.array_equal(found["truth"][row], site.masks[at])
+        assert np.array_equal(found["true_masks"][row], site.masks[at])
         assert np.abs(found["images"][row] - (site.pixels[at].astype(np.float64) + 1) * 127.5).max() <= 0.51
 
 
 @pytest.mark.parametrize(("n", "rows"), [(1, 1), (2, 2), (3, 3), (60, 3)])
-def test_a_bounded_number_is_looked_at(tmp_path: Path, n: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bounded_number_of_images_is_searched(
+    tmp_path: Path, n: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     looked: list[int] = []
     forward = Bright.forward
     monkeypatch.setattr(Bright, "forward", lambda self, pixels: looked.append(1) or forward(self, pixels))
-    assert Outlines(searched=20).keep(at_sites(tmp_path, {"a": masked("a", n)}), 2) == []
+    assert SegmentationGallery(max_searched=20).save(in_process(tmp_path, {"a": masked("a", n)}), 2) == []
     assert len(looked) == min(n, 20)
     assert len(kept(tmp_path, "a")["dice"]) == rows
 
 
-def test_of_a_volume_the_slice_with_most_of_the_structure_is_kept(tmp_path: Path) -> None:
+def test_the_fullest_slice_of_a_volume_is_kept(tmp_path: Path) -> None:
     site = masked("a", 1, (6, 8, 10))
     assert site.masks is not None
     site.masks[:] = 0
     site.masks[:, 1:5, 2:7, 4] = site.masks[:, 3, 3, 1] = 1
-    Outlines().keep(at_sites(tmp_path, {"a": site}), 2)
+    SegmentationGallery().save(in_process(tmp_path, {"a": site}), 2)
     found = kept(tmp_path, "a")
-    assert np.array_equal(found["truth"][0], site.masks[0, ::-1, ::-1, 4].T)
+    assert np.array_equal(found["true_masks"][0], site.masks[0, ::-1, ::-1, 4].T)
     assert found["dice"][0] == pytest.approx(dice(site, 0))  # of the whole volume
     site.masks[:] = 0
-    Outlines().keep(at_sites(tmp_path, {"a": site}), 2)
+    SegmentationGallery().save(in_process(tmp_path, {"a": site}), 2)
     fullest = int((site.pixels[0, 0] > 0).sum((0, 1)).argmax())
-    assert np.array_equal(kept(tmp_path, "a")["guess"][0], site.pixels[0, 0, ::-1, ::-1, fullest].T > 0)
+    assert np.array_equal(kept(tmp_path, "a")["predicted_masks"][0], site.pixels[0, 0, ::-1, ::-1, fullest].T > 0)
 
 
 def test_large_images_are_shrunk_with_their_masks_and_unlabelled_is_background(tmp_path: Path) -> None:
     site = masked("a", 2, (200, 100))
     assert site.masks is not None
     site.masks[:, :100] = 255
-    Outlines(side=50).keep(at_sites(tmp_path, {"a": site}), 2)
+    SegmentationGallery(max_side=50).save(in_process(tmp_path, {"a": site}), 2)
     found = kept(tmp_path, "a")
     assert found["images"].shape == (2, 1, 50, 25)
-    assert found["truth"].shape == found["guess"].shape == (2, 50, 25)
-    assert not found["truth"][:, :25].any()
-    assert not found["guess"][:, :25].any()
-    assert found["guess"][:, 25:].any()
+    assert found["true_masks"].shape == found["predicted_masks"].shape == (2, 50, 25)
+    assert not found["true_masks"][:, :25].any()
+    assert not found["predicted_masks"][:, :25].any()
+    assert found["predicted_masks"][:, 25:].any()
 
 
-def test_a_sites_personal_model_outlines_its_images_and_no_others(tmp_path: Path) -> None:
-    sites = at_sites(tmp_path, {"a": masked("a", 3), "b": masked("b", 3)})
+def test_a_personal_model_predicts_at_its_site_only(tmp_path: Path) -> None:
+    sites = in_process(tmp_path, {"a": masked("a", 3), "b": masked("b", 3)})
     sites.memories.put("a", {"personal/threshold": torch.tensor(9.0)}, Round(0, 1, seed=0))
-    Outlines().keep(sites, 2)
-    assert not kept(tmp_path, "a")["guess"].any()
-    assert kept(tmp_path, "b")["guess"].any()
+    SegmentationGallery().save(sites, 2)
+    assert not kept(tmp_path, "a")["predicted_masks"].any()
+    assert kept(tmp_path, "b")["predicted_masks"].any()
 
 
-def test_what_goes_wrong_at_a_site_is_a_note_that_quotes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_at_a_site_is_a_note_without_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = Bright.forward
 
     def secretive(self: Bright, pixels: Tensor) -> Tensor:
@@ -140,17 +140,17 @@ def test_what_goes_wrong_at_a_site_is_a_note_that_quotes_nothing(
     assert empty.masks is not None
     empty.pixels[:], empty.masks[:] = -1, 0
     test = {"a": masked("a", 3), "b": masked("b", 3, (7, 7)), "c": empty}
-    assert Outlines().keep(at_sites(tmp_path, test), 2) == [
-        "no outlines of b: RuntimeError",
-        "no outlines of c: none of its test images shows a structure, in truth or as predicted",
+    assert SegmentationGallery().save(in_process(tmp_path, test), 2) == [
+        "no segmentation gallery of b: RuntimeError",
+        "no segmentation gallery of c: no test image has a structure, in its mask or in the prediction",
     ]
     assert [path.parent.name for path in tmp_path.glob(f"*/{FILE}")] == ["a"]
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_run_leaves_outlines_at_every_site_and_sends_none(tmp_path: Path, dims: int) -> None:
+def test_a_run_writes_a_gallery_at_every_site_and_sends_none(tmp_path: Path, dims: int) -> None:
     run = RunFolder(tmp_path / "run")
-    network = partial(UShaped, encoder=partial(ResNet, depth=10, stem=4), widths=(8, 8, 4, 4, 4))
+    network = partial(EncoderUNet, encoder=partial(ResNet, depth=10, stem=4), decoder_channels=(8, 8, 4, 4, 4))
     segment(
         run, network=network, data=Data(size=16, phantom=Phantoms(sites=2, images_per_site=12, spatial_dims=dims)),
         visit=Visit(batch_size=8, accelerator="cpu"), rounds=Rounds(1), loggers=(),
@@ -158,7 +158,7 @@ def test_a_run_leaves_outlines_at_every_site_and_sends_none(tmp_path: Path, dims
     )  # fmt: skip
     assert run.about()["notes"] == []
     assert {path.parent for path in run.path.rglob(FILE)} == {run.site(site) for site in run.about()["sites"]}
-    assert all("outline" not in path.read_text() for path in run.path.glob("sites/*/audit.jsonl"))
+    assert all("gallery" not in path.read_text() for path in run.path.glob("sites/*/audit.jsonl"))
     page = write_report(run.path).read_text()
     assert "True and predicted masks" in page
     assert ("Of each volume the slice" in page) == (dims == 3)

@@ -14,7 +14,7 @@ from fedtune.prediction.mask_files import write_mask
 from tests.fedcore.data.io.test_affine import SPACE, series
 
 
-def test_a_mask_of_a_series_comes_back_whichever_way_a_tool_stored_it(tmp_path: Path) -> None:
+def test_a_mask_of_a_series_is_read_in_any_voxel_order(tmp_path: Path) -> None:
     folder = series(tmp_path / "s")
     space = read_image(folder).shape[1:]
     mask = np.random.default_rng(0).integers(0, 4, space).astype(np.uint8)
@@ -28,7 +28,7 @@ def test_a_mask_of_a_series_comes_back_whichever_way_a_tool_stored_it(tmp_path: 
         assert np.array_equal(read_mask_of(folder, path, space), mask)
 
 
-def test_a_series_without_positions_takes_masks_in_the_order_of_its_voxels(tmp_path: Path) -> None:
+def test_a_series_without_positions_has_masks_in_voxel_order(tmp_path: Path) -> None:
     folder = series(tmp_path / "s", ImagePositionPatient=None, InstanceNumber=[1, 2, 3])
     mask = np.arange(60, dtype=np.uint8).reshape(SPACE)
     written = write_mask(tmp_path / "masks", folder, mask)
@@ -36,7 +36,7 @@ def test_a_series_without_positions_takes_masks_in_the_order_of_its_voxels(tmp_p
     assert np.array_equal(read_mask_of(folder, written, SPACE), mask)
 
 
-def test_of_a_nifti_header_a_mask_has_the_geometry_alone(tmp_path: Path) -> None:
+def test_a_mask_copies_only_the_geometry_of_a_nifti_header(tmp_path: Path) -> None:
     affine = np.array([[-2.0, 0, 0, 5], [0, 0, 3, -7], [0, 1.5, 0, 9], [0, 0, 0, 1]])
     source = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), affine)
     source.header.set_xyzt_units("micron", "sec")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedtune.prediction.mask_names import names_of
+from fedtune.prediction.mask_names import mask_names
 
 PARTS = st.sampled_from(
     ["a", "A", "\u00e9", "e\u0301", "\u00df", "ss", "a.png", "a-2", "con", "Nul", "x" * 248, "\u00e9" * 130]
@@ -16,8 +16,8 @@ ENDINGS = st.sampled_from(["", ".png", ".PNG", ".nii.gz", ".dcm", ".jpg"])
 
 
 @given(st.lists(st.tuples(PARTS, ENDINGS).map("".join), min_size=1, max_size=12))
-def test_no_two_masks_are_one_file_anywhere(images: list[str]) -> None:
-    names = names_of([Path("folder", image) for image in images])
+def test_masks_are_different_files_on_every_file_system(images: list[str]) -> None:
+    names = mask_names([Path("folder", image) for image in images])
     written = [f"{name}.nii.gz" for name in names]
     assert len({unicodedata.normalize("NFC", unicodedata.normalize("NFC", n).casefold()) for n in written}) == len(
         names
@@ -38,12 +38,12 @@ def test_no_two_masks_are_one_file_anywhere(images: list[str]) -> None:
     ],
 )
 def test_names_by_hand(images: list[str], expected: list[str]) -> None:
-    assert names_of([Path(image) for image in images]) == expected
+    assert mask_names([Path(image) for image in images]) == expected
 
 
-def test_a_cut_name_says_which_it_was() -> None:
+def test_a_cut_name_keeps_its_digest() -> None:
     long = ["x" * 249 + end for end in "ab"]
-    first, second = names_of([Path(name) for name in long])
+    first, second = mask_names([Path(name) for name in long])
     assert first != second
     assert first.startswith("x" * 200)
-    assert [first] == names_of([Path(long[0])])  # whoever else is there
+    assert [first] == mask_names([Path(long[0])])  # whoever else is there

@@ -18,9 +18,9 @@ from fedcore.data.preprocess.geometry import fit, unfit
 from fedcore.data.preprocess.scaling import Percentiles
 from fedcore.errors import InputError, InputErrors
 from fedcore.runs.folder import RunFolder
-from fedtune.evaluation.native_grid import answers
-from fedtune.prediction.mask_files import stem, write_mask
-from fedtune.prediction.predict import Model, predict
+from fedtune.evaluation.native_grid import predict_logits
+from fedtune.prediction.mask_files import strip_extension, write_mask
+from fedtune.prediction.predict import TrainedModel, predict
 from tests.fedcore.data.io.test_readers import series
 from tests.fedcore.data.preprocess.test_slices import hospital
 
@@ -56,33 +56,33 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_classifier_tells_its_probabilities(classifier: Path, tmp_path: Path) -> None:
+def test_predictions_of_a_classifier_are_its_probabilities(classifier: Path, tmp_path: Path) -> None:
     rows = table(predict(classifier / "run", classifier / "pictures" / "hospital_1", tmp_path / "out"))
-    model = Model.of(RunFolder(classifier / "run"), None)
+    model = TrainedModel.load(RunFolder(classifier / "run"), None)
     assert list(rows[0]) == ["image", "predicted_class", *model.classes]
     first = rows[0]
     raw = read_image(classifier / "pictures" / "hospital_1" / first["image"])
-    ((_, logits),) = answers(model.network, model.how, raw)
+    ((_, logits),) = predict_logits(model.network, model.decoding, raw)
     expected = logits.softmax(0)
     assert [float(first[name]) for name in model.classes] == pytest.approx(expected.tolist(), abs=1e-4)
     assert first["predicted_class"] == model.classes[int(expected.argmax())]
 
 
-def test_a_mask_has_the_pixels_of_its_image(segmenter: Path, tmp_path: Path) -> None:
+def test_a_mask_has_the_size_of_its_image(segmenter: Path, tmp_path: Path) -> None:
     image = segmenter / "pictures" / "hospital_1" / "00003.png"
     (row,) = table(predict(segmenter / "run", image, tmp_path / "out"))
     mask = read_mask(tmp_path / "out" / row["mask"])
     assert mask.shape == (48, 48)
-    model = Model.of(RunFolder(segmenter / "run"), None)
-    ((_, answer),) = answers(model.network, model.how, read_image(image))
+    model = TrainedModel.load(RunFolder(segmenter / "run"), None)
+    ((_, answer),) = predict_logits(model.network, model.decoding, read_image(image))
     logits = torch.nn.functional.interpolate(answer[None], (48, 48), mode="bilinear")[0]
     assert np.array_equal(mask, logits.argmax(0).numpy())
-    counts = [int((mask == k).sum()) for k in range(1, model.structures)]
-    assert [int(row[f"pixels_{k}"]) for k in range(1, model.structures)] == counts
+    counts = [int((mask == k).sum()) for k in range(1, model.mask_classes)]
+    assert [int(row[f"pixels_{k}"]) for k in range(1, model.mask_classes)] == counts
 
 
 @pytest.mark.parametrize("axes", [np.diag([1.0, 1, 1]), np.array([[0, -0.5, 0], [0, 0, 2.0], [3.0, 0, 0]])])
-def test_a_nifti_mask_lies_where_its_image_lies(tmp_path: Path, axes: np.ndarray) -> None:
+def test_a_nifti_mask_has_the_affine_of_its_image(tmp_path: Path, axes: np.ndarray) -> None:
     """What was marked as the reader turned the volume is read again from the written mask in the same place."""
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = axes, (5, -3, 2)
@@ -98,17 +98,24 @@ def test_a_nifti_mask_lies_where_its_image_lies(tmp_path: Path, axes: np.ndarray
     assert np.array_equal(read_mask(mask), seen)
 
 
-def test_names_lose_their_kind_alone() -> None:
-    assert [stem(n) for n in ("a.nii.gz", "b.PNG", "1.2.840.113619", "c")] == ["a", "b", "1.2.840.113619", "c"]
+def test_only_known_extensions_are_stripped() -> None:
+    assert [strip_extension(n) for n in ("a.nii.gz", "b.PNG", "1.2.840.113619", "c")] == [
+        "a",
+        "b",
+        "1.2.840.113619",
+        "c",
+    ]
 
 
-def test_faults_are_told_together_or_skipped(classifier: Path, tmp_path: Path) -> None:
+def test_unreadable_images_are_in_one_error_or_skipped(classifier: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     (folder / "broken.png").write_bytes(b"no picture")
     np.save(folder / "volume.npy", np.random.default_rng(0).random((8, 9, 10)))
     (folder / "fine.png").write_bytes((classifier / "pictures" / "hospital_1" / "00001.png").read_bytes())
-    with pytest.raises(InputErrors, match=r"broken\.png[\s\S]*volume.npy: a 3D image, and the model knows 2D ones"):
+    with pytest.raises(
+        InputErrors, match=r"broken\.png[\s\S]*volume.npy: the image is 3D, and the model takes 2D images"
+    ):
         predict(classifier / "run", folder, tmp_path / "out")
     skipped = predict(classifier / "run", folder, tmp_path / "skipped", on_error="skip")
     assert [row["image"] for row in table(skipped)] == ["fine.png"]
@@ -117,7 +124,7 @@ def test_faults_are_told_together_or_skipped(classifier: Path, tmp_path: Path) -
         predict(classifier / "run", folder, tmp_path / "out")
 
 
-def test_images_of_one_name_and_of_the_longest_have_a_mask_each(segmenter: Path, tmp_path: Path) -> None:
+def test_equal_and_longest_names_have_one_mask_each(segmenter: Path, tmp_path: Path) -> None:
     pictures = sorted((segmenter / "pictures" / "hospital_1").iterdir())
     (folder := tmp_path / "images").mkdir()
     names = ["a.png", "a.bmp", "A.png", "con.png", "x" * 246 + ".png", "x" * 245 + "y.png"]
@@ -137,14 +144,14 @@ def test_what_was_predicted_before_a_failure_is_kept(
     segmenter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = predict(segmenter / "run", segmenter / "pictures" / "hospital_1", tmp_path / "whole")
-    told, count = Model.rows, iter(range(9))
+    rows, count = TrainedModel.rows, iter(range(9))
 
-    def stopped(*asked: Any) -> list[list[str]]:
+    def stopped(*arguments: Any) -> list[list[str]]:
         if next(count) == 3:
             raise MemoryError
-        return told(*asked)
+        return rows(*arguments)
 
-    monkeypatch.setattr(Model, "rows", stopped)
+    monkeypatch.setattr(TrainedModel, "rows", stopped)
     with pytest.raises(MemoryError):
         predict(segmenter / "run", segmenter / "pictures" / "hospital_1", tmp_path / "out")
     assert (tmp_path / "out" / "predictions.csv").read_text() == "".join(whole.read_text().splitlines(True)[:4])
@@ -152,14 +159,14 @@ def test_what_was_predicted_before_a_failure_is_kept(
         assert (tmp_path / "out" / row["mask"]).read_bytes() == (tmp_path / "whole" / row["mask"]).read_bytes()
 
 
-def test_sites_with_a_model_each_are_asked_by_name(tmp_path: Path, classifier: Path) -> None:
+def test_personal_models_need_a_site(tmp_path: Path, classifier: Path) -> None:
     alone = written(tmp_path / "alone", "finetune", "--algorithm", "fedcore.algorithms.local_only.LocalOnly") / "run"
-    with pytest.raises(InputError, match="sites have a model each, so name one: --site hospital_1"):
+    with pytest.raises(InputError, match="each site has its own model; choose one with --site hospital_1"):
         predict(alone, classifier / "pictures" / "hospital_1", tmp_path / "out")
     assert table(predict(alone, classifier / "pictures" / "hospital_1", tmp_path / "out", site="hospital_2"))
     cards = [(run / "classifier" / "README.md").read_text() for run in (alone, classifier / "run")]
-    assert ["OUT --site hospital_1" in text and "measured by its own model" in text for text in cards] == [True, False]
-    with pytest.raises(InputError, match="all sites have one model; leave --site away"):
+    assert ["OUT --site hospital_1" in text and "scored with its own model" in text for text in cards] == [True, False]
+    with pytest.raises(InputError, match="all sites share one model; remove --site"):
         predict(classifier / "run", classifier / "pictures" / "hospital_1", tmp_path / "new", site="hospital_1")
     with pytest.raises(InputError, match="finished finetune or segment run"):
         predict(tmp_path, classifier / "pictures" / "hospital_1", tmp_path / "new")
@@ -190,7 +197,7 @@ def volume(path: Path) -> Path:
     return path
 
 
-def by_hand(model: Model, file: Path) -> dict[int, torch.Tensor]:
+def by_hand(model: TrainedModel, file: Path) -> dict[int, torch.Tensor]:
     """Logits of each slice that shows anything; an axis is fitted by its mm and padded with air, as the first slice."""
     scaled = Percentiles()(read_image(file))
     shown = scaled[:, ::-1, ::-1].swapaxes(1, 2)  # front on top, the patient's right at the left
@@ -199,9 +206,9 @@ def by_hand(model: Model, file: Path) -> dict[int, torch.Tensor]:
         return {k: model.network(torch.from_numpy(p.astype(np.float16)).float()[None])[0] for k, p in planes.items()}
 
 
-def test_a_volume_is_told_slice_by_slice(sliced: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_volume_is_predicted_slice_by_slice(sliced: tuple[str, Path], tmp_path: Path) -> None:
     stage, run = sliced
-    file, model = volume(tmp_path / "new.nii.gz"), Model.of(RunFolder(run), None)
+    file, model = volume(tmp_path / "new.nii.gz"), TrainedModel.load(RunFolder(run), None)
     found, expected = table(predict(run, file, tmp_path / "out")), by_hand(model, file)
     if stage == "finetune":
         assert list(found[0]) == ["image", "slice", "predicted_class", *model.classes]
@@ -220,7 +227,7 @@ def test_a_volume_is_told_slice_by_slice(sliced: tuple[str, Path], tmp_path: Pat
     assert int(row["voxels_1"]) == (mask == 1).sum()
 
 
-def test_volumes_of_dicom_are_folders(sliced: tuple[str, Path], tmp_path: Path) -> None:
+def test_dicom_volumes_are_folders(sliced: tuple[str, Path], tmp_path: Path) -> None:
     stage, run = sliced
     folder = tmp_path / "study"
     folder.mkdir()
@@ -233,18 +240,18 @@ def test_volumes_of_dicom_are_folders(sliced: tuple[str, Path], tmp_path: Path) 
         assert np.load(tmp_path / "of_study" / both[1]["mask"]).shape == read_image(folder / "1.2.4").shape[1:]
 
 
-def test_a_volume_that_shows_nothing_and_a_picture_are_faults(sliced: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_constant_volume_and_a_picture_are_errors(sliced: tuple[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     np.save(folder / "air.npy", np.zeros((6, 7, 8)))
     np.save(folder / "picture.npy", np.random.default_rng(0).random((9, 10)))
-    with pytest.raises(InputErrors) as told:
+    with pytest.raises(InputErrors) as error:
         predict(sliced[1], folder, tmp_path / "out")
-    assert "air.npy: every slice holds one single value" in str(told.value)
-    assert "picture.npy: a 2D image, and the model knows 3D ones" in str(told.value)
+    assert "air.npy: every slice is constant" in str(error.value)
+    assert "picture.npy: the image is 2D, and the model takes 3D images" in str(error.value)
 
 
-def test_files_of_dicom_in_one_folder_are_pictures_to_a_model_of_pictures(classifier: Path, tmp_path: Path) -> None:
+def test_dicom_files_of_a_folder_are_pictures_for_a_2d_model(classifier: Path, tmp_path: Path) -> None:
     found = table(predict(classifier / "run", series(tmp_path / "s", [0, 1]), tmp_path / "out"))
     assert [row["image"] for row in found] == ["0.dcm", "1.dcm"]
 

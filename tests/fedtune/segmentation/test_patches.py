@@ -18,7 +18,7 @@ def scene(space: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @given(st.integers(0, 1000), st.sampled_from([((9, 7), (4, 7)), ((6, 5, 8), (3, 5, 2))]))
-def test_image_and_mask_are_cut_alike(seed: int, sizes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+def test_image_and_mask_have_the_same_patch(seed: int, sizes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     images, masks = scene(sizes[0])
     torch.manual_seed(seed)
     pixels, cut = random_patches(images, masks, sizes[1], 0.5)
@@ -28,7 +28,7 @@ def test_image_and_mask_are_cut_alike(seed: int, sizes: tuple[tuple[int, ...], t
         assert torch.equal(masks[at].view(-1)[places], cut[at])
 
 
-def test_patches_show_the_structure_as_often_as_asked() -> None:
+def test_patches_have_the_structure_with_the_set_probability() -> None:
     images, masks = scene((32, 32))
     torch.manual_seed(0)
     always = [random_patches(images, masks, (8, 8), 1.0)[1].flatten(1).any(1) for _ in range(50)]
@@ -37,7 +37,7 @@ def test_patches_show_the_structure_as_often_as_asked() -> None:
     assert never.float().mean() < 0.2
 
 
-def test_a_small_structure_is_met_as_often_as_a_large_one() -> None:
+def test_small_and_large_structures_are_equally_frequent() -> None:
     masks = torch.zeros(1, 24, 24, dtype=torch.int64)
     masks[0, :, 12:], masks[0, 0, 0], masks[0, 1] = 1, 2, 255  # 264 pixels, one pixel, and what nobody marked
     torch.manual_seed(0)
@@ -47,7 +47,7 @@ def test_a_small_structure_is_met_as_often_as_a_large_one() -> None:
     assert abs(centred[2] - 200) < 40  # four deviations of 400 fair coins; one draw over pixels would show it twice
 
 
-def test_without_a_structure_any_place_is_as_good() -> None:
+def test_without_structures_every_place_occurs() -> None:
     images, masks = scene((4, 4))
     masks[:] = 0
     masks[0] = 255

@@ -24,14 +24,14 @@ from fedcore.runs.classifiers import SEGMENTER
 from fedcore.runs.folder import RunFolder
 from fedcore.server.rounds import Rounds
 from fedcore.training.visit import Visit
-from fedtune.evaluation.segmentation import spacing
-from fedtune.segmentation.networks import SegResNet, UShaped
-from fedtune.segmentation.training import segment, structures_of, with_masks
+from fedtune.evaluation.segmentation import pixel_spacing
+from fedtune.segmentation.networks import EncoderUNet, SegResNet
+from fedtune.segmentation.training import count_mask_classes, segment, with_masks
 from tests.stopping import killed_in
 
 DATA = Data(size=32, phantom=Phantoms(sites=2, images_per_site=32))
 ENCODER = partial(ResNet, depth=10, stem=8)
-NETWORK = partial(UShaped, encoder=ENCODER, widths=(16, 16, 8, 8, 8))
+NETWORK = partial(EncoderUNet, encoder=ENCODER, decoder_channels=(16, 16, 8, 8, 8))
 
 
 def ran(folder: Path, data: Data = DATA, resume: bool = False, **more: Any) -> RunFolder:
@@ -52,19 +52,19 @@ def weights(run: RunFolder) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(run.path / SEGMENTER)
 
 
-def test_a_run_leaves_scores_of_every_structure_and_the_network(tmp_path: Path) -> None:
+def test_a_run_writes_scores_and_the_network(tmp_path: Path) -> None:
     run = ran(tmp_path / "run", rounds=Rounds(8))
-    told = json.loads((run.path / "scores.json").read_text())
-    assert set(told["sites"]) == {"hospital_1", "hospital_2"}
-    assert {"dice", "hd95", "surface_dice"} <= set(told["pooled"])
-    assert told["pooled"]["images"] == sum(site["images"] for site in told["sites"].values())
-    assert told["pooled"]["dice"]["value"] > 0.25
+    scores = json.loads((run.path / "scores.json").read_text())
+    assert set(scores["sites"]) == {"hospital_1", "hospital_2"}
+    assert {"dice", "hd95", "surface_dice"} <= set(scores["pooled"])
+    assert scores["pooled"]["images"] == sum(site["images"] for site in scores["sites"].values())
+    assert scores["pooled"]["dice"]["value"] > 0.25
     assert "network.segmentation_head.0.weight" in weights(run)
     about = run.about()
-    assert (about["command"], about["status"], about["carried"]) == ("segment", "finished", 0.0)
+    assert (about["command"], about["status"], about["pretrained_fraction"]) == ("segment", "finished", 0.0)
 
 
-def test_it_resumes_to_the_bit(tmp_path: Path) -> None:
+def test_a_resumed_run_is_bit_identical(tmp_path: Path) -> None:
     whole = weights(ran(tmp_path / "whole", rounds=Rounds(3)))
     with killed_in(1):
         ran(tmp_path / "half", rounds=Rounds(3))
@@ -72,27 +72,27 @@ def test_it_resumes_to_the_bit(tmp_path: Path) -> None:
     assert all(torch.equal(t, resumed[name]) for name, t in whole.items())
 
 
-def test_an_encoder_is_carried_over_and_its_part_told(tmp_path: Path) -> None:
+def test_a_pretrained_encoder_is_loaded_and_its_fraction_reported(tmp_path: Path) -> None:
     torch.manual_seed(1)
     encoder = ENCODER(2, 1)
     save_encoder(tmp_path / "encoder", encoder, {}, "card")
     still = Visit(max_steps=0, accelerator="cpu")
-    run = ran(tmp_path / "run", start=str(tmp_path / "encoder"), visit=still, rounds=Rounds(1))
+    run = ran(tmp_path / "run", pretrained=str(tmp_path / "encoder"), visit=still, rounds=Rounds(1))
     found = weights(run)
     assert all(torch.equal(found[f"network.encoder.{k}"], t) for k, t in encoder.state_dict().items())
-    counts = [sum(p.numel() for p in net.parameters()) for net in (encoder, NETWORK(2, 1, run.about()["structures"]))]
-    assert run.about()["carried"] == pytest.approx(counts[0] / counts[1], abs=1e-4)
-    told = f"{counts[0] / counts[1]:.0%} of the parameters came with that encoder"
-    assert told in (run.path / "segmenter" / "README.md").read_text()
+    counts = [sum(p.numel() for p in net.parameters()) for net in (encoder, NETWORK(2, 1, run.about()["mask_classes"]))]
+    assert run.about()["pretrained_fraction"] == pytest.approx(counts[0] / counts[1], abs=1e-4)
+    text = f"{counts[0] / counts[1]:.0%} of the parameters are pretrained"
+    assert text in (run.path / "segmenter" / "README.md").read_text()
 
 
-def test_a_network_without_an_encoder_takes_none(tmp_path: Path) -> None:
+def test_a_network_without_encoder_cannot_be_pretrained(tmp_path: Path) -> None:
     save_encoder(tmp_path / "encoder", ENCODER(2, 1), {}, "card")
-    with pytest.raises(InputError, match="SegResNet has none of ours"):
-        ran(tmp_path / "run", start=str(tmp_path / "encoder"), network=partial(SegResNet, width=8))
+    with pytest.raises(InputError, match="SegResNet has none"):
+        ran(tmp_path / "run", pretrained=str(tmp_path / "encoder"), network=partial(SegResNet, width=8))
 
 
-def test_masks_are_looked_at_before_training() -> None:
+def test_masks_are_checked_before_training() -> None:
     cohort = DATA.load()
     train, test = (with_masks(cohort, split) for split in ("train", "test"))
 
@@ -100,11 +100,11 @@ def test_masks_are_looked_at_before_training() -> None:
         assert images.masks is not None
         return replace(images, masks=np.full_like(images.masks, number))
 
-    known = structures_of(train, test)
+    known = count_mask_classes(train, test)
     with pytest.raises(InputErrors, match=rf"site 'hospital_2': structure {known} in its test masks"):
-        structures_of(train, test | {"hospital_2": changed(test["hospital_2"], known)})
-    with pytest.raises(InputError, match="nothing but background"):
-        structures_of({site: changed(images, 0) for site, images in train.items()}, test)
+        count_mask_classes(train, test | {"hospital_2": changed(test["hospital_2"], known)})
+    with pytest.raises(InputError, match="only background"):
+        count_mask_classes({site: changed(images, 0) for site, images in train.items()}, test)
 
 
 def test_images_without_a_label_in_their_mask_are_left_out() -> None:
@@ -117,16 +117,16 @@ def test_images_without_a_label_in_their_mask_are_left_out() -> None:
     assert list(found) == ["hospital_2"]
 
 
-def test_distances_are_in_mm_where_files_say_it() -> None:
+def test_distances_are_in_mm_where_files_state_the_spacing() -> None:
     images = DATA.load().sites["hospital_1"]
-    assert spacing(images, 0) == (1.0, 1.0)
-    told = replace(images, spacing=np.array([[0.5, 2.0]] * len(images), np.float32))
-    assert spacing(told, 0) == (0.5, 2.0)
-    mixed = replace(told, spacing=np.array([[0.5, 2.0], [np.nan, np.nan]] * (len(images) // 2), np.float32))
-    assert spacing(mixed, 1) == (1.0, 1.0)
+    assert pixel_spacing(images, 0) == (1.0, 1.0)
+    stated = replace(images, spacing=np.array([[0.5, 2.0]] * len(images), np.float32))
+    assert pixel_spacing(stated, 0) == (0.5, 2.0)
+    mixed = replace(stated, spacing=np.array([[0.5, 2.0], [np.nan, np.nan]] * (len(images) // 2), np.float32))
+    assert pixel_spacing(mixed, 1) == (1.0, 1.0)
 
 
-def test_what_cannot_be_done_is_told(tmp_path: Path) -> None:
+def test_invalid_settings_are_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"label_fraction must lie in \(0, 1\], got 0"):
         ran(tmp_path / "a", label_fraction=0.0)
     with pytest.raises(InputError, match="no score could be computed"):
@@ -141,9 +141,9 @@ def test_a_synthetic_set_with_masks_joins_the_batches(tmp_path: Path) -> None:
     data = replace(DATA, cache=tmp_path / "cache")
     both = replace(data, synthetic=Synthetic(str(manifest)))
     alone, joined = ran(tmp_path / "alone", data), ran(tmp_path / "joined", both)
-    assert alone.about()["labelled"] == joined.about()["labelled"]
+    assert alone.about()["labelled_images"] == joined.about()["labelled_images"]
     assert any(not torch.equal(t, weights(joined)[name]) for name, t in weights(alone).items())
     rows = [",".join(line.split(",")[:2]) for line in manifest.read_text().splitlines()]
     manifest.write_text("\n".join(rows))
-    with pytest.raises(InputError, match=r"data\.synthetic has no masks; draw a set from a generator of pairs"):
+    with pytest.raises(InputError, match=r"data\.synthetic has no masks; sample a set from a generator of pairs"):
         ran(tmp_path / "bare", both)

@@ -13,7 +13,7 @@ from fedcore.data.preprocess import mask_values
 from fedcore.data.preprocess.mask_values import checked_masks, meaning_of_255, met_in_masks, require_numbered
 from fedcore.data.source import Data
 from fedcore.errors import InputErrors
-from fedtune.evaluation.native_grid import Files
+from fedtune.evaluation.native_grid import NativeFiles
 
 SIDE = 8
 
@@ -66,7 +66,7 @@ def test_the_meaning_reaches_what_is_trained_on_and_scored(tmp_path: Path) -> No
     assert shown(data(tmp_path, mask_255="class")) == {"a": {0, 1}, "b": {0, 1}}
     for settings, meaning in (({}, "unlabelled"), ({"mask_255": "class"}, "class")):
         asked = data(tmp_path, **settings)
-        assert Files.of(asked, asked.load()).how.mask_255 == meaning
+        assert NativeFiles.of(asked, asked.load()).decoding.mask_255 == meaning
 
 
 def test_a_manifest_of_yes_and_no(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from fedcore.report.read.reader import read_run
 from fedcore.report.read.run import Bin
 from fedcore.report.sections.results import POOLED, bars, by_finding, final
 
-BINS = [{"count": 3, "sure": 0.5, "held": 0.25}, {"count": 1000, "sure": 1.0, "held": 1.0}]
+BINS = [{"count": 3, "confidence": 0.5, "accuracy": 0.25}, {"count": 1000, "confidence": 1.0, "accuracy": 1.0}]
 
 
 @pytest.fixture
@@ -89,5 +89,5 @@ def test_a_run_scored_before_there_was_any_has_no_diagram(full_run: Path) -> Non
 
 def test_scores_of_patients_say_so(full_run: Path) -> None:
     path = full_run / "scores.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"by_patient": True}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"per_patient": True}))
     assert "test patients" in write_report(full_run).read_text(encoding="utf-8")

@@ -22,7 +22,7 @@ from fedcore.report.sections.results import POOLED
 MakeRun = Callable[..., Path]
 SET = {"manifest": "my_set/manifest.csv", "share": 0.25}
 RECIPE: dict[str, Any] = {
-    "out": "checkpoints/x", "start": "checkpoints/moco", "seed": 0, "label_fraction": 0.1,
+    "out": "checkpoints/x", "pretrained": "checkpoints/moco", "seed": 0, "label_fraction": 0.1,
     "data": {"manifest": "my.csv", "synthetic": None, "extra_manifests": [], "allow_unaudited": False},
 }  # fmt: skip
 
@@ -48,8 +48,8 @@ def compared(*folders: Path) -> tuple[Entry, ...]:
 
 def test_runs_that_differ_by_a_set_alone_are_held_beside_one_another(tuned: MakeRun) -> None:
     found = compared(
-        tuned("other_seed", seed=1), tuned("fewer", label_fraction=0.01), tuned("scratch", start=None),
-        tuned("without", start="elsewhere/moco/encoder", workers=4),
+        tuned("other_seed", seed=1), tuned("fewer", label_fraction=0.01), tuned("scratch", pretrained=None),
+        tuned("without", pretrained="elsewhere/moco/encoder", workers=4),
         tuned("with", data="abc+12", pooled=0.85, synthetic=SET, allow_unaudited=True),
         tuned("joined", data="abc+34", extra_manifests=["my_set/manifest.csv"]),
     )  # fmt: skip
@@ -66,7 +66,7 @@ def test_runs_that_differ_by_a_set_alone_are_held_beside_one_another(tuned: Make
 
 
 @pytest.mark.parametrize(
-    "other", [{"seed": 1}, {"label_fraction": 0.01}, {"start": None}, {"data": "xyz"}, {"visit": {"max_steps": 3}}]
+    "other", [{"seed": 1}, {"label_fraction": 0.01}, {"pretrained": None}, {"data": "xyz"}, {"visit": {"max_steps": 3}}]
 )
 def test_a_run_without_its_like_is_told(tuned: MakeRun, other: dict[str, Any]) -> None:
     found = compared(tuned("without", **other), tuned("with", data="abc+12", synthetic=SET))
@@ -82,7 +82,7 @@ def test_sites_of_the_set_are_left_out_with_what_is_pooled_over_them(tuned: Make
 
 
 def test_further_sites_are_a_start_of_their_own(tuned: MakeRun) -> None:
-    found = compared(tuned("a", start=None), tuned("b", synthetic=SET), tuned("c", extra_manifests=["x.csv"]))
+    found = compared(tuned("a", pretrained=None), tuned("b", synthetic=SET), tuned("c", extra_manifests=["x.csv"]))
     assert len(families(found)) == 3
     assert RANDOM not in families(found)[1]
     assert families(found)[2].endswith("with further sites")

@@ -58,7 +58,7 @@ def test_distances_and_masks_say_what_they_were_measured_in(full_run: Path) -> N
     scores = json.loads((full_run / "scores.json").read_text())
     scores["pooled"]["hd95"] = {"value": 2.5, "low": 2, "high": 3}
     for grid, said in (("files", "on the grid of the files."), ("32 x 32", "on the grid of 32 x 32 pixels.")):
-        (full_run / "scores.json").write_text(json.dumps(scores | {"grid": grid, "unit": "mm"}))
+        (full_run / "scores.json").write_text(json.dumps(scores | {"grid": grid, "distance_unit": "mm"}))
         table = final(read_run(full_run))
         assert table is not None
         assert table.columns[-1] == "HD95 (mm)"

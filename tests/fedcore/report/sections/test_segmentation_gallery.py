@@ -16,12 +16,12 @@ def leave(folder: Path, site: str = "a", n: int = 3, side: int = 16, **other: An
     draw = np.random.default_rng(0)
     arrays = {
         "images": draw.integers(0, 256, (n, 1, side, side), dtype=np.uint8),
-        "truth": draw.integers(0, 2, (n, side, side), dtype=np.uint8),
-        "guess": draw.integers(0, 3, (n, side, side), dtype=np.uint8),
+        "true_masks": draw.integers(0, 2, (n, side, side), dtype=np.uint8),
+        "predicted_masks": draw.integers(0, 3, (n, side, side), dtype=np.uint8),
         "dice": np.linspace(0.9, 0.1, n).astype(np.float32),
     }
     (folder / "sites" / site).mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "sites" / site / "outlines.npz", **(arrays | other))
+    np.savez(folder / "sites" / site / "segmentation_gallery.npz", **(arrays | other))
     return folder
 
 
@@ -70,8 +70,8 @@ def test_images_say_which_they_are(tmp_path: Path, n: int, words: list[str]) -> 
     "other",
     [
         {"dice": np.zeros(2)},
-        {"truth": np.zeros((3, 8, 8), np.uint8)},
-        {"guess": np.zeros((2, 16, 16), np.uint8)},
+        {"true_masks": np.zeros((3, 8, 8), np.uint8)},
+        {"predicted_masks": np.zeros((2, 16, 16), np.uint8)},
         {"images": np.zeros((3, 16, 16), np.uint8)},
         {"images": np.zeros((0, 1, 16, 16), np.uint8)},
         {"dice": np.array([{}, {}, {}], dtype=object)},

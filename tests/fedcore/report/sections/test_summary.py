@@ -51,7 +51,7 @@ def test_images_that_were_left_out_are_counted_among_the_images(make_run: MakeRu
 def test_a_segmenter_tells_distances_in_their_unit_and_no_classes(make_run: MakeRun) -> None:
     folder = make_run(command="segment", classes=["sick", "well"])
     pooled = {name: {"value": value, "low": None, "high": None} for name, value in (("dice", 0.8), ("hd95", 2.5))}
-    (folder / "scores.json").write_text(json.dumps({"sites": {}, "pooled": pooled, "unit": "mm"}))
+    (folder / "scores.json").write_text(json.dumps({"sites": {}, "pooled": pooled, "distance_unit": "mm"}))
     run = read_run(folder)
     assert [figure.label for figure in key_figures(run)][:2] == ["Dice", "HD95 (mm)"]
     assert "classes" not in sentence(run)

@@ -21,24 +21,24 @@ data: {manifest: phantom, size: 32, phantom: {sites: 2, images_per_site: 24, spa
 visit: {batch_size: 8, accelerator: cpu}
 rounds: {count: 1}
 policy: {min_patients: 1}
-by_patient: true
+per_patient: true
 """
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", BACKBONES)
-def test_it_trains_and_is_evaluated_again(
+def test_an_encoder_trains_and_is_evaluated_again(
     name: str, dims: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
     recipe.write_text(RECIPE.replace("ENCODER", BACKBONES[name]).replace("DIMS", str(dims)))
-    told = []
+    tables = []
     for words in (("finetune", recipe, "--out", run), ("evaluate", run)):
         with pytest.raises(SystemExit) as ended:
             main([str(word) for word in words])
         out, err = capsys.readouterr()
         assert ended.value.code == 0, err
-        told.append(out.split("result:")[0])
-    assert told[0] == told[1]
+        tables.append(out.split("result:")[0])
+    assert tables[0] == tables[1]
     (network,) = classifiers_of(RunFolder(run)).values()
     assert network(torch.zeros(2, 1, *[32] * dims)).shape == (2, 4)
