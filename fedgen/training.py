@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from fedcore.algorithms.base import Algorithm, FedAvg
-from fedcore.data.dataset import Cohort, Images, Target
-from fedcore.data.describe import describe
-from fedcore.data.findings import findings_of, several, with_findings
-from fedcore.data.labels import less_labelled, less_masked, require_fraction
+from fedcore.data.cohort import Cohort
+from fedcore.data.dataset import Images, Target
+from fedcore.data.findings import findings_of, is_multi_label, with_findings
+from fedcore.data.labels import hide_labels, hide_masks, require_fraction
 from fedcore.data.source import Data
+from fedcore.data.summary import summarize
 from fedcore.errors import InputError, building
 from fedcore.privacy.policy import Policy
 from fedcore.runs.folder import RunFolder
@@ -81,7 +82,7 @@ def train(
     images = _given(cohort, images, module.targets, label_fraction, seed)
     job = Job(train=images, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
               loggers=loggers, seed=seed, workers=workers)  # fmt: skip
-    sites = job.train_in(run, module, describe(cohort) | {"command": "generate", "label_fraction": label_fraction})
+    sites = job.train_in(run, module, summarize(cohort) | {"command": "generate", "label_fraction": label_fraction})
     counts = counted(sites, module.generator.known, Round(rounds.count, rounds.count, seed))
     whole = all(name.startswith(sites.local.share) for name in module.state_dict() if name.startswith(module.draws))
     _save(run, module, sites, counts, whole)
@@ -94,14 +95,16 @@ def _given(
     """The images with the labels and masks that sites give away; those of further sites cost nothing."""
     if fraction == 1:
         return images
-    told = with_findings(cohort, findings_of(cohort.classes)).split("train") if several(cohort.classes) else images
+    told = (
+        with_findings(cohort, findings_of(cohort.classes)).split("train") if is_multi_label(cohort.classes) else images
+    )
     less = {
-        site: replace(own, labels=less_labelled(told[site], fraction, seed).labels)
+        site: replace(own, labels=hide_labels(told[site], fraction, seed).labels)
         for site, own in images.items()
         if site not in cohort.extra_sites
     }
     if "masks" in targets:
-        less = {site: less_masked(own, fraction, seed) for site, own in less.items()}
+        less = {site: hide_masks(own, fraction, seed) for site, own in less.items()}
     return images | less
 
 

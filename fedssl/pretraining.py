@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from fedcore.algorithms.base import Algorithm, FedAvg
-from fedcore.data.dataset import Cohort, Images
-from fedcore.data.describe import describe
+from fedcore.data.cohort import Cohort
+from fedcore.data.dataset import Images
 from fedcore.data.source import Data
+from fedcore.data.summary import summarize
 from fedcore.errors import InputError, building
 from fedcore.exchanges.base import Exchange, WithExchange
 from fedcore.files.writing import write_arrays
@@ -86,7 +87,7 @@ def pretrain(
         policy=policy, survey=PeriodicEvaluation(probe, probe.every) if probe else None, loggers=loggers, seed=seed,
         workers=workers,
     )  # fmt: skip
-    transport = job.train_in(run, module, describe(cohort) | {"command": "pretrain"})
+    transport = job.train_in(run, module, summarize(cohort) | {"command": "pretrain"})
     for site, images in job.train.items():
         _keep_samples(run.site(site), images, module, seed)
     notes = _save(run, cohort, module, transport)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from fedcore.algorithms.base import Algorithm, FedAvg
-from fedcore.data.dataset import Cohort, Images
-from fedcore.data.describe import describe
-from fedcore.data.findings import findings_of, several, with_findings
-from fedcore.data.labels import labelled, require_fraction, require_trained
+from fedcore.data.cohort import Cohort
+from fedcore.data.dataset import Images
+from fedcore.data.findings import findings_of, is_multi_label, with_findings
+from fedcore.data.labels import labelled_subset, require_fraction, require_trained_classes
 from fedcore.data.source import Data
+from fedcore.data.summary import summarize
 from fedcore.errors import InputError, building
 from fedcore.models.encoder_store import find_encoder, load_encoder
 from fedcore.models.encoders import Encoder, ResNet
@@ -80,11 +81,11 @@ def finetune(
     train, test = _tasks(cohort, label_fraction, seed, policy)
     if module.augment is not None:
         module.augment.flips(cohort.spatial_dims)
-    require_trained(cohort.split("train"), test, module.targets, classes)
+    require_trained_classes(cohort.split("train"), test, module.targets, classes)
     require_classes(test, module.targets, len(classes), policy)
     job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
               loggers=loggers, seed=seed, workers=workers)  # fmt: skip
-    about = describe(loaded) | {"command": "finetune", "label_fraction": label_fraction}
+    about = summarize(loaded) | {"command": "finetune", "label_fraction": label_fraction}
     about |= {"classes": list(classes), "several_findings": module.targets == "findings"}
     about["notes"] = [*about["notes"], *noted(start_notes(weights, run.recipe, loaded.size))]
     transport = job.train_in(run, module, about | {"labelled": {s: len(i) for s, i in train.items()}})
@@ -129,7 +130,7 @@ def build(
             f"a classifier needs at least 2 classes, the images have {list(cohort.classes) or 'no labels'}; "
             "give the manifest a column 'label'"
         )
-    if several(cohort.classes):
+    if is_multi_label(cohort.classes):
         raise InputError(
             "the labels hold several findings an image, as in 'A|B', and the classifier takes one class an image; "
             "start from the recipe classify_multilabel, or set classifier.init_args.loss to "
@@ -159,7 +160,7 @@ def _tasks(cohort: Cohort, fraction: float, seed: int, policy: Policy) -> tuple[
     """Training images with labels that are given away, and all labelled test images, by site."""
     require_fraction(fraction)
     train = {
-        site: labelled(images, 1.0 if site in cohort.extra_sites else fraction, seed)
+        site: labelled_subset(images, 1.0 if site in cohort.extra_sites else fraction, seed)
         for site, images in cohort.split("train").items()
     }
     train = {site: images for site, images in train.items() if len(images)}

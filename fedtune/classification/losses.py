@@ -96,8 +96,8 @@ class BinaryCrossEntropy:
 def shares(images: Images, share_of: Callable[[Images], Float[Tensor, "*k"]]) -> Float[Tensor, "*k"]:
     """How often each class comes in batches of training, companions included: they are learned from too, and a class
     that only they have must not weigh nothing."""
-    own, company = share_of(images), images.companions
-    return own if company is None else (1 - company.share) * own + company.share * share_of(company.images)
+    own, company = share_of(images), images.added
+    return own if company is None else (1 - company.fraction) * own + company.fraction * share_of(company.images)
 
 
 def weights_of(shares: Float[Tensor, "*some k"], balance: float) -> Float[Tensor, "*some k"]:

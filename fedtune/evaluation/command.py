@@ -10,7 +10,8 @@ from pytorch_lightning import LightningModule
 
 from fedcore.algorithms.base import FedAvg, share_of
 from fedcore.config.recipe import read_recipe
-from fedcore.data.dataset import Cohort, Images, relabelled
+from fedcore.data.cohort import Cohort, with_classes
+from fedcore.data.dataset import Images
 from fedcore.data.findings import with_findings
 from fedcore.errors import InputError
 from fedcore.runs.classifiers import SEGMENTER, about_of, trained
@@ -112,4 +113,4 @@ def _as_trained(run: RunFolder, cohort: Cohort) -> Cohort:
             f"the classifier knows the classes {trained}, the images have {list(cohort.classes)}; "
             f"rename {strange[0]!r} in the manifest, or remove its label"
         )
-    return relabelled(cohort, trained)
+    return with_classes(cohort, trained)

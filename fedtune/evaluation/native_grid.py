@@ -10,20 +10,22 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from fedcore.data.dataset import Cohort, Images
-from fedcore.data.io.masks import as_classes, read_mask_of
+from fedcore.data.cohort import Cohort
+from fedcore.data.dataset import Images
+from fedcore.data.io.class_numbers import as_classes
+from fedcore.data.io.masks import read_mask_for
 from fedcore.data.io.readers import ImageError, read_image
 from fedcore.data.io.spacing import spacing_of
-from fedcore.data.manifest.manifest import Row
-from fedcore.data.preprocess.decode import UNKNOWN, Decoded, Decoding, Layout, arrange
+from fedcore.data.manifest.row import Row
+from fedcore.data.preprocess.decode import UNKNOWN_LAYOUT, Decoded, Decoding, Layout, resize_or_slice
 from fedcore.data.preprocess.geometry import Spacing, unfit
-from fedcore.data.preprocess.slices import planes
+from fedcore.data.preprocess.slices import volume_slices
 from fedcore.data.source import Data
 from fedcore.errors import InputError, Refused
 
 
 def answers(
-    network: nn.Module, how: Decoding, raw: np.ndarray, layout: Layout = UNKNOWN
+    network: nn.Module, how: Decoding, raw: np.ndarray, layout: Layout = UNKNOWN_LAYOUT
 ) -> Iterator[tuple[int, Float[Tensor, "k *_"]]]:
     """Logits of an image as `read_image` gives it, which is treated as in training, at place 0. Of a volume that is cut
     those of each slice that is not empty, at its place along the axis. Raises ImageError.
@@ -32,7 +34,7 @@ def answers(
     if dims != how.dims:
         raise ImageError(f"a {dims}D image, and the model knows {how.dims}D ones")
     try:
-        images = arrange(how.scaling(raw), None, how, layout)
+        images = resize_or_slice(how.scaling(raw), None, how, layout)
     except ValueError as e:
         raise ImageError(f"{raw.shape[0]} channels cannot become {how.channels}") from e
     if not len(images.pixels):
@@ -54,7 +56,7 @@ def native_mask(
 ) -> UInt8[np.ndarray, "*space"]:
     """Class numbers of an image of this shape from what `answers` says of it."""
     mask = np.zeros(space, np.uint8)
-    parts = mask[None] if how.slices is None else planes(mask, how.slices, layout.ras)
+    parts = mask[None] if how.slices is None else volume_slices(mask, how.slices, layout.ras)
     for place, maps in logits:
         parts[place] = unfit(maps, parts.shape[1:], layout.spacing).argmax(0).numpy()
     return mask
@@ -81,8 +83,8 @@ class Files:
                 f"native takes test images of data.manifest alone; data.extra_manifests has some of {further[0]!r}: "
                 "remove its column split, or set native to false"
             )
-        manifest = data.read(data.manifest)
-        mask_255, _ = data.meaning_of_255(manifest)
+        manifest = data.read_manifest(data.manifest)
+        mask_255, _ = data.infer_mask_255(manifest)
         rows = {row.number: row for row in manifest.rows if row.mask}
         return cls(rows, data.decoding(cohort.size, cohort.channels, mask_255))
 
@@ -103,7 +105,7 @@ class Files:
         assert row.mask is not None, "only images with masks are asked for"
         try:
             raw, layout = read_image(row.image, nan=self.how.nan), self.how.layout(row.image)
-            truth = as_classes(read_mask_of(row.image, row.mask, raw.shape[1:]), self.how.mask_255)
+            truth = as_classes(read_mask_for(row.image, row.mask, raw.shape[1:]), self.how.mask_255)
             guess = native_mask(answers(network, self.how, raw, layout), self.how, raw.shape[1:], layout)
         except ImageError as fault:
             raise Refused(f"the image of row {number} or its mask cannot be read: {fault}") from None

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from fedcore.tables import grid, terminal
+from fedcore.tables import terminal, text_table
 from fedtune.evaluation.calibration import diagram
 from fedtune.evaluation.classification import POOLED, Evaluation
 from fedtune.evaluation.scores import Score
@@ -38,7 +38,7 @@ def show(found: Evaluation, classes: Sequence[str] = ()) -> None:
             for (name, score), count in zip(by_finding.items(), present, strict=True)
         }
         console.print()
-        console.print(grid("finding", (f"{_unit(found)} with it", "AUROC"), rows))
+        console.print(text_table("finding", (f"{_unit(found)} with it", "AUROC"), rows))
     for site, note in _notes(found, classes).items():
         console.print(f"{site}: {note}")
 
@@ -76,7 +76,7 @@ def _by_site(found: Evaluation, titles: Mapping[str, str]) -> Table:
         site: [str(_counted(found, site)), *(format_score(row[name]) for name in titles)]
         for site, row in found.table.items()
     }
-    return grid("site", (_unit(found), *titles.values()), rows, standing_out=POOLED)
+    return text_table("site", (_unit(found), *titles.values()), rows, highlight=POOLED)
 
 
 def _counted(found: Evaluation, site: str) -> int:

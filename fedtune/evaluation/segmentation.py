@@ -14,14 +14,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fedcore.data.dataset import Images
-from fedcore.data.preprocess.decode import UNLABELED
+from fedcore.data.io.class_numbers import UNLABELED
 from fedcore.data.preprocess.geometry import Spacing
 from fedcore.errors import InputError, Refused
 from fedcore.messages.message import STATISTICS, Contribution, Message, Weights
 from fedcore.privacy.policy import Policy
 from fedcore.report.units import measured_on
 from fedcore.site.site import Round, Site
-from fedcore.tables import grid, terminal
+from fedcore.tables import terminal, text_table
 from fedcore.training.local_trainer import LocalTrainer, personal
 from fedcore.transport.in_process import InProcess
 from fedtune.evaluation.classification import POOLED, Table, answers, too_few
@@ -166,7 +166,7 @@ def show(found: Overlaps) -> None:
     }  # fmt: skip
     titles = ("images", "Dice", f"HD95 ({found.unit})", "surface Dice")
     console = terminal()
-    console.print(grid("site", titles, rows, standing_out=POOLED))
+    console.print(text_table("site", titles, rows, highlight=POOLED))
     console.print(measured_on(found.grid))
     for note in (*(f"{site}: {note}" for site, note in _notes(found).items()), *_hints(found.table[POOLED])):
         console.print(note)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fedcore.data.io.affine import grid_of
-from fedcore.data.io.nifti import ENDINGS, affines, nifti_header
+from fedcore.data.io.nifti import SUFFIXES, affines, nifti_header
 from fedcore.data.io.readers import kind_of
 from fedcore.files.writing import write_atomically
 
@@ -31,10 +31,10 @@ def write_mask(folder: Path, image: Path, mask: UInt8[np.ndarray, "*space"], nam
     grid = grid_of(image)
     if kind_of(image) == "NIfTI":
         assert grid is not None, "NIfTI has a grid"
-        data, ending = _like(image, grid.stored(mask)), ".nii.gz"
+        data, ending = _like(image, grid.from_ras(mask)), ".nii.gz"
     elif mask.ndim == 2:
-        data, ending = _png(mask if grid is None else grid.stored(mask)[0]), ".png"
-    elif grid is not None and (affine := grid.turned_affine) is not None:
+        data, ending = _png(mask if grid is None else grid.from_ras(mask)[0]), ".png"
+    elif grid is not None and (affine := grid.ras_affine) is not None:
         data, ending = _nifti(mask, affine), ".nii.gz"
     else:
         data, ending = _npy(mask), ".npy"
@@ -45,7 +45,7 @@ def write_mask(folder: Path, image: Path, mask: UInt8[np.ndarray, "*space"], nam
 
 def stem(name: str) -> str:
     """A file's name without what says its kind; other dots stay, of which names of DICOM files are made."""
-    for ending in (*ENDINGS, ".npy", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom"):
+    for ending in (*SUFFIXES, ".npy", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom"):
         if name.lower().endswith(ending):
             return name[: -len(ending)]
     return name

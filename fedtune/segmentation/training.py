@@ -10,11 +10,12 @@ import numpy as np
 from torch import nn
 
 from fedcore.algorithms.base import Algorithm, FedAvg
-from fedcore.data.dataset import Cohort, Images
-from fedcore.data.describe import describe
-from fedcore.data.labels import of_patients, require_fraction, with_mask
-from fedcore.data.preprocess.decode import UNLABELED
+from fedcore.data.cohort import Cohort
+from fedcore.data.dataset import Images
+from fedcore.data.io.class_numbers import UNLABELED
+from fedcore.data.labels import images_with_mask, patient_subset, require_fraction
 from fedcore.data.source import Data
+from fedcore.data.summary import summarize
 from fedcore.errors import InputError, InputErrors, building
 from fedcore.models.encoder_store import find_encoder, load_encoder
 from fedcore.privacy.policy import Policy
@@ -92,7 +93,7 @@ def segment(
     module = build(cohort, structures, network, segmenter, seed, weights)
     job = Job(train=train, test=test, algorithm=algorithm or FedAvg(), visit=visit, rounds=rounds, policy=policy,
               loggers=loggers, seed=seed, workers=workers)  # fmt: skip
-    about = describe(cohort) | {"command": "segment", "label_fraction": label_fraction, "structures": structures}
+    about = summarize(cohort) | {"command": "segment", "label_fraction": label_fraction, "structures": structures}
     about |= {"carried": carried(module.network) if weights else 0.0, "labelled": {s: len(i) for s, i in train.items()}}
     about["notes"] = [*about["notes"], *noted(start_notes(weights, run.recipe, cohort.size))]
     transport = job.train_in(run, module, about)
@@ -137,7 +138,7 @@ def structures_of(train: Mapping[str, Images], test: Mapping[str, Images]) -> in
         InputErrors: Test masks hold structures that no training mask has.
         InputError: Training masks hold nothing but background.
     """
-    drawn = [images.companions.images for images in train.values() if images.companions]
+    drawn = [images.added.images for images in train.values() if images.added]
     known = set().union(*map(_shown, [*train.values(), *drawn[:1]])) - {0}  # everybody has the same companions
     if not known:
         raise InputError("the training masks hold nothing but background; a structure has a class number from 1 on")
@@ -162,14 +163,14 @@ def _tasks(cohort: Cohort, fraction: float, seed: int, policy: Policy) -> tuple[
     """Training images with masks that are given away, and all test images with masks, by site."""
     require_fraction(fraction)
     train = {
-        site: of_patients(images, 1.0 if site in cohort.extra_sites else fraction, seed)
+        site: patient_subset(images, 1.0 if site in cohort.extra_sites else fraction, seed)
         for site, images in with_masks(cohort, "train").items()
     }
     if not train:
         raise InputError(
             "no site has a training image with a mask; give rows of the split 'train' one in the column 'mask'"
         )
-    if any(images.companions and images.companions.images.masks is None for images in train.values()):
+    if any(images.added and images.added.images.masks is None for images in train.values()):
         raise InputError("data.synthetic has no masks; draw a set from a generator of pairs (recipe diffusion_pairs)")
     tests = with_masks(cohort, "test")
     require_tests(tests, policy, "test images with masks")
@@ -178,5 +179,5 @@ def _tasks(cohort: Cohort, fraction: float, seed: int, policy: Policy) -> tuple[
 
 def with_masks(cohort: Cohort, split: str) -> dict[str, Images]:
     """Images whose mask labels at least one pixel."""
-    found = {site: with_mask(images) for site, images in cohort.split(split).items() if images.masks is not None}
+    found = {site: images_with_mask(images) for site, images in cohort.split(split).items() if images.masks is not None}
     return {site: images for site, images in found.items() if len(images)}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from fedcore.tables import grid, terminal
+from fedcore.tables import terminal, text_table
 
 ROWS = {"a hospital with a long name": ["0.812 (0.79-0.83)", "40"], "all": ["-", "80"]}
 
@@ -11,7 +11,7 @@ ROWS = {"a hospital with a long name": ["0.812 (0.79-0.83)", "40"], "all": ["-",
 def lines(width: int) -> list[str]:
     console = Console(width=width)
     with console.capture() as caught:
-        console.print(grid("site", ["balanced accuracy of all", "images"], ROWS))
+        console.print(text_table("site", ["balanced accuracy of all", "images"], ROWS))
     return caught.get().splitlines()
 
 
@@ -35,7 +35,7 @@ def test_an_output_that_is_no_terminal_is_never_cut(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     rows = {f"hospital {n} {'of a long name ' * 4}": [f"0.{n}12 (0.10-0.90)"] * 6 for n in range(3)}
-    terminal().print(grid("site", [f"score {n}" for n in range(6)], rows))
+    terminal().print(text_table("site", [f"score {n}" for n in range(6)], rows))
     terminal().print("a note " * 40)
     lines = capsys.readouterr().out.splitlines()
     assert [line.rstrip() for line in lines[1:4]] == [

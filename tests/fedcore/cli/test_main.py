@@ -66,7 +66,7 @@ def test_a_mistake_is_told_on_stderr_without_a_traceback(capsys: pytest.CaptureF
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        "fedpretrain: mine.yaml: 2 faults\n"
+        "fedpretrain: mine.yaml: 2 errors\n"
         "  unknown option 'rounds.cuont' (did you mean 'rounds.count'?)\n"
         "  unknown option 'zebra'\n"
     )

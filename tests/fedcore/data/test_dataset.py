@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.data.dataset import Cohort, Images
+from fedcore.data.cohort import Cohort
+from fedcore.data.dataset import Images
 
 
 def site(count: int, *, masks: bool = False, pixels: np.ndarray | None = None) -> Images:

@@ -11,8 +11,8 @@ from pydicom.data import get_testdata_file
 
 from fedcore.data import dimensions as module
 from fedcore.data.dimensions import survey
-from fedcore.data.io.pictures.grey import certainly_grey
-from fedcore.data.manifest.manifest import Row
+from fedcore.data.io.pictures.greyscale import known_greyscale
+from fedcore.data.manifest.row import Row
 from fedcore.errors import InputErrors
 
 NOISE = np.random.default_rng(0).integers(0, 256, (6, 5, 3)).astype(np.uint8)
@@ -87,4 +87,4 @@ def test_the_reason_is_told(tmp_path: Path) -> None:
     ("CT_small.dcm", True), ("SC_rgb_small_odd.dcm", False), ("examples_palette.dcm", False), ("rtplan.dcm", False),
 ])  # fmt: skip
 def test_headers_of_dicom(name: str, grey: bool) -> None:
-    assert certainly_grey(Path(str(get_testdata_file(name, download=False)))) == grey
+    assert known_greyscale(Path(str(get_testdata_file(name, download=False)))) == grey

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fedcore.data.duplicates import equal_images, pixel_digest
+from fedcore.data.duplicates import duplicate_warnings, pixel_digest
 from fedcore.data.manifest.row import Row
 from fedcore.data.source import Data
 
@@ -23,7 +23,7 @@ def test_digests_tell_values_shapes_and_types_apart() -> None:
 
 def test_equal_images_by_where_they_are() -> None:
     rows = [row(2), row(3), row(4, split="test"), row(5), row(6, "B"), row(7), row(8, index=3), row(9), row(10)]
-    lines = equal_images(rows, ["a", "a", "a", "b", "b", "c", "c", "", ""])
+    lines = duplicate_warnings(rows, ["a", "a", "a", "b", "b", "c", "c", "", ""])
     assert len(lines) == 3
     assert "1 image is there more than once (equal pixels) in several splits" in lines[0]
     assert lines[0].endswith("rows 2 = 3 = 4")
@@ -35,7 +35,7 @@ def test_equal_images_by_where_they_are() -> None:
 
 def test_many_are_counted_and_some_shown() -> None:
     rows = [row(number) for number in range(40)]
-    (line,) = equal_images(rows, [str(number // 2) for number in range(40)])
+    (line,) = duplicate_warnings(rows, [str(number // 2) for number in range(40)])
     assert line.startswith("20 images are")
     assert line.endswith("8 = 9 and 15 more")
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedcore.data.dataset import Cohort, Companions, Images
-from fedcore.data.describe import fingerprint
-from fedcore.data.findings import canonical, findings_of, several, with_findings
+from fedcore.data.cohort import Cohort
+from fedcore.data.dataset import AddedImages, Images
+from fedcore.data.findings import findings_of, is_multi_label, normalise_label, with_findings
+from fedcore.data.fingerprint import fingerprint
 from fedcore.data.loader import loader
 from fedcore.data.source import Data
 from fedcore.errors import InputErrors, Refused
@@ -40,17 +41,17 @@ def test_from_the_manifest_to_columns(cohort: Cohort) -> None:
 
 
 def test_the_order_in_a_cell_does_not_matter(cohort: Cohort) -> None:
-    assert canonical("Mass | Effusion|Mass|") == "Effusion|Mass"
+    assert normalise_label("Mass | Effusion|Mass|") == "Effusion|Mass"
     assert cohort.sites["s0"].labels[0] == cohort.sites["s1"].labels[0]
 
 
 @pytest.mark.parametrize("cell", ["Mass", "", "No Finding", "two words, a comma; a semicolon"])
 def test_a_cell_of_one_class_is_as_it_was(cell: str) -> None:
-    assert canonical(cell) == cell
+    assert normalise_label(cell) == cell
 
 
 def test_classes_without_a_set_are_findings_but_for_the_one_that_is_none() -> None:
-    assert not several(("none", "ring"))
+    assert not is_multi_label(("none", "ring"))
     assert findings_of(("none", "ring", "star")) == ("ring", "star")
 
 
@@ -68,7 +69,7 @@ def test_findings_that_are_not_known_are_refused_and_known_ones_may_lack(cohort:
 
 
 def test_companions_are_taken_apart_too_and_join_the_batches(cohort: Cohort) -> None:
-    sites = {s: replace(i, companions=Companions(cohort.sites["s1"], 0.5)) for s, i in cohort.sites.items()}
+    sites = {s: replace(i, added=AddedImages(cohort.sites["s1"], 0.5)) for s, i in cohort.sites.items()}
     taken = with_findings(replace(cohort, sites=sites), findings_of(cohort.classes))
     pixels, findings = next(iter(loader(taken.sites["s0"], 4, True, targets="findings")))
     assert len(pixels) == len(findings) == 8

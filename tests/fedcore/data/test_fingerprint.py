@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.data import describe as module
-from fedcore.data.dataset import Cohort, Companions, Images
-from fedcore.data.describe import fingerprint
+from fedcore.data import fingerprint as module
+from fedcore.data.cohort import Cohort
+from fedcore.data.dataset import AddedImages, Images
+from fedcore.data.fingerprint import fingerprint
 
 COUNT = 40
 
@@ -69,8 +70,8 @@ def test_a_part_is_that_of_its_images_wherever_they_are_stored(tmp_path: Path) -
 
 
 def test_images_that_accompany_tell_in_a_part_of_their_own() -> None:
-    first, plus, second = printed(replace(images(), companions=Companions(images(), 0.5))).partition("+")
+    first, plus, second = printed(replace(images(), added=AddedImages(images(), 0.5))).partition("+")
     assert (first, plus, bool(second)) == (printed(images()), "+", True)
     changed = images()
     changed.pixels[11] += 1
-    assert printed(replace(images(), companions=Companions(changed, 0.5))).split("+")[1] != second
+    assert printed(replace(images(), added=AddedImages(changed, 0.5))).split("+")[1] != second

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fedcore.data.dataset import Companions
+from fedcore.data.dataset import AddedImages
 from fedcore.data.loader import Ahead, Batch, loader
 from fedcore.errors import Refused
 from tests.fedcore.data.test_dataset import site
@@ -46,8 +46,8 @@ def test_order_comes_from_the_generator_alone() -> None:
 
 
 def test_companions_join_each_batch_and_are_not_counted() -> None:
-    companions = Companions(replace(site(100), labels=torch.arange(100) + 1000), share=0.6)
-    images = replace(site(10), companions=companions)
+    added = AddedImages(replace(site(100), labels=torch.arange(100) + 1000), share=0.6)
+    images = replace(site(10), added=added)
     batches = list(loader(images, 4, shuffle=True, targets="labels"))
     assert len(images) == 10
     assert [len(pixels) for pixels, _ in batches] == [4 + 6, 4 + 6, 2 + 3]
@@ -60,8 +60,8 @@ def test_companions_join_each_batch_and_are_not_counted() -> None:
 
 
 def test_companions_of_all_the_share_take_the_place_of_a_sites_own_images() -> None:
-    companions = Companions(replace(site(100), labels=torch.arange(100) + 1000), share=1.0)
-    images = replace(site(10), companions=companions)
+    added = AddedImages(replace(site(100), labels=torch.arange(100) + 1000), share=1.0)
+    images = replace(site(10), added=added)
     labels = [labels for _, labels in loader(images, 4, shuffle=True, targets="labels")]
     assert [len(each) for each in labels] == [4, 4, 2]
     assert torch.cat(labels).min() >= 1000
@@ -69,19 +69,19 @@ def test_companions_of_all_the_share_take_the_place_of_a_sites_own_images() -> N
 
 def test_a_site_meets_the_same_images_of_its_own_with_companions_or_without() -> None:
     alone = [b[:4] for b in loader(site(10), 4, shuffle=True, generator=torch.Generator().manual_seed(3))]
-    images = replace(site(10), companions=Companions(site(100), 0.5))
+    images = replace(site(10), added=AddedImages(site(100), 0.5))
     both = [b[:4] for b in loader(images, 4, shuffle=True, generator=torch.Generator().manual_seed(3))]
     assert torch.equal(alone[0], both[0])
 
 
 def test_measuring_is_without_companions() -> None:
-    images = replace(site(10), companions=Companions(site(100), 0.5))
+    images = replace(site(10), added=AddedImages(site(100), 0.5))
     assert [len(batch) for batch in loader(images, 4, shuffle=False)] == [4, 4, 2]
 
 
 @pytest.mark.parametrize("share", [None, 0.5, 1.0])
 def test_batches_read_ahead_are_those_that_are_not_to_the_bit(share: float | None) -> None:
-    images = replace(site(11), companions=Companions(site(100), share) if share else None)
+    images = replace(site(11), added=AddedImages(site(100), share) if share else None)
 
     def batches(device: str) -> DataLoader[Batch] | Ahead:
         order = torch.Generator().manual_seed(5)

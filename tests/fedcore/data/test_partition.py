@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedcore.data.manifest.manifest import Row
+from fedcore.data.manifest.row import Row
 from fedcore.data.partition import ByColumn, Dirichlet, Partition, Pooled, Quantity
 from fedcore.errors import InputError
 

@@ -43,7 +43,7 @@ def test_load(tmp_path: Path) -> None:
     cohort = hospital(tmp_path).load()
     assert list(cohort.sites) == ["site_9", "site_10"]
     assert (cohort.channels, cohort.size, cohort.spatial_dims) == (1, (8, 8), 2)
-    assert (cohort.classes, cohort.notes, cohort.faults) == (("a", "b"), (), ())
+    assert (cohort.classes, cohort.notes, cohort.skipped) == (("a", "b"), (), ())
     north = cohort.sites["site_10"]
     assert north.labels.tolist() == [-1, 1, 0, 1] * 3
     assert north.rows.tolist() == list(range(2, 14))
@@ -162,10 +162,10 @@ def test_skipped_images_are_told(tmp_path: Path) -> None:
         if at != 11:
             (tmp_path / f"{at}.npy").write_bytes(b"damaged")
     np.save(tmp_path / "11.npy", np.ones((12, 10)))
-    with pytest.raises(InputErrors, match="images: 11 faults"):
+    with pytest.raises(InputErrors, match="images: 11 errors"):
         data.load()
     cohort = Data(data.manifest, size=8, cache=data.cache, on_error="skip").load()
-    assert len(cohort.faults) == 11
+    assert len(cohort.skipped) == 11
     assert cohort.notes == ("site 'site_10', row 13: constant image",)
     assert cohort.sites["site_10"].rows.tolist() == [13]
     assert len(cohort.sites["site_9"]) == 12
@@ -175,14 +175,14 @@ def test_missing_files_are_skipped_and_told_without_their_names(tmp_path: Path) 
     data = hospital(tmp_path)
     (tmp_path / "0.npy").unlink()
     (tmp_path / "13.npy").write_bytes(b"")
-    with pytest.raises(InputErrors, match=r"2 faults[\s\S]*row 2: 0\.npy is missing[\s\S]*row 15: 13\.npy is empty"):
+    with pytest.raises(InputErrors, match=r"2 errors[\s\S]*row 2: 0\.npy is missing[\s\S]*row 15: 13\.npy is empty"):
         data.load()
     skipping = replace(data, on_error="skip")
     cohort = skipping.load()
     told = "its image or mask is missing or empty"
-    assert cohort.faults == (f"site 'site_10', row 2: {told}", f"site 'site_9', row 15: {told}")
+    assert cohort.skipped == (f"site 'site_10', row 2: {told}", f"site 'site_9', row 15: {told}")
     assert cohort.sites["site_10"].rows.tolist() == list(range(3, 14))
-    assert len(replace(skipping, sites=("site_9",)).load().faults) == 1
+    assert len(replace(skipping, sites=("site_9",)).load().errors) == 1
 
 
 def test_patients_of_two_sites_with_one_number(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from fedcore.data.dataset import Images
 from fedcore.data.synthetic.audit_record import AuditRecord
-from fedcore.data.synthetic.release_criteria import LEAST_HELD, LEAST_RATE
+from fedcore.data.synthetic.release_criteria import MIN_HELD_OUT, MIN_HELD_OUT_FOR_TPR
 from fedcore.errors import InputError
 from fedcore.models.encoder_store import save_encoder
 from fedcore.models.encoders import ResNet
@@ -149,7 +149,7 @@ def test_few_held_out_images_give_no_figure_rather_than_a_wrong_one(
 
 
 def test_the_gate_and_the_sites_count_alike() -> None:
-    assert (LEAST_HELD, LEAST_RATE) == (LEAST, LEAST_MEMBERS)
+    assert (MIN_HELD_OUT, MIN_HELD_OUT_FOR_TPR) == (LEAST, LEAST_MEMBERS)
 
 
 def test_groups_are_counted_by_class_and_site(one_run: Path, drawn: Path) -> None:

@@ -1,4 +1,4 @@
-"""Slices of DICOM, frames of one file or files of one series, put in order: a volume, or a reason why they are none."""
+"""Sorts DICOM slices (frames of one file or files of one series) into a volume, or explains why they are not one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 from fedcore.data.io.error import ImageError
 from fedcore.data.io.grid import Grid
 
-_TURNED, _APART = 0.01, 0.1
-"""How far directions of slices may differ (sine), and a slice may lie from its even place (part of their distance)."""
+_MAX_ANGLE, _MAX_OFFSET = 0.01, 0.1
+"""Largest difference of slice directions (sine), and of a slice from its even position (fraction of the distance)."""
 
 
 @dataclass(frozen=True)
-class Plane:
-    """What a header says of one slice, in DICOM's axes: to the left, the back and the head."""
+class SliceHeader:
+    """The geometry of one slice, in DICOM's axes: to the left, the back and the head."""
 
     shape: tuple[int, int]
     """Rows, columns."""
@@ -30,150 +30,154 @@ class Plane:
     mm: tuple[float, float] | None = None
     """Between rows, between columns."""
     thickness: float | None = None
-    """Distance between slices as a header has it, or how thick they are."""
+    """Distance between slices in the header, or slice thickness."""
     traits: Mapping[str, str] = field(default_factory=dict)
-    """What may tell apart images of one place: echo, phase and so on."""
+    """Attributes in which images at one position may differ: echo, phase and so on."""
 
     @property
-    def located(self) -> bool:
+    def has_position(self) -> bool:
         return self.position is not None and self.directions is not None
 
 
 @dataclass(frozen=True)
-class Stack:
-    """Planes as one volume, or one slice."""
+class SortedSlices:
+    """Slices in the order of a volume, or one slice."""
 
     order: tuple[int, ...]
-    """Places of the planes from first to last."""
+    """Indices of the slices from first to last."""
     grid: Grid
     """Of (slice, row, column), in that order."""
-    falling: bool = False
-    """Instance numbers fall where places rise."""
+    numbers_reversed: bool = False
+    """Instance numbers fall while positions rise."""
 
 
-def stacked(planes: Sequence[Plane]) -> Stack:
-    """The planes along their normal or, where none says where it lies, by number.
+def sort_slices(slices: Sequence[SliceHeader]) -> SortedSlices:
+    """Sorts slices by position along their normal or, if none has a position, by instance number.
 
     Raises:
-        ImageError: They are no volume of slices that are evenly apart and lie right above one another.
+        ImageError: They are not a volume of parallel, aligned slices at equal distances.
     """
-    if len(shapes := Counter(plane.shape for plane in planes)) > 1:
+    if len(shapes := Counter(header.shape for header in slices)) > 1:
         found = ", ".join(f"{count} of {rows} x {columns}" for (rows, columns), count in shapes.most_common())
-        raise ImageError(f"slices of unequal shape in one series: {found}; take out what does not belong to it")
-    here = [plane.located for plane in planes]
-    if any(here) and not all(here):
+        raise ImageError(f"slices of unequal shape in one series: {found}; remove those of another image")
+    located = [header.has_position for header in slices]
+    if any(located) and not all(located):
         raise ImageError(
-            f"{len(here) - sum(here)} of {len(here)} slices do not say where they lie; take out what is no slice"
+            f"{len(located) - sum(located)} of {len(located)} slices have no position; remove files that are not slices"
         )
-    if not here[0]:
-        return _by_number(planes)
-    _require_one_direction(planes)
-    along = planes[0].directions
-    assert along is not None, "located"
-    corners = np.array([plane.position for plane in planes], dtype=float)
-    places = corners @ np.cross(*along)
-    order = np.argsort(places, kind="stable")
-    step = _step(places[order], corners[order], [planes[at] for at in order])
-    if step is not None and _off(corners[order], step) > _APART * np.linalg.norm(step):
+    if not located[0]:
+        return _by_number(slices)
+    _require_one_direction(slices)
+    directions = slices[0].directions
+    assert directions is not None, "the slice has a position"
+    corners = np.array([header.position for header in slices], dtype=float)
+    positions = corners @ np.cross(*directions)
+    order = np.argsort(positions, kind="stable")
+    in_order = [slices[at] for at in order]
+    step = _step(positions[order], corners[order], in_order)
+    if step is not None and _max_distance(corners[order], step) > _MAX_OFFSET * np.linalg.norm(step):
         raise ImageError(
-            "slices do not lie along one line; resample the volume onto a grid, for instance with dcm2niix"
+            "slices are not aligned along one line; resample the volume onto a grid, for instance with dcm2niix"
         )
-    numbers = [planes[at].number for at in order]
-    falling = len(numbers) > 1 and all(n is not None for n in numbers) and _falls([n or 0.0 for n in numbers])
-    return Stack(tuple(order.tolist()), _grid([planes[at] for at in order], corners[order][0], along, step), falling)
+    numbers = [header.number for header in in_order]
+    falling = len(numbers) > 1 and all(n is not None for n in numbers) and _is_falling([n or 0.0 for n in numbers])
+    return SortedSlices(tuple(order.tolist()), _grid(in_order, corners[order][0], directions, step), falling)
 
 
-def _grid(planes: Sequence[Plane], corner: np.ndarray, along: np.ndarray, step: np.ndarray | None) -> Grid:
-    space = (len(planes), *planes[0].shape)
-    sizes = {plane.mm for plane in planes}
-    if None in sizes:
-        return Grid(space)
-    sides = np.array(sorted(size for size in sizes if size is not None))
+def _grid(slices: Sequence[SliceHeader], corner: np.ndarray, directions: np.ndarray, step: np.ndarray | None) -> Grid:
+    shape = (len(slices), *slices[0].shape)
+    spacings = {header.mm for header in slices}
+    if None in spacings:
+        return Grid(shape)
+    sides = np.array(sorted(mm for mm in spacings if mm is not None))
     if np.ptp(sides, axis=0).max() > 0.01 * sides.min():
-        raise ImageError("slices of several pixel spacings in one volume; a folder holds one series of one spacing")
-    rows, columns = planes[0].mm or (1.0, 1.0)
-    if step is None:  # one slice, whose thickness matters to nobody
-        step = np.cross(*along) * (planes[0].thickness or 1.0)
+        raise ImageError("slices of several pixel spacings in one volume; a folder must contain one of them")
+    rows, columns = slices[0].mm or (1.0, 1.0)
+    if step is None:  # a single slice, whose thickness is not used
+        step = np.cross(*directions) * (slices[0].thickness or 1.0)
     affine = np.eye(4)
-    affine[:3] = np.stack([step, along[1] * rows, along[0] * columns, corner], axis=1)
-    return Grid(space, np.diag([-1.0, -1, 1, 1]) @ affine)  # to right, front and head
+    affine[:3] = np.stack([step, directions[1] * rows, directions[0] * columns, corner], axis=1)
+    return Grid(shape, np.diag([-1.0, -1, 1, 1]) @ affine)  # to right, front and head
 
 
-def _by_number(planes: Sequence[Plane]) -> Stack:
-    numbers = [plane.number for plane in planes]
+def _by_number(slices: Sequence[SliceHeader]) -> SortedSlices:
+    numbers = [header.number for header in slices]
     known = [number for number in numbers if number is not None]
-    if len(planes) > 1 and len(known) < len(planes):
-        raise ImageError("slices without position and instance number; nothing puts them in an order")
+    if len(slices) > 1 and len(known) < len(slices):
+        raise ImageError("slices without position and instance number, so that their order is unknown")
     if len(set(known)) < len(known):
-        raise ImageError("slices that share an instance number, and none says where it lies; a folder holds one volume")
-    order = np.argsort(known) if len(planes) > 1 else np.zeros(1, int)
-    first = planes[order[0]]
-    apart = () if first.mm is None else first.mm
-    mm = (first.thickness or (np.nan if len(planes) > 1 else 1.0), *apart) if apart else None
-    return Stack(tuple(order.tolist()), Grid((len(planes), *first.shape), mm=mm))
+        raise ImageError("slices without position and with equal instance numbers; a folder must contain one volume")
+    order = np.argsort(known) if len(slices) > 1 else np.zeros(1, int)
+    first = slices[order[0]]
+    in_slice = () if first.mm is None else first.mm
+    mm = (first.thickness or (np.nan if len(slices) > 1 else 1.0), *in_slice) if in_slice else None
+    return SortedSlices(tuple(order.tolist()), Grid((len(slices), *first.shape), mm=mm))
 
 
-def _require_one_direction(planes: Sequence[Plane]) -> None:
+def _require_one_direction(slices: Sequence[SliceHeader]) -> None:
     kinds: list[np.ndarray] = []
     counts: Counter[int] = Counter()
-    for plane in planes:
-        assert plane.directions is not None, "located"
-        at = next((at for at, one in enumerate(kinds) if np.abs(one - plane.directions).max() <= _TURNED), len(kinds))
+    for header in slices:
+        own = header.directions
+        assert own is not None, "the slice has a position"
+        at = next((at for at, one in enumerate(kinds) if np.abs(one - own).max() <= _MAX_ANGLE), len(kinds))
         if at == len(kinds):
-            kinds.append(plane.directions)
+            kinds.append(own)
         counts[at] += 1
     if len(kinds) > 1:
         raise ImageError(
-            f"slices of {len(kinds)} orientations ({_counts(counts)}); take out localizers and reformatted images, or "
-            "give each orientation a folder"
+            f"slices of {len(kinds)} orientations ({_counts(counts)}); remove localizers and reformatted images, or "
+            "put each orientation in a folder of its own"
         )
 
 
-def _step(places: np.ndarray, corners: np.ndarray, planes: Sequence[Plane]) -> np.ndarray | None:
-    """From each slice to the next, (3,); None of one slice."""
-    if len(places) == 1:
+def _step(positions: np.ndarray, corners: np.ndarray, slices: Sequence[SliceHeader]) -> np.ndarray | None:
+    """The vector from each slice to the next, (3,); None for a single slice."""
+    if len(positions) == 1:
         return None
-    apart = np.diff(places)
-    usual = float(np.median(apart))
-    if (double := apart <= max(1e-3, 0.01 * usual)).any():
-        raise ImageError(_doubled(places, planes, double))
-    even = (places[-1] - places[0]) / (len(places) - 1)
-    if np.abs(places - places[0] - even * np.arange(len(places))).max() > _APART * min(even, usual):
-        raise ImageError(_uneven(apart, usual))
+    distances = np.diff(positions)
+    median = float(np.median(distances))
+    if (equal := distances <= max(1e-3, 0.01 * median)).any():
+        raise ImageError(_duplicates(positions, slices, equal))
+    even = (positions[-1] - positions[0]) / (len(positions) - 1)
+    offsets = np.abs(positions - positions[0] - even * np.arange(len(positions)))
+    if offsets.max() > _MAX_OFFSET * min(even, median):
+        raise ImageError(_uneven(distances, median))
     return np.asarray((corners[-1] - corners[0]) / (len(corners) - 1))
 
 
-def _doubled(places: np.ndarray, planes: Sequence[Plane], double: np.ndarray) -> str:
-    same = np.concatenate([[0], np.cumsum(~double)])
+def _duplicates(positions: np.ndarray, slices: Sequence[SliceHeader], equal: np.ndarray) -> str:
+    place_of = np.concatenate([[0], np.cumsum(~equal)])
     differing = sorted(
-        name for name in planes[0].traits
-        if any(len({p.traits.get(name) for p, s in zip(planes, same, strict=True) if s == place}) > 1
-               for place in set(same[1:][double].tolist()))
+        name for name in slices[0].traits
+        if any(len({s.traits.get(name) for s, p in zip(slices, place_of, strict=True) if p == place}) > 1
+               for place in set(place_of[1:][equal].tolist()))
     )  # fmt: skip
     advice = (
-        f"they differ in {', '.join(differing)}: give each a folder or file of its own" if differing
-        else "take out what is double"
+        f"they differ in {', '.join(differing)}: put each in a folder or file of its own" if differing
+        else "remove the duplicates"
     )  # fmt: skip
-    return f"{len(places)} slices at {same[-1] + 1} places share a place; {advice}"
+    return f"{len(positions)} slices at {place_of[-1] + 1} positions; {advice}"
 
 
-def _uneven(apart: np.ndarray, usual: float) -> str:
-    wide = np.flatnonzero(apart > 1.5 * usual)
-    if len(wide) and np.abs(np.delete(apart, wide) - usual).max(initial=0) <= 2 * _APART * usual:
-        gaps = ", ".join(f"{apart[at]:.4g} mm between slices {at + 1} and {at + 2}" for at in wide[:3])
-        return f"slices are missing: {gaps}, {usual:.4g} mm elsewhere; export the whole series again"
+def _uneven(distances: np.ndarray, median: float) -> str:
+    wide = np.flatnonzero(distances > 1.5 * median)
+    if len(wide) and np.abs(np.delete(distances, wide) - median).max(initial=0) <= 2 * _MAX_OFFSET * median:
+        gaps = ", ".join(f"{distances[at]:.4g} mm between slices {at + 1} and {at + 2}" for at in wide[:3])
+        return f"slices are missing: {gaps}, {median:.4g} mm elsewhere; export the whole series again"
     return (
-        f"slices are unevenly apart, {apart.min():.4g} to {apart.max():.4g} mm; resample the volume onto an even grid, "
-        "for instance with SimpleITK"
+        f"distances of slices differ, {distances.min():.4g} to {distances.max():.4g} mm; resample the volume onto an "
+        "even grid, for instance with SimpleITK"
     )
 
 
-def _off(corners: np.ndarray, step: np.ndarray) -> float:
+def _max_distance(corners: np.ndarray, step: np.ndarray) -> float:
+    """Of a slice from its place on an even line, in mm."""
     even = corners[0] + step * np.arange(len(corners))[:, None]
     return float(np.linalg.norm(corners - even, axis=1).max())
 
 
-def _falls(numbers: Sequence[float]) -> bool:
+def _is_falling(numbers: Sequence[float]) -> bool:
     return all(later < former for former, later in pairwise(numbers))
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fedcore.data.cache.cache import Store, cache, decode_sites
-from fedcore.data.manifest.manifest import Row
+from fedcore.data.manifest.row import Row
 from fedcore.data.preprocess import decode
 from fedcore.data.preprocess.decode import Decoding
 from fedcore.data.preprocess.scaling import FullRange, Percentiles
@@ -113,7 +113,7 @@ def test_faults_of_all_sites_at_once(sites: Sites, folder: Path) -> None:
     sites["south"].append(Row(99, sites["south"][4].image.with_suffix(".npy"), "", "train", None, None, "v"))
     with pytest.raises(InputErrors) as caught:
         decode_sites(sites, HOW, folder)
-    assert caught.value.faults == (
+    assert caught.value.errors == (
         f"site 'north', row 3, 1.png: {UNKNOWN}",
         "site 'south', row 10, 8.png: zero bytes",
         "site 'south', row 99, 9.npy: a 3D image among 2D ones; put them in manifests of their own",
@@ -124,11 +124,11 @@ def test_faults_of_all_sites_at_once(sites: Sites, folder: Path) -> None:
 def test_skip_leaves_faulty_rows_out(sites: Sites, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sites["north"][1].image.write_bytes(b"no picture")
     store = decode_sites(sites, HOW, folder, on_error="skip")["north"]
-    assert (store.kept, store.faults) == ((0, 2, 3, 4), ((1, UNKNOWN),))
+    assert (store.kept, store.errors) == ((0, 2, 3, 4), ((1, UNKNOWN),))
     assert stored({"north": store})["north"] == [0, 40, 60, 80]
     with monkeypatch.context() as patch:
         no_decoding(patch)
-        assert decode_sites(sites, HOW, folder, on_error="skip")["north"].faults == store.faults
+        assert decode_sites(sites, HOW, folder, on_error="skip")["north"].errors == store.errors
     with pytest.raises(InputErrors):
         decode_sites(sites, HOW, folder)
 

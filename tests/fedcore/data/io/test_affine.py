@@ -12,7 +12,7 @@ from pydicom.data import get_testdata_file
 
 from fedcore.data.io.affine import affine_of, grid_of
 from fedcore.data.io.error import ImageError
-from fedcore.data.io.masks import read_mask_of
+from fedcore.data.io.masks import read_mask_for
 from fedcore.data.io.readers import read_image
 from fedcore.data.io.spacing import spacing_of
 
@@ -83,6 +83,6 @@ def test_a_mask_that_lies_elsewhere_is_a_fault(tmp_path: Path, moved: float, tol
         nibabel.save(nibabel.Nifti1Image(np.zeros((4, 6, 8), np.uint8), affine), tmp_path / f"{name}.nii.gz")
     if told:
         with pytest.raises(ImageError, match="lies elsewhere than its image"):
-            read_mask_of(tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz", (4, 6, 8))
+            read_mask_for(tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz", (4, 6, 8))
     else:
-        assert not read_mask_of(tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz", (4, 6, 8)).any()
+        assert not read_mask_for(tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz", (4, 6, 8)).any()

@@ -7,7 +7,7 @@ import pytest
 
 from fedcore.data.io.array import channels_first
 from fedcore.data.io.masks import read_mask
-from fedcore.data.io.pictures.grey import certainly_grey
+from fedcore.data.io.pictures.greyscale import known_greyscale
 from fedcore.data.io.readers import ImageError, read_image
 
 
@@ -41,7 +41,7 @@ def test_which_axes_are_channels(tmp_path: Path, shape: tuple[int, ...], expecte
     np.save(tmp_path / "a.npy", array)
     image = read_image(tmp_path / "a.npy")
     assert image.shape == expected
-    assert certainly_grey(tmp_path / "a.npy") == (expected[0] == 1)
+    assert known_greyscale(tmp_path / "a.npy") == (expected[0] == 1)
     if array.size == image.size:
         channel_last = expected[0] == 3 and shape[-1] == 3
         assert np.array_equal(np.moveaxis(image, 0, -1) if channel_last else image, array.reshape(

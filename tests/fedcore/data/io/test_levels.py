@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from fedcore.data.io.error import ImageError
-from fedcore.data.io.levels import require_levels, white_of
-from fedcore.data.io.pictures.grey import certainly_grey
+from fedcore.data.io.levels import require_levels, white_level
+from fedcore.data.io.pictures.greyscale import known_greyscale
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)
 
@@ -45,22 +45,22 @@ def test_each_kind_of_file_says_what_is_white(tmp_path: Path) -> None:
         "a.png": 255, "colour.png": 255, "wide.png": 65535, "a.npy": 255, "wide.npy": 4095, "a.nii.gz": 4095,
         "narrow.nii.gz": 255,
     }  # fmt: skip
-    assert {name: white_of(tmp_path / name) for name in found} == found
-    assert white_of(tmp_path / "a.npz", "train_images", 0) == 255
-    assert white_of(dicom(tmp_path / "8.dcm", GREY, 8)) == 255
-    assert white_of(dicom(tmp_path / "12.dcm", GREY.astype(np.uint16), 12)) == 4095
-    assert white_of(dicom(tmp_path / "16.dcm", GREY.astype(np.uint16), 16)) == 4095
+    assert {name: white_level(tmp_path / name) for name in found} == found
+    assert white_level(tmp_path / "a.npz", "train_images", 0) == 255
+    assert white_level(dicom(tmp_path / "8.dcm", GREY, 8)) == 255
+    assert white_level(dicom(tmp_path / "12.dcm", GREY.astype(np.uint16), 12)) == 4095
+    assert white_level(dicom(tmp_path / "16.dcm", GREY.astype(np.uint16), 16)) == 4095
     folder = dicom(tmp_path / "series" / "1", GREY, 8).parent
-    assert white_of(folder) == 255
+    assert white_level(folder) == 255
     file = folder / "1"
     file.write_bytes(file.read_bytes()[132:])  # without preamble
     (folder / "0.txt").write_text("no image")
-    assert white_of(folder) == white_of(file) == 255
-    assert certainly_grey(folder)
+    assert white_level(folder) == white_level(file) == 255
+    assert known_greyscale(folder)
     packed = tmp_path / "packed.nii"  # packed, whatever its name
     packed.write_bytes((tmp_path / "narrow.nii.gz").read_bytes())
-    assert white_of(packed) == 255
-    assert certainly_grey(packed)
+    assert white_level(packed) == 255
+    assert known_greyscale(packed)
 
 
 def test_values_that_do_not_say_what_is_white_are_a_fault(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_values_that_do_not_say_what_is_white_are_a_fault(tmp_path: Path) -> Non
     nibabel.save(nibabel.Nifti1Image(np.ones((3, 3, 3), np.float32), np.eye(4)), tmp_path / "b.nii")
     for name in ("a.npy", "a.tif", "a.nii", "b.nii"):
         with pytest.raises(ImageError, match="do not say what is white; store it as it was drawn: 0 to 255 in 8-bit"):
-            white_of(tmp_path / name)
+            white_level(tmp_path / name)
 
 
 @pytest.mark.parametrize(("values", "said"), [((-1, 8), "-1 to 8"), ((0, 4096), "0 to 4096")])

@@ -10,7 +10,7 @@ import pytest
 from fedcore.data.io.affine import affine_of
 from fedcore.data.io.error import ImageError
 from fedcore.data.io.header import read_header
-from fedcore.data.io.masks import read_mask_of
+from fedcore.data.io.masks import read_mask_for
 from fedcore.data.io.readers import read_image
 from fedcore.data.io.spacing import spacing_of
 from fedtune.prediction.mask_files import write_mask
@@ -42,7 +42,7 @@ def test_units_become_mm(unit: int, mm: float, tmp_path: Path) -> None:
     path = made(tmp_path / "a.nii", xyzt_units=unit)
     assert spacing_of(path) == pytest.approx(MM * mm)
     mask = write_mask(tmp_path / "masks", path, MASK)
-    assert np.array_equal(read_mask_of(path, mask, SPACE), MASK)
+    assert np.array_equal(read_mask_for(path, mask, SPACE), MASK)
 
 
 @pytest.mark.parametrize("fields", [
@@ -58,7 +58,7 @@ def test_an_affine_that_is_none_says_nothing(fields: dict[str, object], tmp_path
     assert spacing_of(path) == pytest.approx(MM)  # pixdim
     mask = write_mask(tmp_path / "masks", path, MASK)
     assert np.array_equal(nibabel.load(mask).dataobj, MASK)
-    assert np.array_equal(read_mask_of(path, mask, SPACE), MASK)
+    assert np.array_equal(read_mask_for(path, mask, SPACE), MASK)
 
 
 def test_the_sform_is_taken_before_the_qform_and_that_where_the_sform_is_none(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_nifti_2(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti2Image(BODY, AFFINE), tmp_path / "a.nii.gz")
     assert np.array_equal(read_image(tmp_path / "a.nii.gz")[0], BODY)
     mask = write_mask(tmp_path / "masks", tmp_path / "a.nii.gz", MASK)
-    assert np.array_equal(read_mask_of(tmp_path / "a.nii.gz", mask, SPACE), MASK)
+    assert np.array_equal(read_mask_for(tmp_path / "a.nii.gz", mask, SPACE), MASK)
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from torch.nn.functional import one_hot
 from fedcore.data.io.affine import affine_of
 from fedcore.data.io.grid import picture
 from fedcore.data.io.header import read_header
-from fedcore.data.io.masks import read_mask_of
+from fedcore.data.io.masks import read_mask_for
 from fedcore.data.io.readers import read_image
 from fedcore.data.io.spacing import spacing_of
-from fedcore.data.preprocess.decode import Decoding, arrange
+from fedcore.data.preprocess.decode import Decoding, resize_or_slice
 from fedcore.data.preprocess.scaling import Window
 from fedtune.evaluation.native_grid import native_mask
 from fedtune.prediction.mask_files import write_mask
@@ -88,12 +88,12 @@ def test_it_is_one_array_with_its_masks_in_place(form: str, written: Path, masks
     assert affine is not None
     assert np.allclose(affine, AFFINE)
     for mask in masks.values():
-        assert np.array_equal(read_mask_of(path, mask, SPACE), MASK)
+        assert np.array_equal(read_mask_for(path, mask, SPACE), MASK)
     silent = np.ascontiguousarray(in_order_of_the_file(MASK, form))
     np.save(written / "silent.npy", silent)
     nibabel.save(nibabel.Nifti1Image(silent, None), written / "silent.nii.gz")
     for name in ("silent.npy", "silent.nii.gz"):
-        assert np.array_equal(read_mask_of(path, written / name, SPACE), MASK)
+        assert np.array_equal(read_mask_for(path, written / name, SPACE), MASK)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -101,7 +101,7 @@ def test_a_predicted_mask_lies_on_the_body(form: str, tmp_path: Path) -> None:
     """The middle of a structure, in mm, by nibabel alone."""
     path = FORMS[form](tmp_path)
     made = write_mask(tmp_path / "masks", path, MASK)
-    assert np.array_equal(read_mask_of(path, made, SPACE), MASK)
+    assert np.array_equal(read_mask_for(path, made, SPACE), MASK)
     file = nibabel.load(made)
     for number in (1, 2):
         there = np.argwhere(np.asarray(file.dataobj) == number).mean(axis=0)
@@ -115,7 +115,7 @@ def test_an_oblique_one_keeps_its_voxels(codes: str, tilt: float, tmp_path: Path
     assert np.array_equal(read_image(path)[0], BODY)
     assert np.allclose(affine_of(path), turned(tilt) @ AFFINE, atol=1e-5)
     mask = nifti(tmp_path / "m.nii", MASK, codes="IPL", tilt=tilt)
-    assert np.array_equal(read_mask_of(path, mask, SPACE), MASK)
+    assert np.array_equal(read_mask_for(path, mask, SPACE), MASK)
 
 
 @pytest.mark.parametrize("mask", ["m.npy", "silent.nii", "ras.nii"])
@@ -128,7 +128,7 @@ def test_what_says_nothing_of_its_place_stays_as_it_is_stored(mask: str, tmp_pat
     assert np.array_equal(read_image(path)[0], BODY)
     assert affine_of(path) is None
     assert read_header(path).orientation is None
-    assert np.array_equal(read_mask_of(path, tmp_path / mask, SPACE), MASK)
+    assert np.array_equal(read_mask_for(path, tmp_path / mask, SPACE), MASK)
 
 
 @pytest.mark.parametrize(("plane", "axis"), [("axial", 2), ("coronal", 1), ("sagittal", 0)])
@@ -152,8 +152,8 @@ def test_one_slice_is_what_a_viewer_shows(plane: str, axis: int, tmp_path: Path)
         assert np.array_equal(read_image(tmp_path / name)[0], shown)
         assert spacing_of(tmp_path / name) == pytest.approx(mm[1:])
         written = write_mask(tmp_path / "masks", tmp_path / name, mask)
-        assert np.array_equal(read_mask_of(tmp_path / name, written, shown.shape), mask)
-        assert np.array_equal(read_mask_of(tmp_path / "a.dcm", written, shown.shape), mask)
+        assert np.array_equal(read_mask_for(tmp_path / name, written, shown.shape), mask)
+        assert np.array_equal(read_mask_for(tmp_path / "a.dcm", written, shown.shape), mask)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -167,7 +167,7 @@ def test_its_slices_are_pictures_and_their_masks_go_back(
     layout = how.layout(path)
     assert layout.spacing == pytest.approx(tuple(np.delete(MM, axis)[::-1]))
     layout = replace(layout, spacing=None)  # so that nothing has to be resized
-    slices = arrange(how.scaling(read_image(path)), read_mask_of(path, masks["lip"], SPACE), how, layout)
+    slices = resize_or_slice(how.scaling(read_image(path)), read_mask_for(path, masks["lip"], SPACE), how, layout)
     for k in range(SPACE[axis]):
         assert np.allclose(slices.pixels[k, 0] * 2000 + 1000, picture(BODY.take(k, axis)), atol=1)
     assert slices.masks is not None

@@ -11,7 +11,7 @@ from pydicom.data import get_testdata_file
 from fedcore.data.io.error import ImageError
 from fedcore.data.io.readers import read_image
 from fedcore.data.io.spacing import spacing_of
-from fedcore.data.manifest.manifest import Row
+from fedcore.data.manifest.row import Row
 from fedcore.data.preprocess.decode import Decoding, decode
 from fedcore.data.preprocess.scaling import Percentiles
 

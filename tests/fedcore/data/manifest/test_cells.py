@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedcore.data.manifest.cells import is_missing, mended, notes_of, rows_told, whole
+from fedcore.data.manifest.cells import cell_warnings, format_rows, is_missing, mended, whole
 from fedcore.data.manifest.columns import NAMES
 
 
@@ -43,15 +43,15 @@ def test_what_is_mended_and_what_stays() -> None:
 
 def test_notes_count_cells_and_quote_none() -> None:
     records = [record(patient="1.23E+11", label="nan"), record(patient="", label="x"), record(patient="Doe", label="x")]
-    notes = "\n".join(notes_of(records, {"patient": 0, "label": 1}))
+    notes = "\n".join(cell_warnings(records, {"patient": 0, "label": 1}))
     assert "column 'label': 1 cell such as nan or N/A is read as empty" in notes
     assert "column 'patient': 1 cell is empty; each of these images counts as a patient of its own" in notes
     assert "column 'patient': 1 number such as 1.2E+11 is shortened by a spreadsheet" in notes
     assert "Doe" not in notes
-    assert not notes_of([record(label="x")], {"label": 0})
+    assert not cell_warnings([record(label="x")], {"label": 0})
 
 
 def test_rows_told() -> None:
-    assert rows_told([3]) == "row 3"
-    assert rows_told([9, 3, 3]) == "rows 3, 9"
-    assert rows_told(range(10)) == "rows 0, 1, 2, 3, 4 and 5 more"
+    assert format_rows([3]) == "row 3"
+    assert format_rows([9, 3, 3]) == "rows 3, 9"
+    assert format_rows(range(10)) == "rows 0, 1, 2, 3, 4 and 5 more"

@@ -7,12 +7,12 @@ from fedcore.data.manifest.columns import Columns, header_of
 
 def told(header: str, columns: Columns = Columns()) -> str:  # noqa: B008
     found = header_of(header.split(","), columns)
-    return "\n".join([*found.faults, *found.notes])
+    return "\n".join([*found.errors, *found.notes])
 
 
 def test_a_record_has_our_names_whatever_the_files_are() -> None:
     header = header_of(["Site", "File", "extra"], Columns(image="file"))
-    assert not header.faults
+    assert not header.errors
     assert header.record(["north", "a.png"]) == {
         "image": "a.png", "site": "north", "split": "", "label": "", "mask": "", "patient": "", "position": "",
     }  # fmt: skip

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedcore.data.manifest.label_names import alike, kind_of_name, label_fault, require_distinct
+from fedcore.data.manifest.label_names import alike, label_error, name_key, require_distinct
 from fedcore.errors import InputErrors
 
 
@@ -12,7 +12,7 @@ from fedcore.errors import InputErrors
      ("none", "No Finding"), ("no findings", "No Finding"), ("Straße", "STRASSE"), ("\uff11", "1"), ("a  b", "a b")],
 )  # fmt: skip
 def test_one_name_written_in_two_ways(one: str, other: str) -> None:
-    assert kind_of_name(one) == kind_of_name(other)
+    assert name_key(one) == name_key(other)
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_one_name_written_in_two_ways(one: str, other: str) -> None:
     [("1 2", "12"), ("1-2", "12"), ("-1", "1"), ("grade 1", "grade 2"), ("9007199254740993", "9007199254740992")],
 )
 def test_two_names(one: str, other: str) -> None:
-    assert kind_of_name(one) != kind_of_name(other)
+    assert name_key(one) != name_key(other)
 
 
 def test_groups_have_all_spellings() -> None:
@@ -28,9 +28,9 @@ def test_groups_have_all_spellings() -> None:
 
 
 def test_labels_that_say_nothing_for_certain() -> None:
-    assert "leave the cell empty, or write 'No Finding'" in label_fault("None")
-    assert "'NaN', a word for no label" in label_fault("Mass|NaN")
-    assert not any(map(label_fault, ["none", "No Finding", "", "Mass|Effusion", "0"]))
+    assert "leave the cell empty, or write 'No Finding'" in label_error("None")
+    assert "'NaN', a word for no label" in label_error("Mass|NaN")
+    assert not any(map(label_error, ["none", "No Finding", "", "Mass|Effusion", "0"]))
 
 
 def test_classes_of_several_manifests() -> None:

@@ -23,7 +23,7 @@ def written(folder: Path, text: str | bytes, files: str = "a.png b.png c.png") -
 def faults_of(path: Path) -> str:
     with pytest.raises(InputErrors) as caught:
         read_manifest(path)
-    return "\n".join(caught.value.faults)
+    return "\n".join(caught.value.errors)
 
 
 def read(folder: Path, text: str) -> Manifest:
@@ -253,7 +253,7 @@ def test_global_numbers_are_one_patient_at_all_sites(tmp_path: Path) -> None:
         InputErrors, match="row 4: patient in test at site 'B', but in train at site 'A' in row 2"
     ) as caught:
         read_manifest(path, patients_are_global=True)
-    assert "set data.patients_are_global false" in caught.value.faults[0]
+    assert "set data.patients_are_global false" in caught.value.errors[0]
     path.write_text(TWO_HOSPITALS.replace("test", "train"))
     assert len({row.patient for row in read_manifest(path, patients_are_global=True).rows}) == 2
 

@@ -144,7 +144,7 @@ def test_hundreds_of_hospitals() -> None:
 def test_all_faults_are_told_at_once() -> None:
     with pytest.raises(InputErrors) as told:
         Phantoms(sites=0, spatial_dims=4, test_fraction=1.0)
-    assert len(told.value.faults) == 3
+    assert len(told.value.errors) == 3
     with pytest.raises(InputError, match="at least 16"):
         Phantoms().cohort(8)
 

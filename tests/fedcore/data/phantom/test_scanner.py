@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.data.phantom.sensor import SHARP, sensor_of
+from fedcore.data.phantom.scanner import SHARP, scanner_of
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -34,7 +34,7 @@ def test_noise_is_rician() -> None:
 
 
 def test_sensors_are_functions_of_seed_and_site() -> None:
-    assert sensor_of(7, seed=0) == sensor_of(7, seed=0)
-    assert len({sensor_of(site, seed=0) for site in range(20)}) == 20
-    assert sensor_of(7, seed=0) != sensor_of(7, seed=1)
-    assert sensor_of(0, seed=0) == sensor_of(0, seed=1)
+    assert scanner_of(7, seed=0) == scanner_of(7, seed=0)
+    assert len({scanner_of(site, seed=0) for site in range(20)}) == 20
+    assert scanner_of(7, seed=0) != scanner_of(7, seed=1)
+    assert scanner_of(0, seed=0) == scanner_of(0, seed=1)

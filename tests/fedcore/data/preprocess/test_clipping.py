@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedcore.data.preprocess.clipping import UNCLIPPED, clipping_notes, clipping_of
+from fedcore.data.preprocess.clipping import UNCLIPPED, clipping_of, clipping_warnings
 from fedcore.data.preprocess.scaling import FullRange, Percentiles, Scaling, Window
 from fedcore.data.source import Data
 
@@ -15,7 +15,7 @@ BODY = np.where(np.indices((40, 40)).sum(0) > 30, RNG.normal(40, 30, (1, 40, 40)
 
 
 def told(scaling: Scaling, image: np.ndarray) -> str:
-    return "; ".join(clipping_notes("a", [clipping_of(image, scaling(image))]))
+    return "; ".join(clipping_warnings("a", [clipping_of(image, scaling(image))]))
 
 
 def test_shares_are_counted_as_by_loops() -> None:

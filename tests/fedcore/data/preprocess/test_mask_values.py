@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedcore.data.manifest.manifest import Row, read_manifest
+from fedcore.data.manifest.manifest import read_manifest
+from fedcore.data.manifest.row import Row
 from fedcore.data.preprocess import mask_values
-from fedcore.data.preprocess.mask_values import checked_masks, meaning_of_255, met_in_masks, require_numbered
+from fedcore.data.preprocess.mask_values import check_class_numbers, check_mask_values, infer_mask_255, read_mask_values
 from fedcore.data.source import Data
 from fedcore.errors import InputErrors
 from fedtune.evaluation.native_grid import Files
@@ -41,7 +42,7 @@ def shown(cohort_data: Data) -> dict[str, set[int]]:
 
 
 def decided(**sites: list[tuple[int, ...]]) -> str:
-    return meaning_of_255({site: Counter(masks) for site, masks in sites.items()})
+    return infer_mask_255({site: Counter(masks) for site, masks in sites.items()})
 
 
 def test_one_meaning_for_all_masks() -> None:
@@ -91,19 +92,19 @@ def test_numbers_by_site(tmp_path: Path) -> None:
 
 def test_masks_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = rows(tmp_path, a=[(0, 1), (0, 2)])
-    first = met_in_masks(found, tmp_path)
+    first = read_mask_values(found, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(mask_values, "read_mask", None)
-        assert met_in_masks(found, tmp_path) == first
+        assert read_mask_values(found, tmp_path) == first
     (tmp_path / "m_a0.png").write_bytes(b"damaged")
-    assert met_in_masks(found, tmp_path) == {"a": {(0, 2): 1}}
+    assert read_mask_values(found, tmp_path) == {"a": {(0, 2): 1}}
     Image.new("L", (SIDE, SIDE), 3).save(tmp_path / "m_a0.png")
-    assert met_in_masks(found, tmp_path) == {"a": {(0, 2): 1, (3,): 1}}
+    assert read_mask_values(found, tmp_path) == {"a": {(0, 2): 1, (3,): 1}}
 
 
 def test_gaps_in_the_numbers() -> None:
     def told(*numbers: int) -> list[str]:
-        return require_numbered({"a": Counter([numbers])}, "unlabelled")
+        return check_class_numbers({"a": Counter([numbers])}, "unlabelled")
 
     assert told(0, 1, 2, 255) == []
     assert told(0, 1, 2, 4) == [
@@ -113,22 +114,22 @@ def test_gaps_in_the_numbers() -> None:
     for sparse in ((0, 128), (0, 63, 126, 189, 252)):
         with pytest.raises(InputErrors, match="Number the classes 1, 2, 3"):
             told(*sparse)
-    assert require_numbered({"a": Counter([(0, 255)])}, "class") == []
+    assert check_class_numbers({"a": Counter([(0, 255)])}, "class") == []
 
 
 def test_for_data_check() -> None:
-    assert checked_masks({"a": Counter([(0, 1)])}) == ([], [])
-    faults, warnings = checked_masks({"a": Counter([(0, 255)]), "b": Counter([(0, 1)])})
+    assert check_mask_values({"a": Counter([(0, 1)])}) == ([], [])
+    faults, warnings = check_mask_values({"a": Counter([(0, 255)]), "b": Counter([(0, 1)])})
     assert not faults
     assert "a run needs data.mask_255" in warnings[0]
-    faults, _ = checked_masks({"a": Counter([(0, 128)])})
+    faults, _ = check_mask_values({"a": Counter([(0, 128)])})
     assert "127 below 128 in none" in faults[0]
-    assert len(checked_masks({"a": Counter([(0, 1, 255)] * 3)})[1]) == 1
+    assert len(check_mask_values({"a": Counter([(0, 1, 255)] * 3)})[1]) == 1
 
 
 def _numbers(rows: list[Row], folder: Path) -> dict[str, dict[int, int]]:
     """By site the numbers of its masks, each with how many masks hold it."""
     found: dict[str, Counter[int]] = {}
-    for site, sets in met_in_masks(rows, folder).items():
+    for site, sets in read_mask_values(rows, folder).items():
         found[site] = Counter(number for numbers, count in sets.items() for number in numbers for _ in range(count))
     return {site: dict(counts) for site, counts in found.items()}

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.data.dataset import Cohort, Images
-from fedcore.data.describe import fingerprint
+from fedcore.data.cohort import Cohort
+from fedcore.data.dataset import Images
+from fedcore.data.fingerprint import fingerprint
 from fedcore.data.loader import loader
-from fedcore.data.manifest.manifest import Row
+from fedcore.data.manifest.row import Row
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.preprocess.decode import Decoding, decode
 from fedcore.data.preprocess.geometry import fit
 from fedcore.data.preprocess.scaling import FullRange, Percentiles
-from fedcore.data.preprocess.slices import between_ends, cut, cut_mask, not_empty
+from fedcore.data.preprocess.slices import cut, cut_mask_slices, non_empty_slices, normalise_positions
 from fedcore.data.source import Data
 from fedcore.errors import InputError, Refused
 
@@ -48,7 +49,7 @@ def rows(folder: Path) -> list[Row]:
 def test_cutting_is_indexing_where_nothing_has_to_fit(axis: int, channels: int) -> None:
     volume = np.random.default_rng(0).random((channels, *SHAPE)).astype(np.float32)
     size = tuple(np.delete(SHAPE, axis).tolist())
-    slices, masks = cut(volume, axis, size), cut_mask((volume[0] * 9).astype(np.uint8), axis, size)
+    slices, masks = cut(volume, axis, size), cut_mask_slices((volume[0] * 9).astype(np.uint8), axis, size)
     assert slices.shape == (SHAPE[axis], channels, *size)
     for depth in range(SHAPE[axis]):
         assert np.array_equal(slices[depth], volume.take(depth, axis + 1))
@@ -70,13 +71,13 @@ def test_slices_are_resized_one_by_one_and_padded_alike() -> None:
     [([3, 1, 2], [1, 0, 0.5]), ([-120.5, 0, 120.5], [0, 0.5, 1]), ([7], [0.5]), ([4, 4], [0.5, 0.5]), ([], [])],
 )
 def test_positions_lie_between_the_ends(values: list[float], expected: list[float]) -> None:
-    assert between_ends(np.array(values, np.float64)).tolist() == expected
+    assert normalise_positions(np.array(values, np.float64)).tolist() == expected
 
 
 def test_an_empty_slice_has_one_value() -> None:
     slices = np.zeros((4, 1, 2, 2), np.float16)
     slices[1, 0, 0, 0], slices[2] = 1, 5
-    assert not_empty(slices).tolist() == [1]
+    assert non_empty_slices(slices).tolist() == [1]
 
 
 def test_intensities_are_scaled_as_a_volume(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.data.describe import describe, fingerprint
+from fedcore.data.fingerprint import fingerprint
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedcore.data.synthetic.synthetic_set import Standing, Synthetic, digest_of, standing
+from fedcore.data.summary import summarize
+from fedcore.data.synthetic.synthetic_set import AuditStatus, Synthetic, audit_status, digest_of
 from fedcore.errors import InputError
 from tests.fedcore.audits import write_audit
 from tests.fedcore.data.synthetic.test_release_criteria import GOOD, SOUND
@@ -43,9 +44,9 @@ def test_a_set_accompanies_every_site_and_none_is_added(drawn: Path, tmp_path: P
     assert list(cohort.sites) == ["hospital_1", "hospital_2"]
     assert cohort.classes == tuple(sorted((*alone.classes, "l", "z")))
     for name, images in cohort.split("train").items():
-        assert images.companions is not None
-        assert images.companions.share == 0.25
-        assert [cohort.classes[k] for k in images.companions.images.labels] == ["l", "z", "l", "z"]
+        assert images.added is not None
+        assert images.added.share == 0.25
+        assert [cohort.classes[k] for k in images.added.images.labels] == ["l", "z", "l", "z"]
         own = alone.sites[name].select("train")
         assert torch.equal(images.batch(range(len(images))), own.batch(range(len(own))))
         assert [cohort.classes[k] for k in images.labels] == [alone.classes[k] for k in own.labels]
@@ -135,22 +136,22 @@ def test_a_set_that_is_not_fit_for_use_is_trained_on_with_a_note(
 
 def test_a_release_is_held_to_the_digest_of_its_own_files(drawn: Path) -> None:
     write_audit(drawn, set="of the set it was made of", released=digest_of(drawn))
-    assert standing(drawn, ["synthetic"]) == Standing()
+    assert audit_status(drawn, ["synthetic"]) == AuditStatus()
     change_an_image(drawn)
-    assert "changed" in standing(drawn, ["synthetic"]).doubt
+    assert "changed" in audit_status(drawn, ["synthetic"]).problem
 
 
 def test_a_run_says_from_how_many_labels_the_generator_of_its_set_learned(drawn: Path) -> None:
     write_audit(drawn, label_fraction=0.1)
-    assert standing(drawn, ["synthetic"]).note == (
+    assert audit_status(drawn, ["synthetic"]).note == (
         "the generator of the synthetic set learned from 0.1 of the labels; do not compare with runs on fewer labels "
         "that use no set"
     )
-    assert standing(drawn, ["synthetic"]).doubt == ""
+    assert audit_status(drawn, ["synthetic"]).problem == ""
 
 
 def test_images_of_hospitals_have_no_standing(tmp_path: Path) -> None:
-    assert standing(tmp_path / "manifest.csv", ["hospital_1"]) == Standing()
+    assert audit_status(tmp_path / "manifest.csv", ["hospital_1"]) == AuditStatus()
 
 
 def test_a_digest_hangs_on_rows_files_and_settings_and_not_on_the_place(drawn: Path, tmp_path: Path) -> None:
@@ -183,4 +184,4 @@ def test_what_does_not_suit_is_refused(drawn: Path, tmp_path: Path) -> None:
 
 def _notes_but_classes(data: Data) -> list[str]:
     """What a run notes, beside the classes that the set alone has."""
-    return [note for note in describe(data.load())["notes"] if "have classes that no image" not in note]
+    return [note for note in summarize(data.load())["notes"] if "have classes that no image" not in note]

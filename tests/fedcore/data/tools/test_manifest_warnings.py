@@ -5,7 +5,7 @@ from typing import Any
 
 from fedcore.data.io.header import Header
 from fedcore.data.manifest.row import Row
-from fedcore.data.tools.look import Look
+from fedcore.data.tools.check_image import Look
 from fedcore.data.tools.manifest_warnings import cautions
 
 VOLUME = (4, 5, 6)

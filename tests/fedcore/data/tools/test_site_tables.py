@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fedcore.data.io.header import Header
 from fedcore.data.manifest.row import Row
-from fedcore.data.tools.look import Look
+from fedcore.data.tools.check_image import Look
 from fedcore.data.tools.site_tables import counts, looks
 
 LABELS = ("meningioma", "squamous cell carcinoma", "2", "10")

@@ -9,7 +9,7 @@ import pydicom
 import pytest
 
 from fedcore.data.io.error import ImageError
-from fedcore.data.io.masks import read_mask, read_mask_of
+from fedcore.data.io.masks import read_mask, read_mask_for
 from fedcore.data.io.readers import read_image
 from tests.fedcore.data.io.forms import AFFINE, BODY, MASK, SPACE, nifti, segmentation, series
 
@@ -21,7 +21,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fault(image: Path, mask: Path) -> str:
     with pytest.raises(ImageError) as told:
-        read_mask_of(image, mask, SPACE)
+        read_mask_for(image, mask, SPACE)
     return str(told.value)
 
 
@@ -29,7 +29,7 @@ def fault(image: Path, mask: Path) -> str:
 def test_frames_that_miss_are_background(slices: list[int], source: Path, tmp_path: Path) -> None:
     mask = np.zeros(SPACE, np.uint8)
     mask[2:4, 3, slices], mask[5, 6, slices[-1]] = 1, 2
-    assert np.array_equal(read_mask_of(source, segmentation(tmp_path / "seg.dcm", source, mask), SPACE), mask)
+    assert np.array_equal(read_mask_for(source, segmentation(tmp_path / "seg.dcm", source, mask), SPACE), mask)
 
 
 @pytest.mark.parametrize("plane", ["sagittal", "coronal"])
@@ -37,17 +37,17 @@ def test_it_is_laid_by_place(plane: str, source: Path, tmp_path: Path) -> None:
     other = series(tmp_path / "s", plane)
     seg = segmentation(tmp_path / "seg.dcm", other, plane=plane)
     for image in (source, other, nifti(tmp_path / "a.nii", codes="AIL")):
-        assert np.array_equal(read_mask_of(image, seg, SPACE), MASK)
+        assert np.array_equal(read_mask_for(image, seg, SPACE), MASK)
 
 
 def test_it_may_lie_alone_in_a_folder_or_beside_its_slices(source: Path, tmp_path: Path) -> None:
     (tmp_path / "seg").mkdir()
     segmentation(tmp_path / "seg" / "1-1.dcm", source)
-    assert np.array_equal(read_mask_of(source, tmp_path / "seg", SPACE), MASK)
+    assert np.array_equal(read_mask_for(source, tmp_path / "seg", SPACE), MASK)
     image = series(tmp_path / "s")
     (tmp_path / "seg" / "1-1.dcm").rename(image / "seg.dcm")
     assert np.array_equal(read_image(image)[0], BODY)
-    assert np.array_equal(read_mask_of(image, image / "seg.dcm", SPACE), MASK)
+    assert np.array_equal(read_mask_for(image, image / "seg.dcm", SPACE), MASK)
 
 
 def test_alone_it_has_its_class_numbers(source: Path, tmp_path: Path) -> None:

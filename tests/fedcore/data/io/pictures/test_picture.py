@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from fedcore.data.io.pictures.grey import certainly_grey
+from fedcore.data.io.pictures.greyscale import known_greyscale
 from fedcore.data.io.readers import ImageError, read_image
 
 RNG = np.random.default_rng(0)
@@ -56,7 +56,7 @@ def test_tiff_of_every_depth_has_one_polarity(tmp_path: Path, dtype: str, order:
         path = tmp_path / f"{photometric}.tif"
         tifffile.imwrite(path, stored, photometric=photometric, byteorder=order, compression=compression, metadata=None)
         assert same(path, truth)
-        assert certainly_grey(path)
+        assert known_greyscale(path)
 
 
 @pytest.mark.parametrize("array", [some("uint8"), some("uint16"), some("int32"), some("float32"), some("bool")])
@@ -83,7 +83,7 @@ def test_tiff_of_16_bits_a_colour(tmp_path: Path, planar: str) -> None:
         path = tmp_path / "a.tif"
         tifffile.imwrite(path, array, photometric="rgb", planarconfig=planar, extrasamples=extra, metadata=None)
         assert same(path, DEEP[..., :3])
-        assert not certainly_grey(path)
+        assert not known_greyscale(path)
     grey = {"photometric": "minisblack", "planarconfig": "contig", "metadata": None}
     tifffile.imwrite(path, DEEP[..., :2], extrasamples=("unassalpha",), **grey)
     assert same(path, DEEP[..., 0])
