@@ -45,44 +45,44 @@ def decided(**sites: list[tuple[int, ...]]) -> str:
     return infer_mask_255({site: Counter(masks) for site, masks in sites.items()})
 
 
-def test_one_meaning_for_all_masks() -> None:
+def test_255_has_one_meaning_in_all_masks() -> None:
     assert decided(a=[(0,), (0, 255)], b=[(255,), (0, 255)]) == "class"
     assert decided(a=[(0, 1, 255), (255,), (0, 255)], b=[(0, 1), (0, 1, 255)]) == "unlabelled"
     assert decided(a=[(0, 2)], b=[(0, 1)]) == "unlabelled"
     assert decided() == "unlabelled"
 
 
-def test_what_cannot_be_decided_has_to_be_said() -> None:
-    with pytest.raises(InputErrors, match=r"'a': its masks hold 255 everywhere[\s\S]*Set data.mask_255 to class"):
+def test_ambiguous_masks_need_the_option() -> None:
+    with pytest.raises(InputErrors, match=r"'a': its masks are 255 everywhere[\s\S]*Set data.mask_255 to class"):
         decided(a=[(255,)], b=[(255,)])
-    with pytest.raises(InputErrors, match=r"'a': its masks hold 0 and 255 alone, and masks of other sites 1 and 2"):
+    with pytest.raises(InputErrors, match=r"'a': its masks contain only 0 and 255, masks of other sites also 1 and 2"):
         decided(a=[(0, 255)], b=[(0, 1, 2)])
-    with pytest.raises(InputErrors, match=r"'a': its masks hold 255 alone"):
+    with pytest.raises(InputErrors, match=r"'a': its masks contain only 255"):
         decided(a=[(255,)], b=[(0, 1, 255)])
 
 
-def test_the_meaning_reaches_what_is_trained_on_and_scored(tmp_path: Path) -> None:
+def test_the_meaning_applies_to_training_and_evaluation(tmp_path: Path) -> None:
     rows(tmp_path, a=[(0, 255), (0, 1)], b=[(255,), (0, 1, 255)])
     assert shown(data(tmp_path)) == {"a": {0, 1, 255}, "b": {0, 1, 255}}
     assert shown(data(tmp_path, mask_255="class")) == {"a": {0, 1}, "b": {0, 1}}
     for settings, meaning in (({}, "unlabelled"), ({"mask_255": "class"}, "class")):
-        asked = data(tmp_path, **settings)
-        assert Files.of(asked, asked.load()).how.mask_255 == meaning
+        source = data(tmp_path, **settings)
+        assert Files.of(source, source.load()).how.mask_255 == meaning
 
 
-def test_a_manifest_of_yes_and_no(tmp_path: Path) -> None:
+def test_in_binary_masks_255_is_class_1(tmp_path: Path) -> None:
     rows(tmp_path, a=[(0, 255), (255,)], b=[(0,), (0, 255)])
     assert shown(data(tmp_path)) == {"a": {0, 1}, "b": {0, 1}}
-    assert "site 'a': 1 mask of 255 everywhere, taken for class 1" in data(tmp_path).load().notes
+    assert "site 'a': 1 mask of 255 everywhere, taken for class 1" in data(tmp_path).load().warnings
     assert shown(data(tmp_path, mask_255="unlabelled")) == {"a": {0, 255}, "b": {0, 255}}
 
 
-def test_sites_left_out_have_their_say(tmp_path: Path) -> None:
+def test_masks_of_sites_that_are_not_used_count_too(tmp_path: Path) -> None:
     rows(tmp_path, a=[(0, 255), (0, 1)], b=[(0, 1)])
     assert shown(data(tmp_path, sites=("a",))) == {"a": {0, 1, 255}}
 
 
-def test_numbers_by_site(tmp_path: Path) -> None:
+def test_numbers_are_counted_by_site(tmp_path: Path) -> None:
     found = rows(tmp_path, a=[(0, 1), (0, 2), (0, 1, 255)], b=[(0,)])
     assert _numbers(found, tmp_path) == {"a": {0: 3, 1: 2, 2: 1, 255: 1}, "b": {0: 1}}
     damaged = replace(found[0], mask=tmp_path / "manifest.csv")
@@ -102,28 +102,28 @@ def test_masks_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert read_mask_values(found, tmp_path) == {"a": {(0, 2): 1, (3,): 1}}
 
 
-def test_gaps_in_the_numbers() -> None:
-    def told(*numbers: int) -> list[str]:
+def test_gaps_in_the_numbers_are_a_warning_or_an_error() -> None:
+    def warnings_for(*numbers: int) -> list[str]:
         return check_class_numbers({"a": Counter([numbers])}, "unlabelled")
 
-    assert told(0, 1, 2, 255) == []
-    assert told(0, 1, 2, 4) == [
-        "masks hold the class numbers 1, 2 and 4, and 1 below 4 in none; a segmenter has an output for each"
+    assert warnings_for(0, 1, 2, 255) == []
+    assert warnings_for(0, 1, 2, 4) == [
+        "masks contain the class numbers 1, 2 and 4; 1 below 4 do not occur, but a segmenter has an output for each"
     ]
-    assert len(told(0, 5)) == 1
+    assert len(warnings_for(0, 5)) == 1
     for sparse in ((0, 128), (0, 63, 126, 189, 252)):
         with pytest.raises(InputErrors, match="Number the classes 1, 2, 3"):
-            told(*sparse)
+            warnings_for(*sparse)
     assert check_class_numbers({"a": Counter([(0, 255)])}, "class") == []
 
 
-def test_for_data_check() -> None:
+def test_data_check_has_errors_and_warnings() -> None:
     assert check_mask_values({"a": Counter([(0, 1)])}) == ([], [])
-    faults, warnings = check_mask_values({"a": Counter([(0, 255)]), "b": Counter([(0, 1)])})
-    assert not faults
+    errors, warnings = check_mask_values({"a": Counter([(0, 255)]), "b": Counter([(0, 1)])})
+    assert not errors
     assert "a run needs data.mask_255" in warnings[0]
-    faults, _ = check_mask_values({"a": Counter([(0, 128)])})
-    assert "127 below 128 in none" in faults[0]
+    errors, _ = check_mask_values({"a": Counter([(0, 128)])})
+    assert "127 below 128 do not occur" in errors[0]
     assert len(check_mask_values({"a": Counter([(0, 1, 255)] * 3)})[1]) == 1
 
 
