@@ -132,7 +132,7 @@ def evaluate_masks(
 
 
 def _unit(tests: Mapping[str, Images]) -> str:
-    unknown, count = (sum(f(images) for images in tests.values()) for f in (attrgetter("unspaced"), len))
+    unknown, count = (sum(f(images) for images in tests.values()) for f in (attrgetter("without_spacing"), len))
     return "mm" if not unknown else "pixels" if unknown == count else "mm or pixels"
 
 

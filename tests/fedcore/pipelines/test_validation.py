@@ -23,7 +23,7 @@ steps:
 def faults(folder: Path, text: str) -> tuple[str, ...]:
     path = folder / "road.yaml"
     path.write_text(text)
-    with pytest.raises(InputErrors, match=r"road\.yaml: \d fault") as caught:
+    with pytest.raises(InputErrors, match=r"road\.yaml: \d error") as caught:
         check(read_steps(path, {}), str(path))
     return caught.value.errors
 

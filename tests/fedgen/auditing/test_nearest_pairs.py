@@ -82,5 +82,5 @@ def test_a_site_of_too_few_images_keeps_no_pair(one_run: Path, drawn: Path, monk
     inspect(one_run, drawn)
     assert kept(one_run, "hospital_1")["views"].tolist() == []
     page = write_report(one_run, out=drawn / "page.html").read_text()
-    assert "could not look for copies" in page
+    assert "could not search for copies" in page
     assert "come nearest to a trained one" not in page

@@ -120,7 +120,9 @@ def test_a_set_that_is_not_fit_for_use_takes_a_word_of_its_own(one_run: Path, dr
     sheet = (tmp_path / "out" / "README.md").read_text()
     assert "- Privacy check: passed" in sheet
     assert "- Fit for use: **no**, 25% of its images are nearly equal to another one of the set" in sheet
-    assert audit_status(manifest, ["synthetic"]).warning.startswith("the synthetic set is trained on, fit for use: no")
+    assert audit_status(manifest, ["synthetic"]).warning.startswith(
+        "the synthetic set is used for training; fit for use: no"
+    )
 
 
 def test_one_class_of_copies_is_not_dropped_however_large_the_set(one_run: Path, drawn: Path, tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_a_site_without_positions_says_what_to_do(toy: Callable[..., nn.Module],
     sites = InProcess({"a": images("a")}, local)
     (answer,) = sites.ask(FedAvg(), [("a", Weights(local.shared()))], Round(0, 1, seed=0))
     assert isinstance(answer, Refusal)
-    assert "cut volumes by data.slices, or give every row of the manifest a position" in answer.reason
+    assert "cut volumes with data.slices, or give every row of the manifest a position" in answer.reason
 
 
 def test_one_site_is_central_training(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:
@@ -242,7 +242,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(tmp_path: Path, monkeypa
 
 
 def test_a_run_that_knows_no_positions_ends_with_the_advice(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cut volumes by data\.slices"):
+    with pytest.raises(InputError, match=r"cut volumes with data\.slices"):
         ran(tmp_path / "run", data=Data(size=16, phantom=Phantoms(sites=2, images_per_site=8)))
 
 
