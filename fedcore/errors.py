@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and failures that a site may speak of."""
+"""Errors that a user can fix, and failures that a site may report to the server."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from contextlib import contextmanager
 
 
 class InputError(Exception):
-    """Something the user gave is wrong; the text says what must hold, what was found and what to do.
+    """An input of the user is wrong; the text says what must hold, what was found and what to do.
 
     The command line prints it without a traceback and exits with code 2.
     """
 
 
 class InputErrors(InputError):
-    """Several faults of one input (a manifest, a recipe), reported together."""
+    """Several errors of one input (a manifest, a recipe), reported together."""
 
-    def __init__(self, where: str, faults: Sequence[str], advice: str = "", shown: int = 50):
-        self.faults = tuple(faults)
-        lines = [f"{where}: {len(faults)} fault{'s' if len(faults) != 1 else ''}"]
-        lines += [f"  {fault}" for fault in faults[:shown]]
-        if len(faults) > shown:
-            lines.append(f"  ... and {len(faults) - shown} more")
+    def __init__(self, where: str, errors: Sequence[str], advice: str = "", shown: int = 50):
+        self.errors = tuple(errors)
+        lines = [f"{where}: {len(errors)} error{'s' if len(errors) != 1 else ''}"]
+        lines += [f"  {error}" for error in errors[:shown]]
+        if len(errors) > shown:
+            lines.append(f"  ... and {len(errors) - shown} more")
         super().__init__("\n".join(lines + ([advice] if advice else [])))
 
 
 @contextmanager
 def building(what: str) -> Iterator[None]:
-    """What a constructor refuses of a recipe's values is the user's to mend: it becomes an InputError."""
+    """An error that a constructor raises for the values of a recipe becomes an InputError."""
     try:
         yield
     except (ValueError, TypeError, RuntimeError, NameError) as e:
@@ -35,7 +35,7 @@ def building(what: str) -> Iterator[None]:
 
 
 class Refused(Exception):
-    """A visit whose result must not leave the site (a loss of NaN, a message over the policy).
+    """The result of a visit must not leave the site (a loss of NaN, a message above the level of the policy).
 
-    Its text may be told to the server, so it never holds pixels, paths or patient identifiers.
+    Its text may be sent to the server, so it never contains pixels, paths or patient identifiers.
     """

@@ -1,4 +1,4 @@
-"""Tables in the terminal: names at the left, figures at the right."""
+"""Tables in the terminal: names on the left, numbers on the right."""
 
 from __future__ import annotations
 
@@ -8,21 +8,28 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-_FULL = 1000
-"""Columns of an output that is no terminal: a file or the next command, which nothing is cut for."""
+_PIPE_WIDTH = 1000
+"""Columns of an output that is no terminal (a file, a pipe), so that nothing is cut there."""
 
 
 def terminal() -> Console:
-    """Where tables and notes are printed: as wide as the terminal, or as they are long where there is none."""
-    return Console(width=None if sys.stdout.isatty() else _FULL, highlight=False, markup=False)
+    """Where tables and warnings are printed: as wide as the terminal, or of full width in a file or pipe."""
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False, markup=False)
 
 
-def grid(first: str, titles: Sequence[str], rows: Mapping[str, Sequence[str]], standing_out: str = "") -> Table:
-    """Rows of cells by name, that of `standing_out` bold; where room is short titles and names break, cells do not."""
+def text_table(first: str, titles: Sequence[str], rows: Mapping[str, Sequence[str]], highlight: str = "") -> Table:
+    """Rows of cells by name, the row `highlight` in bold; in a narrow terminal titles and names wrap, cells do not.
+
+    Args:
+        first: Title of the column of names.
+        titles: Titles of the other columns.
+        rows: Cells by name, one for each title.
+        highlight: Name of the row in bold.
+    """
     table = Table(box=None, pad_edge=False)
     table.add_column(first, overflow="fold")
     for at, title in enumerate(titles):
         table.add_column(title, justify="right", min_width=max((len(cells[at]) for cells in rows.values()), default=0))
     for name, cells in rows.items():
-        table.add_row(name, *cells, style="bold" if name == standing_out else None)
+        table.add_row(name, *cells, style="bold" if name == highlight else None)
     return table

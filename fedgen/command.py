@@ -10,7 +10,7 @@ from fedcore.config.arguments import call, typed
 from fedcore.data.synthetic.audit_record import AuditRecord
 from fedcore.errors import InputError
 from fedcore.runs.folder import RunFolder
-from fedcore.suggest import nearest
+from fedcore.suggest import suggestion
 from fedgen.auditing.run import inspect
 from fedgen.auditing.table import show
 from fedgen.oneshot import teacher_accuracy as recognition
@@ -82,7 +82,7 @@ def check(arguments: Sequence[str]) -> None:
 
 def _unknown(arguments: Sequence[str]) -> InputError:
     word = next(iter(arguments), "")
-    return InputError(f"generate has no command {word!r}{nearest(word, ['train', 'audit', *CALLED])}\n{USAGE}")
+    return InputError(f"generate has no command {word!r}{suggestion(word, ['train', 'audit', *CALLED])}\n{USAGE}")
 
 
 def _audit(words: Sequence[str]) -> AuditRecord:

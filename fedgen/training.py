@@ -9,11 +9,12 @@ from typing import Literal, cast
 from pytorch_lightning import LightningModule
 
 from fedcore.algorithms.base import Algorithm, FedAvg, Visitor, share_of
-from fedcore.data.dataset import Cohort, Images, Target
-from fedcore.data.describe import describe
-from fedcore.data.findings import findings_of, several, with_findings
-from fedcore.data.labels import less_labelled, less_masked, require_fraction
+from fedcore.data.cohort import Cohort
+from fedcore.data.dataset import Images, Target
+from fedcore.data.findings import findings_of, is_multi_label, with_findings
+from fedcore.data.labels import hide_labels, hide_masks, require_fraction
 from fedcore.data.source import Data
+from fedcore.data.summary import summarize
 from fedcore.errors import InputError, building
 from fedcore.messages.agreement import Agreement
 from fedcore.messages.message import Reveals
@@ -88,7 +89,7 @@ def train(
     module = task.module(agreement)
     local = LocalTrainer(module, share_of(task.algorithm, module), visit)
     simulation = simulate_task(task, cohort, local, agreement, policy, run.path / "sites", run.digest)
-    about = describe(cohort) | {"command": "generate", "label_fraction": label_fraction}
+    about = summarize(cohort) | {"command": "generate", "label_fraction": label_fraction}
     job = Job(task.algorithm, rounds, None, loggers, seed)
     sites = job.train_in(run, local, simulation, about, by_workers(workers))
     finish(run, sites, local, seed, policy.max_level >= Reveals.STATISTICS)
@@ -169,12 +170,14 @@ def _given(
     """The images with the labels and masks that sites give away; those of further sites cost nothing."""
     if fraction == 1:
         return images
-    told = with_findings(cohort, findings_of(cohort.classes)).split("train") if several(cohort.classes) else images
+    told = (
+        with_findings(cohort, findings_of(cohort.classes)).split("train") if is_multi_label(cohort.classes) else images
+    )
     less = {
-        site: replace(own, labels=less_labelled(told[site], fraction, seed).labels)
+        site: replace(own, labels=hide_labels(told[site], fraction, seed).labels)
         for site, own in images.items()
         if site not in cohort.extra_sites
     }
     if "masks" in targets:
-        less = {site: less_masked(own, fraction, seed) for site, own in less.items()}
+        less = {site: hide_masks(own, fraction, seed) for site, own in less.items()}
     return images | less

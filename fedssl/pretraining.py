@@ -11,9 +11,10 @@ import torch
 from pytorch_lightning import LightningModule
 
 from fedcore.algorithms.base import Algorithm, FedAvg, Visitor, share_of
-from fedcore.data.dataset import Cohort, Images
-from fedcore.data.describe import describe
+from fedcore.data.cohort import Cohort
+from fedcore.data.dataset import Images
 from fedcore.data.source import Data
+from fedcore.data.summary import summarize
 from fedcore.errors import InputError, building
 from fedcore.exchanges.base import Exchange, WithExchange
 from fedcore.messages.agreement import Agreement
@@ -88,7 +89,7 @@ def pretrain(
     local = LocalTrainer(module, share_of(task.algorithm, module), visit)
     simulation = simulate_task(task, cohort, local, agreement, policy, run.path / "sites", run.digest)
     evaluation, notes = _evaluation(probe, policy)
-    about = describe(cohort) | {"command": "pretrain"}
+    about = summarize(cohort) | {"command": "pretrain"}
     about["notes"] = [*about["notes"], *notes]
     job = Job(task.algorithm, rounds, evaluation, loggers, seed)
     finish(run, job.train_in(run, local, simulation, about, by_workers(workers)), local, seed)

@@ -149,7 +149,7 @@ def test_the_word_to_a_pipeline_is_handed_on(canary: Path, capsys: pytest.Captur
     )
     told = said(f"run road.yaml --trust {STRANGER}", capsys)
     assert canary.exists()
-    assert "1 fault" in told
+    assert "1 error" in told
     assert "unknown option 'zebra'" in told
 
 
@@ -248,7 +248,7 @@ def test_an_audit_that_names_a_class(runs: dict[str, Path], canary: Path, capsys
     image = next(iter((runs["set"] / "images").iterdir())).name
     audit |= {"copies": {image: ["hospital_1"]}, "objections": [], "passes": True}
     for words in (["--generator", f"{STRANGER}.Net"], ["--trust", STRANGER, "--generator", f"{STRANGER}.Net"]):
-        audit["asked"]["overrides"] = words
+        audit["options"]["overrides"] = words
         path.write_text(json.dumps(audit))
         said("generate release {set} new --drop true", capsys, **runs)
     assert not canary.exists()

@@ -62,7 +62,8 @@ from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import Rounds, federate
 from fedcore.training.local_trainer import LocalTrainer, channels_last
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess, Transport
+from fedcore.transport.in_process import InProcess
+from fedcore.transport.base import Transport
 from fedcore.transport.workers import Workers
 
 MODELS = {"small": small, "resnet18": resnet18}

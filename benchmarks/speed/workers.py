@@ -32,7 +32,8 @@ from fedcore.server.rounds import Rounds, federate
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess, Transport
+from fedcore.transport.in_process import InProcess
+from fedcore.transport.base import Transport
 from fedcore.transport.workers import Workers
 from fedssl.methods.moco import MoCo
 

@@ -8,7 +8,8 @@ from typing import Protocol, runtime_checkable
 from pytorch_lightning import LightningModule
 
 from fedcore.algorithms.base import Algorithm, Visitor
-from fedcore.data.dataset import Cohort, Images
+from fedcore.data.cohort import Cohort
+from fedcore.data.dataset import Images
 from fedcore.messages.agreement import Agreement
 from fedcore.training.visit import Visit
 

@@ -135,9 +135,9 @@ def _place(name: str) -> str:
     """Raises InputError where there is no such command."""
     if name in COMMANDS:
         return COMMANDS[name][0]
-    from fedcore.suggest import nearest
+    from fedcore.suggest import suggestion
 
-    raise InputError(f"there is no command {name!r}{nearest(name, [*STAGES, *COMMANDS])}; see fedpretrain --help")
+    raise InputError(f"there is no command {name!r}{suggestion(name, [*STAGES, *COMMANDS])}; see fedpretrain --help")
 
 
 def _load(path: str) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from fedcore.config.options import did_you_mean, inside
 from fedcore.config.trust import KIT, no_module, refusal
-from fedcore.suggest import nearest
+from fedcore.suggest import suggestion
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null",
           "tuple": "a list", "list": "a list"}  # fmt: skip
@@ -26,7 +26,7 @@ def explain(text: str, options: Sequence[str]) -> str:
         return f"unknown option {key!r}{_instead(key, options, text)}"
     if missing := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", text):
         module, name = missing.groups()
-        return f"there is no class {module}.{name}{nearest(name, _public(module))}"
+        return f"there is no class {module}.{name}{suggestion(name, _public(module))}"
     if missing := re.search(r"No module named '([\w.]+)'", text):
         return no_module(missing[1])
     if bare := re.search(r"argument --([\w.+]+): expected (?:one|at least one) argument", text):

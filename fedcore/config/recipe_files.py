@@ -11,7 +11,7 @@ from textwrap import fill
 
 from fedcore.errors import InputError
 from fedcore.files.writing import write_atomically
-from fedcore.suggest import nearest
+from fedcore.suggest import suggestion
 
 USAGE = """usage: fedpretrain recipes ls                 recipes, by the command they are for
        fedpretrain recipes cp NAME [TO]      copies a recipe to edit it"""
@@ -39,7 +39,7 @@ def find(name: str) -> Path:
         return path
     if (found := shipped().get(path.stem)) and len(path.parts) == 1:
         return found
-    meant = nearest(path.stem, shipped()) if len(path.parts) == 1 else ""
+    meant = suggestion(path.stem, shipped()) if len(path.parts) == 1 else ""
     raise InputError(f"there is no recipe {name!r}{meant}; see fedpretrain recipes ls")
 
 

@@ -1,4 +1,4 @@
-"""What a site trains on: its decoded images."""
+"""The decoded images of one site."""
 
 from __future__ import annotations
 
@@ -11,46 +11,47 @@ import torch
 from jaxtyping import Float16, Float32, Int64, UInt8
 from torch import Tensor
 
-from fedcore.errors import InputError, Refused
+from fedcore.data.io.class_numbers import UNLABELED
+from fedcore.errors import Refused
 
 Indices = Tensor | np.ndarray | Sequence[int]
 Target = Literal["labels", "findings", "masks", "positions"]
-"""What a batch may hold beside its pixels; of several, in their order."""
+"""What a batch may contain in addition to its pixels; several come in the given order."""
 
 
 @dataclass(frozen=True)
 class Images:
     """One site's decoded images.
 
-    `pixels` and `masks` may be maps of files and are never copied: a part of the images holds `index`, the
-    places of its images in them. All other fields are already of that part; read pixels with `batch`.
+    `pixels` and `masks` may be memory-mapped files and are never copied: a subset keeps them whole, together with
+    `index`, the places of its images in them. All other fields hold the subset alone; read pixels with `batch`.
     """
 
     site: str
     pixels: np.ndarray
     """(stored, c, *space) float16 in [-1, 1]."""
     splits: np.ndarray
-    """(n,) of train, val, test."""
+    """(n,), each train, val or test."""
     labels: Int64[Tensor, " n"]
-    """Class index, or -1 where unlabelled."""
+    """Class index, -1 for unlabelled images."""
     patients: np.ndarray
-    """(n,) int64, anonymous numbers: equal ones are one patient."""
+    """(n,) int64, anonymous numbers; images of one patient have the same."""
     masks: np.ndarray | None = None
-    """(stored, *space) uint8 class numbers, 255 where unlabelled."""
+    """(stored, *space) uint8 class numbers, `UNLABELED` (255) where not annotated."""
     masks_used: np.ndarray | None = None
-    """(n,) bool, whose mask is given away; those of the others are read as unlabelled. None: of all."""
+    """(n,) bool, whether the mask may be used; the other masks read as unlabelled. None: all are used."""
     rows: np.ndarray | None = None
-    """(n,) int64 rows of the manifest; None where there is none."""
+    """(n,) int64 rows of the manifest; None without a manifest."""
     index: np.ndarray | None = None
-    """(n,) places in `pixels`; None: all, in order."""
+    """(n,) places in `pixels`; None: all of them, in order."""
     positions: np.ndarray | None = None
-    """(n,) float32 in [0, 1], where in its volume a slice lies, first to last; None unless all are known."""
+    """(n,) float32 in [0, 1], position of a slice in its volume, first to last; None unless all are known."""
     spacing: np.ndarray | None = None
-    """(n, d) float32, mm between pixels, NaN where a file does not say it; None where no file does."""
-    companions: Companions | None = None
-    """Join every batch of training; they are none of the site's images and not counted among them."""
+    """(n, d) float32, mm between pixels, NaN where a file lacks it; None where all files lack it."""
+    added: AddedImages | None = None
+    """Images mixed into every training batch; they are not counted as images of the site."""
     findings: UInt8[Tensor, "n k"] | None = None
-    """1 where an image has a finding; then `labels` are numbers of sets of findings (`fedcore.data.findings`)."""
+    """1 where an image has a finding; `labels` then number sets of findings (`fedcore.data.findings`)."""
 
     def __post_init__(self) -> None:
         counts = {"splits": len(self.splits), "labels": len(self.labels), "patients": len(self.patients)}
@@ -80,16 +81,16 @@ class Images:
         return tuple(int(n) for n in self.pixels.shape[2:])
 
     @property
-    def unspaced(self) -> int:
-        """Images of which nobody knows how large a pixel is."""
+    def without_spacing(self) -> int:
+        """Number of images whose pixel size in mm is unknown."""
         return len(self) if self.spacing is None else int(np.isnan(self.spacing).any(1).sum())
 
     def select(self, split: str) -> Images:
-        """The images of one split; may be empty."""
+        """The images of one split, possibly none."""
         return self.take(np.flatnonzero(self.splits == split))
 
     def take(self, indices: Indices) -> Images:
-        """Some of the images, in the order asked; pixels are not read."""
+        """A subset, in the order of `indices`; no pixels are read."""
         at = np.asarray(indices, dtype=np.int64)
         return replace(
             self,
@@ -105,48 +106,48 @@ class Images:
         )
 
     def batch(self, indices: Indices, device: torch.device | None = None) -> Float32[Tensor, "b c *space"]:
-        """Pixels in [-1, 1], on a device if one is given: half the bytes travel there, and become float32 there."""
+        """Pixels in [-1, 1]; with a `device`, float16 is copied there and becomes float32 there (half the transfer)."""
         return self.half_batch(indices).to(device).float()
 
     def half_batch(self, indices: Indices) -> Float16[Tensor, "b c *space"]:
-        """The pixels of `batch` as they are stored."""
+        """The pixels of `batch` as stored, in float16."""
         at = self._stored(np.asarray(indices, dtype=np.int64))
         return torch.from_numpy(np.asarray(self.pixels[at]))
 
     def mask_batch(self, indices: Indices) -> Int64[Tensor, "b *space"]:
-        """Class numbers, 255 where unlabelled.
+        """Class numbers, `UNLABELED` (255) where not annotated.
 
         Raises:
-            ValueError: the site has no masks.
+            ValueError: The site has no masks.
         """
         if self.masks is None:
             raise ValueError(f"site '{self.site}' has no masks")
         at = np.asarray(indices, dtype=np.int64)
         masks = torch.from_numpy(np.asarray(self.masks[self._stored(at)])).long()
         if self.masks_used is not None:
-            masks[torch.from_numpy(~self.masks_used[at])] = 255
+            masks[torch.from_numpy(~self.masks_used[at])] = UNLABELED
         return masks
 
     def targets(self, what: Target, indices: Indices) -> Tensor:
-        """What belongs to the pixels of `batch(indices)`.
+        """The targets of the images of `batch(indices)`.
 
         Raises:
-            Refused: the site has no masks or findings, or does not know the positions.
+            Refused: The site has no masks or findings, or a position is unknown.
         """
         if what == "masks":
             if self.masks is None:
-                raise Refused("it has no masks; give the manifest a column 'mask'")
+                raise Refused("the site has no masks; add a column 'mask' to the manifest")
             return self.mask_batch(indices)
         if what == "labels":
             return self.labels[torch.as_tensor(indices)]
         if what == "findings":
             if self.findings is None:
-                raise Refused("its labels were not taken apart into findings")
+                raise Refused("labels were not split into findings")
             return self.findings[torch.as_tensor(indices)]
         if self.positions is None:
             raise Refused(
-                "not every image's position in its volume is known; cut volumes by data.slices, or give every row "
-                "of the manifest a position; images of a synthetic set have none"
+                "the position in the volume is not known for every image; cut volumes with data.slices, or give every "
+                "row of the manifest a position; images of a synthetic set have none"
             )
         return torch.from_numpy(self.positions[np.asarray(indices, dtype=np.int64)])
 
@@ -155,80 +156,18 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Companions:
-    """Images, such as those of a synthetic set, of which some join every batch."""
+class AddedImages:
+    """Images, such as those of a synthetic set, that are mixed into every training batch."""
 
     images: Images
-    share: float
-    """Their part of a batch, in (0, 1]."""
+    fraction: float
+    """Their part of a batch, in (0, 1]; with 1 they replace the site's own images."""
 
     @property
-    def alone(self) -> bool:
-        """Whether they take the place of the images they come with."""
-        return self.share == 1
+    def replace_own(self) -> bool:
+        """Whether batches contain no image of the site itself."""
+        return self.fraction == 1
 
-    def joining(self, count: int) -> int:
-        """How many come with `count` images."""
-        return count if self.alone else round(count * self.share / (1 - self.share))
-
-
-@dataclass(frozen=True)
-class Cohort:
-    """All sites' images; every one of the same channels and size."""
-
-    sites: dict[str, Images]
-    classes: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-    faults: tuple[str, ...] = ()
-    """Images left out, and why."""
-    extra_sites: frozenset[str] = frozenset()
-    """Sites that a further manifest added, such as a synthetic set."""
-
-    @property
-    def channels(self) -> int:
-        return next(iter(self.sites.values())).channels
-
-    @property
-    def size(self) -> tuple[int, ...]:
-        return next(iter(self.sites.values())).space
-
-    @property
-    def spatial_dims(self) -> int:
-        return len(self.size)
-
-    def split(self, name: str) -> dict[str, Images]:
-        """One split of every site that has images in it."""
-        parts = {site: images.select(name) for site, images in self.sites.items()}
-        return {site: images for site, images in parts.items() if len(images)}
-
-
-def joined(one: Cohort, other: Cohort) -> Cohort:
-    """The sites of both, of which `other`'s are further ones.
-
-    Classes are matched by name, and no patient of one is a patient of the other.
-
-    Raises:
-        InputError: Both have a site of the same name, or their images differ in channels or size.
-    """
-    if twice := sorted(one.sites.keys() & other.sites.keys()):
-        raise InputError(f"two manifests have a site {twice[0]!r}; rename one of them")
-    if (one.channels, one.size) != (other.channels, other.size):
-        shapes = [f"{c.channels} x {' x '.join(map(str, c.size))}" for c in (one, other)]
-        raise InputError(f"sites of one run need images of one shape, got {shapes[0]} and {shapes[1]}")
-    classes = tuple(sorted({*one.classes, *other.classes}))
-    first_free = 1 + max((int(images.patients.max(initial=0)) for images in one.sites.values()), default=0)
-    sites = {name: _relabelled(images, one.classes, classes, 0) for name, images in one.sites.items()}
-    sites |= {name: _relabelled(images, other.classes, classes, first_free) for name, images in other.sites.items()}
-    extra_sites = frozenset({*one.extra_sites, *other.sites})
-    return Cohort(sites, classes, one.notes + other.notes, one.faults + other.faults, extra_sites)
-
-
-def relabelled(cohort: Cohort, names: Sequence[str]) -> Cohort:
-    """The cohort with `names` for classes, which hold all of its own; labels are matched by name."""
-    sites = {site: _relabelled(images, cohort.classes, names, 0) for site, images in cohort.sites.items()}
-    return replace(cohort, classes=tuple(names), sites=sites)
-
-
-def _relabelled(images: Images, before: Sequence[str], after: Sequence[str], first_patient: int) -> Images:
-    places = torch.tensor([*(after.index(name) for name in before), -1])
-    return replace(images, labels=places[images.labels], patients=images.patients + first_patient)
+    def count_for(self, own: int) -> int:
+        """How many are added to `own` images of the site."""
+        return own if self.replace_own else round(own * self.fraction / (1 - self.fraction))

@@ -1,4 +1,4 @@
-"""Images that are equal pixel by pixel, in whatever files they come: told by rows and counts, never by name."""
+"""Images that are equal pixel by pixel, whatever their files; warnings name rows and counts, never files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fedcore.data.manifest.row import Row
 
 _SHOWN = 5
 _ADVICE = {
-    "splits": "in several splits, so that scores count images of the training; remove all but one of each",
+    "splits": "in several splits, so that scores include training images; remove all but one of each",
     "sites": "at several sites, as if patients had been at both; remove all but one of each",
-    "site": "at one site, where they weigh more than others; remove all but one of each",
+    "site": "at one site, where they have more weight than others; remove all but one of each",
 }
 
 
@@ -25,17 +25,22 @@ def pixel_digest(pixels: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def equal_images(rows: Sequence[Row], digests: Sequence[str]) -> list[str]:
-    """A line for equal images of two splits, of two sites, and within a site; an empty digest equals none."""
+def duplicate_warnings(rows: Sequence[Row], digests: Sequence[str]) -> list[str]:
+    """At most one warning each for equal images in several splits, at several sites, and within a site.
+
+    Args:
+        rows: The images.
+        digests: The digest of each image's pixels; an empty one equals no other.
+    """
     groups: dict[str, list[Row]] = defaultdict(list)
     for row, digest in sorted(zip(rows, digests, strict=True), key=lambda pair: pair[0].number):
         if digest:
             groups[digest].append(row)
-    found: dict[str, list[list[Row]]] = {what: [] for what in _ADVICE}
+    found: dict[str, list[list[Row]]] = {kind: [] for kind in _ADVICE}
     for group in groups.values():
         if len(group) > 1:
             found[_kind(group)].append(group)
-    return [_told(found[kind], advice) for kind, advice in _ADVICE.items() if found[kind]]
+    return [_warning(found[kind], advice) for kind, advice in _ADVICE.items() if found[kind]]
 
 
 def _kind(group: Sequence[Row]) -> str:
@@ -44,11 +49,11 @@ def _kind(group: Sequence[Row]) -> str:
     return "sites" if len({row.site for row in group}) > 1 else "site"
 
 
-def _told(groups: Sequence[Sequence[Row]], advice: str) -> str:
+def _warning(groups: Sequence[Sequence[Row]], advice: str) -> str:
     shown = "; ".join(" = ".join(map(_name, group[:_SHOWN])) for group in groups[:_SHOWN])
     more = f" and {len(groups) - _SHOWN} more" if len(groups) > _SHOWN else ""
-    images = f"{len(groups)} images are" if len(groups) > 1 else "1 image is"
-    return f"{images} there more than once (equal pixels) {advice}: rows {shown}{more}"
+    images = f"{len(groups)} images occur" if len(groups) > 1 else "1 image occurs"
+    return f"{images} more than once (equal pixels) {advice}: rows {shown}{more}"
 
 
 def _name(row: Row) -> str:

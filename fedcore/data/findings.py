@@ -1,10 +1,9 @@
-"""Several findings an image, in one label cell: `Effusion|Mass`, as NIH ChestX-ray14 writes them (Wang et al. 2017,
+"""Several findings per image in one label cell, such as `Effusion|Mass` in NIH ChestX-ray14 (Wang et al. 2017,
 arXiv 1705.02315).
 
-Everywhere else such a cell is the name of one class, a set of findings: pretraining, partitions and generators need
-know no more. A classifier of findings takes the sets apart here. An empty cell stays unlabelled, and so does a word for
-a missing value (`nan`, `N/A`; see `fedcore.data.manifest.cells`); that somebody looked and found nothing is said by the
-words `No Finding`, or by `none`.
+Pretraining, partitions and generators take such a cell as the name of one class, a set of findings. A multi-label
+classifier splits the sets here. An empty cell is unlabelled, and so is a word for a missing value (`nan`, `N/A`; see
+`fedcore.data.manifest.cells`). An image that was read and has no finding has the label `No Finding`, or `none`.
 """
 
 from __future__ import annotations
@@ -16,47 +15,48 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from fedcore.data.dataset import Cohort, Images
+from fedcore.data.cohort import Cohort
+from fedcore.data.dataset import Images
 from fedcore.errors import InputErrors
 
 SEPARATOR = "|"
 NO_FINDING = "No Finding"
-_NOTHING = ("no finding", "no findings", "none")
-"""What stands for no finding, in any case. It is no finding of its own, which the others would already tell."""
+_NO_FINDING_WORDS = ("no finding", "no findings", "none")
+"""Words for no finding, in any case. It is not a finding of its own, since it follows from the others."""
 
 
-def says_nothing(name: str) -> bool:
-    """Whether a class stands for no finding."""
-    return name.lower() in _NOTHING
+def is_no_finding(name: str) -> bool:
+    """Whether a class name means that there is no finding."""
+    return name.lower() in _NO_FINDING_WORDS
 
 
-def canonical(cell: str) -> str:
-    """The cell with each finding once, in order, so that a set has one name; a cell of one class is as it was, but for
-    `No Finding`, of which case and number do not matter."""
+def normalise_label(cell: str) -> str:
+    """The cell with each finding once and sorted, so that a set has one name; a cell of one class is unchanged, but for
+    `No Finding`, whose case and number do not matter."""
     if SEPARATOR in cell:
         cell = SEPARATOR.join(sorted({name.strip() for name in cell.split(SEPARATOR)} - {""}))
-    return NO_FINDING if cell.lower() in _NOTHING[:2] else cell
+    return NO_FINDING if cell.lower() in _NO_FINDING_WORDS[:2] else cell
 
 
-def several(classes: Sequence[str]) -> bool:
-    """Whether images of these classes may have several findings."""
+def is_multi_label(classes: Sequence[str]) -> bool:
+    """Whether some class is a set of several findings."""
     return any(SEPARATOR in name for name in classes)
 
 
 def findings_of(classes: Sequence[str]) -> tuple[str, ...]:
-    """The findings that the classes are sets of.
+    """The findings in the classes, each of which is a set of them.
 
     Raises:
-        InputErrors: A set holds `No Finding` and a finding.
+        InputErrors: A set contains `No Finding` and a finding.
     """
-    if both := [name for name in classes if SEPARATOR in name and any(map(says_nothing, name.split(SEPARATOR)))]:
-        faults = [f"'{name}' says that there is a finding and that there is none" for name in both]
-        raise InputErrors("labels", faults, "Take one of them out of the label cells.")
-    return tuple(sorted({one for name in classes if not says_nothing(name) for one in name.split(SEPARATOR)}))
+    if both := [name for name in classes if SEPARATOR in name and any(map(is_no_finding, name.split(SEPARATOR)))]:
+        errors = [f"'{name}' contains a finding and a word for no finding" for name in both]
+        raise InputErrors("labels", errors, "Remove one of them from the label cells.")
+    return tuple(sorted({one for name in classes if not is_no_finding(name) for one in name.split(SEPARATOR)}))
 
 
 def with_findings(cohort: Cohort, names: Sequence[str]) -> Cohort:
-    """The cohort with `names` for classes, and a column of each in every image's `findings`.
+    """The cohort with `names` for classes, and with a column for each in the `findings` of every image.
 
     Raises:
         InputErrors: Its images have findings that are not among the names.
@@ -66,11 +66,10 @@ def with_findings(cohort: Cohort, names: Sequence[str]) -> Cohort:
         raise InputErrors("labels", [f"'{name}' is none of {', '.join(names)}" for name in unknown])
     sets = [set(name.split(SEPARATOR)) for name in cohort.classes]
     table = torch.tensor([[name in found for name in names] for found in [*sets, set()]], dtype=torch.uint8)
-    return replace(cohort, classes=tuple(names), sites={s: _told(i, table) for s, i in cohort.sites.items()})
+    return replace(cohort, classes=tuple(names), sites={s: _with_table(i, table) for s, i in cohort.sites.items()})
 
 
-def _told(images: Images, table: UInt8[Tensor, "sets k"]) -> Images:
-    """The last row of the table is for the unlabelled, whom nobody asks."""
-    company = images.companions
-    others = None if company is None else replace(company, images=_told(company.images, table))
-    return replace(images, findings=table[images.labels], companions=others)
+def _with_table(images: Images, table: UInt8[Tensor, "sets k"]) -> Images:
+    """The last row of the table stands for unlabelled images, whose findings are not used."""
+    added = images.added and replace(images.added, images=_with_table(images.added.images, table))
+    return replace(images, findings=table[images.labels], added=added)

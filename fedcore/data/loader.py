@@ -1,4 +1,4 @@
-"""The loader that hands out a site's images in batches, and the images that may join them."""
+"""The loader of a site's images in batches, with the images that are mixed into them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fedcore.data.dataset import Companions, Images, Target
+from fedcore.data.dataset import AddedImages, Images, Target
 
 Batch = Tensor | tuple[Tensor, ...]
 CPU = torch.device("cpu")
@@ -25,37 +25,37 @@ def loader(
     targets: Target | Sequence[Target] | None = None,
     generator: torch.Generator | None = None,
     device: torch.device = CPU,
-) -> DataLoader[Batch] | Ahead:
-    """Batches of pixels (b, c, *space) in float32, or tuples of them and what is asked for `beside` them.
+) -> DataLoader[Batch] | Prefetcher:
+    """Batches of pixels (b, c, *space) in float32, or tuples of them and the requested targets.
 
-    No workers: a batch is one read of a mapped array, cheaper than a process's start. Whatever the size of
-    the site at least one batch comes: `drop_last` drops an incomplete batch only behind a full one, and while
-    shuffling (training) a last batch of one image is dropped too, since batch norm cannot use it. While shuffling,
-    new companions of the images join each batch behind them.
+    Without workers: a batch is one read of a memory-mapped array, which is cheaper than starting a process. There is
+    at least one batch, whatever the size of the site: `drop_last` drops an incomplete batch only after a full one.
+    While shuffling (training), a last batch of one image is dropped too, since batch norm cannot use it, and new
+    `images.added` are appended to each batch.
 
     Args:
         images: Of one split; at least one.
-        batch_size: Images a batch.
-        shuffle: A new order each time; of a generator, else of torch's fixed first seed.
+        batch_size: Images per batch.
+        shuffle: A new order for each pass, drawn from `generator`, or from torch's fixed first seed.
         drop_last: Drop an incomplete last batch if it is not the only one.
-        targets: Give labels (class indices), findings, masks or positions too, one or several.
-        generator: Its state is the order's only source.
-        device: Where the batches are handed out; a GPU's are read ahead.
+        targets: Return labels (class indices), findings, masks or positions too, one or several.
+        generator: The only source of the order.
+        device: Where the batches are returned; for a GPU they are read ahead.
     """
     generator = generator or torch.Generator()
-    batches = Batches(len(images), batch_size, shuffle=shuffle, drop_last=drop_last, generator=generator)
-    ahead = device.type != "cpu"
-    batched = _Batched(images, targets, half=ahead)
-    company = _Accompanied(batched, images.companions, generator) if shuffle and images.companions else batched
-    read = DataLoader(company, sampler=batches, batch_size=None, generator=generator)
-    return Ahead(read, device) if ahead else read
+    batches = BatchSampler(len(images), batch_size, shuffle=shuffle, drop_last=drop_last, generator=generator)
+    prefetch = device.type != "cpu"
+    own = _Batched(images, targets, half=prefetch)
+    dataset = _Mixed(own, images.added, generator) if shuffle and images.added else own
+    read = DataLoader(dataset, sampler=batches, batch_size=None, generator=generator)
+    return Prefetcher(read, device) if prefetch else read
 
 
 @dataclass(frozen=True)
-class Ahead:
-    """Batches on a device, each read by a thread while the one before it is trained on.
+class Prefetcher:
+    """Batches on a device; a thread reads the next one while the current one is in use.
 
-    They travel as they are stored, from memory that a GPU reads by itself, and become float32 where they arrive.
+    They are copied as stored (float16), from pinned memory, and become float32 on the device.
     """
 
     batches: DataLoader[Batch]
@@ -80,12 +80,12 @@ class Ahead:
         return tuple(part.pin_memory() for part in parts) if self.device.type == "cuda" else tuple(parts)
 
 
-class Batches(Sampler[Tensor]):
+class BatchSampler(Sampler[Tensor]):
     """Index tensors of one pass over `count` images."""
 
     def __init__(self, count: int, size: int, *, shuffle: bool, drop_last: bool, generator: torch.Generator):
         self.count, self.size, self.shuffle, self.generator = count, size, shuffle, generator
-        self.least = size if drop_last else 2 if shuffle else 1
+        self.min_size = size if drop_last else 2 if shuffle else 1
 
     def __iter__(self) -> Iterator[Tensor]:
         order = torch.randperm(self.count, generator=self.generator) if self.shuffle else torch.arange(self.count)
@@ -94,7 +94,7 @@ class Batches(Sampler[Tensor]):
 
     def __len__(self) -> int:
         full, rest = divmod(self.count, self.size)
-        return full + (rest >= self.least or (rest > 0 and full == 0))
+        return full + (rest >= self.min_size or (rest > 0 and full == 0))
 
 
 class _Batched(Dataset[Batch]):
@@ -109,27 +109,27 @@ class _Batched(Dataset[Batch]):
         return (pixels, *targets) if targets else pixels
 
     def parts(self, indices: Tensor) -> tuple[Tensor, ...]:
-        """Pixels and what is asked for beside them."""
+        """Pixels and targets."""
         pixels = self.images.half_batch(indices) if self.half else self.images.batch(indices)
         return pixels, *(self.images.targets(what, indices) for what in self.targets)
 
 
-class _Accompanied(Dataset[Batch]):
-    """Batches that companions join, or whose place they take."""
+class _Mixed(Dataset[Batch]):
+    """Batches with added images, or of added images alone."""
 
-    def __init__(self, batched: _Batched, companions: Companions, generator: torch.Generator):
-        self.batched, self.companions, self.generator = batched, companions, generator
-        self.drawn = _Batched(companions.images, batched.targets, batched.half)
+    def __init__(self, own: _Batched, added: AddedImages, generator: torch.Generator):
+        self.own, self.added, self.generator = own, added, generator
+        self.extra = _Batched(added.images, own.targets, own.half)
 
     @property
     def images(self) -> Images:
-        return self.batched.images
+        return self.own.images
 
     def __getitem__(self, indices: Tensor) -> Batch:
-        count = self.companions.joining(len(indices))
-        chosen = torch.randint(len(self.companions.images), (count,), generator=self.generator)
-        parts = self.drawn.parts(chosen)
-        if not self.companions.alone:
-            parts = tuple(torch.cat(pair) for pair in zip(self.batched.parts(indices), parts, strict=True))
+        count = self.added.count_for(len(indices))
+        chosen = torch.randint(len(self.added.images), (count,), generator=self.generator)
+        parts = self.extra.parts(chosen)
+        if not self.added.replace_own:
+            parts = tuple(torch.cat(pair) for pair in zip(self.own.parts(indices), parts, strict=True))
         pixels, *targets = parts
         return (pixels, *targets) if targets else pixels

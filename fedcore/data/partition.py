@@ -1,4 +1,4 @@
-"""Dealing one data set's patients to sites, to study what skew does."""
+"""Partitions: the patients of one data set are assigned to simulated sites, to study the effect of skew."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from fedcore.data.manifest.manifest import SPLITS, Row
+from fedcore.data.manifest.manifest import SPLITS
+from fedcore.data.manifest.row import Row
 from fedcore.errors import InputError
 
 
 @runtime_checkable
 class Partition(Protocol):
-    """Names a site for every row.
+    """Assigns a site to every row.
 
-    Laws: all rows of a patient get one name; equal rows and seed give equal names; no site is empty.
+    All rows of a patient get one site. Equal rows and seeds give equal sites. No site is empty.
     """
 
     def __call__(self, rows: Sequence[Row], seed: int) -> list[str]: ...
@@ -25,7 +26,7 @@ class Partition(Protocol):
 
 @dataclass(frozen=True)
 class ByColumn:
-    """The sites of the manifest."""
+    """The sites of the manifest, unchanged."""
 
     def __call__(self, rows: Sequence[Row], seed: int) -> list[str]:
         return [row.site for row in rows]
@@ -33,7 +34,7 @@ class ByColumn:
 
 @dataclass(frozen=True)
 class Pooled:
-    """One site that holds everything: the centralised baseline, which no federation can have."""
+    """One site with all images: the centralised baseline, which a federation cannot have."""
 
     def __call__(self, rows: Sequence[Row], seed: int) -> list[str]:
         return ["all"] * len(rows)
@@ -43,17 +44,17 @@ class Pooled:
 class Dirichlet:
     """Label skew by a Dirichlet prior (Hsu et al. 2019, arXiv 1909.06335).
 
-    Site k draws its class mix q_k ~ Dirichlet(alpha p), p the patients' classes, and the sites in turn draw a
-    patient of a class of their mix, so that they have equally many. Where a class has run out q_k is
-    renormalised over the rest. Patients stand for their images, with their commonest label; those without a
-    label are a class. Train, val and test are dealt with the same mixes.
+    Site k has the class distribution q_k ~ Dirichlet(alpha p), where p is that of the patients. The sites take turns:
+    each draws a class from its q_k, then a patient of that class, so that all sites get equally many patients. When a
+    class has no patient left, q_k is renormalised over the others. A patient has the most frequent label of its
+    images; patients without a label are a class. Train, val and test are assigned with the same q_k.
     """
 
     alpha: float = 0.5
-    """Small: a class or two a site; 100: all alike."""
+    """Small: one or two classes per site; 100: equal distributions."""
     sites: int = 4
     min_images: int = 10
-    """Fewer images at any site is an InputError."""
+    """Fewer images at any site raise an InputError."""
 
     def __call__(self, rows: Sequence[Row], seed: int) -> list[str]:
         if self.alpha <= 0:
@@ -65,32 +66,32 @@ class Dirichlet:
         counts = Counter(label_of.values())
         prior = np.array([counts[name] for name in classes], dtype=float) / len(label_of)
         mixes = rng.dirichlet(self.alpha * prior, self.sites)
-        dealt: dict[str, int] = {}
+        site_of: dict[str, int] = {}
         for patients in _by_split(rows, rng):
-            piles = [[patient for patient in patients if label_of[patient] == name] for name in classes]
-            dealt |= _take_turns(piles, mixes, rng)
-        return _named("Dirichlet", rows, dealt, self.sites, self.min_images)
+            by_class = [[patient for patient in patients if label_of[patient] == name] for name in classes]
+            site_of |= _take_turns(by_class, mixes, rng)
+        return _names("Dirichlet", rows, site_of, self.sites, self.min_images)
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """Skew of size: the sites' shares of the patients are one draw of Dirichlet(beta)."""
+    """Skew of size: the fractions of the patients at the sites are drawn from Dirichlet(beta)."""
 
     sites: int = 4
     beta: float = 0.5
-    """Small: one site has nearly all; 100: all alike."""
+    """Small: one site has nearly all patients; 100: equal sizes."""
 
     def __call__(self, rows: Sequence[Row], seed: int) -> list[str]:
         if self.beta <= 0:
             raise InputError(f"Quantity: beta must be positive, got {self.beta}")
         _require_sites("Quantity", self.sites)
         rng = np.random.default_rng(seed)
-        shares = rng.dirichlet([self.beta] * self.sites)
-        dealt: dict[str, int] = {}
+        fractions = rng.dirichlet([self.beta] * self.sites)
+        site_of: dict[str, int] = {}
         for patients in _by_split(rows, rng):
-            sizes = _whole(shares, len(patients))
-            dealt |= zip(patients, np.repeat(np.arange(self.sites), sizes).tolist(), strict=True)
-        return _named("Quantity", rows, dealt, self.sites, min_images=1)
+            sizes = _rounded_counts(fractions, len(patients))
+            site_of |= zip(patients, np.repeat(np.arange(self.sites), sizes).tolist(), strict=True)
+        return _names("Quantity", rows, site_of, self.sites, min_images=1)
 
 
 def _require_sites(rule: str, sites: int) -> None:
@@ -99,7 +100,7 @@ def _require_sites(rule: str, sites: int) -> None:
 
 
 def _labels(rows: Sequence[Row]) -> dict[str, str]:
-    """Each patient's commonest label, the first in the alphabet of equally common ones; none is ''."""
+    """Each patient's most frequent label (of equally frequent ones the first in the alphabet); '' without a label."""
     seen: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
         seen[row.patient][row.label or ""] += 1
@@ -113,40 +114,40 @@ def _by_split(rows: Sequence[Row], rng: np.random.Generator) -> list[list[str]]:
     return [[group[at] for at in rng.permutation(len(group))] for group in groups if group]
 
 
-def _take_turns(piles: list[list[str]], mixes: np.ndarray, rng: np.random.Generator) -> dict[str, int]:
-    """Sites draw one patient after another, each from a pile chosen by its mix, until the piles are empty."""
-    dealt = {}
-    left = np.array([len(pile) for pile in piles])
+def _take_turns(by_class: list[list[str]], mixes: np.ndarray, rng: np.random.Generator) -> dict[str, int]:
+    """Sites draw one patient at a time, of a class drawn from their distribution, until none is left."""
+    site_of = {}
+    left = np.array([len(patients) for patients in by_class])
     turns = rng.permutation(len(mixes))
     for turn in range(left.sum()):
         site = int(turns[turn % len(turns)])
         odds = mixes[site] * (left > 0)
-        if odds.sum() <= 1e-12:  # its own classes have run out
+        if odds.sum() <= 1e-12:  # no patient is left of the site's classes
             odds = left.astype(float)
-        pile = rng.choice(len(piles), p=odds / odds.sum())
-        left[pile] -= 1
-        dealt[piles[pile].pop()] = site
-    return dealt
+        k = rng.choice(len(by_class), p=odds / odds.sum())
+        left[k] -= 1
+        site_of[by_class[k].pop()] = site
+    return site_of
 
 
-def _whole(shares: np.ndarray, count: int) -> np.ndarray:
-    """Whole numbers of sum `count` nearest to the shares, none zero where `count` allows."""
-    least = int(count >= len(shares))
-    exact = shares * (count - least * len(shares))
+def _rounded_counts(fractions: np.ndarray, count: int) -> np.ndarray:
+    """Whole numbers of sum `count` nearest to the fractions of it, none zero if `count` allows."""
+    least = int(count >= len(fractions))
+    exact = fractions * (count - least * len(fractions))
     sizes = np.floor(exact).astype(int)
-    largest_rest = np.argsort(sizes - exact, kind="stable")[: count - least * len(shares) - sizes.sum()]
+    largest_rest = np.argsort(sizes - exact, kind="stable")[: count - least * len(fractions) - sizes.sum()]
     sizes[largest_rest] += 1
     return np.asarray(sizes + least)
 
 
-def _named(rule: str, rows: Sequence[Row], dealt: dict[str, int], sites: int, min_images: int) -> list[str]:
-    """The names in the rows' order, once every site has enough."""
-    numbers = [dealt[row.patient] for row in rows]
+def _names(rule: str, rows: Sequence[Row], site_of: dict[str, int], sites: int, min_images: int) -> list[str]:
+    """The site names in the order of the rows; raises InputError where a site has too few images."""
+    numbers = [site_of[row.patient] for row in rows]
     images = Counter(numbers)
     if fewest := [images[site] for site in range(sites) if images[site] < max(1, min_images)]:
         raise InputError(
             f"{rule}: each of {sites} sites must get {max(1, min_images)} images or more, but one got "
-            f"{min(fewest)} of {len(rows)} (patients stay whole, there are {len(dealt)}); "
-            "try fewer sites or another seed"
+            f"{min(fewest)} of {len(rows)} (all images of a patient stay at one site, there are {len(site_of)} "
+            "patients); try fewer sites or another seed"
         )
     return [f"site_{number + 1}" for number in numbers]

@@ -19,8 +19,8 @@ from typing import Any
 
 from fedcore.cli.main import dispatch
 from fedcore.config.recipe_files import find
-from fedcore.data.cache.cache import default_folder, open_cache
-from fedcore.data.cache.content import Memo, key_of
+from fedcore.data.cache.file_index import FileIndex, cache_key
+from fedcore.data.cache.folder import default_folder, open_cache
 from fedcore.data.source import Data
 from fedcore.data.synthetic.audit_record import AUDIT, AuditRecord
 from fedcore.errors import InputError
@@ -200,7 +200,7 @@ def _content(data: Data, manifest: str) -> str:
     """Of the rows and every file they name; files that did not change are not read again."""
     folder = default_folder()
     with open_cache(folder):
-        memo = Memo(folder / "known.json")
-        found = key_of([memo.digest(row) for row in data.read(manifest).rows], Path(manifest).read_bytes())
+        memo = FileIndex(folder / "known.json")
+        found = cache_key([memo.digest(row) for row in data.read_manifest(manifest).rows], Path(manifest).read_bytes())
         memo.save()
     return found

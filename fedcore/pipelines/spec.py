@@ -25,7 +25,7 @@ from fedcore.cli.main import stage_in, stage_of
 from fedcore.config.recipe import Recipe, read_recipe
 from fedcore.errors import InputError, InputErrors
 from fedcore.files.reading import text_of, yaml_of
-from fedcore.suggest import nearest
+from fedcore.suggest import suggestion
 
 HERE = "here"
 _WORDS = {"do", "each", "after"}
@@ -113,7 +113,7 @@ def read_steps(path: Path, overrides: Mapping[str, str]) -> list[Step]:
     steps = [step for name, about in written.items() for step in _steps(name, about, shared)]
     known: list[str] = []
     for step in steps:
-        faults += [f"{step.name}: no step before it is called {need!r}{nearest(need, known)}"
+        faults += [f"{step.name}: no step before it is called {need!r}{suggestion(need, known)}"
                    for need in step.needs if need not in known]  # fmt: skip
         faults += [f"{step.name}: an earlier step is called so too"] * (step.name in known)
         known.append(step.name)

@@ -30,7 +30,7 @@ def _faults(step: Step, steps: Mapping[str, Step]) -> Iterator[str]:
         if step.recipe:
             built = step.recipe.build()
             for path in step.manifests:
-                built["data"].read(path)
+                built["data"].read_manifest(path)
         else:
             check_command(step.words[0], list(step.words[1:]))
     except InputError as e:

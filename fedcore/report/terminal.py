@@ -11,7 +11,7 @@ from fedcore.report.read.run import Estimate, Run
 from fedcore.report.sections.comparison import Entry, entries, measures
 from fedcore.report.sections.comparison import families as families_of
 from fedcore.report.units import percent
-from fedcore.tables import grid, terminal
+from fedcore.tables import terminal, text_table
 
 NOTE = "In brackets: 95 % intervals; of several runs the mean, lowest and highest."
 
@@ -49,7 +49,7 @@ def _table(first: str, columns: Mapping[str, tuple[str, float]], scored: Sequenc
         ]
         for family in families_of(scored)
     }  # fmt: skip
-    return grid(first, list(columns), rows)
+    return text_table(first, list(columns), rows)
 
 
 def _cell(found: Sequence[Estimate]) -> str:

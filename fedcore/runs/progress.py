@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from fedcore.data.dataset import Cohort
+from fedcore.data.cohort import Cohort
 from fedcore.data.source import Data
 from fedcore.runs.communication import RoundRecord
 
@@ -112,14 +112,14 @@ def load(data: Data) -> Cohort:
     """The images of a recipe, with a bar while they are read; what was left out and notes go to stderr."""
     with Counting("reading images") as progress:
         cohort = data.load(progress)
-    if cohort.faults:
+    if cohort.skipped:
         print(
-            f"{len(cohort.faults)} image{'s' * (len(cohort.faults) > 1)} left out; run.json and the report say which",
+            f"{len(cohort.skipped)} image{'s' * (len(cohort.skipped) > 1)} left out; run.json and the report say which",
             file=sys.stderr,
         )
-    for note in cohort.notes[:_NOTES]:
+    for note in cohort.warnings[:_NOTES]:
         print(f"note: {note}", file=sys.stderr)
-    if (more := len(cohort.notes) - _NOTES) > 0:
+    if (more := len(cohort.warnings) - _NOTES) > 0:
         print(f"note: {more} more in run.json and the report", file=sys.stderr)
     return cohort
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from fedcore.algorithms.base import share_of
 from fedcore.algorithms.task import Task
-from fedcore.data.dataset import Cohort, relabelled
-from fedcore.data.describe import fingerprint
+from fedcore.data.cohort import Cohort, with_classes
+from fedcore.data.fingerprint import fingerprint
 from fedcore.data.source import Data
 from fedcore.errors import InputError, Refused
 from fedcore.messages.agreement import Agreement, Facts
@@ -62,7 +62,7 @@ class OwnData:
             raise Refused(f"its images have {cohort.size} pixels, the agreed size is {agreement.size}")
         if unknown := sorted({*cohort.classes} - {*agreement.classes}):
             raise Refused(f"{len(unknown)} of its classes are not among the agreed ones; its images have changed")
-        cohort = relabelled(cohort, agreement.classes)
+        cohort = with_classes(cohort, agreement.classes)
         module = self.task.module(agreement)
         checksum = checksum_of(module)
         local = LocalTrainer(module, share_of(self.task.algorithm, module), self.task.visit)

@@ -11,7 +11,8 @@ import torch
 
 from fedcore.algorithms.base import Visitor
 from fedcore.algorithms.task import Task
-from fedcore.data.dataset import Cohort, Images
+from fedcore.data.cohort import Cohort
+from fedcore.data.dataset import Images
 from fedcore.errors import InputError
 from fedcore.messages.agreement import Agreement
 from fedcore.messages.message import Empty, Refusal, Reveals

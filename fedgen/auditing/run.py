@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fedcore.cli.main import stage_of
 from fedcore.config.recipe import read_recipe
-from fedcore.data.dataset import Cohort
+from fedcore.data.cohort import Cohort
 from fedcore.data.synthetic.audit_record import AUDIT, AuditRecord, Figures, with_digest
 from fedcore.errors import InputError
 from fedcore.files.lock import locked
@@ -92,12 +92,13 @@ def _inspect(
     copies = _suspects(answers, looked)
     found = AuditRecord(
         set=digest, generator=generator, data=drawn.settings["data"], images=len(looked.images),
-        left_out=sorted(left_out), copies=copies, groups=_groups(drawn, copies, left_out), lacking=_lacking(looked),
-        sites={a.site: a.metrics for a in answers}, own=_own(shown), quality=_quality(answers, shown, known),
+        left_out=sorted(left_out), copies=copies, groups=_groups(drawn, copies, left_out),
+        missing_classes=_lacking(looked),
+        sites={a.site: a.metrics for a in answers}, of_set=_own(shown), quality=_quality(answers, shown, known),
         encoder=eyes.digest, label_fraction=drawn.settings.get("label_fraction"),
-        asked={"run": str(run), "encoder": str(encoder) if encoder else None, "overrides": list(overrides)},
+        options={"run": str(run), "encoder": str(encoder) if encoder else None, "overrides": list(overrides)},
     )  # fmt: skip
-    write_json(folder / AUDIT, found.as_dict() | {"asked": found.asked})
+    write_json(folder / AUDIT, found.as_dict() | {"options": found.options})
     write_json(run / AUDIT, with_digest(found.as_dict() | {"name": folder.resolve().name}))
     return found
 

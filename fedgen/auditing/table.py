@@ -9,7 +9,7 @@ from rich.text import Text
 
 from fedcore.data.synthetic.audit_record import AuditRecord
 from fedcore.report.units import figure, plural
-from fedcore.tables import grid, terminal
+from fedcore.tables import terminal, text_table
 
 PRIVACY = {
     "trained": "trained", "held_out": "held out", "copies_by_pixels": "copies by pixels",
@@ -24,20 +24,20 @@ def show(found: AuditRecord) -> None:
     """Tables, and the two verdicts."""
     console = terminal()
     rows = {site: [figure(told.get(key)) for key in PRIVACY] for site, told in found.sites.items()}
-    console.print(grid("site", list(PRIVACY.values()), rows))
+    console.print(text_table("site", list(PRIVACY.values()), rows))
     if any("kid" in told for told in found.sites.values()):
         console.print("\nlikeness to a site's own images (in brackets: as many of its held-out images)")
         rows = {site: [_beside(told, key) for key in QUALITY] for site, told in found.sites.items()}
-        console.print(grid("imitating", list(QUALITY.values()), rows))
+        console.print(text_table("imitating", list(QUALITY.values()), rows))
     if any("tstr" in told for told in found.sites.values()):
         console.print("\nbalanced accuracy on held-out images of a linear classifier of features, trained on")
         rows = {site: [figure(told.get(key)) for key in LEARNED] for site, told in found.sites.items()}
-        console.print(grid("site", list(LEARNED.values()), rows))
+        console.print(text_table("site", list(LEARNED.values()), rows))
     if any(row["fid"] is not None for row in found.quality.values()):
         console.print()
         there = {name: row for name, row in found.quality.items() if row["fid"] is not None}
         rows = {name: [figure(row["fid"]), figure(row["held_out_fid"])] for name, row in there.items()}
-        console.print(grid("Frechet distance", ["drawn", "held out"], rows))
+        console.print(text_table("Frechet distance", ["drawn", "held out"], rows))
     console.print()
     _verdict(console, found)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedcore.messages.message import STATISTICS, Message
 from fedcore.report.units import figure
-from fedcore.tables import grid, terminal
+from fedcore.tables import terminal, text_table
 
 TITLES = ("images", "recognised", "probability")
 Told = dict[str, dict[str, int | float]]
@@ -63,4 +63,4 @@ def rows(told: Told) -> Mapping[str, list[str]]:
 
 def show(told: Told) -> None:
     """A table in the terminal."""
-    terminal().print(grid("class", TITLES, rows(told)))
+    terminal().print(text_table("class", TITLES, rows(told)))

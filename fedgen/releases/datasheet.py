@@ -113,8 +113,8 @@ def _alike(audit: AuditRecord) -> str:
     rows = [[site, *(figure(told.get(key)) for key in ("likeness", "real_likeness"))]
             for site, told in audit.sites.items() if "likeness" in told]  # fmt: skip
     twice = (
-        f"{audit.own['repeated']:.1%} of the images are nearly equal to another one of the set, "
-        f"{audit.own['constant']:.1%} are of one brightness."
+        f"{audit.of_set['repeated']:.1%} of the images are nearly equal to another one of the set, "
+        f"{audit.of_set['constant']:.1%} are of one brightness."
     )
     if not rows:
         return f"{twice}\n\n"

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from fedcore.data.synthetic.audit_record import AUDIT, AuditRecord
-from fedcore.data.synthetic.release_criteria import Gate
+from fedcore.data.synthetic.release_criteria import ReleaseCriteria
 from fedcore.data.synthetic.synthetic_set import SITE, digest_of
 from fedcore.errors import InputError, InputErrors
 from fedcore.files.checksums import write_sums
@@ -64,7 +64,7 @@ def release(
     if audit is None and run is None:
         raise InputError(f"nobody has audited {folder}, so name the run that drew it by --run RUN")
     chosen = drawn.without(audit.left_out if audit else ())
-    source = _source(Path(audit.asked["run"]) if audit else Path(run or ""))
+    source = _source(Path(audit.options["run"]) if audit else Path(run or ""))
     sheet = _sheet(chosen, source, audit)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def _audit(drawn: SyntheticSet, force: bool) -> AuditRecord | None:
         return None
     try:
         audit = AuditRecord.read(drawn.folder)
-        asked = Path(audit.asked["run"])
+        asked = Path(audit.options["run"])
     except (InputError, KeyError, TypeError) as e:
         raise InputError(
             f"{drawn.folder} has no audit that can be relied on ({e}); first: fedpretrain generate audit RUN "
@@ -103,10 +103,10 @@ def _audit(drawn: SyntheticSet, force: bool) -> AuditRecord | None:
 
 def _again(drawn: SyntheticSet, audit: AuditRecord) -> AuditRecord:
     """The audit without the copies."""
-    if not Gate().droppable(audit.groups):
+    if not ReleaseCriteria().droppable(audit.groups):
         raise _refusal(drawn, audit)
     numbers = {i.number for i in drawn.images if i.path.name in audit.copies} | set(audit.left_out)
-    asked = audit.asked
+    asked = audit.options
     encoder = Path(asked["encoder"]) if asked["encoder"] else None
     return inspect(Path(asked["run"]), drawn.folder, encoder, asked["overrides"], numbers)
 
@@ -124,7 +124,7 @@ def _require_allowed(drawn: SyntheticSet, audit: AuditRecord | None, force: bool
 
 def _refusal(drawn: SyntheticSet, audit: AuditRecord) -> InputErrors:
     named = [f"{name}: a copy, say {', '.join(sites)}" for name, sites in audit.copies.items()]
-    few = audit.copies and Gate().droppable(audit.groups)
+    few = audit.copies and ReleaseCriteria().droppable(audit.groups)
     advice = "--drop true leaves copies out and audits again; " if few else ""
     return InputErrors(
         f"{drawn.folder} may not be released: the privacy check failed", [*audit.safe.because, *named],

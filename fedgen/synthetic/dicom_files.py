@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from fedcore.data.io.levels import LEVELS
-from fedcore.data.preprocess.slices import planes
+from fedcore.data.io.levels import WHITE_12BIT
+from fedcore.data.preprocess.slices import volume_slices
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 MULTI_FRAME_WORD = "1.2.840.10008.5.1.4.1.1.7.3"
@@ -34,8 +34,8 @@ def as_dicom(image: Float[Tensor, "c *space"], number: int, entropy: Sequence[st
 
     if len(image) != 1:
         raise ValueError(f"as DICOM, images of 1 channel are written, got {len(image)}")
-    levels = ((image[0].clamp(-1, 1) + 1) / 2 * LEVELS).round().cpu().numpy().astype(np.uint16)
-    levels = planes(levels, 2, ras=True) if levels.ndim == 3 else levels
+    levels = ((image[0].clamp(-1, 1) + 1) / 2 * WHITE_12BIT).round().cpu().numpy().astype(np.uint16)
+    levels = volume_slices(levels, 2, ras=True) if levels.ndim == 3 else levels
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = SECONDARY_CAPTURE if levels.ndim == 2 else MULTI_FRAME_WORD
     meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[*entropy, "image", str(number)])

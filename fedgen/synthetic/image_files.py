@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedcore.data.io.levels import GREYS, LEVELS
+from fedcore.data.io.levels import WHITE_8BIT, WHITE_12BIT
 from fedcore.data.io.readers import ImageError, read_image
 from fedcore.errors import InputError
 
@@ -36,8 +36,8 @@ def encoded(image: Float[Tensor, "c *space"]) -> tuple[bytes, str]:
     require_encodable(image.shape)
     pixels = ((image.clamp(-1, 1) + 1) / 2).cpu().numpy()
     if pixels.ndim == 3:
-        return png((pixels * GREYS).round().astype(np.uint8)), "png"
-    levels = np.moveaxis((pixels * LEVELS).round().astype(np.int16), 0, -1)
+        return png((pixels * WHITE_8BIT).round().astype(np.uint8)), "png"
+    levels = np.moveaxis((pixels * WHITE_12BIT).round().astype(np.int16), 0, -1)
     return _nifti(levels[..., 0] if len(pixels) == 1 else levels), "nii.gz"
 
 
@@ -57,7 +57,7 @@ def decoded(path: Path) -> Float[Tensor, "c *space"]:
         pixels = read_image(path)
     except ImageError as e:
         raise InputError(f"{path} cannot be read ({e}); draw the set anew") from e
-    return torch.from_numpy(pixels) * (2 / (GREYS if path.suffix == ".png" else LEVELS)) - 1
+    return torch.from_numpy(pixels) * (2 / (WHITE_8BIT if path.suffix == ".png" else WHITE_12BIT)) - 1
 
 
 def png(levels: np.ndarray) -> bytes:

@@ -7,8 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from fedcore.data.dataset import Cohort
-from fedcore.data.describe import fingerprint
+from fedcore.data.cohort import Cohort
+from fedcore.data.fingerprint import fingerprint
 from fedcore.errors import InputError
 from fedcore.runs.folder import RunFolder
 from fedgen.generator_store import GENERATOR, TENSORS

@@ -17,7 +17,7 @@ from fedcore.runs.communication import ANSWERS
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import load
 from fedcore.server.sites import Sites
-from fedcore.tables import grid, terminal
+from fedcore.tables import terminal, text_table
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.transport.simulation import agreed, simulate_task
 from fedssl.evaluation.probe import SHARED
@@ -102,7 +102,7 @@ def show(table: Table) -> None:
             for site, row in table.items()}  # fmt: skip
     images = sum(row.get("images", 0) for row in table.values())
     rows["all"] = [f"{images:.0f}", *(_cell(pooled(table, name)) for name in COLUMNS)]
-    terminal().print(grid("site", ("labelled test images", *COLUMNS.values()), rows, standing_out="all"))
+    terminal().print(text_table("site", ("labelled test images", *COLUMNS.values()), rows, highlight="all"))
 
 
 def _cell(value: float | None) -> str:

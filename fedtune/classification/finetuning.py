@@ -10,11 +10,12 @@ from typing import Any, Literal, cast
 from pytorch_lightning import LightningModule
 
 from fedcore.algorithms.base import Algorithm, FedAvg, Visitor, share_of
-from fedcore.data.dataset import Cohort, Images
-from fedcore.data.describe import describe
-from fedcore.data.findings import findings_of, several, with_findings
-from fedcore.data.labels import labelled, require_fraction, require_trained
+from fedcore.data.cohort import Cohort
+from fedcore.data.dataset import Images
+from fedcore.data.findings import findings_of, is_multi_label, with_findings
+from fedcore.data.labels import labelled_subset, require_fraction, require_trained_classes
 from fedcore.data.source import Data
+from fedcore.data.summary import summarize
 from fedcore.errors import InputError, building
 from fedcore.messages.agreement import Agreement
 from fedcore.messages.request import EVALUATE, FAREWELL, TRAIN
@@ -107,7 +108,7 @@ def finetune(
         module.augment.flips(cohort.spatial_dims)
     local = LocalTrainer(module, share_of(task.algorithm, module), visit)
     simulation = simulate_task(task, cohort, local, agreement, policy, run.path / "sites", run.digest)
-    about = describe(cohort) | {"command": "finetune", "label_fraction": label_fraction}
+    about = summarize(cohort) | {"command": "finetune", "label_fraction": label_fraction}
     about |= {"classes": list(classes), "multilabel": module.targets == "findings"}
     about |= {"labelled_images": {site: len(images) for site, images in train.items()}}
     about["notes"] = [*about["notes"], *print_notes(preprocessing_notes(encoder_folder, run.recipe, cohort.size))]
@@ -152,7 +153,7 @@ class FineTuning:
         if isinstance(module, Classifier) and module.targets == "findings":
             cohort = with_findings(cohort, findings_of(cohort.classes))
         train = {
-            site: labelled(images, 1.0 if site in self.extra_sites else self.label_fraction, self.seed)
+            site: labelled_subset(images, 1.0 if site in self.extra_sites else self.label_fraction, self.seed)
             for site, images in cohort.split("train").items()
         }
         return {site: images for site, images in train.items() if len(images)}, labelled_tests(cohort)
@@ -185,7 +186,7 @@ def _require_usable(
     if not train:
         raise InputError("no site has a labelled training image; give rows of the split 'train' a label")
     require_tests(test, policy)
-    require_trained(train, test, module.targets, classes)
+    require_trained_classes(train, test, module.targets, classes)
     require_classes(test, module.targets, len(classes), policy)
 
 
@@ -221,7 +222,7 @@ def build_classifier(
             f"a classifier needs at least 2 classes, the images have {list(agreement.classes) or 'no labels'}; "
             "give the manifest a column 'label'"
         )
-    if several(agreement.classes):
+    if is_multi_label(agreement.classes):
         raise InputError(
             "the labels have several findings per image, as in 'A|B', and the classifier takes one class per image; "
             "use the recipe classify_multilabel, or set classifier.init_args.loss to "

@@ -102,10 +102,10 @@ def class_frequencies(images: Images, frequencies: Callable[[Images], Float[Tens
 
     Batches contain companions, and the weight of a class that only they have must not be 0.
     """
-    own, companions = frequencies(images), images.companions
-    if companions is None:
+    own, added = frequencies(images), images.added
+    if added is None:
         return own
-    return (1 - companions.share) * own + companions.share * frequencies(companions.images)
+    return (1 - added.share) * own + added.share * frequencies(added.images)
 
 
 def balanced_weights(frequencies: Float[Tensor, "*some k"], balance: float) -> Float[Tensor, "*some k"]:

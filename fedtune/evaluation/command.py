@@ -8,7 +8,8 @@ from typing import Any
 
 from fedcore.algorithms.base import FedAvg, Visitor, share_of
 from fedcore.config.recipe import read_recipe
-from fedcore.data.dataset import Cohort, Images, relabelled
+from fedcore.data.cohort import Cohort, with_classes
+from fedcore.data.dataset import Images
 from fedcore.data.findings import with_findings
 from fedcore.errors import InputError
 from fedcore.messages.request import EVALUATE
@@ -137,4 +138,4 @@ def _with_classes_of(run: RunFolder, cohort: Cohort) -> Cohort:
             f"the classifier has the classes {known}, the images have {list(cohort.classes)}; "
             f"rename {unknown[0]!r} in the manifest, or remove its label"
         )
-    return relabelled(cohort, known)
+    return with_classes(cohort, known)

@@ -10,20 +10,22 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from fedcore.data.dataset import Cohort, Images
-from fedcore.data.io.masks import as_classes, read_mask_of
+from fedcore.data.cohort import Cohort
+from fedcore.data.dataset import Images
+from fedcore.data.io.class_numbers import as_classes
+from fedcore.data.io.masks import read_mask_for
 from fedcore.data.io.readers import ImageError, read_image
 from fedcore.data.io.spacing import spacing_of
-from fedcore.data.manifest.manifest import Row
-from fedcore.data.preprocess.decode import UNKNOWN, Decoded, Decoding, Layout, arrange
+from fedcore.data.manifest.row import Row
+from fedcore.data.preprocess.decode import UNKNOWN_LAYOUT, Decoded, Decoding, Layout, resize_or_slice
 from fedcore.data.preprocess.geometry import Spacing, unfit
-from fedcore.data.preprocess.slices import planes
+from fedcore.data.preprocess.slices import volume_slices
 from fedcore.data.source import Data
 from fedcore.errors import InputError, Refused
 
 
 def predict_logits(
-    network: nn.Module, decoding: Decoding, raw: np.ndarray, layout: Layout = UNKNOWN
+    network: nn.Module, decoding: Decoding, raw: np.ndarray, layout: Layout = UNKNOWN_LAYOUT
 ) -> Iterator[tuple[int, Float[Tensor, "k *_"]]]:
     """(0, logits) of an image as `read_image` returns it, preprocessed as in training.
 
@@ -36,7 +38,7 @@ def predict_logits(
     if dims != decoding.dims:
         raise ImageError(f"the image is {dims}D, and the model takes {decoding.dims}D images")
     try:
-        images = arrange(decoding.scaling(raw), None, decoding, layout)
+        images = resize_or_slice(decoding.scaling(raw), None, decoding, layout)
     except ValueError as e:
         raise ImageError(f"{raw.shape[0]} channels cannot become {decoding.channels}") from e
     if not len(images.pixels):
@@ -58,7 +60,7 @@ def native_mask(
 ) -> UInt8[np.ndarray, "*space"]:
     """Class numbers of an image of this shape, from the result of `predict_logits`."""
     mask = np.zeros(space, np.uint8)
-    parts = mask[None] if decoding.slices is None else planes(mask, decoding.slices, layout.ras)
+    parts = mask[None] if decoding.slices is None else volume_slices(mask, decoding.slices, layout.ras)
     for index, maps in logits:
         parts[index] = unfit(maps, parts.shape[1:], layout.spacing).argmax(0).numpy()
     return mask
@@ -85,8 +87,8 @@ class NativeFiles:
                 "native_grid takes test images of data.manifest only; data.extra_manifests has some of "
                 f"{extra[0]!r}: remove its column split, or set native_grid to false"
             )
-        manifest = data.read(data.manifest)
-        mask_255, _ = data.meaning_of_255(manifest)
+        manifest = data.read_manifest(data.manifest)
+        mask_255, _ = data.infer_mask_255(manifest)
         rows = {row.number: row for row in manifest.rows if row.mask}
         return cls(rows, data.decoding(cohort.size, cohort.channels, mask_255))
 
@@ -107,7 +109,7 @@ class NativeFiles:
         assert row.mask is not None, "only images with masks are scored"
         try:
             raw, layout = read_image(row.image, nan=self.decoding.nan), self.decoding.layout(row.image)
-            truth = as_classes(read_mask_of(row.image, row.mask, raw.shape[1:]), self.decoding.mask_255)
+            truth = as_classes(read_mask_for(row.image, row.mask, raw.shape[1:]), self.decoding.mask_255)
             logits = predict_logits(network, self.decoding, raw, layout)
             predicted = native_mask(logits, self.decoding, raw.shape[1:], layout)
         except ImageError as e:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from fedcore.tables import grid, terminal
+from fedcore.tables import terminal, text_table
 from fedtune.evaluation.calibration import reliability_diagram
 from fedtune.evaluation.classification import POOLED, ClassificationScores
 from fedtune.evaluation.scores import Score
@@ -38,7 +38,7 @@ def print_scores(scores: ClassificationScores, classes: Sequence[str] = ()) -> N
             for (name, score), count in zip(by_finding.items(), present, strict=True)
         }
         console.print()
-        console.print(grid("finding", (f"{_unit(scores)} with it", "AUROC"), rows))
+        console.print(text_table("finding", (f"{_unit(scores)} with it", "AUROC"), rows))
     for site, note in _notes(scores, classes).items():
         console.print(f"{site}: {note}")
 
@@ -83,7 +83,7 @@ def _by_site(scores: ClassificationScores, columns: Mapping[str, str]) -> Table:
     rows = {
         site: [str(counted[site]), *(format_score(row[name]) for name in columns)] for site, row in scores.table.items()
     }
-    return grid("site", (_unit(scores), *columns.values()), rows, standing_out=POOLED)
+    return text_table("site", (_unit(scores), *columns.values()), rows, highlight=POOLED)
 
 
 def _notes(scores: ClassificationScores, classes: Sequence[str]) -> dict[str, str]:

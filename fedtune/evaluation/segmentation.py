@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fedcore.data.dataset import Images
-from fedcore.data.preprocess.decode import UNLABELED
+from fedcore.data.io.class_numbers import UNLABELED
 from fedcore.data.preprocess.geometry import Spacing
 from fedcore.errors import InputError, Refused
 from fedcore.messages.message import STATISTICS, Contribution, Message, Weights
@@ -23,7 +23,7 @@ from fedcore.privacy.policy import Policy
 from fedcore.report.units import measured_on
 from fedcore.server.sites import Sites
 from fedcore.site.site import Round, Site
-from fedcore.tables import grid, terminal
+from fedcore.tables import terminal, text_table
 from fedcore.training.local_trainer import LocalTrainer, personal
 from fedtune.evaluation.classification import POOLED, Table, evaluate_sites, too_few
 from fedtune.evaluation.native_grid import MaskPair, NativeFiles
@@ -180,7 +180,7 @@ def print_scores(scores: SegmentationScores) -> None:
     }  # fmt: skip
     titles = ("images", "Dice", f"HD95 ({scores.distance_unit})", "surface Dice")
     console = terminal()
-    console.print(grid("site", titles, rows, standing_out=POOLED))
+    console.print(text_table("site", titles, rows, highlight=POOLED))
     console.print(measured_on(scores.grid))
     for note in (*(f"{site}: {note}" for site, note in _notes(scores).items()), *_hints(scores.table[POOLED])):
         console.print(note)
@@ -212,8 +212,8 @@ def _hd95_note(counts: Mapping[str, int], missing: MissingStructure) -> str:
     with_structure, compared = counts["dice_images"], counts["hd95_images"]
     if missing == "diagonal":
         return "takes the image's diagonal where mask or prediction lacks a structure"
-    several = any(name.startswith("dice_images_") for name in counts)
-    what = "structures in images" if several else "images"
+    is_multi_label = any(name.startswith("dice_images_") for name in counts)
+    what = "structures in images" if is_multi_label else "images"
     return f"of {compared} of {with_structure} {what} (mask and prediction have it)" * (compared < with_structure)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fedcore.data.dataset import Images
-from fedcore.data.preprocess.decode import UNLABELED
+from fedcore.data.io.class_numbers import UNLABELED
 from fedcore.errors import Refused
 from fedcore.site.figures import Arrays, axial, evenly, keep, small_masks, thumbnails
 from fedcore.site.site import Site

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fedcore.data.io.affine import grid_of
-from fedcore.data.io.nifti import ENDINGS, affines, nifti_header
+from fedcore.data.io.nifti import SUFFIXES, affines, nifti_header
 from fedcore.data.io.readers import kind_of
 from fedcore.files.writing import write_atomically
 
@@ -40,10 +40,10 @@ def write_mask(folder: Path, image: Path, mask: UInt8[np.ndarray, "*space"], nam
     grid = grid_of(image)
     if kind_of(image) == "NIfTI":
         assert grid is not None, "NIfTI has a grid"
-        data, extension = _nifti_like(image, grid.stored(mask)), ".nii.gz"
+        data, extension = _nifti_like(image, grid.from_ras(mask)), ".nii.gz"
     elif mask.ndim == 2:
-        data, extension = _png(mask if grid is None else grid.stored(mask)[0]), ".png"
-    elif grid is not None and (affine := grid.turned_affine) is not None:
+        data, extension = _png(mask if grid is None else grid.from_ras(mask)[0]), ".png"
+    elif grid is not None and (affine := grid.ras_affine) is not None:
         data, extension = _nifti(mask, affine), ".nii.gz"
     else:
         data, extension = _npy(mask), ".npy"
@@ -54,24 +54,24 @@ def write_mask(folder: Path, image: Path, mask: UInt8[np.ndarray, "*space"], nam
 
 def strip_extension(name: str) -> str:
     """A file's name without a known extension; other dots stay, as in names of DICOM files."""
-    for extension in (*ENDINGS, ".npy", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom"):
+    for extension in (*SUFFIXES, ".npy", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom"):
         if name.lower().endswith(extension):
             return name[: -len(extension)]
     return name
 
 
-def _nifti_like(image: Path, stored: UInt8[np.ndarray, "i j k"]) -> bytes:
+def _nifti_like(image: Path, from_ras: UInt8[np.ndarray, "i j k"]) -> bytes:
     """With only the geometry of the image's header: descriptions, file names and extensions may name a patient."""
     import nibabel
 
     source, header = nifti_header(image), nibabel.Nifti1Header()
     header.set_data_dtype(np.uint8)
-    header.set_data_shape(stored.shape)
+    header.set_data_shape(from_ras.shape)
     header["pixdim"][:4] = source["pixdim"][:4]
     for name in (name for affine in affines(source) for name in _AFFINE_FIELDS[affine]):
         header[name] = source[name]
     header["xyzt_units"] = source.get("xyzt_units", 0)
-    return gzip.compress(nibabel.Nifti1Image(stored, None, header).to_bytes(), mtime=0)
+    return gzip.compress(nibabel.Nifti1Image(from_ras, None, header).to_bytes(), mtime=0)
 
 
 def _nifti(mask: UInt8[np.ndarray, "x y z"], affine: np.ndarray) -> bytes:

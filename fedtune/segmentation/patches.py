@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fedcore.data.preprocess.decode import UNLABELED
+from fedcore.data.io.class_numbers import UNLABELED
 
 
 def random_patches(

@@ -12,11 +12,12 @@ from pytorch_lightning import LightningModule
 from torch import nn
 
 from fedcore.algorithms.base import Algorithm, FedAvg, Visitor, share_of
-from fedcore.data.dataset import Cohort, Images
-from fedcore.data.describe import describe
-from fedcore.data.labels import of_patients, require_fraction, with_mask
-from fedcore.data.preprocess.decode import UNLABELED
+from fedcore.data.cohort import Cohort
+from fedcore.data.dataset import Images
+from fedcore.data.io.class_numbers import UNLABELED
+from fedcore.data.labels import images_with_mask, patient_subset, require_fraction
 from fedcore.data.source import Data
+from fedcore.data.summary import summarize
 from fedcore.errors import InputError, InputErrors, building
 from fedcore.messages.agreement import Agreement
 from fedcore.messages.request import EVALUATE, FAREWELL, TRAIN
@@ -115,7 +116,7 @@ def segment(
     module = task.module(agreement)
     local = LocalTrainer(module, share_of(task.algorithm, module), visit)
     simulation = simulate_task(task, cohort, local, agreement, policy, run.path / "sites", run.digest)
-    about = describe(cohort) | {"command": "segment", "label_fraction": label_fraction}
+    about = summarize(cohort) | {"command": "segment", "label_fraction": label_fraction}
     about |= {"mask_classes": agreement.structures}
     about |= {"pretrained_fraction": encoder_fraction(module.network) if encoder_folder else 0.0}
     about |= {"labelled_images": {site: len(images) for site, images in train.items()}}
@@ -157,7 +158,7 @@ class Segmentation:
     ) -> tuple[dict[str, Images], dict[str, Images]]:
         """By site, the training images whose masks are used, and all test images with masks."""
         train = {
-            site: of_patients(images, 1.0 if site in self.extra_sites else self.label_fraction, self.seed)
+            site: patient_subset(images, 1.0 if site in self.extra_sites else self.label_fraction, self.seed)
             for site, images in with_masks(cohort, "train").items()
         }
         return train, with_masks(cohort, "test")
@@ -220,8 +221,8 @@ def count_mask_classes(train: Mapping[str, Images], test: Mapping[str, Images]) 
         InputErrors: Test masks have structures that no training mask has.
         InputError: Training masks have only background.
     """
-    companions = [images.companions.images for images in train.values() if images.companions]
-    trained = set().union(*map(_classes_in, [*train.values(), *companions[:1]])) - {0}  # all sites have the same ones
+    added = [images.added.images for images in train.values() if images.added]
+    trained = set().union(*map(_classes_in, [*train.values(), *added[:1]])) - {0}  # all sites have the same ones
     if not trained:
         raise InputError("the training masks have only background; number structures from 1 in the masks")
     untrained = [
@@ -247,12 +248,12 @@ def _require_usable(train: Mapping[str, Images], test: Mapping[str, Images], pol
         raise InputError(
             "no site has a training image with a mask; give rows of the split 'train' one in the column 'mask'"
         )
-    if any(images.companions and images.companions.images.masks is None for images in train.values()):
+    if any(images.added and images.added.images.masks is None for images in train.values()):
         raise InputError("data.synthetic has no masks; sample a set from a generator of pairs (recipe diffusion_pairs)")
     require_tests(test, policy, "test images with masks")
 
 
 def with_masks(cohort: Cohort, split: str) -> dict[str, Images]:
     """By site, the images whose mask labels at least one pixel."""
-    found = {site: with_mask(images) for site, images in cohort.split(split).items() if images.masks is not None}
+    found = {site: images_with_mask(images) for site, images in cohort.split(split).items() if images.masks is not None}
     return {site: images for site, images in found.items() if len(images)}

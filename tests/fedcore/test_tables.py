@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from fedcore.tables import grid, terminal
+from fedcore.tables import terminal, text_table
 
 ROWS = {"a hospital with a long name": ["0.812 (0.79-0.83)", "40"], "all": ["-", "80"]}
 
@@ -11,11 +11,11 @@ ROWS = {"a hospital with a long name": ["0.812 (0.79-0.83)", "40"], "all": ["-",
 def lines(width: int) -> list[str]:
     console = Console(width=width)
     with console.capture() as caught:
-        console.print(grid("site", ["balanced accuracy of all", "images"], ROWS))
+        console.print(text_table("site", ["balanced accuracy of all", "images"], ROWS))
     return caught.get().splitlines()
 
 
-def test_names_are_at_the_left_and_figures_at_the_right() -> None:
+def test_names_are_on_the_left_and_numbers_on_the_right() -> None:
     head, first, last = lines(100)
     assert head.split() == ["site", "balanced", "accuracy", "of", "all", "images"]
     assert first.startswith("a hospital with a long name  ")
@@ -23,19 +23,17 @@ def test_names_are_at_the_left_and_figures_at_the_right() -> None:
     assert last.endswith("-      80")
 
 
-def test_where_room_is_short_names_break_and_figures_do_not() -> None:
+def test_in_a_narrow_terminal_names_wrap_and_numbers_do_not() -> None:
     found = lines(44)
     assert any("0.812 (0.79-0.83)" in line for line in found)
     assert max(map(len, found)) <= 44
     assert not any("a hospital with a long name" in line for line in found)
 
 
-def test_an_output_that_is_no_terminal_is_never_cut(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_output_to_a_pipe_is_never_cut(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     rows = {f"hospital {n} {'of a long name ' * 4}": [f"0.{n}12 (0.10-0.90)"] * 6 for n in range(3)}
-    terminal().print(grid("site", [f"score {n}" for n in range(6)], rows))
+    terminal().print(text_table("site", [f"score {n}" for n in range(6)], rows))
     terminal().print("a note " * 40)
     lines = capsys.readouterr().out.splitlines()
     assert [line.rstrip() for line in lines[1:4]] == [

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from fedcore.cli.main import main
-from fedcore.data.labels import labelled, of_patients, with_mask
+from fedcore.data.labels import images_with_mask, labelled_subset, patient_subset
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import InputError
@@ -83,7 +83,7 @@ def test_a_fraction_of_the_labels_is_learned_from_and_all_images(
     monkeypatch.setattr(Diffusion, "loss", watched)
     run = trained(tmp_path / "run", data=data, label_fraction=fraction, rounds=Rounds(1))
     sites = data.load().split("train")
-    given = [labelled(images, fraction, 0) for images in sites.values()]
+    given = [labelled_subset(images, fraction, 0) for images in sites.values()]
     found = {(sum_, label) for sum_, label in seen if label >= 0}
     expected = {
         (sum_, label)
@@ -105,8 +105,10 @@ def test_masks_of_a_fraction_are_held_back_from_a_generator_of_pairs() -> None:
     images = cohort.split("train")
     less = _given(cohort, images, ("labels", "masks"), 0.3, 0)
     for site, own in less.items():
-        assert set(with_mask(own).patients) == set(of_patients(with_mask(images[site]), 0.3, 0).patients)
-        assert 0 < len(with_mask(own)) < len(own) == len(images[site])
+        assert set(images_with_mask(own).patients) == set(
+            patient_subset(images_with_mask(images[site]), 0.3, 0).patients
+        )
+        assert 0 < len(images_with_mask(own)) < len(own) == len(images[site])
     assert all(own.masks_used is None for own in _given(cohort, images, "labels", 0.3, 0).values())
     assert _given(cohort, images, ("labels", "masks"), 1.0, 0) is images
 

@@ -1,4 +1,4 @@
-"""An .npy file that grows by arrays."""
+"""An .npy file to which arrays are appended."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from numpy.lib import format as npy
 
 
 class GrowingArray:
-    """Writes (n, *shape) without knowing n; a context manager that closes the file.
+    """Writes (n, *shape) without knowing n in advance; a context manager that closes the file.
 
-    Plain writes, not a map: on a full disk they raise OSError, where a write to mapped memory kills the
-    process. The header is written last over a first one of equal length (numpy leaves room for a first axis
-    that grows).
+    Plain writes, no memory map: on a full disk they raise OSError, while a write to mapped memory kills the process.
+    The final header replaces a first one of equal length (numpy leaves room for a growing first axis).
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: type[np.generic]):
@@ -22,7 +21,7 @@ class GrowingArray:
         self._write_header()
 
     def extend(self, arrays: np.ndarray) -> None:
-        """Adds (k, *shape): k arrays of the given shape."""
+        """Appends (k, *shape): k arrays."""
         if arrays.shape[1:] != self.shape:
             raise ValueError(f"arrays of this file have shape {self.shape}, got {arrays.shape[1:]}")
         self.file.write(np.ascontiguousarray(arrays, dtype=self.dtype).tobytes())

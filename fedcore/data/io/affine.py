@@ -1,4 +1,4 @@
-"""Where the voxels of a file lie in a patient, from its headers alone."""
+"""The position of a file's voxels in the patient, from its headers alone."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _GRIDS = {"NIfTI": nifti_grid, "DICOM": dicom_grid, "DICOM series": series_grid}
 
 
 def grid_of(path: Path) -> Grid | None:
-    """How a NIfTI or DICOM stores its voxels; None of other kinds, whose order is that of `read_image`.
+    """The voxel grid of a NIfTI or DICOM; None for other kinds of file, which are stored as `read_image` returns them.
 
-    The file must be one that `read_image` could read.
+    The file must be readable by `read_image`.
     """
     if path.suffix.lower() == ".npz":
         return None
@@ -27,9 +27,9 @@ def grid_of(path: Path) -> Grid | None:
 
 
 def affine_of(path: Path) -> np.ndarray | None:
-    """Place of a voxel, along the axes of `read_image`, to mm in RAS, 4 x 4; None where the file does not say it.
+    """Voxel index, along the axes of `read_image`, to mm in RAS, 4 x 4; None if the file does not contain it.
 
-    Of one slice along the axes (x, y, z) of a volume of one slice. The file must be one that `read_image` could read.
+    For a single slice along the axes (x, y, z) of a volume of one slice. The file must be readable by `read_image`.
     """
     grid = grid_of(path)
-    return None if grid is None else grid.turned_affine
+    return None if grid is None else grid.ras_affine

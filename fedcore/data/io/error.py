@@ -1,7 +1,7 @@
-"""The reason why one image cannot be used."""
+"""The error of one image that cannot be used."""
 
 from __future__ import annotations
 
 
 class ImageError(ValueError):
-    """A short text for the user; never a path, never anything from a header."""
+    """Its text is short and for the user: it never contains a path or anything from a header."""

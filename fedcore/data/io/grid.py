@@ -1,8 +1,8 @@
-"""How a file stores the voxels of an image, and how they are turned so that every image lies alike.
+"""The voxel grid of a file, and its reorientation to RAS.
 
-Volumes of which the file says where they lie are turned to RAS: their axes run to the patient's right, to the front and
-to the head. Of one slice a picture is made as a viewer shows it: of an axial one the front is on top and the patient's
-right at the left, of a coronal one the head is on top, of a sagittal one the head is on top and the front at the left.
+Volumes with an affine are reoriented to RAS: their axes run to the patient's right, to the front and to the head. A
+single slice becomes a picture as a viewer shows it: axial with the front on top and the patient's right at the left,
+coronal with the head on top, sagittal with the head on top and the front at the left.
 """
 
 from __future__ import annotations
@@ -16,55 +16,55 @@ import numpy as np
 from fedcore.data.io.error import ImageError
 from fedcore.data.preprocess.geometry import Spacing
 
-CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])
-"""RAS, as an orientation of nibabel's."""
-SHEAR = 0.01
-"""Greatest cosine between two axes that count as at right angles: 0.6 degrees."""
+RAS = np.array([[0, 1], [1, 1], [2, 1]])
+"""RAS as an orientation array of nibabel."""
+MAX_SHEAR = 0.01
+"""Largest cosine between two axes that count as perpendicular: 0.6 degrees."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Voxels in the order of the file: of NIfTI as nibabel gives them, of DICOM (slice, row, column) with slices by
-    their place along the normal."""
+    """The voxel grid in the order of the file: for NIfTI as nibabel reads it, for DICOM (slice, row, column), with
+    slices sorted by position along the normal."""
 
-    space: tuple[int, int, int]
-    """Voxels along each axis; 1 along that which a slice does not have."""
+    shape: tuple[int, int, int]
+    """Voxels along each axis; 1 for the axis that a single slice lacks."""
     affine: np.ndarray | None = None
-    """Place of a voxel to mm in RAS, 4 x 4; None where the file does not say it, or in a way that cannot be."""
+    """Voxel index to mm in RAS, 4 x 4; None if the file has no valid one."""
     mm: Spacing | None = None
-    """Between voxels along each stored axis, as the header says it, where there is no affine."""
+    """Distance of voxels along each stored axis, from the header, if there is no affine."""
 
     def __post_init__(self) -> None:
-        """Raises ImageError where axes are not at right angles, which no array can show."""
+        """Raises ImageError where axes are not perpendicular, which an array cannot represent."""
         if self.affine is None:
             return
         axes = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
-        between = np.abs(axes.T @ axes - np.eye(3)) * np.outer(*[np.array(self.space) > 1] * 2)
-        if between.max() > SHEAR:
-            off = np.degrees(np.arcsin(min(1.0, between.max())))
+        cosines = np.abs(axes.T @ axes - np.eye(3)) * np.outer(*[np.array(self.shape) > 1] * 2)
+        if cosines.max() > MAX_SHEAR:
+            degrees = np.degrees(np.arcsin(min(1.0, cosines.max())))
             raise ImageError(
-                f"axes are {off:.1f} degrees off a right angle (gantry tilt, or a registration with shear); resample "
-                "the volume onto a grid at right angles, for instance with dcm2niix or SimpleITK"
+                f"axes are {degrees:.1f} degrees off a right angle (gantry tilt, or a registration with shear); "
+                "resample the volume onto a perpendicular grid, for instance with dcm2niix or SimpleITK"
             )
 
     @property
-    def turn(self) -> np.ndarray:
-        """Of the stored axes to those of RAS, as nibabel writes it; nothing where nobody knows how they lie."""
+    def orientation(self) -> np.ndarray:
+        """From the stored axes to RAS, as nibabel writes it; the identity if there is no affine."""
         from nibabel.orientations import io_orientation
 
-        return CANONICAL if self.affine is None else np.asarray(io_orientation(self.affine))
+        return RAS if self.affine is None else np.asarray(io_orientation(self.affine))
 
     @property
-    def turned_affine(self) -> np.ndarray | None:
-        """The affine once axes are turned to RAS; a slice keeps its third axis here."""
+    def ras_affine(self) -> np.ndarray | None:
+        """The affine after the reorientation to RAS; a single slice keeps its third axis here."""
         from nibabel.orientations import inv_ornt_aff
 
-        return None if self.affine is None else self.affine @ inv_ornt_aff(self.turn, self.space)
+        return None if self.affine is None else self.affine @ inv_ornt_aff(self.orientation, self.shape)
 
     @property
     def spacing(self) -> Spacing | None:
-        """In mm along the axes of `turned`; None where the file does not say it of all of them."""
-        affine, flat = self.turned_affine, self._flat(self.turned_space)
+        """In mm along the axes of `to_ras`; None unless the file contains it for all of them."""
+        affine, flat = self.ras_affine, self._flat_axis(self.ras_shape)
         every = self.mm or () if affine is None else np.linalg.norm(affine[:3, :3], axis=0).tolist()
         sides = tuple(side for at, side in enumerate(every) if at != flat)
         if not sides or not np.isfinite(sides).all() or min(sides) <= 0:
@@ -72,60 +72,60 @@ class Grid:
         return sides if affine is None or flat is None else sides[::-1]
 
     @property
-    def letters(self) -> str | None:
-        """Of the stored axes: `LAS`."""
+    def axis_codes(self) -> str | None:
+        """Of the stored axes, such as `LAS`."""
         from nibabel.orientations import aff2axcodes
 
         return None if self.affine is None else "".join(aff2axcodes(self.affine))
 
-    def turned(self, voxels: np.ndarray) -> np.ndarray:
-        """(c, *space) as stored to (c, x, y, z), or (c, row, column) of one slice; as they are, but for an axis of one
-        slice, where nobody knows how they lie."""
+    def to_ras(self, voxels: np.ndarray) -> np.ndarray:
+        """(c, *shape) as stored to (c, x, y, z), or to (c, row, column) for a single slice; without an affine only the
+        axis of a single slice is removed."""
         from nibabel.orientations import apply_orientation
 
-        turned = np.moveaxis(apply_orientation(np.moveaxis(voxels, 0, -1), self.turn), -1, 0)
-        if (flat := self._flat(turned.shape[1:])) is None:
-            return turned
-        plane = turned.take(0, flat + 1)
-        return plane if self.affine is None else picture(plane)
+        volume = np.moveaxis(apply_orientation(np.moveaxis(voxels, 0, -1), self.orientation), -1, 0)
+        if (flat := self._flat_axis(volume.shape[1:])) is None:
+            return volume
+        slice_ = volume.take(0, flat + 1)
+        return slice_ if self.affine is None else as_displayed(slice_)
 
-    def stored(self, voxels: np.ndarray) -> np.ndarray:
-        """Back from the axes of `turned` without channels to (*space)."""
+    def from_ras(self, voxels: np.ndarray) -> np.ndarray:
+        """The inverse of `to_ras`, without channels: to (*shape) as stored."""
         from nibabel.orientations import apply_orientation, ornt_transform
 
-        if (flat := self._flat(self.turned_space)) is not None:
-            voxels = np.expand_dims(voxels if self.affine is None else picture(voxels), flat)
-        return np.ascontiguousarray(apply_orientation(voxels, ornt_transform(CANONICAL, self.turn)))
+        if (flat := self._flat_axis(self.ras_shape)) is not None:
+            voxels = np.expand_dims(voxels if self.affine is None else as_displayed(voxels), flat)
+        return np.ascontiguousarray(apply_orientation(voxels, ornt_transform(RAS, self.orientation)))
 
-    def lies_as(self, other: Grid) -> bool:
-        """Whether every corner lies where the other's does, to a tenth of a voxel's shortest side."""
-        here, there = self.turned_affine, other.turned_affine
-        assert here is not None, "only grids that lie somewhere are compared"
-        assert there is not None, "only grids that lie somewhere are compared"
-        ends = np.array([(*corner, 1) for corner in product(*((0, side - 1) for side in self.turned_space))])
-        short = np.linalg.norm(here[:3, :3], axis=0).min()
-        return bool(np.linalg.norm(ends @ (here - there).T, axis=1).max() <= 0.1 * short)
+    def same_position(self, other: Grid) -> bool:
+        """Whether all corners of both grids are equal, to a tenth of a voxel's shortest side."""
+        affine, others = self.ras_affine, other.ras_affine
+        assert affine is not None, "only grids with an affine are compared"
+        assert others is not None, "only grids with an affine are compared"
+        corners = np.array([(*corner, 1) for corner in product(*((0, side - 1) for side in self.ras_shape))])
+        shortest = np.linalg.norm(affine[:3, :3], axis=0).min()
+        return bool(np.linalg.norm(corners @ (affine - others).T, axis=1).max() <= 0.1 * shortest)
 
     @property
-    def turned_space(self) -> tuple[int, ...]:
-        space = [0, 0, 0]
-        for side, axis in zip(self.space, self.turn[:, 0].astype(int), strict=True):
-            space[axis] = side
-        return tuple(space)
+    def ras_shape(self) -> tuple[int, ...]:
+        shape = [0, 0, 0]
+        for side, axis in zip(self.shape, self.orientation[:, 0].astype(int), strict=True):
+            shape[axis] = side
+        return tuple(shape)
 
     @staticmethod
-    def _flat(space: tuple[int, ...]) -> int | None:
-        """The axis that a slice does not have: the last of one voxel."""
-        return next((axis for axis in (2, 1, 0) if space[axis] == 1), None)
+    def _flat_axis(shape: tuple[int, ...]) -> int | None:
+        """The axis that a single slice lacks: the last one of one voxel."""
+        return next((axis for axis in (2, 1, 0) if shape[axis] == 1), None)
 
 
-def picture(plane: np.ndarray) -> np.ndarray:
-    """(..., a, b) of two axes of RAS to (..., row, column) as a viewer shows them, a view; and back again."""
-    return plane[..., ::-1, ::-1].swapaxes(-1, -2)
+def as_displayed(slice_: np.ndarray) -> np.ndarray:
+    """(..., a, b) of two RAS axes to (..., row, column) as a viewer shows them, a view; it is its own inverse."""
+    return slice_[..., ::-1, ::-1].swapaxes(-1, -2)
 
 
-def usable(affine: Any) -> np.ndarray | None:
-    """The affine, or None where it is none: all zero, not finite, or without a volume."""
+def valid_affine(affine: Any) -> np.ndarray | None:
+    """The affine; None if it is not finite or singular (all zero, for instance)."""
     found = np.asarray(affine, dtype=float)
     if not np.isfinite(found).all() or np.linalg.matrix_rank(found[:3, :3]) < 3:
         return None

@@ -1,8 +1,7 @@
-"""The levels of synthetic images: 0 is black, and a file's own kind says which value is white.
+"""The intensity levels of synthetic images: 0 is black, the kind of file determines white.
 
-A generator draws in [-1, 1], and `fedgen.synthetic.image_files` writes that as integers of 8 bits (pictures) or 12 bits
-(volumes, DICOM). A scaling that suits the images of hospitals, such as a window of Hounsfield units, does not suit
-these.
+A generator returns values in [-1, 1], which `fedgen.synthetic.image_files` writes as integers of 8 bits (pictures) or
+12 bits (volumes, DICOM). A scaling for images of hospitals, such as a window of Hounsfield units, does not fit them.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from fedcore.data.io.error import ImageError
 from fedcore.data.io.nifti import nifti_header
 from fedcore.data.io.readers import guarded, kind_of
 
-GREYS, LEVELS = 255, 4095
-"""White in a file of 8 bits, and in one of more: 12 bits, as scanners have."""
-_WIDE = 65535
-"""White in a picture of 16 bits: programs that widen 8 bits fill them all."""
+WHITE_8BIT, WHITE_12BIT = 255, 4095
+"""White in a file of 8 bits, and in one of more: 12 bits, as of scanners."""
+_WHITE_16BIT = 65535
+"""White in a picture of 16 bits: programs that convert 8 bits use the full range."""
 
 
-def white_of(path: Path, member: str | None = None, index: int | None = None) -> int:
+def white_level(path: Path, member: str | None = None, index: int | None = None) -> int:
     """The value of white in a file of a synthetic set, from its header.
 
-    Files that were converted keep their levels: 255 of arrays, NIfTI and DICOM of 8 bits, 4095 of all with more.
+    Converted files keep their levels: 255 for arrays, NIfTI and DICOM of 8 bits, 4095 for those of more.
 
     Raises:
-        ImageError: The file holds floating-point or rescaled values, which do not say what is white.
+        ImageError: The file contains floating-point or rescaled values, whose white is unknown.
     """
     kind = kind_of(path) if member is None else "npz"
     levels: dict[str, Callable[[], int]] = {
@@ -43,21 +42,21 @@ def white_of(path: Path, member: str | None = None, index: int | None = None) ->
 
 
 def require_levels(image: np.ndarray, white: int) -> None:
-    """Raises ImageError where values lie outside of 0 (black) to `white`."""
+    """Raises ImageError for values outside of 0 (black) to `white`."""
     low, high = float(image.min()), float(image.max())
     if low < 0 or high > white:
         raise ImageError(
-            f"a synthetic image of values {low:g} to {high:g}; its kind of file holds levels of 0 to {white}"
+            f"a synthetic image of values {low:g} to {high:g}; its kind of file must have levels of 0 to {white}"
         )
 
 
 def _of_type(kind: np.dtype) -> int:
     if kind.kind not in "ui":
         raise ImageError(
-            "a synthetic image of floating-point or rescaled values, which do not say what is white; store it as it "
-            "was drawn: 0 to 255 in 8-bit integers, or 0 to 4095 in wider ones"
+            "a synthetic image of floating-point or rescaled values, whose white is unknown; store it as it was "
+            "generated: 0 to 255 in 8-bit integers, or 0 to 4095 in wider ones"
         )
-    return GREYS if kind.itemsize == 1 else LEVELS
+    return WHITE_8BIT if kind.itemsize == 1 else WHITE_12BIT
 
 
 def _of_nifti(path: Path) -> int:
@@ -69,7 +68,7 @@ def _of_nifti(path: Path) -> int:
 
 def _of_dicom(path: Path) -> int:
     header = header_of(path)
-    return GREYS if int(header.get("BitsStored", header.BitsAllocated)) <= 8 else LEVELS
+    return WHITE_8BIT if int(header.get("BitsStored", header.BitsAllocated)) <= 8 else WHITE_12BIT
 
 
 def _of_picture(path: Path) -> int:
@@ -79,4 +78,4 @@ def _of_picture(path: Path) -> int:
         mode = picture.mode
     if mode == "F":
         return _of_type(np.dtype(np.float32))
-    return _WIDE if mode.startswith("I") else GREYS
+    return _WHITE_16BIT if mode.startswith("I") else WHITE_8BIT

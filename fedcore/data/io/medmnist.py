@@ -26,12 +26,18 @@ def members(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     return found
 
 
-def labels_of(path: Path, split: str, shapes: Mapping[str, tuple[int, ...]], notes: list[str]) -> list[str | None]:
-    """A label an image: class numbers of (n,) and (n, 1); of (n, k) zeros and ones, as ChestMNIST has them, the set of
-    findings `0` to `k - 1` that are 1, or `No Finding`. What is neither leaves the images without a label, with a note.
+def labels_of(path: Path, split: str, shapes: Mapping[str, tuple[int, ...]], warnings: list[str]) -> list[str | None]:
+    """One label per image: class numbers of shape (n,) or (n, 1); for (n, k) of zeros and ones, as in ChestMNIST, the
+    set of findings `0` to `k - 1` that are 1, or `No Finding`. For anything else images have no label, with a warning.
+
+    Args:
+        path: The .npz.
+        split: train, val or test.
+        shapes: The shapes of all arrays in the file.
+        warnings: To which warnings are appended.
 
     Raises:
-        ValueError: There are not as many labels as images, or they cannot be read.
+        ValueError: The numbers of labels and images differ, or the labels cannot be read.
     """
     count, member = shapes[f"{split}_images"][0], f"{split}_labels"
     shape = shapes.get(member, ())
@@ -40,18 +46,18 @@ def labels_of(path: Path, split: str, shapes: Mapping[str, tuple[int, ...]], not
     if shape[0] != count:
         raise ValueError(f"{count} {split}_images, but {shape[0]} {member}")
     if len(shape) > 2:
-        notes.append(f"{path.name}: {member} has shape {shape}, not (n, 1) or (n, k); its images have no label")
+        warnings.append(f"{path.name}: {member} has shape {shape}, not (n, 1) or (n, k); its images have no label")
         return [None] * count
     found = npz.labels(path, member)
     if found.size == count:
         return [_class(value) for value in found.reshape(-1).tolist()]
     if found.dtype.kind not in "biuf" or not np.isin(found, (0, 1)).all():
-        notes.append(
-            f"{path.name}: {member} has shape {shape} and values other than 0 and 1, which are no findings; its images "
-            "have no label"
+        warnings.append(
+            f"{path.name}: {member} has shape {shape} and values other than 0 and 1, which are not findings; its "
+            "images have no label"
         )
         return [None] * count
-    notes.append(f"{path.name}: {shape[1]} findings an image, called 0 to {shape[1] - 1}")
+    warnings.append(f"{path.name}: {shape[1]} findings per image, named 0 to {shape[1] - 1}")
     return list(_findings(found != 0))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from fedcore.data.io.error import ImageError
-from fedcore.data.io.limits import MOST_IMAGES, MOST_KEPT, require_voxels
+from fedcore.data.io.limits import MAX_IMAGES, MAX_KEPT_BYTES, require_voxels
 
 _extracting = Lock()
 
@@ -25,7 +25,7 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Name and shape of every array in the file, from the headers alone.
 
     Raises:
-        ValueError, zipfile.BadZipFile, OSError: the file is not a readable .npz.
+        ValueError, zipfile.BadZipFile, OSError: The file is not a readable .npz.
     """
     with zipfile.ZipFile(path) as archive:
         found = {}
@@ -34,41 +34,43 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
                 with archive.open(name) as stream:
                     shape, _, dtype = _header(stream)
                 if prod(shape) * dtype.itemsize > archive.getinfo(name).file_size:
-                    raise ValueError(f"{name} is truncated: it promises {' x '.join(map(str, shape))} values")
-                if shape and shape[0] > MOST_IMAGES:
-                    raise ValueError(f"{name} has {shape[0]:,} rows; an .npz may have {MOST_IMAGES:,}")
+                    raise ValueError(f"{name} is truncated: its header declares {' x '.join(map(str, shape))} values")
+                if shape and shape[0] > MAX_IMAGES:
+                    raise ValueError(f"{name} has {shape[0]:,} rows; an .npz may have at most {MAX_IMAGES:,}")
                 found[name.removesuffix(".npy")] = shape
     return found
 
 
 def shape_of(path: Path) -> tuple[int, ...]:
-    """Of the array in a .npy."""
+    """The shape of the array in a .npy."""
     with path.open("rb") as stream:
         return _header(stream)[0]
 
 
 def labels(path: Path, member: str) -> np.ndarray:
-    """A small array, whole (MedMNIST's `train_labels`, shape (n, 1))."""
+    """A small array as a whole (MedMNIST's `train_labels`, shape (n, 1))."""
     with zipfile.ZipFile(path) as archive, archive.open(f"{member}.npy") as stream:
-        if (size := archive.getinfo(f"{member}.npy").file_size) > MOST_KEPT:
-            raise ValueError(f"{member} unpacks to {size / 2**20:,.0f} MiB; labels may have {MOST_KEPT / 2**20:,.0f}")
+        if (size := archive.getinfo(f"{member}.npy").file_size) > MAX_KEPT_BYTES:
+            raise ValueError(
+                f"{member} unpacks to {size / 2**20:,.0f} MiB; labels may have at most {MAX_KEPT_BYTES / 2**20:,.0f}"
+            )
         return np.asarray(npy.read_array(stream, allow_pickle=False))
 
 
 def item(path: Path, member: str, index: int) -> np.ndarray:
     """One element along the first axis of an array in the file.
 
-    The array is unpacked once to a nameless temporary file and mapped, not loaded: memory stays flat where
+    The array is unpacked once to an unnamed temporary file and memory-mapped, not loaded: memory stays constant, and
     unpacking it again for every image would take quadratic time.
     """
-    with _extracting:  # without it every thread of a pool would unpack its own copy
+    with _extracting:  # else every thread of a pool would unpack its own copy
         array = _unpacked(path, member, path.stat().st_mtime_ns)
     return np.array(array[index])
 
 
 @lru_cache(maxsize=2)
 def _unpacked(path: Path, member: str, mtime_ns: int) -> np.memmap:
-    """The mapped array; `mtime_ns` makes a rewritten file a new entry."""
+    """The memory-mapped array; `mtime_ns` makes a rewritten file a new entry."""
     with (
         zipfile.ZipFile(path) as archive,
         archive.open(f"{member}.npy") as packed,
@@ -84,16 +86,16 @@ def _unpacked(path: Path, member: str, mtime_ns: int) -> np.memmap:
         return stored.T if fortran else stored
 
 
-def require_whole(stream: IO[bytes], size: int) -> None:
-    """Raises ImageError for the .npy of `size` bytes in a stream whose header promises more, or too large an image."""
+def require_complete(stream: IO[bytes], size: int) -> None:
+    """Raises ImageError for a .npy of `size` bytes whose header declares more, or too large an image."""
     shape, _, dtype = _header(stream)
     require_voxels(shape, "npy")
     if stream.tell() + prod(shape) * dtype.itemsize > size:
-        raise ImageError(f"truncated or unreadable (npy): {' x '.join(map(str, shape))} values are promised")
+        raise ImageError(f"truncated or unreadable (npy): its header declares {' x '.join(map(str, shape))} values")
 
 
 def _require_room(size: int) -> None:
-    """Raises ImageError where the disk of temporary files has no room for so many bytes."""
+    """Raises ImageError if the disk of temporary files has no room for so many bytes."""
     if size > (free := shutil.disk_usage(tempfile.gettempdir()).free):
         raise ImageError(
             f"npz that unpacks to {size / 1e9:.1f} GB, and the temporary folder has {free / 1e9:.1f} GB free"

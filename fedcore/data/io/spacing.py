@@ -1,4 +1,4 @@
-"""How far apart the pixels of a file are, in mm, from its header alone."""
+"""The pixel spacing of a file in mm, from its header alone."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from fedcore.data.preprocess.geometry import Spacing
 
 
 def spacing_of(path: Path) -> Spacing | None:
-    """In mm along each axis, in the order of the axes of `read_image`; None where the file does not say it.
+    """In mm along each axis of `read_image`; None if the file does not contain it.
 
-    A volume says it by where its voxels lie, else by what its headers say of their distance; a radiograph of its
-    detector, where it is not calibrated. The file must be one that `read_image` could read.
+    For a volume from its affine, else from the distances in its header; for a radiograph that is not calibrated on the
+    detector. The file must be readable by `read_image`.
     """
     grid = grid_of(path)
     return None if grid is None else grid.spacing
 
 
 def scaled(spacing: Sequence[float], before: Sequence[int], after: Sequence[int]) -> Spacing:
-    """Of an image resized from `before` to `after` pixels."""
+    """The spacing of an image after resizing from `before` to `after` pixels."""
     return tuple(mm * old / new for mm, old, new in zip(spacing, before, after, strict=True))

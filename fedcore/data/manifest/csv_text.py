@@ -1,4 +1,4 @@
-"""The rows of a CSV as spreadsheets and scripts write it: delimiters, marks, and what is no text at all."""
+"""The rows of a CSV as spreadsheets and scripts write it: delimiters, byte order marks, files that are not text."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fedcore.errors import InputErrors
 _DELIMITERS = ",;\t"
 _INVISIBLE = "\ufeff\u200b\u200e\u200f"
 _EXCEL = re.compile(r'"?sep=(.)"?[\s,;]*', re.IGNORECASE)
-"""A first line that Excel writes and hides, and which therefore is no row."""
+"""A first line that Excel writes and hides; it does not count as a row."""
 
 
-def records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(row number, cells) of every row that is not blank, the header first, as row 1; blanks around cells are cut.
+def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(row number, cells) of every row that is not blank, the header first, as row 1; cells are stripped.
 
     Raises:
-        InputErrors: It cannot be read, or is no CSV.
+        InputErrors: The file cannot be read, or is not a CSV.
     """
     text = _text(path)
     first = text.lstrip("\r\n ").splitlines()[0]
@@ -28,13 +28,13 @@ def records(path: Path) -> Iterator[tuple[int, list[str]]]:
     if excel := _EXCEL.fullmatch(first):
         delimiter = excel[1]
         if delimiter not in _DELIMITERS:
-            raise InputErrors(str(path), [f"its first line asks for the delimiter {delimiter!r}; take , or ; or a tab"])
+            raise InputErrors(str(path), [f"its first line sets the delimiter {delimiter!r}; use , or ; or a tab"])
         text = text.lstrip("\r\n ")[len(first) :].lstrip("\r\n")
     number = 0
     try:
         for number, cells in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), start=1):
             stripped = [cell.strip().strip(_INVISIBLE).strip() for cell in cells]
-            while stripped and not stripped[-1]:  # a delimiter that ends the line opens no column
+            while stripped and not stripped[-1]:  # a delimiter at the end of a line is not a column
                 stripped.pop()
             if stripped:
                 yield number, stripped
@@ -55,7 +55,7 @@ def _text(path: Path) -> str:
         raise InputErrors(str(path), [f"not UTF-8 text (byte {error.start}); save it as 'CSV UTF-8'"]) from None
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise InputErrors(str(path), [f"not a text (NUL in line {line}); save it as 'CSV UTF-8'"])
+        raise InputErrors(str(path), [f"not a text file (NUL in line {line}); save it as 'CSV UTF-8'"])
     if not text.strip():
-        raise InputErrors(str(path), ["empty; a header such as 'image,site,split,label' must come first"])
+        raise InputErrors(str(path), ["empty; the first row must be a header such as 'image,site,split,label'"])
     return text

@@ -1,4 +1,4 @@
-"""From a path in a cell to a file, and what may have been meant where there is none."""
+"""Resolves the path in a cell, and suggests a path if the file does not exist."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from urllib.parse import unquote
 _URL = re.compile(r"file:/{0,2}(?=/)", re.IGNORECASE)
 
 
-def found_at(folder: Path, cell: str) -> Path:
-    """Absolute. Where no file has the name as it is written, one that has it in the other Unicode form (NFC or NFD,
-    which look the same) is taken."""
+def resolve_path(folder: Path, cell: str) -> Path:
+    """The absolute path; if no such file exists, the same name in the other Unicode form (NFC or NFD, which look the
+    same) if that exists."""
     path = folder / cell
     if cell.isascii() or path.exists():
         return path
@@ -24,36 +24,36 @@ def found_at(folder: Path, cell: str) -> Path:
     return next((other for other in others if other.exists()), path)
 
 
-def file_fault(path: Path, folder: Path, cell: str) -> str:
-    """Why there is nothing to read at `path`, which `found_at` gave, and what may be meant; '' if it may be read."""
+def file_error(path: Path, folder: Path, cell: str) -> str:
+    """Why nothing can be read at `path`, which `resolve_path` returned, and a suggestion; '' if it is readable."""
     name = path.relative_to(folder) if path.is_relative_to(folder) else path
     try:
         empty = not any(path.iterdir()) if path.is_dir() else path.stat().st_size == 0
     except PermissionError:
-        return f"{name} may not be read; give yourself the right to"
+        return f"{name} cannot be read: permission denied; change its permissions"
     except (OSError, ValueError):
-        return f"{name} is missing{_meant(folder, cell)}"
+        return f"{name} is missing{_suggestion(folder, cell)}"
     return f"{name} is empty (zero bytes or files)" if empty else ""
 
 
-def _meant(folder: Path, cell: str) -> str:
-    for why, guess in _guesses(cell):
+def _suggestion(folder: Path, cell: str) -> str:
+    for reason, guess in _guesses(cell):
         if guess and guess != cell and _exists(folder / guess):
-            return f"; {why}did you mean {guess}, which exists?"
+            return f"; {reason}did you mean {guess}, which exists?"
     plain = cell.replace("\\", "/")
-    if near := _in_other_case(folder, plain) or _of_other_kind(folder, plain):
+    if near := _with_other_case(folder, plain) or _with_other_suffix(folder, plain):
         return f"; did you mean {near}, which exists?"
     return ""
 
 
 def _guesses(cell: str) -> Iterator[tuple[str, str]]:
-    """(what is unusual, the path without it)."""
+    """(the problem, a path without it)."""
     bare = cell.strip("\"'` ")
     yield "", bare
     if _URL.match(bare):
         yield "a URL: ", unquote(_URL.sub("", bare))
     if bare.startswith("~"):
-        yield "~ is not filled in: ", str(Path(bare).expanduser())
+        yield "~ is not expanded: ", str(Path(bare).expanduser())
     slashes = bare.replace("\\", "/")
     yield "backslashes: ", slashes
     yield "", unquote(slashes)
@@ -70,8 +70,8 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _in_other_case(folder: Path, cell: str) -> str:
-    """The path of a file that differs in case and in blanks or Unicode form of its parts; '' without one."""
+def _with_other_case(folder: Path, cell: str) -> str:
+    """The path of a file that differs only in case, blanks or Unicode form; '' if there is none."""
     here, parts = Path(folder.anchor) if cell.startswith("/") else folder, []
     for part in cell.strip("/").split("/"):
         names = _listing(here).plain.get(_plain(part), [])
@@ -82,8 +82,8 @@ def _in_other_case(folder: Path, cell: str) -> str:
     return ("/" if cell.startswith("/") else "") + "/".join(parts)
 
 
-def _of_other_kind(folder: Path, cell: str) -> str:
-    """The one file that has the name with another ending, or with one."""
+def _with_other_suffix(folder: Path, cell: str) -> str:
+    """The only file of this name with another suffix; '' if there is none or several."""
     parent, _, name = cell.rpartition("/")
     near = _listing(folder / parent).stems.get(name.partition(".")[0], [])
     return cell.removesuffix(name) + near[0] if len(near) == 1 else ""
@@ -95,7 +95,7 @@ def _plain(name: str) -> str:
 
 @dataclass(frozen=True)
 class _Listing:
-    """The names in one folder, by what they have in common with a name that is not there."""
+    """The names in one folder: by their form without case, blanks and Unicode form, and by the part before a dot."""
 
     plain: Mapping[str, list[str]]
     stems: Mapping[str, list[str]]
@@ -110,7 +110,7 @@ def _listing(folder: Path) -> _Listing:
 
 @lru_cache(maxsize=64)
 def _listed(folder: Path, mtime_ns: int) -> _Listing:
-    """Remembered while the folder is unchanged: every row of a manifest may ask for the same one."""
+    """Cached while the folder is unchanged: every row of a manifest may use the same one."""
     plain, stems = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for name in sorted(path.name for path in folder.iterdir()):
         plain[_plain(name)].append(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ class Row:
     """One image of the manifest."""
 
     number: int
-    """Row in the CSV as a spreadsheet shows it (the header is row 1)."""
+    """Row of the CSV as a spreadsheet shows it (the header is row 1)."""
     image: Path
     """Absolute; a folder is a DICOM series."""
     site: str
@@ -20,12 +21,27 @@ class Row:
     label: str | None
     mask: Path | None
     patient: str
-    """A key that no other patient has: of site and patient's number, or of the number alone where numbers are global.
-    Where the manifest tells no patient it is of the image's own name: every image is then its own patient."""
+    """A unique key: site and patient's number, or the number alone if numbers are global. Without a patient in the
+    manifest it is made of the image's name, so that every image is its own patient."""
     member: str | None = None
-    """The array of an .npz file, and `index` the place in it."""
+    """The array in an .npz file, with `index` the place in it."""
     index: int | None = None
     position: float | None = None
-    """Where in its volume a slice lies, in [0, 1] from the patient's least to the greatest at the site."""
+    """Position of a slice in its volume, in [0, 1]: from the least to the greatest of the patient at the site."""
     synthetic: bool = False
-    """Drawn by a generator; the file's own levels say its intensities (`fedcore.data.io.levels`)."""
+    """Made by a generator; its intensities follow from the file's white level (`fedcore.data.io.levels`)."""
+
+
+def row_messages(site: str, rows: Sequence[Row], messages: Iterable[tuple[int, str]], files: bool = False) -> list[str]:
+    """Messages about rows of a site, each with the site and the row number.
+
+    Args:
+        site: The site's name.
+        rows: The site's rows.
+        messages: (place in `rows`, text).
+        files: Add the name of the image's file, which may contain a patient's name.
+    """
+    return [
+        f"site '{site}', row {rows[at].number}{f', {rows[at].image.name}' if files else ''}: {text}"
+        for at, text in messages
+    ]

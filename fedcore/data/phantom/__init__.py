@@ -1,1 +1,1 @@
-"""Simulated hospitals with procedural images."""
+"""Simulated hospitals (phantoms) with procedural images."""

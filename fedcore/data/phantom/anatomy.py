@@ -1,7 +1,7 @@
 """Procedural anatomy: a body, organs, vessels and a finding, as materials in [0, 1] with a mask, 2D or 3D.
 
 Shapes are signed distances evaluated on a grid that a smooth random field bends, so that ellipsoids become
-organs. Every number of a patient is a standard normal drawn by `Kin`: the images of one patient are alike.
+organs. All random numbers are standard normals of `PatientNormals`, so that images of one patient are similar.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ _ORGANS = (
 
 
 @dataclass(frozen=True)
-class Kin:
-    """Standard normals for images of which those of one patient share 85 % of the variance."""
+class PatientNormals:
+    """Standard normals for images; those of one patient share 85 % of the variance."""
 
     patients: Int64[Tensor, " n"]
     generator: torch.Generator
 
     def normal(self, *shape: int) -> Float[Tensor, "n *_"]:
-        """Draw (n, *shape)."""
+        """(n, *shape)."""
         patient = self.patients - self.patients.min()
         shared = torch.randn(int(patient.max()) + 1, *shape, generator=self.generator)
         own = torch.randn(len(patient), *shape, generator=self.generator)
         return math.sqrt(0.85) * shared[patient] + math.sqrt(0.15) * own
 
     def bounded(self, *shape: int) -> Float[Tensor, "n *_"]:
-        """Draw (n, *shape) in (-1, 1), with a standard deviation of about 0.6."""
+        """(n, *shape) in (-1, 1), with a standard deviation of about 0.6."""
         return torch.tanh(self.normal(*shape))
 
     def field(self, space: Sequence[int], knots: int) -> Float[Tensor, "n *_"]:
-        """A smooth field of unit variance with `knots` bumps an axis."""
+        """A smooth field of unit variance with `knots` bumps per axis."""
         return upsample(self.normal(*[knots] * len(space)), space)
 
 
-def draw(
+def make_images(
     labels: Int64[Tensor, " n"],
     patients: Int64[Tensor, " n"],
     space: Sequence[int],
@@ -70,67 +70,72 @@ def draw(
 ) -> tuple[Float[Tensor, "n *_"], UInt8[Tensor, "n *_"]]:
     """Materials in [0, 1] and masks (0 air, 1 body, 2 finding) of images with the findings `labels`.
 
-    A pixel whose centre lies within a pixel of a finding counts as finding, so that no finding is missed.
+    A pixel whose centre is within one pixel of a finding counts as finding, so that no finding is missed.
     """
-    kin, pixel = Kin(patients, generator), 1 / min(space)
-    points = _bent_grid(kin, space)
-    size = 1 + 0.12 * kin.bounded(len(space))
+    normals, pixel = PatientNormals(patients, generator), 1 / min(space)
+    points = _bent_grid(normals, space)
+    size = 1 + 0.12 * normals.bounded(len(space))
     body = _inside(_ellipsoid(points, torch.zeros_like(size), 0.8 * size), pixel)
-    tissue = _tissue(points, size, kin, pixel)
-    paint, outline = _finding(labels, points, size, kin)
-    material = _per_image(0.86 + 0.08 * kin.bounded(), paint)
-    image = body * torch.lerp(tissue, material, _inside(paint, pixel))
+    tissue = _tissue(points, size, normals, pixel)
+    filled, outline = _finding(labels, points, size, normals)
+    material = _per_image(0.86 + 0.08 * normals.bounded(), filled)
+    image = body * torch.lerp(tissue, material, _inside(filled, pixel))
     mask = (body > 0.5).to(torch.uint8)
     return image.clamp(0, 1), mask + mask * (outline < pixel)
 
 
-def _bent_grid(kin: Kin, space: Sequence[int]) -> Float[Tensor, "n d *_"]:
+def _bent_grid(normals: PatientNormals, space: Sequence[int]) -> Float[Tensor, "n d *_"]:
     """Coordinates of the pixel centres in [-1, 1], moved by a smooth random field."""
     axes = [(torch.arange(size) + 0.5) / size * 2 - 1 for size in space]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    return grid + 0.06 * torch.stack([kin.field(space, knots=4) for _ in space], dim=1)
+    return grid + 0.06 * torch.stack([normals.field(space, knots=4) for _ in space], dim=1)
 
 
 def _tissue(
-    points: Float[Tensor, "n d *space"], size: Float[Tensor, "n d"], kin: Kin, pixel: float
+    points: Float[Tensor, "n d *space"], size: Float[Tensor, "n d"], normals: PatientNormals, pixel: float
 ) -> Float[Tensor, "n *space"]:
     """Mottled soft tissue with organs and vessels; vessels are where a random field crosses zero."""
     space = points.shape[2:]
-    tissue = 0.4 + 0.05 * kin.field(space, knots=14)
+    tissue = 0.4 + 0.05 * normals.field(space, knots=14)
     for organ in _ORGANS:
         extra = (0.0,) * (len(space) - 2)
-        centre = torch.tensor(organ.centre + extra) * size + 0.06 * kin.bounded(len(space))
+        centre = torch.tensor(organ.centre + extra) * size + 0.06 * normals.bounded(len(space))
         radii = torch.tensor((*organ.radii, *(max(organ.radii) for _ in extra)))
-        radii = radii * size * (1 + 0.2 * kin.bounded(len(space)))
-        material = _per_image(organ.material + 0.08 * kin.bounded(), tissue)
+        radii = radii * size * (1 + 0.2 * normals.bounded(len(space)))
+        material = _per_image(organ.material + 0.08 * normals.bounded(), tissue)
         tissue = torch.lerp(tissue, material, 0.9 * _inside(_ellipsoid(points, centre, radii), pixel))
-    vessels = torch.exp(-(kin.field(space, knots=7) / 0.12).square())
+    vessels = torch.exp(-(normals.field(space, knots=7) / 0.12).square())
     return torch.lerp(tissue, torch.tensor(0.65), 0.7 * vessels)
 
 
 def _finding(
-    labels: Int64[Tensor, " n"], points: Float[Tensor, "n d *space"], size: Float[Tensor, "n d"], kin: Kin
+    labels: Int64[Tensor, " n"],
+    points: Float[Tensor, "n d *space"],
+    size: Float[Tensor, "n d"],
+    normals: PatientNormals,
 ) -> tuple[Float[Tensor, "n *space"], Float[Tensor, "n *space"]]:
-    """Signed distances to what is painted and to the outline (they differ for a ring); inf if clear."""
-    away = kin.normal(size.shape[1])
+    """Signed distances to the filled shape and to the outline (they differ for a ring); inf if clear."""
+    away = normals.normal(size.shape[1])
     centre = 0.5 * size * away / torch.sqrt(1 + away.square().sum(1, keepdim=True))
     offset = points - _per_image(centre, points)
     rho = _length(offset)
-    radius = _per_image(0.2 + 0.04 * kin.bounded(), rho)
+    radius = _per_image(0.2 + 0.04 * normals.bounded(), rho)
     ball, ring = rho - radius, (rho - 0.8 * radius).abs() - 0.25 * radius
-    star = torch.minimum(rho - 0.6 * radius, _spikes(offset, 1.5 * radius, kin))
+    star = torch.minimum(rho - 0.6 * radius, _spikes(offset, 1.5 * radius, normals))
     label = _per_image(labels, rho)
-    paint = torch.full_like(rho, torch.inf)
+    filled = torch.full_like(rho, torch.inf)
     for finding, shape in ((_RING, ring), (_ROUND, ball), (_SPICULATED, star)):
-        paint = torch.where(label == finding, shape, paint)
-    return paint, torch.where(label == _RING, ball, paint)
+        filled = torch.where(label == finding, shape, filled)
+    return filled, torch.where(label == _RING, ball, filled)
 
 
-def _spikes(offset: Float[Tensor, "n d *space"], length: Float[Tensor, "n *_"], kin: Kin) -> Float[Tensor, "n *space"]:
+def _spikes(
+    offset: Float[Tensor, "n d *space"], length: Float[Tensor, "n *_"], normals: PatientNormals
+) -> Float[Tensor, "n *space"]:
     """Distance to needles from the origin in random directions, thick at their roots."""
     nearest = torch.full_like(offset[:, 0], torch.inf)
     for _ in range(_SPIKES):
-        direction = torch.nn.functional.normalize(kin.normal(offset.shape[1]), dim=1)
+        direction = torch.nn.functional.normalize(normals.normal(offset.shape[1]), dim=1)
         along = (offset * _per_image(direction, offset)).sum(1).clamp(min=0).minimum(length)
         off_axis = _length(offset - along[:, None] * _per_image(direction, offset))
         nearest = torch.minimum(nearest, off_axis - 0.13 * (length - along))
@@ -140,7 +145,7 @@ def _spikes(offset: Float[Tensor, "n d *space"], length: Float[Tensor, "n *_"], 
 def _ellipsoid(
     points: Float[Tensor, "n d *space"], centre: Float[Tensor, "n d"], radii: Float[Tensor, "n d"]
 ) -> Float[Tensor, "n *space"]:
-    """Signed distance to an ellipsoid, negative inside; exact for a ball, a good guess near the surface."""
+    """Signed distance to an ellipsoid, negative inside; exact for a ball, else an approximation near the surface."""
     scaled = (points - _per_image(centre, points)) / _per_image(radii, points)
     return (_length(scaled) - 1) * _per_image(radii.amin(1), points[:, 0])
 
@@ -151,7 +156,7 @@ def _length(vectors: Float[Tensor, "n d *space"]) -> Float[Tensor, "n *space"]:
 
 
 def _inside(distance: Float[Tensor, "n *space"], pixel: float) -> Float[Tensor, "n *space"]:
-    """Occupancy in [0, 1]: a step softened over the pixel that the surface crosses."""
+    """Occupancy in [0, 1]: a step that is smooth over the pixel at the surface."""
     return torch.sigmoid(-distance / (0.5 * pixel))
 
 

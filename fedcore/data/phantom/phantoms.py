@@ -1,18 +1,18 @@
-"""Phantom hospitals: a procedural data set of shapes x materials, which all sites share, x a sensor per site.
+"""Simulated hospitals (phantoms): procedural shapes and materials, equal at all sites, and a scanner for each site.
 
-The split follows Fed-Sim (Li et al. 2020, arXiv 2009.00668); here all three are procedural, none is learned.
+The three parts follow Fed-Sim (Li et al. 2020, arXiv 2009.00668); here all are procedural, none is learned.
 
-A scanner's shift hurts. Balanced accuracy of a CNN (4 convolutions with batch norm, 400 AdamW steps of 32
-flipped images) trained on the row's hospital, tested on the column's; 64 x 64, 300 training and 100 test
-images a hospital, one run each, 2 CPU cores, 2026-11:
+The shift of scanners lowers accuracy. Balanced accuracy of a CNN (4 convolutions with batch norm, 400 AdamW steps of
+32 flipped images) trained on the row's hospital, tested on the column's; 64 x 64, 300 training and 100 test images per
+hospital, one run each, 2 CPU cores, 2026-11:
 
-    seed 0 (sensors tuned on it)      1     2     3     4
+    seed 0 (scanners tuned on it)      1     2     3     4
     1 sharp                         0.93  0.43  0.25  0.21
     2 blurred                       0.59  0.81  0.60  0.26
     3 noisy                         0.83  0.62  0.90  0.21
     4 inverted                      0.20  0.28  0.24  0.93
 
-At home 0.89 and away 0.39 on average; 0.90 and 0.40 with seed 1, which nothing was tuned on.
+Mean of the own hospital 0.89, of the others 0.39; with seed 1, on which nothing was tuned, 0.90 and 0.40.
 """
 
 from __future__ import annotations
@@ -29,33 +29,34 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from fedcore.data.dataset import Cohort, Images
-from fedcore.data.phantom.anatomy import FINDINGS, draw
-from fedcore.data.phantom.sensor import sensor_of
-from fedcore.data.preprocess.decode import Decoding, Layout, arrange
+from fedcore.data.cohort import Cohort
+from fedcore.data.dataset import Images
+from fedcore.data.phantom.anatomy import FINDINGS, make_images
+from fedcore.data.phantom.scanner import scanner_of
+from fedcore.data.preprocess.decode import Decoding, Layout, resize_or_slice
 from fedcore.data.preprocess.geometry import full_size, require_memory
 from fedcore.data.preprocess.scaling import Percentiles
-from fedcore.data.preprocess.slices import emptied
+from fedcore.data.preprocess.slices import empty_slice_warnings
 from fedcore.errors import InputErrors
 from fedcore.files.writing import write_atomically
 
 FIELD_OF_VIEW_MM = 256.0
 _IMAGES_PER_PATIENT = 2
-_CHUNK = 16 * _IMAGES_PER_PATIENT  # images drawn at once: keeps 3D within memory and 2D within the cache
-_SMALLEST = 16  # pixels an axis; findings are too small below
+_CHUNK = 16 * _IMAGES_PER_PATIENT  # images made at once: keeps 3D within memory and 2D within the CPU cache
+_MIN_SIZE = 16  # pixels per axis; findings are too small below
 _LABEL_SKEW = 0.6
 
 
 @dataclass(frozen=True)
 class Scans:
-    """What one phantom hospital holds, in the raw units of its sensor."""
+    """The images of one simulated hospital, in the raw units of its scanner."""
 
     site: str
     raw: Float[Tensor, "n *space"]
     masks: UInt8[Tensor, "n *space"]
     """0 air, 1 body, 2 finding."""
     labels: Int64[Tensor, " n"]
-    """Index into FINDINGS; all images of a patient show the patient's one finding."""
+    """Index into FINDINGS; a patient has one finding, which is in all of its images."""
     patients: Int64[Tensor, " n"]
     """Numbers from 0; no two hospitals share one."""
     splits: tuple[str, ...]
@@ -63,18 +64,18 @@ class Scans:
 
 @dataclass(frozen=True)
 class Phantoms:
-    """The built-in hospitals: anatomy and findings alike everywhere, scanners and class priors not."""
+    """Simulated hospitals: anatomy and findings are equal everywhere, scanners and class priors differ."""
 
     sites: int = 4
-    """Number of hospitals; the first four have sensors chosen to differ strongly, the others drawn ones."""
+    """Number of hospitals; the first four have very different scanners, the others random ones."""
     images_per_site: int = 400
-    """Images a hospital, two a patient."""
+    """Images per hospital, two per patient."""
     spatial_dims: int = 2
     """2 for slices, 3 for volumes."""
     seed: int = 0
-    """Everything is a function of this and the size."""
+    """Seed of all images; they depend on this and the size alone."""
     test_fraction: float = 0.25
-    """Fraction of each hospital's patients to test on; at least one patient stays on either side."""
+    """Fraction of each hospital's patients in the test split; both splits have at least one patient."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -84,40 +85,40 @@ class Phantoms:
             f"seed must not be negative, got {self.seed}": self.seed >= 0,
             f"test_fraction must lie in [0, 1), got {self.test_fraction}": 0 <= self.test_fraction < 1,
         }
-        if faults := [text for text, holds in rules.items() if not holds]:
-            raise InputErrors("phantom hospitals", faults)
+        if errors := [text for text, holds in rules.items() if not holds]:
+            raise InputErrors("data.phantom", errors)
 
     def scans(self, size: int | Sequence[int] = 64) -> Iterator[Scans]:
-        """One hospital after the other, raw; memory is that of one hospital."""
+        """The raw images of one hospital after the other; memory is that of one hospital."""
         space = full_size(size, self.spatial_dims)
-        if min(space) < _SMALLEST:
-            raise InputErrors("phantom hospitals", [f"size must be at least {_SMALLEST} an axis, got {space}"])
+        if min(space) < _MIN_SIZE:
+            raise InputErrors("data.phantom", [f"size must be at least {_MIN_SIZE} per axis, got {space}"])
         require_memory(space, self.images_per_site)
         for site in range(self.sites):
             yield self._scan(site, space)
 
     def cohort(self, size: int | Sequence[int] = 64, slices: int | None = None) -> Cohort:
-        """All hospitals in memory, scaled to [-1, 1] image by image; row numbers are those of `write`.
+        """All hospitals in memory, each image scaled to [-1, 1]; row numbers are those of `write`.
 
-        With `slices` volumes are cut along that axis into slices of `size`; as many as the longer side has
-        pixels, so that voxels are cubes.
+        With `slices` volumes are cut along that axis into slices of `size`; their number is that of the pixels of the
+        longer side, so that voxels are cubes.
         """
         dims = self.spatial_dims if slices is None else self.spatial_dims - 1
         how = Decoding(Percentiles(), full_size(size, dims), channels=1, slices=slices)
-        plane = how.size[::-1]  # of volumes in RAS, as `write` stores them
-        space = how.size if slices is None else (*plane[:slices], max(plane), *plane[slices:])
-        sites, row, notes = {}, 2, []
+        in_ras = how.size[::-1]  # the size of a slice along RAS axes, as `write` stores volumes
+        space = how.size if slices is None else (*in_ras[:slices], max(in_ras), *in_ras[slices:])
+        sites, row, warnings = {}, 2, []
         for scans in self.scans(space):
             sites[scans.site], empty = _images(scans, how, first_row=row)
-            notes += emptied(scans.site, empty)
+            warnings += empty_slice_warnings(scans.site, empty)
             row += len(scans.raw)
-        return Cohort(sites=sites, classes=FINDINGS, notes=tuple(notes), faults=())
+        return Cohort(sites=sites, classes=FINDINGS, warnings=tuple(warnings))
 
     def write(self, folder: Path, size: int | Sequence[int] = 64) -> Path:
         """Write raw images, masks and `manifest.csv` to `folder` and return the manifest's path.
 
         2D: 16-bit PNG, intensities rounded and clipped to 65535. 3D: NIfTI with float32 intensities. The
-        sensors' gains differ up to a thousandfold.
+        scanners' gains differ up to a thousandfold.
         """
         text = io.StringIO(newline="")
         table = csv.writer(text)
@@ -131,16 +132,16 @@ class Phantoms:
         rng = np.random.default_rng([self.seed, site])
         patient = torch.arange(self.images_per_site) // _IMAGES_PER_PATIENT
         count = int(patient[-1]) + 1
-        labels = torch.from_numpy(_deal(count, rng))[patient]
+        labels = torch.from_numpy(_assign_findings(count, rng))[patient]
         held_out = round(self.test_fraction * count)
         if self.test_fraction > 0:
             held_out = min(max(held_out, 1), count - 1)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        sensor = sensor_of(site, self.seed)
+        scanner = scanner_of(site, self.seed)
         raw, masks = [], []
         for i in range(0, self.images_per_site, _CHUNK):
-            clean, mask = draw(labels[i : i + _CHUNK], patient[i : i + _CHUNK], space, generator)
-            raw.append(sensor(clean, generator))
+            clean, mask = make_images(labels[i : i + _CHUNK], patient[i : i + _CHUNK], space, generator)
+            raw.append(scanner(clean, generator))
             masks.append(mask)
         return Scans(
             site=f"hospital_{site + 1}",
@@ -152,17 +153,17 @@ class Phantoms:
         )
 
 
-def _deal(patients: int, rng: np.random.Generator) -> np.ndarray:
-    """A finding for each patient, in numbers as close as can be to the priors of this hospital, shuffled."""
+def _assign_findings(patients: int, rng: np.random.Generator) -> np.ndarray:
+    """A finding for each patient, shuffled; their counts are as close as possible to the priors of this hospital."""
     priors = np.exp(_LABEL_SKEW * rng.standard_normal(len(FINDINGS)))
     levels = (np.arange(patients) + 0.5) / patients
     return rng.permutation(np.searchsorted(np.cumsum(priors / priors.sum())[:-1], levels))
 
 
 def _images(scans: Scans, how: Decoding, first_row: int) -> tuple[Images, int]:
-    """The images, and how many empty slices are left out."""
+    """The images, and the number of empty slices that were left out."""
     found = [
-        arrange(how.scaling(raw), mask, how, Layout(ras=True))
+        resize_or_slice(how.scaling(raw), mask, how, Layout(ras=True))
         for raw, mask in zip(scans.raw[:, None].numpy(), scans.masks.numpy(), strict=True)
     ]
     scan = np.repeat(np.arange(len(found)), [len(each.pixels) for each in found])
@@ -182,12 +183,12 @@ def _images(scans: Scans, how: Decoding, first_row: int) -> tuple[Images, int]:
 
 def _write_site(folder: Path, scans: Scans) -> Iterator[tuple[str, ...]]:
     """Write the files of one hospital and yield their rows of the manifest."""
-    encoded, suffix = (_png, "png") if scans.raw.ndim == 3 else (_nifti, "nii.gz")
+    encode, suffix = (_png, "png") if scans.raw.ndim == 3 else (_nifti, "nii.gz")
     for i, (split, label, patient) in enumerate(zip(scans.splits, scans.labels, scans.patients, strict=True)):
         image = f"{scans.site}/{i:05d}.{suffix}"
         mask = f"{scans.site}/{i:05d}_mask.{suffix}"
-        write_atomically(folder / image, encoded(scans.raw[i].numpy()))
-        write_atomically(folder / mask, encoded(scans.masks[i].numpy()))
+        write_atomically(folder / image, encode(scans.raw[i].numpy()))
+        write_atomically(folder / mask, encode(scans.masks[i].numpy()))
         yield image, scans.site, split, FINDINGS[int(label)], mask, f"patient_{int(patient):06d}"
 
 

@@ -1,4 +1,4 @@
-"""Smooth random fields and blur in any number of dimensions, as one matrix product an axis."""
+"""Smooth random fields and blur in any number of dimensions, as one matrix product per axis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def along_axes(x: Float[Tensor, "n *_"], matrices: Sequence[Float[Tensor, "_ _"]
 
 
 def upsample(knots: Float[Tensor, "n *_"], space: Sequence[int]) -> Float[Tensor, "n *_"]:
-    """Spread values on a coarse grid of knots over `space` with Gaussian bumps one knot wide.
+    """Interpolate values on a coarse grid of knots over `space` with Gaussian bumps one knot wide.
 
     Standard normal knots give a field of unit variance at every pixel, and the same field at every `space`.
     """

@@ -1,1 +1,1 @@
-"""From an image as its file has it to the arrays that are trained on."""
+"""From the image of a file to the arrays that are trained on."""

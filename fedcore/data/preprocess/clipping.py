@@ -1,4 +1,4 @@
-"""How much of an image a scaling takes away, so that a window in the wrong units does not pass unseen."""
+"""How much of an image a scaling clips, to warn about a window in the wrong units."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from fedcore.data.preprocess.scaling import Pixels
 
 
 class Clipping(NamedTuple):
-    """Of one image; foreground are the voxels above its least value."""
+    """Of one image; its foreground are the voxels above its least value."""
 
     low: float = 0.0
-    """Share of the foreground that became -1."""
+    """Fraction of the foreground that became -1."""
     high: float = 0.0
-    """Share of the foreground that became 1, but for voxels of the image's greatest value."""
+    """Fraction of the foreground that became 1, without voxels of the image's greatest value."""
     span: float = 2.0
-    """From the least to the greatest scaled value; all of the range is 2."""
+    """From the least to the greatest scaled value; the full range is 2."""
 
 
 UNCLIPPED = Clipping()
-MOST = Clipping(low=0.9, high=0.25, span=0.5)
-"""A site whose images are beyond one of these on average is told of. Air may fill most of an image under a window for
-soft tissue; what is too bright for a window seldom fills a quarter."""
+LIMITS = Clipping(low=0.9, high=0.25, span=0.5)
+"""Limits on the means over a site's images, beyond which there is a warning. With a window for soft tissue, air may
+fill most of an image; pixels too bright for a window rarely fill a quarter."""
 
 
 def clipping_of(raw: Pixels, scaled: Pixels) -> Clipping:
-    """A flat background, at the image's least or greatest value, loses nothing by being clipped."""
+    """A flat background, at the image's least or greatest value, does not count as clipped."""
     above, below = raw > raw.min(), raw < raw.max()
     if not (foreground := int(above.sum())):
         return UNCLIPPED
@@ -36,16 +36,18 @@ def clipping_of(raw: Pixels, scaled: Pixels) -> Clipping:
     return Clipping(low / foreground, high / foreground, float(scaled.max() - scaled.min()))
 
 
-def clipping_notes(site: str, images: Sequence[Clipping]) -> list[str]:
-    """Of a site whose images lose much on average."""
+def clipping_warnings(site: str, images: Sequence[Clipping]) -> list[str]:
+    """For a site whose images are clipped strongly on average."""
     if not images:
         return []
     low, high, span = np.mean(images, axis=0).tolist()
-    found = []
-    if low > MOST.low:
-        found.append(f"{low:.0%} of the foreground lies below the lower end and becomes -1 (told from {MOST.low:.0%})")
-    if high > MOST.high:
-        found.append(f"{high:.0%} of the foreground lies above the upper end and becomes 1 (told from {MOST.high:.0%})")
-    if span < MOST.span:
-        found.append(f"an image spans {span / 2:.0%} of the range from -1 to 1 (told below {MOST.span / 2:.0%})")
-    return [f"site '{site}', data.scaling: {each}; are its ends in the units of the files?" for each in found]
+    warnings = []
+    if low > LIMITS.low:
+        warnings.append(f"{low:.0%} of the foreground is below the lower end and becomes -1 (limit {LIMITS.low:.0%})")
+    if high > LIMITS.high:
+        warnings.append(f"{high:.0%} of the foreground is above the upper end and becomes 1 (limit {LIMITS.high:.0%})")
+    if span < LIMITS.span:
+        warnings.append(f"an image covers {span / 2:.0%} of the range from -1 to 1 (limit {LIMITS.span / 2:.0%})")
+    return [
+        f"site '{site}', data.scaling: {each}; check that its ends are in the units of the files" for each in warnings
+    ]

@@ -17,7 +17,7 @@ Pixels = NDArray[np.float32]
 
 @runtime_checkable
 class Scaling(Protocol):
-    """Maps one raw image to [-1, 1]; its `repr` is part of the cache's key, so it must tell all settings.
+    """Maps one raw image to [-1, 1]; its `repr` is part of the cache's key, so it must contain all settings.
 
     A toy:
         >>> @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Scaling(Protocol):
 
 @dataclass(frozen=True)
 class Percentiles:
-    """The low percentile of an image's foreground becomes -1, the high one 1; what lies beyond is clipped.
+    """The low percentile of an image's foreground becomes -1, the high one 1; values beyond are clipped.
 
-    Each image by itself, so that sites whose scales differ a thousandfold meet, and nothing is changed by a
-    positive affine change of the intensities. Foreground is what lies above the image's minimum: a flat
-    background (most of a brain MR, the padding of a CT) would otherwise decide both percentiles, and it is
-    the minimum, not zero, that stays the background under an offset. A constant image becomes all -1. MONAI's
-    ScaleIntensityRangePercentiles takes the percentiles of all voxels, so it agrees where there is no flat background.
+    Each image is scaled by itself, so that scales of sites may differ a thousandfold, and a positive affine change of
+    the intensities has no effect. The foreground are the pixels above the image's minimum: a flat background (most of
+    a brain MR, the padding of a CT) would otherwise determine both percentiles, and under an offset the background is
+    the minimum, not zero. A constant image becomes all -1. MONAI's ScaleIntensityRangePercentiles uses the percentiles
+    of all voxels, so it is equal for images without a flat background.
     """
 
     low: float = 0.5
@@ -60,7 +60,7 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Window:
-    """Fixed ends in the image's own units, such as Hounsfield: low becomes -1, high 1."""
+    """A fixed range in the units of the image, such as Hounsfield: low becomes -1, high 1."""
 
     low: float
     high: float
@@ -75,7 +75,7 @@ class Window:
 
 @dataclass(frozen=True)
 class FullRange:
-    """0 becomes -1 and the largest value of `bits` bits 1, where absolute brightness means something."""
+    """0 becomes -1 and the largest value of `bits` bits 1, for images whose absolute brightness is meaningful."""
 
     bits: int = 8
 
@@ -88,6 +88,6 @@ class FullRange:
 
 
 def _between(image: np.ndarray, low: float, high: float) -> Pixels:
-    """Double precision: float32 loses a narrow window on a large offset."""
-    share = (image.astype(np.float64) - low) / (high - low)
-    return np.clip(2 * share - 1, -1, 1).astype(np.float32)
+    """In double precision: float32 loses a narrow window at a large offset."""
+    relative = (image.astype(np.float64) - low) / (high - low)
+    return np.clip(2 * relative - 1, -1, 1).astype(np.float32)

@@ -1,1 +1,1 @@
-"""Synthetic sets as data: audit record, release criteria, joining a run."""
+"""Synthetic sets as training data: audit record, release criteria, mixing into batches."""

@@ -1,4 +1,4 @@
-"""`fedpretrain data`: look at a manifest before a run does, or write phantom hospitals to try things on."""
+"""`fedpretrain data`: check or preview a manifest, or write simulated hospitals."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from fedcore.data.tools.check import check_command
 from fedcore.data.tools.preview import preview
 from fedcore.errors import InputError
 from fedcore.files.writing import require_writable
-from fedcore.suggest import nearest
+from fedcore.suggest import suggestion
 
-USAGE = """usage: fedpretrain data check MANIFEST [--quick true]      every fault, by row
-       fedpretrain data preview MANIFEST [--out preview.png]   a contact sheet, a row a site
-       fedpretrain data phantom FOLDER [--sites 4]             writes phantom hospitals with a manifest"""
+USAGE = """usage: fedpretrain data check MANIFEST [--quick true]      all errors, by row
+       fedpretrain data preview MANIFEST [--out preview.png]   a contact sheet, one row per site
+       fedpretrain data phantom FOLDER [--sites 4]             writes simulated hospitals with a manifest"""
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -29,7 +29,9 @@ def command(arguments: Sequence[str]) -> int:
         case ["-h" | "--help", *_] | []:
             print(USAGE)
         case [word, *_]:
-            raise InputError(f"data has no command {word!r}{nearest(word, ['check', 'preview', 'phantom'])}\n{USAGE}")
+            raise InputError(
+                f"data has no command {word!r}{suggestion(word, ['check', 'preview', 'phantom'])}\n{USAGE}"
+            )
     return 0
 
 
@@ -41,15 +43,15 @@ def phantom(
     size: int = 64,
     seed: int = 0,
 ) -> Path:
-    """Writes phantom hospitals as PNG (2D) or NIfTI (3D) with masks and a manifest.
+    """Writes simulated hospitals as PNG (2D) or NIfTI (3D) with masks and a manifest.
 
     Args:
-        folder: Where to; made if it is not there.
+        folder: An empty or new folder.
         sites: Number of hospitals.
-        images_per_site: Images a hospital.
+        images_per_site: Images per hospital.
         spatial_dims: 2 or 3.
-        size: Pixels of a side.
-        seed: Seed of everything drawn.
+        size: Pixels per side.
+        seed: Seed of all random numbers.
     """
     require_writable(folder)
     if folder.exists() and any(folder.iterdir()):

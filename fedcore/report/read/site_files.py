@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fedcore.data.io import npz
-from fedcore.data.io.limits import MOST_KEPT, require_small
+from fedcore.data.io.limits import MAX_KEPT_BYTES, require_small
 
 UNREADABLE = (
     OSError, EOFError, ValueError, TypeError, KeyError, IndexError, RuntimeError, MemoryError, zipfile.BadZipFile,
@@ -32,7 +32,7 @@ def kept(folder: Path, site: str, file: str) -> Iterator[Mapping[str, np.ndarray
     """The arrays of the file; reading one may raise any of UNREADABLE."""
     path = folder / "sites" / site / file
     with zipfile.ZipFile(path) as archive:
-        require_small(archive, MOST_KEPT, file)
+        require_small(archive, MAX_KEPT_BYTES, file)
     npz.shapes(path)
     with path.open("rb") as opened, np.load(opened, allow_pickle=False) as held:
         yield held

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from fedcore.data.io.grid import picture
+from fedcore.data.io.grid import as_displayed
 from fedcore.report.read.site_files import UNREADABLE, holders, kept
 
 FILE = "samples.npz"
@@ -94,7 +94,7 @@ def _planes(image: Float[np.ndarray, "c *space"]) -> list[Float[np.ndarray, "c h
         raise ValueError(f"an image has 2 or 3 axes of space, found {image.ndim - 1}")
     if image.ndim == 3:
         return [image]
-    return [picture(np.take(image, image.shape[axis] // 2, axis=axis)) for axis in (1, 2, 3)]
+    return [as_displayed(np.take(image, image.shape[axis] // 2, axis=axis)) for axis in (1, 2, 3)]
 
 
 def _pixels(plane: Float[np.ndarray, "c h w"]) -> UInt8[np.ndarray, "h w ..."]:

@@ -66,7 +66,7 @@ def test_a_mistake_is_told_on_stderr_without_a_traceback(capsys: pytest.CaptureF
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        "fedpretrain: mine.yaml: 2 faults\n"
+        "fedpretrain: mine.yaml: 2 errors\n"
         "  unknown option 'rounds.cuont' (did you mean 'rounds.count'?)\n"
         "  unknown option 'zebra'\n"
     )
@@ -202,7 +202,7 @@ def test_a_run_that_another_process_writes_is_refused_and_left_alone(capsys: pyt
         (["--data.seed", "-1"], "data.seed must lie in 0..2^63-1, got -1"),
         (["--out", "nul\0"], "without NUL"),
         (["--out", "x" * 300], "at most 255 bytes long"),
-        (["--data.size", "1000000"], "size must give at most 1,073,741,824 pixels an image"),
+        (["--data.size", "1000000"], "size must give at most 1,073,741,824 pixels per image"),
         (["--visit.accelerator", "foo"], "visit.accelerator"),
     ],
 )

@@ -86,7 +86,7 @@ algorithm:
 """
     with pytest.raises(InputErrors) as caught:
         read(text)
-    told = set(caught.value.faults)
+    told = set(caught.value.errors)
     assert told == {
         "unknown option 'visti.batch_size' (did you mean 'visit.batch_size'?)",
         "unknown option 'rounds.cuont' (did you mean 'rounds.count'?)",
@@ -96,7 +96,7 @@ algorithm:
         "unknown option 'algorithm.init_args.guides.init_args.muu' "
         "(did you mean 'algorithm.init_args.guides.init_args.mu'?)",
     }
-    assert str(caught.value).startswith("mine.yaml: 6 faults\n")
+    assert str(caught.value).startswith("mine.yaml: 6 errors\n")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_mistakes_on_the_command_line(words: list[str], told: str) -> None:
         ("visit: 3", "visit must hold keys and values, found 3"),
         ("visit: 3\nzebra: 1", "(?s)visit must hold .*unknown option 'zebra'"),
         ("seed: 1\nrounds: [\n", "mine.yaml is no valid YAML: line 3: "),
-        ("rounds: {count: many}\nseed: x", "(?s)2 faults.*seed must be a whole number, got x"),
+        ("rounds: {count: many}\nseed: x", "(?s)2 errors.*seed must be a whole number, got x"),
         (
             "method: {class_path: fedssl.methods.moco.MoCo, init_args: {temperature: warm, bank_size: x}}",
             "(?s)2 faults.*method.temperature must be a number, got warm.*"

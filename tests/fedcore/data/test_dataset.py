@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.data.dataset import Cohort, Images
+from fedcore.data.dataset import Images
 
 
 def site(count: int, *, masks: bool = False, pixels: np.ndarray | None = None) -> Images:
@@ -24,7 +24,7 @@ def site(count: int, *, masks: bool = False, pixels: np.ndarray | None = None) -
     )
 
 
-def test_parts_agree_with_the_whole() -> None:
+def test_subsets_agree_with_the_whole() -> None:
     whole = site(10, masks=True)
     part = whole.select("train").take([2, 0])
     assert part.labels.tolist() == [4, 1]
@@ -35,17 +35,17 @@ def test_parts_agree_with_the_whole() -> None:
     assert (len(whole.select("test")), len(whole.select("val"))) == (4, 0)
 
 
-def test_a_batch_is_read_from_the_file(tmp_path: Path) -> None:
+def test_a_batch_is_a_copy_from_the_file(tmp_path: Path) -> None:
     np.save(tmp_path / "p.npy", site(6).pixels)
     mapped = site(6, pixels=np.load(tmp_path / "p.npy", mmap_mode="r"))
     batch = mapped.batch(np.array([5, 0]))
     assert (batch.dtype, batch.shape) == (torch.float32, (2, 1, 4, 5))
     assert torch.equal(batch, site(6).batch([5, 0]))
-    batch.zero_()  # a batch is one's own: the file stays
+    batch.zero_()  # the file does not change
     assert torch.equal(mapped.batch([5]), site(6).batch([5]))
 
 
-def test_fields_must_agree() -> None:
+def test_fields_of_different_lengths_are_an_error() -> None:
     with pytest.raises(ValueError, match="has 4 images"):
         Images(
             "s",
@@ -56,11 +56,3 @@ def test_fields_must_agree() -> None:
         )
     with pytest.raises(ValueError, match="has no masks"):
         site(3).mask_batch([0])
-
-
-def test_cohort() -> None:
-    trainless = site(3).select("test")
-    cohort = Cohort({"north": site(6), "south": trainless}, ("a",))
-    assert (cohort.channels, cohort.size, cohort.spatial_dims) == (1, (4, 5), 2)
-    assert list(cohort.split("train")) == ["north"]
-    assert len(cohort.split("test")["south"]) == 1

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedcore.data.manifest.manifest import Row
+from fedcore.data.manifest.row import Row
 from fedcore.data.partition import ByColumn, Dirichlet, Partition, Pooled, Quantity
 from fedcore.errors import InputError
 
 
 def cohort(patients: int, *, images: int = 2, labels: str = "abcd", test: float = 0.3, seed: int = 0) -> list[Row]:
-    """Patients of one to `images` images; the label is drawn by image, the split by patient."""
+    """Patients of one to `images` images; label and split are random for each patient."""
     rng = np.random.default_rng(seed)
     rows = []
     for patient in range(patients):
@@ -35,7 +35,7 @@ partitions = st.one_of(
 
 @settings(deadline=None, max_examples=60)
 @given(partitions, st.integers(20, 80), st.integers(0, 5))
-def test_laws(partition: Partition, patients: int, seed: int) -> None:
+def test_patients_stay_whole_and_no_site_is_empty(partition: Partition, patients: int, seed: int) -> None:
     rows = cohort(patients, seed=seed)
     names = partition(rows, seed)
     homes: dict[str, set[str]] = {}
@@ -46,25 +46,25 @@ def test_laws(partition: Partition, patients: int, seed: int) -> None:
     assert names == partition(rows, seed)
 
 
-def test_pooled_is_one_site() -> None:
+def test_pooled_has_one_site() -> None:
     assert Pooled()(cohort(5), 0) == ["all"] * len(cohort(5))
 
 
 def mixes(rows: list[Row], names: list[str], split: str) -> np.ndarray:
-    """(sites, labels) shares."""
+    """(sites, labels) fractions."""
     counts = Counter((name, row.label) for row, name in zip(rows, names, strict=True) if row.split == split)
     table = np.array([[counts[name, label] for label in "abcd"] for name in sorted(set(names))], float)
     return table / table.sum(axis=1, keepdims=True)
 
 
-def test_small_alpha_skews_labels_and_large_does_not() -> None:
+def test_small_alpha_skews_labels_and_large_alpha_does_not() -> None:
     rows = cohort(800, images=1)
     skew = {alpha: np.ptp(mixes(rows, Dirichlet(alpha)(rows, 0), "train"), axis=0).mean() for alpha in (0.1, 1000.0)}
     assert skew[0.1] > 0.4
     assert skew[1000.0] < 0.15
 
 
-def test_test_images_have_their_sites_mix() -> None:
+def test_train_and_test_images_of_a_site_have_equal_distributions() -> None:
     rows = cohort(2000, images=1)
     names = Dirichlet(0.5)(rows, 1)
     train, test = mixes(rows, names, "train"), mixes(rows, names, "test")
@@ -102,6 +102,6 @@ def test_by_column_keeps_the_sites() -> None:
         (Quantity(beta=-1.0), "beta must be positive"),
     ],
 )
-def test_faults(partition: Partition, text: str) -> None:
+def test_invalid_settings_are_an_error(partition: Partition, text: str) -> None:
     with pytest.raises(InputError, match=text):
         partition(cohort(20), 0)

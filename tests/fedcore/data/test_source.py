@@ -24,7 +24,7 @@ def hospital(folder: Path, header: str = "image,site,split,label,patient", colou
     lines = [header]
     rng = np.random.default_rng(0)
     for at in range(24):
-        scale = 1 if at < 12 else 1000  # the second site's scanner counts in other units
+        scale = 1 if at < 12 else 1000  # the second site's scanner has other units
         array = (rng.random((12, 10, 3) if colour else (12, 10)) * scale).astype(np.float32)
         np.save(folder / f"{at}.npy", array)
         record = {
@@ -39,11 +39,11 @@ def hospital(folder: Path, header: str = "image,site,split,label,patient", colou
     return Data(manifest=str(folder / "manifest.csv"), size=8, cache=folder / "cache")
 
 
-def test_load(tmp_path: Path) -> None:
+def test_all_sites_are_loaded(tmp_path: Path) -> None:
     cohort = hospital(tmp_path).load()
     assert list(cohort.sites) == ["site_9", "site_10"]
     assert (cohort.channels, cohort.size, cohort.spatial_dims) == (1, (8, 8), 2)
-    assert (cohort.classes, cohort.notes, cohort.faults) == (("a", "b"), (), ())
+    assert (cohort.classes, cohort.warnings, cohort.skipped) == (("a", "b"), (), ())
     north = cohort.sites["site_10"]
     assert north.labels.tolist() == [-1, 1, 0, 1] * 3
     assert north.rows.tolist() == list(range(2, 14))
@@ -51,7 +51,7 @@ def test_load(tmp_path: Path) -> None:
     assert len(north.select("test")) == 4
 
 
-def test_volumes_without_a_voxel_size_among_others_are_noted(tmp_path: Path) -> None:
+def test_volumes_without_spacing_among_others_have_a_warning(tmp_path: Path) -> None:
     lines = ["image,site,split,patient"]
     for at in range(8):
         affine = None if at in (1, 2) else np.diag([1, 1, 3, 1])
@@ -60,18 +60,20 @@ def test_volumes_without_a_voxel_size_among_others_are_noted(tmp_path: Path) -> 
         lines.append(f"{at}.nii.gz,{'ab'[at % 2]},train,p{at}")
     (tmp_path / "manifest.csv").write_text("\n".join(lines))
     data = Data(manifest=str(tmp_path / "manifest.csv"), size=8, cache=tmp_path / "cache")
-    notes = data.load().notes
-    assert [note[:18] for note in notes] == ["site 'a': 1 of 4 i", "site 'b': 1 of 4 i"]
+    warnings = data.load().warnings
+    assert [text[:18] for text in warnings] == ["site 'a': 1 of 4 i", "site 'b': 1 of 4 i"]
     (tmp_path / "manifest.csv").write_text("\n".join([lines[0], lines[2], lines[3]]))
-    assert not data.load().notes  # none says it: nothing to be mixed
+    assert not data.load().warnings  # none has a spacing, so they are not mixed
 
 
-def test_some_of_the_sites(tmp_path: Path) -> None:
+def test_sites_can_be_chosen(tmp_path: Path) -> None:
     data = replace(hospital(tmp_path), sites=("site_9",))
     cohort = data.load()
     assert list(cohort.sites) == ["site_9"]
     assert len(cohort.sites["site_9"]) == 12
-    with pytest.raises(InputErrors, match=r"'site9' is no site \(did you mean 'site_9'\?\)[\s\S]*has site_9, site_10"):
+    with pytest.raises(
+        InputErrors, match=r"unknown site 'site9' \(did you mean 'site_9'\?\)[\s\S]*has site_9, site_10"
+    ):
         replace(data, sites=("site9",)).load()
 
 
@@ -79,13 +81,13 @@ def test_classes_are_those_of_the_chosen_sites(tmp_path: Path) -> None:
     data = hospital(tmp_path)
     manifest = tmp_path / "manifest.csv"
     lines = manifest.read_text().splitlines()
-    mended = [line.replace(",b,", ",a,") if ",site_9," in line else line for line in lines]
-    manifest.write_text("\n".join(mended))
+    changed = [line.replace(",b,", ",a,") if ",site_9," in line else line for line in lines]
+    manifest.write_text("\n".join(changed))
     assert data.load().classes == ("a", "b")
     assert replace(data, sites=("site_9",)).load().classes == ("a",)
 
 
-def test_thousandfold_scales_meet(tmp_path: Path) -> None:
+def test_sites_of_different_scales_have_equal_statistics(tmp_path: Path) -> None:
     one, thousand = (images.batch(range(12)) for images in hospital(tmp_path).load().sites.values())
     assert one.std() == pytest.approx(thousand.std().item(), rel=0.1)
     assert one.mean() == pytest.approx(thousand.mean().item(), abs=0.1)
@@ -101,7 +103,7 @@ def test_a_second_load_reads_no_image(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("partition", [None, Dirichlet(sites=2, min_images=4), Quantity(sites=2)])
-def test_held_out_patients(tmp_path: Path, partition: Dirichlet | Quantity | None) -> None:
+def test_held_out_patients_are_in_the_test_split(tmp_path: Path, partition: Dirichlet | Quantity | None) -> None:
     plain = hospital(tmp_path, "image,site,label,patient")
     data = Data(plain.manifest, size=8, cache=plain.cache, partition=partition, test_fraction=1 / 3, seed=4)
     cohort = data.load()
@@ -116,7 +118,7 @@ def test_held_out_patients(tmp_path: Path, partition: Dirichlet | Quantity | Non
         assert [len(images.select("test")) for images in cohort.sites.values()] == [4, 4]
 
 
-def test_no_test_fraction(tmp_path: Path) -> None:
+def test_a_test_fraction_of_0_holds_out_nobody(tmp_path: Path) -> None:
     plain = hospital(tmp_path, "image,site")
     cohort = Data(plain.manifest, size=8, cache=plain.cache, test_fraction=0.0).load()
     assert not cohort.split("test")
@@ -124,24 +126,24 @@ def test_no_test_fraction(tmp_path: Path) -> None:
         Data(plain.manifest, test_fraction=1.0).load()
 
 
-def test_channels_are_seen(tmp_path: Path) -> None:
+def test_channels_are_found(tmp_path: Path) -> None:
     data = hospital(tmp_path, colour=True)
     assert data.load().channels == 3
     assert Data(data.manifest, size=8, cache=data.cache, channels=1).load().channels == 1
-    grey = Image.fromarray(np.arange(100, dtype=np.uint8).reshape(10, 10)).convert("RGB")
-    grey.save(tmp_path / "grey.png")
-    (tmp_path / "manifest.csv").write_text("image,site\ngrey.png,s\n")
+    picture = Image.fromarray(np.arange(100, dtype=np.uint8).reshape(10, 10)).convert("RGB")
+    picture.save(tmp_path / "picture.png")
+    (tmp_path / "manifest.csv").write_text("image,site\npicture.png,s\n")
     assert data.load().channels == 1
 
 
 @pytest.mark.parametrize("channels", [0, 2, -1])
-def test_channels_that_no_image_has_are_refused(tmp_path: Path, channels: int) -> None:
+def test_other_numbers_of_channels_are_an_error(tmp_path: Path, channels: int) -> None:
     data = hospital(tmp_path)
     with pytest.raises(InputError, match=rf"channels must be 1, 3 or null .* got {channels}"):
         Data(data.manifest, size=8, cache=data.cache, channels=channels).load()
 
 
-def test_2d_and_3d_do_not_mix(tmp_path: Path) -> None:
+def test_2d_and_3d_images_in_one_manifest_are_an_error(tmp_path: Path) -> None:
     data = hospital(tmp_path)
     nib.save(nib.Nifti1Image(np.random.default_rng(0).random((5, 6, 7)), np.eye(4)), tmp_path / "v.nii.gz")
     path = tmp_path / "manifest.csv"
@@ -156,37 +158,37 @@ def test_2d_and_3d_do_not_mix(tmp_path: Path) -> None:
     assert Data(str(path), size=(4, 5, 6), cache=data.cache).load().size == (4, 5, 6)
 
 
-def test_skipped_images_are_told(tmp_path: Path) -> None:
+def test_skipped_images_are_listed(tmp_path: Path) -> None:
     data = hospital(tmp_path)
     for at in range(12):  # the whole of site_10 but for its last image
         if at != 11:
             (tmp_path / f"{at}.npy").write_bytes(b"damaged")
     np.save(tmp_path / "11.npy", np.ones((12, 10)))
-    with pytest.raises(InputErrors, match="images: 11 faults"):
+    with pytest.raises(InputErrors, match="images: 11 errors"):
         data.load()
     cohort = Data(data.manifest, size=8, cache=data.cache, on_error="skip").load()
-    assert len(cohort.faults) == 11
-    assert cohort.notes == ("site 'site_10', row 13: constant image",)
+    assert len(cohort.skipped) == 11
+    assert cohort.warnings == ("site 'site_10', row 13: constant image",)
     assert cohort.sites["site_10"].rows.tolist() == [13]
     assert len(cohort.sites["site_9"]) == 12
 
 
-def test_missing_files_are_skipped_and_told_without_their_names(tmp_path: Path) -> None:
+def test_missing_files_are_skipped_and_listed_without_names(tmp_path: Path) -> None:
     data = hospital(tmp_path)
     (tmp_path / "0.npy").unlink()
     (tmp_path / "13.npy").write_bytes(b"")
-    with pytest.raises(InputErrors, match=r"2 faults[\s\S]*row 2: 0\.npy is missing[\s\S]*row 15: 13\.npy is empty"):
+    with pytest.raises(InputErrors, match=r"2 errors[\s\S]*row 2: 0\.npy is missing[\s\S]*row 15: 13\.npy is empty"):
         data.load()
     skipping = replace(data, on_error="skip")
     cohort = skipping.load()
-    told = "its image or mask is missing or empty"
-    assert cohort.faults == (f"site 'site_10', row 2: {told}", f"site 'site_9', row 15: {told}")
+    reason = "its image or mask is missing or empty"
+    assert cohort.skipped == (f"site 'site_10', row 2: {reason}", f"site 'site_9', row 15: {reason}")
     assert cohort.sites["site_10"].rows.tolist() == list(range(3, 14))
-    assert len(replace(skipping, sites=("site_9",)).load().faults) == 1
+    assert len(replace(skipping, sites=("site_9",)).load().skipped) == 1
 
 
-def test_patients_of_two_sites_with_one_number(tmp_path: Path) -> None:
-    """Each site numbers its own, unless they are said to be the same people; then they are held out together."""
+def test_equal_patient_numbers_of_two_sites_are_two_patients_unless_global(tmp_path: Path) -> None:
+    """With global numbers they are one patient, who is held out at both sites."""
     data = hospital(tmp_path, "image,site,patient")
     manifest = Path(data.manifest)
     lines = manifest.read_text().splitlines()
@@ -200,36 +202,20 @@ def test_patients_of_two_sites_with_one_number(tmp_path: Path) -> None:
     held = [{*images.select("test").patients} for images in shared.values()]
     assert held[0] == held[1]
     assert not any(held[0] & {*images.select("train").patients} for images in shared.values())
-    for seed in range(3):  # dealt to other sites, patients of the same number may meet there and are still two
-        dealt = replace(data, partition=Quantity(sites=1), seed=seed).load().sites["site_1"]
-        assert len({*dealt.patients}) == 12
+    for seed in range(3):  # assigned to one site, patients of the same number are still two
+        assigned = replace(data, partition=Quantity(sites=1), seed=seed).load().sites["site_1"]
+        assert len({*assigned.patients}) == 12
 
 
-def test_columns_of_other_names_are_those_of_the_manifest_alone(tmp_path: Path) -> None:
-    data = hospital(tmp_path)
-    manifest = Path(data.manifest)
-    manifest.write_text(manifest.read_text().replace("image,site,split,label", "path,clinic,set,target", 1))
-    data = replace(
-        data, columns=Columns("path", "clinic", "set", "target"), extra_manifests=(further(tmp_path / "more"),)
-    )
-    cohort = data.load()
-    assert (cohort.classes, list(cohort.sites)) == (("a", "b", "c"), ["site_9", "site_10", "elsewhere"])
-
-
-def test_classes_of_two_manifests_that_seem_to_be_one(tmp_path: Path) -> None:
-    with pytest.raises(InputErrors, match="classes 'A' and 'a' seem to be one"):
-        replace(hospital(tmp_path), extra_manifests=(further(tmp_path / "more", labels="AB"),)).load()
-
-
-def test_what_the_splits_leave_out_is_noted(tmp_path: Path) -> None:
+def test_a_cohort_has_the_warnings_on_splits(tmp_path: Path) -> None:
     data = hospital(tmp_path)
     manifest = Path(data.manifest)
     np.save(tmp_path / "v.npy", np.random.default_rng(9).random((12, 10)))
     manifest.write_text(f"{manifest.read_text()}\nv.npy,site_9,val,c,pv")
-    assert [note.split(" ")[0] for note in data.load().notes] == ["split", "class"]
+    assert [text.split(" ")[0] for text in data.load().warnings] == ["split", "class"]
 
 
-def test_no_image_at_all(tmp_path: Path) -> None:
+def test_no_readable_image_is_an_error(tmp_path: Path) -> None:
     data = hospital(tmp_path)
     for at in range(24):
         (tmp_path / f"{at}.npy").write_bytes(b"damaged")
@@ -237,7 +223,7 @@ def test_no_image_at_all(tmp_path: Path) -> None:
         Data(data.manifest, cache=data.cache, on_error="skip").load()
 
 
-def test_medmnist(tmp_path: Path) -> None:
+def test_medmnist_is_loaded(tmp_path: Path) -> None:
     images = np.arange(3 * 8 * 8, dtype=np.uint8).reshape(3, 8, 8)
     np.savez_compressed(tmp_path / "m.npz", train_images=images, train_labels=[[1], [0], [1]], test_images=images[:1])
     (tmp_path / "manifest.csv").write_text("image,site\nm.npz,lab\n")
@@ -247,15 +233,15 @@ def test_medmnist(tmp_path: Path) -> None:
     assert torch.equal(lab.batch([0]), lab.batch([3]))
 
 
-def test_settings_of_manifests_are_not_left_unheard_with_phantoms() -> None:
-    with pytest.raises(InputError, match=r"data\.partition and data\.channels must be left away"):
+def test_settings_of_manifests_are_an_error_with_simulated_hospitals() -> None:
+    with pytest.raises(InputError, match=r"data\.partition and data\.channels must be omitted"):
         Data(partition=Quantity(sites=2), channels=3).load()
     with pytest.raises(InputError, match=r"data\.sites must .* fedpretrain data phantom FOLDER"):
         Data(sites=("hospital_1",)).load()
     assert Data(size=16, channels=1, phantom=Phantoms(sites=1, images_per_site=8)).load().channels == 1
 
 
-def test_phantoms() -> None:
+def test_simulated_hospitals_are_the_default() -> None:
     cohort = Data(size=16, phantom=Phantoms(sites=2, images_per_site=8)).load()
     assert (len(cohort.sites), cohort.size) == (2, (16, 16))
 
@@ -267,11 +253,11 @@ def recipe(*arguments: str) -> Data:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(run)
-    assert "Pixels of a side" in parser.format_help()  # the fields' docstrings explain them
+    assert "Pixels per side" in parser.format_help()  # the fields' docstrings explain them
     return parser.instantiate(parser.parse_args(list(arguments))).data
 
 
-def test_recipes_parse() -> None:
+def test_options_are_parsed() -> None:
     assert recipe("--data.manifest", "x.csv", "--data.size", "48") == Data(manifest="x.csv", size=48)
     assert recipe("--data.size", "[48,56,48]").size == (48, 56, 48)
     window = ["--data.scaling.class_path", "fedcore.data.preprocess.scaling.Window"]
@@ -288,7 +274,7 @@ def test_recipes_parse() -> None:
 @pytest.mark.parametrize(
     "name", ["brain_tumor_mri", "cxr_covid_multisite", "nuclei_dsb2018", "hippocampus3d", "dicom_samples"]
 )
-def test_real_sets(real_data: Path, tmp_path: Path, name: str) -> None:
+def test_real_data_sets_are_loaded(real_data: Path, tmp_path: Path, name: str) -> None:
     manifest = real_data / name / "manifest.csv"
     cohort = Data(str(manifest), size=32, cache=tmp_path).load()
     assert sum(map(len, cohort.sites.values())) == len(manifest.read_text().strip().splitlines()) - 1
@@ -296,51 +282,3 @@ def test_real_sets(real_data: Path, tmp_path: Path, name: str) -> None:
         batch = images.batch(range(min(8, len(images))))
         assert -1 <= batch.min() < -0.7
         assert 0.5 < batch.max() <= 1
-
-
-def further(folder: Path, site: str = "elsewhere", labels: str = "bc") -> str:
-    """Four pictures of a further site, without split and patients."""
-    folder.mkdir()
-    lines = ["image,site,label"]
-    for at in range(4):
-        np.save(folder / f"{at}.npy", np.random.default_rng(at).random((10, 12)).astype(np.float32))
-        lines.append(f"{at}.npy,{site},{labels[at % 2]}")
-    (folder / "manifest.csv").write_text("\n".join(lines))
-    return str(folder / "manifest.csv")
-
-
-def test_a_further_manifest_adds_sites_and_changes_nothing_of_the_others(tmp_path: Path) -> None:
-    data = hospital(tmp_path)
-    alone, both = data.load(), replace(data, extra_manifests=(further(tmp_path / "more"),)).load()
-    assert list(both.sites) == ["site_9", "site_10", "elsewhere"]
-    assert both.classes == ("a", "b", "c")
-    assert both.sites["elsewhere"].labels.tolist() == [1, 2, 1, 2]
-    assert set(both.sites["elsewhere"].splits) == {"train"}
-    assert not {*both.sites["elsewhere"].patients} & {*both.sites["site_9"].patients, *both.sites["site_10"].patients}
-    for name, images in alone.sites.items():
-        assert torch.equal(both.sites[name].labels, images.labels)
-        assert np.array_equal(both.sites[name].patients, images.patients)
-        assert torch.equal(both.sites[name].batch(range(12)), images.batch(range(12)))
-
-
-def test_a_further_manifest_joins_the_phantom_hospitals(tmp_path: Path) -> None:
-    phantoms = Phantoms(sites=2, images_per_site=8)
-    data = Data(
-        size=16, phantom=phantoms, extra_manifests=(further(tmp_path / "more", labels="zz"),), cache=tmp_path / "cache"
-    )
-    cohort = data.load()
-    assert list(cohort.sites) == ["hospital_1", "hospital_2", "elsewhere"]
-    assert cohort.classes == (*phantoms.cohort(16).classes, "z")
-
-
-def test_the_labels_of_all_are_matched_by_name(tmp_path: Path) -> None:
-    """Classes that sort before the others' move their numbers."""
-    cohort = replace(hospital(tmp_path), extra_manifests=(further(tmp_path / "more", labels="0a"),)).load()
-    assert cohort.classes == ("0", "a", "b")
-    assert cohort.sites["site_10"].labels.tolist() == [-1, 2, 1, 2] * 3
-    assert cohort.sites["elsewhere"].labels.tolist() == [0, 1, 0, 1]
-
-
-def test_a_site_of_two_manifests_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="two manifests have a site 'site_9'; rename one of them"):
-        replace(hospital(tmp_path), extra_manifests=(further(tmp_path / "more", "site_9"),)).load()

@@ -112,4 +112,4 @@ def test_what_is_wrong_with_the_writing_is_told(written: Written, text: str, tol
 def test_all_of_it_is_told_together(written: Written) -> None:
     with pytest.raises(InputErrors) as caught:
         read_steps(written("steps: {a: {do: run x, after: [b, c]}, d: {do: 'probe {e}'}}"), {})
-    assert len(caught.value.faults) == 3
+    assert len(caught.value.errors) == 3

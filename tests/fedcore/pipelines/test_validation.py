@@ -23,9 +23,9 @@ steps:
 def faults(folder: Path, text: str) -> tuple[str, ...]:
     path = folder / "road.yaml"
     path.write_text(text)
-    with pytest.raises(InputErrors, match=r"road\.yaml: \d fault") as caught:
+    with pytest.raises(InputErrors, match=r"road\.yaml: \d error") as caught:
         check(read_steps(path, {}), str(path))
-    return caught.value.faults
+    return caught.value.errors
 
 
 def test_a_road_without_mistakes_passes(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_manifest_is_read_before_anything_is_trained(tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("image,site\nnone.png,a\n")
     (fault,) = faults(tmp_path, ROAD.replace("phantom", str(tmp_path / "mine.csv")))
     assert fault.startswith("encoder and 5 more: ")
-    assert "mine.csv: 1 fault" in fault
+    assert "mine.csv: 1 error" in fault
 
 
 def test_an_encoder_that_will_not_fit_is_told(tmp_path: Path) -> None:

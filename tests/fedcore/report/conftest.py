@@ -45,7 +45,7 @@ def write_run(
             "channels": channels,
             "parameters": 123456,
             "notes": ["hospital_2 holds 3 duplicates"],
-            "faults": [],
+            "skipped": [],
         }
         | about,
     )
@@ -158,7 +158,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def full_run(make_run: Callable[..., Path]) -> Path:
     """A run with every section: refusals, scores."""
-    folder = make_run("shared-bank-simclr", faults=["hospital_4: 2 images could not be read"])
+    folder = make_run("shared-bank-simclr", skipped=["hospital_4: 2 images could not be read"])
     lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     for at in (4, 5):
         del lines[at]["sites"]["hospital_3"]

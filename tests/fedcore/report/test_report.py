@@ -134,7 +134,9 @@ def test_a_page_comes_of_whatever_is_there(full_run: Path, lost: str) -> None:
 def test_no_text_of_a_run_becomes_markup(make_run: MakeRun) -> None:
     evil = '<img src=x onerror="alert(1)"><script>alert(2)</script>'
     name = "a\"'><b onclick=x>&amp;"
-    folder = make_run("<i>run", sites=(name,), notes=[evil], faults=[evil], status="failed", error=evil, classes=[evil])
+    folder = make_run(
+        "<i>run", sites=(name,), notes=[evil], skipped=[evil], status="failed", error=evil, classes=[evil]
+    )
     (folder / "environment.json").write_text(json.dumps({evil: evil}))
     (folder / "recipe.yaml").write_text(f"{evil}\n</pre></details>")
     with (folder / "rounds.jsonl").open("a") as file:
@@ -209,14 +211,14 @@ def test_the_command_prints_where_the_page_is(full_run: Path, capsys: pytest.Cap
 
 def test_every_fault_of_the_data_layer_is_shown(make_run: MakeRun) -> None:
     faults = [f"row {at}: the image cannot be read" for at in range(400)]
-    text = read(write_report(make_run(faults=faults, notes=["columns ignored: 'licence'"]))).text
+    text = read(write_report(make_run(skipped=faults, notes=["columns ignored: 'licence'"]))).text
     assert all(fault in text for fault in faults)
     assert "All 400 faults" in text
     assert "columns ignored: 'licence'" in text
 
 
 def test_texts_of_any_length_stay_a_small_page(make_run: MakeRun) -> None:
-    folder = make_run(faults=["x" * 300] * 20_000)
+    folder = make_run(skipped=["x" * 300] * 20_000)
     (folder / "recipe.yaml").write_text("a: b: no YAML\n" + "x\n" * 1_000_000)
     text = read(write_report(folder)).text
     assert "and 18,667 more; run.json has them all." in text

@@ -80,7 +80,7 @@ def test_another_recipe_is_told_key_by_key(tmp_path: Path) -> None:
     other = RECIPE.replace("64", "32").replace("count: 3", "per_round: 2")
     with pytest.raises(InputErrors) as caught:
         RunFolder(tmp_path, other, resume=True).prepare()
-    assert caught.value.faults == (
+    assert caught.value.errors == (
         "rounds.count was 3, is now absent",
         "rounds.per_round was absent, is now 2",
         "visit.batch_size was 64, is now 32",
@@ -213,7 +213,7 @@ def test_what_was_asked_beside_the_recipe_has_to_be_the_same(tmp_path: Path) -> 
     asking(seed=0, how={"lr": 0.1}).prepare()
     with pytest.raises(InputErrors) as caught:
         asking(seed=1, how={"lr": 0.2}).prepare()
-    assert caught.value.faults == ("beside.how.lr was 0.1, is now 0.2", "beside.seed was 0, is now 1")
+    assert caught.value.errors == ("beside.how.lr was 0.1, is now 0.2", "beside.seed was 0, is now 1")
 
 
 @pytest.mark.parametrize(

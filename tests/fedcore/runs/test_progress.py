@@ -95,7 +95,7 @@ def test_images_left_out_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     broken.write_bytes(broken.read_bytes()[:60])
     cohort = load(Data(str(manifest), 32, on_error="skip", cache=tmp_path / "cache"))
     assert len(cohort.sites["hospital_1"]) == 7
-    assert broken.name not in cohort.faults[0]
+    assert broken.name not in cohort.skipped[0]
     told = capsys.readouterr().err.splitlines()
     assert told[0] == "1 image left out; run.json and the report say which"
-    assert told[1:] == [f"note: {note}" for note in cohort.notes]
+    assert told[1:] == [f"note: {note}" for note in cohort.warnings]

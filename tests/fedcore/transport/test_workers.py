@@ -35,13 +35,14 @@ from fedcore.server.rounds import PeriodicEvaluation, Rounds
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import Answer, Hospitals, Transport
+from fedcore.transport.base import Transport
+from fedcore.transport.in_process import Answer
 from fedcore.transport.pickling import pack, unpack
 from fedcore.transport.worker import gpu_of, rebuilt
 from fedcore.transport.workers import Workers
 from tests.fedcore.exchanges.test_base import Tally
 from tests.fedcore.privacy.test_audit_log import RICH
-from tests.fedcore.toys import Remembered, Sender, Toy, broken, federate, hospitals, images, local, same
+from tests.fedcore.toys import Hospitals, Remembered, Sender, Toy, broken, federate, hospitals, images, local, same
 
 TURN = Round(4, 9, 0)
 HEAVY = Weights({"w": torch.zeros(3)})

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedcore.data.io.class_numbers import UNLABELED
 from fedcore.data.io.masks import read_mask
-from fedcore.data.preprocess.decode import UNLABELED
 from fedcore.data.source import Data
 from fedcore.errors import Refused
 from fedcore.site.site import Round

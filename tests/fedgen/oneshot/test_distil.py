@@ -187,7 +187,7 @@ def test_only_the_same_distillation_is_gone_on_with(alone: Path, together: Path,
     usual: dict[str, Any] = {"run": alone, "distillation": HOW, "inversion": MOVED, "batch_size": 4, "resume": True}
     for said, changed in [
         ("holds a run already; go on with it by --resume true", {"resume": False}),
-        (r"another recipe: 1 fault\n  distilled\.seed was 0, is now 1", {"seed": 1}),
+        (r"another recipe: 1 error\n  distilled\.seed was 0, is now 1", {"seed": 1}),
         (r"distilled\.distillation\.epochs was 2, is now 3", {"distillation": Distillation(epochs=3)}),
         (r"distilled\.inversion\.steps was 2, is now 3", {"inversion": Inversion(steps=3)}),
         (r"distilled\.start was mean, is now random", {"start": "random"}),

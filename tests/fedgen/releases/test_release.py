@@ -15,7 +15,7 @@ from PIL import Image
 
 from fedcore.cli.main import main
 from fedcore.data.source import Data
-from fedcore.data.synthetic.synthetic_set import standing
+from fedcore.data.synthetic.synthetic_set import audit_status
 from fedcore.errors import InputError, InputErrors
 from fedgen.auditing.run import inspect
 from fedgen.copies.copies import NOT_LOOKED_FOR
@@ -71,20 +71,20 @@ def test_training_takes_a_release_as_long_as_its_files_are_those_of_the_audit(
     audited: Path, tmp_path: Path, kind: Literal["same", "dicom"]
 ) -> None:
     manifest = release(audited, tmp_path / "out", kind=kind)
-    assert standing(manifest, ["synthetic"]).doubt == ""
+    assert audit_status(manifest, ["synthetic"]).problem == ""
     moved = Path(shutil.move(tmp_path / "out", tmp_path / "elsewhere")) / manifest.name
-    assert standing(moved, ["synthetic"]).doubt == ""
+    assert audit_status(moved, ["synthetic"]).problem == ""
     image = sorted((moved.parent / "images").iterdir())[3]
     image.write_bytes(image.read_bytes()[:-1] + b"x")
-    assert "its files have changed since" in standing(moved, ["synthetic"]).doubt
+    assert "its files have changed since" in audit_status(moved, ["synthetic"]).problem
 
 
 def test_an_audit_that_no_site_lists_is_not_believed(audited: Path, tmp_path: Path) -> None:
     """Its record fits the set and its figures are good; the sites were not asked."""
     told = json.loads((audited / "audit.json").read_text())
-    run = Path(shutil.copytree(told["asked"]["run"], tmp_path / "run"))
+    run = Path(shutil.copytree(told["options"]["run"], tmp_path / "run"))
     (run / "sites" / "hospital_2" / "audit.jsonl").write_text("")
-    told["asked"]["run"] = str(run)
+    told["options"]["run"] = str(run)
     (audited / "audit.json").write_text(json.dumps(told))
     with pytest.raises(InputError, match=r"the audit file of hospital_2 does not list this set"):
         release(audited, tmp_path / "out")
@@ -120,7 +120,9 @@ def test_a_set_that_is_not_fit_for_use_takes_a_word_of_its_own(one_run: Path, dr
     sheet = (tmp_path / "out" / "README.md").read_text()
     assert "- Privacy check: passed" in sheet
     assert "- Fit for use: **no**, 25% of its images are nearly equal to another one of the set" in sheet
-    assert standing(manifest, ["synthetic"]).note.startswith("the synthetic set is trained on, fit for use: no")
+    assert audit_status(manifest, ["synthetic"]).warning.startswith(
+        "the synthetic set is used for training; fit for use: no"
+    )
 
 
 def test_one_class_of_copies_is_not_dropped_however_large_the_set(one_run: Path, drawn: Path, tmp_path: Path) -> None:
@@ -276,7 +278,7 @@ def test_a_run_that_does_not_say_what_a_datasheet_tells(
     del about[lost]
     (run / "run.json").write_text(json.dumps(about))
     told = json.loads((audited / "audit.json").read_text())
-    told["asked"]["run"] = str(run)
+    told["options"]["run"] = str(run)
     (audited / "audit.json").write_text(json.dumps(told))
     with pytest.raises(InputError, match=r"run\.json is corrupted"):
         release(audited, tmp_path / "out")

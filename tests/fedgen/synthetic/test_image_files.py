@@ -78,9 +78,9 @@ def test_slices_that_were_drawn_join_slices_that_were_cut(tmp_path: Path, place:
         if place == "extra_manifests":
             found = cohort.sites["synthetic"]
         else:
-            companions = next(iter(cohort.sites.values())).companions
-            assert companions is not None
-            found = companions.images
+            added = next(iter(cohort.sites.values())).added
+            assert added is not None
+            found = added.images
         slices = images.movedim(-1, 1).flip(-1, -2).transpose(-1, -2)  # of volumes, as a viewer shows them
         expected = images if kind == "picture" else slices.reshape(24, 1, 8, 8)
         assert len(found) == count

@@ -62,7 +62,7 @@ def test_a_run_json_that_names_other_images_than_the_set_is_refused(one_run: Pat
 
 def test_the_same_images_at_another_place_are_the_same(tmp_path: Path) -> None:
     """`generate audit RUN SET --data.manifest NEW_PLACE`, with and without a column of patients."""
-    from fedcore.data.describe import fingerprint
+    from fedcore.data.fingerprint import fingerprint
 
     manifest = Phantoms(sites=1, images_per_site=12, test_fraction=0.5).write(tmp_path / "here", 16)
     moved = Path(shutil.copytree(manifest.parent, tmp_path / "there")) / manifest.name

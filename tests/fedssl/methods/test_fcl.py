@@ -189,7 +189,7 @@ def test_a_site_without_positions_declines_with_advice(
     sites = Hospitals({"a": images("a")}, local)
     (answer,) = sites.ask(FedAvg(), [("a", Weights(local.shared()))], Round(0, 1, seed=0))
     assert isinstance(answer, Refusal)
-    assert "cut volumes by data.slices, or give every row of the manifest a position" in answer.reason
+    assert "cut volumes with data.slices, or give every row of the manifest a position" in answer.reason
 
 
 def test_one_site_equals_central_training(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from fedcore.data.labels import labelled
+from fedcore.data.labels import labelled_subset
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.data.synthetic.synthetic_set import Synthetic
@@ -109,7 +109,7 @@ def test_a_frozen_encoder_keeps_its_bits_and_is_not_sent(tmp_path: Path, pretrai
 
 def test_a_tenth_of_the_labels(tmp_path: Path) -> None:
     run = ran(tmp_path / "run", label_fraction=0.1)
-    expected = {site: len(labelled(images, 0.1, seed=0)) for site, images in DATA.load().split("train").items()}
+    expected = {site: len(labelled_subset(images, 0.1, seed=0)) for site, images in DATA.load().split("train").items()}
     assert run.about()["labelled_images"] == expected
     assert all(n < run.about()["sites"][site]["train"] for site, n in expected.items())
     for record in run.rounds():

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
-from fedcore.data.dataset import Companions, Images
+from fedcore.data.dataset import Images
 from fedcore.models.encoders import Encoder
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
@@ -102,7 +102,7 @@ def test_at_full_balance_the_loss_is_the_mean_over_classes_of_their_mean_loss(im
 
 def test_companions_count_by_their_share_of_batches(images: Make) -> None:
     """Half of a batch is synthetic, all of it of class 1, which the site lacks."""
-    site = replace(images([0, 0, 0, 2]), companions=Companions(images([1, 1], name="b"), 0.5))
+    site = replace(images([0, 0, 0, 2]), added=Companions(images([1, 1], name="b"), 0.5))
     weights = CrossEntropy(class_balance=1.0).class_weights(site, 3)
     torch.testing.assert_close(weights, balanced_weights(torch.tensor([3 / 8, 1 / 2, 1 / 8]), 1.0))
     assert (weights > 0).all()
@@ -118,11 +118,11 @@ def test_settings_out_of_range_are_errors(kind: type, wrong: dict[str, float]) -
 
 
 @pytest.mark.parametrize("companions", [False, True])
-def test_a_visit_uses_the_class_weights_of_its_site(toy: Callable[[], Encoder], images: Make, companions: bool) -> None:
+def test_a_visit_uses_the_class_weights_of_its_site(toy: Callable[[], Encoder], images: Make, added: bool) -> None:
     """The logged loss of one step that changes nothing, at one site and then at another."""
     sites = [images([0, 0, 0, 1]), images([1, 1, 0, 2], name="b")]
-    if companions:
-        sites = [replace(s, companions=Companions(images([2] * 4, name="c"), 0.5)) for s in sites]
+    if added:
+        sites = [replace(s, added=Companions(images([2] * 4, name="c"), 0.5)) for s in sites]
     loss: Loss = CrossEntropy(class_balance=1.0)
     module = Classifier(toy(), 3, True, None, lambda p: SGD(p, lr=0.0), loss)
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))

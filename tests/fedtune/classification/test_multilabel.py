@@ -19,7 +19,7 @@ from torchmetrics.functional.classification import multilabel_auroc, multilabel_
 
 from fedcore.cli.main import main
 from fedcore.data.dataset import Images
-from fedcore.data.labels import labelled
+from fedcore.data.labels import labelled_subset
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import InputError
@@ -121,7 +121,7 @@ def test_a_fraction_of_labels_is_stratified_by_the_rarest_finding(images: Callab
     however many sets there are."""
     rows = torch.tensor([[1, at < 10, at == 0] for at in range(40)], dtype=torch.uint8)
     site = replace(images(list(range(40))), findings=rows)
-    chosen = labelled(site, 0.1, seed=0).findings
+    chosen = labelled_subset(site, 0.1, seed=0).findings
     assert chosen is not None
     assert chosen.tolist().count([1, 0, 0]) == 3
     assert chosen.tolist().count([1, 1, 0]) == 1

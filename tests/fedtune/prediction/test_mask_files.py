@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from nibabel.nifti1 import Nifti1Extension
 
-from fedcore.data.io.masks import read_mask_of
+from fedcore.data.io.masks import read_mask_for
 from fedcore.data.io.readers import read_image
 from fedtune.prediction.mask_files import write_mask
 from tests.fedcore.data.io.test_affine import SPACE, series
@@ -25,7 +25,7 @@ def test_a_mask_of_a_series_is_read_in_any_voxel_order(tmp_path: Path) -> None:
     nibabel.save(turned, tmp_path / "turned.nii.gz")
     assert turned.shape != nifti.shape
     for path in (written, tmp_path / "turned.nii.gz"):
-        assert np.array_equal(read_mask_of(folder, path, space), mask)
+        assert np.array_equal(read_mask_for(folder, path, space), mask)
 
 
 def test_a_series_without_positions_has_masks_in_voxel_order(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_series_without_positions_has_masks_in_voxel_order(tmp_path: Path) -> 
     mask = np.arange(60, dtype=np.uint8).reshape(SPACE)
     written = write_mask(tmp_path / "masks", folder, mask)
     assert written.name == "s.npy"
-    assert np.array_equal(read_mask_of(folder, written, SPACE), mask)
+    assert np.array_equal(read_mask_for(folder, written, SPACE), mask)
 
 
 def test_a_mask_copies_only_the_geometry_of_a_nifti_header(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from fedtune.prediction.mask_names import mask_names
 PARTS = st.sampled_from(
     ["a", "A", "\u00e9", "e\u0301", "\u00df", "ss", "a.png", "a-2", "con", "Nul", "x" * 248, "\u00e9" * 130]
 )
-ENDINGS = st.sampled_from(["", ".png", ".PNG", ".nii.gz", ".dcm", ".jpg"])
+SUFFIXES = st.sampled_from(["", ".png", ".PNG", ".nii.gz", ".dcm", ".jpg"])
 
 
-@given(st.lists(st.tuples(PARTS, ENDINGS).map("".join), min_size=1, max_size=12))
+@given(st.lists(st.tuples(PARTS, SUFFIXES).map("".join), min_size=1, max_size=12))
 def test_masks_are_different_files_on_every_file_system(images: list[str]) -> None:
     names = mask_names([Path("folder", image) for image in images])
     written = [f"{name}.nii.gz" for name in names]

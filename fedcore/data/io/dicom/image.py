@@ -1,8 +1,7 @@
-"""What the samples of a DICOM file mean: its intensities in the units of the modality, bright is dense.
+"""The pixels of a DICOM file: intensities in the units of the modality, bright means dense.
 
-Read with pydicom itself: MONAI's reader of it orders a series by InstanceNumber (and drops slices that have
-none), knows no MONOCHROME1 and no modality tables, and turns the whole header to JSON on the way.
-Nothing but pixels and geometry leaves this room.
+Read with pydicom itself: MONAI's reader sorts a series by InstanceNumber (and omits slices without one), ignores
+MONOCHROME1 and modality tables, and converts the whole header to JSON. Nothing but pixels and geometry is returned.
 """
 
 from __future__ import annotations
@@ -20,35 +19,35 @@ from fedcore.data.io.limits import require_voxels
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _NO_IMAGES = {
-    **dict.fromkeys(SEGMENTATIONS, "a segmentation (DICOM SEG), no image; name it in the column mask of its image"),
-    "1.2.840.10008.5.1.4.1.1.481.3": "contours (RTSTRUCT), no pixels; convert them to NIfTI, for instance with "
+    **dict.fromkeys(SEGMENTATIONS, "a segmentation (DICOM SEG), not an image; use it in the column mask of its image"),
+    "1.2.840.10008.5.1.4.1.1.481.3": "contours (RTSTRUCT) without pixels; convert them to NIfTI, for instance with "
     "dcmrtstruct2nii or plastimatch",
     "1.2.840.10008.5.1.4.1.1.77.1.6": "tiles of a whole slide image; export a region or a level of it as PNG or TIFF",
-    "1.2.840.10008.1.3.10": "DICOMDIR, a table of contents; name a series' folder, or a file of an image",
+    "1.2.840.10008.1.3.10": "DICOMDIR, a table of contents; use the folder of a series, or the file of an image",
 }
-"""What to say of a storage class (DICOM PS3.4, annex B)."""
+"""Storage classes without an image (DICOM PS3.4, annex B), and the error for each."""
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _QUANTITIES = ("CT", "PT")
-"""Modalities whose values are a measure (Hounsfield, activity), however MONOCHROME1 wants them shown."""
+"""Modalities whose values are measurements (Hounsfield, activity), which MONOCHROME1 does not invert."""
 
 
 def is_dicom(path: Path) -> bool:
-    """By its first bytes: the mark after a preamble or, where scanners leave that away, a first element of group 2
-    or 8."""
+    """From its first bytes: the mark after a preamble or, for scanners that omit it, a first element of group 2 or
+    8."""
     with path.open("rb") as file:
         start = file.read(132)
     return start[128:] == b"DICM" or start[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 
 
-def opened(path: Path, **how: Any) -> Any:
-    """The data set; None where the file is no DICOM. `how` as pydicom's `dcmread`."""
+def read_dataset(path: Path, **options: Any) -> Any:
+    """The data set; None if the file is not DICOM. `options` are those of pydicom's `dcmread`."""
     import pydicom
     from pydicom import uid
 
     if not is_dicom(path):
         return None
-    file = pydicom.dcmread(path, force=True, **how)
-    if not kind_of_object(file) and "Rows" not in file:
+    file = pydicom.dcmread(path, force=True, **options)
+    if not storage_class(file) and "Rows" not in file:
         return None
     if "TransferSyntaxUID" not in file.file_meta:
         implicit, little = file.original_encoding
@@ -57,14 +56,14 @@ def opened(path: Path, **how: Any) -> Any:
     return file
 
 
-def kind_of_object(file: Any) -> str:
-    """Its storage class; empty where it does not say it."""
+def storage_class(file: Any) -> str:
+    """Its storage class; empty if it has none."""
     return str(file.file_meta.get("MediaStorageSOPClassUID") or file.get("SOPClassUID") or "")
 
 
 def require_image(file: Any) -> None:
-    """Raises ImageError for what holds no image, and says what to do with it, and for one that is too large."""
-    if text := _NO_IMAGES.get(kind_of_object(file)):
+    """Raises ImageError for a file without an image, with advice, and for an image that is too large."""
+    if text := _NO_IMAGES.get(storage_class(file)):
         raise ImageError(text)
     if not any(name in file for name in _PIXELS):
         raise ImageError("DICOM without pixels")
@@ -79,13 +78,13 @@ class Samples:
     values: Float32[np.ndarray, "c d h w"]
     """In the units of the modality."""
     padding: Bool[np.ndarray, "c d h w"] | None
-    """Where there is no measure (PixelPaddingValue), such as around the field of view of a CT."""
+    """Pixels without a measurement (PixelPaddingValue), such as those around the field of view of a CT."""
     mirror: float | None
-    """Where bright means thin (MONOCHROME1): the least and the greatest value that may be stored, added up."""
+    """For MONOCHROME1, where bright means thin: sum of the least and the greatest value that can be stored."""
 
 
 def samples(file: Any) -> Samples:
-    """Decoded pixels; raises ImageError where nothing decodes them."""
+    """Decoded pixels; raises ImageError if no decoder is installed."""
     from pydicom.pixels import apply_color_lut, pixel_array
 
     require_image(file)
@@ -106,9 +105,9 @@ def samples(file: Any) -> Samples:
     return Samples(_scaled(file, pixels, scales)[None], _padding(file, pixels), mirror)
 
 
-def joined(parts: Sequence[Samples]) -> Float32[np.ndarray, "c d h w"]:
-    """Frames of several files as one volume: inverted about one value, so that they stay comparable, and padding
-    takes the least value of the rest."""
+def to_volume(parts: Sequence[Samples]) -> Float32[np.ndarray, "c d h w"]:
+    """Frames of several files as one volume: all are inverted about one value and so stay comparable; padding becomes
+    the least value of the other pixels."""
     values = np.concatenate([part.values for part in parts], axis=1)
     if mirrors := [part.mirror for part in parts if part.mirror is not None]:
         values = max(mirrors) - values
@@ -123,13 +122,13 @@ def joined(parts: Sequence[Samples]) -> Float32[np.ndarray, "c d h w"]:
 
 
 def groups(file: Any, frame: int) -> list[Any]:
-    """The functional groups that tell of a frame: its own before those that it shares with the others."""
+    """The functional groups of a frame: its own, then the shared ones."""
     own, shared = (file.get(f"{name}FunctionalGroupsSequence") for name in ("PerFrame", "Shared"))
     return [*([own[frame]] if own and frame < len(own) else []), *(shared or [])]
 
 
-def told(file: Any, frame: int, sequence: str, name: str) -> Any:
-    """An attribute of a frame, from its functional groups or the file's root; None where it is not there or empty."""
+def frame_attribute(file: Any, frame: int, sequence: str, name: str) -> Any:
+    """An attribute of a frame, from its functional groups or the file's root; None if it is missing or empty."""
     for group in groups(file, frame):
         if (items := group.get(sequence)) and items[0].get(name) not in (None, ""):
             return items[0].get(name)
@@ -138,9 +137,9 @@ def told(file: Any, frame: int, sequence: str, name: str) -> Any:
 
 
 def _scale(file: Any, frame: int) -> tuple[float, float]:
-    """Slope and intercept; 1 and 0 where they are left away or empty."""
-    of = "PixelValueTransformationSequence"
-    slope, intercept = (told(file, frame, of, f"Rescale{name}") for name in ("Slope", "Intercept"))
+    """Slope and intercept; 1 and 0 if they are missing or empty."""
+    sequence = "PixelValueTransformationSequence"
+    slope, intercept = (frame_attribute(file, frame, sequence, f"Rescale{name}") for name in ("Slope", "Intercept"))
     if slope is None:
         slope = file.get("DoseGridScaling")
     return float(1 if slope is None else slope), float(0 if intercept is None else intercept)
@@ -158,14 +157,14 @@ def _scaled(file: Any, pixels: np.ndarray, scales: Sequence[tuple[float, float]]
 
 
 def _mirror(file: Any, slope: float, intercept: float) -> float:
-    """Within the stored range, not the image's own: slices of one series stay comparable."""
+    """Of the range of the stored bits, not of the image, so that slices of one series stay comparable."""
     ends = -1 if file.PixelRepresentation else 2 ** int(file.BitsStored) - 1
     return ends * slope + 2 * intercept
 
 
 def _padding(file: Any, pixels: np.ndarray) -> Bool[np.ndarray, "1 d h w"] | None:
     one = file.get("PixelPaddingValue")
-    if not isinstance(one, int):  # left away, or a number of floating point that marks nothing here
+    if not isinstance(one, int):  # missing, or a floating-point number, which does not mark integers
         return None
     other = file.get("PixelPaddingRangeLimit")
     ends = [_signed(file, value) for value in (one, other) if isinstance(value, int)]
@@ -174,6 +173,6 @@ def _padding(file: Any, pixels: np.ndarray) -> Bool[np.ndarray, "1 d h w"] | Non
 
 
 def _signed(file: Any, value: int) -> int:
-    """Writers give a negative number as the unsigned one of equal bits."""
+    """Some programs write a negative number as the unsigned one of equal bits."""
     bits = int(file.BitsAllocated)
     return value - 2**bits if file.PixelRepresentation and value >= 2 ** (bits - 1) else value

@@ -1,4 +1,4 @@
-"""One body, written in the forms in which hospitals keep volumes, each from where DICOM and NIfTI say a voxel lies."""
+"""One volume, written in the file formats of hospitals, each with positions as DICOM and NIfTI define them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AFFINE = np.diag([*MM, 1.0])
 AFFINE[:3, 3] = ORIGIN
 
 PLANES = {
-    # which axis of RAS slices follow, and of rows and columns too; -1 against it: the way scanners store them
+    # the RAS axes of slices, rows and columns; -1 against the axis: the way scanners store them
     "axial": ((2, 1), (1, -1), (0, -1)),
     "sagittal": ((0, 1), (2, -1), (1, -1)),
     "coronal": ((1, -1), (2, -1), (0, -1)),
@@ -78,7 +78,7 @@ def save(file: FileDataset, samples: np.ndarray, path: Path) -> None:
 
 
 def corners(plane: str) -> tuple[np.ndarray, list[float], np.ndarray]:
-    """Of each slice in order the place of its first pixel; directions along row and column; mm along the three axes."""
+    """Position of the first pixel of each slice; directions along row and column; mm along the three axes."""
     axes = PLANES[plane]
     first = ORIGIN + MM * [
         SPACE[axis] - 1 if next(sign for a, sign in axes if a == axis) < 0 else 0 for axis in range(3)
@@ -92,7 +92,7 @@ def corners(plane: str) -> tuple[np.ndarray, list[float], np.ndarray]:
 def series(
     folder: Path, plane: str = "axial", volume: np.ndarray = BODY, order: Sequence[int] | None = None, **changed: Any
 ) -> Path:
-    """A file a slice, named and numbered in `order`, by default against their places; `changed` tags may be lists."""
+    """One file per slice, numbered in `order`, by default against positions; `changed` tags may be lists."""
     folder.mkdir(parents=True)
     places, along, mm = corners(plane)
     array = stored(volume, plane)
@@ -115,7 +115,7 @@ def item(**values: Any) -> Dataset:
 
 
 def frames(order: Sequence[int], plane: str = "axial") -> tuple[Dataset, list[Dataset], np.ndarray]:
-    """Functional groups that frames share, their own, and what is stored of the body's slices in this order."""
+    """The shared functional groups, those of each frame, and the stored pixels of the slices in this order."""
     places, along, mm = corners(plane)
     shared = item(
         PixelMeasuresSequence=[item(PixelSpacing=mm[1:].tolist(), SliceThickness=9)],

@@ -12,7 +12,7 @@ from pydicom.data import get_testdata_file
 
 from fedcore.data.io.affine import affine_of, grid_of
 from fedcore.data.io.error import ImageError
-from fedcore.data.io.masks import read_mask_of
+from fedcore.data.io.masks import read_mask_for
 from fedcore.data.io.readers import read_image
 from fedcore.data.io.spacing import spacing_of
 
@@ -38,7 +38,7 @@ def series(folder: Path, **changed: Any) -> Path:
     return folder
 
 
-def test_a_voxel_of_a_series_lies_where_the_standard_says(tmp_path: Path) -> None:
+def test_the_affine_of_a_series_is_that_of_the_standard(tmp_path: Path) -> None:
     """Equation C.7.6.2.1-1 of DICOM PS3.3, voxel by voxel; it counts from left and front, RAS from right and back."""
     grid = grid_of(series(tmp_path / "s"))
     assert grid is not None
@@ -48,7 +48,7 @@ def test_a_voxel_of_a_series_lies_where_the_standard_says(tmp_path: Path) -> Non
         np.testing.assert_allclose(grid.affine @ [slice_, row, column, 1], [-mm[0], -mm[1], mm[2], 1], atol=1e-9)
 
 
-def test_slices_are_as_far_apart_as_they_lie_whatever_their_thickness(tmp_path: Path) -> None:
+def test_the_spacing_of_slices_is_that_of_their_positions(tmp_path: Path) -> None:
     assert spacing_of(series(tmp_path / "s")) == pytest.approx((0.5, 0.75, 2.5))
 
 
@@ -59,11 +59,11 @@ def test_slices_are_as_far_apart_as_they_lie_whatever_their_thickness(tmp_path: 
         {"PixelSpacing": None},
     ],
 )
-def test_a_series_that_does_not_say_it_lies_nowhere(tmp_path: Path, changed: dict[str, Any]) -> None:
+def test_a_series_without_geometry_has_no_affine(tmp_path: Path, changed: dict[str, Any]) -> None:
     assert affine_of(series(tmp_path / "s", InstanceNumber=[1, 2, 3], **changed)) is None
 
 
-def test_a_nifti_is_told_as_the_reader_turns_it(tmp_path: Path) -> None:
+def test_the_affine_of_a_nifti_is_that_after_reorientation(tmp_path: Path) -> None:
     """Each value is a place: the sum of its mm from right, back and below, which the affine must give."""
     stored = np.array([[0, -0.5, 0, 4.0], [0, 0, 2.0, -3.0], [3.0, 0, 0, 8.0], [0, 0, 0, 1]])
     places = np.moveaxis(np.indices((4, 6, 8)), 0, -1)
@@ -75,14 +75,14 @@ def test_a_nifti_is_told_as_the_reader_turns_it(tmp_path: Path) -> None:
         assert image[place] == pytest.approx((affine @ [*place, 1])[:3].sum())
 
 
-@pytest.mark.parametrize(("moved", "told"), [(0.001, False), (0.5, True)])
-def test_a_mask_that_lies_elsewhere_is_a_fault(tmp_path: Path, moved: float, told: bool) -> None:
+@pytest.mark.parametrize(("moved", "is_error"), [(0.001, False), (0.5, True)])
+def test_a_mask_at_another_position_is_an_error(tmp_path: Path, moved: float, is_error: bool) -> None:
     there = np.eye(4)
     there[0, 3] = moved
     for name, affine in (("image", np.eye(4)), ("mask", there)):
         nibabel.save(nibabel.Nifti1Image(np.zeros((4, 6, 8), np.uint8), affine), tmp_path / f"{name}.nii.gz")
-    if told:
-        with pytest.raises(ImageError, match="lies elsewhere than its image"):
-            read_mask_of(tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz", (4, 6, 8))
+    if is_error:
+        with pytest.raises(ImageError, match="its position differs from the image's"):
+            read_mask_for(tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz", (4, 6, 8))
     else:
-        assert not read_mask_of(tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz", (4, 6, 8)).any()
+        assert not read_mask_for(tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz", (4, 6, 8)).any()

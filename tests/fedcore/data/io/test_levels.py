@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from fedcore.data.io.error import ImageError
-from fedcore.data.io.levels import require_levels, white_of
-from fedcore.data.io.pictures.grey import certainly_grey
+from fedcore.data.io.levels import require_levels, white_level
+from fedcore.data.io.pictures.greyscale import known_greyscale
 
-GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)
+GREYSCALE = np.arange(12, dtype=np.uint8).reshape(3, 4)
 
 
 def dicom(path: Path, pixels: np.ndarray, stored: int) -> Path:
@@ -31,52 +31,54 @@ def dicom(path: Path, pixels: np.ndarray, stored: int) -> Path:
     return path
 
 
-def test_each_kind_of_file_says_what_is_white(tmp_path: Path) -> None:
-    """A set as it was drawn, and as a hospital's programs convert it."""
-    Image.fromarray(GREY).save(tmp_path / "a.png")
-    Image.fromarray(np.stack([GREY] * 3, -1)).save(tmp_path / "colour.png")
-    Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "wide.png")
-    np.save(tmp_path / "a.npy", GREY)
-    np.save(tmp_path / "wide.npy", GREY.astype(np.int16))
-    np.savez(tmp_path / "a.npz", train_images=GREY[None])
+def test_the_white_level_follows_from_the_kind_of_file(tmp_path: Path) -> None:
+    """A set as it was generated, and as a hospital's programs convert it."""
+    Image.fromarray(GREYSCALE).save(tmp_path / "a.png")
+    Image.fromarray(np.stack([GREYSCALE] * 3, -1)).save(tmp_path / "colour.png")
+    Image.fromarray(GREYSCALE.astype(np.uint16) * 257).save(tmp_path / "wide.png")
+    np.save(tmp_path / "a.npy", GREYSCALE)
+    np.save(tmp_path / "wide.npy", GREYSCALE.astype(np.int16))
+    np.savez(tmp_path / "a.npz", train_images=GREYSCALE[None])
     for name, kind in (("a", np.int16), ("narrow", np.uint8)):
         nibabel.save(nibabel.Nifti1Image(np.ones((3, 3, 3), kind), np.eye(4)), tmp_path / f"{name}.nii.gz")
     found = {
         "a.png": 255, "colour.png": 255, "wide.png": 65535, "a.npy": 255, "wide.npy": 4095, "a.nii.gz": 4095,
         "narrow.nii.gz": 255,
     }  # fmt: skip
-    assert {name: white_of(tmp_path / name) for name in found} == found
-    assert white_of(tmp_path / "a.npz", "train_images", 0) == 255
-    assert white_of(dicom(tmp_path / "8.dcm", GREY, 8)) == 255
-    assert white_of(dicom(tmp_path / "12.dcm", GREY.astype(np.uint16), 12)) == 4095
-    assert white_of(dicom(tmp_path / "16.dcm", GREY.astype(np.uint16), 16)) == 4095
-    folder = dicom(tmp_path / "series" / "1", GREY, 8).parent
-    assert white_of(folder) == 255
+    assert {name: white_level(tmp_path / name) for name in found} == found
+    assert white_level(tmp_path / "a.npz", "train_images", 0) == 255
+    assert white_level(dicom(tmp_path / "8.dcm", GREYSCALE, 8)) == 255
+    assert white_level(dicom(tmp_path / "12.dcm", GREYSCALE.astype(np.uint16), 12)) == 4095
+    assert white_level(dicom(tmp_path / "16.dcm", GREYSCALE.astype(np.uint16), 16)) == 4095
+    folder = dicom(tmp_path / "series" / "1", GREYSCALE, 8).parent
+    assert white_level(folder) == 255
     file = folder / "1"
     file.write_bytes(file.read_bytes()[132:])  # without preamble
     (folder / "0.txt").write_text("no image")
-    assert white_of(folder) == white_of(file) == 255
-    assert certainly_grey(folder)
+    assert white_level(folder) == white_level(file) == 255
+    assert known_greyscale(folder)
     packed = tmp_path / "packed.nii"  # packed, whatever its name
     packed.write_bytes((tmp_path / "narrow.nii.gz").read_bytes())
-    assert white_of(packed) == 255
-    assert certainly_grey(packed)
+    assert white_level(packed) == 255
+    assert known_greyscale(packed)
 
 
-def test_values_that_do_not_say_what_is_white_are_a_fault(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", GREY / 11)
-    Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "a.tif")
+def test_floating_point_and_rescaled_values_are_an_error(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", GREYSCALE / 11)
+    Image.fromarray(GREYSCALE.astype(np.float32)).save(tmp_path / "a.tif")
     rescaled = nibabel.Nifti1Image(np.ones((3, 3, 3), np.int16), np.eye(4))
     rescaled.header.set_slope_inter(2.0, -1.0)
     nibabel.save(rescaled, tmp_path / "a.nii")
     nibabel.save(nibabel.Nifti1Image(np.ones((3, 3, 3), np.float32), np.eye(4)), tmp_path / "b.nii")
     for name in ("a.npy", "a.tif", "a.nii", "b.nii"):
-        with pytest.raises(ImageError, match="do not say what is white; store it as it was drawn: 0 to 255 in 8-bit"):
-            white_of(tmp_path / name)
+        with pytest.raises(ImageError, match="whose white is unknown; store it as it was generated: 0 to 255 in 8-bit"):
+            white_level(tmp_path / name)
 
 
-@pytest.mark.parametrize(("values", "said"), [((-1, 8), "-1 to 8"), ((0, 4096), "0 to 4096")])
-def test_values_beyond_the_levels_are_a_fault(values: tuple[int, int], said: str) -> None:
+@pytest.mark.parametrize(("values", "text"), [((-1, 8), "-1 to 8"), ((0, 4096), "0 to 4096")])
+def test_values_beyond_the_levels_are_an_error(values: tuple[int, int], text: str) -> None:
     require_levels(np.array([0, 4095]), 4095)
-    with pytest.raises(ImageError, match=rf"a synthetic image of values {said}; its kind of file holds levels of 0 to"):
+    with pytest.raises(
+        ImageError, match=rf"a synthetic image of values {text}; its kind of file must have levels of 0 to"
+    ):
         require_levels(np.array(values), 4095)

@@ -1,4 +1,4 @@
-"""Headers that promise more than a machine has: a clear fault, and no memory taken."""
+"""Headers that declare more than a machine has: a clear error, and no memory is allocated."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def png_of(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "told"),
+    ("name", "data", "text"),
     [
-        ("a.npy", npy_of((10**6, 10**6)), "npy of 1000000 x 1000000 pixels; an image has at most 1,073,741,824"),
-        ("a.npy", npy_of((2**15, 2**15)), r"truncated or unreadable \(npy\): 32768 x 32768 values are promised"),
+        ("a.npy", npy_of((10**6, 10**6)), "npy of 1000000 x 1000000 pixels; an image may have at most 1,073,741,824"),
+        ("a.npy", npy_of((2**15, 2**15)), r"truncated or unreadable \(npy\): its header declares 32768 x 32768 values"),
         ("a.nii", nifti_of((32767, 32767, 32767)), "NIfTI of 32767 x 32767 x 32767 pixels"),
         ("a.nii.gz", gzip.compress(nifti_of((32767, 32767, 32767))), "NIfTI of 32767 x 32767 x 32767 pixels"),
         ("a.nii", nifti_of((1000, 1000, 1000)), "unreadable"),
@@ -81,20 +81,19 @@ def png_of(width: int, height: int) -> bytes:
     ],
     ids=["npy", "npy truncated", "nifti", "nifti zipped", "nifti truncated", "dicom", "png", "png largest"],
 )
-def test_an_image_that_promises_terabytes(name: str, data: bytes, told: str, tmp_path: Path) -> None:
+def test_an_image_that_declares_terabytes_is_an_error(name: str, data: bytes, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ImageError, match=r"."):
         read_image(tmp_path / name)  # what is imported on the way is not counted
     tracemalloc.start()
-    with pytest.raises(ImageError, match=told):
+    with pytest.raises(ImageError, match=text):
         read_image(tmp_path / name)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert most < MEGABYTES << 20 or "unreadable" in told
+    assert most < MEGABYTES << 20 or "unreadable" in text
 
 
-def test_a_nifti_that_unpacks_to_more_than_it_says(tmp_path: Path) -> None:
-    """What comes after the voxels is not read."""
+def test_data_after_the_voxels_of_a_nifti_is_not_read(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "a.nii.gz", "wb") as file:
         file.write(nifti_of((4, 4, 4)))
         for _ in range(256):
@@ -115,22 +114,22 @@ def packed(path: Path, **members: bytes) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("images", "told"),
+    ("images", "text"),
     [
-        (npy_of((10**12, 8, 8)), "is truncated: it promises 1000000000000 x 8 x 8 values"),
-        (npy_of((10**12, 0)), "has 1,000,000,000,000 rows; an .npz may have 10,000,000"),
+        (npy_of((10**12, 8, 8)), "is truncated: its header declares 1000000000000 x 8 x 8 values"),
+        (npy_of((10**12, 0)), "has 1,000,000,000,000 rows; an .npz may have at most 10,000,000"),
         (npy_of((1,), "|O"), "arrays of Python objects are not read"),
         (b"no array", "."),
     ],
 )
-def test_an_npz_of_a_manifest(images: bytes, told: str, tmp_path: Path) -> None:
+def test_a_damaged_npz_of_a_manifest_is_an_error(images: bytes, text: str, tmp_path: Path) -> None:
     packed(tmp_path / "a.npz", train_images=images)
     (tmp_path / "m.csv").write_text("image,site\na.npz,a\n")
-    with pytest.raises(InputErrors, match=f"row 2: a.npz: .*{told}"):
+    with pytest.raises(InputErrors, match=f"row 2: a.npz: .*{text}"):
         read_manifest(tmp_path / "m.csv")
 
 
-def test_an_npz_that_fills_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_npz_larger_than_the_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = packed(tmp_path / "a.npz", train_images=npy_of((4, 4), content=bytes(64)))
     usage: Callable[[str], object] = lambda _: type("Usage", (), {"free": 100})  # noqa: E731
     monkeypatch.setattr("shutil.disk_usage", usage)
@@ -138,11 +137,14 @@ def test_an_npz_that_fills_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         npz.item(file, "train_images", 0)
 
 
-def test_what_a_site_kept(tmp_path: Path) -> None:
+def test_files_that_a_site_kept_have_a_limit(tmp_path: Path) -> None:
     folder = tmp_path / "sites" / "a"
     folder.mkdir(parents=True)
     packed(folder / "x.npz", small=npy_of((16,)), large=bytes(300 << 20))
-    with pytest.raises(ValueError, match=r"x.npz unpacks to 300 MiB; it may have 256"), kept(tmp_path, "a", "x.npz"):
+    with (
+        pytest.raises(ValueError, match=r"x.npz unpacks to 300 MiB; at most 256 are allowed"),
+        kept(tmp_path, "a", "x.npz"),
+    ):
         pass
     packed(folder / "x.npz", small=npy_of((10**12,)))
     with pytest.raises(ValueError, match=r"small.npy is truncated"), kept(tmp_path, "a", "x.npz"):
@@ -155,7 +157,7 @@ def test_what_a_site_kept(tmp_path: Path) -> None:
         pass
 
 
-def test_a_manifest_with_a_nul(tmp_path: Path) -> None:
+def test_a_manifest_with_a_nul_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_bytes(b"image,site\na\0.png,a\n")
-    with pytest.raises(InputErrors, match=r"not a text \(NUL in line 2\)"):
+    with pytest.raises(InputErrors, match=r"not a text file \(NUL in line 2\)"):
         read_manifest(tmp_path / "m.csv")

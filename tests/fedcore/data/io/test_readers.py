@@ -16,7 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from fedcore.data.io.readers import ImageError, read_image
 
-GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)  # 3 rows, 4 columns, no symmetry
+GREYSCALE = np.arange(12, dtype=np.uint8).reshape(3, 4)  # 3 rows, 4 columns, no symmetry
 COLOUR = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
 
 
@@ -26,7 +26,7 @@ def saved(path: Path, array: np.ndarray, mode: str | None = None) -> Path:
     return path
 
 
-def fault(path: Path, read=read_image) -> str:
+def error_of(path: Path, read=read_image) -> str:
     with pytest.raises(ImageError) as caught:
         read(path)
     assert path.name not in str(caught.value)
@@ -35,10 +35,10 @@ def fault(path: Path, read=read_image) -> str:
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "tiff", "PNG"])
-def test_grey_pictures_stand_upright(tmp_path: Path, suffix: str) -> None:
-    image = read_image(saved(tmp_path / f"a.{suffix}", GREY))
+def test_greyscale_pictures_are_upright(tmp_path: Path, suffix: str) -> None:
+    image = read_image(saved(tmp_path / f"a.{suffix}", GREYSCALE))
     assert image.dtype == np.float32
-    assert image.tolist() == [GREY.tolist()]
+    assert image.tolist() == [GREYSCALE.tolist()]
 
 
 @pytest.mark.parametrize(
@@ -50,20 +50,20 @@ def test_grey_pictures_stand_upright(tmp_path: Path, suffix: str) -> None:
         ("tif", np.float32, 0.25),
     ],
 )
-def test_deep_pictures_keep_their_values(tmp_path: Path, suffix: str, dtype: type, high: float) -> None:
-    array = GREY.astype(dtype)
+def test_pictures_of_many_bits_keep_their_values(tmp_path: Path, suffix: str, dtype: type, high: float) -> None:
+    array = GREYSCALE.astype(dtype)
     array[0, 1] = high
     assert read_image(saved(tmp_path / f"a.{suffix}", array))[0].tolist() == array.astype(np.float32).tolist()
 
 
-def test_colour_alpha_palette_bits(tmp_path: Path) -> None:
+def test_colour_alpha_palette_and_bits_are_read(tmp_path: Path) -> None:
     expected = np.moveaxis(COLOUR, -1, 0).tolist()
     assert read_image(saved(tmp_path / "rgb.png", COLOUR)).tolist() == expected
     alpha = np.dstack([COLOUR, np.full((3, 4), 7, np.uint8)])
     assert read_image(saved(tmp_path / "rgba.png", alpha)).tolist() == expected
     assert read_image(saved(tmp_path / "p.png", COLOUR, "P")).shape == (3, 3, 4)
-    assert read_image(saved(tmp_path / "la.png", GREY, "LA")).tolist() == [GREY.tolist()]
-    assert read_image(saved(tmp_path / "1.png", GREY > 5)).tolist() == [(GREY > 5).astype(float).tolist()]
+    assert read_image(saved(tmp_path / "la.png", GREYSCALE, "LA")).tolist() == [GREYSCALE.tolist()]
+    assert read_image(saved(tmp_path / "1.png", GREYSCALE > 5)).tolist() == [(GREYSCALE > 5).astype(float).tolist()]
 
 
 def test_jpeg_is_upright_and_close(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_jpeg_is_upright_and_close(tmp_path: Path) -> None:
     assert np.abs(image[0] - ramp).max() < 8
 
 
-def test_npz_item(tmp_path: Path) -> None:
+def test_an_item_of_an_npz_is_read(tmp_path: Path) -> None:
     stack = np.arange(2 * 5 * 6 * 3, dtype=np.uint8).reshape(2, 5, 6, 3)
     np.savez_compressed(tmp_path / "a.npz", train_images=stack)
     image = read_image(tmp_path / "a.npz", "train_images", 1)
@@ -81,7 +81,7 @@ def test_npz_item(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
-def test_nifti_is_turned_to_ras(tmp_path: Path, suffix: str) -> None:
+def test_nifti_is_reoriented_to_ras(tmp_path: Path, suffix: str) -> None:
     volume = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
     nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / f"ras.{suffix}")
     nib.save(nib.Nifti1Image(volume[::-1, ::-1], np.diag([-1, -1, 1, 1])), tmp_path / f"lps.{suffix}")
@@ -91,7 +91,7 @@ def test_nifti_is_turned_to_ras(tmp_path: Path, suffix: str) -> None:
         assert read_image(tmp_path / f"{name}.{suffix}").tolist() == [volume.tolist()]
 
 
-def test_nifti_channels_slices_and_scaling(tmp_path: Path) -> None:
+def test_channels_slices_and_scaling_of_nifti(tmp_path: Path) -> None:
     def read(shape: tuple[int, ...]) -> tuple[int, ...]:
         nib.save(nib.Nifti1Image(np.zeros(shape, np.uint8), np.eye(4)), tmp_path / "a.nii")
         return read_image(tmp_path / "a.nii").shape
@@ -107,7 +107,7 @@ def test_nifti_channels_slices_and_scaling(tmp_path: Path) -> None:
     assert (read_image(tmp_path / "s.nii") == 3 * 2 - 1).all()
 
 
-def test_nibabels_own_files() -> None:
+def test_files_of_nibabel_are_read() -> None:
     folder = Path(nib.__file__).parent / "tests" / "data"
     assert read_image(folder / "anatomical.nii").shape == (1, 33, 41, 25)
     assert read_image(folder / "example4d.nii.gz").shape[0] == 2
@@ -133,13 +133,13 @@ def dicom(path: Path, pixels: np.ndarray, **tags: object) -> Path:
 
 
 def test_dicom_units_and_orientation(tmp_path: Path) -> None:
-    plain = read_image(dicom(tmp_path / "a.dcm", GREY))
+    plain = read_image(dicom(tmp_path / "a.dcm", GREYSCALE))
     assert plain.dtype == np.float32
-    assert plain.tolist() == [GREY.tolist()]
-    hounsfield = read_image(dicom(tmp_path / "b", GREY, RescaleSlope=2, RescaleIntercept=-1000))
-    assert hounsfield[0].tolist() == (GREY * 2.0 - 1000).tolist()
-    negative = read_image(dicom(tmp_path / "c.dcm", GREY, PhotometricInterpretation="MONOCHROME1"))
-    assert negative[0].tolist() == (4095.0 - GREY).tolist()
+    assert plain.tolist() == [GREYSCALE.tolist()]
+    hounsfield = read_image(dicom(tmp_path / "b", GREYSCALE, RescaleSlope=2, RescaleIntercept=-1000))
+    assert hounsfield[0].tolist() == (GREYSCALE * 2.0 - 1000).tolist()
+    negative = read_image(dicom(tmp_path / "c.dcm", GREYSCALE, PhotometricInterpretation="MONOCHROME1"))
+    assert negative[0].tolist() == (4095.0 - GREYSCALE).tolist()
     frames = np.arange(24).reshape(2, 3, 4)
     assert read_image(dicom(tmp_path / "d.dcm", frames)).tolist() == [frames.tolist()]
 
@@ -152,13 +152,13 @@ def series(folder: Path, order: list[int], **tags: object) -> Path:
             "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
         }
         shared = {"SeriesInstanceUID": "1.2.3", "InstanceNumber": at + 1}
-        dicom(folder / f"{at}.dcm", GREY + 100 * place, **{**geometry, **shared, **tags})
+        dicom(folder / f"{at}.dcm", GREYSCALE + 100 * place, **{**geometry, **shared, **tags})
     return folder
 
 
 def test_a_series_is_sorted_by_position(tmp_path: Path) -> None:
     volume = read_image(series(tmp_path / "s", [2, 0, 1]))
-    assert volume.tolist() == [[(GREY + 100.0 * place).tolist() for place in range(3)]]
+    assert volume.tolist() == [[(GREYSCALE + 100.0 * place).tolist() for place in range(3)]]
 
 
 def test_a_series_without_positions_is_sorted_by_number(tmp_path: Path) -> None:
@@ -166,25 +166,25 @@ def test_a_series_without_positions_is_sorted_by_number(tmp_path: Path) -> None:
     assert volume[0, :, 0, 0].tolist() == [200, 0, 100]
 
 
-def test_series_faults(tmp_path: Path) -> None:
+def test_folders_that_are_not_one_series_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "readme.txt").write_text("no image")
-    assert fault(tmp_path / "notes") == "a folder without DICOM files"
-    assert "share a place" in fault(series(tmp_path / "twice", [1, 1]))
+    assert error_of(tmp_path / "notes") == "a folder without DICOM files"
+    assert "at 1 positions; remove the duplicates" in error_of(series(tmp_path / "twice", [1, 1]))
     two = series(tmp_path / "two", [0, 1])
-    dicom(two / "other.dcm", GREY, SeriesInstanceUID="1.2.4")
-    assert fault(two) == "2 series in one folder (2 and 1 images); a folder holds one"
+    dicom(two / "other.dcm", GREYSCALE, SeriesInstanceUID="1.2.4")
+    assert error_of(two) == "2 series in one folder (2 and 1 images); it must contain one"
     lost = series(tmp_path / "lost", [0, 1], ImagePositionPatient=None, InstanceNumber=None)
-    assert "without position" in fault(lost)
+    assert "without position" in error_of(lost)
     uneven = series(tmp_path / "uneven", [0, 1])
     dicom(
         uneven / "2.dcm",
-        GREY[:2],
+        GREYSCALE[:2],
         SeriesInstanceUID="1.2.3",
         ImagePositionPatient=[0, 0, 9],
         ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
     )
-    assert "unequal shape" in fault(uneven)
+    assert "unequal shape" in error_of(uneven)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_series_faults(tmp_path: Path) -> None:
         ("rtdose_1frame.dcm", (1, 10, 10)),
     ],
 )
-def test_pydicoms_own_files(name: str, shape: tuple[int, ...]) -> None:
+def test_files_of_pydicom_are_read(name: str, shape: tuple[int, ...]) -> None:
     assert read_image(Path(str(get_testdata_file(name, download=False)))).shape == shape
 
 
@@ -212,8 +212,8 @@ def test_pydicoms_own_files(name: str, shape: tuple[int, ...]) -> None:
         ("test-SR.dcm", "DICOM without pixels"),
     ],
 )
-def test_dicom_faults(name: str, text: str) -> None:
-    assert text in fault(Path(str(get_testdata_file(name, download=False))))
+def test_dicom_without_readable_pixels_is_an_error(name: str, text: str) -> None:
+    assert text in error_of(Path(str(get_testdata_file(name, download=False))))
 
 
 def test_jpeg_ls_is_read() -> None:
@@ -222,23 +222,25 @@ def test_jpeg_ls_is_read() -> None:
     assert image[0, ::5, 0].tolist() == [255, 125, 65, 30, 15, 5, 5, 0, 0]
 
 
-def test_what_nothing_decodes_is_named(tmp_path: Path) -> None:
+def test_a_missing_decoder_is_named(tmp_path: Path) -> None:
     file = pydicom.dcmread(str(get_testdata_file("MR_small_RLE.dcm", download=False)))
     file.file_meta.TransferSyntaxUID = pydicom.uid.MPEG2MPML
     file.save_as(tmp_path / "a.dcm")
-    assert fault(tmp_path / "a.dcm").startswith("no decoder for MPEG2 Main Profile / Main Level; decompress the file")
+    assert error_of(tmp_path / "a.dcm").startswith(
+        "no decoder for MPEG2 Main Profile / Main Level; decompress the file"
+    )
 
 
-def test_nothing_of_the_header_gets_out(tmp_path: Path) -> None:
-    path = dicom(tmp_path / "a.dcm", GREY, BitsAllocated=7)
-    assert "Secret" not in fault(path)
-    path = dicom(tmp_path / "b.dcm", GREY)
+def test_errors_contain_nothing_of_the_header(tmp_path: Path) -> None:
+    path = dicom(tmp_path / "a.dcm", GREYSCALE, BitsAllocated=7)
+    assert "Secret" not in error_of(path)
+    path = dicom(tmp_path / "b.dcm", GREYSCALE)
     path.write_bytes(path.read_bytes()[:-5])
-    assert "Secret" not in fault(path)
+    assert "Secret" not in error_of(path)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "nii.gz", "nii", "npy", "dcm"])
-def test_damaged_files(tmp_path: Path, suffix: str) -> None:
+def test_damaged_files_are_an_error(tmp_path: Path, suffix: str) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (40, 40), dtype=np.uint8)
     path = tmp_path / f"a.{suffix}"
     if suffix.startswith("nii"):
@@ -251,40 +253,40 @@ def test_damaged_files(tmp_path: Path, suffix: str) -> None:
         saved(path, noise)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    assert "truncated or unreadable" in fault(path)
+    assert "truncated or unreadable" in error_of(path)
     path.write_bytes(b"GIF89a, or anything else" * 20)
-    assert "truncated or unreadable" in fault(path)
+    assert "truncated or unreadable" in error_of(path)
     path.write_bytes(b"")
-    assert fault(path) == "zero bytes"
+    assert error_of(path) == "zero bytes"
 
 
-def test_pixels_that_are_no_image(tmp_path: Path) -> None:
+def test_pixels_that_are_not_an_image_are_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
 
-    def told(array: np.ndarray) -> str:
+    def error_for(array: np.ndarray) -> str:
         np.save(path, array)
-        return fault(path)
+        return error_of(path)
 
     bad = np.full((64, 64), 7, np.float32)
     bad[0, :11], bad[2, 0] = np.nan, 3
-    assert told(bad) == "NaN pixels (11 of 4096); data.nan minimum takes them for the image's least value"
+    assert error_for(bad) == "NaN pixels (11 of 4096); data.nan minimum replaces them by the image's least value"
     assert np.array_equal(read_image(path, nan="minimum")[0], np.where(np.isnan(bad), 3, bad))
     bad[1, 0] = -np.inf
-    assert told(bad) == "infinite pixels, or above 3.4e38 (1 of 4096)"
-    assert "infinite" in fault(path, partial(read_image, nan="minimum"))
-    assert told(np.full((2, 2), 1e300)) == "infinite pixels, or above 3.4e38 (4 of 4)"
-    assert told(np.full((2, 2), np.nan)) == "nothing but NaN pixels"
-    assert told(np.zeros((0, 5))) == "empty image (0 pixels)"
-    assert told(np.zeros((2, 2), complex)) == "pixels must be real numbers, got complex128"
-    assert "neither a picture nor a volume" in told(np.zeros(5))
-    assert "unreadable" in told(np.array([None, {}]))
-    assert "unknown kind of file" in fault(tmp_path / "a.txt")
+    assert error_for(bad) == "infinite pixels, or above 3.4e38 (1 of 4096)"
+    assert "infinite" in error_of(path, partial(read_image, nan="minimum"))
+    assert error_for(np.full((2, 2), 1e300)) == "infinite pixels, or above 3.4e38 (4 of 4)"
+    assert error_for(np.full((2, 2), np.nan)) == "all pixels are NaN"
+    assert error_for(np.zeros((0, 5))) == "empty image (0 pixels)"
+    assert error_for(np.zeros((2, 2), complex)) == "pixels must be real numbers, got complex128"
+    assert "neither a picture nor a volume" in error_for(np.zeros(5))
+    assert "unreadable" in error_for(np.array([None, {}]))
+    assert "unknown kind of file" in error_of(tmp_path / "a.txt")
     (tmp_path / "scan.Doe_Jane_1961").write_text("?")
-    assert "oe" not in fault(tmp_path / "scan.Doe_Jane_1961")  # the end of a name may be a patient's
+    assert "oe" not in error_of(tmp_path / "scan.Doe_Jane_1961")  # the suffix may be a patient's name
 
 
-def test_threads_leave_the_warning_filters_alone(tmp_path: Path) -> None:
-    paths = [dicom(tmp_path / f"{at}.dcm", GREY) for at in range(20)]
+def test_threads_do_not_change_the_warning_filters(tmp_path: Path) -> None:
+    paths = [dicom(tmp_path / f"{at}.dcm", GREYSCALE) for at in range(20)]
     before = list(warnings.filters)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(read_image, paths))
@@ -300,4 +302,4 @@ def test_real_dicom_series(real_data: Path) -> None:
 
 
 def test_pydicom_reads_what_the_tests_wrote(tmp_path: Path) -> None:
-    assert (pydicom.dcmread(dicom(tmp_path / "a.dcm", GREY)).pixel_array == GREY).all()
+    assert (pydicom.dcmread(dicom(tmp_path / "a.dcm", GREYSCALE)).pixel_array == GREYSCALE).all()

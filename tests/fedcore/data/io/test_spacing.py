@@ -11,7 +11,7 @@ from pydicom.data import get_testdata_file
 from fedcore.data.io.error import ImageError
 from fedcore.data.io.readers import read_image
 from fedcore.data.io.spacing import spacing_of
-from fedcore.data.manifest.manifest import Row
+from fedcore.data.manifest.row import Row
 from fedcore.data.preprocess.decode import Decoding, decode
 from fedcore.data.preprocess.scaling import Percentiles
 
@@ -22,7 +22,7 @@ def volume(path: Path, affine: np.ndarray | None, shape: tuple[int, ...] = (4, 6
     return path
 
 
-def test_it_follows_the_axes_as_the_reader_turns_them(tmp_path: Path) -> None:
+def test_spacing_is_in_the_order_of_the_axes_that_are_read(tmp_path: Path) -> None:
     """Stored as (superior, right to left, anterior), with 3, 0.5 and 2 mm."""
     affine = np.array([[0, -0.5, 0, 0], [0, 0, 2.0, 0], [3.0, 0, 0, 0], [0, 0, 0, 1]])
     path = volume(tmp_path / "a.nii.gz", affine)
@@ -30,7 +30,7 @@ def test_it_follows_the_axes_as_the_reader_turns_them(tmp_path: Path) -> None:
     assert spacing_of(path) == (0.5, 2.0, 3.0)
 
 
-def test_what_no_header_says_is_unknown(tmp_path: Path) -> None:
+def test_without_a_header_the_spacing_is_unknown(tmp_path: Path) -> None:
     sheared = np.diag([1.0, 1, 1, 1])
     sheared[0, 1] = 0.5
     unset = nibabel.load(volume(tmp_path / "u.nii", np.eye(4)))
@@ -43,7 +43,7 @@ def test_what_no_header_says_is_unknown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.dcm", "1.2.840.113619"])
-def test_dicom_says_it_of_rows_and_columns(tmp_path: Path, name: str) -> None:
+def test_dicom_has_the_spacing_of_rows_and_columns(tmp_path: Path, name: str) -> None:
     file = pydicom.dcmread(str(get_testdata_file("CT_small.dcm")))
     file.PixelSpacing = [0.5, 0.75]
     file.save_as(tmp_path / name)
@@ -61,7 +61,7 @@ def test_dicom_says_it_of_rows_and_columns(tmp_path: Path, name: str) -> None:
     assert spacing_of(tmp_path / name) is None
 
 
-def test_what_is_kept_has_the_spacing_of_its_new_size(tmp_path: Path) -> None:
+def test_decoded_images_have_the_spacing_of_their_new_size(tmp_path: Path) -> None:
     path = volume(tmp_path / "a.nii.gz", np.diag([1.0, 2.0, 4.0, 1]), (8, 16, 4))
     row = Row(number=2, image=path, site="a", split="train", label=None, mask=None, patient="p")
     whole = decode(row, Decoding(Percentiles(), (8, 8, 8), 1))

@@ -2,17 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from fedcore.data.manifest.columns import Columns, header_of
+from fedcore.data.manifest.columns import Columns, parse_header
 
 
-def told(header: str, columns: Columns = Columns()) -> str:  # noqa: B008
-    found = header_of(header.split(","), columns)
-    return "\n".join([*found.faults, *found.notes])
+def messages(header: str, columns: Columns = Columns()) -> str:  # noqa: B008
+    found = parse_header(header.split(","), columns)
+    return "\n".join([*found.errors, *found.warnings])
 
 
-def test_a_record_has_our_names_whatever_the_files_are() -> None:
-    header = header_of(["Site", "File", "extra"], Columns(image="file"))
-    assert not header.faults
+def test_a_record_has_the_default_names() -> None:
+    header = parse_header(["Site", "File", "extra"], Columns(image="file"))
+    assert not header.errors
     assert header.record(["north", "a.png"]) == {
         "image": "a.png", "site": "north", "split": "", "label": "", "mask": "", "patient": "", "position": "",
     }  # fmt: skip
@@ -21,33 +21,33 @@ def test_a_record_has_our_names_whatever_the_files_are() -> None:
 @pytest.mark.parametrize(
     ("header", "text"),
     [
-        ("path,site", "column 'image' is missing; 'path' may be it: set data.columns.image path (of data check: "
-         "--columns.image path), or rename it"),
-        ("image,hospital", "'hospital' may be it: set data.columns.site hospital"),
-        ("image_path,site", "'image_path' may be it"),
-        ("image|site|split", "columns are set apart by comma, semicolon or tab"),
-        ("image,site,patient_id", "column 'patient_id' is unknown; did you mean 'patient'? Rename it, or set "
+        ("path,site", "column 'image' is missing; if it is 'path', set data.columns.image path (for data "
+         "check: --columns.image path), or rename it"),
+        ("image,hospital", "if it is 'hospital', set data.columns.site hospital"),
+        ("image_path,site", "if it is 'image_path', set"),
+        ("image|site|split", "columns are separated by comma, semicolon or tab"),
+        ("image,site,patient_id", "unknown column 'patient_id'; did you mean 'patient'? Rename it, or set "
          "data.columns.patient patient_id"),
-        ("image,site,pid", "column 'pid' is ignored; if it holds what we call patient, set data.columns.patient pid"),
-        ("image,site,class", "if it holds what we call label, set data.columns.label class"),
-        ("image,site,site", "column 'site' stands 2 times"),
-        ("image,site,spilt", "column 'spilt' is unknown; did you mean 'split'?"),
+        ("image,site,pid", "column 'pid' is ignored; if it contains the patient, set data.columns.patient pid"),
+        ("image,site,class", "if it contains the label, set data.columns.label class"),
+        ("image,site,site", "column 'site' occurs 2 times"),
+        ("image,site,spilt", "unknown column 'spilt'; did you mean 'split'?"),
     ],
 )  # fmt: skip
-def test_what_may_be_meant(header: str, text: str) -> None:
-    assert text in told(header)
+def test_misnamed_columns_have_a_suggestion(header: str, text: str) -> None:
+    assert text in messages(header)
 
 
-def test_a_column_that_is_known_by_our_name_has_no_rival() -> None:
-    assert told("image,site,label,class") == "columns ignored: 'class'"
+def test_a_column_with_the_default_name_needs_no_suggestion() -> None:
+    assert messages("image,site,label,class") == "columns ignored: 'class'"
 
 
-def test_names_that_cannot_be_followed() -> None:
-    assert "column 'patient' is missing; data.columns.patient asks for 'pid'" in told(
+def test_column_names_that_do_not_fit_are_an_error() -> None:
+    assert "column 'patient' is missing; data.columns.patient is 'pid'" in messages(
         "image,site", Columns(patient="pid")
     )
-    assert "takes column 'image' for two things" in told("image,site", Columns(mask="image"))
+    assert "uses column 'image' twice" in messages("image,site", Columns(mask="image"))
 
 
-def test_columns_without_a_name_are_no_fault() -> None:
-    assert told(",image,site,") == ""
+def test_columns_without_a_name_are_ignored() -> None:
+    assert messages(",image,site,") == ""

@@ -20,17 +20,17 @@ def written(folder: Path, text: str | bytes, files: str = "a.png b.png c.png") -
     return path
 
 
-def faults_of(path: Path) -> str:
+def errors_of(path: Path) -> str:
     with pytest.raises(InputErrors) as caught:
         read_manifest(path)
-    return "\n".join(caught.value.faults)
+    return "\n".join(caught.value.errors)
 
 
 def read(folder: Path, text: str) -> Manifest:
     return read_manifest(written(folder, text))
 
 
-def test_a_full_manifest(tmp_path: Path) -> None:
+def test_all_columns_are_read(tmp_path: Path) -> None:
     found = read(
         tmp_path,
         "image,site,split,label,mask,patient,licence\n"
@@ -41,34 +41,34 @@ def test_a_full_manifest(tmp_path: Path) -> None:
     assert (first.number, first.image, first.mask) == (2, tmp_path / "a.png", tmp_path / "c.png")
     assert (second.number, second.split, second.label, second.mask) == (4, "val", None, None)
     assert (found.classes, found.has_split) == (("cat",), True)
-    assert found.notes == ("columns ignored: 'licence'",)
+    assert found.warnings == ("columns ignored: 'licence'",)
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_dialects(tmp_path: Path, delimiter: str, mark: bytes, end: str) -> None:
+def test_delimiters_marks_and_line_ends_are_recognised(tmp_path: Path, delimiter: str, mark: bytes, end: str) -> None:
     text = f"image{delimiter}site{end}a.png{delimiter}north{end}b.png{delimiter}south{end}"
     rows = read_manifest(written(tmp_path, mark + text.encode())).rows
     assert [row.site for row in rows] == ["north", "south"]
 
 
-def test_without_split_and_patient(tmp_path: Path) -> None:
+def test_without_split_and_patient_all_images_are_for_training(tmp_path: Path) -> None:
     found = read(tmp_path, "image,site\na.png,n\nb.png,n\n")
     assert {row.split for row in found.rows} == {"train"}
     assert len({row.patient for row in found.rows}) == 2
     assert not found.has_split
-    assert "no split column" in found.notes[-1]
+    assert "no column split" in found.warnings[-1]
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "error"),
     [
         ("", "empty"),
         ("image,site\n", "no rows"),
         ("image,label\na.png,x\n", "column 'site' is missing"),
-        ("image,site,patients\na.png,n,x\n", "column 'patients' is unknown; did you mean 'patient'?"),
-        ("image,site,site\na.png,n,m\n", "column 'site' stands 2 times"),
+        ("image,site,patients\na.png,n,x\n", "unknown column 'patients'; did you mean 'patient'?"),
+        ("image,site,site\na.png,n,m\n", "column 'site' occurs 2 times"),
         ("image,site\nmissing.png,n\n", "row 2: missing.png is missing"),
         ("image,site,mask\na.png,n,none.png\n", "row 2: none.png is missing"),
         ("image,site\n,n\n", "row 2: image is empty"),
@@ -77,10 +77,10 @@ def test_without_split_and_patient(tmp_path: Path) -> None:
         ("image,site\na.png,../up\n", "row 2: a site's name"),
         (
             f"image,site\na.png,{'x' * 201}\n",
-            "row 2: a site's name is at most 200 bytes long; 'xxxxxxxxxxxxxxxxxxxx...'",
+            "row 2: a site's name must have at most 200 bytes; 'xxxxxxxxxxxxxxxxxxxx...'",
         ),
-        (f"image,site\na.png,{'д' * 101}\n", "row 2: a site's name is at most 200 bytes long"),
-        ("image,site\n\0.png,n\n", "not a text (NUL in line 2); save it as 'CSV UTF-8'"),
+        (f"image,site\na.png,{'д' * 101}\n", "row 2: a site's name must have at most 200 bytes"),
+        ("image,site\n\0.png,n\n", "not a text file (NUL in line 2); save it as 'CSV UTF-8'"),
         ("image,site,split\na.png,n,training\n", "row 2: split must be train, val or test; got 'training'"),
         ("image,site,split\na.png,n,\n", "row 2: split must be train, val or test"),
         ("image,site\na.png,n,extra\n", "row 2: 3 cells, 2 columns"),
@@ -93,16 +93,16 @@ def test_without_split_and_patient(tmp_path: Path) -> None:
         ("image,site\na.png,NaN\n", "row 2: site 'NaN' is a word for a missing value; give the hospital a name"),
         ("image,site\nnull,n\n", "row 2: image is empty"),
         ("image,site,split\na.png,n,nan\n", "row 2: split must be train, val or test"),
-        ("image,site,label\na.png,n,None\n", "row 2: label 'None' may say that nobody has looked"),
-        ("image,site,label\na.png,n,Mass|nan\n", "row 2: label 'Mass|nan' holds a finding and 'nan'"),
+        ("image,site,label\na.png,n,None\n", "row 2: label 'None' is ambiguous"),
+        ("image,site,label\na.png,n,Mass|nan\n", "row 2: label 'Mass|nan' contains a finding and 'nan'"),
         ("image,site\na.png,St Anna\nb.png,st_anna\n", "sites 'St Anna' (row 2) and 'st_anna' (row 3) seem to be one"),
         ("image,site,patient,position\na.png,n,,3\n", "row 2: position without patient"),
-        ("image,site,positions\na.png,n,3\n", "column 'positions' is unknown; did you mean 'position'?"),
+        ("image,site,positions\na.png,n,3\n", "unknown column 'positions'; did you mean 'position'?"),
         (b"image,site\n\xff.png,n\n", "not UTF-8 text (byte 11)"),
     ],
 )
-def test_faults(tmp_path: Path, text: str | bytes, fault: str) -> None:
-    assert fault in faults_of(written(tmp_path, text))
+def test_errors_have_their_row(tmp_path: Path, text: str | bytes, error: str) -> None:
+    assert error in errors_of(written(tmp_path, text))
 
 
 def test_positions_run_from_0_to_1_in_each_patient_of_a_site(tmp_path: Path) -> None:
@@ -122,23 +122,23 @@ def test_positions_run_from_0_to_1_in_each_patient_of_a_site(tmp_path: Path) -> 
     assert [row.position for row in rows] == [0, 1, None, 0.5, 0, pytest.approx(4.5 / 14.5), 1]
 
 
-def test_empty_file_and_folder(tmp_path: Path) -> None:
+def test_empty_files_and_folders_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     (tmp_path / "series").mkdir()
-    faults = faults_of(written(tmp_path, "image,site\nempty.png,n\nseries,n\n"))
-    assert "row 2: empty.png is empty" in faults
-    assert "row 3: series is empty" in faults
+    errors = errors_of(written(tmp_path, "image,site\nempty.png,n\nseries,n\n"))
+    assert "row 2: empty.png is empty" in errors
+    assert "row 3: series is empty" in errors
 
 
-def test_all_faults_at_once(tmp_path: Path) -> None:
-    faults = faults_of(written(tmp_path, "image,site,split\nmissing.png,,x\na.png,n,train\na.png,n,train\n"))
-    assert len(faults.splitlines()) == 4
-    assert "row 2: missing.png is missing" in faults
-    assert "row 4" in faults
+def test_all_errors_are_reported_together(tmp_path: Path) -> None:
+    errors = errors_of(written(tmp_path, "image,site,split\nmissing.png,,x\na.png,n,train\na.png,n,train\n"))
+    assert len(errors.splitlines()) == 4
+    assert "row 2: missing.png is missing" in errors
+    assert "row 4" in errors
 
 
-def test_a_missing_manifest(tmp_path: Path) -> None:
-    assert "cannot be read: No such file or directory; give the path of a CSV file" in faults_of(tmp_path / "none.csv")
+def test_a_missing_manifest_is_an_error(tmp_path: Path) -> None:
+    assert "cannot be read: No such file or directory; give the path of a CSV file" in errors_of(tmp_path / "none.csv")
 
 
 @pytest.fixture
@@ -155,8 +155,8 @@ def medmnist(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_npz_expands(medmnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(npz, "item", None)  # the images themselves must stay unread
+def test_an_npz_becomes_one_row_per_image(medmnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npz, "item", None)  # the images themselves must not be read
     found = read_manifest(written(medmnist, "image,site\nblood.npz,lab\n"))
     assert [row.split for row in found.rows] == ["train"] * 3 + ["val"] + ["test"] * 2
     assert [row.label for row in found.rows] == ["0", "1", "2", "0", "0", "1"]
@@ -165,30 +165,30 @@ def test_npz_expands(medmnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.has_split, found.classes) == (True, ("0", "1", "2"))
 
 
-def test_npz_of_one_split(medmnist: Path) -> None:
+def test_of_an_npz_one_split_can_be_used(medmnist: Path) -> None:
     found = read_manifest(written(medmnist, "image,site,split\nblood.npz,a,train\nblood.npz,b,test\n"))
     assert [(row.site, row.split) for row in found.rows] == [("a", "train")] * 3 + [("b", "test")] * 2
 
 
-def test_npz_faults(medmnist: Path) -> None:
+def test_errors_of_an_npz_have_their_row(medmnist: Path) -> None:
     np.savez(medmnist / "other.npz", pixels=np.zeros(3))
     np.savez(medmnist / "uneven.npz", train_images=np.zeros((3, 2, 2)), train_labels=np.zeros((2, 1)))
     np.savez(medmnist / "objects.npz", train_images=np.array([None, "x"]), allow_pickle=True)
     text = "image,site\nother.npz,n\nuneven.npz,n\na.npz,n\nobjects.npz,n\nblood.npz,n\nblood.npz,m\n"
-    faults = faults_of(written(medmnist, text, files="a.npz"))
-    assert "row 2: other.npz: no train_images" in faults
-    assert "row 3: uneven.npz: 3 train_images, but 2 train_labels" in faults
-    assert "row 4: a.npz: File is not a zip file" in faults
-    assert "row 5: objects.npz: arrays of Python objects are not read" in faults
-    assert faults.count("row 7: the same image as row 6") == 1
+    errors = errors_of(written(medmnist, text, files="a.npz"))
+    assert "row 2: other.npz: no train_images" in errors
+    assert "row 3: uneven.npz: 3 train_images, but 2 train_labels" in errors
+    assert "row 4: a.npz: File is not a zip file" in errors
+    assert "row 5: objects.npz: arrays of Python objects are not read" in errors
+    assert errors.count("row 7: the same image as row 6") == 1
 
 
-def test_an_npz_brings_its_own_labels(medmnist: Path) -> None:
+def test_an_npz_with_labels_in_the_manifest_is_an_error(medmnist: Path) -> None:
     text = "image,site,label,patient\nblood.npz,n,x,p\n"
-    assert "leave label, patient empty" in faults_of(written(medmnist, text))
+    assert "leave label, patient empty" in errors_of(written(medmnist, text))
 
 
-def test_files_of_one_name_in_two_folders_are_of_other_patients(medmnist: Path) -> None:
+def test_files_of_one_name_in_two_folders_are_different_patients(medmnist: Path) -> None:
     for name, split in (("x", "train"), ("y", "test")):
         (medmnist / name).mkdir()
         np.savez(medmnist / name / "a.npz", **{f"{split}_images": np.zeros((2, 4, 4))})
@@ -196,34 +196,34 @@ def test_files_of_one_name_in_two_folders_are_of_other_patients(medmnist: Path) 
     assert len({row.patient for row in found.rows}) == 4
 
 
-def test_words_for_a_missing_value_are_no_labels_patients_or_masks(tmp_path: Path) -> None:
+def test_words_for_a_missing_value_are_read_as_empty(tmp_path: Path) -> None:
     text = "image,site,label,mask,patient,position\na.png,n,nan,None,N/A,-\nb.png,n,<NA>,,p,3\nc.png,n,x,null,p,4\n"
     found = read(tmp_path, text)
     assert [row.label for row in found.rows] == [None, None, "x"]
     assert [row.mask for row in found.rows] == [None] * 3
     assert [row.position for row in found.rows] == [None, 0, 1]
     assert [row.patient for row in found.rows] == ["n/a.png", "n/p", "n/p"]
-    assert "column 'label': 2 cells such as nan or N/A are read as empty; these images have no label" in found.notes
-    assert "column 'mask': 2 cells such as nan or N/A are read as empty; these images have no mask" in found.notes
-    assert any(note.startswith("column 'patient': 1 cell such as nan or N/A is read as empty") for note in found.notes)
+    assert "column 'label': 2 cells such as nan or N/A are read as empty; these images have no label" in found.warnings
+    assert "column 'mask': 2 cells such as nan or N/A are read as empty; these images have no mask" in found.warnings
+    assert any(text.startswith("column 'patient': 1 cell such as nan or N/A is read") for text in found.warnings)
 
 
-def test_numbers_that_pandas_made_floats_are_whole_again(tmp_path: Path) -> None:
+def test_floats_of_pandas_become_whole_numbers(tmp_path: Path) -> None:
     text = "image,site,split,label,patient\na.png,1.0,train,0.0,12\nb.png,1,train,0,12.0\nc.png,1,train,1.0|2.0,7\n"
     found = read(tmp_path, text)
     assert found.classes == ("0", "1|2")
     assert {row.site for row in found.rows} == {"1"}
     assert len({row.patient for row in found.rows}) == 2
-    assert "column 'label': 1 number such as 12.0 is read as 12" in found.notes
-    assert "column 'patient': 1 number such as 12.0 is read as 12" in found.notes
+    assert "column 'label': 1 number such as 12.0 is read as 12" in found.warnings
+    assert "column 'patient': 1 number such as 12.0 is read as 12" in found.warnings
 
 
-def test_classes_that_seem_to_be_one_are_told_together(tmp_path: Path) -> None:
+def test_similar_classes_are_one_error(tmp_path: Path) -> None:
     text = "image,site,label\na.png,n,Normal\nb.png,n,normal\nc.png,n,01|Mass\nd.png,n,mass|1\n"
-    faults = faults_of(written(tmp_path, text, files="a.png b.png c.png d.png"))
-    assert "classes 'Normal' (row 2) and 'normal' (row 3) seem to be one" in faults
-    assert "classes '01' (row 4) and '1' (row 5)" in faults
-    assert "classes 'Mass' (row 4) and 'mass' (row 5)" in faults
+    errors = errors_of(written(tmp_path, text, files="a.png b.png c.png d.png"))
+    assert "classes 'Normal' (row 2) and 'normal' (row 3) seem to be one" in errors
+    assert "classes '01' (row 4) and '1' (row 5)" in errors
+    assert "classes 'Mass' (row 4) and 'mass' (row 5)" in errors
 
 
 def test_two_forms_of_an_accent_are_one_name(tmp_path: Path) -> None:
@@ -239,46 +239,47 @@ def test_two_forms_of_an_accent_are_one_name(tmp_path: Path) -> None:
 TWO_HOSPITALS = "image,site,split,patient\na.png,A,train,1\nb.png,A,test,2\nc.png,B,test,1\nd.png,B,train,2\n"
 
 
-def test_each_site_numbers_its_own_patients(tmp_path: Path) -> None:
+def test_patient_numbers_are_per_site_by_default(tmp_path: Path) -> None:
     path = written(tmp_path, TWO_HOSPITALS, files="a.png b.png c.png d.png")
     found = read_manifest(path)
     assert len({row.patient for row in found.rows}) == 4
-    assert "2 patient numbers stand at several sites" in found.notes[0]
-    assert found.notes[0].endswith("set data.patients_are_global true (2 of them then in several splits)")
+    assert "2 patient numbers occur at several sites" in found.warnings[0]
+    assert found.warnings[0].endswith("set data.patients_are_global true (2 of them are then in several splits)")
 
 
-def test_global_numbers_are_one_patient_at_all_sites(tmp_path: Path) -> None:
+def test_global_patient_numbers_are_one_patient_at_all_sites(tmp_path: Path) -> None:
     path = written(tmp_path, TWO_HOSPITALS, files="a.png b.png c.png d.png")
     with pytest.raises(
         InputErrors, match="row 4: patient in test at site 'B', but in train at site 'A' in row 2"
     ) as caught:
         read_manifest(path, patients_are_global=True)
-    assert "set data.patients_are_global false" in caught.value.faults[0]
+    assert "set data.patients_are_global false" in caught.value.errors[0]
     path.write_text(TWO_HOSPITALS.replace("test", "train"))
     assert len({row.patient for row in read_manifest(path, patients_are_global=True).rows}) == 2
 
 
-def test_patients_whose_numbers_are_nearly_alike_are_noted_by_row(tmp_path: Path) -> None:
+def test_similar_patient_numbers_have_a_warning(tmp_path: Path) -> None:
     found = read(tmp_path, "image,site,patient\na.png,n,007\nb.png,n,7\nc.png,m,7\n")
-    assert any("1 patient number is written in several ways, as 7 and 007 (rows 2, 3)" in note for note in found.notes)
+    expected = "1 patient number is written in several ways, as 7 and 007 (rows 2, 3)"
+    assert any(expected in text for text in found.warnings)
 
 
-def test_columns_under_other_names(tmp_path: Path) -> None:
+def test_columns_can_have_other_names(tmp_path: Path) -> None:
     path = written(tmp_path, "Path,hospital,Target\na.png,north,x\n")
     columns = Columns(image="path", site="Hospital", label="target")
     (row,) = read_manifest(path, columns).rows
     assert (row.image, row.site, row.label) == (tmp_path / "a.png", "north", "x")
-    faults = faults_of(path)
-    assert "'path' may be it: set data.columns.image path" in faults
-    assert "'hospital' may be it" in faults
+    errors = errors_of(path)
+    assert "if it is 'path', set data.columns.image path" in errors
+    assert "if it is 'hospital', set" in errors
 
 
-def test_skipping_leaves_rows_without_files_out_and_no_others(tmp_path: Path) -> None:
+def test_skip_omits_rows_without_files_and_no_others(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     text = "image,site,mask\na.png,n,\ngone.png,n,\nempty.png,n,\nb.png,n,no.png\n"
     found = read_manifest(written(tmp_path, text), on_error="skip")
     assert [row.number for row in found.rows] == [2]
-    assert [(row.number, text.split(" ")[2]) for row, text in found.absent] == [
+    assert [(row.number, text.split(" ")[2]) for row, text in found.missing] == [
         (3, "missing"),
         (4, "empty"),
         (5, "missing"),

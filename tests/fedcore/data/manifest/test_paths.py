@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.data.manifest.paths import file_fault, found_at
+from fedcore.data.manifest.paths import file_error, resolve_path
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("cell", "told"),
+    ("cell", "text"),
     [
         ("sub\\i0.png", "backslashes: did you mean sub/i0.png, which exists?"),
         ("sub/i0.PNG", "did you mean sub/i0.png, which exists?"),
@@ -33,30 +33,30 @@ def folder(tmp_path: Path) -> Path:
         ("x\ud800", "is missing"),
     ],
 )
-def test_what_may_be_meant(folder: Path, cell: str, told: str) -> None:
-    fault = file_fault(found_at(folder, cell), folder, cell)
-    assert told in fault
-    assert "is missing" in fault
+def test_a_missing_file_has_a_suggestion(folder: Path, cell: str, text: str) -> None:
+    error = file_error(resolve_path(folder, cell), folder, cell)
+    assert text in error
+    assert "is missing" in error
 
 
-def test_a_url_and_a_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_urls_and_home_folders_have_a_suggestion(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder))
     url = f"file://{folder}/sub/a%20b.png"
-    assert f"did you mean {folder}/sub/a b.png, which exists?" in file_fault(found_at(folder, url), folder, url)
+    assert f"did you mean {folder}/sub/a b.png, which exists?" in file_error(resolve_path(folder, url), folder, url)
     home = "~/sub/i0.png"
-    assert f"did you mean {folder}/sub/i0.png" in file_fault(found_at(folder / "sub", home), folder / "sub", home)
+    assert f"did you mean {folder}/sub/i0.png" in file_error(resolve_path(folder / "sub", home), folder / "sub", home)
 
 
-def test_a_name_is_found_in_either_form_of_its_accents(folder: Path) -> None:
+def test_a_name_is_found_in_either_unicode_form(folder: Path) -> None:
     composed, taken_apart = (unicodedata.normalize(form, "sub/é.png") for form in ("NFC", "NFD"))
     (folder / taken_apart).write_bytes(b"x")
-    assert file_fault(found_at(folder, composed), folder, composed) == ""
+    assert file_error(resolve_path(folder, composed), folder, composed) == ""
     (folder / taken_apart).unlink()
     (folder / composed).write_bytes(b"x")
-    assert found_at(folder, taken_apart) == folder / composed
+    assert resolve_path(folder, taken_apart) == folder / composed
 
 
-def test_a_file_that_appears_is_seen(folder: Path) -> None:
-    assert "did you mean" not in file_fault(folder / "new.PNG", folder, "new.PNG")
+def test_a_new_file_is_found(folder: Path) -> None:
+    assert "did you mean" not in file_error(folder / "new.PNG", folder, "new.PNG")
     (folder / "new.png").write_bytes(b"x")
-    assert "did you mean new.png" in file_fault(folder / "new.PNG", folder, "new.PNG")
+    assert "did you mean new.png" in file_error(folder / "new.PNG", folder, "new.PNG")

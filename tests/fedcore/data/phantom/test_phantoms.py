@@ -1,4 +1,4 @@
-"""Phantom hospitals: what they promise, and that a scanner's shift hurts."""
+"""Simulated hospitals: their properties, and that the shift of scanners lowers accuracy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from fedcore.data.dataset import Images
-from fedcore.data.phantom.anatomy import FINDINGS, draw
+from fedcore.data.phantom.anatomy import FINDINGS, make_images
 from fedcore.data.phantom.phantoms import FIELD_OF_VIEW_MM, Phantoms
 from fedcore.data.preprocess.scaling import Percentiles
 from fedcore.data.source import Data
@@ -38,7 +38,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 @BOTH
-def test_cohort_keeps_its_promises(phantoms: Phantoms, size: tuple[int, ...]) -> None:
+def test_the_cohort_has_the_promised_shapes_and_range(phantoms: Phantoms, size: tuple[int, ...]) -> None:
     cohort = phantoms.cohort(size)
     assert list(cohort.sites) == [f"hospital_{i + 1}" for i in range(phantoms.sites)]
     assert cohort.classes == FINDINGS == tuple(sorted(FINDINGS))
@@ -54,7 +54,7 @@ def test_cohort_keeps_its_promises(phantoms: Phantoms, size: tuple[int, ...]) ->
 
 
 @BOTH
-def test_a_mask_shows_a_finding_exactly_where_the_label_says_so(phantoms: Phantoms, size: tuple[int, ...]) -> None:
+def test_a_mask_contains_a_finding_if_the_label_does(phantoms: Phantoms, size: tuple[int, ...]) -> None:
     for scans in phantoms.scans(size):
         masks = scans.masks.flatten(1)
         assert torch.equal((masks == 2).any(1), scans.labels != CLEAR)
@@ -63,13 +63,13 @@ def test_a_mask_shows_a_finding_exactly_where_the_label_says_so(phantoms: Phanto
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_no_finding_is_missed_at_the_smallest_size(dims: int) -> None:
+def test_every_finding_is_in_the_mask_at_the_smallest_size(dims: int) -> None:
     labels = torch.arange(240) % 4
-    _, masks = draw(labels, torch.arange(240), (16,) * dims, generator())
+    _, masks = make_images(labels, torch.arange(240), (16,) * dims, generator())
     assert torch.equal((masks.flatten(1) == 2).any(1), labels != CLEAR)
 
 
-def test_the_seed_decides_everything() -> None:
+def test_images_depend_on_the_seed_alone() -> None:
     one, same, other = (SMALL_2D.cohort(32), SMALL_2D.cohort(32), replace(SMALL_2D, seed=1).cohort(32))
     for name, site in one.sites.items():
         assert np.array_equal(site.pixels, same.sites[name].pixels)
@@ -86,12 +86,12 @@ def test_global_random_state_is_neither_used_nor_changed() -> None:
     assert torch.equal(next(SMALL_2D.scans(32)).raw, first)
 
 
-def test_a_site_does_not_depend_on_how_many_there_are() -> None:
+def test_a_site_does_not_depend_on_the_number_of_sites() -> None:
     few, many = replace(SMALL_2D, sites=1), replace(SMALL_2D, sites=6)
     assert torch.equal(next(few.scans(32)).raw, next(many.scans(32)).raw)
 
 
-def test_hospitals_hold_different_patients() -> None:
+def test_hospitals_have_different_patients() -> None:
     first, second, third = SMALL_2D.scans(32)
     assert not torch.equal(first.masks, second.masks)
     everyone = [set(scans.patients.tolist()) for scans in (first, second, third)]
@@ -99,7 +99,7 @@ def test_hospitals_hold_different_patients() -> None:
 
 
 @pytest.mark.parametrize(("images", "fraction"), [(400, 0.25), (41, 0.25), (4, 0.01), (4, 0.99)])
-def test_splits_share_no_patient_and_none_is_empty(images: int, fraction: float) -> None:
+def test_splits_have_different_patients_and_are_not_empty(images: int, fraction: float) -> None:
     phantoms = Phantoms(sites=2, images_per_site=images, test_fraction=fraction)
     for site in phantoms.cohort(16).sites.values():
         train, test = site.select("train"), site.select("test")
@@ -109,17 +109,17 @@ def test_splits_share_no_patient_and_none_is_empty(images: int, fraction: float)
         assert not set(train.patients) & set(test.patients)
 
 
-def test_one_patient_is_for_training() -> None:
+def test_a_single_patient_is_in_the_training_split() -> None:
     assert next(Phantoms(images_per_site=2).scans(16)).splits == ("train", "train")
 
 
-def test_images_of_one_patient_are_akin() -> None:
+def test_images_of_one_patient_are_similar() -> None:
     patients = torch.arange(60) // 2
-    clean, _ = draw(torch.zeros(60, dtype=torch.long), patients, (32, 32), generator())
+    clean, _ = make_images(torch.zeros(60, dtype=torch.long), patients, (32, 32), generator())
     pairs = clean.view(30, 2, -1)
-    kin = (pairs[:, 0] - pairs[:, 1]).square().mean()
-    strangers = (pairs[:, 0] - pairs[:, 1].roll(1, 0)).square().mean()
-    assert 0 < 2 * kin < strangers
+    within = (pairs[:, 0] - pairs[:, 1]).square().mean()
+    between = (pairs[:, 0] - pairs[:, 1].roll(1, 0)).square().mean()
+    assert 0 < 2 * within < between
 
 
 def test_class_priors_differ_between_hospitals_but_no_class_is_missing() -> None:
@@ -128,23 +128,23 @@ def test_class_priors_differ_between_hospitals_but_no_class_is_missing() -> None
     assert (counts.amax(0) - counts.amin(0)).min() > 0.04
 
 
-def test_the_label_cannot_be_told_from_brightness() -> None:
+def test_the_label_does_not_follow_from_brightness() -> None:
     scans = next(Phantoms(sites=1).scans(64))
     mean = scans.raw.flatten(1).mean(1)
     within = torch.stack([mean[scans.labels == k].mean() for k in range(4)])
     assert within.std() < 0.5 * mean.std()
 
 
-def test_hundreds_of_hospitals() -> None:
+def test_hundreds_of_hospitals_are_possible() -> None:
     hospitals = list(Phantoms(sites=200, images_per_site=1).scans(16))
     assert len({scans.site for scans in hospitals}) == 200
     assert all(scans.raw.isfinite().all() and scans.raw.min() >= 0 for scans in hospitals)
 
 
-def test_all_faults_are_told_at_once() -> None:
-    with pytest.raises(InputErrors) as told:
+def test_all_errors_are_reported_together() -> None:
+    with pytest.raises(InputErrors) as caught:
         Phantoms(sites=0, spatial_dims=4, test_fraction=1.0)
-    assert len(told.value.faults) == 3
+    assert len(caught.value.errors) == 3
     with pytest.raises(InputError, match="at least 16"):
         Phantoms().cohort(8)
 
@@ -157,7 +157,7 @@ def read_table(manifest: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_png_files_hold_what_the_cohort_holds(tmp_path: Path) -> None:
+def test_png_files_equal_the_cohort(tmp_path: Path) -> None:
     phantoms = Phantoms(sites=4, images_per_site=6)
     table = read_table(phantoms.write(tmp_path / "new" / "folder", size=(32, 40)))
     assert list(table[0]) == ["image", "site", "split", "label", "mask", "patient"]
@@ -170,8 +170,8 @@ def test_png_files_hold_what_the_cohort_holds(tmp_path: Path) -> None:
             image = np.array(Image.open(tmp_path / "new" / "folder" / row["image"]))
             assert image.dtype == np.uint16
             scaled = Percentiles()(image[None].astype(np.float32))
-            grey_level = 2 / np.ptp(image.astype(np.float32))
-            assert np.abs(scaled - site.pixels[i].astype(np.float32)).mean() < grey_level + 1e-3
+            one_level = 2 / np.ptp(image.astype(np.float32))
+            assert np.abs(scaled - site.pixels[i].astype(np.float32)).mean() < one_level + 1e-3
             mask = np.array(Image.open(tmp_path / "new" / "folder" / row["mask"]))
             assert np.array_equal(mask, site.masks[i])
             assert (row["site"], row["split"]) == (site.site, site.splits[i])
@@ -181,7 +181,7 @@ def test_png_files_hold_what_the_cohort_holds(tmp_path: Path) -> None:
     assert len(set(patients)) == len({p for p, _ in patients}) == 12
 
 
-def test_nifti_files_hold_raw_intensities_and_millimetres(tmp_path: Path) -> None:
+def test_nifti_files_have_raw_intensities_and_millimetres(tmp_path: Path) -> None:
     phantoms = Phantoms(sites=2, images_per_site=3, spatial_dims=3)
     table = iter(read_table(phantoms.write(tmp_path, size=16)))
     for scans in phantoms.scans(16):
@@ -193,7 +193,7 @@ def test_nifti_files_hold_raw_intensities_and_millimetres(tmp_path: Path) -> Non
             assert np.array_equal(np.asarray(nibabel.load(tmp_path / row["mask"]).dataobj), mask.numpy())
 
 
-def test_written_files_load_as_the_cohort(tmp_path: Path) -> None:
+def test_written_files_load_as_an_equal_cohort(tmp_path: Path) -> None:
     phantoms = Phantoms(sites=2, images_per_site=5, spatial_dims=3)
     manifest = phantoms.write(tmp_path / "files", size=16)
     built_in = Data(phantom=phantoms, size=16).load()
@@ -210,7 +210,7 @@ def test_written_files_load_as_the_cohort(tmp_path: Path) -> None:
         assert np.array_equal(site.rows, twin.rows)
 
 
-def test_raw_scales_differ_a_hundredfold_and_more() -> None:
+def test_raw_scales_differ_at_least_five_hundredfold() -> None:
     brightest = [scans.raw.max() for scans in Phantoms(images_per_site=4).scans(32)]
     assert max(brightest) / min(brightest) > 500
 
@@ -230,7 +230,7 @@ def balanced_accuracy(guess: Tensor, truth: Tensor) -> float:
     return float(torch.stack([(guess[truth == k] == k).float().mean() for k in range(4)]).mean())
 
 
-def test_a_model_of_one_hospital_does_worse_on_the_others() -> None:
+def test_a_model_of_one_hospital_is_worse_on_the_others() -> None:
     sites = Phantoms(images_per_site=240).cohort(64).sites
     home = sites["hospital_1"].select("train")
     x, targets = features(home), torch.nn.functional.one_hot(home.labels, 4).float()
@@ -246,7 +246,7 @@ def test_a_model_of_one_hospital_does_worse_on_the_others() -> None:
     assert own - max(scores.values()) > 0.15
 
 
-def test_a_full_disk_leaves_no_half_file_and_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_incomplete_file_and_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened, count = Path.open, iter(range(99))
 
     def full(path: Path, *args: Any, **kwargs: Any) -> Any:
@@ -264,7 +264,7 @@ def test_a_full_disk_leaves_no_half_file_and_no_manifest(tmp_path: Path, monkeyp
         Image.open(path).load()
 
 
-def test_a_size_that_no_machine_holds_is_told_before_it_is_drawn() -> None:
+def test_too_large_a_size_is_an_error_before_images_are_made() -> None:
     with pytest.raises(InputError, match="size must give at most"):
         next(Phantoms(images_per_site=4).scans(10**6))
     with pytest.raises(

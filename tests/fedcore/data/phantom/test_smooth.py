@@ -1,4 +1,4 @@
-"""Smooth fields and blur against loops and their laws."""
+"""Smooth fields and blur, compared with loops and their properties."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedcore.data.preprocess.clipping import UNCLIPPED, clipping_notes, clipping_of
+from fedcore.data.preprocess.clipping import UNCLIPPED, clipping_of, clipping_warnings
 from fedcore.data.preprocess.scaling import FullRange, Percentiles, Scaling, Window
 from fedcore.data.source import Data
 
@@ -14,11 +14,11 @@ AIR = np.full((1, 40, 40), -1000, np.float32)
 BODY = np.where(np.indices((40, 40)).sum(0) > 30, RNG.normal(40, 30, (1, 40, 40)), -1000).astype(np.float32)
 
 
-def told(scaling: Scaling, image: np.ndarray) -> str:
-    return "; ".join(clipping_notes("a", [clipping_of(image, scaling(image))]))
+def warnings_for(scaling: Scaling, image: np.ndarray) -> str:
+    return "; ".join(clipping_warnings("a", [clipping_of(image, scaling(image))]))
 
 
-def test_shares_are_counted_as_by_loops() -> None:
+def test_fractions_equal_those_of_a_loop() -> None:
     raw, scaling = np.array([[[0, 0, 1, 2, 3, 9, 9, 8, 4, 5]]], np.float32), Window(2.0, 7.0)
     scaled, found = scaling(raw), clipping_of(raw, scaling(raw))
     foreground = [(r, s) for r, s in zip(raw.ravel(), scaled.ravel(), strict=True) if r > 0]
@@ -28,28 +28,28 @@ def test_shares_are_counted_as_by_loops() -> None:
     assert clipping_of(AIR, Percentiles()(AIR)) == UNCLIPPED
 
 
-def test_windows_that_suit_are_not_told_of() -> None:
-    assert not told(Window(-1000.0, 400.0), BODY)
-    assert not told(Window(-160.0, 240.0), BODY)
-    assert not told(Percentiles(), BODY)
+def test_fitting_windows_have_no_warning() -> None:
+    assert not warnings_for(Window(-1000.0, 400.0), BODY)
+    assert not warnings_for(Window(-160.0, 240.0), BODY)
+    assert not warnings_for(Percentiles(), BODY)
     white = -BODY  # a flat background at the greatest value
-    assert not told(Window(-400.0, 900.0), white)
+    assert not warnings_for(Window(-400.0, 900.0), white)
 
 
 @pytest.mark.parametrize("scaling", [Percentiles(), FullRange()])
-def test_eight_bits_are_not_told_of(scaling: Scaling) -> None:
-    assert not told(scaling, RNG.integers(0, 256, (1, 40, 40)).astype(np.float32))
+def test_images_of_eight_bits_have_no_warning(scaling: Scaling) -> None:
+    assert not warnings_for(scaling, RNG.integers(0, 256, (1, 40, 40)).astype(np.float32))
 
 
-def test_windows_in_wrong_units_are_told_of() -> None:
+def test_windows_in_wrong_units_have_a_warning() -> None:
     deep = RNG.integers(0, 65536, (1, 40, 40)).astype(np.float32)
-    assert "99% of the foreground lies above the upper end" in told(FullRange(8), deep)
-    assert "an image spans 0% of the range" in told(FullRange(16), deep / 256 / 2)
-    assert "lies above the upper end" in told(Window(-1000.0, 400.0), BODY + 1024)
-    assert "100% of the foreground lies below the lower end" in told(Window(3000.0, 4000.0), BODY)
+    assert "99% of the foreground is above the upper end" in warnings_for(FullRange(8), deep)
+    assert "an image covers 0% of the range" in warnings_for(FullRange(16), deep / 256 / 2)
+    assert "is above the upper end" in warnings_for(Window(-1000.0, 400.0), BODY + 1024)
+    assert "100% of the foreground is below the lower end" in warnings_for(Window(3000.0, 4000.0), BODY)
 
 
-def test_a_run_notes_the_site(tmp_path: Path) -> None:
+def test_a_cohort_has_a_warning_for_the_site(tmp_path: Path) -> None:
     lines = ["image,site,split"]
     for at in range(6):
         np.save(tmp_path / f"{at}.npy", BODY[0] + 1024 * (at % 2))
@@ -57,6 +57,6 @@ def test_a_run_notes_the_site(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text("\n".join(lines))
     data = Data(str(tmp_path / "manifest.csv"), size=16, cache=tmp_path / "cache", scaling=Window(-1000.0, 400.0))
     for _ in range(2):  # decoded, and from the cache
-        notes = [note for note in data.load().notes if "data.scaling" in note]
-        assert len(notes) == 1
-        assert notes[0].startswith("site 'b', data.scaling: ")
+        warnings = [text for text in data.load().warnings if "data.scaling" in text]
+        assert len(warnings) == 1
+        assert warnings[0].startswith("site 'b', data.scaling: ")

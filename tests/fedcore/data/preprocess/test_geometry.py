@@ -16,7 +16,7 @@ shapes = st.one_of(
 
 
 @given(shapes, st.integers(1, 20), st.sampled_from([1, 3]), st.sampled_from([1, 3]))
-def test_shape_and_range(shape: tuple[int, ...], side: int, have: int, want: int) -> None:
+def test_shape_and_range_are_kept(shape: tuple[int, ...], side: int, have: int, want: int) -> None:
     image = np.random.default_rng(0).normal(size=(have, *shape)).astype(np.float32)
     size = full_size(side, len(shape))
     fitted = fit(image, size, want)
@@ -26,7 +26,7 @@ def test_shape_and_range(shape: tuple[int, ...], side: int, have: int, want: int
 
 
 @given(shapes, st.integers(1, 20))
-def test_the_mask_lies_where_the_image_does(shape: tuple[int, ...], side: int) -> None:
+def test_a_mask_has_the_geometry_of_its_image(shape: tuple[int, ...], side: int) -> None:
     """A mask of ones covers just what is not padding: the image is 1, the padding its minimum of 0."""
     size = full_size(side, len(shape))
     image = np.ones((1, *shape), np.float32)
@@ -44,35 +44,33 @@ def test_equal_size_is_untouched() -> None:
     assert (fit(image, (6, 8), 1) == image).all()
 
 
-def test_padding_by_hand() -> None:
+def test_padding_equals_a_hand_computed_case() -> None:
     image = np.array([[[5, 7]]], np.float32)
     assert fit(image, (4, 2), 1)[0].tolist() == [[5, 5], [5, 7], [5, 5], [5, 5]]
     assert fit_mask(np.array([[2, 3]], np.uint8), (4, 2)).tolist() == [[0, 0], [2, 3], [0, 0], [0, 0]]
 
 
-def test_mask_doubles_its_pixels() -> None:
+def test_masks_are_resized_by_nearest_neighbour() -> None:
     mask = np.array([[1, 2], [3, 4]], np.uint8)
     assert fit_mask(mask, (4, 4)).tolist() == np.kron(mask, np.ones((2, 2), int)).tolist()
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_shrinking_averages(dims: int) -> None:
-    """A checkerboard finer than the pixels becomes grey; picking pixels would keep its black and white."""
+    """A checkerboard finer than the pixels becomes uniform; picking pixels would keep its black and white."""
     board = np.indices((32,) * dims).sum(axis=0)[None] % 2
     small = fit(board.astype(np.float32), (4,) * dims, 1)
     assert np.abs(small - 0.5).max() < 0.05
 
 
 @given(shapes, st.integers(1, 20), st.floats(0.1, 9))
-def test_pixels_of_equal_sides_are_as_those_of_which_nothing_is_known(
-    shape: tuple[int, ...], side: int, mm: float
-) -> None:
+def test_equal_spacing_is_as_no_spacing(shape: tuple[int, ...], side: int, mm: float) -> None:
     size, off = full_size(side, len(shape)), mm * 1e-5  # an affine's rounding errors
     assert inner_size(shape, size, (mm + off, *[mm] * (len(shape) - 1))) == inner_size(shape, size)
 
 
 def test_thick_slices_become_cubes() -> None:
-    """A ball of 20 mm in slices 5 mm apart is as long as it is wide; its mask and what is put back lie with it."""
+    """A ball of 20 mm in slices 5 mm apart is as long as it is wide; its mask and the inverse agree."""
     mm = (5.0, 1.0, 1.0)
     places = np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * each for n, each in zip((8, 40, 40), mm, strict=True)])
     ball = (np.sqrt(sum(p**2 for p in places)) < 10).transpose(1, 0, 2)

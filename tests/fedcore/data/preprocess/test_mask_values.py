@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedcore.data.manifest.manifest import Row, read_manifest
+from fedcore.data.manifest.manifest import read_manifest
+from fedcore.data.manifest.row import Row
 from fedcore.data.preprocess import mask_values
-from fedcore.data.preprocess.mask_values import checked_masks, meaning_of_255, met_in_masks, require_numbered
+from fedcore.data.preprocess.mask_values import check_class_numbers, check_mask_values, infer_mask_255, read_mask_values
 from fedcore.data.source import Data
 from fedcore.errors import InputErrors
 from fedtune.evaluation.native_grid import NativeFiles
@@ -41,26 +42,26 @@ def shown(cohort_data: Data) -> dict[str, set[int]]:
 
 
 def decided(**sites: list[tuple[int, ...]]) -> str:
-    return meaning_of_255({site: Counter(masks) for site, masks in sites.items()})
+    return infer_mask_255({site: Counter(masks) for site, masks in sites.items()})
 
 
-def test_one_meaning_for_all_masks() -> None:
+def test_255_has_one_meaning_in_all_masks() -> None:
     assert decided(a=[(0,), (0, 255)], b=[(255,), (0, 255)]) == "class"
     assert decided(a=[(0, 1, 255), (255,), (0, 255)], b=[(0, 1), (0, 1, 255)]) == "unlabelled"
     assert decided(a=[(0, 2)], b=[(0, 1)]) == "unlabelled"
     assert decided() == "unlabelled"
 
 
-def test_what_cannot_be_decided_has_to_be_said() -> None:
-    with pytest.raises(InputErrors, match=r"'a': its masks hold 255 everywhere[\s\S]*Set data.mask_255 to class"):
+def test_ambiguous_masks_need_the_option() -> None:
+    with pytest.raises(InputErrors, match=r"'a': its masks are 255 everywhere[\s\S]*Set data.mask_255 to class"):
         decided(a=[(255,)], b=[(255,)])
-    with pytest.raises(InputErrors, match=r"'a': its masks hold 0 and 255 alone, and masks of other sites 1 and 2"):
+    with pytest.raises(InputErrors, match=r"'a': its masks contain only 0 and 255, masks of other sites also 1 and 2"):
         decided(a=[(0, 255)], b=[(0, 1, 2)])
-    with pytest.raises(InputErrors, match=r"'a': its masks hold 255 alone"):
+    with pytest.raises(InputErrors, match=r"'a': its masks contain only 255"):
         decided(a=[(255,)], b=[(0, 1, 255)])
 
 
-def test_the_meaning_reaches_what_is_trained_on_and_scored(tmp_path: Path) -> None:
+def test_the_meaning_applies_to_training_and_evaluation(tmp_path: Path) -> None:
     rows(tmp_path, a=[(0, 255), (0, 1)], b=[(255,), (0, 1, 255)])
     assert shown(data(tmp_path)) == {"a": {0, 1, 255}, "b": {0, 1, 255}}
     assert shown(data(tmp_path, mask_255="class")) == {"a": {0, 1}, "b": {0, 1}}
@@ -69,19 +70,19 @@ def test_the_meaning_reaches_what_is_trained_on_and_scored(tmp_path: Path) -> No
         assert NativeFiles.of(asked, asked.load()).decoding.mask_255 == meaning
 
 
-def test_a_manifest_of_yes_and_no(tmp_path: Path) -> None:
+def test_in_binary_masks_255_is_class_1(tmp_path: Path) -> None:
     rows(tmp_path, a=[(0, 255), (255,)], b=[(0,), (0, 255)])
     assert shown(data(tmp_path)) == {"a": {0, 1}, "b": {0, 1}}
-    assert "site 'a': 1 mask of 255 everywhere, taken for class 1" in data(tmp_path).load().notes
+    assert "site 'a': 1 mask of 255 everywhere, taken for class 1" in data(tmp_path).load().warnings
     assert shown(data(tmp_path, mask_255="unlabelled")) == {"a": {0, 255}, "b": {0, 255}}
 
 
-def test_sites_left_out_have_their_say(tmp_path: Path) -> None:
+def test_masks_of_sites_that_are_not_used_count_too(tmp_path: Path) -> None:
     rows(tmp_path, a=[(0, 255), (0, 1)], b=[(0, 1)])
     assert shown(data(tmp_path, sites=("a",))) == {"a": {0, 1, 255}}
 
 
-def test_numbers_by_site(tmp_path: Path) -> None:
+def test_numbers_are_counted_by_site(tmp_path: Path) -> None:
     found = rows(tmp_path, a=[(0, 1), (0, 2), (0, 1, 255)], b=[(0,)])
     assert _numbers(found, tmp_path) == {"a": {0: 3, 1: 2, 2: 1, 255: 1}, "b": {0: 1}}
     damaged = replace(found[0], mask=tmp_path / "manifest.csv")
@@ -91,44 +92,44 @@ def test_numbers_by_site(tmp_path: Path) -> None:
 
 def test_masks_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = rows(tmp_path, a=[(0, 1), (0, 2)])
-    first = met_in_masks(found, tmp_path)
+    first = read_mask_values(found, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(mask_values, "read_mask", None)
-        assert met_in_masks(found, tmp_path) == first
+        assert read_mask_values(found, tmp_path) == first
     (tmp_path / "m_a0.png").write_bytes(b"damaged")
-    assert met_in_masks(found, tmp_path) == {"a": {(0, 2): 1}}
+    assert read_mask_values(found, tmp_path) == {"a": {(0, 2): 1}}
     Image.new("L", (SIDE, SIDE), 3).save(tmp_path / "m_a0.png")
-    assert met_in_masks(found, tmp_path) == {"a": {(0, 2): 1, (3,): 1}}
+    assert read_mask_values(found, tmp_path) == {"a": {(0, 2): 1, (3,): 1}}
 
 
-def test_gaps_in_the_numbers() -> None:
-    def told(*numbers: int) -> list[str]:
-        return require_numbered({"a": Counter([numbers])}, "unlabelled")
+def test_gaps_in_the_numbers_are_a_warning_or_an_error() -> None:
+    def warnings_for(*numbers: int) -> list[str]:
+        return check_class_numbers({"a": Counter([numbers])}, "unlabelled")
 
-    assert told(0, 1, 2, 255) == []
-    assert told(0, 1, 2, 4) == [
-        "masks hold the class numbers 1, 2 and 4, and 1 below 4 in none; a segmenter has an output for each"
+    assert warnings_for(0, 1, 2, 255) == []
+    assert warnings_for(0, 1, 2, 4) == [
+        "masks contain the class numbers 1, 2 and 4; 1 below 4 do not occur, but a segmenter has an output for each"
     ]
-    assert len(told(0, 5)) == 1
+    assert len(warnings_for(0, 5)) == 1
     for sparse in ((0, 128), (0, 63, 126, 189, 252)):
         with pytest.raises(InputErrors, match="Number the classes 1, 2, 3"):
-            told(*sparse)
-    assert require_numbered({"a": Counter([(0, 255)])}, "class") == []
+            warnings_for(*sparse)
+    assert check_class_numbers({"a": Counter([(0, 255)])}, "class") == []
 
 
-def test_for_data_check() -> None:
-    assert checked_masks({"a": Counter([(0, 1)])}) == ([], [])
-    faults, warnings = checked_masks({"a": Counter([(0, 255)]), "b": Counter([(0, 1)])})
-    assert not faults
+def test_data_check_has_errors_and_warnings() -> None:
+    assert check_mask_values({"a": Counter([(0, 1)])}) == ([], [])
+    errors, warnings = check_mask_values({"a": Counter([(0, 255)]), "b": Counter([(0, 1)])})
+    assert not errors
     assert "a run needs data.mask_255" in warnings[0]
-    faults, _ = checked_masks({"a": Counter([(0, 128)])})
-    assert "127 below 128 in none" in faults[0]
-    assert len(checked_masks({"a": Counter([(0, 1, 255)] * 3)})[1]) == 1
+    errors, _ = check_mask_values({"a": Counter([(0, 128)])})
+    assert "127 below 128 do not occur" in errors[0]
+    assert len(check_mask_values({"a": Counter([(0, 1, 255)] * 3)})[1]) == 1
 
 
 def _numbers(rows: list[Row], folder: Path) -> dict[str, dict[int, int]]:
     """By site the numbers of its masks, each with how many masks hold it."""
     found: dict[str, Counter[int]] = {}
-    for site, sets in met_in_masks(rows, folder).items():
+    for site, sets in read_mask_values(rows, folder).items():
         found[site] = Counter(number for numbers, count in sets.items() for number in numbers for _ in range(count))
     return {site: dict(counts) for site, counts in found.items()}

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.data.dataset import Cohort, Images
-from fedcore.data.describe import fingerprint
+from fedcore.data.cohort import Cohort
+from fedcore.data.dataset import Images
+from fedcore.data.fingerprint import fingerprint
 from fedcore.data.loader import loader
-from fedcore.data.manifest.manifest import Row
+from fedcore.data.manifest.row import Row
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.preprocess.decode import Decoding, decode
 from fedcore.data.preprocess.geometry import fit
 from fedcore.data.preprocess.scaling import FullRange, Percentiles
-from fedcore.data.preprocess.slices import between_ends, cut, cut_mask, not_empty
+from fedcore.data.preprocess.slices import cut_mask_slices, cut_slices, non_empty_slices, normalise_positions
 from fedcore.data.source import Data
 from fedcore.errors import InputError, Refused
 
@@ -45,19 +46,19 @@ def rows(folder: Path) -> list[Row]:
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_cutting_is_indexing_where_nothing_has_to_fit(axis: int, channels: int) -> None:
+def test_slices_of_equal_size_are_those_of_indexing(axis: int, channels: int) -> None:
     volume = np.random.default_rng(0).random((channels, *SHAPE)).astype(np.float32)
     size = tuple(np.delete(SHAPE, axis).tolist())
-    slices, masks = cut(volume, axis, size), cut_mask((volume[0] * 9).astype(np.uint8), axis, size)
+    slices, masks = cut_slices(volume, axis, size), cut_mask_slices((volume[0] * 9).astype(np.uint8), axis, size)
     assert slices.shape == (SHAPE[axis], channels, *size)
     for depth in range(SHAPE[axis]):
         assert np.array_equal(slices[depth], volume.take(depth, axis + 1))
         assert np.array_equal(masks[depth], (volume[0] * 9).astype(np.uint8).take(depth, axis))
 
 
-def test_slices_are_resized_one_by_one_and_padded_alike() -> None:
+def test_slices_are_resized_one_by_one_with_equal_padding() -> None:
     volume = np.random.default_rng(0).random((1, 3, 8, 16)).astype(np.float32)
-    slices = cut(volume, 0, (8, 8))
+    slices = cut_slices(volume, 0, (8, 8))
     inner, margins = slices[:, :, 2:-2], np.delete(slices, range(2, 6), axis=2)
     for depth in range(3):
         alone = fit(volume[:, depth], (8, 8), channels=1)
@@ -69,14 +70,14 @@ def test_slices_are_resized_one_by_one_and_padded_alike() -> None:
     ("values", "expected"),
     [([3, 1, 2], [1, 0, 0.5]), ([-120.5, 0, 120.5], [0, 0.5, 1]), ([7], [0.5]), ([4, 4], [0.5, 0.5]), ([], [])],
 )
-def test_positions_lie_between_the_ends(values: list[float], expected: list[float]) -> None:
-    assert between_ends(np.array(values, np.float64)).tolist() == expected
+def test_positions_are_scaled_to_0_and_1(values: list[float], expected: list[float]) -> None:
+    assert normalise_positions(np.array(values, np.float64)).tolist() == expected
 
 
 def test_an_empty_slice_has_one_value() -> None:
     slices = np.zeros((4, 1, 2, 2), np.float16)
     slices[1, 0, 0, 0], slices[2] = 1, 5
-    assert not_empty(slices).tolist() == [1]
+    assert non_empty_slices(slices).tolist() == [1]
 
 
 def test_intensities_are_scaled_as_a_volume(tmp_path: Path) -> None:
@@ -89,10 +90,10 @@ def test_intensities_are_scaled_as_a_volume(tmp_path: Path) -> None:
     assert np.allclose(slices.positions, np.linspace(0, 1, 8))
 
 
-def test_a_cohort_of_slices(tmp_path: Path) -> None:
+def test_volumes_become_slices_with_positions(tmp_path: Path) -> None:
     cohort = hospital(tmp_path).load()
     assert (cohort.size, cohort.spatial_dims, cohort.channels) == ((7, 6), 2, 1)
-    assert cohort.notes == ("site 'a': empty slices left out: 2",)
+    assert cohort.warnings == ("site 'a': empty slices left out: 2",)
     a, b = cohort.sites.values()
     assert (len(a), len(b)) == (6 + 8, 8 + 8)
     assert isinstance(a.pixels, np.memmap)
@@ -105,25 +106,25 @@ def test_a_cohort_of_slices(tmp_path: Path) -> None:
             assert depths[-1] == 1
             assert (np.diff(depths) > 0).all()
             assert len({*images.splits[of]}) == len({*images.labels[of].tolist()}) == len({*images.rows[of]}) == 1
-    assert a.mask_batch([0, 6]).flatten(1).unique(dim=1).tolist() == [[2], [0]]  # the first slices that hold something
+    assert a.mask_batch([0, 6]).flatten(1).unique(dim=1).tolist() == [[2], [0]]  # the first slices that are not empty
     train = a.select("train")
     assert torch.equal(train.targets("positions", [7, 0]), torch.tensor([1.0, 0.0]))
 
 
-def test_a_volumes_slices_come_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_are_read_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = hospital(tmp_path)
     first = data.load()
     monkeypatch.setattr("fedcore.data.dimensions.read_image", None)
     monkeypatch.setattr("fedcore.data.preprocess.decode.read_image", None)
     again = data.load()
     assert fingerprint(again) == fingerprint(first)
-    assert again.notes == first.notes
+    assert again.warnings == first.warnings
     for site, images in first.sites.items():
         assert np.array_equal(again.sites[site].pixels, images.pixels)
         assert np.array_equal(again.sites[site].positions, images.positions)
 
 
-def test_another_axis_is_another_cache(tmp_path: Path) -> None:
+def test_the_axis_is_part_of_the_cache_key(tmp_path: Path) -> None:
     axial, coronal = hospital(tmp_path).load(), hospital(tmp_path, slices=1, size=(6, 8)).load()
     assert len(coronal.sites["b"]) == 2 * 7
     assert fingerprint(axial) != fingerprint(coronal)
@@ -140,22 +141,22 @@ def test_positions_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     assert len({of(None), of([0, 0.5, 1]), of([0, 0.4, 1]), of([1, 0.5, 0])}) == 4
 
 
-def test_a_constant_volume_has_no_slices_and_is_told(tmp_path: Path) -> None:
+def test_a_constant_volume_has_no_slices_and_a_warning(tmp_path: Path) -> None:
     data = hospital(tmp_path)
     nib.save(nib.Nifti1Image(np.ones(SHAPE, np.float32), np.eye(4)), tmp_path / "1_image.nii.gz")
     cohort = data.load()
     assert len(cohort.sites["a"]) == 6
-    assert "site 'a', row 3: constant image" in cohort.notes
-    assert "site 'a': empty slices left out: 10" in cohort.notes
+    assert "site 'a', row 3: constant image" in cohort.warnings
+    assert "site 'a': empty slices left out: 10" in cohort.warnings
 
 
 @pytest.mark.parametrize("axis", [-1, 3])
-def test_volumes_have_three_axes(tmp_path: Path, axis: int) -> None:
+def test_another_axis_is_an_error(tmp_path: Path, axis: int) -> None:
     with pytest.raises(InputError, match=rf"axis 0, 1 or 2; got axis {axis} of 3D images"):
         hospital(tmp_path, slices=axis).load()
 
 
-def test_pictures_cannot_be_cut(tmp_path: Path) -> None:
+def test_cutting_2d_images_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="of 2D images; null leaves images as they are"):
         Data(slices=0).load()
     np.save(tmp_path / "a.npy", np.eye(6))
@@ -170,7 +171,7 @@ def test_size_is_that_of_a_slice(tmp_path: Path) -> None:
         hospital(tmp_path, size=SHAPE).load()
 
 
-def test_phantoms_take_the_same_road(tmp_path: Path) -> None:
+def test_simulated_volumes_are_cut_in_the_same_way(tmp_path: Path) -> None:
     """In memory and from the files that `data phantom` writes."""
     made = Data(size=(16, 20), slices=0, phantom=PHANTOMS).load()
     manifest = PHANTOMS.write(tmp_path, (20, 20, 16))
@@ -186,7 +187,7 @@ def test_phantoms_take_the_same_road(tmp_path: Path) -> None:
         assert torch.equal(images.labels, other.labels)
 
 
-def test_empty_phantom_slices_are_told_too() -> None:
+def test_empty_simulated_slices_have_a_warning() -> None:
     class Dark(Phantoms):
         def scans(self, size):  # type: ignore[no-untyped-def]
             for scans in super().scans(size):
@@ -195,7 +196,7 @@ def test_empty_phantom_slices_are_told_too() -> None:
 
     cohort = Dark(sites=1, images_per_site=2, spatial_dims=3).cohort(16, slices=0)
     assert len(cohort.sites["hospital_1"]) == 2 * 13
-    assert cohort.notes == ("site 'hospital_1': empty slices left out: 6",)
+    assert cohort.warnings == ("site 'hospital_1': empty slices left out: 6",)
 
 
 def with_positions(folder: Path, positions: str) -> Cohort:
@@ -207,10 +208,12 @@ def with_positions(folder: Path, positions: str) -> Cohort:
     return Data(str(folder / "manifest.csv"), size=6, cache=folder / "cache").load()
 
 
-def test_positions_of_a_manifest_come_with_the_batches(tmp_path: Path) -> None:
+def test_positions_of_a_manifest_are_targets(tmp_path: Path) -> None:
     site = with_positions(tmp_path, "10 30 20 7 -- 1").sites["s"]
-    assert site.positions is None  # one image does not tell
-    with pytest.raises(Refused, match=r"not every image's position .* data\.slices, or give every row"):
+    assert site.positions is None  # one image has none
+    with pytest.raises(
+        Refused, match=r"position in the volume is not known for every image; .* data\.slices, or give every"
+    ):
         next(iter(loader(site, 4, shuffle=False, targets="positions")))
     site = with_positions(tmp_path, "10 30 20 7 5 1").sites["s"]
     pixels, positions = next(iter(loader(site, 6, shuffle=False, targets="positions")))

@@ -13,7 +13,7 @@ from tests.fedcore.data.synthetic.test_release_criteria import GOOD
 
 
 def written(folder: Path, changed: dict[str, Any]) -> Path:
-    (folder / AUDIT).write_text(json.dumps(RECORD.as_dict() | {"asked": RECORD.asked} | changed))
+    (folder / AUDIT).write_text(json.dumps(RECORD.as_dict() | {"options": RECORD.options} | changed))
     return folder
 
 
@@ -21,23 +21,23 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     record = AuditRecord.read(written(tmp_path, {}))
     assert record == RECORD
     assert (record.safe.answer, record.useful.answer) == ("yes", "yes")
-    assert record.asked == RECORD.asked
+    assert record.options == RECORD.options
 
 
-def test_it_holds_no_path(tmp_path: Path) -> None:
-    assert "asked" not in RECORD.as_dict()
+def test_the_dictionary_has_no_paths(tmp_path: Path) -> None:
+    assert "options" not in RECORD.as_dict()
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "3", "null", "{}", "[" * 100_000, '{"passes": true}', '{"safe": {"answer": "yes"}}']
 )
-def test_what_is_no_whole_record_is_refused(tmp_path: Path, text: str) -> None:
+def test_an_incomplete_record_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / AUDIT).write_text(text)
-    with pytest.raises(InputError, match="is no whole record of an audit"):
+    with pytest.raises(InputError, match="is not a complete record of an audit"):
         AuditRecord.read(tmp_path)
 
 
-def test_none_is_said(tmp_path: Path) -> None:
+def test_a_missing_record_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is missing"):
         AuditRecord.read(tmp_path)
 
@@ -46,28 +46,28 @@ YES = {"answer": "yes", "because": [], "not_measured": []}
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "text"),
     [
         ({"sites": {"a": GOOD | {"auc": 0.9}}}, "its verdicts"),
         ({"sites": {"a": GOOD | {"auc": 0.9}}, "safe": YES}, "its verdicts"),
         ({"sites": {"a": {k: v for k, v in GOOD.items() if k != "auc"}}}, "its verdicts"),
-        ({"sites": {}}, "no site looked at it"),
-        ({"sites": {"a": GOOD | {"copies_by_pixels": 3.0}}}, "the copies that sites count"),
-        ({"copies": {"000000.png": ["a"]}}, "the copies it counts"),
-        ({"images": 0}, "the images it counts"),
-        ({"left_out": [3]}, "the images it left out"),
+        ({"sites": {}}, "no site audited it"),
+        ({"sites": {"a": GOOD | {"copies_by_pixels": 3.0}}}, "the number of copies at the sites"),
+        ({"copies": {"000000.png": ["a"]}}, "the number of copies"),
+        ({"images": 0}, "the number of images"),
+        ({"left_out": [3]}, "the number of images left out"),
         ({"set": ""}, "a digest is missing"),
         ({"data": ""}, "a digest is missing"),
         ({"groups": {"all": {"images": 4, "copies": 0, "left_out": 0}}}, "its classes"),
     ],
 )
-def test_a_record_that_contradicts_itself_is_refused(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=f"contradicts itself: {said}"):
+def test_a_contradictory_record_is_an_error(tmp_path: Path, changed: dict[str, Any], text: str) -> None:
+    with pytest.raises(InputError, match=f"contradicts itself: {text}"):
         AuditRecord.read(written(tmp_path, changed))
 
 
 def test_verdicts_follow_from_the_figures(tmp_path: Path) -> None:
-    """Whatever the file says of them: these figures are not safe, and a file that says so of them is read."""
+    """A record whose verdicts fit its figures is read, whatever the verdicts are."""
     bad = AuditRecord(**{**RECORD.__dict__, "sites": {"a": GOOD | {"auc": 0.9}}})
     (tmp_path / AUDIT).write_text(json.dumps(bad.as_dict()))
     assert AuditRecord.read(tmp_path).safe.answer == "no"

@@ -44,7 +44,7 @@ def test_what_is_unknown_is_left_out(make_run: MakeRun) -> None:
 
 
 def test_images_that_were_left_out_are_counted_among_the_images(make_run: MakeRun) -> None:
-    figures = {figure.label: figure.detail for figure in key_figures(read_run(make_run(faults=["x", "y"])))}
+    figures = {figure.label: figure.detail for figure in key_figures(read_run(make_run(skipped=["x", "y"])))}
     assert figures["Images"] == "1,200 train, 400 test, 2 left out"
 
 

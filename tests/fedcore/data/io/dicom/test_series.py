@@ -16,14 +16,14 @@ from tests.fedcore.data.io.forms import BODY, SPACE, blank, corners, save, serie
 PLACES, ALONG, MM = corners("axial")
 
 
-def fault(path: Path) -> str:
-    with pytest.raises(ImageError) as told:
+def error_of(path: Path) -> str:
+    with pytest.raises(ImageError) as caught:
         read_image(path)
-    return str(told.value)
+    return str(caught.value)
 
 
 def at_heights(folder: Path, *heights: float, **changed: Any) -> Path:
-    """Slices at these places along the normal, in mm."""
+    """Slices at these positions along the normal, in mm."""
     body = np.zeros((*SPACE[:2], len(heights)), np.float32)
     places = [[0.0, 0.0, float(height)] for height in heights]
     folder.mkdir()
@@ -36,43 +36,43 @@ def at_heights(folder: Path, *heights: float, **changed: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("heights", "told"),
+    ("heights", "text"),
     [
         ((0, 5, 10, 25, 30), "slices are missing: 15 mm between slices 3 and 4, 5 mm elsewhere; export the whole"),
         ((*range(0, 90, 3), 93), "slices are missing: 6 mm between slices 30 and 31, 3 mm elsewhere"),
-        ((0, 2, 4, 9, 14, 19), "slices are unevenly apart, 2 to 5 mm; resample the volume onto an even grid"),
-        ((0, 5, 5, 10), "4 slices at 3 places share a place; take out what is double"),
+        ((0, 2, 4, 9, 14, 19), "distances of slices differ, 2 to 5 mm; resample the volume onto an even grid"),
+        ((0, 5, 5, 10), "4 slices at 3 positions; remove the duplicates"),
     ],
 )  # fmt: skip
-def test_places_that_make_no_volume_are_told(heights: tuple[float, ...], told: str, tmp_path: Path) -> None:
-    assert fault(at_heights(tmp_path / "s", *heights)).startswith(told)
+def test_positions_that_are_not_a_volume_are_an_error(heights: tuple[float, ...], text: str, tmp_path: Path) -> None:
+    assert error_of(at_heights(tmp_path / "s", *heights)).startswith(text)
 
 
-def test_rounded_places_are_even_enough(tmp_path: Path) -> None:
+def test_rounded_positions_are_even_enough(tmp_path: Path) -> None:
     assert read_image(at_heights(tmp_path / "s", *(round(0.625 * k, 1) for k in range(9)))).shape == (1, 6, 7, 9)
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "text"),
     [
         ({"ImageOrientationPatient": [ALONG, ALONG, ALONG, [0, 1, 0, 0, 0, -1]]}, "slices of 2 orientations (3 and 1)"),
-        ({"ImagePositionPatient": [[0, 0, 0], [0, 0, 1], [0, 0, 2], None]}, "1 of 4 slices do not say where they lie"),
+        ({"ImagePositionPatient": [[0, 0, 0], [0, 0, 1], [0, 0, 2], None]}, "1 of 4 slices have no position"),
         ({"ImageType": [["ORIGINAL", "PRIMARY", "AXIAL"]] * 3 + [["DERIVED", "SECONDARY", "MIP"]]},
          "images of 2 kinds by ImageType (3 and 1), such as localizers"),
         ({"PixelSpacing": [[1, 1], [1, 1], [1, 1], [2, 2]]}, "slices of several pixel spacings in one volume"),
         ({"FrameOfReferenceUID": ["1.2", "1.2", "1.2", "1.3"]}, "2 frames of reference in one folder (3 and 1 images)"),
         ({"SeriesInstanceUID": ["1.2", "1.2", "1.2", "1.3"]}, "2 series in one folder (3 and 1 images)"),
         ({"ImagePositionPatient": [[0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 1]], "EchoTime": [9, 9, 80, 80]},
-         "4 slices at 2 places share a place; they differ in EchoTime: give each a folder or file of its own"),
+         "4 slices at 2 positions; they differ in EchoTime: put each in a folder or file of its own"),
         ({"ImagePositionPatient": [[0, 0.3 * k, 1.0 * k] for k in range(4)]}, "axes are 16.7 degrees off a right"),
-        ({"ImagePositionPatient": [[0, 0, 0], [0, 1, 2], [0, -1, 4], [0, 0, 6]]}, "slices do not lie along one line"),
+        ({"ImagePositionPatient": [[0, 0, 0], [0, 1, 2], [0, -1, 4], [0, 0, 6]]}, "slices are not aligned along one"),
     ],
 )  # fmt: skip
-def test_what_does_not_belong_together_is_told(changed: dict[str, Any], told: str, tmp_path: Path) -> None:
-    assert fault(at_heights(tmp_path / "s", 0, 1, 2, 3, **changed)).startswith(told)
+def test_images_of_several_volumes_are_an_error(changed: dict[str, Any], text: str, tmp_path: Path) -> None:
+    assert error_of(at_heights(tmp_path / "s", 0, 1, 2, 3, **changed)).startswith(text)
 
 
-def test_a_file_without_preamble_is_a_slice_like_others(tmp_path: Path) -> None:
+def test_a_file_without_preamble_is_a_slice_as_well(tmp_path: Path) -> None:
     folder = series(tmp_path / "s")
     for name, implicit in (("1.dcm", True), ("3.dcm", False)):
         file = pydicom.dcmread(folder / name)
@@ -84,7 +84,7 @@ def test_a_file_without_preamble_is_a_slice_like_others(tmp_path: Path) -> None:
     assert np.array_equal(read_image(folder / "1.dcm")[0], BODY[::-1, ::-1, 3].T)
 
 
-def test_what_is_no_image_is_left_out_and_what_is_damaged_is_told(tmp_path: Path) -> None:
+def test_other_files_are_ignored_and_damaged_ones_are_an_error(tmp_path: Path) -> None:
     folder = series(tmp_path / "s")
     (folder / "readme.txt").write_text("no image")
     (folder / "._0.dcm").write_bytes(b"\0\5\x16\7 of another system")
@@ -93,17 +93,17 @@ def test_what_is_no_image_is_left_out_and_what_is_damaged_is_told(tmp_path: Path
     report.save_as(folder / "report.dcm", enforce_file_format=True)
     assert np.array_equal(read_image(folder)[0], BODY)
     (folder / "9.dcm").write_bytes((folder / "4.dcm").read_bytes()[:400])  # before it says how many rows it has
-    assert fault(folder).startswith("1 of 8 files are named as DICOM is and are none")
+    assert error_of(folder).startswith("1 of 8 files have a DICOM name but are damaged or empty")
     (folder / "9.dcm").write_bytes(b"")
-    assert fault(folder).startswith("1 of 8 files are named as DICOM is and are none")
+    assert error_of(folder).startswith("1 of 8 files have a DICOM name but are damaged or empty")
 
 
-def test_a_folder_of_folders_is_told(tmp_path: Path) -> None:
+def test_a_folder_of_folders_is_an_error(tmp_path: Path) -> None:
     series(tmp_path / "study" / "series")
-    assert fault(tmp_path / "study").endswith("but with 1 folders; name the one that holds the series")
+    assert error_of(tmp_path / "study").endswith("but with 1 folders; use the one with the series")
 
 
-def test_only_numbers_order_slices_that_lie_nowhere(tmp_path: Path) -> None:
+def test_slices_without_position_are_sorted_by_number(tmp_path: Path) -> None:
     folder = series(
         tmp_path / "s", order=[2, 0, 4, 1, 3], ImagePositionPatient="absent", InstanceNumber=[3, 1, 5, 2, 4]
     )
@@ -111,10 +111,10 @@ def test_only_numbers_order_slices_that_lie_nowhere(tmp_path: Path) -> None:
     assert read_header(folder).orientation is None
 
 
-@pytest.mark.parametrize(("order", "falling"), [([0, 1, 2, 3, 4], False), ([4, 3, 2, 1, 0], True)])
-def test_numbers_against_places_are_told(order: list[int], falling: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("order", "reversed_"), [([0, 1, 2, 3, 4], False), ([4, 3, 2, 1, 0], True)])
+def test_numbers_against_positions_are_reported(order: list[int], reversed_: bool, tmp_path: Path) -> None:
     header = read_header(series(tmp_path / "s", order=order))
-    assert header.numbers_reversed == falling
+    assert header.numbers_reversed == reversed_
     assert (header.modality, header.orientation) == ("CT", "SPL")
     assert header.series is not None
     assert "1.2.2" not in header.series
@@ -135,18 +135,18 @@ def test_each_slice_has_its_own_scale_and_one_inversion(tmp_path: Path) -> None:
     assert np.array_equal(read_image(folder)[0], 8.0 * (2**16 - 1) - values)
 
 
-def test_a_measure_is_not_inverted_however_it_is_shown(tmp_path: Path) -> None:
+def test_a_measurement_is_not_inverted_by_monochrome1(tmp_path: Path) -> None:
     assert np.array_equal(read_image(series(tmp_path / "s", PhotometricInterpretation="MONOCHROME1"))[0], BODY)
 
 
 @pytest.mark.parametrize("padding", [{"PixelPaddingValue": 3}, {"PixelPaddingValue": 2, "PixelPaddingRangeLimit": 9}])
-def test_padding_is_as_dark_as_the_darkest_measure(padding: dict[str, int], tmp_path: Path) -> None:
+def test_padding_becomes_the_least_measured_value(padding: dict[str, int], tmp_path: Path) -> None:
     body = BODY.copy()
     body[0] = 3 - 1024
     expected = np.where(body == 3 - 1024, BODY[1:].min(), body)
     assert np.array_equal(read_image(series(tmp_path / "s", volume=body, **padding))[0], expected)
 
 
-def test_empty_slopes_are_none(tmp_path: Path) -> None:
+def test_empty_slopes_are_ignored(tmp_path: Path) -> None:
     folder = series(tmp_path / "s", RescaleSlope=None, RescaleIntercept=None)
     assert np.array_equal(read_image(folder)[0], BODY + 1024)

@@ -1,4 +1,4 @@
-"""What is known of a file by its content, remembered so that an unchanged data set is not read again."""
+"""An index of files: their digests and other facts, stored so that an unchanged data set is not read again."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 from fedcore.data.io.error import ImageError
 from fedcore.data.io.nifti import parts
-from fedcore.data.manifest.manifest import Row
+from fedcore.data.manifest.row import Row
 from fedcore.files.reading import json_of, text_of
 
 
-class Memo:
-    """Facts by file, kept in one small JSON; a file is the same while path, size and time of change are.
+class FileIndex:
+    """Facts by file, in one small JSON file; a file counts as unchanged while path, size and modification time are.
 
-    Paths are kept as hashes only: file names may carry names of patients.
+    Paths are stored as hashes only: file names may contain names of patients.
     """
 
     def __init__(self, path: Path):
@@ -27,7 +27,7 @@ class Memo:
         self._known = len(self._facts)
 
     def digest(self, row: Row) -> str:
-        """sha256 over the content of the row's image, and its mask."""
+        """SHA-256 of the content of the row's image and mask."""
         parts = [
             self._tree(row.image),
             f"{row.member}[{row.index}]",
@@ -36,11 +36,11 @@ class Memo:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def digest_of(self, path: Path) -> str:
-        """sha256 over the content of a file, or of the files of a folder."""
+        """SHA-256 of the content of a file, or of the files of a folder."""
         return hashlib.sha256(self._tree(path).encode()).hexdigest()
 
-    def recall(self, key: str, compute: Callable[[], list[int] | None]) -> list[int] | None:
-        """`compute()`, or what it gave last time for this key; None, for what cannot be told, is computed again."""
+    def remembered(self, key: str, compute: Callable[[], list[int] | None]) -> list[int] | None:
+        """`compute()`, or its last result for this key; a result of None is not stored, and computed again."""
         fact = self._facts.get(key)
         if isinstance(fact, list):
             return fact
@@ -49,7 +49,7 @@ class Memo:
         return found
 
     def save(self) -> None:
-        """Written beside and renamed; of two runs at a time the last one's file stays, and both are right."""
+        """Writes a temporary file and renames it; of two runs at a time the last file stays, and both are correct."""
         if len(self._facts) == self._known:
             return
         handle, name = tempfile.mkstemp(dir=self.path.parent, suffix=".tmp")
@@ -62,13 +62,13 @@ class Memo:
         self._known = len(self._facts)
 
     def _tree(self, path: Path) -> str:
-        """A file's digest; of a folder, its files' digests in order of name; of a pair, those of both files."""
+        """A file's digest; of a folder, those of its files in the order of names; of a pair (.hdr, .img), both."""
         try:
             files = sorted(part for part in path.iterdir() if part.is_file()) if path.is_dir() else parts(path)
             return "".join(self._file(part) for part in files)
-        except ImageError:  # half of a pair, as decoding tells
+        except ImageError:  # a file of the pair is missing; decoding reports it
             return "half"
-        except OSError as error:  # decoding tells; the day the file can be read its digest is another
+        except OSError as error:  # decoding reports it; once the file can be read, its digest differs
             return f"unreadable ({error.errno})"
 
     def _file(self, path: Path) -> str:
@@ -81,13 +81,13 @@ class Memo:
         return fact
 
 
-def key_of(digests: Sequence[str], *settings: object) -> str:
-    """The name of a cache: rows in order and the settings they were decoded with."""
+def cache_key(digests: Sequence[str], *settings: object) -> str:
+    """The name of a cache folder: digests of the rows in order, and the settings of their decoding."""
     return hashlib.sha256("\n".join([*digests, *map(repr, settings)]).encode()).hexdigest()[:24]
 
 
 def _read(path: Path) -> dict[str, str | list[int]]:
-    """An unreadable memo is no fault: everything is just looked at again."""
+    """An unreadable index is not an error: all files are read again."""
     try:
         facts = json_of(text_of(path))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Whether a file is grey, by its header alone: no grey picture has to be read to be known for one."""
+"""Whether a file is greyscale, from its header alone, so that greyscale pictures need not be read."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from fedcore.data.io.array import channels_first
 from fedcore.data.io.dicom.series import header_of
 from fedcore.data.io.error import ImageError
 from fedcore.data.io.nifti import nifti_header
-from fedcore.data.io.pictures.picture import PICTURES, is_grey_picture
+from fedcore.data.io.pictures.picture import PICTURES, is_greyscale_picture
 from fedcore.data.io.readers import guarded, kind_of
 
 
-def certainly_grey(path: Path) -> bool:
-    """Whether `read_image` gives one channel; False also where only the pixels, or a fault, would tell."""
+def known_greyscale(path: Path) -> bool:
+    """Whether `read_image` returns one channel; False if it does not, or if the header does not decide it."""
     try:
         kind = kind_of(path)
-        return guarded(kind, lambda: _is_grey(path, kind))
+        return guarded(kind, lambda: _is_greyscale(path, kind))
     except ImageError:
         return False
 
 
-def _is_grey(path: Path, kind: str) -> bool:
+def _is_greyscale(path: Path, kind: str) -> bool:
     if kind in PICTURES.values():
-        return is_grey_picture(path)
+        return is_greyscale_picture(path)
     if kind == "npy":
         return len(channels_first(np.broadcast_to(np.float32(0), npz.shape_of(path)))) == 1
     if kind == "NIfTI":

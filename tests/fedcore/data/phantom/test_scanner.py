@@ -1,4 +1,4 @@
-"""Sensors: point spread, tone, noise, and who gets which."""
+"""Scanners: point spread, tone, noise, and which site has which."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.data.phantom.sensor import SHARP, sensor_of
+from fedcore.data.phantom.scanner import SHARP, scanner_of
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_an_ideal_sensor_changes_nothing() -> None:
+def test_an_ideal_scanner_changes_nothing() -> None:
     clean = torch.rand(3, 8, 9, generator=generator())
     ideal = replace(SHARP, point_spread=1e-3, noise=0.0, bias=0.0, gain=1.0)
     assert torch.allclose(ideal(clean, generator()), clean, atol=1e-6)
@@ -33,8 +33,8 @@ def test_noise_is_rician() -> None:
     assert air.mean() == pytest.approx(0.1 * (np.pi / 2) ** 0.5, rel=0.02)  # the mean of a Rayleigh
 
 
-def test_sensors_are_functions_of_seed_and_site() -> None:
-    assert sensor_of(7, seed=0) == sensor_of(7, seed=0)
-    assert len({sensor_of(site, seed=0) for site in range(20)}) == 20
-    assert sensor_of(7, seed=0) != sensor_of(7, seed=1)
-    assert sensor_of(0, seed=0) == sensor_of(0, seed=1)
+def test_scanners_depend_on_seed_and_site_alone() -> None:
+    assert scanner_of(7, seed=0) == scanner_of(7, seed=0)
+    assert len({scanner_of(site, seed=0) for site in range(20)}) == 20
+    assert scanner_of(7, seed=0) != scanner_of(7, seed=1)
+    assert scanner_of(0, seed=0) == scanner_of(0, seed=1)

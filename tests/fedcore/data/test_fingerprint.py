@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedcore.data import describe as module
-from fedcore.data.dataset import Cohort, Companions, Images
-from fedcore.data.describe import fingerprint
+from fedcore.data import fingerprint as module
+from fedcore.data.cohort import Cohort
+from fedcore.data.dataset import AddedImages, Images
+from fedcore.data.fingerprint import fingerprint
 
 COUNT = 40
 
@@ -30,47 +31,47 @@ def images() -> Images:
     )
 
 
-def printed(part: Images) -> str:
+def digest_of(part: Images) -> str:
     return fingerprint(Cohort({"a": part}, ("x", "y", "z")))
 
 
 @pytest.mark.parametrize("at", [0, 1, 17, COUNT - 1])
 @pytest.mark.parametrize("name", ["pixels", "masks", "positions", "spacing", "patients", "labels"])
-def test_a_bit_of_any_image_counts(name: str, at: int) -> None:
+def test_each_bit_of_an_image_changes_it(name: str, at: int) -> None:
     one, other = images(), images()
     value: Any = getattr(other, name)
     flat = (value.numpy() if isinstance(value, torch.Tensor) else value)[at : at + 1].reshape(-1).view(np.uint8)
     flat[0] ^= 1
-    assert printed(one) != printed(other)
+    assert digest_of(one) != digest_of(other)
 
 
 @pytest.mark.parametrize("name", ["masks", "positions", "spacing"])
-def test_what_is_not_known_counts(name: str) -> None:
-    assert printed(images()) != printed(replace(images(), **{name: None}))
+def test_missing_arrays_change_it(name: str) -> None:
+    assert digest_of(images()) != digest_of(replace(images(), **{name: None}))
 
 
 @pytest.mark.parametrize("size", [1, 60, 100, 1 << 20])
-def test_it_is_the_same_however_much_is_read_at_once(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = printed(images())
+def test_it_does_not_depend_on_the_chunk_size(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = digest_of(images())
     chunks: Callable[..., Any] = module._chunks
     monkeypatch.setattr(module, "_chunks", lambda stored, index: chunks(stored, index, size))
-    assert printed(images()) == whole
+    assert digest_of(images()) == whole
 
 
-def test_a_part_is_that_of_its_images_wherever_they_are_stored(tmp_path: Path) -> None:
+def test_a_subset_equals_a_copy_of_its_images(tmp_path: Path) -> None:
     at = [3, 1, 7, 30]
     part = images().take(at)
     masks = images().masks
     assert masks is not None
     copied = replace(part, pixels=part.pixels[at], masks=masks[at], index=None)
-    assert printed(part) == printed(copied) != printed(images().take(sorted(at)))
+    assert digest_of(part) == digest_of(copied) != digest_of(images().take(sorted(at)))
     np.save(tmp_path / "pixels.npy", images().pixels)
-    assert printed(images()) == printed(replace(images(), pixels=np.load(tmp_path / "pixels.npy", mmap_mode="r")))
+    assert digest_of(images()) == digest_of(replace(images(), pixels=np.load(tmp_path / "pixels.npy", mmap_mode="r")))
 
 
-def test_images_that_accompany_tell_in_a_part_of_their_own() -> None:
-    first, plus, second = printed(replace(images(), companions=Companions(images(), 0.5))).partition("+")
-    assert (first, plus, bool(second)) == (printed(images()), "+", True)
+def test_added_images_have_a_part_of_their_own() -> None:
+    first, plus, second = digest_of(replace(images(), added=AddedImages(images(), 0.5))).partition("+")
+    assert (first, plus, bool(second)) == (digest_of(images()), "+", True)
     changed = images()
     changed.pixels[11] += 1
-    assert printed(replace(images(), companions=Companions(changed, 0.5))).split("+")[1] != second
+    assert digest_of(replace(images(), added=AddedImages(changed, 0.5))).split("+")[1] != second

@@ -1,4 +1,4 @@
-"""The scanner of a phantom hospital: what it makes of a clean picture of materials."""
+"""The scanner of a simulated hospital: from a clean picture of materials to raw intensities."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _BIAS_KNOTS = 3  # coil sensitivity varies over a third of the field of view
 
 
 @dataclass(frozen=True)
-class Sensor:
-    """raw = gain |bias * blur(tone(clean)) + noise|, the noise complex and so Rician, as in magnitude MR."""
+class Scanner:
+    """raw = gain |bias * blur(tone(clean)) + noise| with complex noise, and so Rician, as in magnitude MR."""
 
     point_spread: float
     """Standard deviation of the Gaussian point spread, in pixels."""
@@ -44,25 +44,25 @@ class Sensor:
         return torch.lerp(tone[left], tone[left + 1], position - left)
 
 
-# Chosen by hand to be as different as the scanners of one study can be. Gains span a thousandfold.
-SHARP = Sensor(point_spread=0.4, noise=0.02, bias=0.1, tone=(0.0, 0.25, 0.5, 0.75, 1.0), gain=40_000.0)
-BLURRED = Sensor(point_spread=1.1, noise=0.015, bias=0.2, tone=(0.0, 0.5, 0.7, 0.85, 1.0), gain=4_000.0)
-NOISY = Sensor(point_spread=0.6, noise=0.08, bias=0.2, tone=(0.0, 0.3, 0.5, 0.65, 0.8), gain=40.0)
-INVERTED = Sensor(point_spread=0.6, noise=0.02, bias=0.4, tone=(0.0, 0.9, 0.65, 0.4, 0.1), gain=400.0)
+# Chosen by hand to be as different as the scanners of one study can be. Gains differ a thousandfold.
+SHARP = Scanner(point_spread=0.4, noise=0.02, bias=0.1, tone=(0.0, 0.25, 0.5, 0.75, 1.0), gain=40_000.0)
+BLURRED = Scanner(point_spread=1.1, noise=0.015, bias=0.2, tone=(0.0, 0.5, 0.7, 0.85, 1.0), gain=4_000.0)
+NOISY = Scanner(point_spread=0.6, noise=0.08, bias=0.2, tone=(0.0, 0.3, 0.5, 0.65, 0.8), gain=40.0)
+INVERTED = Scanner(point_spread=0.6, noise=0.02, bias=0.4, tone=(0.0, 0.9, 0.65, 0.4, 0.1), gain=400.0)
 
 
-def sensor_of(site: int, seed: int) -> Sensor:
-    """The sensor of site number `site` (from 0): the first four by hand, the others drawn between them."""
+def scanner_of(site: int, seed: int) -> Scanner:
+    """The scanner of site number `site` (from 0): the first four chosen by hand, the others random between them."""
     by_hand = (SHARP, BLURRED, NOISY, INVERTED)
-    return by_hand[site] if site < len(by_hand) else _drawn(np.random.default_rng([seed, site]))
+    return by_hand[site] if site < len(by_hand) else _random(np.random.default_rng([seed, site]))
 
 
-def _drawn(rng: np.random.Generator) -> Sensor:
+def _random(rng: np.random.Generator) -> Scanner:
     materials = np.linspace(0, 1, 5)
     tone = materials ** rng.uniform(0.4, 1.5)
     if rng.random() < 0.3:
-        tone[1:] = tone[:0:-1]  # tissues swap their order, air stays dark: another MR sequence
-    return Sensor(
+        tone[1:] = tone[:0:-1]  # tissues change their order, air stays dark, as in another MR sequence
+    return Scanner(
         point_spread=rng.uniform(0.4, 1.3),
         noise=float(np.exp(rng.uniform(np.log(0.01), np.log(0.1)))),
         bias=rng.uniform(0.05, 0.5),
