@@ -18,7 +18,7 @@ from fedcore.site.figures import Arrays, evenly, kept_by_each, thumbnails
 from fedcore.site.site import Site
 from fedcore.transport.in_process import InProcess
 from fedgen.diffusion.sampler import Sampler, noise_of
-from fedgen.generative import Generative
+from fedgen.generative_model import Generative
 from fedgen.generator import UNCONDITIONED, Generator, InSteps
 
 FILE = "exhibit.npz"

@@ -24,7 +24,7 @@ from fedcore.site.site import Round
 from fedcore.training.visit import Visit
 from fedcore.transport.in_process import InProcess
 from fedgen.diffusion.diffusion import Diffusion
-from fedgen.generative import Generative
+from fedgen.generative_model import Generative
 from fedgen.generator import Conditions, ImageShape
 from fedgen.generator_store import GENERATOR, save_generator
 from fedgen.sample_gallery import Exhibit

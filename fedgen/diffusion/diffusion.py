@@ -20,7 +20,7 @@ from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
 from fedgen.diffusion.schedule import Noise, over
 from fedgen.diffusion.unet import UNet
 from fedgen.ema import follow
-from fedgen.generative import Generative, OptimizerFactory
+from fedgen.generative_model import Generative, OptimizerFactory
 from fedgen.generator import Conditions, Generator, ImageShape, dropped_conditions
 
 

@@ -27,7 +27,7 @@ from fedgen.gan.diffaugment import DiffAugment
 from fedgen.gan.discriminator import Critic, Shown, Spectral
 from fedgen.gan.generator_network import GANGenerator, Painter
 from fedgen.gan.losses import Hinge, Objective, Wasserstein
-from fedgen.generative import Generative, OptimizerFactory
+from fedgen.generative_model import Generative, OptimizerFactory
 from fedgen.generator import Conditions, ImageShape, dropped_conditions
 
 PAINTER = ("painter.", "average.", "steps")

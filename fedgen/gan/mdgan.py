@@ -32,7 +32,7 @@ from fedcore.training.local_trainer import LocalTrainer
 from fedgen.gan.discriminator import Shown
 from fedgen.gan.gan import GAN, PAINTER, adam
 from fedgen.gan.server_generator import Studio
-from fedgen.generative import OptimizerFactory
+from fedgen.generative_model import OptimizerFactory
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from fedcore.training.optimizer_state import resume, state_of
 from fedgen.diffusion.sampler import noise_of
 from fedgen.ema import follow
 from fedgen.gan.gan import GAN
-from fedgen.generative import OptimizerFactory
+from fedgen.generative_model import OptimizerFactory
 from fedgen.generator import UNCONDITIONED, Generator, dropped_conditions
 from fedgen.generator_store import built, plan_of
 

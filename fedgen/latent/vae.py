@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from fedgen.diffusion.sampler import Sampler
-from fedgen.generative import Generative, OptimizerFactory
+from fedgen.generative_model import Generative, OptimizerFactory
 from fedgen.generator import Conditions, Generator, ImageShape
 from fedgen.latent.autoencoder import Autoencoder, drawn
 
