@@ -75,7 +75,7 @@ def drawn(folder: Path) -> Loaded:
     found = SyntheticSet.open(folder)
     audit = _audit(found, force=False)
     assert audit
-    names = [(image.label, image.imitates) for image in found.images]
+    names = [(image.label, image.site_style) for image in found.images]
     pixels = zlib.crc32(found.pixels().numpy().tobytes())
     return {"pixels": pixels, "names": names, "settings": found.settings, "audit": audit.as_dict()}
 

@@ -48,7 +48,7 @@ def run(tmp_path: Path) -> Path:
 
 def names(folder: Path) -> list[tuple[str, str]]:
     with (folder / "manifest.csv").open(newline="") as file:
-        return [(row["label"], row["imitates"]) for row in csv.DictReader(file)]
+        return [(row["label"], row["site_style"]) for row in csv.DictReader(file)]
 
 
 def pixels(folder: Path) -> dict[str, np.ndarray]:
