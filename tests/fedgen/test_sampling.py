@@ -23,7 +23,6 @@ from fedgen.latent.autoencoder import Autoencoder
 from fedgen.latent.vae import VAE
 from fedgen.sampling import sample
 from fedgen.synthetic import synthetic_set as module
-from fedgen.synthetic.image_files import encoded
 from tests.fedcore.files.test_lock import held_elsewhere
 from tests.fedgen.gans import gan
 
@@ -169,16 +168,6 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(InputError, match="the disk is full"):
         sample(run, tmp_path / "set", 2, **QUICK)
-
-
-def test_grey_levels_are_rounded_and_equal_volumes_are_equal_files() -> None:
-    data, ending = encoded(torch.tensor([[[-1.0, 0.0], [1.0, 2.0]]]))
-    assert ending == "png"
-    import io
-
-    assert np.asarray(Image.open(io.BytesIO(data))).tolist() == [[0, 128], [255, 255]]
-    volume = torch.linspace(-1, 1, 64).view(1, 4, 4, 4)
-    assert encoded(volume) == encoded(volume)
 
 
 def test_a_set_that_another_process_writes_is_not_changed(tmp_path: Path) -> None:

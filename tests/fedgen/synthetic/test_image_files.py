@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fedcore.data.partition import Partition, Pooled
@@ -13,7 +16,7 @@ from fedcore.data.preprocess.scaling import FullRange, Percentiles, Scaling, Win
 from fedcore.data.source import Data
 from fedcore.data.synthetic.synthetic_set import Synthetic
 from fedgen.synthetic.dicom_files import as_dicom
-from fedgen.synthetic.image_files import decoded
+from fedgen.synthetic.image_files import decoded, encoded
 from fedgen.synthetic.synthetic_set import add, begin
 
 SIZES = {"picture": (1, 8, 8), "colour": (3, 8, 8), "volume": (1, 8, 8, 8), "channels": (3, 8, 8, 8)}
@@ -87,3 +90,11 @@ def test_generated_slices_join_slices_of_volumes(tmp_path: Path, place: str) -> 
         assert (found.batch(range(count)) - expected).abs().max() <= 1 / 255 + 5e-4
         assert torch.equal(found.mask_batch(range(count)), (expected[:, 0] > 0).long())
         assert (found.positions is None) == (kind == "picture")
+
+
+def test_grey_levels_are_rounded_and_equal_volumes_are_equal_files() -> None:
+    data, ending = encoded(torch.tensor([[[-1.0, 0.0], [1.0, 2.0]]]))
+    assert ending == "png"
+    assert np.asarray(Image.open(io.BytesIO(data))).tolist() == [[0, 128], [255, 255]]
+    volume = torch.linspace(-1, 1, 64).view(1, 4, 4, 4)
+    assert encoded(volume) == encoded(volume)
