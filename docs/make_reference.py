@@ -41,12 +41,12 @@ CHOICES = {
         "fedssl.federation.fedema.FedEMA", "fedssl.federation.fedu.FedU",
         "fedcore.algorithms.quantised.Quantised", "fedgen.federated.feddiffuse.USplit",
         "fedgen.federated.feddiffuse.ULatDec",
-        "fedgen.federated.feddiffuse.UDec", "fedgen.gan.gan.CriticsStay", "fedgen.gan.mdgan.MDGAN",
+        "fedgen.federated.feddiffuse.UDec", "fedgen.gan.gan.LocalDiscriminators", "fedgen.gan.mdgan.MDGAN",
     ],
     "Guides (`algorithm.init_args.guides`)": [
         "fedcore.algorithms.fedprox.ProximalTerm", "fedcore.training.lr_schedule.Cosine",
         "fedssl.federation.similarity.RepresentationChange",
-        "fedgen.federated.fedvss.VirtualSamples", "fedtune.classification.moon.MOON",
+        "fedgen.federated.fedvss.FedVSS", "fedtune.classification.moon.MOON",
     ],
     "Server optimizers (`algorithm.init_args.rule` of FedOpt)": [
         "fedcore.algorithms.fedopt.Momentum", "fedcore.algorithms.fedopt.Adagrad", "fedcore.algorithms.fedopt.Adam",
@@ -65,11 +65,11 @@ CHOICES = {
         "fedcore.data.partition.ByColumn", "fedcore.data.partition.Dirichlet", "fedcore.data.partition.Quantity",
         "fedcore.data.partition.Pooled",
     ],
-    "Networks of generators (`network`, `painter`, `critic`)": [
+    "Networks of generators (`network`, `generator_network`, `discriminator`)": [
         "fedgen.diffusion.unet.UNet", "fedgen.latent.autoencoder.Autoencoder",
-        "fedgen.gan.generator_network.Painter", "fedgen.gan.discriminator.Critic",
+        "fedgen.gan.generator_network.GeneratorNetwork", "fedgen.gan.discriminator.Discriminator",
     ],
-    "Losses of GANs (`objective`)": ["fedgen.gan.losses.Hinge", "fedgen.gan.losses.Wasserstein"],
+    "Losses of GANs (`adversarial_loss`)": ["fedgen.gan.losses.HingeLoss", "fedgen.gan.losses.WassersteinLoss"],
     "Generators (`generator`)": [
         "fedgen.diffusion.diffusion.Diffusion", "fedgen.diffusion.paired.PairedDiffusion", "fedgen.latent.vae.VAE",
         "fedgen.latent.latent_diffusion.LatentDiffusion", "fedgen.gan.gan.GAN",
@@ -88,8 +88,8 @@ FROM_DATA = {
     "encoder",
     "num_classes",
     "network",
-    "canvas",
-    "known",
+    "image_shape",
+    "conditions",
     "spatial_dims",
     "channels",
     "answers",

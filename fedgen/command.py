@@ -18,7 +18,7 @@ from fedgen.oneshot.distil import distil
 from fedgen.oneshot.invert import invert
 from fedgen.releases.release import release
 from fedgen.sampling import sample
-from fedgen.synthetic.synthetic_set import RECOGNITION, read_settings
+from fedgen.synthetic.synthetic_set import TEACHER_ACCURACY, read_settings
 
 USAGE = """usage: fedpretrain generate train [RECIPE] [--KEY VALUE ...]        hospitals train a generator together
        fedpretrain generate sample RUN SET [--count 1000]           draws a set of images, with a manifest
@@ -46,7 +46,7 @@ def command(arguments: Sequence[str]) -> int:
         case ["sample" | "invert" as word, *rest]:
             manifest = call(sample if word == "sample" else invert, f"generate {word}", rest)
             print(manifest)
-            if told := read_settings(manifest.parent).get(RECOGNITION):
+            if told := read_settings(manifest.parent).get(TEACHER_ACCURACY):
                 recognition.show(told)
             print("Not audited yet: copies of patients' images may be among them. Next: fedpretrain generate audit")
         case ["distil", *rest]:

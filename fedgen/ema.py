@@ -1,4 +1,4 @@
-"""The slow average of a network, which draws better than the network itself."""
+"""The exponential moving average (EMA) of a network, which generates better images than the network itself."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from torch import Tensor, nn
 
 
 @torch.no_grad()
-def follow(average: nn.Module, network: nn.Module, images: int, halflife: float, steps: Tensor) -> None:
-    """The average takes a step; at the start, a longer one, so that it does not stay where the weights began.
+def update_ema(ema: nn.Module, network: nn.Module, images: int, halflife: float, steps: Tensor) -> None:
+    """One step of the average; longer at the start, so that the initial weights are soon forgotten.
 
     Args:
-        average: Changed in place.
-        network: What it is the average of.
-        images: That the network's step was taken on.
+        ema: The average; changed in place.
+        network: The network that is averaged.
+        images: Images of the network's last step.
         halflife: Images after which a weight counts half; 0 copies the network.
-        steps: How many the average has taken, raised by one in place.
+        steps: Steps of the average so far; raised by one in place.
     """
     least = 1 - 0.5 ** (images / halflife) if halflife else 1.0
-    part = (9 / (10 + steps)).clamp_min(least)  # of the way to the network; where `steps` is, so that nobody waits
+    rate = (9 / (10 + steps)).clamp_min(least)  # stays on the device of `steps`, so that no GPU is waited for
     steps += 1
-    slow: list[Tensor] = list(average.parameters())
+    slow: list[Tensor] = list(ema.parameters())
     fast: list[Tensor] = list(network.parameters())
-    torch._foreach_lerp_(slow, fast, [part.to(p.dtype) for p in slow])
+    torch._foreach_lerp_(slow, fast, [rate.to(p.dtype) for p in slow])

@@ -1,4 +1,4 @@
-"""A generator: what it can be asked for, and what every kind of it can do."""
+"""Generators: the conditions, the shape of the images, and the interface that every kind of generator implements."""
 
 from __future__ import annotations
 
@@ -13,47 +13,50 @@ from torch import Tensor, nn
 
 from fedcore.errors import InputError
 from fedgen.diffusion.sampler import Sampler
-from fedgen.diffusion.schedule import Noise
+from fedgen.diffusion.schedule import NoiseSchedule
 
 UNCONDITIONED = -1
-"""A label or site that is not known, or left open."""
+"""Index of a class or a site that is unknown or left open."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a generator can be asked for."""
+    """The classes and sites that a generator can be conditioned on."""
 
     classes: tuple[str, ...]
     sites: tuple[str, ...]
-    images: tuple[tuple[int, ...], ...] | None = None
-    """Trained on: a row for each class, or one without classes, of a number for each site, or one without sites; 0 of
-    too few patients to tell (`fedgen.synthetic.class_counts`). None: nobody knows."""
+    image_counts: tuple[tuple[int, ...], ...] | None = None
+    """Training images: one row per class (a single row without classes), one number per site (a single one without
+    sites). 0 also where too few patients have such images (`fedgen.synthetic.class_counts`). None: unknown."""
 
     def __post_init__(self) -> None:
         shape = (max(1, len(self.classes)), max(1, len(self.sites)))
-        if self.images is not None and [len(row) for row in self.images] != [shape[1]] * shape[0]:
-            raise ValueError(f"images must be counted for {shape[0]} classes and {shape[1]} sites, got {self.images}")
+        if self.image_counts is not None and [len(row) for row in self.image_counts] != [shape[1]] * shape[0]:
+            raise ValueError(
+                f"image_counts must have {shape[0]} rows (classes) of {shape[1]} numbers (sites), "
+                f"got {self.image_counts}"
+            )
 
-    def count(self, label: str | None, site: str | None) -> int:
-        """Images of a class and site that were trained on; 1 where it is known of no site of the class.
+    def image_count(self, label: str | None, site: str | None) -> int:
+        """Training images of a class at a site; 1 if no site has a count of the class.
 
         Raises:
-            InputError: It knows no such class or site.
+            InputError: Unknown class or site.
         """
-        row, column = self.label(label), self.site(site)
-        counts = self.images[row] if self.images else ()
+        row, column = self.class_index(label), self.site_index(site)
+        counts = self.image_counts[row] if self.image_counts else ()
         return counts[column] if any(counts) else 1
 
-    def label(self, name: str | None) -> int:
-        return _place(name, self.classes, "class")
+    def class_index(self, name: str | None) -> int:
+        return _index(name, self.classes, "class", "classes")
 
-    def site(self, name: str | None) -> int:
-        return _place(name, self.sites, "site")
+    def site_index(self, name: str | None) -> int:
+        return _index(name, self.sites, "site", "sites")
 
 
 @dataclass(frozen=True)
 class ImageShape:
-    """What images are drawn on."""
+    """Channels and size of generated images."""
 
     channels: int
     size: tuple[int, ...]
@@ -66,99 +69,97 @@ class ImageShape:
 
 @dataclass(frozen=True)
 class Generator(ABC):
-    """Draws images by class and site; holds no optimizer and no image."""
+    """Generates images conditioned on class and site; holds no optimizer and no training image."""
 
     network: nn.Module
-    """All weights that drawing takes."""
-    known: Conditions
-    canvas: ImageShape
+    """All weights that generation needs."""
+    conditions: Conditions
+    image_shape: ImageShape
 
     @property
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What `build` takes, as JSON holds it."""
+        """The argument of `build`, as JSON values."""
 
     @classmethod
     @abstractmethod
-    def build(cls, known: Conditions, canvas: ImageShape, settings: Mapping[str, Any]) -> Generator:
-        """One with fresh weights."""
+    def build(cls, conditions: Conditions, image_shape: ImageShape, settings: Mapping[str, Any]) -> Generator:
+        """A generator with fresh weights."""
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        """Of the standard normal numbers that one image is made from."""
-        return self.canvas.shape
+        """Shape of the standard normal noise that one image is generated from."""
+        return self.image_shape.shape
 
     @abstractmethod
-    def draw(
+    def sample(
         self, noise: Float[Tensor, "n *shape"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"],
         sampler: Sampler = Sampler(),
     ) -> Float[Tensor, "n c *space"]:  # fmt: skip
-        """Images in [-1, 1]; UNSAID leaves a class or a site open. `sampler` is for those that draw in steps."""
+        """Images in [-1, 1]. `labels` and `sites` are indices or UNCONDITIONED; only diffusion uses `sampler`."""
 
-    def draw_pairs(
+    def sample_with_masks(
         self, noise: Float[Tensor, "n *shape"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"],
         sampler: Sampler = Sampler(),
     ) -> tuple[Float[Tensor, "n c *space"], Int[Tensor, "n *space"] | None]:  # fmt: skip
-        """Images, and the class of each pixel if it draws masks too."""
-        return self.draw(noise, labels, sites, sampler), None
+        """Images, and the class of each pixel if the generator also makes masks."""
+        return self.sample(noise, labels, sites, sampler), None
 
 
 @runtime_checkable
-class InSteps(Protocol):
-    """A generator that walks to its images."""
+class IterativeGenerator(Protocol):
+    """A generator that denoises in steps."""
 
     @property
-    def noise(self) -> Noise:
-        """The process that it walks back."""
-        ...
+    def schedule(self) -> NoiseSchedule: ...
 
     @property
-    def dropped(self) -> float:
-        """Part of the images whose class and site it was not told while training."""
+    def condition_dropout(self) -> float:
+        """Fraction of images that were trained without class and site."""
         ...
 
-    def guesses(
+    def denoised(
         self, noise: Float[Tensor, "n *shape"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"],
         sampler: Sampler, steps: Collection[int],
     ) -> Float[Tensor, "steps n c *space"]:  # fmt: skip
-        """What it takes the images for at these of the sampler's steps, counted from 0.
+        """The images as predicted at these steps of the sampler, counted from 0.
 
-        At the last it is what `draw` makes, but for DDIM's rounding where the steps do not divide 1000.
+        The last step predicts what `sample` returns, up to DDIM's rounding where the steps do not divide 1000.
         """
         ...
 
 
 class ConditionEmbedding(nn.Module):
-    """A vector for every class and site asked for, their sum; the last row of each table is for UNSAID."""
+    """The sum of an embedding of the class and one of the site; the last row of each table is for UNCONDITIONED."""
 
-    def __init__(self, known: Conditions, width: int):
+    def __init__(self, conditions: Conditions, width: int):
         super().__init__()
-        self.classes = nn.Embedding(len(known.classes) + 1, width)
-        self.sites = nn.Embedding(len(known.sites) + 1, width)
+        self.classes = nn.Embedding(len(conditions.classes) + 1, width)
+        self.sites = nn.Embedding(len(conditions.sites) + 1, width)
 
     def forward(self, labels: Int[Tensor, " n"], sites: Int[Tensor, " n"]) -> Float[Tensor, "n width"]:
         # A negative index counts from the end, as in a list.
-        rows = [places % table.num_embeddings for places, table in ((labels, self.classes), (sites, self.sites))]
-        asked: Tensor = self.classes(rows[0]) + self.sites(rows[1])
-        return asked
+        rows = [indices % table.num_embeddings for indices, table in ((labels, self.classes), (sites, self.sites))]
+        embedding: Tensor = self.classes(rows[0]) + self.sites(rows[1])
+        return embedding
 
 
-def dropped_conditions(
-    labels: Int[Tensor, " n"], sites: Int[Tensor, " n"], part: float, random: torch.Generator | None = None
+def drop_conditions(
+    labels: Int[Tensor, " n"], sites: Int[Tensor, " n"], probability: float, random: torch.Generator | None = None
 ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-    """Class and site, of about that part of the images both UNSAID: what is left open when drawing has to be learned.
+    """Sets class and site to UNCONDITIONED with this probability, so that unconditional generation is trained too.
 
-    Guidance compares with an image of which nothing is said. Our reading: each is also UNSAID by itself, of as many
-    images again, since a class may be drawn in no site's look, and a site's look in no class.
+    Guidance needs images without any condition. Our reading: class and site are also dropped alone, each with the same
+    probability, since an image can be generated with a class and no site, or with a site and no class.
     """
-    together, label_alone, site_alone = torch.rand(3, len(labels), device=labels.device, generator=random) < part
-    hidden = (together | label_alone, together | site_alone)
-    return torch.where(hidden[0], UNCONDITIONED, labels), torch.where(hidden[1], UNCONDITIONED, sites)
+    both, class_alone, site_alone = torch.rand(3, len(labels), device=labels.device, generator=random) < probability
+    dropped = (both | class_alone, both | site_alone)
+    return torch.where(dropped[0], UNCONDITIONED, labels), torch.where(dropped[1], UNCONDITIONED, sites)
 
 
-def _place(name: str | None, names: Sequence[str], what: str) -> int:
+def _index(name: str | None, names: Sequence[str], kind: str, kinds: str) -> int:
     if name is None:
         return UNCONDITIONED
     if name not in names:
-        raise InputError(f"the generator knows no {what} {name!r}; it knows {', '.join(names) or 'none'}")
+        raise InputError(f"the generator has no {kind} {name!r}; its {kinds}: {', '.join(names) or 'none'}")
     return names.index(name)

@@ -1,4 +1,4 @@
-"""Generators on disk: weights and a JSON that says how to build one; reading them runs no code."""
+"""Generators on disk: weights and a JSON that describes how to build one; reading them runs no code."""
 
 from __future__ import annotations
 
@@ -25,58 +25,58 @@ KINDS = {
     "PairedGenerator": "fedgen.diffusion.paired", "GANGenerator": "fedgen.gan.generator_network",
     "JointGenerator": "fedgen.oneshot.joint_generator",
 }  # fmt: skip
-"""Where each kind is: a file names a kind, never what is imported."""
-MOST_PIXELS = 2**27
-"""Of an image that is drawn: 512 x 512 x 512."""
-_ADVICE = "copy the run's folder anew"
+"""The module of each kind: a file names a kind, never an import path."""
+MAX_PIXELS = 2**27
+"""Of a generated image: 512 x 512 x 512."""
+_ADVICE = "copy the run's folder again"
 
 
-def save_generator(folder: Path, made: Generator) -> None:
-    write_json(folder / CONFIG, plan_of(made))
-    save_weights(folder / TENSORS, made.network, targets=(CONFIG,))
+def save_generator(folder: Path, generator: Generator) -> None:
+    write_json(folder / CONFIG, config_of(generator))
+    save_weights(folder / TENSORS, generator.network, targets=(CONFIG,))
 
 
 def load_generator(folder: Path) -> Generator:
     """The generator in `folder`, in evaluation mode.
 
     Raises:
-        InputError: It is missing, damaged, or its weights are of another architecture.
+        InputError: It is missing, damaged, or its weights have another architecture.
     """
     if not (folder / CONFIG).exists():
         raise InputError(f"{folder} holds no generator ({CONFIG}); give the folder of a finished training")
     config = read_json(folder / CONFIG, _ADVICE)
     try:
-        made = built_for(_tensors(folder), lambda: built(config), lambda made: made.network)
+        generator = built_for(_tensors(folder), lambda: build_generator(config), lambda made: made.network)
     except ValueError as e:
         raise InputError(f"{folder / CONFIG} does not fit its weights: {e}; {_ADVICE}") from e
-    made.network.eval()
-    return made
+    generator.network.eval()
+    return generator
 
 
-def plan_of(made: Generator) -> dict[str, Any]:
-    """How to build one like it, as JSON holds it."""
-    about = {"kind": type(made).__name__, "settings": made.settings}
-    return about | {"known": asdict(made.known), "canvas": asdict(made.canvas)}
+def config_of(generator: Generator) -> dict[str, Any]:
+    """How to build a generator of the same kind, as JSON values."""
+    config = {"kind": type(generator).__name__, "settings": generator.settings}
+    return config | {"conditions": asdict(generator.conditions), "image_shape": asdict(generator.image_shape)}
 
 
-def built(config: Mapping[str, Any]) -> Generator:
-    """One with fresh weights, of what `plan_of` gave.
+def build_generator(config: Mapping[str, Any]) -> Generator:
+    """A generator with fresh weights from the value of `config_of`.
 
     Raises:
-        KeyError, TypeError, ValueError: It is of no known kind, or damaged.
+        KeyError, TypeError, ValueError: The config names an unknown kind, or is damaged.
     """
     kind = getattr(importlib.import_module(KINDS[config["kind"]]), config["kind"])
-    known = _known(config["known"])
-    canvas = ImageShape(int(config["canvas"]["channels"]), tuple(map(int, config["canvas"]["size"])))
-    if min(canvas.shape) < 1 or prod(canvas.shape) > MOST_PIXELS:
-        raise ValueError(f"images of {canvas.shape} values; they must have at least 1 and at most {MOST_PIXELS:,}")
-    made: Generator = kind.build(known, canvas, config["settings"])
-    return made
+    conditions = _conditions(config["conditions"])
+    shape = ImageShape(int(config["image_shape"]["channels"]), tuple(map(int, config["image_shape"]["size"])))
+    if min(shape.shape) < 1 or prod(shape.shape) > MAX_PIXELS:
+        raise ValueError(f"images have {shape.shape} values; they must have at least 1 and at most {MAX_PIXELS:,}")
+    generator: Generator = kind.build(conditions, shape, config["settings"])
+    return generator
 
 
-def _known(config: Mapping[str, Any]) -> Conditions:
-    images = config["images"]
-    counts = None if images is None else tuple(tuple(int(n) for n in row) for row in images)
+def _conditions(config: Mapping[str, Any]) -> Conditions:
+    rows = config["image_counts"]
+    counts = None if rows is None else tuple(tuple(int(n) for n in row) for row in rows)
     return Conditions(tuple(config["classes"]), tuple(config["sites"]), counts)
 
 

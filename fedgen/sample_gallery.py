@@ -1,5 +1,5 @@
-"""What a site keeps of a generator for its own page: some of its images, images drawn to be like them, and the way to
-one of those. Nothing of it is sent.
+"""What a site keeps of a generator for its own page: some of its images, generated images next to them, and the
+denoising of one. Nothing of it is sent.
 """
 
 from __future__ import annotations
@@ -19,97 +19,101 @@ from fedcore.site.figures import Arrays, evenly, keep, thumbnails
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedgen.diffusion.sampler import Sampler, noise_of
-from fedgen.generative import Generative
-from fedgen.generator import UNCONDITIONED, Generator, InSteps
+from fedgen.generative_model import GenerativeModel
+from fedgen.generator import UNCONDITIONED, Generator, IterativeGenerator
 
-FILE = "exhibit.npz"
+FILE = "sample_gallery.npz"
 
 
 @dataclass(frozen=True)
-class Exhibit:
-    """How much a site keeps. With the U-Net of recipes/generate/diffusion.yaml on 32 x 32 pixels, 64 images of 50 steps
-    take 16 seconds of one CPU core, as training on 1000 images does.
+class SampleGallery:
+    """How many images a site keeps. With the U-Net of recipes/generate/diffusion.yaml on 32 x 32 pixels, 64 images of
+    50 steps take 16 seconds of one CPU core, as training on 1000 images does.
 
-    `arrays` says what: `real` and `drawn` (n, c, h, w), with `real_labels` and `drawn_labels` (n,), class indices
-    or -1 where none is said. Of a generator that draws in steps, `guesses` (k, c, h, w): what the first drawn image
-    was taken for at `steps` (k,) of `step_count`, counted from 1. Pixels are uint8, of a volume the middle slice.
+    The arrays are `real` and `synthetic` (n, c, h, w), with `real_labels` and `synthetic_labels` (n,), class indices or
+    -1 without a class. Of a generator that denoises in steps also `denoised` (k, c, h, w): the first synthetic image as
+    predicted at `steps` (k,) of `step_count`, counted from 1. Pixels are uint8, of a volume the middle slice.
     """
 
-    images: int = 96
-    """Drawn images at most over all sites, though one at each."""
-    each: int = 4
-    """Of a class and site at most; of volumes one."""
-    classes: int = 6
-    """Of a site at most: those it has most images of."""
-    guesses: int = 7
+    max_images: int = 96
+    """Synthetic images of all sites together, though at least one per site."""
+    max_per_class: int = 4
+    """Synthetic images of a class at a site; of volumes one."""
+    max_classes: int = 6
+    """Per site: the classes with most images there."""
+    denoised: int = 7
+    """Steps whose prediction is kept."""
     sampler: Sampler = Sampler()
     seed: int = 0
 
     sites: int = 1
-    """Among how many `images` are shared out."""
+    """Number of sites that share `max_images`."""
     whole: bool = True
-    """What draws is the federation's; else a part of it is each site's own."""
+    """The federation has one generator; else a part of it is each site's own."""
 
     @property
     def what(self) -> str:
-        return "drawn images"
+        return "synthetic images"
 
     def make(self, site: Site, local: LocalTrainer) -> None:
-        """Writes the exhibit of a site."""
+        """Writes the gallery of a site."""
         if not self.whole and not site.memory:
-            raise Refused("no visit of it succeeded, so its own part of the generator is as it was made")
+            raise Refused("no visit succeeded, so the site's own part of the generator is untrained")
+        limit, generator = max(1, self.max_images // self.sites), cast(GenerativeModel, local.module).generator
         with local.measuring() as device:
-            generator = cast(Generative, local.module).generator
-            arrays = self.arrays(generator, site.name, site.images, max(1, self.images // self.sites), device)
+            arrays = self.arrays(generator, site.name, site.images, limit, device)
         keep(site, FILE, arrays)
 
-    def arrays(self, generator: Generator, site: str, images: Images, most: int, device: torch.device) -> Arrays:
-        """Of a site's images and at most so many drawn ones."""
-        rows = self._rows(generator, images.labels, most)
-        each = min(1 if len(generator.canvas.size) == 3 else self.each, max(1, most // len(rows)))
-        asked = [_of(images.labels, row, generator) for row in rows]
-        places = torch.cat([of[evenly(len(of), each)] for of in asked])
-        labels = torch.tensor(rows).repeat_interleave(each)
-        known = generator.known
-        # The noise is of class and place alone, so sites differ by nothing but their look.
-        noise = noise_of(self.seed, _numbers(rows, each, len(known.classes)), generator.noise_shape).to(device)
-        at = torch.full_like(labels, known.sites.index(site) if site in known.sites else UNCONDITIONED)
-        drawn = noise, labels.to(device), at.to(device), self.sampler
+    def arrays(self, generator: Generator, site: str, images: Images, limit: int, device: torch.device) -> Arrays:
+        """The arrays of a site's images and of at most `limit` synthetic ones."""
+        rows = self._classes(generator, images.labels, limit)
+        volumes = len(generator.image_shape.size) == 3
+        per_class = min(1 if volumes else self.max_per_class, max(1, limit // len(rows)))
+        of_class = [_of(images.labels, row, generator) for row in rows]
+        real = torch.cat([of[evenly(len(of), per_class)] for of in of_class])
+        labels = torch.tensor(rows).repeat_interleave(per_class)
+        conditions = generator.conditions
+        # The noise depends on class and position alone, so images of two sites differ by the style of the site only.
+        numbers = _noise_numbers(rows, per_class, len(conditions.classes))
+        noise = noise_of(self.seed, numbers, generator.noise_shape).to(device)
+        index = conditions.site_index(site) if site in conditions.sites else UNCONDITIONED
+        request = noise, labels.to(device), torch.full_like(labels, index).to(device)
         return {
-            "real": thumbnails(images.batch(places)), "real_labels": _said(images.labels[places], generator).numpy(),
-            "drawn": thumbnails(generator.draw(*drawn)), "drawn_labels": labels.numpy(),
-        } | self._way(generator, *(of[:1] for of in drawn[:3]))  # fmt: skip
+            "real": thumbnails(images.batch(real)),
+            "real_labels": _conditioned(images.labels[real], generator).numpy(),
+            "synthetic": thumbnails(generator.sample(*request, self.sampler)), "synthetic_labels": labels.numpy(),
+        } | self._denoised(generator, *(of[:1] for of in request))  # fmt: skip
 
-    def _rows(self, generator: Generator, labels: Int[Tensor, " n"], most: int) -> list[int]:
-        """The classes to show, in order, and UNSAID last where images have none."""
-        counts = {row: len(_of(labels, row, generator)) for row in range(len(generator.known.classes))}
+    def _classes(self, generator: Generator, labels: Int[Tensor, " n"], limit: int) -> list[int]:
+        """The classes to show, in order; UNCONDITIONED last, if there are images without a class."""
+        counts = {row: len(_of(labels, row, generator)) for row in range(len(generator.conditions.classes))}
         counts |= {UNCONDITIONED: len(_of(labels, UNCONDITIONED, generator))}
-        asked = [row for row, count in counts.items() if count or row != UNCONDITIONED]
-        shown = sorted(asked, key=lambda row: -counts[row])[: min(self.classes, most)]
-        return sorted(shown, key=lambda row: (row == UNCONDITIONED, row))
+        there = [row for row, count in counts.items() if count or row != UNCONDITIONED]
+        chosen = sorted(there, key=lambda row: -counts[row])[: min(self.max_classes, limit)]
+        return sorted(chosen, key=lambda row: (row == UNCONDITIONED, row))
 
-    def _way(self, generator: Generator, noise: Tensor, labels: Tensor, sites: Tensor) -> Arrays:
-        if not isinstance(generator, InSteps):
+    def _denoised(self, generator: Generator, noise: Tensor, labels: Tensor, sites: Tensor) -> Arrays:
+        if not isinstance(generator, IterativeGenerator):
             return {}
-        steps = sorted(set(np.linspace(0, self.sampler.steps - 1, self.guesses).round().astype(int).tolist()))
-        guesses = generator.guesses(noise, labels, sites, self.sampler, steps)[:, 0]
+        steps = sorted(set(np.linspace(0, self.sampler.steps - 1, self.denoised).round().astype(int).tolist()))
+        images = generator.denoised(noise, labels, sites, self.sampler, steps)[:, 0]
         return {
-            "guesses": thumbnails(guesses),
+            "denoised": thumbnails(images),
             "steps": np.array(steps) + 1,
             "step_count": np.array(self.sampler.steps),
         }
 
 
-def _said(labels: Int[Tensor, " n"], generator: Generator) -> Int[Tensor, " n"]:
-    """The labels that the generator knows."""
-    return labels if generator.known.classes else torch.full_like(labels, UNCONDITIONED)
+def _conditioned(labels: Int[Tensor, " n"], generator: Generator) -> Int[Tensor, " n"]:
+    """The labels that the generator is conditioned on."""
+    return labels if generator.conditions.classes else torch.full_like(labels, UNCONDITIONED)
 
 
 def _of(labels: Int[Tensor, " n"], row: int, generator: Generator) -> Int[Tensor, " m"]:
-    """Places of the images of this row."""
-    return (_said(labels, generator) == row).nonzero().flatten()
+    """Indices of the images of this class."""
+    return (_conditioned(labels, generator) == row).nonzero().flatten()
 
 
-def _numbers(rows: Sequence[int], each: int, classes: int) -> list[int]:
-    """Of the noise of each drawn image."""
-    return [(row % (classes + 1)) * 1000 + at for row in rows for at in range(each)]
+def _noise_numbers(rows: Sequence[int], per_class: int, classes: int) -> list[int]:
+    """The number of each synthetic image's noise."""
+    return [(row % (classes + 1)) * 1000 + at for row in rows for at in range(per_class)]

@@ -1,6 +1,6 @@
-"""`fedpretrain generate sample`: a set of drawn images in a folder, with a manifest that the kit itself reads.
+"""`fedpretrain generate sample`: a set of synthetic images in a folder, with a manifest that the kit reads.
 
-A set is candidates: nobody has looked yet whether images of patients are among them.
+Before its audit, a set may contain copies of patients' images.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from fedcore.runs.progress import Counting
 from fedcore.training.local_trainer import channels_last
 from fedcore.transport.simulation import hand_over
 from fedgen.diffusion.sampler import Sampler, noise_of
-from fedgen.generator import Generator, InSteps
+from fedgen.generator import Generator, IterativeGenerator
 from fedgen.oneshot.joint_generator import JointGenerator, load_drawing
-from fedgen.synthetic.class_counts import Wanted
+from fedgen.synthetic.class_counts import SamplingPlan
 from fedgen.synthetic.image_files import require_encodable
-from fedgen.synthetic.provenance import generators, trained_on
+from fedgen.synthetic.provenance import generator_digests, training_data_of
 from fedgen.synthetic.synthetic_set import MANIFEST, NOTE, add, begin
 
 
@@ -41,70 +41,67 @@ def sample(
     batch_size: int = 64,
     resume: bool = False,
 ) -> Path:
-    """Draws a set of images from a trained generator and returns its manifest.
+    """Generates a set of synthetic images with a trained generator and returns its manifest.
 
     Args:
-        run: A finished run of `generate train`. Where sites have a generator each, images that imitate a site come
-            from its own, which so leaves the site (fedgen.oneshot.joint_generator); with a site's folder in the run
-            nothing leaves.
+        run: A finished run of `generate train`. If each site has its own generator, images in the style of a site come
+            from that one, which leaves the site for this (fedgen.oneshot.joint_generator); with a site's folder in the
+            run nothing leaves.
         out: Folder of the set.
-        count: Images in all, evenly over classes; of a class, each site's look as often as the site has images of it.
-        classes: Only these; null: all that the generator knows.
-        sites: Whose look the images have; null: each site's that has the class. Pairs of class and site that were
-            trained on images of fewer than policy.min_patients patients are left out, and set.json says which.
-        steps: Of the sampler of a diffusion, null: 50; more are finer and slower. A GAN or VAE has no sampler.
-        solver: Of a diffusion that predicts v or epsilon, null: dpm; or ddim, which wants more steps.
-        guidance: Of a diffusion. null and 1 draw what was learned; above, images are more typical of their class and
-            less diverse.
-        seed: Image i of a seed is the same, however many are drawn and in whatever batches.
-        batch_size: Images drawn at once.
-        resume: Go on with the set in `out`, or draw more for it.
+        count: Number of images, equal for all classes; within a class, proportional to the sites' images of it.
+        classes: Only these classes; null: all of the generator.
+        sites: Only in the style of these sites; null: of all sites that have the class. Combinations of class and site
+            with fewer than policy.min_patients patients are left out, which set.json lists.
+        steps: Denoising steps of a diffusion, null: 50; more are finer and slower. A GAN or VAE has none.
+        solver: Of a diffusion that predicts v or epsilon, null: dpm; or ddim, which needs more steps.
+        guidance: Scale of classifier-free guidance of a diffusion. null and 1: none; above 1, images are more typical
+            of their class and less diverse.
+        seed: Image i of a seed is the same for every count and batch_size.
+        batch_size: Images generated at once.
+        resume: Continue the set in `out`, or add images to it.
     """
     if count < 1 or batch_size < 1:
         raise InputError(f"count and batch_size must be at least 1, got {count} and {batch_size}")
     generator = load_drawing(Path(run))
     sampler = _sampler(generator, steps, solver, guidance)
-    wanted = Wanted.of(generator.known, classes, sites)
-    require_encodable(generator.canvas.shape)
-    settings = generators(Path(run), [site for site in wanted.sites if site]) | {
-        **trained_on(Path(run)), "classes": list(wanted.classes), "sites": list(wanted.sites),
-        NOTE: wanted.note(), **_influence(generator, sampler), "seed": seed,
+    plan = SamplingPlan.of(generator.conditions, classes, sites)
+    require_encodable(generator.image_shape.shape)
+    settings = generator_digests(Path(run), [site for site in plan.sites if site]) | {
+        **training_data_of(Path(run)), "classes": list(plan.classes), "sites": list(plan.sites),
+        NOTE: plan.note(), **_sampler_settings(generator, sampler), "seed": seed,
     }  # fmt: skip
-    if note := wanted.note():
+    if note := plan.note():
         print(note)
     require_writable(Path(out))
     with locked(Path(out)):
         done = begin(Path(out), settings, resume)
-        _hand_over(Path(run), generator, wanted)
-        _draw(generator, sampler, wanted, range(done, count), seed, batch_size, Path(out))
+        _hand_over(Path(run), generator, plan)
+        _generate(generator, sampler, plan, range(done, count), seed, batch_size, Path(out))
     return Path(out) / MANIFEST
 
 
 def _sampler(
     generator: Generator, steps: int | None, solver: Literal["dpm", "ddim"] | None, guidance: float | None
 ) -> Sampler:
-    """Raises InputError for what cannot be, or would have no influence on the images."""
-    walking, known = _in_steps(generator), generator.known
-    given = [
-        f"--{name}" for name, of in {"steps": steps, "solver": solver, "guidance": guidance}.items() if of is not None
-    ]
-    if given and not walking:
+    """Raises InputError for settings that are invalid or would have no effect on the images."""
+    settings = {"steps": steps, "solver": solver, "guidance": guidance}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    diffusions, conditions = _diffusions(generator), generator.conditions
+    if settings and not diffusions:
         kind = type(next(iter(_each(generator)))).__name__
-        raise InputError(f"{' and '.join(given)} set the sampler of a diffusion; a {kind} has none, leave them out")
-    if solver and all(made.noise.predicts == "flow" for made in walking):
+        options = " and ".join(f"--{name}" for name in settings)
+        raise InputError(f"{options}: only for a diffusion; a {kind} has no sampler, omit them")
+    if solver and all(diffusion.schedule.prediction_type == "flow" for diffusion in diffusions):
+        raise InputError("--solver: only for diffusions that predict v or epsilon; this one predicts flow, omit it")
+    if guidance not in (None, 1) and not (conditions.classes or conditions.sites):
+        raise InputError("--guidance needs classes or sites, and this generator has none; omit it")
+    if guidance not in (None, 1) and not all(diffusion.condition_dropout for diffusion in diffusions):
         raise InputError(
-            "--solver is for diffusions that predict v or epsilon; this one predicts the flow, leave it out"
+            "--guidance needs a generator that was also trained on images without class and site, and this one was "
+            "not; omit it, or train one with generator.init_args.condition_dropout above 0, such as 0.1"
         )
-    if guidance not in (None, 1) and not (known.classes or known.sites):
-        raise InputError("--guidance leads to a class or site, and this generator knows none; leave it out")
-    if guidance not in (None, 1) and not all(made.dropped for made in walking):
-        raise InputError(
-            "--guidance compares with images of which nothing is said, and this generator was trained on none; leave "
-            "it out, or train one with generator.init_args.dropped above 0, such as 0.1"
-        )
-    asked = {"steps": steps, "solver": solver, "guidance": guidance}
     try:
-        return Sampler(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
+        return Sampler(**settings)  # type: ignore[arg-type]
     except ValueError as e:
         raise InputError(str(e)) from e
 
@@ -113,47 +110,47 @@ def _each(generator: Generator) -> list[Generator]:
     return list(generator.each.values()) if isinstance(generator, JointGenerator) else [generator]
 
 
-def _in_steps(generator: Generator) -> list[InSteps]:
-    return [made for made in _each(generator) if isinstance(made, InSteps)]
+def _diffusions(generator: Generator) -> list[IterativeGenerator]:
+    return [made for made in _each(generator) if isinstance(made, IterativeGenerator)]
 
 
-def _influence(generator: Generator, sampler: Sampler) -> dict[str, Any]:
+def _sampler_settings(generator: Generator, sampler: Sampler) -> dict[str, Any]:
     """The settings of the sampler that the images depend on."""
-    walking = _in_steps(generator)
-    if not walking:
+    diffusions = _diffusions(generator)
+    if not diffusions:
         return {}
-    solved = any(made.noise.predicts != "flow" for made in walking)
+    solved = any(diffusion.schedule.prediction_type != "flow" for diffusion in diffusions)
     return {"steps": sampler.steps, "guidance": sampler.guidance} | ({"solver": sampler.solver} if solved else {})
 
 
-def _hand_over(run: Path, generator: Generator, wanted: Wanted) -> None:
-    """Where each site's own generator draws, those that do leave their sites."""
+def _hand_over(run: Path, generator: Generator, plan: SamplingPlan) -> None:
+    """If each site has its own generator, those that are used leave their sites."""
     for site, own in generator.each.items() if isinstance(generator, JointGenerator) else ():
-        if site in wanted.sites:
+        if site in plan.sites:
             hand_over(RunFolder(run), site, own.network.state_dict())
 
 
-def _draw(
-    generator: Generator, sampler: Sampler, wanted: Wanted, numbers: range, seed: int, batch_size: int, out: Path
+def _generate(
+    generator: Generator, sampler: Sampler, plan: SamplingPlan, numbers: range, seed: int, batch_size: int, out: Path
 ) -> None:
-    """A batch of images, then its rows: the manifest never names an image that is not there."""
+    """A batch of images, then its rows, so that the manifest never names a missing image."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    of_each = wanted.names(numbers.stop)
-    with Counting("drawing images", numbers.start) as counting, drawing(generator, device):
+    planned = plan.conditions_of(numbers.stop)
+    with Counting("generating images", numbers.start) as counting, generating(generator, device):
         for first in range(numbers.start, numbers.stop, batch_size):
             batch = range(first, min(first + batch_size, numbers.stop))
-            names = of_each[batch.start : batch.stop]
-            labels = torch.tensor([generator.known.label(label) for label, _ in names], device=device)
-            sites = torch.tensor([generator.known.site(site) for _, site in names], device=device)
+            conditions = planned[batch.start : batch.stop]
+            labels = torch.tensor([generator.conditions.class_index(label) for label, _ in conditions], device=device)
+            sites = torch.tensor([generator.conditions.site_index(site) for _, site in conditions], device=device)
             noise = noise_of(seed, batch, generator.noise_shape).to(device)
-            images, masks = generator.draw_pairs(noise, labels, sites, sampler)
-            add(out, batch, images, names, masks)
+            images, masks = generator.sample_with_masks(noise, labels, sites, sampler)
+            add(out, batch, images, conditions, masks)
             counting(batch.stop, numbers.stop)
 
 
 @contextmanager
-def drawing(generator: Generator, device: torch.device) -> Iterator[None]:
-    """The generator is on `device` and as fast there as it gets: channels last, and bf16 on a GPU."""
+def generating(generator: Generator, device: torch.device) -> Iterator[None]:
+    """The generator is on `device`, in inference mode, channels last, and in bf16 on a GPU."""
     channels_last(generator.network).to(device)
     with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
         yield

@@ -1,4 +1,4 @@
-"""`fedpretrain generate train`: several hospitals train a generator of images together."""
+"""`fedpretrain generate train`: several sites train a generator of images together."""
 
 from __future__ import annotations
 
@@ -34,18 +34,24 @@ from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedcore.transport.simulation import agreed, by_workers, simulate_task
 from fedgen.diffusion.diffusion import Diffusion
-from fedgen.generative import Generative
+from fedgen.generative_model import GenerativeModel
 from fedgen.generator import Conditions, ImageShape
 from fedgen.generator_store import GENERATOR, save_generator
-from fedgen.sample_gallery import Exhibit
-from fedgen.synthetic.class_counts import COUNT, CountClasses, counted, own_counts, with_counts
+from fedgen.sample_gallery import SampleGallery
+from fedgen.synthetic.class_counts import (
+    COUNT,
+    CountClasses,
+    collect_class_counts,
+    own_class_counts,
+    with_image_counts,
+)
 from fedgen.synthetic.image_files import require_encodable
 
 
 def train(
     run: RunFolder,
-    generator: Callable[[ImageShape, Conditions], Generative] = Diffusion,
-    by_site: bool = True,
+    generator: Callable[[ImageShape, Conditions], GenerativeModel] = Diffusion,
+    condition_on_site: bool = True,
     label_fraction: float = 1.0,
     data: Data = Data(),
     algorithm: Algorithm | None = None,
@@ -56,23 +62,23 @@ def train(
     seed: int = 0,
     workers: int = 1,
 ) -> None:
-    """Trains a generator across hospitals whose images stay where they are.
+    """Trains a generator across sites whose images stay there.
 
     Args:
         run: Folder of the run.
-        generator: What is trained, for such images and what it can be asked for.
-        by_site: Tell the generator whose image it is, so that it can be asked for each hospital's look. Else it mixes
-            them.
-        label_fraction: Fraction of the patients of each class whose labels are used, in (0, 1], and of those with a
-            mask whose masks are; all images are trained on. With the same seed finetune and segment use the same.
+        generator: The model that is trained.
+        condition_on_site: Condition the generator on the site, so that it can generate images in the style of each
+            site. Else it mixes the styles.
+        label_fraction: Fraction of the patients of each class whose labels are used, in (0, 1], and of the patients
+            with masks whose masks are used; all images are used. finetune and segment choose the same patients if the
+            seed is the same.
         data: The images.
-        algorithm: How sites cooperate; null: fedcore.algorithms.base.FedAvg. Where a part of the generator does not
-        travel
-            (fedgen.federated.feddiffuse.UDec, fedcore.algorithms.local_only.LocalOnly), sites/NAME/generator is each
-            site's own.
+        algorithm: The federated algorithm; null: fedcore.algorithms.base.FedAvg. If a part of the generator stays at
+            the sites (fedgen.federated.feddiffuse.UDec, fedcore.algorithms.local_only.LocalOnly), each site has its own
+            in sites/NAME/generator.
         visit: Local training in one round.
         rounds: The schedule.
-        policy: What sites agree to send.
+        policy: What sites may send.
         loggers: Lightning loggers, of csv and tensorboard.
         seed: Seed of every generator.
         workers: Sites visited at the same time, each by a process of its own; several may share a GPU. 1: one after
@@ -81,7 +87,9 @@ def train(
     run.prepare()
     require_fraction(label_fraction)
     cohort = load(data)
-    task = Generation(algorithm or FedAvg(), visit, generator, by_site, label_fraction, seed, cohort.extra_sites)
+    task = Generation(
+        algorithm or FedAvg(), visit, generator, condition_on_site, label_fraction, seed, cohort.extra_sites
+    )
     if not (names := tuple(cohort.split("train"))):
         raise InputError("no site has a training image; give some rows of the manifest the split 'train'")
     require_encodable((cohort.channels, *cohort.size))
@@ -97,53 +105,56 @@ def train(
 
 @dataclass(frozen=True)
 class Generation:
-    """What server and sites build from a recipe of `generate train`, see `fedcore.algorithms.task.Task`."""
+    """The training of `generate train`, as server and sites build it (`fedcore.algorithms.task.Task`)."""
 
     algorithm: Algorithm
     visit: Visit
-    generator: Callable[[ImageShape, Conditions], Generative]
-    by_site: bool
+    generator: Callable[[ImageShape, Conditions], GenerativeModel]
+    condition_on_site: bool
     label_fraction: float
     seed: int
     extra_sites: frozenset[str] = frozenset()
-    """Sites whose labels cost nothing."""
+    """Sites whose labels are all used."""
 
-    def module(self, agreement: Agreement) -> Generative:
-        known = Conditions(agreement.classes, agreement.sites if self.by_site else ())
+    def module(self, agreement: Agreement) -> GenerativeModel:
+        conditions = Conditions(agreement.classes, agreement.sites if self.condition_on_site else ())
         with seeded(self.seed), building("the generator or its network"):
-            return self.generator(ImageShape(agreement.channels, agreement.size), known)
+            return self.generator(ImageShape(agreement.channels, agreement.size), conditions)
 
     def words(self, agreement: Agreement, module: LightningModule) -> Mapping[str, Visitor]:
-        made = cast(Generative, module)
-        whole = is_whole(made, share_of(self.algorithm, made))
-        files = (*(() if whole else (OwnGenerator(),)), Exhibit(sites=len(agreement.sites), whole=whole))
-        count = CountClasses(len(made.generator.known.classes))
-        return {TRAIN: self.algorithm, COUNT: count, FAREWELL: Farewell(files, own=made.draws)}
+        model = cast(GenerativeModel, module)
+        whole = is_whole(model, share_of(self.algorithm, model))
+        gallery = SampleGallery(sites=len(agreement.sites), whole=whole)
+        files = (gallery,) if whole else (OwnGenerator(), gallery)
+        count = CountClasses(len(model.generator.conditions.classes))
+        return {TRAIN: self.algorithm, COUNT: count, FAREWELL: Farewell(files, own=model.generator_prefix)}
 
     def parts(
         self, cohort: Cohort, module: LightningModule | None = None
     ) -> tuple[dict[str, Images], dict[str, Images]]:
-        """All training images, with the labels and masks that sites give away."""
-        targets: Target | Sequence[Target] = module.targets if isinstance(module, Generative) else ()
+        """All training images, with the labels and masks that are used."""
+        targets: Target | Sequence[Target] = module.targets if isinstance(module, GenerativeModel) else ()
         return _given(cohort, cohort.split("train"), targets, self.label_fraction, self.seed), {}
 
     def structures(self, cohort: Cohort) -> int:
         return 0
 
 
-def is_whole(module: Generative, share: tuple[str, ...]) -> bool:
-    """Whether all that draws travels, so that the federation has a generator."""
-    return all(name.startswith(share) for name in module.state_dict() if name.startswith(module.draws))
+def is_whole(module: GenerativeModel, share: tuple[str, ...]) -> bool:
+    """Whether all weights that sample are shared, so that the federation has one generator."""
+    weights = [name for name in module.state_dict() if name.startswith(module.generator_prefix)]
+    return all(name.startswith(share) for name in weights)
 
 
 def finish(run: RunFolder, sites: Sites, local: LocalTrainer, seed: int, counts_allowed: bool) -> None:
     """At the server: saves the federation's generator, or lets each site save its own."""
-    module, count = cast(Generative, local.module), run.about()["rounds"]
+    module, count = cast(GenerativeModel, local.module), run.about()["rounds"]
     turn, weights = Round(count, count, seed), local.shared()
     if is_whole(module, local.share):
-        made = module.generator
-        counts = counted(sites, made.known, turn) if counts_allowed else None
-        save_generator(run.path / GENERATOR, replace(made, known=with_counts(made.known, counts)))
+        generator = module.generator
+        counts = collect_class_counts(sites, generator.conditions, turn) if counts_allowed else None
+        conditions = with_image_counts(generator.conditions, counts)
+        save_generator(run.path / GENERATOR, replace(generator, conditions=conditions))
     told = say_farewell(sites, weights, sites.training, turn)
     run.close("finished", notes=[*run.about()["notes"], *told.notes])
 
@@ -157,24 +168,26 @@ class OwnGenerator:
         return "generator"
 
     def make(self, site: Site, local: LocalTrainer) -> None:
-        if not site.memory or site.folder is None:  # no visit of it succeeded, and its part is as it was made
+        if not site.memory or site.folder is None:  # no visit succeeded, and its part is untrained
             return
-        made = cast(Generative, local.module).generator
-        counts = own_counts(site, made.known) if site.policy.max_level >= Reveals.STATISTICS else None
-        save_generator(site.folder / GENERATOR, replace(made, known=with_counts(made.known, counts, site.name)))
+        generator = cast(GenerativeModel, local.module).generator
+        allowed = site.policy.max_level >= Reveals.STATISTICS
+        counts = own_class_counts(site, generator.conditions) if allowed else None
+        conditions = with_image_counts(generator.conditions, counts, site.name)
+        save_generator(site.folder / GENERATOR, replace(generator, conditions=conditions))
 
 
 def _given(
     cohort: Cohort, images: dict[str, Images], targets: Target | Sequence[Target], fraction: float, seed: int
 ) -> dict[str, Images]:
-    """The images with the labels and masks that sites give away; those of further sites cost nothing."""
+    """The images with this fraction of the labels and masks; extra sites keep all of theirs."""
     if fraction == 1:
         return images
-    told = (
-        with_findings(cohort, findings_of(cohort.classes)).split("train") if is_multi_label(cohort.classes) else images
-    )
+    findings = images
+    if is_multi_label(cohort.classes):
+        findings = with_findings(cohort, findings_of(cohort.classes)).split("train")
     less = {
-        site: replace(own, labels=hide_labels(told[site], fraction, seed).labels)
+        site: replace(own, labels=hide_labels(findings[site], fraction, seed).labels)
         for site, own in images.items()
         if site not in cohort.extra_sites
     }

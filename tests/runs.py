@@ -12,7 +12,7 @@ from fedcore.cli.main import main
 from fedcore.files.checksums import write_sums
 from fedcore.runs.record import KEPT
 from fedgen.diffusion.sampler import Sampler
-from fedgen.sample_gallery import Exhibit
+from fedgen.sample_gallery import SampleGallery
 
 KINDS = ("pretrain", "finetune", "personal", "segment", "generator", "set")
 _DATA = ["--data.size", "16", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "80"]
@@ -47,7 +47,7 @@ def finished(folder: Path) -> dict[str, Path]:
     """
     runs = {kind: folder / kind for kind in KINDS}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedgen.training.Exhibit", partial(Exhibit, sampler=Sampler(steps=2)))
+        patch.setattr("fedgen.training.SampleGallery", partial(SampleGallery, sampler=Sampler(steps=2)))
         codes = [
             code_of(["pretrain", *_DATA, *_VISIT, *_ENCODER, "--out", runs["pretrain"]]),
             code_of(["finetune", *_SCORED, *_ENCODER, "--out", runs["finetune"]]),

@@ -26,8 +26,8 @@ rounds: {count: 4}
 """
 STEM = "{class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}"
 UNET = "{class_path: fedgen.diffusion.unet.UNet, init_args: {widths: [8, 16]}}"
-PAINTER = "{class_path: fedgen.gan.generator_network.Painter, init_args: {widths: [8, 16]}}"
-CRITIC = "{class_path: fedgen.gan.discriminator.Critic, init_args: {widths: [8, 16]}}"
+GENERATOR_NETWORK = "{class_path: fedgen.gan.generator_network.GeneratorNetwork, init_args: {widths: [8, 16]}}"
+DISCRIMINATOR = "{class_path: fedgen.gan.discriminator.Discriminator, init_args: {widths: [8, 16]}}"
 RECIPES = {
     "pretrain": f"""{DATA}
 encoder: {STEM}
@@ -54,7 +54,9 @@ network:
 generator: {{class_path: fedgen.diffusion.diffusion.Diffusion, init_args: {{network: {UNET}}}}}
 """,
     "gan": f"""{DATA.replace("keep_optimizer: true, ", "")}
-generator: {{class_path: fedgen.gan.gan.GAN, init_args: {{painter: {PAINTER}, critic: {CRITIC}}}}}
+generator:
+  class_path: fedgen.gan.gan.GAN
+  init_args: {{generator_network: {GENERATOR_NETWORK}, discriminator: {DISCRIMINATOR}}}
 """,
     "road": f"""
 shared:

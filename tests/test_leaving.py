@@ -41,16 +41,16 @@ from fedcore.training.visit import Visit
 from fedgen.auditing.allowance import WHAT
 from fedgen.auditing.run import inspect
 from fedgen.diffusion.sampler import Sampler
-from fedgen.gan.discriminator import Critic
+from fedgen.gan.discriminator import Discriminator
 from fedgen.gan.gan import GAN
-from fedgen.gan.generator_network import Painter
+from fedgen.gan.generator_network import GeneratorNetwork
 from fedgen.gan.mdgan import MDGAN
 from fedgen.latent.autoencoder import Autoencoder
 from fedgen.latent.vae import VAE
 from fedgen.oneshot.inversion import Inversion
 from fedgen.oneshot.invert import invert
 from fedgen.releases.release import release
-from fedgen.sample_gallery import Exhibit
+from fedgen.sample_gallery import SampleGallery
 from fedgen.sampling import sample
 from fedgen.training import train
 from fedssl.bank.statistics import ShareStatistics
@@ -73,7 +73,11 @@ SHORT: dict[str, Any] = {"data": DATA, "rounds": Rounds(1), "loggers": (), "visi
 STATISTICS, FEATURES = Policy(Reveals.STATISTICS), Policy(Reveals.FEATURES)
 FEW = Policy(min_patients=1)
 QUIET, WEIGHTS = Policy(metrics=False, min_patients=1), Policy(Reveals.WEIGHTS)
-SMALL_GAN = partial(GAN, painter=partial(Painter, widths=(8, 8), latent=4), critic=partial(Critic, widths=(8, 8)))
+SMALL_GAN = partial(
+    GAN,
+    generator_network=partial(GeneratorNetwork, widths=(8, 8), latent_dim=4),
+    discriminator=partial(Discriminator, widths=(8, 8)),
+)
 SMALL_VAE = partial(VAE, network=partial(Autoencoder, widths=(8, 8)))
 PRETRAINED: dict[str, dict[str, Any]] = {
     "weights": {"policy": WEIGHTS}, "quiet": {"policy": QUIET}, "metrics": {},
@@ -127,7 +131,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Everything]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AuditLog, "release", watched)
-        patch.setattr("fedgen.training.Exhibit", partial(Exhibit, sampler=Sampler(steps=2)))
+        patch.setattr("fedgen.training.SampleGallery", partial(SampleGallery, sampler=Sampler(steps=2)))
         yield Everything({name: _run(name, base) for name in LEVELS}, passed)
 
 

@@ -25,7 +25,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 
 from fedcore.cli.main import main
 from fedgen.diffusion.sampler import Sampler
-from fedgen.sample_gallery import Exhibit
+from fedgen.sample_gallery import SampleGallery
 
 MARK, NUMBER, WARD = "DOE^JANE", "MRN 12345", "Ward-Seven-MRN"
 NAMING_PATHS = ("recipe.yaml", "scores.json", "audit.json")
@@ -136,7 +136,7 @@ def test_the_marks_are_found_where_they_were_planted(tmp_path: Path, kind: str) 
 @pytest.mark.slow
 def test_no_output_holds_a_name_from_a_header(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxscript")
-    monkeypatch.setattr("fedgen.training.Exhibit", partial(Exhibit, sampler=Sampler(steps=2)))
+    monkeypatch.setattr("fedgen.training.SampleGallery", partial(SampleGallery, sampler=Sampler(steps=2)))
     out, scans = manifest.parent / "results", manifest.parent / "scans"
     out.mkdir()
     common = ["--data.manifest", manifest, "--data.size", 32, "--rounds.count", 1, "--visit.batch_size", 8]

@@ -83,7 +83,7 @@ def planted(kind: str, recipe: str | bytes) -> Path:
     drawn.mkdir(exist_ok=True)
     (drawn / "image.png").write_bytes(b"image")
     (drawn / "set.json").write_text("{}")
-    (drawn / "manifest.csv").write_text("image,site,split,label,imitates,mask\nimage.png,synthetic,train,,,\n")
+    (drawn / "manifest.csv").write_text("image,site,split,label,site_style,mask\nimage.png,synthetic,train,,,\n")
     return folder
 
 
@@ -327,7 +327,8 @@ def test_a_pipeline_that_is_a_bomb(text: str, canary: Path, capsys: pytest.Captu
 @pytest.mark.slow
 def test_arrays_that_unpack_to_gigabytes(runs: dict[str, Path]) -> None:
     kept = [path for run in runs.values() for path in run.glob("sites/*/*.npz")]
-    assert {path.name for path in kept} >= {"samples.npz", "gallery.npz", "segmentation_gallery.npz", "exhibit.npz"}
+    galleries = {"samples.npz", "gallery.npz", "segmentation_gallery.npz", "sample_gallery.npz"}
+    assert {path.name for path in kept} >= galleries
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**30,)})
     for path in kept:

@@ -22,9 +22,9 @@ NARROW = {
     "fedtune.segmentation.networks.EncoderUNet": ["--network.init_args.encoder.init_args.stem", "8"],
     "fedcore.models.encoders.ResNet": ["--encoder.init_args.stem", "8"],
     "fedcore.models.encoders.ViT": ["--encoder.init_args.width", "48"],
-    "fedgen.gan.generator_network.Painter": [
-        "--generator.init_args.painter.init_args.widths", "[8,16]",
-        "--generator.init_args.critic.init_args.widths", "[8,16]",
+    "fedgen.gan.generator_network.GeneratorNetwork": [
+        "--generator.init_args.generator_network.init_args.widths", "[8,16]",
+        "--generator.init_args.discriminator.init_args.widths", "[8,16]",
     ],
     "fedgen.diffusion.unet.UNet": ["--generator.init_args.network.init_args.widths", "[8,16]"],
     "fedgen.latent.autoencoder.Autoencoder": ["--generator.init_args.network.init_args.widths", "[8,8,16]"],

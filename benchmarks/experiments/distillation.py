@@ -79,7 +79,7 @@ def _of_student(cell: Cell, alone: Path) -> list[Result]:
         invert(alone, images, sites * BATCH, None, False, inversion, cell.seed, BATCH, resume=images.exists())
         how = Distillation(STEPS, TEMPERATURE, RATE)
         distil(alone, out, images, how, inversion, start, cell.seed, BATCH, resume=out.exists())
-        told = read_settings(images)["recognition"].values()
+        told = read_settings(images)["teacher_accuracy"].values()
     else:
         how = Distillation(sites, TEMPERATURE, RATE)
         distil(alone, out, None, how, inversion, start, cell.seed, BATCH, resume=out.exists())

@@ -29,7 +29,7 @@ def cells() -> Iterator[Cell]:
 def measure(cell: Cell, folder: Path) -> list[Result]:
     guide = "--algorithm.init_args.guides"
     choice = zip(("lambda_l", "lambda_g", "eps"), CHOICES[cell.way], strict=True)
-    virtual = json.dumps([{"class_path": "fedgen.federated.fedvss.VirtualSamples", "init_args": dict(choice)}])
+    virtual = json.dumps([{"class_path": "fedgen.federated.fedvss.FedVSS", "init_args": dict(choice)}])
     run = stage(
         "finetune", "fedvss", RUNS / str(cell), "--data.manifest", str(_validation(folder)), "--data.size", "32",
         "--encoder.init_args.stem", "8", "--visit.max_epochs", "1000", "--visit.max_steps", "40",

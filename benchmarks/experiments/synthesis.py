@@ -40,8 +40,8 @@ FINETUNE = ("--visit.max_epochs", "1000", "--visit.max_steps", "60", "--rounds.c
 DIFFUSION = ("--generator.init_args.network.init_args.widths", "[16,32,64]", "--visit.max_epochs", "1000",
              "--rounds.count", "30", "--visit.precision", "bf16-mixed", "--visit.compile", "true")  # fmt: skip
 
-GAN = ("--generator.init_args.painter.init_args.widths", "[16,32,64,64]", "--visit.max_epochs", "1000",
-       "--generator.init_args.critic.init_args.widths", "[16,32,64,64]", "--rounds.count", "50")  # fmt: skip
+GAN = ("--generator.init_args.generator_network.init_args.widths", "[16,32,64,64]", "--visit.max_epochs", "1000",
+       "--generator.init_args.discriminator.init_args.widths", "[16,32,64,64]", "--rounds.count", "50")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Generating:
 
 GENERATORS = {
     "gan": Generating("gan", GAN),
-    "diffusion": Generating("diffusion", (*DIFFUSION, "--by_site", "false")),
+    "diffusion": Generating("diffusion", (*DIFFUSION, "--condition_on_site", "false")),
     "diffusion_by_site": Generating("diffusion"),
     "diffusion_central": Generating("diffusion", pooled=True, told=True),
 }

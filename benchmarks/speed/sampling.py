@@ -27,10 +27,10 @@ from torch import Tensor
 
 from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
 from fedgen.diffusion.sampler import Sampler
-from fedgen.diffusion.schedule import Noise
+from fedgen.diffusion.schedule import NoiseSchedule
 from fedgen.diffusion.unet import UNet
 from fedgen.generator import UNCONDITIONED, Conditions, ImageShape
-from fedgen.sampling import drawing
+from fedgen.sampling import generating
 
 SIZE, BATCH, TURNS = 32, 32, 9
 SAMPLER = Sampler(steps=20, solver="ddim")
@@ -39,11 +39,11 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def generator() -> DiffusionGenerator:
     torch.manual_seed(0)
-    known = Conditions((), ())
-    denoiser = Denoiser(UNet(2, 1), known)
+    conditions = Conditions((), ())
+    denoiser = Denoiser(UNet(2, 1), conditions)
     for table in (denoiser.asked.classes, denoiser.asked.sites):
         torch.nn.init.zeros_(table.weight)
-    return DiffusionGenerator(denoiser.eval(), known, ImageShape(1, (SIZE, SIZE)), Noise(), 0.1)
+    return DiffusionGenerator(denoiser.eval(), conditions, ImageShape(1, (SIZE, SIZE)), NoiseSchedule(), 0.1)
 
 
 def noise() -> Tensor:
@@ -55,7 +55,7 @@ def kit(made: DiffusionGenerator) -> Callable[[], Tensor]:
     nothing = torch.full((BATCH,), UNCONDITIONED, device=DEVICE)
 
     def draw() -> Tensor:
-        with drawing(made, DEVICE):
+        with generating(made, DEVICE):
             return made.draw(noise().to(DEVICE), nothing, nothing, SAMPLER).cpu()
 
     return draw

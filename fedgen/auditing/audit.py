@@ -112,7 +112,7 @@ class Audit:
 
     def _alike(self, site: Site, down: Shown, trained: _Seen, held: _Seen) -> dict[str, float]:
         """How near images that imitate this site are to its own, beside as many of its held-out ones."""
-        own = imitating(down.imitates, self.known.site(site.name))
+        own = imitating(down.imitates, self.known.site_index(site.name))
         drawn = Sample(down.features[own], down.labels[own])
         found = alike(Sample(trained.features, trained.labels), Sample(held.features, held.labels), drawn)
         some = evenly(site.size, 4 * PAIRS)

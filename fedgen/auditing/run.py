@@ -137,8 +137,8 @@ def _show(looked: SyntheticSet, known: Conditions, eyes: _Eyes, visit: Visit) ->
         eyes.encoder.to(visit.device).eval()
         parts = [eyes.encoder(part.float().to(visit.device)).float().cpu() for part in images.split(BATCH)]
         eyes.encoder.cpu()
-    imitates = torch.tensor([known.site(i.imitates) for i in looked.images])
-    labels = torch.tensor([known.label(i.label) for i in looked.images])
+    imitates = torch.tensor([known.site_index(i.site_style) for i in looked.images])
+    labels = torch.tensor([known.class_index(i.label) for i in looked.images])
     numbers = torch.tensor([i.number for i in looked.images])
     return Shown(images.float(), torch.cat(parts), imitates, labels, numbers, Weights(_weights(eyes)))
 
@@ -186,7 +186,7 @@ def _groups(drawn: SyntheticSet, copies: Collection[str], left_out: Collection[i
 
 def _names(image: SyntheticImage) -> tuple[str, str, str]:
     """Of the groups that an image is of."""
-    return "all", f"class {image.label or NONE}", f"site {image.imitates or NONE}"
+    return "all", f"class {image.label or NONE}", f"site {image.site_style or NONE}"
 
 
 def _lacking(looked: SyntheticSet) -> list[str]:
@@ -209,7 +209,7 @@ def _quality(answers: Sequence[Contribution[Finding]], shown: Shown, known: Cond
     for at, name in enumerate(known.classes):
         rows[f"class {name}"] = (trained.group(at), held.group(at), drawn.of((shown.labels == at).nonzero()[:, 0]))
     for a in answers:
-        own = imitating(shown.imitates, known.site(a.site)).nonzero()[:, 0]
+        own = imitating(shown.imitates, known.site_index(a.site)).nonzero()[:, 0]
         rows[f"site {a.site}"] = (a.message.trained.together(), a.message.held.together(), drawn.of(own))
     return {name: _distances(*row) for name, row in rows.items()}
 

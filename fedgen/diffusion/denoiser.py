@@ -1,4 +1,4 @@
-"""A network that takes noise away, and how images are drawn by it."""
+"""The network of a diffusion model with its conditions, and the generator that samples from it."""
 
 from __future__ import annotations
 
@@ -11,81 +11,83 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedgen.diffusion.sampler import Predict, Sampler
-from fedgen.diffusion.schedule import Noise
+from fedgen.diffusion.schedule import NoiseSchedule
 from fedgen.diffusion.unet import UNet
 from fedgen.generator import UNCONDITIONED, ConditionEmbedding, Conditions, Generator, ImageShape
 
 
 class Denoiser(nn.Module):
-    """A U-Net that is told class and site beside the time."""
+    """A U-Net conditioned on time, class and site."""
 
-    def __init__(self, network: UNet, known: Conditions):
+    def __init__(self, unet: UNet, conditions: Conditions):
         super().__init__()
-        self.network, self.asked = network, ConditionEmbedding(known, network.condition_width)
+        self.unet, self.condition_embedding = unet, ConditionEmbedding(conditions, unet.condition_width)
 
     def forward(
         self, images: Float[Tensor, "n c *space"], times: Float[Tensor, " n"], labels: Int[Tensor, " n"],
         sites: Int[Tensor, " n"],
     ) -> Float[Tensor, "n c *space"]:  # fmt: skip
-        answer: Tensor = self.network(images, times, self.asked(labels, sites))
-        return answer
+        prediction: Tensor = self.unet(images, times, self.condition_embedding(labels, sites))
+        return prediction
 
 
 @dataclass(frozen=True)
 class DiffusionGenerator(Generator):
-    """Walks from noise to an image in steps."""
+    """Generates images by denoising in steps."""
 
     network: Denoiser
-    noise: Noise
-    dropped: float
+    schedule: NoiseSchedule
+    condition_dropout: float
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"network": self.network.network.config, "noise": asdict(self.noise), "dropped": self.dropped}
+        return {
+            "unet": self.network.unet.config, "schedule": asdict(self.schedule),
+            "condition_dropout": self.condition_dropout,
+        }  # fmt: skip
 
     @classmethod
-    def build(cls, known: Conditions, canvas: ImageShape, settings: Mapping[str, Any]) -> DiffusionGenerator:
-        denoiser, dropped = Denoiser(UNet(**settings["network"]), known), float(settings["dropped"])
-        return cls(denoiser, known, canvas, Noise(**settings["noise"]), dropped)
+    def build(cls, conditions: Conditions, image_shape: ImageShape, settings: Mapping[str, Any]) -> DiffusionGenerator:
+        denoiser, schedule = Denoiser(UNet(**settings["unet"]), conditions), NoiseSchedule(**settings["schedule"])
+        return cls(denoiser, conditions, image_shape, schedule, float(settings["condition_dropout"]))
 
-    def draw(
+    def sample(
         self, noise: Float[Tensor, "n c *space"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"],
         sampler: Sampler = Sampler(),
     ) -> Float[Tensor, "n c *space"]:  # fmt: skip
-        return self.walk(noise, labels, sites, sampler).clamp(-1, 1)
+        return self.sample_unclipped(noise, labels, sites, sampler).clamp(-1, 1)
 
-    def walk(
+    def sample_unclipped(
         self, noise: Float[Tensor, "n c *space"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"], sampler: Sampler
     ) -> Float[Tensor, "n c *space"]:
-        """Unclipped, as a latent code wants it."""
-        return sampler.walk(self._predict(labels, sites, sampler.guidance), noise, self.noise)
+        """Samples beyond [-1, 1], as latents need."""
+        return sampler.sample(self._predict(labels, sites, sampler.guidance), noise, self.schedule)
 
-    def guesses(
+    def denoised(
         self, noise: Float[Tensor, "n c *space"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"],
         sampler: Sampler, steps: Collection[int],
     ) -> Float[Tensor, "steps n c *space"]:  # fmt: skip
-        return torch.stack([guess.clamp(-1, 1) for guess in self.way(noise, labels, sites, sampler, steps)])
+        return torch.stack([i.clamp(-1, 1) for i in self.denoised_unclipped(noise, labels, sites, sampler, steps)])
 
-    def way(
+    def denoised_unclipped(
         self, noise: Float[Tensor, "n c *space"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"],
         sampler: Sampler, steps: Collection[int],
     ) -> Iterator[Float[Tensor, "n c *space"]]:  # fmt: skip
-        """What `guesses` says, unclipped."""
-        way = sampler.way(self._predict(labels, sites, sampler.guidance), noise, self.noise)
-        for at, step in enumerate(way):
-            if at in steps:
-                yield self.noise.image(step.before, step.said, step.times)
+        """As `denoised`, step by step."""
+        trajectory = sampler.trajectory(self._predict(labels, sites, sampler.guidance), noise, self.schedule)
+        for number, step in enumerate(trajectory):
+            if number in steps:
+                yield self.schedule.denoised(step.noisy, step.prediction, step.times)
 
     def _predict(self, labels: Int[Tensor, " n"], sites: Int[Tensor, " n"], guidance: float) -> Predict:
         def predict(images: Tensor, times: Tensor) -> Tensor:
             if guidance == 1:
-                alone: Tensor = self.network(images, times, labels, sites)
-                return alone.float()
-            nobody = torch.full_like(labels, UNCONDITIONED)
-            twice = [torch.cat(pair) for pair in ((images,) * 2, (times,) * 2, (labels, nobody), (sites, nobody))]
-            said, unled = self.network(*twice).chunk(
-                2
-            )  # in one pass, which a GPU fills better than two of half its size
-            return (unled + guidance * (said - unled)).float()
+                prediction: Tensor = self.network(images, times, labels, sites)
+                return prediction.float()
+            open_ = torch.full_like(labels, UNCONDITIONED)
+            pairs = ((images,) * 2, (times,) * 2, (labels, open_), (sites, open_))
+            # In one pass, which a GPU fills better than two of half its size.
+            conditional, unconditional = self.network(*(torch.cat(pair) for pair in pairs)).chunk(2)
+            return (unconditional + guidance * (conditional - unconditional)).float()
 
         return predict

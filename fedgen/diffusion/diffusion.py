@@ -1,7 +1,7 @@
-"""Diffusion models that several sites train together (Ho et al. 2020, arXiv 2006.11239), by class and by site.
+"""Diffusion models that several sites train together (Ho et al. 2020, arXiv 2006.11239), conditioned on class and site.
 
-Conditioned on the site as well as on the class, one network learns every hospital's look without blurring them
-into a mean one, and a small hospital's is drawn with what all have taught it.
+One network learns the style of every site, instead of a blurred mean of all, and a small site profits from the images
+of the others.
 """
 
 from __future__ import annotations
@@ -17,49 +17,53 @@ from torch.optim import AdamW, Optimizer
 
 from fedcore.messages.message import Levels, Reveals
 from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
-from fedgen.diffusion.schedule import Noise, over
+from fedgen.diffusion.schedule import NoiseSchedule, per_image
 from fedgen.diffusion.unet import UNet
-from fedgen.ema import follow
-from fedgen.generative import Generative, OptimizerFactory
-from fedgen.generator import Conditions, Generator, ImageShape, dropped_conditions
+from fedgen.ema import update_ema
+from fedgen.generative_model import GenerativeModel, OptimizerFactory
+from fedgen.generator import Conditions, Generator, ImageShape, drop_conditions
 
 
-class Diffusion(Generative):
-    """The network learns; a slow average of it, which is what draws, travels with it.
+class Diffusion(GenerativeModel):
+    """The network is trained; its moving average (EMA), which generates the images, travels with it.
 
-    An average over steps at a site and the server's mean over sites commute where sites take equally many steps, so
-    one average serves as the sites' and the server's.
+    An average over steps at a site and the server's mean over sites commute if sites take equally many steps, so the
+    sites and the server share one EMA.
     """
 
-    share: ClassVar[tuple[str, ...]] = ("denoiser.", "average.", "steps")
-    reveals: ClassVar[Levels] = {"steps": Reveals.WEIGHTS}  # how many were trained
+    share: ClassVar[tuple[str, ...]] = ("denoiser.", "ema.", "ema_steps")
+    reveals: ClassVar[Levels] = {"ema_steps": Reveals.WEIGHTS}  # the number of training steps
 
     def __init__(
-        self, canvas: ImageShape, known: Conditions, network: Callable[[int, int], UNet] = UNet, noise: Noise = Noise(),
-        dropped: float = 0.1, halflife: float = 20_000.0,
+        self, image_shape: ImageShape, conditions: Conditions, network: Callable[[int, int], UNet] = UNet,
+        schedule: NoiseSchedule = NoiseSchedule(), condition_dropout: float = 0.1, ema_halflife: float = 20_000.0,
         optimizer: OptimizerFactory = lambda p: AdamW(p, lr=1e-3, weight_decay=1e-4),
     ):  # fmt: skip
         """
         Args:
-            canvas: The images; a run takes them from its data.
-            known: Classes and sites; a run takes them from its data.
-            network: What is trained, from dimensions and channels.
-            noise: The process and what is predicted of it.
-            dropped: Part of the images whose class and site are both left unsaid while training, which is what guidance
-                needs (Ho and Salimans 2022, arXiv 2207.12598); of as many again either is. 0: no guidance.
-            halflife: Images after which a weight counts half in the average.
+            image_shape: Shape of the images; a run takes it from its data.
+            conditions: Classes and sites; a run takes them from its data.
+            network: The network that is trained, from dimensions and channels.
+            schedule: How noise is added and what is predicted.
+            condition_dropout: Fraction of images trained without class and site, which guidance needs (Ho and
+                Salimans 2022, arXiv 2207.12598); class and site are also dropped alone, each at this rate. 0: guidance
+                is not possible.
+            ema_halflife: Images after which a weight counts half in the EMA.
             optimizer: Builds the optimizer of a visit.
         """
-        super().__init__(canvas, known)
-        if not 0 <= dropped < 1 or halflife < 0:
-            raise ValueError(f"dropped must lie in [0, 1) and halflife be 0 or more, got {dropped} and {halflife}")
-        unet = network(len(canvas.size), canvas.channels)
-        unet.require_size(canvas.size)
-        self.denoiser = Denoiser(unet, known)
-        self.average = copy.deepcopy(self.denoiser).requires_grad_(False)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.float64))
-        self.steps: Tensor
-        self.noise, self.dropped, self.halflife = noise, dropped, halflife
+        super().__init__(image_shape, conditions)
+        if not 0 <= condition_dropout < 1 or ema_halflife < 0:
+            raise ValueError(
+                "condition_dropout must lie in [0, 1) and ema_halflife be 0 or more, "
+                f"got {condition_dropout} and {ema_halflife}"
+            )
+        unet = network(len(image_shape.size), image_shape.channels)
+        unet.require_size(image_shape.size)
+        self.denoiser = Denoiser(unet, conditions)
+        self.ema = copy.deepcopy(self.denoiser).requires_grad_(False)
+        self.register_buffer("ema_steps", torch.zeros((), dtype=torch.float64))
+        self.ema_steps: Tensor
+        self.schedule, self.condition_dropout, self.ema_halflife = schedule, condition_dropout, ema_halflife
         self.optimizer = optimizer
 
     def loss(
@@ -70,21 +74,20 @@ class Diffusion(Generative):
     def errors(
         self, images: Float[Tensor, "n c *space"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"]
     ) -> Float[Tensor, "n c *space"]:
-        """Squared errors at random times, weighted by the time."""
-        times, noise = self.noise.times(len(images), images.device), torch.randn_like(images)
-        said = self.denoiser(
-            self.noise.mix(images, noise, times), times, *dropped_conditions(labels, sites, self.dropped)
-        )
-        error = (said.float() - self.noise.target(images, noise, times)) ** 2
-        return over(self.noise.weight(times), error) * error
+        """Squared errors of the prediction at random times, weighted by time."""
+        times, noise = self.schedule.sample_times(len(images), images.device), torch.randn_like(images)
+        noisy = self.schedule.add_noise(images, noise, times)
+        prediction = self.denoiser(noisy, times, *drop_conditions(labels, sites, self.condition_dropout))
+        error = (prediction.float() - self.schedule.target(images, noise, times)) ** 2
+        return per_image(self.schedule.loss_weight(times), error) * error
 
     def on_train_batch_end(self, outputs: object, batch: Sequence[Tensor], _: int) -> None:
-        follow(self.average, self.denoiser, len(batch[0]), self.halflife, self.steps)
+        update_ema(self.ema, self.denoiser, len(batch[0]), self.ema_halflife, self.ema_steps)
 
     @property
     def generator(self) -> Generator:
-        """What draws: the average."""
-        return DiffusionGenerator(self.average, self.known, self.canvas, self.noise, self.dropped)
+        """Generates with the EMA."""
+        return DiffusionGenerator(self.ema, self.conditions, self.image_shape, self.schedule, self.condition_dropout)
 
     def configure_optimizers(self) -> Optimizer:
         return self.optimizer(self.denoiser.parameters())

@@ -1,1 +1,1 @@
-"""Federated rules for generators and classifiers of synthetic samples."""
+"""Federated methods: FedDiffuse for diffusion models, FedVSS for classifiers."""

@@ -1,16 +1,16 @@
 """FedDiffuse: only a part of the U-Net travels (de Goede, Cox and Decouchant 2024, arXiv 2406.12575).
 
-- USplit: of each pair of sites one sends what goes down the U, the other what goes up. About half of the way up.
-- ULatDec: bottleneck and decoder are everybody's, the encoder is each site's own.
-- UDec: the decoder is everybody's.
+- USplit: of each pair of sites, one sends encoder and bottleneck, the other the decoder. About half of the upload.
+- ULatDec: bottleneck and decoder are shared, each site has its own encoder.
+- UDec: the decoder is shared, each site has its own encoder and bottleneck.
 
-The average that draws goes as the part that it is the average of. With ULatDec and UDec no generator is whole but
-those of the sites, so a run leaves each one's in its own folder.
+The EMA travels like the part that it averages. With ULatDec and UDec only the sites have complete generators, so a run
+saves each one in its site's folder.
 
-Our reading: the first convolution is the encoder's, the last norm and convolution are the decoder's. USplit sends the
-bottleneck with the encoder, which makes the halves most alike (0.42 and 0.59 of `UNet` in 2D). What conditions every
-part always travels, a hundredth of the whole: a decoder that sites share must be told time, class and site in the
-same words.
+Our reading: the first convolution belongs to the encoder, the last norm and convolution to the decoder. USplit sends
+the bottleneck with the encoder, which makes the halves most similar in size (0.42 and 0.59 of `UNet` in 2D). The
+embeddings of time, class and site always travel, a hundredth of the whole: parts that sites share need the same
+embeddings.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ PARTS: dict[str, Part] = {
     "mid_block": "bottleneck", "middle_block": "bottleneck",
     "up_blocks": "decoder", "conv_norm_out": "decoder", "conv_out": "decoder", "out": "decoder",
 }  # fmt: skip
-"""Of what both networks of `fedgen.diffusion.unet` call their children."""
+"""By the names of the submodules of both networks of `fedgen.diffusion.unet`."""
 HALVES: tuple[tuple[Part, ...], ...] = (("encoder", "bottleneck"), ("decoder",))
 
 
 def part_of(name: str) -> Part | None:
-    """The part of the U-Net that a tensor is of; None for what conditions all of them, and for counters."""
-    return PARTS.get(name.partition(".network.net.")[2].partition(".")[0])
+    """The part of the U-Net that a tensor belongs to; None for embeddings and counters."""
+    return PARTS.get(name.partition(".unet.net.")[2].partition(".")[0])
 
 
 def half_of(site: str, sites: Sequence[str], turn: Round) -> tuple[Part, ...]:
-    """What `site` sends this round: the sites are paired at random, anew each round, and a pair sends both halves.
+    """The parts that `site` sends this round. Each round pairs the sites at random, and a pair sends both halves.
 
-    Of an odd number the one left over sends one half in one round and the other in the next.
+    With an odd number of sites, the one without a partner sends the halves in turn, round by round.
     """
     order = random.Random(turn.seed_of("server", "pairs")).sample(sites, len(sites))
     return HALVES[(order.index(site) + turn.index) % 2]
@@ -55,19 +55,19 @@ def half_of(site: str, sites: Sequence[str], turn: Round) -> tuple[Part, ...]:
 
 @dataclass(frozen=True)
 class USplit(FedAvg):
-    """Each site is sent all and answers with one half of the U-Net, its average and what conditions it.
+    """Each site receives the whole U-Net and sends one half, its EMA and the embeddings.
 
-    The server averages each half over those who sent it. With `rounds.per_round` a round may leave a half as it was.
+    The server averages each half over the sites that sent it. With `rounds.per_round` a round may not change a half.
     """
 
     def start(self, local: LocalTrainer) -> Weights:
-        _names(local.module)
+        _shared_names(local.module)
         return super().start(local)
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Weights]:
         trained: Contribution[Weights] = super().visit(site, down, local, turn)
         module: Any = local.module
-        sends = (*half_of(site.name, module.known.sites, turn), None)
+        sends = (*half_of(site.name, module.conditions.sites, turn), None)
         half = {k: t for k, t in trained.message.tensors.items() if part_of(k) in sends}
         return dataclasses.replace(trained, message=Weights(half))
 
@@ -77,7 +77,7 @@ class ULatDec(FedAvg):
     """The encoder stays at its site."""
 
     def share(self, module: LightningModule) -> tuple[str, ...]:
-        return _names(module, stays=("encoder",))
+        return _shared_names(module, stays=("encoder",))
 
 
 @dataclass(frozen=True)
@@ -85,19 +85,19 @@ class UDec(FedAvg):
     """Encoder and bottleneck stay at their site."""
 
     def share(self, module: LightningModule) -> tuple[str, ...]:
-        return _names(module, stays=("encoder", "bottleneck"))
+        return _shared_names(module, stays=("encoder", "bottleneck"))
 
 
-def _names(module: Any, stays: tuple[Part, ...] = ()) -> tuple[str, ...]:
-    """What the module shares but for the parts that stay.
+def _shared_names(module: Any, stays: tuple[Part, ...] = ()) -> tuple[str, ...]:
+    """Names of the shared tensors, without the parts that stay at the site.
 
     Raises:
-        InputError: It has no U-Net whose parts are known here.
+        InputError: The module has no U-Net with these parts.
     """
     names = [name for name in module.state_dict() if name.startswith(module.share)]
     if missing := set(PARTS.values()) - {part_of(name) for name in names}:
         raise InputError(
-            f"FedDiffuse needs a generator with the network fedgen.diffusion.unet.UNet; in {type(module).__name__} "
-            f"no {' and no '.join(sorted(missing))} was found"
+            f"FedDiffuse needs a generator with the network fedgen.diffusion.unet.UNet; {type(module).__name__} has "
+            f"no {' and no '.join(sorted(missing))}"
         )
     return tuple(name for name in names if part_of(name) not in stays)

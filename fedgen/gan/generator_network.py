@@ -1,4 +1,4 @@
-"""The network that draws an image in one step, from a few random numbers, and the generator made of it."""
+"""The generator network of a GAN: from a few random numbers to an image in one step."""
 
 from __future__ import annotations
 
@@ -20,72 +20,73 @@ CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 """By the dimensions of an image."""
 
 
-class Painter(nn.Module):
+class GeneratorNetwork(nn.Module):
     """Residual blocks that double a small map (Miyato and Koyama 2018, arXiv 1802.05637), in 2D and 3D.
 
-    The paper's norms are batch norms that are told the class. Here they are group norms: an image never hears of
-    another, and no statistics of a batch travel.
+    The paper's norms are batch norms conditioned on the class. Here they are group norms conditioned on class, site and
+    noise, so images of a batch do not depend on one another, and no batch statistics travel.
     """
 
     def __init__(
-        self, canvas: ImageShape, known: Conditions, widths: Sequence[int] = (32, 64, 128, 128), latent: int = 64
-    ):
+        self, image_shape: ImageShape, conditions: Conditions, widths: Sequence[int] = (32, 64, 128, 128),
+        latent_dim: int = 64,
+    ):  # fmt: skip
         """
         Args:
-            canvas: The images.
-            known: What can be asked for.
+            image_shape: Shape of the images.
+            conditions: Classes and sites.
             widths: Channels of each level, finest first, multiples of 8; each level but the first halves the image.
-            latent: Random numbers that an image is made from.
+            latent_dim: Random numbers per image.
 
         Raises:
-            InputError: The levels do not reach the size of the images.
+            InputError: The levels cannot halve images of this size.
         """
         super().__init__()
         require_widths(widths)
-        if latent < 1:
-            raise ValueError(f"latent must be at least 1, got {latent}")
-        require_halvings(f"a painter of {len(widths)} levels", len(widths) - 1, canvas.size)
-        self.config = {"widths": list(widths), "latent": latent}
-        self.latent = latent
-        self.base = (widths[-1], *(side // 2 ** (len(widths) - 1) for side in canvas.size))
-        dims = len(canvas.size)
-        self.asked = ConditionEmbedding(known, latent)
-        self.first = nn.Linear(2 * latent, torch.Size(self.base).numel())
-        self.levels = nn.ModuleList(_Up(dims, i, o, 2 * latent) for i, o in pairwise(reversed(widths)))
+        if latent_dim < 1:
+            raise ValueError(f"latent_dim must be at least 1, got {latent_dim}")
+        require_halvings(f"a generator network of {len(widths)} levels", len(widths) - 1, image_shape.size)
+        self.config = {"widths": list(widths), "latent_dim": latent_dim}
+        self.latent_dim = latent_dim
+        self.base_shape = (widths[-1], *(side // 2 ** (len(widths) - 1) for side in image_shape.size))
+        dims = len(image_shape.size)
+        self.condition_embedding = ConditionEmbedding(conditions, latent_dim)
+        self.first = nn.Linear(2 * latent_dim, torch.Size(self.base_shape).numel())
+        self.levels = nn.ModuleList(_UpBlock(dims, i, o, 2 * latent_dim) for i, o in pairwise(reversed(widths)))
         self.norm = nn.GroupNorm(GROUPS, widths[0])
-        self.last = CONVOLUTIONS[dims](widths[0], canvas.channels, 3, padding=1)
+        self.last = CONVOLUTIONS[dims](widths[0], image_shape.channels, 3, padding=1)
 
     def forward(
         self, noise: Float[Tensor, "n latent"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"]
     ) -> Float[Tensor, "n c *space"]:
-        """Images in [-1, 1] of standard normal noise."""
-        told = torch.cat([noise, self.asked(labels, sites)], 1)
-        maps = self.first(told).unflatten(1, self.base)
+        """Images in [-1, 1] from standard normal noise."""
+        condition = torch.cat([noise, self.condition_embedding(labels, sites)], 1)
+        maps = self.first(condition).unflatten(1, self.base_shape)
         for level in self.levels:
-            maps = level(maps, told)
-        drawn: Tensor = self.last(relu(self.norm(maps)))
-        return drawn.float().tanh()
+            maps = level(maps, condition)
+        images: Tensor = self.last(relu(self.norm(maps)))
+        return images.float().tanh()
 
 
 @dataclass(frozen=True)
 class GANGenerator(Generator):
-    """Draws in one step; a sampler has nothing to say to it."""
+    """Generates images in one step; ignores the sampler."""
 
-    network: Painter
+    network: GeneratorNetwork
 
     @property
     def settings(self) -> dict[str, Any]:
         return self.network.config
 
     @classmethod
-    def build(cls, known: Conditions, canvas: ImageShape, settings: Mapping[str, Any]) -> GANGenerator:
-        return cls(Painter(canvas, known, **settings), known, canvas)
+    def build(cls, conditions: Conditions, image_shape: ImageShape, settings: Mapping[str, Any]) -> GANGenerator:
+        return cls(GeneratorNetwork(image_shape, conditions, **settings), conditions, image_shape)
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        return (self.network.latent,)
+        return (self.network.latent_dim,)
 
-    def draw(
+    def sample(
         self, noise: Float[Tensor, "n latent"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"],
         sampler: Sampler = Sampler(),
     ) -> Float[Tensor, "n c *space"]:  # fmt: skip
@@ -93,33 +94,33 @@ class GANGenerator(Generator):
         return images
 
 
-class _Up(nn.Module):
-    """Doubles a map, beside the two convolutions a short way."""
+class _UpBlock(nn.Module):
+    """Doubles a map: two convolutions and a shortcut."""
 
-    def __init__(self, dims: int, before: int, after: int, told: int):
+    def __init__(self, dims: int, before: int, after: int, condition_width: int):
         super().__init__()
         convolution = CONVOLUTIONS[dims]
-        self.norms = nn.ModuleList([_Told(before, told), _Told(after, told)])
+        self.norms = nn.ModuleList(_ConditionalNorm(channels, condition_width) for channels in (before, after))
         self.convolutions = nn.ModuleList(convolution(i, after, 3, padding=1) for i in (before, after))
-        self.short = convolution(before, after, 1)
+        self.shortcut = convolution(before, after, 1)
 
-    def forward(self, maps: Float[Tensor, "n before *small"], told: Float[Tensor, "n told"]) -> Tensor:
-        new = interpolate(relu(self.norms[0](maps, told)), scale_factor=2.0)
+    def forward(self, maps: Float[Tensor, "n before *small"], condition: Float[Tensor, "n width"]) -> Tensor:
+        new = interpolate(relu(self.norms[0](maps, condition)), scale_factor=2.0)
         new = self.convolutions[0](new)
-        new = self.convolutions[1](relu(self.norms[1](new, told)))
-        doubled: Tensor = new + interpolate(self.short(maps), scale_factor=2.0)
+        new = self.convolutions[1](relu(self.norms[1](new, condition)))
+        doubled: Tensor = new + interpolate(self.shortcut(maps), scale_factor=2.0)
         return doubled
 
 
-class _Told(nn.Module):
-    """A group norm whose scale and shift are what the image is made from."""
+class _ConditionalNorm(nn.Module):
+    """A group norm whose scale and shift are linear in the condition."""
 
-    def __init__(self, channels: int, told: int):
+    def __init__(self, channels: int, condition_width: int):
         super().__init__()
         self.norm = nn.GroupNorm(GROUPS, channels, affine=False)
-        self.ask = nn.Linear(told, 2 * channels)
+        self.scale_and_shift = nn.Linear(condition_width, 2 * channels)
 
-    def forward(self, maps: Float[Tensor, "n channels *space"], told: Float[Tensor, "n told"]) -> Tensor:
-        scale, shift = self.ask(told).view(len(maps), 2, -1, *[1] * (maps.dim() - 2)).unbind(1)
-        moved: Tensor = self.norm(maps) * (1 + scale) + shift
-        return moved
+    def forward(self, maps: Float[Tensor, "n channels *space"], condition: Float[Tensor, "n width"]) -> Tensor:
+        scale, shift = self.scale_and_shift(condition).view(len(maps), 2, -1, *[1] * (maps.dim() - 2)).unbind(1)
+        normalized: Tensor = self.norm(maps) * (1 + scale) + shift
+        return normalized

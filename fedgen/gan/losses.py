@@ -1,4 +1,4 @@
-"""What a critic and a painter learn by: a loss for each of them."""
+"""Adversarial losses: one for the discriminator, one for the generator network."""
 
 from __future__ import annotations
 
@@ -11,62 +11,62 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import relu
 
-from fedgen.gan.discriminator import Shown
+from fedgen.gan.discriminator import ConditionedImages
 
-Judge = Callable[[Shown], Tensor]
-"""Images to a score each, a critic."""
+Score = Callable[[ConditionedImages], Tensor]
+"""A discriminator: images to one score each."""
 Loss = Float[Tensor, ""]
 """One object: recipes compare the types of a protocol's methods, and jaxtyping's are equal to themselves alone."""
 
 
 @runtime_checkable
-class Objective(Protocol):
+class AdversarialLoss(Protocol):
     """Both losses are means over images."""
 
-    def critic(self, judge: Judge, real: Shown, fake: Shown) -> Loss: ...
-    def painter(self, judge: Judge, fake: Shown) -> Loss: ...
+    def discriminator(self, score: Score, real: ConditionedImages, fake: ConditionedImages) -> Loss: ...
+    def generator(self, score: Score, fake: ConditionedImages) -> Loss: ...
 
 
 @dataclass(frozen=True)
-class Hinge:
-    """Scores of real images above 1, of drawn ones below -1 (Lim and Ye 2017, arXiv 1705.02894)."""
+class HingeLoss:
+    """Scores of real images above 1, of generated ones below -1 (Lim and Ye 2017, arXiv 1705.02894)."""
 
-    def critic(self, judge: Judge, real: Shown, fake: Shown) -> Loss:
-        return relu(1 - judge(real)).mean() + relu(1 + judge(fake)).mean()
+    def discriminator(self, score: Score, real: ConditionedImages, fake: ConditionedImages) -> Loss:
+        return relu(1 - score(real)).mean() + relu(1 + score(fake)).mean()
 
-    def painter(self, judge: Judge, fake: Shown) -> Loss:
-        return -judge(fake).mean()
+    def generator(self, score: Score, fake: ConditionedImages) -> Loss:
+        return -score(fake).mean()
 
 
 @dataclass(frozen=True)
-class Wasserstein:
-    """The distance of the means of a score whose slope is one, WGAN-GP (Gulrajani et al. 2017, arXiv 1704.00028).
+class WassersteinLoss:
+    """The difference of mean scores with a gradient penalty, WGAN-GP (Gulrajani et al. 2017, arXiv 1704.00028).
 
-    For a critic without spectral norm, whose slope cannot be one.
+    For a discriminator without spectral norm, whose gradient cannot have length one.
     """
 
-    critic_steps: ClassVar[int] = 5
-    """To each of the painter, in the paper."""
-    penalty: float = 10.0
-    """lambda, of the squared distance of the slope from one."""
+    discriminator_steps: ClassVar[int] = 5
+    """For each step of the generator network, in the paper."""
+    penalty_weight: float = 10.0
+    """lambda, of the squared distance of the gradient's length from one."""
 
     def __post_init__(self) -> None:
-        if self.penalty < 0:
-            raise ValueError(f"penalty must be 0 or more, got {self.penalty}")
+        if self.penalty_weight < 0:
+            raise ValueError(f"penalty_weight must be 0 or more, got {self.penalty_weight}")
 
-    def critic(self, judge: Judge, real: Shown, fake: Shown) -> Loss:
-        distance = judge(fake).mean() - judge(real).mean()
-        return distance + self.penalty * self.slope(judge, real, fake)
+    def discriminator(self, score: Score, real: ConditionedImages, fake: ConditionedImages) -> Loss:
+        difference = score(fake).mean() - score(real).mean()
+        return difference + self.penalty_weight * self.gradient_penalty(score, real, fake)
 
-    def painter(self, judge: Judge, fake: Shown) -> Loss:
-        return -judge(fake).mean()
+    def generator(self, score: Score, fake: ConditionedImages) -> Loss:
+        return -score(fake).mean()
 
-    def slope(self, judge: Judge, real: Shown, fake: Shown) -> Loss:
-        """(|grad| - 1)^2 at a random place between the i-th real image and the i-th drawn one, in the mean.
+    def gradient_penalty(self, score: Score, real: ConditionedImages, fake: ConditionedImages) -> Loss:
+        """Mean of (|grad| - 1)^2 at a random point between the i-th real image and the i-th generated one.
 
-        Our reading: it is said to be of what the real one is of, and both are as the critic sees them, changed.
+        Our reading: it has the conditions of the real image, and both images are augmented as for the score.
         """
         part = torch.rand(len(real.images), *[1] * (real.images.dim() - 1), device=real.images.device)
         between = torch.lerp(fake.images.detach(), real.images, part).requires_grad_()
-        (gradient,) = torch.autograd.grad(judge(replace(real, images=between)).sum(), between, create_graph=True)
+        (gradient,) = torch.autograd.grad(score(replace(real, images=between)).sum(), between, create_graph=True)
         return ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()

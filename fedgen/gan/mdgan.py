@@ -1,16 +1,16 @@
-"""MD-GAN: the painter is the server's, every site has a critic (Hardy et al. 2019, arXiv 1811.03850).
+"""MD-GAN: one generator network at the server, one discriminator per site (Hardy et al. 2019, arXiv 1811.03850).
 
-AsynDGAN (Chang et al. 2020, arXiv 2006.00080) is the same with a conditional painter. A round is one step of it:
+AsynDGAN (Chang et al. 2020, arXiv 2006.00080) is the same with a conditional generator. A round is one step of it:
 
-1. The server draws images for each site and sends them.
-2. The site's critic learns from one half of them against the site's images, and stays.
-3. The site sends the gradient of the painter's loss at each image of the other half.
-4. The server takes the mean of all sites' gradients back through the painter.
+1. The server generates images for each site and sends them.
+2. The site trains its discriminator on the first half of them and the site's images. The discriminator stays there.
+3. The site sends the gradient of the generator's loss at each image of the second half.
+4. The server averages the gradients of all sites and propagates them back through the generator network.
 
-So rounds are many and short: thousands, of one step of a critic or a few.
+So rounds are many and short: thousands, of one or few discriminator steps.
 
-The paper's critics change places among the sites every some rounds. That is left out: the painter here is told the
-site, which a critic has to know, and its weights would carry what they learned of one hospital to another.
+In the paper, discriminators change sites every few rounds. That is left out: the generator network here is conditioned
+on the site, so a discriminator has to know its site, and its weights would carry what they learned to another site.
 """
 
 from __future__ import annotations
@@ -29,127 +29,139 @@ from fedcore.errors import InputError, Refused
 from fedcore.messages.message import STATISTICS, WEIGHTS, Contribution, Message
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
-from fedgen.gan.discriminator import Shown
-from fedgen.gan.gan import GAN, PAINTER, adam
-from fedgen.gan.server_generator import Studio
-from fedgen.generative import OptimizerFactory
+from fedgen.gan.discriminator import ConditionedImages
+from fedgen.gan.gan import GAN, GENERATOR_PREFIXES, adam
+from fedgen.gan.server_generator import ServerGenerator
+from fedgen.generative_model import OptimizerFactory
 
 
 @dataclass(frozen=True)
-class Fakes(Message):
-    """Drawn images for a site. They say no more of patients than the painter that drew them."""
+class GeneratedBatch(Message):
+    """Generated images for a site. They reveal no more of patients than the generator network does."""
 
     images: Float[Tensor, "n c *space"] = field(metadata=STATISTICS)
     labels: Int[Tensor, " n"] = field(metadata=STATISTICS)
     sites: Int[Tensor, " n"] = field(metadata=STATISTICS)
-    ticket: Int[Tensor, ""] = field(metadata=WEIGHTS)
-    """Seed of the images."""
+    seed: Int[Tensor, ""] = field(metadata=WEIGHTS)
+    """Of the images."""
 
-    def half(self, second: bool, device: torch.device) -> Shown:
-        return Shown(*(t.chunk(2)[second].to(device) for t in (self.images, self.labels, self.sites)))
+    def for_discriminator(self, device: torch.device) -> ConditionedImages:
+        """The first half, from which the discriminator learns."""
+        return self._half(0, device)
+
+    def for_generator(self, device: torch.device) -> ConditionedImages:
+        """The second half, at which the gradients are taken."""
+        return self._half(1, device)
+
+    def _half(self, index: int, device: torch.device) -> ConditionedImages:
+        return ConditionedImages(*(t.chunk(2)[index].to(device) for t in (self.images, self.labels, self.sites)))
 
 
 @dataclass(frozen=True)
-class Critique(Message):
-    """What a site answers.
+class Feedback(Message):
+    """The answer of a site.
 
-    What gradients give away, our reading: they follow from the weights of the site's critic, so they say no more than
-    those would. But such weights are no mean over sites, and a gradient speaks in pixels: that of a linear critic is
-    the mean of the site's images less the mean of the drawn ones. So it is a statistic of the images, and sites have
-    to agree to it. The fewer images a site has, the more a critic that knows them by heart points at single ones.
+    What gradients reveal, our reading: they follow from the weights of the site's discriminator, so they reveal no more
+    than those would. But such weights are no mean over sites, and a gradient has pixels: that of a linear discriminator
+    is the mean of the site's images minus the mean of the generated ones. So it is a statistic of the images, and sites
+    have to agree to send it. The fewer images a site has, the more a discriminator that memorised them reveals single
+    ones.
     """
 
     gradient: Float[Tensor, "n c *space"] = field(metadata=STATISTICS)
-    """Of the painter's mean loss, at the images of the second half."""
-    labels: Int[Tensor, " known"] = field(metadata=STATISTICS)
-    """Images of each class at the site; last, those without one."""
-    ticket: Int[Tensor, ""] = field(metadata=WEIGHTS)
-    """As it came."""
+    """Of the generator's mean loss, at the images of the second half."""
+    class_counts: Int[Tensor, " known"] = field(metadata=STATISTICS)
+    """Images of each class at the site; last, those without a class."""
+    seed: Int[Tensor, ""] = field(metadata=WEIGHTS)
+    """That of the generated batch."""
 
 
 @dataclass(frozen=True)
 class MDGAN:
-    """The generator is a `fedgen.gan.gan.GAN`; its painter's optimizer is the one named here.
+    """Trains a `fedgen.gan.gan.GAN` whose generator network stays at the server, with the optimizer named here.
 
-    Our reading: a class is drawn for a site as often as the site has it (once it has said so; evenly before), and
-    the gradients of a site count as its images, AsynDGAN's weights; MD-GAN's sites have equally many.
+    Our reading: the classes generated for a site are as frequent as at the site (equally frequent until the site has
+    sent its counts), and the gradients of a site are weighted by its number of images, as in AsynDGAN; the sites of
+    MD-GAN have equally many.
     """
 
-    share: ClassVar[tuple[str, ...]] = PAINTER
+    share: ClassVar[tuple[str, ...]] = GENERATOR_PREFIXES
     """What the server holds of the module; it sends none of it."""
 
-    fakes: int = 64
-    """Images that a critic learns from in a round, and as many that it judges; more make a steadier step."""
+    generated_batch_size: int = 64
+    """Generated images per site and round for the discriminator, and as many for the generator; more make a steadier
+    step."""
     optimizer: OptimizerFactory = adam
-    """Builds the painter's optimizer, whose state goes on from round to round."""
+    """Builds the generator network's optimizer, whose state continues from round to round."""
     guides: tuple[LocalCallback, ...] = ()
     """What acts on the critics' training; the weights a guide is anchored to are empty."""
     accelerator: Literal["auto", "cpu"] = "auto"
-    """The server's; `auto` takes a GPU where there is one."""
+    """The server's; `auto` uses a GPU if there is one."""
 
     def __post_init__(self) -> None:
-        if self.fakes < 1:
-            raise ValueError(f"fakes must be at least 1, got {self.fakes}")
+        if self.generated_batch_size < 1:
+            raise ValueError(f"generated_batch_size must be at least 1, got {self.generated_batch_size}")
 
-    def start(self, local: LocalTrainer) -> Studio:
+    def start(self, local: LocalTrainer) -> ServerGenerator:
         if not isinstance(local.module, GAN):
-            raise InputError(f"MDGAN takes the generator fedgen.gan.gan.GAN, got {type(local.module).__name__}")
-        return Studio.of(local.module, local.shared())
+            raise InputError(f"MDGAN needs the generator fedgen.gan.gan.GAN, got {type(local.module).__name__}")
+        return ServerGenerator.of(local.module, local.shared())
 
     @torch.no_grad()
-    def broadcast(self, state: Studio, site: str, turn: Round) -> Fakes:
-        painter, ticket = state.painter(self._device), turn.seed_of(site, "fakes")
-        order = state.order(painter, site, ticket, 2 * self.fakes)
-        images = order.drawn_by(painter, slice(None))
-        return Fakes(images.cpu(), order.labels, order.sites, torch.tensor(ticket))
+    def broadcast(self, state: ServerGenerator, site: str, turn: Round) -> GeneratedBatch:
+        generator, seed = state.generator(self._device), turn.seed_of(site, "fakes")
+        request = state.request(generator, site, seed, 2 * self.generated_batch_size)
+        images = request.generate(generator, slice(None))
+        return GeneratedBatch(images.cpu(), request.labels, request.sites, torch.tensor(seed))
 
-    def visit(self, site: Site, down: Fakes, local: LocalTrainer, turn: Round) -> Contribution[Critique]:
+    def visit(self, site: Site, down: GeneratedBatch, local: LocalTrainer, turn: Round) -> Contribution[Feedback]:
         gan: Any = local.module
-        judging = _Judging(down)
-        metrics = local.fit(site, turn, [judging, *(g.callback({}, site, turn) for g in self.guides)])
-        if judging.gradient is None or not judging.gradient.isfinite().all():
-            raise Refused("the critic took no step, or its gradient is no longer finite")
-        labels = _counted(site.images.labels, len(gan.known.classes))
-        return Contribution(site.name, Critique(judging.gradient, labels, down.ticket), site.size, metrics)
+        feedback = _FeedbackCallback(down)
+        metrics = local.fit(site, turn, [feedback, *(g.callback({}, site, turn) for g in self.guides)])
+        if feedback.gradient is None or not feedback.gradient.isfinite().all():
+            raise Refused("the discriminator took no step, or its gradient is no longer finite")
+        counts = _class_counts(site.images.labels, len(gan.conditions.classes))
+        return Contribution(site.name, Feedback(feedback.gradient, counts, down.seed), site.size, metrics)
 
-    def merge(self, state: Studio, contributions: Iterable[Contribution[Critique]]) -> Studio:
-        painter, labels, judged, mass = state.painter(self._device), dict(state.labels), 0, 0
+    def merge(self, state: ServerGenerator, contributions: Iterable[Contribution[Feedback]]) -> ServerGenerator:
+        generator, class_counts = state.generator(self._device), dict(state.class_counts)
+        generated, weight = 0, 0
         for c in contributions:
-            order = state.order(painter, c.site, int(c.message.ticket), 2 * self.fakes)
-            images = order.drawn_by(painter, slice(self.fakes, None))
+            request = state.request(generator, c.site, int(c.message.seed), 2 * self.generated_batch_size)
+            images = request.generate(generator, slice(self.generated_batch_size, None))
             images.backward(c.message.gradient.to(images.device) * c.examples)
-            labels[c.site] = c.message.labels
-            judged, mass = judged + len(images), mass + c.examples
-        for parameter in painter.network.parameters():
+            class_counts[c.site] = c.message.class_counts
+            generated, weight = generated + len(images), weight + c.examples
+        for parameter in generator.network.parameters():
             if parameter.grad is not None:
-                parameter.grad /= mass
-        return state.stepped(painter, self.optimizer, judged, labels)
+                parameter.grad /= weight
+        return state.step(generator, self.optimizer, generated, class_counts)
 
     @property
     def _device(self) -> torch.device:
         return torch.device("cuda" if self.accelerator == "auto" and torch.cuda.is_available() else "cpu")
 
 
-class _Judging(Callback):
-    """Gives the critic the drawn images to learn from, and asks it for its gradients once it has."""
+class _FeedbackCallback(Callback):
+    """Gives the discriminator the generated images to learn from, and takes the gradients after training."""
 
-    def __init__(self, fakes: Fakes):
-        self.fakes, self.loss = fakes, 0.0
+    def __init__(self, batch: GeneratedBatch):
+        self.batch, self.loss = batch, 0.0
         self.gradient: Tensor | None = None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        _gan(module).sent = self.fakes.half(False, module.device)
+        _gan(module).received = self.batch.for_discriminator(module.device)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         gan = _gan(module)
-        gan.sent = None
-        fake = self.fakes.half(True, module.device)
-        loss = gan.painter_loss(Shown(fake.images.requires_grad_(), fake.labels, fake.sites))
+        gan.received = None
+        fake = self.batch.for_generator(module.device)
+        loss = gan.generator_loss(ConditionedImages(fake.images.requires_grad_(), fake.labels, fake.sites))
         (gradient,) = torch.autograd.grad(loss, fake.images)
         self.gradient, self.loss = gradient.cpu(), float(loss.detach())
 
     def report(self) -> dict[str, float]:
-        return {"painter_loss": self.loss}
+        return {"generator_loss": self.loss}
 
 
 def _gan(module: LightningModule) -> GAN:
@@ -157,5 +169,5 @@ def _gan(module: LightningModule) -> GAN:
     return module
 
 
-def _counted(labels: Int[Tensor, " n"], classes: int) -> Int[Tensor, " known"]:
+def _class_counts(labels: Int[Tensor, " n"], classes: int) -> Int[Tensor, " known"]:
     return torch.bincount(torch.where(labels < 0, classes, labels), minlength=classes + 1)

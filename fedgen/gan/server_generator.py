@@ -1,7 +1,7 @@
-"""A painter that stays at the server: what is drawn for a site, and how gradients of drawn images teach it.
+"""The generator network at the server: what it generates for a site, and how it learns from the sites' gradients.
 
-The functions of an algorithm are given the server's state and no module. So the state says how to build the painter,
-and what was drawn for a site is drawn again from its seed when the site's gradients come back.
+The functions of an algorithm receive the server's state and no module. So the state describes how to build the
+network, and images are generated again from their seed when the site's gradients arrive.
 """
 
 from __future__ import annotations
@@ -19,85 +19,90 @@ from fedcore.files.reading import json_of
 from fedcore.messages.message import STATISTICS, WEIGHTS, Message, Tensors, Weights
 from fedcore.training.optimizer_state import resume, state_of
 from fedgen.diffusion.sampler import noise_of
-from fedgen.ema import follow
+from fedgen.ema import update_ema
 from fedgen.gan.gan import GAN
-from fedgen.generative import OptimizerFactory
-from fedgen.generator import UNCONDITIONED, Generator, dropped_conditions
-from fedgen.generator_store import built, plan_of
+from fedgen.generative_model import OptimizerFactory
+from fedgen.generator import UNCONDITIONED, Generator, drop_conditions
+from fedgen.generator_store import build_generator, config_of
 
 
 @dataclass(frozen=True)
-class Order:
-    """What images are made from."""
+class SamplingRequest:
+    """Noise and conditions of images."""
 
     noise: Float[Tensor, "n latent"]
     labels: Int[Tensor, " n"]
     sites: Int[Tensor, " n"]
 
-    def drawn_by(self, painter: Generator, part: slice) -> Float[Tensor, "n c *space"]:
-        """That part of the images, with gradients."""
-        device = next(painter.network.parameters()).device
-        images: Tensor = painter.network(*(t[part].to(device) for t in (self.noise, self.labels, self.sites)))
+    def generate(self, generator: Generator, part: slice) -> Float[Tensor, "n c *space"]:
+        """This part of the images, with gradients."""
+        device = next(generator.network.parameters()).device
+        images: Tensor = generator.network(*(t[part].to(device) for t in (self.noise, self.labels, self.sites)))
         return images
 
 
 @dataclass(frozen=True)
-class Studio(Message):
-    """All that the server holds."""
+class ServerGenerator(Message):
+    """The state of the server."""
 
     weights: Weights
-    """Painter, average and the steps taken, under the names of the module."""
+    """Generator network, EMA and its steps, under the names of the module."""
     optimizer: Tensors = field(metadata=WEIGHTS)
-    """The painter's; empty before the first step."""
-    plan: UInt8[Tensor, " bytes"] = field(metadata=WEIGHTS)
-    """JSON: how to build the painter, and the module's settings that drawing and learning take."""
-    labels: Tensors = field(metadata=STATISTICS)
-    """By site, once it has said so: images of each class; last, those without one."""
+    """State of the generator network's optimizer; empty before the first step."""
+    config: UInt8[Tensor, " bytes"] = field(metadata=WEIGHTS)
+    """JSON: how to build the generator network, and the settings of its training."""
+    class_counts: Tensors = field(metadata=STATISTICS)
+    """By site, once the site has sent them: images of each class; last, those without a class."""
 
     @classmethod
-    def of(cls, gan: GAN, weights: Tensors) -> Studio:
-        plan = {"painter": plan_of(gan.generator), "dropped": gan.dropped, "halflife": gan.halflife}
-        text = json.dumps(plan).encode()
+    def of(cls, gan: GAN, weights: Tensors) -> ServerGenerator:
+        config = {
+            "generator": config_of(gan.generator), "condition_dropout": gan.condition_dropout,
+            "ema_halflife": gan.ema_halflife,
+        }  # fmt: skip
+        text = json.dumps(config).encode()
         return cls(Weights(weights), {}, torch.frombuffer(bytearray(text), dtype=torch.uint8), {})
 
-    def painter(self, device: torch.device, prefix: str = "painter.") -> Generator:
-        """The painter as it stands; or its average, under another prefix."""
-        with torch.device("meta"):  # no first weights, which would take time and the caller's random numbers
-            made = built(self._settings["painter"])
+    def generator(self, device: torch.device, prefix: str = "generator_network.") -> Generator:
+        """The generator with the current weights; with those of its EMA under the prefix `ema.`."""
+        with torch.device("meta"):  # no initial weights, which would take time and the caller's random numbers
+            made = build_generator(self._settings["generator"])
         own = {k.removeprefix(prefix): t for k, t in self.weights.tensors.items() if k.startswith(prefix)}
         made.network.load_state_dict({k: t.to(device, copy=True) for k, t in own.items()}, assign=True)
         return made
 
-    def order(self, painter: Generator, site: str, ticket: int, count: int) -> Order:
-        """What is drawn for a site; a function of the ticket and of the labels that the site has."""
-        random = torch.Generator().manual_seed(ticket)
-        classes = len(painter.known.classes)
-        labels = torch.multinomial(self._often(site, classes), count, replacement=True, generator=random)
+    def request(self, generator: Generator, site: str, seed: int, count: int) -> SamplingRequest:
+        """The images for a site; a function of the seed and of the site's class counts."""
+        random = torch.Generator().manual_seed(seed)
+        classes = len(generator.conditions.classes)
+        labels = torch.multinomial(self._class_weights(site, classes), count, replacement=True, generator=random)
         labels = torch.where(labels == classes, UNCONDITIONED, labels)
-        sites = torch.full_like(labels, painter.known.site(site))
-        asked = dropped_conditions(labels, sites, self._settings["dropped"], random)
-        return Order(noise_of(ticket, range(count), painter.noise_shape), *asked)
+        sites = torch.full_like(labels, generator.conditions.site_index(site))
+        conditions = drop_conditions(labels, sites, self._settings["condition_dropout"], random)
+        return SamplingRequest(noise_of(seed, range(count), generator.noise_shape), *conditions)
 
-    def _often(self, site: str, classes: int) -> Float[Tensor, " known"]:
-        """How often each class is drawn: as the site has it, else evenly."""
-        if site in self.labels:
-            return self.labels[site].float()
+    def _class_weights(self, site: str, classes: int) -> Float[Tensor, " known"]:
+        """The site's class counts; equal weights before they are known."""
+        if site in self.class_counts:
+            return self.class_counts[site].float()
         return torch.tensor([1.0] * classes + [float(classes == 0)])
 
-    def stepped(self, painter: Generator, optimizer: OptimizerFactory, images: int, labels: Tensors) -> Studio:
-        """The painter after a step by the gradients it holds, which came from so many images."""
-        stepping = optimizer(painter.network.parameters())
+    def step(
+        self, generator: Generator, optimizer: OptimizerFactory, images: int, class_counts: Tensors
+    ) -> ServerGenerator:
+        """The state after an optimizer step with the generator's gradients, which came from so many images."""
+        stepping = optimizer(generator.network.parameters())
         resume(stepping, self.optimizer)
         stepping.step()
-        device = next(painter.network.parameters()).device
-        average, steps = self.painter(device, "average.").network, self.weights.tensors["steps"].clone()
-        follow(average, painter.network, images, self._settings["halflife"], steps)
-        tensors = {f"painter.{k}": t for k, t in painter.network.state_dict().items()}
-        tensors |= {f"average.{k}": t for k, t in average.state_dict().items()} | {"steps": steps}
+        device = next(generator.network.parameters()).device
+        ema, ema_steps = self.generator(device, "ema.").network, self.weights.tensors["ema_steps"].clone()
+        update_ema(ema, generator.network, images, self._settings["ema_halflife"], ema_steps)
+        tensors = {f"generator_network.{k}": t for k, t in generator.network.state_dict().items()}
+        tensors |= {f"ema.{k}": t for k, t in ema.state_dict().items()} | {"ema_steps": ema_steps}
         weights = Weights({k: t.detach().cpu() for k, t in tensors.items()})
-        return Studio(weights, state_of(stepping), self.plan, labels)
+        return ServerGenerator(weights, state_of(stepping), self.config, class_counts)
 
     @property
     def _settings(self) -> Mapping[str, Any]:
-        settings: Mapping[str, Any] = json_of(bytes(self.plan.tolist()).decode())
+        settings: Mapping[str, Any] = json_of(bytes(self.config.tolist()).decode())
         return settings

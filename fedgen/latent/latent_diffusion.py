@@ -1,8 +1,8 @@
 """Latent diffusion that several sites train together (Rombach et al. 2021, arXiv 2112.10752; brain volumes: Pinaya et
 al. 2022, arXiv 2209.07162).
 
-Sites first train an autoencoder (`fedgen.latent.vae`), then diffusion on its codes, which are 16 times (in volumes 64
-times) fewer than pixels with the default of two halvings.
+Sites first train an autoencoder (`fedgen.latent.vae`), then diffusion on its latents. With the default of two halvings
+a latent map has 16 times fewer places than the image has pixels, in volumes 64 times.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from fedcore.errors import InputError
 from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
 from fedgen.diffusion.diffusion import Diffusion
 from fedgen.diffusion.sampler import Sampler
-from fedgen.diffusion.schedule import Noise
+from fedgen.diffusion.schedule import NoiseSchedule
 from fedgen.generator import Conditions, Generator, ImageShape
 from fedgen.generator_store import GENERATOR, load_generator
-from fedgen.latent.autoencoder import Autoencoder, drawn
+from fedgen.latent.autoencoder import Autoencoder, reparameterize
 from fedgen.latent.vae import VAEGenerator
-from fedgen.network_levels import Uneven
+from fedgen.network_levels import SizeError
 
 
 class LatentDiffusion(Diffusion):
-    """`Diffusion` of codes; the autoencoder is frozen, so every site has it from the start and it never travels."""
+    """`Diffusion` of latents. The autoencoder is frozen; every site has it from the start, and it never travels."""
 
-    def __init__(self, canvas: ImageShape, known: Conditions, autoencoder: str, **settings: Any):
+    def __init__(self, image_shape: ImageShape, conditions: Conditions, autoencoder: str, **settings: Any):
         """
         Args:
-            canvas: The images; a run takes them from its data.
-            known: Classes and sites; a run takes them from its data.
-            autoencoder: A finished run of `generate train vae` on such images.
-            settings: Those of `Diffusion`; its network is shown codes.
+            image_shape: Shape of the images; a run takes it from its data.
+            conditions: Classes and sites; a run takes them from its data.
+            autoencoder: A finished run of `generate train vae` on images of this shape.
+            settings: Those of `Diffusion`; its network sees latents.
         """
-        frozen = frozen_autoencoder(Path(autoencoder), canvas)
+        frozen = frozen_autoencoder(Path(autoencoder), image_shape)
         try:
-            super().__init__(frozen.codes(canvas), known, **settings)
-        except Uneven as e:
-            halved = f"{e.who}, on codes of {frozen.halvings} halvings,"
-            raise Uneven(halved, e.halvings + frozen.halvings, canvas.size) from e
-        self.canvas, self.autoencoder = canvas, frozen
+            super().__init__(frozen.latent_shape(image_shape), conditions, **settings)
+        except SizeError as e:
+            network = f"{e.network} on latents of {frozen.halvings} halvings"
+            raise SizeError(network, e.halvings + frozen.halvings, image_shape.size) from e
+        self.image_shape, self.autoencoder = image_shape, frozen
 
     def loss(
         self, images: Float[Tensor, "n c *space"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"]
@@ -54,18 +54,18 @@ class LatentDiffusion(Diffusion):
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n k *small"]:
-        """Scaled codes, drawn as they were while the decoder learned to read them."""
-        return self.autoencoder.scale.shrink(drawn(*self.autoencoder(images)))
+        """Normalised latents, sampled as in the training of the decoder."""
+        return self.autoencoder.normalization.normalize(reparameterize(*self.autoencoder(images)))
 
     @property
     def generator(self) -> LatentGenerator:
-        """What draws: the average and the decoder."""
-        network = LatentDenoiser(self.average, self.autoencoder)
-        return LatentGenerator(network, self.known, self.canvas, self.noise, self.dropped)
+        """Generates with the EMA and the decoder."""
+        network = LatentDenoiser(self.ema, self.autoencoder)
+        return LatentGenerator(network, self.conditions, self.image_shape, self.schedule, self.condition_dropout)
 
 
 class LatentDenoiser(nn.Module):
-    """What walks to a code, and what decodes it."""
+    """The denoiser of latents with the autoencoder that decodes them."""
 
     def __init__(self, denoiser: Denoiser, autoencoder: Autoencoder):
         super().__init__()
@@ -74,65 +74,71 @@ class LatentDenoiser(nn.Module):
 
 @dataclass(frozen=True)
 class LatentGenerator(Generator):
-    """Walks from noise to a code in steps, and decodes it."""
+    """Generates a latent by denoising in steps, and decodes it."""
 
     network: LatentDenoiser
-    noise: Noise
-    dropped: float
+    schedule: NoiseSchedule
+    condition_dropout: float
 
     @property
-    def codes(self) -> DiffusionGenerator:
-        """What walks."""
-        canvas = self.network.autoencoder.codes(self.canvas)
-        return DiffusionGenerator(self.network.denoiser, self.known, canvas, self.noise, self.dropped)
+    def diffusion(self) -> DiffusionGenerator:
+        """Generates the latents."""
+        shape = self.network.autoencoder.latent_shape(self.image_shape)
+        return DiffusionGenerator(
+            self.network.denoiser, self.conditions, shape, self.schedule, self.condition_dropout
+        )  # fmt: skip
 
     @property
     def settings(self) -> dict[str, Any]:
-        return self.codes.settings | {"autoencoder": self.network.autoencoder.config}
+        return self.diffusion.settings | {"autoencoder": self.network.autoencoder.config}
 
     @classmethod
-    def build(cls, known: Conditions, canvas: ImageShape, settings: Mapping[str, Any]) -> LatentGenerator:
+    def build(cls, conditions: Conditions, image_shape: ImageShape, settings: Mapping[str, Any]) -> LatentGenerator:
         autoencoder = Autoencoder(**settings["autoencoder"])
-        codes = DiffusionGenerator.build(known, autoencoder.codes(canvas), settings)
-        return cls(LatentDenoiser(codes.network, autoencoder), known, canvas, codes.noise, codes.dropped)
+        latents = DiffusionGenerator.build(conditions, autoencoder.latent_shape(image_shape), settings)
+        network = LatentDenoiser(latents.network, autoencoder)
+        return cls(network, conditions, image_shape, latents.schedule, latents.condition_dropout)
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        return self.codes.noise_shape
+        return self.diffusion.noise_shape
 
-    def draw(
+    def sample(
         self, noise: Float[Tensor, "n k *small"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"],
         sampler: Sampler = Sampler(),
     ) -> Float[Tensor, "n c *space"]:  # fmt: skip
-        return self._decoded(self.codes.walk(noise, labels, sites, sampler))
+        return self._decode(self.diffusion.sample_unclipped(noise, labels, sites, sampler))
 
-    def guesses(
+    def denoised(
         self, noise: Float[Tensor, "n k *small"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"],
         sampler: Sampler, steps: Collection[int],
     ) -> Float[Tensor, "steps n c *space"]:  # fmt: skip
-        return torch.stack([self._decoded(code) for code in self.codes.way(noise, labels, sites, sampler, steps)])
+        latents = self.diffusion.denoised_unclipped(noise, labels, sites, sampler, steps)
+        return torch.stack([self._decode(latent) for latent in latents])
 
-    def _decoded(self, codes: Float[Tensor, "n k *small"]) -> Float[Tensor, "n c *space"]:
+    def _decode(self, latents: Float[Tensor, "n k *small"]) -> Float[Tensor, "n c *space"]:
         autoencoder = self.network.autoencoder
-        return autoencoder.decode(autoencoder.scale.stretch(codes)).clamp(-1, 1)
+        return autoencoder.decode(autoencoder.normalization.denormalize(latents)).clamp(-1, 1)
 
 
-def frozen_autoencoder(run: Path, canvas: ImageShape) -> Autoencoder:
-    """What a run of `generate train vae` made.
+def frozen_autoencoder(run: Path, image_shape: ImageShape) -> Autoencoder:
+    """The autoencoder of a run of `generate train vae`.
 
     Raises:
-        InputError: It is unfinished, made something else, or was trained on images of another shape.
+        InputError: The run is unfinished, made another model, or used images of another shape.
     """
-    made = load_generator(run / GENERATOR)
-    if not isinstance(made, VAEGenerator):
-        raise InputError(f"{run} holds a {type(made).__name__} and no autoencoder; name a run of generate train vae")
-    if made.canvas != canvas:
+    generator = load_generator(run / GENERATOR)
+    if not isinstance(generator, VAEGenerator):
         raise InputError(
-            f"the autoencoder of {run} is for {_told(made.canvas)}, the data are {_told(canvas)}; train one on such "
-            "data by generate train vae, or set data.size as it was there"
+            f"{run} holds a {type(generator).__name__} and no autoencoder; name a run of generate train vae"
         )
-    return made.network.requires_grad_(False)
+    if generator.image_shape != image_shape:
+        raise InputError(
+            f"the autoencoder of {run} was trained on {_described(generator.image_shape)}, the data are "
+            f"{_described(image_shape)}; train one on this data by generate train vae, or set data.size as it was there"
+        )
+    return generator.network.requires_grad_(False)
 
 
-def _told(canvas: ImageShape) -> str:
-    return f"images of {canvas.channels} channel{'s' * (canvas.channels > 1)} and {' x '.join(map(str, canvas.size))}"
+def _described(shape: ImageShape) -> str:
+    return f"images of {shape.channels} channel{'s' * (shape.channels > 1)} and {' x '.join(map(str, shape.size))}"

@@ -1,8 +1,8 @@
 """A variational autoencoder that several sites train together (Kingma and Welling 2013, arXiv 1312.6114).
 
-It is told neither class nor site, so what it draws has no label. It is the first stage of
-`fedgen.latent.latent_diffusion`. By itself it draws texture: places of a code are drawn apart, while those of an image
-belong together, which diffusion learns.
+It has no conditions, so generated images have no label. It is the first stage of `fedgen.latent.latent_diffusion`. By
+itself it generates texture: the places of a latent are sampled independently, while those of an image belong together,
+which diffusion learns.
 """
 
 from __future__ import annotations
@@ -17,72 +17,73 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from fedgen.diffusion.sampler import Sampler
-from fedgen.generative import Generative, OptimizerFactory
+from fedgen.generative_model import GenerativeModel, OptimizerFactory
 from fedgen.generator import Conditions, Generator, ImageShape
-from fedgen.latent.autoencoder import Autoencoder, drawn
+from fedgen.latent.autoencoder import Autoencoder, reparameterize
 
 
-class VAE(Generative):
-    """Learns to tell an image by a small code; how far its codes spread travels with it."""
+class VAE(GenerativeModel):
+    """Learns to encode an image into a small latent; the normalisation of its latents travels with it."""
 
     share: ClassVar[tuple[str, ...]] = ("autoencoder.",)
-    draws: ClassVar[str] = "autoencoder."
+    generator_prefix: ClassVar[str] = "autoencoder."
 
     def __init__(
-        self, canvas: ImageShape, known: Conditions, network: Callable[[int, int], Autoencoder] = Autoencoder,
-        distance: Literal["l1", "l2"] = "l1", kl_weight: float = 1e-3,
-        optimizer: OptimizerFactory = lambda p: AdamW(p, lr=1e-3, weight_decay=1e-4),
+        self, image_shape: ImageShape, conditions: Conditions,
+        network: Callable[[int, int], Autoencoder] = Autoencoder, reconstruction_loss: Literal["l1", "l2"] = "l1",
+        kl_weight: float = 1e-3, optimizer: OptimizerFactory = lambda p: AdamW(p, lr=1e-3, weight_decay=1e-4),
     ):  # fmt: skip
         """
         Args:
-            canvas: The images; a run takes them from its data.
-            known: Classes and sites; a run takes them from its data.
-            network: What is trained, from dimensions and channels.
-            distance: Of an image and what its code tells: l1, the absolute difference, is sharper than l2, half the
-                squared one.
-            kl_weight: What a nat of code costs: the scale (l1) or the variance (l2) of the noise that a pixel is taken
-                to have. Higher blurs, and brings codes nearer to standard normal ones.
+            image_shape: Shape of the images; a run takes it from its data.
+            conditions: Classes and sites; a run takes them from its data.
+            network: The network that is trained, from dimensions and channels.
+            reconstruction_loss: Difference of an image and its reconstruction: l1, the absolute difference, gives
+                sharper images than l2, half the squared difference.
+            kl_weight: Weight of the KL divergence per nat: the scale (l1) or the variance (l2) of the noise that a
+                pixel is assumed to have. Higher blurs the images and brings latents nearer to a standard normal.
             optimizer: Builds the optimizer of a visit.
         """
-        super().__init__(canvas, known)
+        super().__init__(image_shape, conditions)
         if kl_weight < 0:
             raise ValueError(f"kl_weight must be 0 or more, got {kl_weight}")
-        self.autoencoder = network(len(canvas.size), canvas.channels)
-        self.autoencoder.require_size(canvas.size)
-        self.distance, self.kl_weight = distance, kl_weight
+        self.autoencoder = network(len(image_shape.size), image_shape.channels)
+        self.autoencoder.require_size(image_shape.size)
+        self.reconstruction_loss, self.kl_weight = reconstruction_loss, kl_weight
         self.optimizer = optimizer
-        self.seen = 0
-        """Images of this pass over the site's."""
+        self.images_seen = 0
+        """Images of this epoch so far."""
 
     def loss(
         self, images: Float[Tensor, "n c *space"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"]
     ) -> Float[Tensor, ""]:
-        """The negative evidence bound times kl_weight, less a constant, a number of an image.
+        """The negative evidence lower bound times kl_weight, up to a constant, per pixel; mean over images.
 
-        Both terms are sums over all there is of an image (pixels; numbers of its code), as in the paper, and their sum
-        is divided by the image's numbers alike, so that kl_weight means the same at every size. Mean over images.
+        Both terms are sums over an image (its pixels; the numbers of its latent), as in the paper, and their sum is
+        divided by the number of pixels, so that kl_weight means the same at every size.
         """
-        mean, deviation = self.autoencoder(images)
-        self._note(mean, deviation)
-        error = DISTANCES[self.distance](self.autoencoder.decode(drawn(mean, deviation)) - images).flatten(1).sum(1)
-        return (error + self.kl_weight * divergence(mean, deviation)).mean() / images[0].numel()
+        mean, std = self.autoencoder(images)
+        self._update_normalization(mean, std)
+        reconstruction = self.autoencoder.decode(reparameterize(mean, std))
+        error = RECONSTRUCTION_LOSSES[self.reconstruction_loss](reconstruction - images).flatten(1).sum(1)
+        return (error + self.kl_weight * kl_divergence(mean, std)).mean() / images[0].numel()
 
-    def _note(self, mean: Float[Tensor, "n k *small"], deviation: Float[Tensor, "n k *small"]) -> None:
-        """After a pass, the scale is of all its codes; after the round, of all sites'.
+    def _update_normalization(self, mean: Float[Tensor, "n k *small"], std: Float[Tensor, "n k *small"]) -> None:
+        """After an epoch, the moments are those of all its latents; after the round, those of all sites.
 
-        Each pass begins anew, since codes change with the weights. The server's mean of weights encodes slightly
-        otherwise than each site's did; with a learning rate that ends near 0 the last round's differ no more.
+        Each epoch starts anew, since latents change with the weights. The server's mean of weights encodes slightly
+        differently from each site's weights; with a learning rate that ends near 0 the last round has no such gap.
         """
-        self.seen += len(mean)
-        self.autoencoder.scale.note(mean, deviation, len(mean) / self.seen)
+        self.images_seen += len(mean)
+        self.autoencoder.normalization.update(mean, std, len(mean) / self.images_seen)
 
     def on_train_epoch_start(self) -> None:
-        self.seen = 0
+        self.images_seen = 0
 
     @property
     def generator(self) -> VAEGenerator:
-        """What draws: without classes and sites, of which the decoder hears nothing."""
-        return VAEGenerator(self.autoencoder, Conditions((), ()), self.canvas)
+        """Without classes and sites, since the decoder has no conditions."""
+        return VAEGenerator(self.autoencoder, Conditions((), ()), self.image_shape)
 
     def configure_optimizers(self) -> Optimizer:
         return self.optimizer(self.autoencoder.parameters())
@@ -90,7 +91,7 @@ class VAE(Generative):
 
 @dataclass(frozen=True)
 class VAEGenerator(Generator):
-    """Decodes standard normal codes."""
+    """Decodes standard normal latents."""
 
     network: Autoencoder
 
@@ -99,24 +100,24 @@ class VAEGenerator(Generator):
         return self.network.config
 
     @classmethod
-    def build(cls, known: Conditions, canvas: ImageShape, settings: Mapping[str, Any]) -> VAEGenerator:
-        return cls(Autoencoder(**settings), known, canvas)
+    def build(cls, conditions: Conditions, image_shape: ImageShape, settings: Mapping[str, Any]) -> VAEGenerator:
+        return cls(Autoencoder(**settings), conditions, image_shape)
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        return self.network.codes(self.canvas).shape
+        return self.network.latent_shape(self.image_shape).shape
 
-    def draw(
+    def sample(
         self, noise: Float[Tensor, "n k *small"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"],
         sampler: Sampler = Sampler(),
     ) -> Float[Tensor, "n c *space"]:  # fmt: skip
         return self.network.decode(noise).clamp(-1, 1)
 
 
-DISTANCES: Mapping[str, Callable[[Tensor], Tensor]] = {"l1": torch.abs, "l2": lambda d: d**2 / 2}
-"""Of a difference, pixel by pixel: the negative log-likelihoods of Laplace and of Gauss at scale 1, less a constant."""
+RECONSTRUCTION_LOSSES: Mapping[str, Callable[[Tensor], Tensor]] = {"l1": torch.abs, "l2": lambda d: d**2 / 2}
+"""Of a difference, pixel by pixel: the negative log-likelihoods of Laplace and Gauss at scale 1, up to a constant."""
 
 
-def divergence(mean: Float[Tensor, "n k *small"], deviation: Float[Tensor, "n k *small"]) -> Float[Tensor, " n"]:
-    """KL divergence of N(mean, deviation^2) from N(0, 1) in nats, the sum over a code (appendix B of the paper)."""
-    return (mean**2 + deviation**2 - 1 - 2 * deviation.log()).flatten(1).sum(1) / 2
+def kl_divergence(mean: Float[Tensor, "n k *small"], std: Float[Tensor, "n k *small"]) -> Float[Tensor, " n"]:
+    """KL divergence of N(mean, std^2) from N(0, 1) in nats, the sum over a latent (appendix B of the paper)."""
+    return (mean**2 + std**2 - 1 - 2 * std.log()).flatten(1).sum(1) / 2

@@ -28,7 +28,7 @@ from fedgen.oneshot.ensemble import Ensemble, Panel, Tuned, answers
 from fedgen.oneshot.inversion import Inversion, remembers
 from fedgen.oneshot.teacher_accuracy import Recognition, Told
 from fedgen.synthetic.image_files import require_encodable
-from fedgen.synthetic.synthetic_set import MANIFEST, RECOGNITION, SyntheticSet, add, begin, read_settings
+from fedgen.synthetic.synthetic_set import MANIFEST, TEACHER_ACCURACY, SyntheticSet, add, begin, read_settings
 
 
 def invert(
@@ -76,7 +76,7 @@ def invert(
     require_writable(Path(out))
     with locked(Path(out)):
         done = begin(Path(out), settings, resume)
-        if done < count or RECOGNITION not in read_settings(Path(out)):
+        if done < count or TEACHER_ACCURACY not in read_settings(Path(out)):
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             panels = {site: panel.to(device) for site, panel in tuned.panels(each, inversion.hold_out).items()}
             with Counting("inverting images", done) as counting:
@@ -92,11 +92,11 @@ def _recognise(drawn: SyntheticSet, known: Conditions, panels: Mapping[str | Non
     judges = {site: panel.judges for site, panel in panels.items() if panel.judges}
     told: Told = {}
     if judges:
-        labels = torch.tensor([known.label(image.label) for image in drawn.images])
+        labels = torch.tensor([known.class_index(image.label) for image in drawn.images])
         made_by = [wanted.panel(image.number, list(panels)) for image in drawn.images]
         logits = answers(judges, made_by, drawn.pixels(), wanted.batch_size)
         told = Recognition.of(logits, labels).told(known.classes)
-    write_json(drawn.folder / SETTINGS, drawn.settings | {RECOGNITION: told})
+    write_json(drawn.folder / SETTINGS, drawn.settings | {TEACHER_ACCURACY: told})
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class _Wanted:
     def of(cls, tuned: Tuned, classes: list[str] | None, each: bool, batch_size: int) -> _Wanted:
         """Raises InputError for a class that is not known, or where no site has a classifier of its own."""
         for name in classes or ():
-            tuned.known.label(name)
+            tuned.known.class_index(name)
         if each and not tuned.known.sites:
             raise InputError(f"the sites of {tuned.run.path} have one classifier together; leave --each out")
         return cls(tuple(classes or tuned.known.classes), tuned.known.sites if each else (None,), batch_size)
@@ -140,7 +140,7 @@ def _rounds(
         drawn = torch.empty(wanted.round_size, *tuned.canvas.shape)
         for at in range(len(wanted.sites)):
             numbers = range(first + at, first + wanted.round_size, len(wanted.sites))
-            labels = torch.tensor([tuned.known.label(wanted.names(i)[0]) for i in numbers])
+            labels = torch.tensor([tuned.known.class_index(wanted.names(i)[0]) for i in numbers])
             makers = panels[wanted.panel(numbers.start, list(panels))].makers
             drawn[at :: len(wanted.sites)] = _inverted(makers, tuned.canvas.shape, numbers, labels, how, seed)
         new = range(max(first, done), min(first + wanted.round_size, count))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fedgen.diffusion.sampler import Sampler
 from fedgen.generator import Conditions, Generator, ImageShape
-from fedgen.generator_store import GENERATOR, built, load_generator, plan_of
+from fedgen.generator_store import GENERATOR, build_generator, config_of, load_generator
 
 
 @dataclass(frozen=True)
@@ -36,27 +36,27 @@ class JointGenerator(Generator):
         """Of generators by site, of one run: with the same classes and canvas."""
         one = next(iter(each.values()))
         networks = nn.ModuleList([made.network for made in each.values()])
-        return cls(networks, Conditions(one.known.classes, tuple(each), _counts(each)), one.canvas, each)
+        return cls(networks, Conditions(one.conditions.classes, tuple(each), _counts(each)), one.image_shape, each)
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"each": {site: plan_of(made) for site, made in self.each.items()}}
+        return {"each": {site: config_of(made) for site, made in self.each.items()}}
 
     @classmethod
-    def build(cls, known: Conditions, canvas: ImageShape, settings: Mapping[str, Any]) -> JointGenerator:
-        return cls.of({site: built(plan) for site, plan in settings["each"].items()})
+    def build(cls, conditions: Conditions, image_shape: ImageShape, settings: Mapping[str, Any]) -> JointGenerator:
+        return cls.of({site: build_generator(plan) for site, plan in settings["each"].items()})
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
         return next(iter(self.each.values())).noise_shape
 
-    def draw(
+    def sample(
         self, noise: Float[Tensor, "n *shape"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"],
         sampler: Sampler = Sampler(),
     ) -> Float[Tensor, "n c *space"]:  # fmt: skip
-        return self.draw_pairs(noise, labels, sites, sampler)[0]
+        return self.sample_with_masks(noise, labels, sites, sampler)[0]
 
-    def draw_pairs(
+    def sample_with_masks(
         self, noise: Float[Tensor, "n *shape"], labels: Int[Tensor, " n"], sites: Int[Tensor, " n"],
         sampler: Sampler = Sampler(),
     ) -> tuple[Float[Tensor, "n c *space"], Int[Tensor, "n *space"] | None]:  # fmt: skip
@@ -67,14 +67,14 @@ class JointGenerator(Generator):
         """
         if (sites < 0).any():
             raise ValueError("generators of single sites draw for named sites, got one left open")
-        images = noise.new_empty(len(noise), *self.canvas.shape)
+        images = noise.new_empty(len(noise), *self.image_shape.shape)
         masks = torch.zeros_like(images[:, 0], dtype=torch.int64)
         paired = False
         for place, (site, own) in enumerate(self.each.items()):
             at = (sites == place).nonzero()[:, 0]
             if len(at):
-                look = torch.full_like(at, own.known.site(site if own.known.sites else None))
-                drawn, classes = own.draw_pairs(noise[at], labels[at], look, sampler)
+                look = torch.full_like(at, own.conditions.site_index(site if own.conditions.sites else None))
+                drawn, classes = own.sample_with_masks(noise[at], labels[at], look, sampler)
                 images[at] = drawn.to(images.dtype)
                 if classes is not None:
                     masks[at], paired = classes, True
@@ -85,10 +85,10 @@ def _counts(each: Mapping[str, Generator]) -> tuple[tuple[int, ...], ...] | None
     """Of each site, what its own generator was trained on."""
     columns = []
     for site, own in each.items():
-        if own.known.images is None:
+        if own.conditions.image_counts is None:
             return None
-        place = own.known.site(site) if own.known.sites else 0
-        columns.append([row[place] for row in own.known.images])
+        place = own.conditions.site_index(site) if own.conditions.sites else 0
+        columns.append([row[place] for row in own.conditions.image_counts])
     return tuple(zip(*columns, strict=True))
 
 
@@ -102,5 +102,5 @@ def load_drawing(run: Path) -> Generator:
     own = {site: load_generator(folder) for site, folder in folders_of(run).items()}
     if not own:
         return load_generator(run / GENERATOR)
-    known = next(iter(own.values())).known.sites or own
+    known = next(iter(own.values())).conditions.sites or own
     return JointGenerator.of({site: own[site] for site in known if site in own})

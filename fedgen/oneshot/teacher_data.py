@@ -95,7 +95,7 @@ class Passes:
         if images.shape[1:] != tuned.canvas.shape:
             found, wanted = (" x ".join(map(str, shape)) for shape in (images.shape[1:], tuned.canvas.shape))
             raise InputError(f"the classifiers take images of {wanted} (channels first), {drawn.folder} holds {found}")
-        own = [image.imitates if image.imitates in tuned.networks else None for image in drawn.images]
+        own = [image.site_style if image.site_style in tuned.networks else None for image in drawn.images]
         soft = softened(answers(tuned.teachers(own), own, images, batch_size), temperature)
         return cls(images.to(device), soft.to(device), batch_size, seed)
 

@@ -20,7 +20,7 @@ from fedcore.runs.communication import highest
 from fedcore.runs.folder import RunFolder
 from fedgen.copies.copies import NOT_LOOKED_FOR
 from fedgen.oneshot import teacher_accuracy as recognition
-from fedgen.synthetic.synthetic_set import NOTE, RECOGNITION, SyntheticSet
+from fedgen.synthetic.synthetic_set import NOTE, TEACHER_ACCURACY, SyntheticSet
 
 _USE = """Made to enlarge training sets of {models}: add its manifest's rows to those of your own images. Not for
 diagnosis, teaching of readers or any claim about a population. Nobody was scanned: a finding on one of these images is
@@ -133,11 +133,11 @@ def _constraint(about: Mapping[str, Any]) -> str:
 
 
 def _completeness(drawn: SyntheticSet) -> str:
-    counts = Counter((image.label or "-", image.imitates or "-") for image in drawn.images)
+    counts = Counter((image.label or "-", image.site_style or "-") for image in drawn.images)
     rows = [[label, site, str(n)] for (label, site), n in sorted(counts.items())]
     text = "Every image has its row in manifest.csv.\n\n" + table(["class", "imitating", "images"], rows)
     note = f"\n\n{plain(told)}" if (told := drawn.settings.get(NOTE)) else ""
-    return text + note + _recognised(drawn.settings.get(RECOGNITION, {}))
+    return text + note + _recognised(drawn.settings.get(TEACHER_ACCURACY, {}))
 
 
 def _recognised(told: recognition.Told) -> str:
@@ -208,7 +208,7 @@ def _comprehension(drawn: SyntheticSet, run: RunFolder) -> str:
         "generators",
         "classifiers",
         NOTE,
-        RECOGNITION,
+        TEACHER_ACCURACY,
     )  # one digest stands for all
     settings = {k: v for k, v in drawn.settings.items() if k not in unsaid}
     asked = ", ".join(f"{k} {_short(v) if k == 'generator' else v}" for k, v in settings.items())

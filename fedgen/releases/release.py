@@ -154,7 +154,7 @@ def _sheet(drawn: SyntheticSet, run: RunFolder, audit: AuditRecord | None) -> st
 def _write(part: Path, drawn: SyntheticSet, kind: str, audit: AuditRecord | None, sheet: str) -> None:
     entropy = [drawn.digest()] if kind == "dicom" else None
     rows = [
-        (_image(part, image, entropy), SITE, "train", image.label or "", image.imitates or "", _mask(part, image))
+        (_image(part, image, entropy), SITE, "train", image.label or "", image.site_style or "", _mask(part, image))
         for image in drawn.images
     ]
     text = io.StringIO()

@@ -1,7 +1,7 @@
-"""Which classes each site's look was learned with: numbers of images by class and site, and what they mean for drawing.
+"""Training images by class and site, and which combinations of class and site a synthetic set contains.
 
-A generator can be asked for any class in any site's look, also for pairs that no image had. What it then draws has the
-label that was asked for, and nothing says that it shows it.
+A generator can be conditioned on any class and any site, also on combinations without a training image. Such images
+would carry a label that nothing supports, so a set leaves those combinations out.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from fedcore.training.local_trainer import LocalTrainer
 from fedgen.generator import Conditions
 
 COUNT = "count"
-"""The word by which sites are asked for their `ClassCounts`."""
-Pair = tuple[str | None, str | None]
-"""Class and site; None: left open."""
+"""The word of the request for `ClassCounts`."""
+ClassAndSite = tuple[str | None, str | None]
+"""None: left open."""
 
 
 @dataclass(frozen=True)
 class ClassCounts(Message):
-    """What a site says of the images it trained on."""
+    """A site's training images by class."""
 
     images: Int[Tensor, " known"] = field(metadata=STATISTICS)
-    """Of each class; last, those without one. 0 where they are of fewer than `policy.min_patients` patients."""
+    """Of each class; last, those without a class. 0 where they belong to fewer than `policy.min_patients` patients."""
 
 
 @dataclass(frozen=True)
 class CountClasses:
-    """Asks a site for its `ClassCounts`, of so many classes."""
+    """Requests the `ClassCounts` of a site, for so many classes."""
 
     classes: int
 
@@ -47,107 +47,115 @@ class CountClasses:
             site.name, ClassCounts(self.counts(site.images, site.policy.min_patients)), len(site.images)
         )
 
-    def counts(self, images: Images, least: int) -> Int[Tensor, " known"]:
+    def counts(self, images: Images, min_patients: int) -> Int[Tensor, " known"]:
         rows = torch.where(images.labels < 0, self.classes, images.labels)
         patients = torch.from_numpy(images.patients)
         of = [rows == row for row in range(self.classes + 1)]
-        return torch.tensor([int(o.sum()) if len(patients[o].unique()) >= least else 0 for o in of])
+        return torch.tensor([int(o.sum()) if len(patients[o].unique()) >= min_patients else 0 for o in of])
 
 
-def counted(sites: Sites, known: Conditions, turn: Round) -> dict[str, tuple[int, ...]] | None:
-    """Images of each class that each site trained on, of `ClassCounts`; None where a site does not say it."""
-    if not known.classes + known.sites:
+def collect_class_counts(sites: Sites, conditions: Conditions, turn: Round) -> dict[str, tuple[int, ...]] | None:
+    """Training images by class of each site, from `ClassCounts`; None if a site does not send them."""
+    if not conditions.classes + conditions.sites:
         return None
     answers = sites.query(COUNT, Empty(), sites.training, turn)
     found = {a.site: a.message.images.tolist() for a in answers
              if isinstance(a, Contribution) and isinstance(a.message, ClassCounts)}  # fmt: skip
-    return {site: _of(of, known) for site, of in found.items()} if len(found) == len(answers) else None
+    return {site: _of(of, conditions) for site, of in found.items()} if len(found) == len(answers) else None
 
 
-def own_counts(site: Site, known: Conditions) -> dict[str, tuple[int, ...]] | None:
-    """As `counted`, of one site, as it knows it: 0 for all others."""
-    if not known.classes + known.sites:
+def own_class_counts(site: Site, conditions: Conditions) -> dict[str, tuple[int, ...]] | None:
+    """As `collect_class_counts`, at one site, for that site alone: 0 for all others."""
+    if not conditions.classes + conditions.sites:
         return None
-    own = CountClasses(len(known.classes)).counts(site.images, site.policy.min_patients).tolist()
-    found = {name: (0,) * len(_of(own, known)) for name in known.sites}
-    return found | {site.name: _of(own, known)}
+    own = CountClasses(len(conditions.classes)).counts(site.images, site.policy.min_patients).tolist()
+    found = {name: (0,) * len(_of(own, conditions)) for name in conditions.sites}
+    return found | {site.name: _of(own, conditions)}
 
 
-def _of(counts: Sequence[int], known: Conditions) -> tuple[int, ...]:
-    """Of the classes; where there are none, of the images without one."""
-    return tuple(counts[: len(known.classes)] or counts)
+def _of(counts: Sequence[int], conditions: Conditions) -> tuple[int, ...]:
+    """Of the classes; without classes, of the images without one."""
+    return tuple(counts[: len(conditions.classes)] or counts)
 
 
-def with_counts(known: Conditions, counts: dict[str, tuple[int, ...]] | None, only: str | None = None) -> Conditions:
-    """`known` of a generator that was trained by all these sites, or by one `only`."""
+def with_image_counts(
+    conditions: Conditions, counts: dict[str, tuple[int, ...]] | None, only: str | None = None
+) -> Conditions:
+    """The conditions of a generator that was trained by all these sites, or by the site `only`."""
     if counts is None:
-        return known
-    there = {site: of if only in (None, site) else (0,) * len(of) for site, of in counts.items()}
-    columns = [there[site] for site in known.sites] or [tuple(map(sum, zip(*there.values(), strict=True)))]
-    return replace(known, images=tuple(zip(*columns, strict=True)))
+        return conditions
+    trained = {site: of if only in (None, site) else (0,) * len(of) for site, of in counts.items()}
+    columns = [trained[site] for site in conditions.sites] or [tuple(map(sum, zip(*trained.values(), strict=True)))]
+    return replace(conditions, image_counts=tuple(zip(*columns, strict=True)))
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which class and whose look the images of a set have: classes evenly; of a class, each site as often as it has
-    images of it, or evenly where that is not known."""
+class SamplingPlan:
+    """Class and site of each image of a set: classes equally often; within a class, sites in proportion to their images
+    of it, or equally often if these are unknown."""
 
-    pairs: dict[Pair, int]
-    """What is drawn, and how often a site is within its class."""
-    left_out: tuple[Pair, ...]
-    """What was asked for, but for whose class only other sites have images of enough patients."""
-    unknown: bool = False
-    """Nobody knows which classes the sites have, so that all pairs are drawn."""
+    weights: dict[ClassAndSite, int]
+    """How often each site is chosen within its class."""
+    left_out: tuple[ClassAndSite, ...]
+    """Requested, but too few patients of the site have the class, while other sites have enough."""
+    counts_unknown: bool = False
+    """Nothing is left out, because the class counts of the sites are unknown."""
 
     @classmethod
-    def of(cls, known: Conditions, classes: Sequence[str] | None, sites: Sequence[str] | None) -> Wanted:
-        """Raises InputError for a class or site that the generator does not know, or where no pair is left."""
-        asked: list[Pair] = [
-            (c, s) for c in classes or known.classes or (None,) for s in sites or known.sites or (None,)
+    def of(cls, conditions: Conditions, classes: Sequence[str] | None, sites: Sequence[str] | None) -> SamplingPlan:
+        """Raises InputError for an unknown class or site, or where all combinations are left out."""
+        requested: list[ClassAndSite] = [
+            (c, s) for c in classes or conditions.classes or (None,) for s in sites or conditions.sites or (None,)
         ]
-        weights = {pair: known.count(*pair) for pair in asked}
-        drawn = {pair: weight for pair, weight in weights.items() if weight}
-        left_out = tuple(pair for pair in weights if pair not in drawn)
-        if not drawn:
+        counts = {combination: conditions.image_count(*combination) for combination in requested}
+        weights = {combination: count for combination, count in counts.items() if count}
+        left_out = tuple(combination for combination in counts if combination not in weights)
+        if not weights:
             raise InputError(
-                f"the generator learned {named(left_out)} from too few patients or none; ask for sites that have the "
-                f"class, or leave --sites out"
+                f"the generator was trained on too few patients, or none, of {listed(left_out)}; choose sites that "
+                "have the class, or omit --sites"
             )
-        return cls(drawn, left_out, known.images is None and min(len(known.classes), len(known.sites)) > 1)
+        several = min(len(conditions.classes), len(conditions.sites)) > 1
+        return cls(weights, left_out, conditions.image_counts is None and several)
 
     def note(self) -> str:
-        """What somebody has to know who takes the pairs for what their names say; empty where there is nothing."""
-        if self.unknown:
-            return "Not known: which classes each site has. All pairs are drawn, also those that no image had."
+        """A warning on combinations of class and site for readers of the set; empty if there is nothing to say."""
+        if self.counts_unknown:
+            return (
+                "Unknown which classes each site has: the set also contains combinations of class and site without a "
+                "training image."
+            )
         if not self.left_out:
             return ""
-        return f"Not drawn, since the generator learned them from too few patients or none: {named(self.left_out)}."
+        return f"Not generated, since too few patients, or none, were trained on: {listed(self.left_out)}."
 
     @property
     def classes(self) -> tuple[str | None, ...]:
-        return tuple(dict.fromkeys(label for label, _ in self.pairs))
+        return tuple(dict.fromkeys(label for label, _ in self.weights))
 
     @property
     def sites(self) -> tuple[str | None, ...]:
-        return tuple(dict.fromkeys(site for _, site in self.pairs))
+        return tuple(dict.fromkeys(site for _, site in self.weights))
 
-    def names(self, count: int) -> list[Pair]:
-        """Class and site of the first so many images; of more, the first are the same."""
-        turns = [(label, _in_turn({s: n for (c, s), n in self.pairs.items() if c == label})) for label in self.classes]
-        return [(label, next(sites)) for label, sites in (turns[i % len(turns)] for i in range(count))]
-
-
-def named(pairs: Sequence[Pair]) -> str:
-    """Pairs as a text: cat at b, dog at c."""
-    told = [" at ".join(name for name in pair if name is not None) for pair in pairs]
-    return ", ".join(told[:10]) + (f" and {len(told) - 10} more" if len(told) > 10 else "")
+    def conditions_of(self, count: int) -> list[ClassAndSite]:
+        """Class and site of the first `count` images; a larger count begins with the same."""
+        of_class = [
+            (label, _interleaved({s: n for (c, s), n in self.weights.items() if c == label})) for label in self.classes
+        ]
+        return [(label, next(sites)) for label, sites in (of_class[i % len(of_class)] for i in range(count))]
 
 
-def _in_turn(weights: dict[str | None, int]) -> Iterator[str | None]:
-    """Without end, each as often as its weight says and as evenly apart as that allows; equal ones in their order."""
-    whole, credit = sum(weights.values()), dict.fromkeys(weights, 0)
+def listed(combinations: Sequence[ClassAndSite]) -> str:
+    """Combinations as a text: cat at b, dog at c."""
+    names = [" at ".join(name for name in combination if name is not None) for combination in combinations]
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def _interleaved(weights: dict[str | None, int]) -> Iterator[str | None]:
+    """Endless: each site as often as its weight, spaced as evenly as possible; ties in order."""
+    total, credit = sum(weights.values()), dict.fromkeys(weights, 0)
     while True:
         credit = {site: credit[site] + weight for site, weight in weights.items()}
         site = max(credit, key=credit.__getitem__)
-        credit[site] -= whole
+        credit[site] -= total
         yield site

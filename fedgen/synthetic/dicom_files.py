@@ -1,4 +1,4 @@
-"""Drawn images as DICOM that says of itself that nobody was scanned."""
+"""Synthetic images as DICOM files that are marked as synthetic."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from fedcore.data.preprocess.slices import volume_slices
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 MULTI_FRAME_WORD = "1.2.840.10008.5.1.4.1.1.7.3"
-"""Storage classes (DICOM PS3.4, annex B): one picture, and frames of 16-bit words."""
+"""Storage classes (DICOM PS3.4, annex B): a single frame, and several frames of 16-bit words."""
 
 
 def as_dicom(image: Float[Tensor, "c *space"], number: int, entropy: Sequence[str]) -> bytes:
-    """A secondary capture of 12-bit grey for an image in [-1, 1]; of a volume, whose axes run to right, front and head,
-    a frame an axial slice, which says where it lies. Voxels are of 1 mm, as in `fedgen.synthetic.image_files`.
+    """A 12-bit greyscale secondary capture of an image in [-1, 1]. A volume, whose axes run to right, front and head,
+    has one frame per axial slice, with its position. Voxels are 1 mm, as in `fedgen.synthetic.image_files`.
 
-    SyntheticData (0008,001C) is YES. The attributes of a patient and of an operator that the standard wants are
-    there and empty, so that no reader takes the file for broken. UIDs hang on `entropy`, which is the digest of
-    the whole set, and the image's number alone: two sets share none.
+    SyntheticData (0008,001C) is YES. The attributes of patient and operator that the standard requires are present and
+    empty, so that readers accept the file. UIDs depend on `entropy`, the digest of the whole set, and on the image's
+    number alone: two sets share none.
 
     Raises:
         ValueError: The image is in colour.
@@ -33,7 +33,7 @@ def as_dicom(image: Float[Tensor, "c *space"], number: int, entropy: Sequence[st
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
     if len(image) != 1:
-        raise ValueError(f"as DICOM, images of 1 channel are written, got {len(image)}")
+        raise ValueError(f"DICOM files take images of 1 channel, got {len(image)}")
     levels = ((image[0].clamp(-1, 1) + 1) / 2 * WHITE_12BIT).round().cpu().numpy().astype(np.uint16)
     levels = volume_slices(levels, 2, ras=True) if levels.ndim == 3 else levels
     meta = FileMetaDataset()
@@ -58,15 +58,15 @@ def as_dicom(image: Float[Tensor, "c *space"], number: int, entropy: Sequence[st
         made.RescaleIntercept, made.RescaleSlope, made.RescaleType = 0, 1, "US"
         made.PresentationLUTShape, made.BurnedInAnnotation = "IDENTITY", "NO"
         made.FrameOfReferenceUID = generate_uid(entropy_srcs=[*entropy, "frame of reference"])
-        _place(made, levels.shape)
+        _set_positions(made, levels.shape)
     made.PixelData = levels.tobytes()
     file = io.BytesIO()
     made.save_as(file, enforce_file_format=True)
     return file.getvalue()
 
 
-def _place(made: Any, frames: Sequence[int]) -> None:
-    """Frames (slice, row, column) of 1 mm, where the NIfTI of the same volume has them."""
+def _set_positions(made: Any, frames: Sequence[int]) -> None:
+    """Positions of frames (slice, row, column) of 1 mm, equal to those of the volume's NIfTI."""
     count, rows, columns = frames
     made.SharedFunctionalGroupsSequence = [
         _item(

@@ -1,4 +1,4 @@
-"""Drawn images as files: 8-bit PNG in 2D, NIfTI of 12 bits in 3D, which `Data` reads back as they were drawn."""
+"""Synthetic images as files: 8-bit PNG in 2D, 12-bit NIfTI in 3D, which `Data` reads back unchanged."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from fedcore.errors import InputError
 
 
 def require_encodable(shape: Sequence[int]) -> None:
-    """Raises InputError for images (c, *space) of channels that `encoded` has no file for."""
-    able = (1, 2, 3, 4) if len(shape) == 4 else (1, 3)
-    if shape[0] not in able:
-        kind = "volumes are written with 1 to 4 channels" if len(shape) == 4 else "images are written with 1 or 3"
-        raise InputError(f"{kind}, the generator draws {shape[0]}; train one on images of fewer channels")
+    """Raises InputError if `encoded` has no file format for this number of channels; `shape` is (c, *space)."""
+    possible = (1, 2, 3, 4) if len(shape) == 4 else (1, 3)
+    if shape[0] not in possible:
+        kind = "volumes can have 1 to 4 channels" if len(shape) == 4 else "images can have 1 or 3 channels"
+        raise InputError(f"files of {kind}, the generator's have {shape[0]}; train one on images of fewer channels")
 
 
 def encoded(image: Float[Tensor, "c *space"]) -> tuple[bytes, str]:
-    """The bytes of a file and its ending, for an image in [-1, 1].
+    """The bytes of a file and its file name extension, for an image in [-1, 1].
 
-    Voxels are of 1 mm, since a generator knows no spacing.
+    Voxels are 1 mm, since a generator has no spacing.
 
     Raises:
-        InputError: No file holds so many channels.
+        InputError: No file format takes so many channels.
     """
     require_encodable(image.shape)
     pixels = ((image.clamp(-1, 1) + 1) / 2).cpu().numpy()
@@ -42,13 +42,13 @@ def encoded(image: Float[Tensor, "c *space"]) -> tuple[bytes, str]:
 
 
 def encoded_mask(mask: Int[Tensor, "*space"]) -> tuple[bytes, str]:
-    """The bytes of a file of class numbers, 0 to 254, and its ending."""
+    """The bytes of a file of class numbers, 0 to 254, and its file name extension."""
     numbers = mask.cpu().numpy().astype(np.uint8)
     return (png(numbers), "png") if numbers.ndim == 2 else (_nifti(numbers), "nii.gz")
 
 
 def decoded(path: Path) -> Float[Tensor, "c *space"]:
-    """The image that `encoded` wrote, in [-1, 1] to its levels.
+    """The image of a file of `encoded`, in [-1, 1] up to the file's levels.
 
     Raises:
         InputError: It cannot be read.
@@ -56,7 +56,7 @@ def decoded(path: Path) -> Float[Tensor, "c *space"]:
     try:
         pixels = read_image(path)
     except ImageError as e:
-        raise InputError(f"{path} cannot be read ({e}); draw the set anew") from e
+        raise InputError(f"{path} cannot be read ({e}); generate the set again") from e
     return torch.from_numpy(pixels) * (2 / (WHITE_8BIT if path.suffix == ".png" else WHITE_12BIT)) - 1
 
 
@@ -73,5 +73,5 @@ def png(levels: np.ndarray) -> bytes:
 def _nifti(levels: np.ndarray) -> bytes:
     import nibabel
 
-    # No time in gzip's header: equal volumes are equal files.
+    # No time in gzip's header, so that equal volumes are equal files.
     return gzip.compress(nibabel.Nifti1Image(levels, np.eye(4)).to_bytes(), mtime=0)

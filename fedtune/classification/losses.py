@@ -105,7 +105,7 @@ def class_frequencies(images: Images, frequencies: Callable[[Images], Float[Tens
     own, added = frequencies(images), images.added
     if added is None:
         return own
-    return (1 - added.share) * own + added.share * frequencies(added.images)
+    return (1 - added.fraction) * own + added.fraction * frequencies(added.images)
 
 
 def balanced_weights(frequencies: Float[Tensor, "*some k"], balance: float) -> Float[Tensor, "*some k"]:

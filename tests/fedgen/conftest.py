@@ -16,16 +16,16 @@ from fedcore.training.visit import Visit
 from fedgen.diffusion.diffusion import Diffusion
 from fedgen.diffusion.sampler import Sampler
 from fedgen.diffusion.unet import UNet
-from fedgen.sample_gallery import Exhibit
+from fedgen.sample_gallery import SampleGallery
 from fedgen.sampling import sample
 from fedgen.training import train
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick_exhibits() -> Iterator[None]:
-    """What runs draw for their page at the end is drawn in two steps."""
+def quick_sample_galleries() -> Iterator[None]:
+    """The images that runs generate for their page take two steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedgen.training.Exhibit", partial(Exhibit, sampler=Sampler(steps=2)))
+        patch.setattr("fedgen.training.SampleGallery", partial(SampleGallery, sampler=Sampler(steps=2)))
         yield
 
 
@@ -35,7 +35,7 @@ HOSPITALS = Data(size=16, phantom=Phantoms(sites=2, images_per_site=160, test_fr
 
 @pytest.fixture(scope="session")
 def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A generator that has hardly learned anything, of two phantom hospitals."""
+    """A hardly trained generator of two phantom hospitals."""
     folder = tmp_path_factory.mktemp("generator") / "run"
     words = ["--data.size", "16", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "160"]
     words += ["--data.phantom.test_fraction", "0.25", "--policy.audits", "1000"]  # of many tests

@@ -1,4 +1,4 @@
-"""The smallest GAN, its hospitals, and runs of it that are stopped on their way."""
+"""The smallest GAN, its sites, and runs of it that are stopped and resumed."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from fedcore.runs.folder import RunFolder
 from fedcore.server.rounds import Rounds
 from fedcore.training.visit import Visit
 from fedgen.gan.diffaugment import DiffAugment
-from fedgen.gan.discriminator import Critic
+from fedgen.gan.discriminator import Discriminator
 from fedgen.gan.gan import GAN
-from fedgen.gan.generator_network import Painter
+from fedgen.gan.generator_network import GeneratorNetwork
 from fedgen.generator import Conditions, ImageShape
 from fedgen.training import train
 from tests.stopping import killed_in
 
-KNOWN = Conditions(("cat", "dog"), ("a", "b", "c"))
+CONDITIONS = Conditions(("cat", "dog"), ("a", "b", "c"))
 VISIT = Visit(batch_size=4, accelerator="cpu")
 small = partial(
-    GAN, painter=partial(Painter, widths=(8, 16), latent=4), critic=partial(Critic, widths=(8, 16)),
-    painter_optimizer=lambda p: SGD(p, lr=0.02), critic_optimizer=lambda p: SGD(p, lr=0.02, momentum=0.5),
+    GAN, generator_network=partial(GeneratorNetwork, widths=(8, 16), latent_dim=4),
+    discriminator=partial(Discriminator, widths=(8, 16)),
+    generator_optimizer=lambda p: SGD(p, lr=0.02), discriminator_optimizer=lambda p: SGD(p, lr=0.02, momentum=0.5),
 )  # fmt: skip
 
 
 def gan(**settings: Any) -> GAN:
     torch.manual_seed(0)
-    return small(ImageShape(1, (8, 8)), KNOWN, **settings)
+    return small(ImageShape(1, (8, 8)), CONDITIONS, **settings)
 
 
 def phantoms(dims: int = 2) -> Data:
@@ -51,13 +52,13 @@ def trained(folder: Path, resume: bool = False, **changes: Any) -> RunFolder:
 
 
 def stopped_and_resumed(folder: Path, **changes: Any) -> RunFolder:
-    """Stopped after the second of its rounds was trained and before it was committed."""
+    """Stopped after its second round was trained and before it was committed."""
     with killed_in(1):
         trained(folder, **changes)
     return trained(folder, resume=True, **changes)
 
 
-def left_by(run: RunFolder) -> dict[str, Tensor]:
-    """Every tensor of the run: what it drew with, the server's, the sites'."""
+def tensors_of(run: RunFolder) -> dict[str, Tensor]:
+    """Every tensor of the run: the generator's, the server's, the sites'."""
     files = sorted([*run.path.rglob("*.safetensors")])
     return {f"{p.relative_to(run.path)}/{k}": t for p in files for k, t in safetensors.torch.load_file(p).items()}

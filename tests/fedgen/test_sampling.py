@@ -15,7 +15,7 @@ from PIL import Image
 from fedcore.data.source import Data
 from fedcore.errors import InputError
 from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
-from fedgen.diffusion.schedule import Noise
+from fedgen.diffusion.schedule import NoiseSchedule
 from fedgen.diffusion.unet import UNet
 from fedgen.generator import Conditions, ImageShape
 from fedgen.generator_store import TENSORS, save_generator
@@ -23,21 +23,24 @@ from fedgen.latent.autoencoder import Autoencoder
 from fedgen.latent.vae import VAE
 from fedgen.sampling import sample
 from fedgen.synthetic import synthetic_set as module
-from fedgen.synthetic.image_files import encoded
 from tests.fedcore.files.test_lock import held_elsewhere
 from tests.fedgen.gans import gan
 
-KNOWN = Conditions(("cat", "dog"), ("a", "b", "c"))
+CONDITIONS = Conditions(("cat", "dog"), ("a", "b", "c"))
 QUICK = {"steps": 2, "batch_size": 4}
 
 
-def generator(folder: Path, size: tuple[int, ...] = (8, 8), known: Conditions = KNOWN, channels: int = 1) -> Path:
-    """A run with an untrained generator whose answers are not 0."""
+def generator(
+    folder: Path, size: tuple[int, ...] = (8, 8), conditions: Conditions = CONDITIONS, channels: int = 1
+) -> Path:
+    """A run with an untrained generator whose predictions are not 0."""
     torch.manual_seed(0)
-    denoiser = Denoiser(UNet(len(size), channels, widths=(8, 16)), known)
+    denoiser = Denoiser(UNet(len(size), channels, widths=(8, 16)), conditions)
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    save_generator(folder / "generator", DiffusionGenerator(denoiser, known, ImageShape(channels, size), Noise(), 0.1))
+    save_generator(
+        folder / "generator", DiffusionGenerator(denoiser, conditions, ImageShape(channels, size), NoiseSchedule(), 0.1)
+    )
     return folder
 
 
@@ -51,7 +54,7 @@ def pixels(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(("size", "channels"), [((8, 8), 1), ((8, 8), 3), ((8, 8, 8), 1)])
-def test_the_kit_reads_the_set_as_a_further_site(tmp_path: Path, size: tuple[int, ...], channels: int) -> None:
+def test_the_kit_reads_the_set_as_a_site(tmp_path: Path, size: tuple[int, ...], channels: int) -> None:
     manifest = sample(generator(tmp_path / "run", size, channels=channels), tmp_path / "set", 12, **QUICK)
     cohort = Data(manifest=str(manifest), size=8, cache=tmp_path / "cache").load()
     assert list(cohort.sites) == ["synthetic"]
@@ -59,23 +62,23 @@ def test_the_kit_reads_the_set_as_a_further_site(tmp_path: Path, size: tuple[int
     assert len(cohort.split("train")["synthetic"]) == 12
 
 
-def test_classes_and_sites_come_in_turn(tmp_path: Path) -> None:
+def test_classes_and_sites_alternate(tmp_path: Path) -> None:
     found = rows(sample(generator(tmp_path / "run"), tmp_path / "set", 13, **QUICK))
-    assert [(row["label"], row["imitates"]) for row in found[:6]] == [
+    assert [(row["label"], row["site_style"]) for row in found[:6]] == [
         (label, site) for site in "abc" for label in ("cat", "dog")
     ]
     assert found[6:12] == [{**row, "image": f"images/{i:06d}.png"} for i, row in enumerate(found[:6], start=6)]
     only = rows(sample(tmp_path / "run", tmp_path / "only", 4, classes=["dog"], sites=["c", "a"], **QUICK))
-    assert [(row["label"], row["imitates"]) for row in only] == [("dog", "c"), ("dog", "a")] * 2
+    assert [(row["label"], row["site_style"]) for row in only] == [("dog", "c"), ("dog", "a")] * 2
 
 
-def test_a_generator_without_classes_leaves_the_label_open(tmp_path: Path) -> None:
-    found = rows(sample(generator(tmp_path / "run", known=Conditions((), ("a",))), tmp_path / "set", 3, **QUICK))
-    assert {(row["label"], row["imitates"]) for row in found} == {("", "a")}
+def test_a_generator_without_classes_gives_no_label(tmp_path: Path) -> None:
+    found = rows(sample(generator(tmp_path / "run", conditions=Conditions((), ("a",))), tmp_path / "set", 3, **QUICK))
+    assert {(row["label"], row["site_style"]) for row in found} == {("", "a")}
 
 
 @pytest.mark.parametrize("batch_size", [1, 5])
-def test_an_image_hangs_on_seed_and_number_alone(tmp_path: Path, batch_size: int) -> None:
+def test_an_image_depends_on_seed_and_number_alone(tmp_path: Path, batch_size: int) -> None:
     run = generator(tmp_path / "run")
     sample(run, tmp_path / "one", 7, **QUICK)
     sample(run, tmp_path / "two", 9, **QUICK | {"batch_size": batch_size})
@@ -85,7 +88,7 @@ def test_an_image_hangs_on_seed_and_number_alone(tmp_path: Path, batch_size: int
     assert all(np.abs(one[name] - three[name]).max() > 10 for name in one)
 
 
-def test_an_interrupted_set_goes_on_to_what_it_would_have_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_set_is_continued_to_the_same_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, write, written = generator(tmp_path / "run"), module.write_atomically, []
 
     def full(path: Path, data: bytes, durable: bool = False) -> None:
@@ -99,7 +102,7 @@ def test_an_interrupted_set_goes_on_to_what_it_would_have_been(tmp_path: Path, m
     with pytest.raises(InputError, match="the disk is full"):
         sample(run, tmp_path / "set", 10, **QUICK)
     monkeypatch.undo()
-    assert len(rows(tmp_path / "set" / "manifest.csv")) == 4  # one whole batch; a row's image is always there
+    assert len(rows(tmp_path / "set" / "manifest.csv")) == 4  # one whole batch; the image of a row always exists
     with (tmp_path / "set" / "manifest.csv").open("a") as file:
         file.write("images/0000")  # killed while writing
     sample(run, tmp_path / "set", 10, resume=True, **QUICK)
@@ -109,32 +112,32 @@ def test_an_interrupted_set_goes_on_to_what_it_would_have_been(tmp_path: Path, m
     assert all(np.array_equal(one[name], two[name]) for name in one)
 
 
-def test_a_set_can_grow_and_a_whole_one_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_set_can_grow_and_a_complete_one_is_not_changed(tmp_path: Path) -> None:
     run = generator(tmp_path / "run")
     sample(run, tmp_path / "set", 4, **QUICK)
     assert len(rows(sample(run, tmp_path / "set", 8, resume=True, **QUICK))) == 8
     assert len(rows(sample(run, tmp_path / "set", 6, resume=True, **QUICK))) == 8
 
 
-def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
+def test_invalid_requests_are_refused(tmp_path: Path) -> None:
     run, there = generator(tmp_path / "run"), tmp_path / "set"
     sample(run, there, 2, **QUICK)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note.txt").write_text("mine")
     cases: list[tuple[str, dict[str, Any]]] = [
-        ("holds a set already; go on with it by --resume true", {"out": there}),
-        ("was drawn with another guidance and seed", {"out": there, "resume": True, "seed": 3, "guidance": 2.0}),
-        ("is not empty and holds no set of drawn images", {"out": tmp_path / "full"}),
-        ("knows no class 'cow'; it knows cat, dog", {"classes": ["cow"]}),
-        ("knows no site 'd'; it knows a, b, c", {"sites": ["d"]}),
+        ("holds a set already; continue it with --resume true", {"out": there}),
+        ("the set in .* has another guidance and seed", {"out": there, "resume": True, "seed": 3, "guidance": 2.0}),
+        ("is not empty and holds no synthetic set", {"out": tmp_path / "full"}),
+        ("has no class 'cow'; its classes: cat, dog", {"classes": ["cow"]}),
+        ("has no site 'd'; its sites: a, b, c", {"sites": ["d"]}),
         ("count and batch_size must be at least 1, got 0 and 4", {"count": 0}),
         (r"steps must lie in 1\.\.1000", {"steps": 0}),
         ("holds no generator", {"run": tmp_path / "full"}),
     ]  # fmt: skip
-    for said, changed in cases:
-        asked: dict[str, Any] = {"run": run, "out": tmp_path / "new", "count": 2, **QUICK, **changed}
-        with pytest.raises(InputError, match=said):
-            sample(**asked)
+    for message, changed in cases:
+        arguments: dict[str, Any] = {"run": run, "out": tmp_path / "new", "count": 2, **QUICK, **changed}
+        with pytest.raises(InputError, match=message):
+            sample(**arguments)
     assert not (tmp_path / "new").exists()
     assert (tmp_path / "full" / "note.txt").read_text() == "mine"
 
@@ -149,9 +152,7 @@ def test_a_damaged_generator_is_refused(tmp_path: Path, broken: str) -> None:
         changed = {
             "json": {"settings": None},
             "kind": {"kind": "os.system"},
-            "network": {
-                "settings": config["settings"] | {"network": config["settings"]["network"] | {"widths": [8, 24]}}
-            },
+            "network": {"settings": config["settings"] | {"unet": config["settings"]["unet"] | {"widths": [8, 24]}}},
         }[broken]
         (folder / "generator.json").write_text(json.dumps(config | changed))
     with pytest.raises(InputError, match=r"corrupted|damaged|another architecture"):
@@ -169,17 +170,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         sample(run, tmp_path / "set", 2, **QUICK)
 
 
-def test_levels_of_grey_are_rounded_and_equal_volumes_are_equal_files() -> None:
-    data, ending = encoded(torch.tensor([[[-1.0, 0.0], [1.0, 2.0]]]))
-    assert ending == "png"
-    import io
-
-    assert np.asarray(Image.open(io.BytesIO(data))).tolist() == [[0, 128], [255, 255]]
-    volume = torch.linspace(-1, 1, 64).view(1, 4, 4, 4)
-    assert encoded(volume) == encoded(volume)
-
-
-def test_a_set_that_another_process_draws_is_left_alone(tmp_path: Path) -> None:
+def test_a_set_that_another_process_writes_is_not_changed(tmp_path: Path) -> None:
     run = generator(tmp_path / "run")
     with held_elsewhere(tmp_path / "set"), pytest.raises(InputError, match="set is being written by process"):
         sample(run, tmp_path / "set", 4, steps=1)
@@ -189,21 +180,27 @@ def test_a_set_that_another_process_draws_is_left_alone(tmp_path: Path) -> None:
         sample(run, tmp_path / "set", 8, steps=1, resume=True)
 
 
-def made_by(folder: Path, made: str) -> Path:
+def run_of(folder: Path, kind: str) -> Path:
     """A run with an untrained generator of some kind."""
-    known = Conditions((), ()) if made == "unconditional" else KNOWN
-    if made in ("gan", "vae"):
-        vae = VAE(ImageShape(1, (8, 8)), KNOWN, partial(Autoencoder, widths=(8, 8)))
-        save_generator(folder / "generator", gan().generator if made == "gan" else vae.generator)
+    conditions = Conditions((), ()) if kind == "unconditional" else CONDITIONS
+    if kind in ("gan", "vae"):
+        vae = VAE(ImageShape(1, (8, 8)), CONDITIONS, partial(Autoencoder, widths=(8, 8)))
+        save_generator(folder / "generator", gan().generator if kind == "gan" else vae.generator)
         return folder
-    denoiser = Denoiser(UNet(2, 1, widths=(8, 16)), known)
-    process, dropped = Noise(predicts="flow" if made == "flow" else "v"), 0.0 if made == "never dropped" else 0.1
-    save_generator(folder / "generator", DiffusionGenerator(denoiser, known, ImageShape(1, (8, 8)), process, dropped))
+    denoiser = Denoiser(UNet(2, 1, widths=(8, 16)), conditions)
+    schedule, condition_dropout = (
+        NoiseSchedule(prediction_type="flow" if kind == "flow" else "v"),
+        0.0 if kind == "no dropout" else 0.1,
+    )
+    save_generator(
+        folder / "generator",
+        DiffusionGenerator(denoiser, conditions, ImageShape(1, (8, 8)), schedule, condition_dropout),
+    )
     return folder
 
 
 @pytest.mark.parametrize(
-    ("made", "given", "stated"),
+    ("kind", "arguments", "recorded"),
     [
         ("diffusion", {"steps": 2}, {"steps": 2, "guidance": 1.0, "solver": "dpm"}),
         ("diffusion", {"steps": 2, "solver": "ddim", "guidance": 2.0}, {"steps": 2, "guidance": 2.0, "solver": "ddim"}),
@@ -213,35 +210,45 @@ def made_by(folder: Path, made: str) -> Path:
         ("vae", {}, {}),
     ],
 )
-def test_a_set_states_the_settings_that_its_images_depend_on(
-    tmp_path: Path, made: str, given: dict[str, Any], stated: dict[str, Any]
+def test_a_set_records_the_settings_that_its_images_depend_on(
+    tmp_path: Path, kind: str, arguments: dict[str, Any], recorded: dict[str, Any]
 ) -> None:
-    sample(made_by(tmp_path / "run", made), tmp_path / "set", 2, **given)
+    sample(run_of(tmp_path / "run", kind), tmp_path / "set", 2, **arguments)
     found = json.loads((tmp_path / "set" / "set.json").read_text())
-    assert {key: of for key, of in found.items() if key in ("steps", "guidance", "solver")} == stated
+    assert {key: of for key, of in found.items() if key in ("steps", "guidance", "solver")} == recorded
 
 
 @pytest.mark.parametrize(
-    ("made", "given", "said"),
+    ("kind", "arguments", "message"),
     [
-        ("gan", {"steps": 50}, "--steps set the sampler of a diffusion; a GANGenerator has none"),
-        ("vae", {"solver": "dpm", "guidance": 1.0}, "--solver and --guidance set the sampler of a diffusion; a VAEGen"),
-        ("flow", {"solver": "dpm"}, "--solver is for diffusions that predict v or epsilon; this one predicts the flow"),
-        ("unconditional", {"guidance": 2.0}, "--guidance leads to a class or site, and this generator knows none"),
-        ("never dropped", {"guidance": 2.0}, "nothing is said, and this generator was trained on none.*dropped above"),
+        ("gan", {"steps": 50}, "--steps: only for a diffusion; a GANGenerator has no sampler"),
+        (
+            "vae",
+            {"solver": "dpm", "guidance": 1.0},
+            "--solver and --guidance: only for a diffusion; a VAEGenerator has",
+        ),
+        ("flow", {"solver": "dpm"}, "--solver: only for diffusions that predict v or epsilon; this one predicts flow"),
+        ("unconditional", {"guidance": 2.0}, "--guidance needs classes or sites, and this generator has none"),
+        (
+            "no dropout",
+            {"guidance": 2.0},
+            "trained on images without class and site, and this one was.*condition_dropout above",
+        ),
     ],
 )
-def test_settings_without_a_meaning_are_refused(tmp_path: Path, made: str, given: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        sample(made_by(tmp_path / "run", made), tmp_path / "set", 2, **given)
+def test_settings_without_effect_are_refused(
+    tmp_path: Path, kind: str, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        sample(run_of(tmp_path / "run", kind), tmp_path / "set", 2, **arguments)
     assert not (tmp_path / "set").exists()
 
 
 @pytest.mark.parametrize(("size", "channels"), [((8, 8, 8), 5), ((8, 8), 2), ((8, 8), 4)])
-def test_images_that_no_file_holds_are_refused_before_anything_is_written(
+def test_images_without_a_file_format_are_refused_before_anything_is_written(
     tmp_path: Path, size: tuple[int, ...], channels: int
 ) -> None:
     run = generator(tmp_path / "run", size, channels=channels)
-    with pytest.raises(InputError, match=rf"the generator draws {channels}; train one on images of fewer channels"):
+    with pytest.raises(InputError, match=rf"the generator's have {channels}; train one on images of fewer channels"):
         sample(run, tmp_path / "set", 2, **QUICK)
     assert not (tmp_path / "set").exists()

@@ -52,27 +52,25 @@ def weights(run: RunFolder) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_run_leaves_a_generator_of_its_sites_and_classes(tmp_path: Path, dims: int) -> None:
+def test_a_run_saves_a_generator_with_its_sites_and_classes(tmp_path: Path, dims: int) -> None:
     run = trained(tmp_path / "run", data=phantoms(dims=dims))
     made = load_generator(run.path / "generator")
-    assert made.canvas.shape == (1, *[16] * dims)
-    assert made.known.sites == ("hospital_1", "hospital_2")
-    assert len(made.known.classes) == 4
+    assert made.image_shape.shape == (1, *[16] * dims)
+    assert made.conditions.sites == ("hospital_1", "hospital_2")
+    assert len(made.conditions.classes) == 4
     about = run.about()
     assert (about["status"], about["command"]) == ("finished", "generate")
     assert {site["reveals"] for turn in run.rounds() for site in turn["sites"].values()} == {"STATISTICS"}  # the loss
 
 
-def test_a_run_repeats_and_a_resumed_one_ends_with_the_same_bits(tmp_path: Path) -> None:
+def test_a_repeated_or_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     whole, resumed = trained(tmp_path / "whole"), stopped_and_resumed(tmp_path / "run")
     assert weights(resumed).keys() == weights(whole).keys()
     assert all(torch.equal(t, weights(resumed)[k]) for k, t in weights(whole).items())
 
 
-def test_a_fraction_of_the_labels_is_learned_from_and_all_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same labels as `finetune` takes, by patient; of two sites of 12 images, an epoch."""
+def test_a_fraction_of_the_labels_and_all_images_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same labels as in `finetune`, by patient; two sites of 12 images, one epoch."""
     fraction, seen, loss = 0.3, [], Diffusion.loss
     data = replace(phantoms(), phantom=Phantoms(sites=2, images_per_site=16))
 
@@ -100,7 +98,7 @@ def test_a_fraction_of_the_labels_is_learned_from_and_all_images(
     ] == fraction  # fmt: skip
 
 
-def test_masks_of_a_fraction_are_held_back_from_a_generator_of_pairs() -> None:
+def test_paired_diffusion_uses_a_fraction_of_the_masks() -> None:
     cohort = replace(phantoms(), phantom=Phantoms(sites=2, images_per_site=16)).load()
     images = cohort.split("train")
     less = _given(cohort, images, ("labels", "masks"), 0.3, 0)
@@ -113,21 +111,19 @@ def test_masks_of_a_fraction_are_held_back_from_a_generator_of_pairs() -> None:
     assert _given(cohort, images, ("labels", "masks"), 1.0, 0) is images
 
 
-def test_a_fraction_out_of_range_begins_nothing(tmp_path: Path) -> None:
+def test_a_fraction_out_of_range_starts_no_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"label_fraction must lie in \(0, 1\], got 0"):
         trained(tmp_path / "run", label_fraction=0.0)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_size_that_cannot_be_halved_begins_nothing(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"multiples of 2, the images are 17 x 17; set data.size to 16 x 16 or 18 x 18"
-    ):
+def test_a_size_that_cannot_be_halved_starts_no_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"multiples of 2, got 17 x 17; set data.size to 16 x 16 or 18 x 18"):
         trained(tmp_path / "run", data=phantoms(17))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_site_whose_loss_is_no_number_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_site_with_a_nan_loss_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loss = Diffusion.loss
 
     def broken(self: Diffusion, images: Any, labels: Any, sites: Any) -> Any:
@@ -140,32 +136,32 @@ def test_a_site_whose_loss_is_no_number_is_left_out(tmp_path: Path, monkeypatch:
     assert all(t.isfinite().all() for t in weights(run).values())
 
 
-def test_the_commands_train_and_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run, drawn = str(tmp_path / "run"), str(tmp_path / "set")
+def test_the_commands_train_and_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, folder = str(tmp_path / "run"), str(tmp_path / "set")
     small = ["--data.size", "16", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "8"]
     words = ["generate", "train", "diffusion", "--out", run, "--rounds.count", "1", "--visit.max_epochs", "1", *small]
     for call, code in (
         ([*words, "--generator.init_args.network.init_args.widths", "[8,16]", "--visit.accelerator", "cpu"], 0),
-        (["generate", "sample", run, drawn, "--count", "6", "--steps", "2"], 0),
-        (["generate", "sample", run, drawn, "--count", "6", "--steps", "2"], 2),
-        (["generate", "sample", run, drawn, "--class", "cow"], 2),
-        (["generate", "sampl", run, drawn], 2),
+        (["generate", "sample", run, folder, "--count", "6", "--steps", "2"], 0),
+        (["generate", "sample", run, folder, "--count", "6", "--steps", "2"], 2),
+        (["generate", "sample", run, folder, "--class", "cow"], 2),
+        (["generate", "sampl", run, folder], 2),
         (["generate"], 0),
-        (["data", "check", f"{drawn}/manifest.csv"], 0),
+        (["data", "check", f"{folder}/manifest.csv"], 0),
     ):
         with pytest.raises(SystemExit) as ended:
             main(call)
         assert ended.value.code == code, call
-    told = capsys.readouterr()
-    assert f"{drawn}/manifest.csv" in told.out
-    assert "holds a set already; go on with it by --resume true" in told.err
-    assert "did you mean 'sample'?" in told.err
+    printed = capsys.readouterr()
+    assert f"{folder}/manifest.csv" in printed.out
+    assert "holds a set already; continue it with --resume true" in printed.err
+    assert "did you mean 'sample'?" in printed.err
 
 
-def test_without_sites_the_generator_knows_none_and_its_set_imitates_nobody(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run", by_site=False)
-    assert load_generator(run.path / "generator").known.sites == ()
+def test_without_condition_on_site_the_set_has_no_site_style(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", condition_on_site=False)
+    assert load_generator(run.path / "generator").conditions.sites == ()
     assert all(not turn["refused"] for turn in run.rounds())
     manifest = sample(run.path, tmp_path / "set", 4, steps=2)
     with manifest.open(newline="") as file:
-        assert {row["imitates"] for row in csv.DictReader(file)} == {""}
+        assert {row["site_style"] for row in csv.DictReader(file)} == {""}

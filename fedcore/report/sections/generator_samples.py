@@ -12,7 +12,7 @@ from fedcore.report.read.site_files import UNREADABLE, holders, kept
 from fedcore.report.sections.feature_gallery import class_name
 from fedcore.report.sections.images import thumbnail
 
-FILE = "exhibit.npz"
+FILE = "sample_gallery.npz"
 _BYTES = 1_800_000  # of the page's 5 MB
 
 
@@ -72,15 +72,15 @@ def read_exhibits(folder: Path, sites: Iterable[str], classes: Sequence[str], ga
 
 
 def _exhibit(site: str, held: Mapping[str, np.ndarray], classes: Sequence[str]) -> Exhibit:
-    parts = {what: _by_label(held[what], held[f"{what}_labels"]) for what in ("real", "drawn")}
+    parts = {what: _by_label(held[what], held[f"{what}_labels"]) for what in ("real", "synthetic")}
     rows = tuple(
         Row(class_name(label, classes) if label >= 0 else "", tuple(parts["real"].get(label, ())), tuple(drawn))
-        for label, drawn in parts["drawn"].items()
+        for label, drawn in parts["synthetic"].items()
     )
-    if "guesses" not in held:
+    if "denoised" not in held:
         return Exhibit(site, rows, (), 0)
     steps = [int(step) for step in held["steps"]]
-    way = tuple(Frame(step, thumbnail(guess)) for step, guess in zip(steps, held["guesses"], strict=True))
+    way = tuple(Frame(step, thumbnail(guess)) for step, guess in zip(steps, held["denoised"], strict=True))
     return Exhibit(site, rows, way, int(held["step_count"]))
 
 

@@ -28,10 +28,10 @@ def pictures(count: int, seed: int = 0, side: int = 16) -> np.ndarray:
 def write_exhibit(run: Path, site: str, side: int = 16, **other: np.ndarray) -> None:
     arrays = {
         "real": pictures(5, 1, side), "real_labels": np.array([0, 0, 0, 1, 1]),
-        "drawn": pictures(8, 2, side), "drawn_labels": np.arange(8) // 4,
-        "guesses": pictures(3, 3, side), "steps": np.array([1, 25, 50]), "step_count": np.array(50),
+        "synthetic": pictures(8, 2, side), "synthetic_labels": np.arange(8) // 4,
+        "denoised": pictures(3, 3, side), "steps": np.array([1, 25, 50]), "step_count": np.array(50),
     }  # fmt: skip
-    np.savez(run / "sites" / site / "exhibit.npz", **(arrays | other))
+    np.savez(run / "sites" / site / "sample_gallery.npz", **(arrays | other))
 
 
 def write_lookalikes(run: Path, site: str, side: int = 16, **other: Any) -> None:
@@ -153,7 +153,7 @@ def test_a_set_that_passed(drawing: MakeRun) -> None:
 )  # fmt: skip
 def test_a_run_without_drawn_images_opens_and_says_so(drawing: MakeRun, status: str, said: str) -> None:
     run = drawing(status=status)
-    for path in run.glob("sites/*/exhibit.npz"):
+    for path in run.glob("sites/*/sample_gallery.npz"):
         path.unlink()
     reader = read(write_report(run))
     assert said in reader.text
@@ -164,8 +164,11 @@ def test_a_run_without_drawn_images_opens_and_says_so(drawing: MakeRun, status: 
 def test_a_generator_of_one_step_has_no_strip_and_without_classes_no_names(drawing: MakeRun) -> None:
     run = drawing()
     for site in SITES:
-        one = {"real": pictures(4), "real_labels": np.full(4, -1), "drawn": pictures(4), "drawn_labels": np.full(4, -1)}
-        np.savez(run / "sites" / site / "exhibit.npz", **one)
+        one = {
+            "real": pictures(4), "real_labels": np.full(4, -1), "synthetic": pictures(4),
+            "synthetic_labels": np.full(4, -1),
+        }  # fmt: skip
+        np.savez(run / "sites" / site / "sample_gallery.npz", **one)
     text = read(write_report(run)).text
     assert "on its way from noise" not in text
     assert "without a class" not in text
@@ -174,7 +177,7 @@ def test_a_generator_of_one_step_has_no_strip_and_without_classes_no_names(drawi
 
 def test_unlabelled_images_have_a_row_of_their_own(drawing: MakeRun) -> None:
     run = drawing()
-    write_exhibit(run, "hospital_1", drawn_labels=np.array([0] * 4 + [-1] * 4))
+    write_exhibit(run, "hospital_1", synthetic_labels=np.array([0] * 4 + [-1] * 4))
     assert "without a class" in read(write_report(run)).text
 
 
@@ -184,10 +187,10 @@ def test_of_volumes_the_page_says_what_it_shows(drawing: MakeRun) -> None:
 
 DAMAGED: list[dict[str, np.ndarray]] = [
     {"real_labels": np.zeros(2)},
-    {"drawn": np.zeros((8, 9), np.uint8)},
-    {"drawn": np.zeros(())},
+    {"synthetic": np.zeros((8, 9), np.uint8)},
+    {"synthetic": np.zeros(())},
     {"steps": np.zeros(2)},
-    {"guesses": np.array([{}], dtype=object)},
+    {"denoised": np.array([{}], dtype=object)},
     {"step_count": np.zeros(3)},
 ]
 

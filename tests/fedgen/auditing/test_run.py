@@ -91,7 +91,7 @@ def test_figures_are_those_of_all_features_together(one_run: Path, drawn: Path, 
         trained = {site: network(images.batch(range(120))) for site, images in cohort.split("train").items()}
     whole = frechet(Moments.of(torch.cat(list(trained.values()))), Moments.of(features))
     assert found.quality["all"] == {"fid": pytest.approx(whole, rel=1e-6), "held_out_fid": None}  # 64 drawn, 80 held
-    theirs = torch.tensor([i.imitates == "hospital_2" for i in looked.images])
+    theirs = torch.tensor([i.site_style == "hospital_2" for i in looked.images])
     own = features[theirs]
     told = found.sites["hospital_2"]
     assert told["kid"] == pytest.approx(kernel_distance(trained["hospital_2"], own), abs=1e-6)
@@ -158,7 +158,7 @@ def test_groups_are_counted_by_class_and_site(one_run: Path, drawn: Path) -> Non
     image = SyntheticSet.open(drawn).images[5]
     assert found.groups["all"] == {"images": 62, "copies": 1, "left_out": 2}
     assert found.groups[f"class {image.label}"]["copies"] == 1
-    assert found.groups[f"site {image.imitates}"]["copies"] == 1
+    assert found.groups[f"site {image.site_style}"]["copies"] == 1
     for kind in ("class ", "site "):
         parts = [counts for name, counts in found.groups.items() if name.startswith(kind)]
         assert {key: sum(part[key] for part in parts) for key in found.groups["all"]} == found.groups["all"]
@@ -180,7 +180,7 @@ def test_real_images_of_no_patient_trained_on_are_useful(
 ) -> None:
     """A perfect generator, by an encoder that knows the classes' brightness."""
     more = replace(HOSPITALS, phantom=replace(HOSPITALS.phantom, seed=77)).load()
-    lines = ["image,site,split,label,imitates,mask"]
+    lines = ["image,site,split,label,site_style,mask"]
     for at in range(128):
         site = f"hospital_{1 + at % 2}"
         image, label = more.sites[site].batch([at])[0], int(more.sites[site].labels[at])

@@ -9,28 +9,28 @@ from fedgen.diffusion.unet import UNet
 
 @pytest.mark.parametrize(("dims", "size"), [(2, (16, 24)), (3, (8, 12, 16))])
 @pytest.mark.parametrize("attention", [False, True])
-def test_answers_have_the_images_size_and_their_own_channels(dims: int, size: tuple[int, ...], attention: bool) -> None:
+def test_the_output_has_the_images_size_and_its_own_channels(dims: int, size: tuple[int, ...], attention: bool) -> None:
     torch.manual_seed(0)
-    net = UNet(dims, channels=2, answers=3, widths=(8, 16), attention=attention)
-    answer = net(torch.randn(2, 2, *size), torch.tensor([3.0, 900.0]), torch.randn(2, net.condition_width))
-    assert answer.shape == (2, 3, *size)
+    net = UNet(dims, in_channels=2, out_channels=3, widths=(8, 16), attention=attention)
+    output = net(torch.randn(2, 2, *size), torch.tensor([3.0, 900.0]), torch.randn(2, net.condition_width))
+    assert output.shape == (2, 3, *size)
 
 
 @pytest.mark.parametrize(("dims", "size"), [(2, (8, 8)), (3, (8, 8, 8))])
-def test_time_and_condition_are_heard(dims: int, size: tuple[int, ...]) -> None:
+def test_the_output_depends_on_time_and_condition(dims: int, size: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     net = UNet(dims, 1, widths=(8, 16))
-    # MONAI starts the last convolution at 0, so that every answer is 0 until a step was taken.
+    # MONAI initialises the last convolution with 0, so every output is 0 before training.
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     image, time, condition = torch.randn(1, 1, *size), torch.tensor([10.0]), torch.randn(1, net.condition_width)
-    answer = net(image, time, condition)
-    assert not torch.allclose(answer, net(image, time + 500, condition), atol=1e-5)
-    assert not torch.allclose(answer, net(image, time, condition + 1), atol=1e-5)
-    assert torch.equal(answer, net(image, time, condition))
+    output = net(image, time, condition)
+    assert not torch.allclose(output, net(image, time + 500, condition), atol=1e-5)
+    assert not torch.allclose(output, net(image, time, condition + 1), atol=1e-5)
+    assert torch.equal(output, net(image, time, condition))
 
 
-def test_no_buffer_travels_and_no_image_hears_another() -> None:
+def test_the_network_has_no_buffers_and_no_dependence_between_images() -> None:
     torch.manual_seed(0)
     net = UNet(2, 1, widths=(8, 16))
     assert not list(net.buffers())
@@ -39,10 +39,10 @@ def test_no_buffer_travels_and_no_image_hears_another() -> None:
     assert torch.allclose(net(images, times, condition)[1:2], alone, atol=1e-5)
 
 
-def test_sizes_that_cannot_be_halved_are_refused_with_those_that_can() -> None:
+def test_the_error_of_a_size_names_sizes_that_fit() -> None:
     net = UNet(3, 1, widths=(8, 16, 32))
     net.require_size((8, 12, 64))
-    with pytest.raises(InputError, match=r"multiples of 4, the images are 35 x 50 x 36; set data.size to 32 x 48 x 36"):
+    with pytest.raises(InputError, match=r"multiples of 4, got 35 x 50 x 36; set data.size to 32 x 48 x 36"):
         net.require_size((35, 50, 36))
     with pytest.raises(InputError, match=r"or 36 x 52 x 40"):
         net.require_size((35, 50, 37))
@@ -51,13 +51,13 @@ def test_sizes_that_cannot_be_halved_are_refused_with_those_that_can() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
-        ({"spatial_dims": 4, "channels": 1}, "spatial_dims must be 2 or 3, got 4"),
-        ({"spatial_dims": 2, "channels": 1, "widths": (12, 16)}, "widths must be multiples of 8, got 12"),
-        ({"spatial_dims": 2, "channels": 1, "widths": (0,)}, "widths must be multiples of 8, got 0"),
+        ({"spatial_dims": 4, "in_channels": 1}, "spatial_dims must be 2 or 3, got 4"),
+        ({"spatial_dims": 2, "in_channels": 1, "widths": (12, 16)}, "widths must be multiples of 8, got 12"),
+        ({"spatial_dims": 2, "in_channels": 1, "widths": (0,)}, "widths must be multiples of 8, got 0"),
     ],
 )
-def test_what_cannot_be_built_says_why(settings: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_settings_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         UNet(**settings)  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ TURN = Round(0, 9, 0)
 
 
 def module(dims: int = 2, widths: tuple[int, ...] = (8, 16), sites: tuple[str, ...] = NAMES) -> Diffusion:
-    """As `trained` makes them of four kinds of phantoms."""
+    """As in `trained`, whose phantoms have four classes."""
     torch.manual_seed(0)
     return Diffusion(ImageShape(1, (8,) * dims), Conditions(("w", "x", "y", "z"), sites), partial(UNet, widths=widths))
 
@@ -45,7 +45,7 @@ def sites(algorithm: Algorithm) -> Hospitals:
 
 
 def parameters(made: Diffusion) -> dict[str | None, int]:
-    """Of the network and its tables, by part."""
+    """Of the network and its embeddings, by part."""
     found: dict[str | None, int] = {}
     for name, t in made.denoiser.named_parameters(prefix="denoiser"):
         found[part_of(name)] = found.get(part_of(name), 0) + t.numel()
@@ -59,21 +59,21 @@ def parameters(made: Diffusion) -> dict[str | None, int]:
         (3, {"encoder": 1_064_448, "bottleneck": 1_870_336, "decoder": 4_042_209, None: 21_888}),
     ],
 )
-def test_every_tensor_of_either_network_is_of_a_part(dims: int, expected: dict[str | None, int]) -> None:
+def test_every_tensor_of_both_networks_belongs_to_a_part(dims: int, expected: dict[str | None, int]) -> None:
     made = module(dims, (32, 64, 128))
     assert parameters(made) == expected
     rest = {name for name in made.state_dict() if part_of(name) is None}
-    inside = {name.split(".")[3] for name in rest if ".network." in name}
+    inside = {name.split(".")[3] for name in rest if ".unet." in name}
     assert inside <= {"time_embedding", "time_embed"}
-    outside = {name for name in rest if ".network." not in name}
+    outside = {name for name in rest if ".unet." not in name}
     assert outside == {
-        "steps",
-        *(f"{m}.asked.{t}.weight" for m in ("denoiser", "average") for t in ("classes", "sites")),
+        "ema_steps",
+        *(f"{m}.condition_embedding.{t}.weight" for m in ("denoiser", "ema") for t in ("classes", "sites")),
     }
 
 
 @pytest.mark.parametrize("count", range(2, 8))
-def test_each_round_has_both_halves_from_pairs_of_sites(count: int) -> None:
+def test_each_round_has_both_halves_from_each_pair_of_sites(count: int) -> None:
     names = [str(n) for n in range(count)]
     for index in range(20):
         sent = [half_of(name, names, Round(index, 20, 0)) for name in names]
@@ -81,15 +81,15 @@ def test_each_round_has_both_halves_from_pairs_of_sites(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6])
-def test_each_site_sends_either_half_about_equally_often(count: int) -> None:
+def test_each_site_sends_both_halves_about_equally_often(count: int) -> None:
     names = [str(n) for n in range(count)]
     for name in names:
         times = sum(half_of(name, names, Round(index, 400, 7)) == HALVES[0] for index in range(400))
         assert 160 <= times <= 240
 
 
-def test_a_round_of_usplit_as_loops() -> None:
-    """Every tensor is the mean over the sites that sent it, weighted by their images, of what FedAvg's visits train."""
+def test_a_round_of_usplit_equals_loops() -> None:
+    """Every tensor is the mean of FedAvg's visits over the sites that sent it, weighted by their images."""
     algorithm, plain = USplit(), sites(FedAvg())
     state = FedAvg().start(plain.local)
     whole: dict[str, Any] = {c.site: c for c in plain.ask(FedAvg(), [(name, state) for name in NAMES], TURN)}
@@ -104,22 +104,22 @@ def test_a_round_of_usplit_as_loops() -> None:
         torch.testing.assert_close(t.double(), torch.as_tensor(expected), rtol=1e-5, atol=1e-6)
 
 
-def test_a_half_goes_with_its_average_and_what_nobody_sends_stays() -> None:
+def test_a_half_travels_with_its_ema_and_the_rest_stays_unchanged() -> None:
     algorithm, transport = USplit(), sites(USplit())
     state = algorithm.start(transport.local)
     (one,) = transport.ask(algorithm, [("a", state)], TURN)
     sent = one.message.tensors
     half = half_of("a", NAMES, TURN)
     assert {part_of(name) for name in sent} == {None, *half}
-    twins = {name.replace("denoiser.", "average.") for name in sent if name.startswith("denoiser.")}
-    assert twins == {name for name in sent if name.startswith("average.")}
+    twins = {name.replace("denoiser.", "ema.") for name in sent if name.startswith("denoiser.")}
+    assert twins == {name for name in sent if name.startswith("ema.")}
     merged = algorithm.merge(state, iter([one])).tensors
     assert all(torch.equal(t, sent.get(name, state.tensors[name])) for name, t in merged.items())
 
 
 @pytest.mark.parametrize(("algorithm", "stays"), [(ULatDec(), {"encoder"}), (UDec(), {"encoder", "bottleneck"})])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_what_stays_is_in_no_message(algorithm: Any, stays: set[str], dims: int) -> None:
+def test_local_parts_are_in_no_message(algorithm: Any, stays: set[str], dims: int) -> None:
     made = module(dims)
     shared = share_of(algorithm, made)
     assert {part_of(name) for name in shared} == {"encoder", "bottleneck", "decoder", None} - stays
@@ -131,8 +131,8 @@ def test_what_stays_is_in_no_message(algorithm: Any, stays: set[str], dims: int)
 @pytest.mark.parametrize("algorithm", [USplit(), ULatDec(), UDec()])
 def test_another_network_is_refused(algorithm: Any) -> None:
     made = module()
-    made.denoiser.network.net = made.average.network.net = nn.Linear(1, 1)
-    with pytest.raises(InputError, match=r"fedgen.diffusion.unet.UNet; in Diffusion no .*decoder.* was found"):
+    made.denoiser.unet.net = made.ema.unet.net = nn.Linear(1, 1)
+    with pytest.raises(InputError, match=r"fedgen.diffusion.unet.UNet; Diffusion has no .*decoder"):
         algorithm.start(LocalTrainer(made, share_of(algorithm, made)))
 
 
@@ -143,7 +143,7 @@ def stopped_and_resumed(folder: Path, algorithm: Algorithm) -> RunFolder:
 
 
 def state(run: RunFolder) -> dict[str, dict[str, Tensor]]:
-    """All that a run leaves in tensors: the server's, the sites', the generators."""
+    """All tensors of a run: of the server, the sites, the generators."""
     return {str(p.relative_to(run.path)): safetensors.torch.load_file(p) for p in run.path.rglob("*.safetensors")}
 
 
@@ -155,7 +155,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, algorithm: Algori
     assert all(same(resumed[name], whole[name]) for name in whole)
 
 
-def test_messages_are_as_short_as_their_parts(tmp_path: Path) -> None:
+def test_messages_have_the_size_of_their_parts(tmp_path: Path) -> None:
     made = parameters(module(sites=("hospital_1", "hospital_2")))
     every, rest = sum(made.values()), made[None]
     parts = [made["encoder"] + made["bottleneck"] + rest, made["decoder"] + rest]
@@ -167,13 +167,13 @@ def test_messages_are_as_short_as_their_parts(tmp_path: Path) -> None:
     ):
         (turn,) = trained(tmp_path / type(algorithm).__name__, algorithm=algorithm, rounds=Rounds(1)).rounds()
         found = [turn["sites"][name] for name in ("hospital_1", "hospital_2")]
-        # Weights and their average as float32, and the count of steps in float64.
+        # Weights and their EMA as float32, and the number of steps as float64.
         assert sorted(site["up"]["weights"] for site in found) == sorted(8 * n + 8 for n in up)
         assert [site["down"]["weights"] for site in found] == [8 * down + 8] * 2
 
 
 @pytest.mark.parametrize(("algorithm", "common"), [(UDec(), ("decoder", None)), (LocalOnly(), ())])
-def test_each_site_has_a_generator_where_none_is_everybodys(
+def test_each_site_has_its_own_generator_if_a_part_stays_local(
     tmp_path: Path, algorithm: Algorithm, common: tuple[str | None, ...]
 ) -> None:
     run = trained(tmp_path / "run", algorithm=algorithm)
@@ -181,19 +181,19 @@ def test_each_site_has_a_generator_where_none_is_everybodys(
     folders = [run.site(f"hospital_{n}") for n in (1, 2)]
     ours, theirs = (safetensors.torch.load_file(f / "generator" / "generator.safetensors") for f in folders)
     alike = {name for name in ours if torch.equal(ours[name], theirs[name])}
-    assert alike == {name for name in ours if part_of(f"average.{name}") in common}
+    assert alike == {name for name in ours if part_of(f"ema.{name}") in common}
     memory = Checkpoint.open(run.path / "state").get("hospital_1")
     server = Checkpoint.open(run.path / "state").restore(Weights({})).tensors
     for name, t in ours.items():
-        assert torch.equal(t, server[f"average.{name}"] if name in alike else memory[f"module/average.{name}"])
+        assert torch.equal(t, server[f"ema.{name}"] if name in alike else memory[f"module/ema.{name}"])
 
 
-def test_a_set_is_drawn_from_one_of_them_or_from_all(tmp_path: Path) -> None:
+def test_a_set_comes_from_one_of_them_or_from_all(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", algorithm=UDec(), rounds=Rounds(1))
-    drawn = sample(run.site("hospital_1"), tmp_path / "one", 2, sites=["hospital_1"], steps=2)
-    assert drawn.read_text().count("hospital_1") == 2
-    drawn = sample(run.path, tmp_path / "all", 8, steps=2)
-    assert [drawn.read_text().count(site) for site in ("hospital_1", "hospital_2")] == [4, 4]
+    manifest = sample(run.site("hospital_1"), tmp_path / "one", 2, sites=["hospital_1"], steps=2)
+    assert manifest.read_text().count("hospital_1") == 2
+    manifest = sample(run.path, tmp_path / "all", 8, steps=2)
+    assert [manifest.read_text().count(site) for site in ("hospital_1", "hospital_2")] == [4, 4]
 
 
 @pytest.mark.slow

@@ -22,89 +22,95 @@ from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedgen.diffusion.diffusion import Diffusion
-from fedgen.gan.discriminator import Shown
+from fedgen.gan.discriminator import ConditionedImages
 from fedgen.gan.gan import GAN
 from fedgen.gan.mdgan import MDGAN
-from fedgen.gan.server_generator import Studio
-from fedgen.generator import UNCONDITIONED, ImageShape, dropped_conditions
+from fedgen.gan.server_generator import ServerGenerator
+from fedgen.generator import UNCONDITIONED, ImageShape, drop_conditions
 from fedgen.generator_store import load_generator
 from tests.fedcore.toys import Hospitals, broken, federate, hospitals, same
-from tests.fedgen.gans import KNOWN, VISIT, gan, left_by, stopped_and_resumed, trained
+from tests.fedgen.gans import CONDITIONS, VISIT, gan, stopped_and_resumed, tensors_of, trained
 
 CPU = torch.device("cpu")
 
 
-def painters_optimizer(parameters: Any) -> SGD:
-    """Keeps momentum from round to round; Adam's steps have a size where gradients are zero but for rounding."""
+def momentum_sgd(parameters: Any) -> SGD:
+    """Its momentum lasts from round to round; Adam's steps would be large where gradients are zero up to rounding."""
     return SGD(parameters, lr=0.02, momentum=0.9)
 
 
-ALGORITHM = MDGAN(fakes=6, optimizer=painters_optimizer, accelerator="cpu")
+ALGORITHM = MDGAN(generated_batch_size=6, optimizer=momentum_sgd, accelerator="cpu")
 
 
-def federated(module: Any, sites: dict[str, Images], rounds: int = 3, **more: Any) -> tuple[Studio, Hospitals]:
+def federated(module: Any, sites: dict[str, Images], rounds: int = 3, **more: Any) -> tuple[ServerGenerator, Hospitals]:
     local = LocalTrainer(module, share_of(ALGORITHM, module), more.pop("visit", VISIT))
     transport = Hospitals(sites, local, policy=more.pop("policy", Policy()))
     return federate(ALGORITHM, transport, ALGORITHM.start(local), Rounds(rounds), 0, **more), transport
 
 
 class Central:
-    """The same training in one place: one painter, a critic a site, and gradients that flow through both."""
+    """The same training in one place: one generator network, one discriminator per site, gradients through both."""
 
     def __init__(self, module: GAN, sites: dict[str, Images]):
         self.module, self.sites = module, sites
-        self.critics = {name: copy.deepcopy(module.critic) for name in sites}
-        self.optimizer = painters_optimizer(module.painter.parameters())
-        self.plan = Studio.of(module, module.state_dict())
-        self.labels: dict[str, Tensor] = {}
+        self.discriminators = {name: copy.deepcopy(module.discriminator) for name in sites}
+        self.optimizer = momentum_sgd(module.generator_network.parameters())
+        self.state = ServerGenerator.of(module, module.state_dict())
+        self.class_counts: dict[str, Tensor] = {}
 
     def round(self, turn: Round) -> None:
         self.optimizer.zero_grad()
         everyone = sum(len(images) for images in self.sites.values())
-        loss = sum(len(images) / everyone * self.painter_loss(name, turn) for name, images in self.sites.items())
+        loss = sum(len(images) / everyone * self.generator_loss(name, turn) for name, images in self.sites.items())
         loss.backward()
         self.optimizer.step()
-        self.labels = {name: counted(images) for name, images in self.sites.items()}
-        self.average()
+        self.class_counts = {name: class_counts(images) for name, images in self.sites.items()}
+        self.update_ema()
 
-    def painter_loss(self, site: str, turn: Round) -> Tensor:
-        """The critic's round, and what it says at last of images that the painter's gradient goes through."""
-        module, critic = self.module, self.critics[site]
-        state = Studio(self.plan.weights, {}, self.plan.plan, self.labels)
-        order = state.order(module.generator, site, turn.seed_of(site, "fakes"), 12)
-        drawn = module.painter(order.noise, order.labels, order.sites)
-        optimizer = module.critic_optimizer(critic.parameters())
+    def generator_loss(self, site: str, turn: Round) -> Tensor:
+        """Trains the site's discriminator; returns the generator's loss at the second half of the generated images."""
+        module, discriminator = self.module, self.discriminators[site]
+        state = ServerGenerator(self.state.weights, {}, self.state.config, self.class_counts)
+        request = state.request(module.generator, site, turn.seed_of(site, "fakes"), 12)
+        generated = module.generator_network(request.noise, request.labels, request.sites)
+        optimizer = module.discriminator_optimizer(discriminator.parameters())
         with seeded(turn.seed_of(site)):
             random = torch.Generator().manual_seed(turn.seed_of(site, "order"))
             for images, labels in loader(self.sites[site], 4, True, True, "labels", random):
-                real = dropped_conditions(labels, self.place(site), module.dropped)
+                real = drop_conditions(labels, self.site_indices(site), module.condition_dropout)
                 some = torch.randperm(6)[:4]
-                look = module.augment.draw(images)
-                fake = Shown(look(drawn[some].detach()), order.labels[some], order.sites[some])
+                augment = module.augment.sample(images)
+                fake = ConditionedImages(augment(generated[some].detach()), request.labels[some], request.sites[some])
                 optimizer.zero_grad()
-                module.objective.critic(critic, Shown(look(images), *real), fake).backward()
+                module.adversarial_loss.discriminator(
+                    discriminator, ConditionedImages(augment(images), *real), fake
+                ).backward()
                 optimizer.step()
-            judged = drawn[6:]
-            return -critic(Shown(module.augment.draw(judged)(judged), order.labels[6:], order.sites[6:])).mean()
+            second_half = generated[6:]
+            return -discriminator(
+                ConditionedImages(
+                    module.augment.sample(second_half)(second_half), request.labels[6:], request.sites[6:]
+                )
+            ).mean()
 
-    def place(self, site: str) -> Tensor:
-        return torch.full((4,), KNOWN.site(site))
+    def site_indices(self, site: str) -> Tensor:
+        return torch.full((4,), CONDITIONS.site_index(site))
 
     @torch.no_grad()
-    def average(self) -> None:
+    def update_ema(self) -> None:
         module, images = self.module, 6 * len(self.sites)
-        decay = min(0.5 ** (images / module.halflife), float((1 + module.steps) / (10 + module.steps)))
-        module.steps += 1
-        for slow, fast in zip(module.average.parameters(), module.painter.parameters(), strict=True):
+        decay = min(0.5 ** (images / module.ema_halflife), float((1 + module.ema_steps) / (10 + module.ema_steps)))
+        module.ema_steps += 1
+        for slow, fast in zip(module.ema.parameters(), module.generator_network.parameters(), strict=True):
             slow.lerp_(fast, 1 - decay)
 
 
-def counted(images: Images) -> Tensor:
+def class_counts(images: Images) -> Tensor:
     return torch.tensor([int((images.labels == at).sum()) for at in (0, 1, UNCONDITIONED)])
 
 
 @pytest.mark.parametrize("names", ["a", "abc"])
-def test_a_round_is_training_in_one_place_with_gradients_through_both(names: str) -> None:
+def test_a_round_equals_central_training_with_gradients_through_both_networks(names: str) -> None:
     sites = hospitals(names)
     state, transport = federated(gan(), sites)
     central = Central(gan(), sites)
@@ -113,40 +119,40 @@ def test_a_round_is_training_in_one_place_with_gradients_through_both(names: str
     expected = central.module.state_dict()
     for name, t in state.weights.tensors.items():
         torch.testing.assert_close(t, expected[name], rtol=1e-3, atol=1e-5)
-    for name, critic in central.critics.items():
+    for name, discriminator in central.discriminators.items():
         kept = transport.memories.get(name)
-        for key, t in critic.state_dict().items():
-            torch.testing.assert_close(kept[f"module/critic.{key}"], t, rtol=1e-3, atol=1e-5)
+        for key, t in discriminator.state_dict().items():
+            torch.testing.assert_close(kept[f"module/discriminator.{key}"], t, rtol=1e-3, atol=1e-5)
     assert not same(state.weights.tensors, {k: gan().state_dict()[k] for k in state.weights.tensors})
 
 
-def test_no_weights_travel_and_what_does_is_said() -> None:
+def test_no_weights_travel() -> None:
     records: list[RoundRecord] = []
     state, transport = federated(gan(), hospitals("ab"), finished=lambda record, _: records.append(record))
     for record in records:
         for site in record.sites.values():
             assert site.reveals == "STATISTICS"
-            assert (site.up.weights, site.down.weights) == (8, 8)  # the ticket
+            assert (site.up.weights, site.down.weights) == (8, 8)  # the seed
             assert site.down.exchange == 2 * 6 * (8 * 8 * 4 + 2 * 8)
             assert site.up.exchange == 6 * 8 * 8 * 4 + 3 * 8
-            assert site.metrics.keys() == {"loss", "painter_loss"}
+            assert site.metrics.keys() == {"loss", "generator_loss"}
     memory = transport.memories.get("a")
-    assert {name.split(".")[0] for name in memory} == {"module/critic"}
-    assert all(name.split(".")[0] in ("painter", "average", "steps") for name in weights_of(state))
+    assert {name.split(".")[0] for name in memory} == {"module/discriminator"}
+    assert all(name.split(".")[0] in ("generator_network", "ema", "ema_steps") for name in weights_of(state))
 
 
-def test_sites_that_agree_to_weights_alone_send_nothing() -> None:
-    with pytest.raises(QuorumMissed, match=r"Critique reveals STATISTICS \(gradient\), the policy allows WEIGHTS"):
+def test_a_policy_of_weights_alone_forbids_the_feedback() -> None:
+    with pytest.raises(QuorumMissed, match=r"Feedback reveals STATISTICS \(gradient\), the policy allows WEIGHTS"):
         federated(gan(), hospitals("a"), policy=Policy(Reveals.WEIGHTS))
 
 
 def test_a_run_that_the_policy_forbids_is_refused_before_any_site_trains(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="Critique reveals STATISTICS, the policy allows WEIGHTS; set policy"):
-        trained(tmp_path / "run", algorithm=MDGAN(fakes=6), policy=Policy(Reveals.WEIGHTS))
+    with pytest.raises(InputError, match="Feedback reveals STATISTICS, the policy allows WEIGHTS; set policy"):
+        trained(tmp_path / "run", algorithm=MDGAN(generated_batch_size=6), policy=Policy(Reveals.WEIGHTS))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_site_whose_images_are_broken_is_named_and_the_painter_learns_from_the_others() -> None:
+def test_a_site_with_broken_images_is_named_and_the_others_continue() -> None:
     records: list[RoundRecord] = []
     sites = hospitals("a") | {"b": broken("b")}
     state, _ = federated(gan(), sites, finished=lambda record, _: records.append(record))
@@ -155,13 +161,13 @@ def test_a_site_whose_images_are_broken_is_named_and_the_painter_learns_from_the
     assert same(state.weights.tensors, alone.weights.tensors)
 
 
-def test_a_critic_that_takes_no_step_says_nothing() -> None:
-    with pytest.raises(QuorumMissed, match="the critic took no step"):
+def test_a_discriminator_without_a_step_sends_nothing() -> None:
+    with pytest.raises(QuorumMissed, match="the discriminator took no step"):
         federated(gan(), hospitals("a"), visit=Visit(max_steps=0, accelerator="cpu"))
 
 
-def test_the_state_is_all_there_is() -> None:
-    """Written and read between two rounds, it goes on to the same bits."""
+def test_the_state_is_complete() -> None:
+    """Written and read between two rounds, it continues with the same bits."""
     sites = hospitals("ab")
     whole, _ = federated(gan(), sites, rounds=2)
     local = LocalTrainer(gan(), share_of(ALGORITHM, gan()), VISIT)
@@ -171,52 +177,52 @@ def test_the_state_is_all_there_is() -> None:
     assert same(flatten(federate(ALGORITHM, transport, read, Rounds(2), 0, begin=1)), flatten(whole))
 
 
-def test_classes_are_drawn_as_the_site_has_them() -> None:
-    local = LocalTrainer(gan(dropped=0.25), share_of(ALGORITHM, gan()), VISIT)
+def test_classes_are_generated_as_often_as_at_the_site() -> None:
+    local = LocalTrainer(gan(condition_dropout=0.25), share_of(ALGORITHM, gan()), VISIT)
     state = ALGORITHM.start(local)
-    painter = state.painter(CPU)
-    told = Studio(state.weights, {}, state.plan, {"b": torch.tensor([90, 30, 40])})
+    generator = state.generator(CPU)
+    counted = ServerGenerator(state.weights, {}, state.config, {"b": torch.tensor([90, 30, 40])})
 
     def parts(values: Tensor, of: tuple[int, ...]) -> list[float]:
         return [float((values == value).float().mean()) for value in of]
 
-    order = told.order(painter, "b", 5, 4000)
-    kept = 0.75**2  # unsaid together with the site or alone
+    request = counted.request(generator, "b", 5, 4000)
+    kept = 0.75**2  # not dropped, together with the site or alone
     expected = [90 / 160 * kept, 30 / 160 * kept, 40 / 160 * kept + 1 - kept]
-    assert parts(order.labels, (0, 1, UNCONDITIONED)) == pytest.approx(expected, abs=0.03)
-    assert parts(order.sites, (1, UNCONDITIONED)) == pytest.approx([kept, 1 - kept], abs=0.03)
-    assert parts(told.order(painter, "a", 5, 4000).labels, (0, 1)) == pytest.approx([kept / 2] * 2, abs=0.03)
-    again = told.order(painter, "b", 5, 4000)
-    assert torch.equal(again.noise, order.noise)
-    assert torch.equal(again.labels, order.labels)
+    assert parts(request.labels, (0, 1, UNCONDITIONED)) == pytest.approx(expected, abs=0.03)
+    assert parts(request.sites, (1, UNCONDITIONED)) == pytest.approx([kept, 1 - kept], abs=0.03)
+    assert parts(counted.request(generator, "a", 5, 4000).labels, (0, 1)) == pytest.approx([kept / 2] * 2, abs=0.03)
+    again = counted.request(generator, "b", 5, 4000)
+    assert torch.equal(again.noise, request.noise)
+    assert torch.equal(again.labels, request.labels)
 
 
-def test_rebuilding_the_painter_takes_no_random_numbers_and_shares_no_memory() -> None:
+def test_building_the_generator_uses_no_random_numbers_and_shares_no_memory() -> None:
     module = gan()
-    state = Studio.of(module, module.state_dict())
+    state = ServerGenerator.of(module, module.state_dict())
     before = torch.get_rng_state()
-    made = state.painter(CPU)
+    made = state.generator(CPU)
     assert torch.equal(torch.get_rng_state(), before)
-    assert same(dict(made.network.state_dict()), dict(module.painter.state_dict()))
+    assert same(dict(made.network.state_dict()), dict(module.generator_network.state_dict()))
     with torch.no_grad():
         next(made.network.parameters()).zero_()
-    assert same(dict(state.painter(CPU).network.state_dict()), dict(module.painter.state_dict()))
+    assert same(dict(state.generator(CPU).network.state_dict()), dict(module.generator_network.state_dict()))
 
 
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"algorithm": MDGAN(fakes=6, accelerator="cpu"), "rounds": Rounds(2)}
+    settings: dict[str, Any] = {"algorithm": MDGAN(generated_batch_size=6, accelerator="cpu"), "rounds": Rounds(2)}
     run = trained(tmp_path / "whole", **settings)
-    whole = left_by(run)
-    assert same(left_by(stopped_and_resumed(tmp_path / "run", **settings)), whole)
+    whole = tensors_of(run)
+    assert same(tensors_of(stopped_and_resumed(tmp_path / "run", **settings)), whole)
     made = load_generator(run.path / "generator")
-    server = {k.split("weights/tensors/average.")[1]: t for k, t in whole.items() if "weights/tensors/average." in k}
+    server = {k.split("weights/tensors/ema.")[1]: t for k, t in whole.items() if "weights/tensors/ema." in k}
     assert same(dict(made.network.state_dict()), server)
 
 
-def test_other_generators_and_no_fakes_are_refused() -> None:
-    module = Diffusion(ImageShape(1, (8, 8)), KNOWN)
-    with pytest.raises(InputError, match=r"MDGAN takes the generator fedgen\.gan\.gan\.GAN, got Diffusion"):
+def test_other_generators_and_an_empty_batch_are_refused() -> None:
+    module = Diffusion(ImageShape(1, (8, 8)), CONDITIONS)
+    with pytest.raises(InputError, match=r"MDGAN needs the generator fedgen\.gan\.gan\.GAN, got Diffusion"):
         ALGORITHM.start(LocalTrainer(module, module.share))
-    with pytest.raises(ValueError, match="fakes must be at least 1, got 0"):
-        MDGAN(fakes=0)
+    with pytest.raises(ValueError, match="generated_batch_size must be at least 1, got 0"):
+        MDGAN(generated_batch_size=0)
     assert share_of(FedAvg(), module) == module.share

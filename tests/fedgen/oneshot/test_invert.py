@@ -94,7 +94,7 @@ def test_the_kit_reads_the_set_as_a_further_site(alone: Path, tmp_path: Path) ->
     assert (list(cohort.sites), len(cohort.classes), cohort.size) == (["synthetic"], 4, (16, 16))
     images = SyntheticSet.open(tmp_path / "set").images
     assert [image.label for image in images] == [*cohort.classes, *cohort.classes[:2]]
-    assert {image.imitates for image in images} == {None}
+    assert {image.site_style for image in images} == {None}
 
 
 def test_an_image_is_what_inversion_makes_of_its_batch(alone: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_an_image_is_what_inversion_makes_of_its_batch(alone: Path, tmp_path: Pa
     torch.testing.assert_close(
         SyntheticSet.open(tmp_path / "together").pixels()[4:].float(), images[:2], atol=1e-2, rtol=0
     )
-    assert [each[i].imitates for i in range(4)] == ["hospital_1", "hospital_2"] * 2
+    assert [each[i].site_style for i in range(4)] == ["hospital_1", "hospital_2"] * 2
     assert each[9].label == found.known.classes[0]  # the fifth of its site
     noise, labels = noise_of(3, range(1, 8, 2), (1, 16, 16)), torch.arange(4)
     *_, images = Inversion(steps=2).walk(found.alone("hospital_2"), noise, labels, (3, 1))
@@ -149,14 +149,14 @@ def test_the_set_says_how_many_images_the_classifier_left_out_recognises(
     counts = {name: [0, 0, 0.0] for name in found.known.classes}
     for image, pixels in zip(drawn.images, drawn.pixels().float(), strict=True):
         maker = (
-            int(str(image.imitates)[-1]) if each else 2 - image.number // 4 % 2
+            int(str(image.site_style)[-1]) if each else 2 - image.number // 4 % 2
         )  # the first round leaves out the first
         with torch.no_grad():
             given = found.networks[f"hospital_{3 - maker}"](pixels[None]).softmax(1)[0]
         label = found.known.label(image.label)
         for at, value in enumerate((1, int(given.argmax()) == label, float(given[label]))):
             counts[str(image.label)][at] += value
-    told = drawn.settings["recognition"]
+    told = drawn.settings["teacher_accuracy"]
     assert told.keys() == counts.keys()
     for name, (images, recognised, total) in counts.items():
         assert (told[name]["images"], told[name]["recognised"]) == (images, recognised)
@@ -170,7 +170,7 @@ def test_a_classifier_alone_has_nobody_to_judge_its_images_and_none_is_asked(
     everyone = Inversion(steps=2, hold_out=False)
     invert(alone, tmp_path / "all", 4, inversion=everyone, batch_size=4)
     for folder in ("one", "all"):
-        assert SyntheticSet.open(tmp_path / folder).settings["recognition"] == {}
+        assert SyntheticSet.open(tmp_path / folder).settings["teacher_accuracy"] == {}
     noise, found = noise_of(0, range(4), (1, 16, 16)), Tuned.open(alone)
     *_, images = everyone.walk(Ensemble(found.networks.values()), noise, torch.arange(4), (0, 0))
     torch.testing.assert_close(SyntheticSet.open(tmp_path / "all").pixels().float(), images, atol=1e-2, rtol=0)
@@ -180,7 +180,7 @@ def test_a_set_that_was_stopped_before_it_was_judged_is_judged_by_a_resume(alone
     invert(alone, tmp_path / "set", 4, **QUICK)
     path = tmp_path / "set" / "set.json"
     whole = path.read_bytes()
-    path.write_text(json.dumps({k: v for k, v in json.loads(whole).items() if k != "recognition"}))
+    path.write_text(json.dumps({k: v for k, v in json.loads(whole).items() if k != "teacher_accuracy"}))
     invert(alone, tmp_path / "set", 4, resume=True, **QUICK)
     assert path.read_bytes() == whole
 

@@ -15,7 +15,7 @@ from fedgen.auditing.audit import BATCH
 from fedgen.auditing.run import inspect
 from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
 from fedgen.diffusion.sampler import Sampler, noise_of
-from fedgen.diffusion.schedule import Noise
+from fedgen.diffusion.schedule import NoiseSchedule
 from fedgen.diffusion.unet import UNet
 from fedgen.generator import UNCONDITIONED, Conditions, Generator, ImageShape
 from fedgen.generator_store import load_generator, save_generator
@@ -36,7 +36,7 @@ def own(seed: int) -> Generator:
     denoiser = Denoiser(UNet(2, 1, widths=(8, 16)), KNOWN)
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    return DiffusionGenerator(denoiser.eval(), KNOWN, ImageShape(1, (8, 8)), Noise(), 0.1)
+    return DiffusionGenerator(denoiser.eval(), KNOWN, ImageShape(1, (8, 8)), NoiseSchedule(), 0.1)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def run(tmp_path: Path) -> Path:
 
 def names(folder: Path) -> list[tuple[str, str]]:
     with (folder / "manifest.csv").open(newline="") as file:
-        return [(row["label"], row["imitates"]) for row in csv.DictReader(file)]
+        return [(row["label"], row["site_style"]) for row in csv.DictReader(file)]
 
 
 def pixels(folder: Path) -> dict[str, np.ndarray]:

@@ -12,16 +12,16 @@ from fedgen.synthetic.image_files import decoded, encoded
 
 
 def test_a_volume_is_the_same_as_dicom_and_as_nifti(tmp_path: Path) -> None:
-    """So masks of NIfTI lie on either."""
-    drawn = torch.rand(1, 4, 5, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    (tmp_path / "a.nii.gz").write_bytes(encoded(drawn)[0])
+    """So NIfTI masks fit both."""
+    image = torch.rand(1, 4, 5, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    (tmp_path / "a.nii.gz").write_bytes(encoded(image)[0])
     (tmp_path / "a.dcm").write_bytes(as_dicom(decoded(tmp_path / "a.nii.gz"), 1, ["set"]))
     assert np.array_equal(read_image(tmp_path / "a.dcm"), read_image(tmp_path / "a.nii.gz"))
     assert np.array_equal(affine_of(tmp_path / "a.dcm"), np.eye(4))
 
 
 def test_a_picture_stays_upright(tmp_path: Path) -> None:
-    drawn = torch.rand(1, 4, 5, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    (tmp_path / "a.dcm").write_bytes(as_dicom(drawn, 1, ["set"]))
-    expected = ((drawn + 1) / 2 * 4095).round().numpy()
+    image = torch.rand(1, 4, 5, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    (tmp_path / "a.dcm").write_bytes(as_dicom(image, 1, ["set"]))
+    expected = ((image + 1) / 2 * 4095).round().numpy()
     assert np.array_equal(read_image(tmp_path / "a.dcm"), expected)

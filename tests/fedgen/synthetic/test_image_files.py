@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fedcore.data.partition import Partition, Pooled
@@ -13,15 +16,15 @@ from fedcore.data.preprocess.scaling import FullRange, Percentiles, Scaling, Win
 from fedcore.data.source import Data
 from fedcore.data.synthetic.synthetic_set import Synthetic
 from fedgen.synthetic.dicom_files import as_dicom
-from fedgen.synthetic.image_files import decoded
+from fedgen.synthetic.image_files import decoded, encoded
 from fedgen.synthetic.synthetic_set import add, begin
 
 SIZES = {"picture": (1, 8, 8), "colour": (3, 8, 8), "volume": (1, 8, 8, 8), "channels": (3, 8, 8, 8)}
 SCALINGS = [Percentiles(), Window(-1000.0, 400.0), FullRange(16), FullRange(8)]
 
 
-def drawn(kind: str, count: int = 3) -> Tensor:
-    """Of other darkest and brightest values than -1 and 1, which percentiles would stretch."""
+def synthetic(kind: str, count: int = 3) -> Tensor:
+    """Images whose darkest and brightest values are not -1 and 1, which percentiles would stretch."""
     return torch.rand(count, *SIZES[kind], generator=torch.Generator().manual_seed(0)) - 0.7
 
 
@@ -38,8 +41,8 @@ def read(manifest: Path, images: Tensor, cache: Path, scaling: Scaling | None, p
 
 
 @pytest.mark.parametrize("kind", SIZES)
-def test_a_set_is_read_as_it_was_drawn_whatever_the_scaling_of_the_run(tmp_path: Path, kind: str) -> None:
-    images = drawn(kind)
+def test_a_set_is_read_unchanged_with_every_scaling(tmp_path: Path, kind: str) -> None:
+    images = synthetic(kind)
     manifest, one_level = written(tmp_path / "set", images), 2 / (255 if images.dim() == 4 else 4095)
     for scaling in SCALINGS:
         found = read(manifest, images, tmp_path / "cache", scaling, None)
@@ -50,8 +53,8 @@ def test_a_set_is_read_as_it_was_drawn_whatever_the_scaling_of_the_run(tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["picture", "volume"])
-def test_a_release_as_dicom_is_read_as_it_was_drawn(tmp_path: Path, kind: str) -> None:
-    images = drawn(kind)
+def test_a_dicom_release_is_read_unchanged(tmp_path: Path, kind: str) -> None:
+    images = synthetic(kind)
     for at, image in enumerate(images):
         (tmp_path / f"{at}.dcm").write_bytes(as_dicom(image, at, ["set"]))
     manifest = tmp_path / "manifest.csv"
@@ -61,14 +64,14 @@ def test_a_release_as_dicom_is_read_as_it_was_drawn(tmp_path: Path, kind: str) -
 
 
 @pytest.mark.parametrize("place", ["extra_manifests", "synthetic"])
-def test_slices_that_were_drawn_join_slices_that_were_cut(tmp_path: Path, place: str) -> None:
-    """With their masks, and by their own levels; volumes that were drawn are cut like the hospitals'."""
+def test_generated_slices_join_slices_of_volumes(tmp_path: Path, place: str) -> None:
+    """With their masks and their own grey levels; generated volumes are cut into slices like real ones."""
     hospitals = Phantoms(sites=2, images_per_site=4, spatial_dims=3, seed=1).write(tmp_path / "hospitals", 16)
     data = Data(
         str(hospitals), size=8, slices=2, scaling=Window(-1000.0, 400.0), cache=tmp_path / "cache", allow_unaudited=True
     )
     for kind, count in (("picture", 3), ("volume", 3 * 8)):
-        images = drawn(kind)
+        images = synthetic(kind)
         folder = tmp_path / kind
         begin(folder, {}, resume=False)
         add(folder, range(3), images, [("lesion", None)] * 3, (images[:, 0] > 0).long())
@@ -87,3 +90,11 @@ def test_slices_that_were_drawn_join_slices_that_were_cut(tmp_path: Path, place:
         assert (found.batch(range(count)) - expected).abs().max() <= 1 / 255 + 5e-4
         assert torch.equal(found.mask_batch(range(count)), (expected[:, 0] > 0).long())
         assert (found.positions is None) == (kind == "picture")
+
+
+def test_grey_levels_are_rounded_and_equal_volumes_are_equal_files() -> None:
+    data, ending = encoded(torch.tensor([[[-1.0, 0.0], [1.0, 2.0]]]))
+    assert ending == "png"
+    assert np.asarray(Image.open(io.BytesIO(data))).tolist() == [[0, 128], [255, 255]]
+    volume = torch.linspace(-1, 1, 64).view(1, 4, 4, 4)
+    assert encoded(volume) == encoded(volume)

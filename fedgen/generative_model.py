@@ -1,4 +1,4 @@
-"""What a model must say to become a generator that hospitals train together."""
+"""The base class of models that sites train together and that become generators."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from fedgen.generator import UNCONDITIONED, Conditions, Generator, ImageShape
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 
 
-class Generative(pl.LightningModule):
-    """Learns from a site's images and their labels; the one base class of fedgen, as Method is fedssl's."""
+class GenerativeModel(pl.LightningModule):
+    """Learns from a site's images and their labels; the only base class of fedgen, as Method is of fedssl."""
 
     share: ClassVar[tuple[str, ...]]
     """Prefixes of the state that travels."""
-    draws: ClassVar[str] = "average."
-    """Prefix of the tensors that draw."""
+    generator_prefix: ClassVar[str] = "ema."
+    """Prefix of the weights that the generator uses."""
     targets: ClassVar[Target | tuple[Target, ...]] = "labels"
 
-    def __init__(self, canvas: ImageShape, known: Conditions):
+    def __init__(self, image_shape: ImageShape, conditions: Conditions):
         super().__init__()
-        self.canvas, self.known = canvas, known
+        self.image_shape, self.conditions = image_shape, conditions
         self.site = UNCONDITIONED
 
     def arrive(self, site: str, turn: Round) -> None:
-        """Images of this visit are of this site, where the generator tells sites apart."""
-        if not self.known.sites:
+        """Conditions the images of this visit on the site, if the model has sites."""
+        if not self.conditions.sites:
             return
-        if site not in self.known.sites:
-            raise Refused(f"the generator knows the sites {', '.join(self.known.sites)} and was sent to another")
-        self.site = self.known.site(site)
+        if site not in self.conditions.sites:
+            raise Refused(f"this site is none of the generator's sites ({', '.join(self.conditions.sites)})")
+        self.site = self.conditions.site_index(site)
 
     def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
-        images, labels = batch  # (n, c, *space) in [-1, 1] and (n,), UNSAID where an image has none
+        images, labels = batch  # (n, c, *space) in [-1, 1] and (n,), UNCONDITIONED where an image has no label
         return self.loss(images, labels, torch.full_like(labels, self.site))
 
     @abstractmethod
@@ -54,4 +54,4 @@ class Generative(pl.LightningModule):
     @property
     @abstractmethod
     def generator(self) -> Generator:
-        """What draws, as it stands."""
+        """The generator with the current weights."""
