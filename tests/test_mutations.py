@@ -32,7 +32,7 @@ from fedgen.synthetic.synthetic_set import SyntheticSet
 from fedgen.training import train
 from fedssl.pretraining import pretrain
 from fedtune.classification.finetuning import finetune
-from fedtune.prediction.predict import Model
+from fedtune.prediction.predict import TrainedModel
 from fedtune.segmentation.training import segment
 from tests.runs import KINDS, finished
 
@@ -101,9 +101,10 @@ def loads(kind: str, run: Path) -> dict[str, Callable[[], Loaded]]:
         return both | {"encoder": lambda: tensors(build_encoder(find_encoder(run)).state_dict())}
     if kind == "generator":
         return both | {"generator": lambda: tensors(load_generator(run / "generator").network.state_dict())}
+    site = "hospital_1" if kind == "personal" else None
     return both | {
         "networks": lambda: networks(run),
-        "model": lambda: {"columns": Model.of(RunFolder(run), "hospital_1" if kind == "personal" else None).columns},
+        "model": lambda: {"columns": TrainedModel.load(RunFolder(run), site).columns},
     }
 
 

@@ -132,9 +132,9 @@ def evaluate_segmenter(
     counts = {site: count_images(each) for site, each in sums.items()}
     withheld = {r.site: tuple((r.message.withheld.nonzero().flatten() + 1).tolist()) for r in results}
     size = next(iter(transport.test.values())).space
-    grid = "files" if files else " x ".join(map(str, size))
+    scored_grid = "files" if files else " x ".join(map(str, size))
     least, unit = transport.policy.min_patients, _distance_unit(transport.test)
-    return SegmentationScores(table, images, withheld, least, unit, grid, counts, missing)
+    return SegmentationScores(table, images, withheld, least, unit, scored_grid, counts, missing)
 
 
 def _distance_unit(tests: Mapping[str, Images]) -> str:
