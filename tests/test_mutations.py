@@ -104,7 +104,7 @@ def loads(kind: str, run: Path) -> dict[str, Callable[[], Loaded]]:
     site = "hospital_1" if kind == "personal" else None
     return both | {
         "networks": lambda: networks(run),
-        "model": lambda: {"columns": TrainedModel.of(RunFolder(run), site).columns},
+        "model": lambda: {"columns": TrainedModel.load(RunFolder(run), site).columns},
     }
 
 

@@ -37,7 +37,7 @@ def export_onnx(run: RunFolder, file: Path, site: str | None = None) -> str:
     if site not in known:
         raise InputError(f"sites have a model each, so name one with --site: {', '.join(filter(None, known))}")
     module, size = known[site], tuple(about["size"])
-    if (patch := getattr(module, "patch", None)) is not None:
+    if (patch := getattr(module, "patch_size", None)) is not None:
         module, size = module.network, patch  # type: ignore[assignment]
     images = torch.zeros(2, about["channels"], *size)
     with torch.no_grad(), warnings.catch_warnings(), _silent():
@@ -62,7 +62,7 @@ def usage(run: RunFolder, file: Path, size: tuple[int, ...]) -> str:
     about = run.about()
     shape = ", ".join(["n", str(about["channels"]), *map(str, size)])
     meaning = (
-        f"class numbers of masks, 0 to {about['structures'] - 1}" if about["command"] == "segment"
+        f"class numbers of masks, 0 to {about['mask_classes'] - 1}" if about["command"] == "segment"
         else f"the classes {', '.join(about['classes'])}"
     )  # fmt: skip
     return f"""import onnxruntime

@@ -145,7 +145,7 @@ def evaluate_segmenter(
 
 def distance_unit(tests: Mapping[str, Images]) -> str:
     """Unit of distances in test images: mm where all files state the pixel size."""
-    unknown, count = (sum(f(images) for images in tests.values()) for f in (attrgetter("unspaced"), len))
+    unknown, count = (sum(f(images) for images in tests.values()) for f in (attrgetter("without_spacing"), len))
     return "mm" if not unknown else "pixels" if unknown == count else "mm or pixels"
 
 

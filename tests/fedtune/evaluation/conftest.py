@@ -1,0 +1,31 @@
+"""A classifier and test images of three sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from fedcore.data.dataset import Images
+from fedcore.models.encoders import Encoder
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.visit import Visit
+from fedtune.classification.classifier import Classifier
+
+SIZES = {"a": 40, "b": 25, "c": 12}
+
+
+@pytest.fixture
+def local(toy: Callable[[], Encoder]) -> LocalTrainer:
+    module = Classifier(toy(), 3)
+    with torch.no_grad():
+        module.head.weight *= 10  # a trained head's log-odds fill many of the bins
+    return LocalTrainer(module, ("encoder.", "head."), Visit(accelerator="cpu"))
+
+
+@pytest.fixture
+def tests(images: Callable[..., Images]) -> dict[str, Images]:
+    generator = np.random.default_rng(0)
+    return {name: images(generator.integers(0, 3, n).tolist(), name=name) for name, n in SIZES.items()}
