@@ -1,11 +1,11 @@
-"""What one classifier learns from those of sites that trained alone, by images inverted from them (FedISCA).
+"""Distillation of classifiers that sites trained locally into one, with images inverted from them (FedISCA).
 
-    python -m benchmarks.experiments.distillation --data FOLDER        # goes on where it was stopped
+    python -m benchmarks.experiments.distillation --data FOLDER        # continues a stopped run
     python -m benchmarks.experiments.distillation --data FOLDER --only brain/distil_mean/0
 
-FOLDER holds brain_tumor_mri/; the phantom hospitals are those of benchmarks.experiments.synthesis. A cell is a set, a way and a
-seed. All its scores are of all sites' test images together. Every stage is a run folder under checkpoints/distillation;
-a finished one is not run again.
+FOLDER holds brain_tumor_mri/; the phantom hospitals are those of benchmarks.experiments.synthesis. An experiment is a
+dataset, a variant and a seed. All scores are on the test images of all sites together. Every stage is a run folder
+under checkpoints/distillation; a finished one is not repeated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.experiments import synthesis
 from benchmarks.experiments.distillation_tables import ACCURACY
-from benchmarks.experiments.driver import Cell, Driver, stage
+from benchmarks.experiments.driver import Driver, Experiment, finished_run
 from benchmarks.experiments.results import Result
 from fedcore.data.dataset import Images
 from fedcore.data.source import Data
@@ -40,57 +40,64 @@ RUNS = Path("checkpoints/distillation")
 SEEDS, SITES = (0, 1, 2), {"brain": 3, "phantom": 4}
 TRAIN = ("--data.size", "32", "--encoder.init_args.stem", "8", "--visit.max_epochs", "1000", "--visit.max_steps", "60",
          "--rounds.count", "16", "--label_fraction", "1.0", "--policy.min_patients", "1")  # fmt: skip
-STEPS, BATCH, TEMPERATURE, RATE = 100, 48, 4.0, 0.01
+STEPS, BATCH, TEMPERATURE, LEARNING_RATE = 100, 48, 4.0, 0.01
 STUDENTS = {
     "set_mean": (2, "mean"), "set_pixels_mean": (0, "mean"), "set_codes": (2, "random"), "set_pixels": (0, "random"),
     "distil_mean": (2, "mean"), "distil_pixels": (0, "random"), "distil_codes": (2, "random"),
     "distil_pixels_mean": (0, "mean"),
 }  # fmt: skip
-"""Scales of the images' codes (0: their pixels), and what the student begins as. `set`: it learns from the finished
-images alone, else (FedISCA) from all on their way; as many images are inverted, and as many steps taken."""
+"""Scales of the images' codes (0: pixels), and the student's start. `set`: the student trains on the final images
+alone, else (FedISCA) on all intermediate images; the numbers of inverted images and of steps are the same."""
 
 
-def cells() -> Iterator[Cell]:
+def experiments() -> Iterator[Experiment]:
     for seed in SEEDS:
-        for data in SITES:
-            yield from (Cell(data, way, seed) for way in ("oneshot", *STUDENTS, "distil_real", "oneshot_fedavg"))
+        for dataset in SITES:
+            yield from (
+                Experiment(dataset, variant, seed)
+                for variant in ("oneshot", *STUDENTS, "distil_real", "oneshot_fedavg")
+            )
 
 
-def measure(cell: Cell, folder: Path) -> list[Result]:
-    """Runs what is missing of the cell and returns its numbers."""
-    manifest = str(synthesis.manifest_of(cell.data, folder))
-    images = ("--data.manifest", manifest, "--seed", str(cell.seed), *TRAIN)
-    if cell.way == "oneshot_fedavg":
-        run = stage("finetune", "classify", RUNS / str(cell), *images)
-        return [Result(str(cell), ACCURACY, json.loads((run / "scores.json").read_text())["pooled"][ACCURACY]["value"])]
-    alone = stage("finetune", "oneshot", RUNS / cell.data / "oneshot" / str(cell.seed), *images)
-    if cell.way == "oneshot":
-        return [Result(str(cell), f"{ACCURACY} {what}", value) for what, value in _of_members(alone, manifest).items()]
-    if cell.way == "distil_real":
-        return [Result(str(cell), ACCURACY, _on_real_images(alone, manifest, cell.seed))]
-    return _of_student(cell, alone)
+def measure(experiment: Experiment, folder: Path) -> list[Result]:
+    """Executes the missing runs of the experiment and returns its results."""
+    manifest = str(synthesis.manifest_of(experiment.dataset, folder))
+    images = ("--data.manifest", manifest, "--seed", str(experiment.seed), *TRAIN)
+    if experiment.variant == "oneshot_fedavg":
+        run = finished_run("finetune", "classify", RUNS / str(experiment), *images)
+        scores = json.loads((run / "scores.json").read_text())["pooled"]
+        return [Result(str(experiment), ACCURACY, scores[ACCURACY]["value"])]
+    local_run = finished_run(
+        "finetune", "oneshot", RUNS / experiment.dataset / "oneshot" / str(experiment.seed), *images
+    )
+    if experiment.variant == "oneshot":
+        accuracies = _local_classifiers(local_run, manifest)
+        return [Result(str(experiment), f"{ACCURACY} {part}", value) for part, value in accuracies.items()]
+    if experiment.variant == "distil_real":
+        return [Result(str(experiment), ACCURACY, _student_on_real_images(local_run, manifest, experiment.seed))]
+    return _distilled_student(experiment, local_run)
 
 
-def _of_student(cell: Cell, alone: Path) -> list[Result]:
-    (scales, start), sites = STUDENTS[cell.way], SITES[cell.data]
-    out, inversion = RUNS / str(cell) / "student", Inversion(STEPS, scales=scales)
-    if cell.way.startswith("set"):
-        images = RUNS / cell.data / f"set_of_{scales}_scales" / str(cell.seed)
-        invert(alone, images, sites * BATCH, None, False, inversion, cell.seed, BATCH, resume=images.exists())
-        how = Distillation(STEPS, TEMPERATURE, RATE)
-        distil(alone, out, images, how, inversion, start, cell.seed, BATCH, resume=out.exists())
-        told = read_settings(images)["teacher_accuracy"].values()
+def _distilled_student(experiment: Experiment, local_run: Path) -> list[Result]:
+    (scales, start), sites = STUDENTS[experiment.variant], SITES[experiment.dataset]
+    out, inversion = RUNS / str(experiment) / "student", Inversion(STEPS, scales=scales)
+    if experiment.variant.startswith("set"):
+        images = RUNS / experiment.dataset / f"set_of_{scales}_scales" / str(experiment.seed)
+        invert(local_run, images, sites * BATCH, None, False, inversion, experiment.seed, BATCH, resume=images.exists())
+        distillation = Distillation(STEPS, TEMPERATURE, LEARNING_RATE)
+        distil(local_run, out, images, distillation, inversion, start, experiment.seed, BATCH, resume=out.exists())
+        rows = read_settings(images)["teacher_accuracy"].values()
     else:
-        how = Distillation(sites, TEMPERATURE, RATE)
-        distil(alone, out, None, how, inversion, start, cell.seed, BATCH, resume=out.exists())
-        told = RunFolder(out).about()["recognition"].values()
-    recognised = sum(of["recognised"] for of in told) / sum(of["images"] for of in told)
+        distillation = Distillation(sites, TEMPERATURE, LEARNING_RATE)
+        distil(local_run, out, None, distillation, inversion, start, experiment.seed, BATCH, resume=out.exists())
+        rows = RunFolder(out).about()["recognition"].values()
+    recognised = sum(row["recognised"] for row in rows) / sum(row["images"] for row in rows)
     score = evaluate_run(RunFolder(out), ()).table[POOLED][ACCURACY].value
-    return [Result(str(cell), ACCURACY, score), Result(str(cell), "recognised", recognised)]
+    return [Result(str(experiment), ACCURACY, score), Result(str(experiment), "recognised", recognised)]
 
 
-def _of_members(alone: Path, manifest: str) -> dict[str, float]:
-    tuned, test = Tuned.open(alone), _images(manifest, "test")
+def _local_classifiers(local_run: Path, manifest: str) -> dict[str, float]:
+    tuned, test = Tuned.open(local_run), _images(manifest, "test")
     averaged = fresh_classifier(tuned.run, 0)
     averaged.load_state_dict(tuned.mean())
     return {
@@ -100,32 +107,35 @@ def _of_members(alone: Path, manifest: str) -> dict[str, float]:
     }
 
 
-def _on_real_images(alone: Path, manifest: str, seed: int) -> float:
-    """Of a student that takes as many steps as the others, on training images whose labels it is not told."""
-    tuned, student = Tuned.open(alone), fresh_classifier(RunFolder(alone), seed)
+def _student_on_real_images(local_run: Path, manifest: str, seed: int) -> float:
+    """Accuracy of a student that trains for the same number of steps on real training images without their labels."""
+    tuned, student = Tuned.open(local_run), fresh_classifier(RunFolder(local_run), seed)
     (images, _), teacher = _images(manifest, "train"), tuned.together()
     soft = softened(answers({None: teacher}, [None] * len(images), images, 256), TEMPERATURE)
     epochs = len(tuned.networks)
-    course, how = Passes(images, soft, BATCH, seed), Distillation(epochs, TEMPERATURE, RATE)
-    optimizer, lessons = how.optimizer(student), (lesson for at in range(1000) for lesson in course.lessons(at))
+    course, distillation = Passes(images, soft, BATCH, seed), Distillation(epochs, TEMPERATURE, LEARNING_RATE)
+    optimizer, lessons = (
+        distillation.optimizer(student),
+        (lesson for at in range(1000) for lesson in course.lessons(at)),
+    )
     for epoch in range(epochs):
-        how.teach(student, optimizer, [next(lessons) for _ in range(STEPS)], epoch)
+        distillation.teach(student, optimizer, [next(lessons) for _ in range(STEPS)], epoch)
     return _accuracy(Ensemble([student]), _images(manifest, "test"))
 
 
 def _images(manifest: str, split: str) -> tuple[Tensor, Tensor]:
-    """Of all sites together, with their labels."""
+    """Images of all sites and their labels."""
     sites: list[Images] = list(Data(manifest=manifest, size=32).load().split(split).values())
     return (torch.cat([site.batch(range(len(site))) for site in sites]),
             torch.cat([site.targets("labels", range(len(site))) for site in sites]))  # fmt: skip
 
 
 def _accuracy(network: nn.Module, test: tuple[Tensor, Tensor]) -> float:
-    """Balanced: the mean over classes."""
+    """Balanced accuracy: the mean over classes."""
     with torch.no_grad():
         answer = torch.cat([network(images) for images in test[0].split(256)]).argmax(1)
     return fmean(float((answer[test[1] == label] == label).float().mean()) for label in test[1].unique())
 
 
 if __name__ == "__main__":
-    Driver("benchmarks.experiments.distillation", __doc__ or "", RUNS, cells, measure).main()
+    Driver("benchmarks.experiments.distillation", __doc__ or "", RUNS, experiments, measure).main()

@@ -1,4 +1,4 @@
-"""What the drivers of docs/results.md share: cells, each in a process of its own, resumable, booked when finished."""
+"""Runs experiments, each in its own process: they can be resumed, and their results are recorded when they are done."""
 
 from __future__ import annotations
 
@@ -24,76 +24,78 @@ from fedcore.runs.environment import commit, device, version
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One way on one set with one seed."""
+class Experiment:
+    """One variant on one dataset with one seed."""
 
-    data: str
-    way: str
+    dataset: str
+    variant: str
     seed: int
 
     def __str__(self) -> str:
-        return f"{self.data}/{self.way}/{self.seed}"
+        return f"{self.dataset}/{self.variant}/{self.seed}"
 
     @classmethod
-    def read(cls, text: str) -> Cell:
-        data, way, seed = text.split("/")
-        return cls(data, way, int(seed))
+    def parse(cls, text: str) -> Experiment:
+        dataset, variant, seed = text.split("/")
+        return cls(dataset, variant, int(seed))
 
 
 @dataclass(frozen=True)
 class Driver:
-    """`python -m MODULE --data FOLDER` runs the cells, each by `--cell` in a process of its own with one thread."""
+    """`python -m MODULE --data FOLDER` runs all experiments, each in its own process with one thread."""
 
     module: str
-    about: str
+    description: str
     runs: Path
-    """Folder of the cells' runs; what is finished there is not run again."""
-    cells: Callable[[], Iterable[Cell]]
-    measure: Callable[[Cell, Path], list[Result]]
-    """Runs what is missing of a cell and returns its numbers, given the folder of the image sets."""
+    """Folder of the runs; a finished run is not repeated."""
+    experiments: Callable[[], Iterable[Experiment]]
+    measure: Callable[[Experiment, Path], list[Result]]
+    """Executes the missing runs of an experiment and returns its results, given the folder of the datasets."""
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
-        asked = self._asked(arguments)
-        if asked.cell:
-            found = self.measure(Cell.read(asked.cell), asked.data)
-            write_json(self.runs / asked.cell / "cell.json", [asdict(one) for one in found])
+        options = self._parse(arguments)
+        if options.experiment:
+            results = self.measure(Experiment.parse(options.experiment), options.data)
+            write_json(self.runs / options.experiment / "results.json", [asdict(result) for result in results])
             return
-        if not asked.page:
-            booking = Lock()
-            chosen = [cell for cell in self.cells() if str(cell).startswith(asked.only)]
-            with ThreadPoolExecutor(asked.jobs) as pool:
-                list(pool.map(lambda cell: self._run_apart(cell, asked.data, booking), chosen))
+        if not options.page:
+            lock = Lock()
+            chosen = [experiment for experiment in self.experiments() if str(experiment).startswith(options.only)]
+            with ThreadPoolExecutor(options.jobs) as pool:
+                list(pool.map(lambda experiment: self._run_in_process(experiment, options.data, lock), chosen))
         write_page(Results.load())
 
-    def _asked(self, arguments: Sequence[str] | None) -> argparse.Namespace:
-        parser = argparse.ArgumentParser(description=self.about.split("\n")[0])
-        parser.add_argument("--data", type=Path, help="folder of the image sets")
-        parser.add_argument("--only", default="", help="cells whose name begins so: brain, brain/simclr, cxr/none/2")
-        parser.add_argument("--jobs", type=int, default=1, help="cells at a time, a thread each")
-        parser.add_argument("--page", action="store_true", help="only write the page again")
-        parser.add_argument("--cell", help=argparse.SUPPRESS)
-        asked = parser.parse_args(arguments)
-        if asked.data is None and not asked.page:
-            parser.error("--data is needed: the folder that holds the image sets")
-        return asked
-
-    def _run_apart(self, cell: Cell, data: Path, booking: Lock) -> None:
-        """Runs a cell, then books its numbers."""
-        call = [sys.executable, "-m", self.module, "--data", str(data), "--cell", str(cell)]
-        begun = time.perf_counter()
-        done = subprocess.run(
-            call, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    def _parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        parser = argparse.ArgumentParser(description=self.description.split("\n")[0])
+        parser.add_argument("--data", type=Path, help="folder of the datasets")
+        parser.add_argument(
+            "--only", default="", help="experiments whose name starts with this: brain, brain/simclr, cxr/none/2"
         )
-        if done.returncode == 0:
-            found = json.loads((self.runs / str(cell) / "cell.json").read_text())
-            with booking:
-                Results.load().put((Result(**one) for one in found), hardware()).save()
-        told = "" if done.returncode == 0 else f": {(done.stderr.strip().splitlines() or ['failed'])[-1]}"
-        print(f"{cell!s:<36}{time.perf_counter() - begun:6.0f} s{told}", flush=True)
+        parser.add_argument("--jobs", type=int, default=1, help="experiments at the same time, one thread each")
+        parser.add_argument("--page", action="store_true", help="only write docs/results.md again")
+        parser.add_argument("--experiment", help=argparse.SUPPRESS)
+        options = parser.parse_args(arguments)
+        if options.data is None and not options.page:
+            parser.error("set --data to the folder of the datasets")
+        return options
+
+    def _run_in_process(self, experiment: Experiment, data: Path, lock: Lock) -> None:
+        """Runs an experiment in its own process, then records its results."""
+        command = [sys.executable, "-m", self.module, "--data", str(data), "--experiment", str(experiment)]
+        start = time.perf_counter()
+        process = subprocess.run(
+            command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+        )
+        if process.returncode == 0:
+            results = json.loads((self.runs / str(experiment) / "results.json").read_text())
+            with lock:
+                Results.load().put((Result(**result) for result in results), hardware()).save()
+        error = "" if process.returncode == 0 else f": {(process.stderr.strip().splitlines() or ['failed'])[-1]}"
+        print(f"{experiment!s:<36}{time.perf_counter() - start:6.0f} s{error}", flush=True)
 
 
-def stage(command: str, recipe: str, out: Path, *overrides: str) -> Path:
-    """The finished run of a recipe in `out`; an interrupted one is resumed, a finished one left as it is."""
+def finished_run(command: str, recipe: str, out: Path, *overrides: str) -> Path:
+    """The finished run of a recipe in `out`: started, or resumed if it was interrupted."""
     about = out / "run.json"
     if not about.exists() or json.loads(about.read_text())["status"] != "finished":
         with contextlib.redirect_stdout(io.StringIO()):

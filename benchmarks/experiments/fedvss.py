@@ -1,10 +1,10 @@
-"""Which weights and size of FedVSS's samples to take, by validation images: into docs/results.csv and docs/results.md.
+"""Choice of the weights and the size of FedVSS's virtual samples on validation images, for docs/results.md.
 
-    python -m benchmarks.experiments.fedvss --data FOLDER        # goes on where it was stopped; FOLDER is not read
+    python -m benchmarks.experiments.fedvss --data FOLDER        # continues a stopped run; FOLDER is not read
 
-Half of the training patients of every phantom hospital of benchmarks.experiments.synthesis are validation images, and a fifth of
-the labels of the other half are used: as many as a tenth of all. No test image is looked at. A cell is a choice and a
-seed; every run stands under checkpoints/virtual, and a finished one is not run again.
+Half of the training patients of every phantom hospital of benchmarks.experiments.synthesis are for validation, and a
+fifth of the labels of the other half are used: as many as a tenth of all. No test image is used. An experiment is a
+setting and a seed; every run is a folder under checkpoints/virtual, and a finished one is not repeated.
 """
 
 from __future__ import annotations
@@ -14,43 +14,43 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.experiments import synthesis
-from benchmarks.experiments.driver import Cell, Driver, stage
-from benchmarks.experiments.fedvss_tables import CHOICES, DATA, SCORES
+from benchmarks.experiments.driver import Driver, Experiment, finished_run
+from benchmarks.experiments.fedvss_tables import DATASET, SCORES, SETTINGS
 from benchmarks.experiments.results import Result
 
 RUNS = Path("checkpoints/virtual")
 SEEDS = (0, 1)
 
 
-def cells() -> Iterator[Cell]:
-    yield from (Cell(DATA, way, seed) for seed in SEEDS for way in CHOICES)
+def experiments() -> Iterator[Experiment]:
+    yield from (Experiment(DATASET, setting, seed) for seed in SEEDS for setting in SETTINGS)
 
 
-def measure(cell: Cell, folder: Path) -> list[Result]:
+def measure(experiment: Experiment, folder: Path) -> list[Result]:
     guide = "--algorithm.init_args.guides"
-    choice = zip(("lambda_l", "lambda_g", "eps"), CHOICES[cell.way], strict=True)
+    choice = zip(("lambda_l", "lambda_g", "eps"), SETTINGS[experiment.variant], strict=True)
     virtual = json.dumps([{"class_path": "fedgen.federated.fedvss.FedVSS", "init_args": dict(choice)}])
-    run = stage(
-        "finetune", "fedvss", RUNS / str(cell), "--data.manifest", str(_validation(folder)), "--data.size", "32",
+    run = finished_run(
+        "finetune", "fedvss", RUNS / str(experiment), "--data.manifest", str(_validation(folder)), "--data.size", "32",
         "--encoder.init_args.stem", "8", "--visit.max_epochs", "1000", "--visit.max_steps", "40",
-        "--rounds.count", "6", "--label_fraction", "0.2", "--policy.min_patients", "1", "--seed", str(cell.seed),
+        "--rounds.count", "6", "--label_fraction", "0.2", "--policy.min_patients", "1", "--seed", str(experiment.seed),
         guide, virtual,
     )  # fmt: skip
     pooled = json.loads((run / "scores.json").read_text())["pooled"]
-    return [Result(str(cell), score, pooled[score]["value"]) for score in SCORES]
+    return [Result(str(experiment), score, pooled[score]["value"]) for score in SCORES]
 
 
 def _validation(folder: Path) -> Path:
-    """The training images alone, of which every other patient of a site is a validation one."""
+    """The manifest of the training images, where every second patient of a site is a validation patient."""
     rows = [row for row in synthesis.rows_of(synthesis.manifest_of("phantom", folder)) if row["split"] == "train"]
-    held = {
+    validation = {
         patient
         for site in {row["site"] for row in rows}
         for patient in sorted({row["patient"] for row in rows if row["site"] == site})[::2]
     }
-    split = [row | {"split": "test" if row["patient"] in held else "train"} for row in rows]
+    split = [row | {"split": "test" if row["patient"] in validation else "train"} for row in rows]
     return synthesis.written(RUNS / "validation.csv", split)
 
 
 if __name__ == "__main__":
-    Driver("benchmarks.experiments.fedvss", __doc__ or "", RUNS, cells, measure).main()
+    Driver("benchmarks.experiments.fedvss", __doc__ or "", RUNS, experiments, measure).main()

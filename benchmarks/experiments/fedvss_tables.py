@@ -1,11 +1,11 @@
-"""The table of FedVSS's settings that benchmarks.experiments.page puts into docs/results.md."""
+"""The table of FedVSS settings that benchmarks.experiments.page writes to docs/results.md."""
 
 from __future__ import annotations
 
-from benchmarks.experiments.results import Results, shown, table
+from benchmarks.experiments.results import Results, format_mean, markdown_table
 
-DATA, SCORES = "phantom_validation", ("balanced_accuracy", "auroc")
-CHOICES = {
+DATASET, SCORES = "phantom_validation", ("balanced_accuracy", "auroc")
+SETTINGS = {
     "none": (0.0, 0.0, 0.005),
     "strong": (1.0, 1.0, 0.02),
     "local": (0.3, 0.0, 0.005),
@@ -17,11 +17,11 @@ CHOICES = {
 """lambda_l, lambda_g and eps."""
 
 
-def choices_table(results: Results) -> list[str]:
+def settings_table(results: Results) -> list[str]:
     rows = []
-    for way, choice in CHOICES.items():
-        found = [list(results.by_seed(DATA, way, score).values()) for score in SCORES]
-        gained = [100 * d for d in results.delta(DATA, way, "none", SCORES[0])]
-        last = "-" if way == "none" else shown(gained, 1, sign=True)
-        rows.append([*map(str, choice), str(len(found[0])), *map(shown, found), last])
-    return table(["lambda_l", "lambda_g", "eps", "seeds", "balanced accuracy", "AUROC", "points gained"], rows)
+    for name, setting in SETTINGS.items():
+        values = [results.values(DATASET, name, score) for score in SCORES]
+        gains = [100 * d for d in results.delta(DATASET, name, "none", SCORES[0])]
+        last = "-" if name == "none" else format_mean(gains, 1, sign=True)
+        rows.append([*map(str, setting), str(len(values[0])), *map(format_mean, values), last])
+    return markdown_table(["lambda_l", "lambda_g", "eps", "seeds", "balanced accuracy", "AUROC", "points gained"], rows)

@@ -1,13 +1,13 @@
-"""What pretraining and federating are worth downstream, cell by cell into docs/results.csv and docs/results.md.
+"""Fine-tuning with and without pretraining and federation: results to docs/results.csv and docs/results.md.
 
-    python -m benchmarks.experiments.finetuning --data FOLDER --jobs 2       # goes on where it was stopped
+    python -m benchmarks.experiments.finetuning --data FOLDER --jobs 2       # continues a stopped run
     python -m benchmarks.experiments.finetuning --data FOLDER --only nuclei/scratch/0
 
 FOLDER holds nuclei_dsb2018/, hippocampus3d/, brain_tumor_mri/ and cxr_covid_multisite/ (pretraining: all of its sites;
-normal or pneumonia: one collection, dealt to three sites of different mixes). A cell is a set, a way and a seed: one
-fine-tuned model a fraction of the labels. All take as many steps, whatever the labels and whoever trains. Drawn images
-are those of benchmarks.experiments.synthesis. Every stage is a run folder under checkpoints/finetuning; a finished one is not run
-again.
+normal or pneumonia: one collection, partitioned to three sites with different class mixes). An experiment is a dataset,
+a variant and a seed: one fine-tuned model per fraction of the labels. The number of steps is the same for all fractions
+and variants. Synthetic images are those of benchmarks.experiments.synthesis. Every stage is a run folder under
+checkpoints/finetuning; a finished one is not repeated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmarks.experiments import synthesis
-from benchmarks.experiments.driver import Cell, Driver, stage
+from benchmarks.experiments.driver import Driver, Experiment, finished_run
 from benchmarks.experiments.results import Result
 from fedcore.runs.folder import RunFolder
 from fedtune.evaluation.classification import POOLED
@@ -36,24 +36,24 @@ PARTITION = "fedcore.data.partition"
 
 @dataclass(frozen=True)
 class Task:
-    """A set, the stage and recipe that its models are made by, and how large they are."""
+    """A dataset, and the stage, recipe and settings of its models."""
 
     folder: str
     command: str
     recipe: str
     sites: int
     steps: int
-    """Of a site in a round."""
+    """Per site and round."""
     rounds: int
     score: str
     encoder: str
-    """Where the recipe has it."""
+    """Key of the encoder in the recipe."""
     pretrain: tuple[str, ...]
-    tune: tuple[str, ...]
-    started: tuple[str, ...] = ()
-    """Set where it starts from the pretrained encoder."""
-    deal: tuple[str, ...] = ("--data.partition", f"{PARTITION}.ByColumn")
-    """Images to sites."""
+    finetune: tuple[str, ...]
+    with_start: tuple[str, ...] = ()
+    """Additional options if fine-tuning starts from the pretrained encoder."""
+    partition: tuple[str, ...] = ("--data.partition", f"{PARTITION}.ByColumn")
+    """Assigns images to sites."""
 
 
 UNET, CLASSIFIER = "--network.init_args.encoder", "--encoder"
@@ -89,115 +89,123 @@ TASKS = {
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a model came about."""
+class Variant:
+    """How a model is trained."""
 
     overrides: tuple[str, ...] = ()
     pretrained: bool = False
-    drawn: bool = False
-    """Half of every batch is drawn by the diffusion model of the same seed."""
+    synthetic: bool = False
+    """Half of every batch are synthetic images of the diffusion model with the same seed."""
     pooled: bool = False
-    """One site that holds all images and trains for as many steps as all of them."""
+    """One site with all images, which trains for as many steps as all sites together."""
     norm: str | None = None
-    """Of the encoder; None: the set's."""
+    """Norm of the encoder; None: that of the task."""
     fractions: tuple[str, ...] = ("1.0",)
-    of: tuple[str, ...] = tuple(TASKS)
-    """Sets that it is measured on."""
+    tasks: tuple[str, ...] = tuple(TASKS)
+    """Tasks on which it is measured."""
 
 
-RATES = {"class_path": "fedcore.training.lr_schedule.Cosine", "init_args": {"warmup": 3}}
-"""They rise for three rounds, then fall by half a cosine."""
+LR_SCHEDULE = {"class_path": "fedcore.training.lr_schedule.Cosine", "init_args": {"warmup": 3}}
+"""Learning rates rise for three rounds, then fall by half a cosine."""
 
 
-def by(algorithm: str, *guides: str, at: str = "--algorithm") -> tuple[str, ...]:
-    """In place of the recipe's algorithm."""
-    return (at, algorithm, f"{at}.init_args.guides", json.dumps([*guides, RATES]))
+def algorithm_options(algorithm: str, *guides: str, at: str = "--algorithm") -> tuple[str, ...]:
+    """Options that replace the recipe's algorithm."""
+    return (at, algorithm, f"{at}.init_args.guides", json.dumps([*guides, LR_SCHEDULE]))
 
 
 FEDAVG = "fedcore.algorithms.base.FedAvg"
 FEDADAM = (
     "--algorithm", "fedcore.algorithms.fedopt.FedOpt",
     "--algorithm.init_args.rule", '{"class_path": "fedcore.algorithms.fedopt.Adam", "init_args": {"eta": 0.01}}',
-    *by(FEDAVG, at="--algorithm.init_args.algorithm"),
+    *algorithm_options(FEDAVG, at="--algorithm.init_args.algorithm"),
 )  # fmt: skip
 DITTO = (
     "--algorithm", "fedcore.algorithms.ditto.Ditto", "--algorithm.init_args.lam", "0.1",
-    "--algorithm.init_args.guides", json.dumps([RATES]), *by(FEDAVG, at="--algorithm.init_args.algorithm"),
+    "--algorithm.init_args.guides", json.dumps([LR_SCHEDULE]),
+    *algorithm_options(FEDAVG, at="--algorithm.init_args.algorithm"),
     "--visit.keep_optimizer", "false",
 )  # fmt: skip
-WAYS = {
-    "scratch": Way(by(FEDAVG), fractions=FRACTIONS),
-    "pretrained": Way(by(FEDAVG), pretrained=True, fractions=FRACTIONS),
-    "drawn": Way(by(FEDAVG), pretrained=True, drawn=True, fractions=FRACTIONS, of=("brain_tumor",)),
-    "local": Way(by("fedcore.algorithms.local_only.LocalOnly"), fractions=FRACTIONS),
-    "central": Way((*by(FEDAVG), "--data.partition", f"{PARTITION}.Pooled"), pooled=True, fractions=FRACTIONS),
-    "batch": Way(by(FEDAVG), norm="batch", of=("nuclei",)),
-    "fedprox": Way(by(FEDAVG, "fedcore.algorithms.fedprox.ProximalTerm")),
-    "fedbn": Way(by("fedcore.algorithms.fedbn.FedBN"), norm="batch"),
-    "scaffold": Way(by("fedcore.algorithms.scaffold.Scaffold")),
-    "fedadam": Way(FEDADAM),
-    "ditto": Way(DITTO, of=("nuclei",)),
+VARIANTS = {
+    "scratch": Variant(algorithm_options(FEDAVG), fractions=FRACTIONS),
+    "pretrained": Variant(algorithm_options(FEDAVG), pretrained=True, fractions=FRACTIONS),
+    "drawn": Variant(
+        algorithm_options(FEDAVG), pretrained=True, synthetic=True, fractions=FRACTIONS, tasks=("brain_tumor",)
+    ),
+    "local": Variant(algorithm_options("fedcore.algorithms.local_only.LocalOnly"), fractions=FRACTIONS),
+    "central": Variant(
+        (*algorithm_options(FEDAVG), "--data.partition", f"{PARTITION}.Pooled"), pooled=True, fractions=FRACTIONS
+    ),
+    "batch": Variant(algorithm_options(FEDAVG), norm="batch", tasks=("nuclei",)),
+    "fedprox": Variant(algorithm_options(FEDAVG, "fedcore.algorithms.fedprox.ProximalTerm")),
+    "fedbn": Variant(algorithm_options("fedcore.algorithms.fedbn.FedBN"), norm="batch"),
+    "scaffold": Variant(algorithm_options("fedcore.algorithms.scaffold.Scaffold")),
+    "fedadam": Variant(FEDADAM),
+    "ditto": Variant(DITTO, tasks=("nuclei",)),
 }
 
 
-def cells() -> Iterator[Cell]:
-    """The encoders first."""
-    yield from (Cell(data, "encoder", 0) for data in TASKS)
+def experiments() -> Iterator[Experiment]:
+    """The encoders first, since all other experiments start from them."""
+    yield from (Experiment(task, "encoder", 0) for task in TASKS)
     for seed in SEEDS:
-        yield from (Cell(data, way, seed) for data in TASKS for way, how in WAYS.items() if data in how.of)
+        for task in TASKS:
+            yield from (Experiment(task, name, seed) for name, variant in VARIANTS.items() if task in variant.tasks)
 
 
-def measure(cell: Cell, folder: Path) -> list[Result]:
-    """Runs what is missing of the cell and returns its numbers."""
-    task = TASKS[cell.data]
+def measure(experiment: Experiment, folder: Path) -> list[Result]:
+    """Executes the missing runs of the experiment and returns its results."""
+    task = TASKS[experiment.dataset]
     images = ("--data.manifest", str(folder / task.folder / "manifest.csv"))
-    encoder = RUNS / cell.data / "encoder"
-    if cell.way == "encoder":
-        stage("pretrain", "simclr", encoder, *images, *task.pretrain)
+    encoder = RUNS / experiment.dataset / "encoder"
+    if experiment.variant == "encoder":
+        finished_run("pretrain", "simclr", encoder, *images, *task.pretrain)
         return []
-    way, found = WAYS[cell.way], []
-    steps = task.steps * (task.sites if way.pooled else 1)
-    start = ("--pretrained", str(encoder), *task.started) if way.pretrained else ()
-    norm = (f"{task.encoder}.init_args.norm", way.norm) if way.norm else ()
-    drawn = _drawn(cell.seed, folder) if way.drawn else ()
-    for fraction in way.fractions:
-        run = stage(
-            task.command, task.recipe, RUNS / str(cell) / f"labels_{fraction}", *images, *task.tune, *task.deal, *start,
+    variant, results = VARIANTS[experiment.variant], []
+    steps = task.steps * (task.sites if variant.pooled else 1)
+    start = ("--start", str(encoder), *task.with_start) if variant.pretrained else ()
+    norm = (f"{task.encoder}.init_args.norm", variant.norm) if variant.norm else ()
+    synthetic = _synthetic(experiment.seed, folder) if variant.synthetic else ()
+    for fraction in variant.fractions:
+        run = finished_run(
+            task.command, task.recipe, RUNS / str(experiment) / f"labels_{fraction}",
+            *images, *task.finetune, *task.partition, *start,
             "--visit.max_epochs", "1000", "--visit.max_steps", str(steps), "--rounds.count", str(task.rounds),
             "--visit.keep_optimizer", "true",
-            "--label_fraction", fraction, "--seed", str(cell.seed), "--policy.min_patients", "1",  # of public images
-            *drawn, *norm, *way.overrides,
+            "--label_fraction", fraction, "--seed", str(experiment.seed),
+            "--policy.min_patients", "1",  # the images are public
+            *synthetic, *norm, *variant.overrides,
         )  # fmt: skip
-        told = _told(run, task.score) | (_by_site(run, task) if way.pooled else {})
-        found += [Result(str(cell), f"{name}@{fraction}", value) for name, value in told.items()]
-    return found
+        scores = _scores(run, task.score) | (_by_site(run, task) if variant.pooled else {})
+        results += [Result(str(experiment), f"{name}@{fraction}", value) for name, value in scores.items()]
+    return results
 
 
-def _drawn(seed: int, folder: Path) -> tuple[str, ...]:
-    manifest = synthesis.drawn(Cell("brain", "diffusion", seed), folder)
+def _synthetic(seed: int, folder: Path) -> tuple[str, ...]:
+    manifest = synthesis.synthetic_manifest(Experiment("brain", "diffusion", seed), folder)
     return ("--data.synthetic.manifest", str(manifest), "--data.allow_unaudited", "true")
 
 
-def _told(run: Path, score: str) -> dict[str, float]:
-    """The score of each site's test images, their mean, and that of all pooled; seconds of training."""
+def _scores(run: Path, score: str) -> dict[str, float]:
+    """The score on each site's test images, their mean, and the pooled score; seconds of training."""
     scores = json.loads((run / "scores.json").read_text())
-    sites = {site: told[score]["value"] for site, told in scores["sites"].items() if told[score]["value"] is not None}
-    return _and_mean(sites, score) | {
+    sites = {site: row[score]["value"] for site, row in scores["sites"].items() if row[score]["value"] is not None}
+    return _with_mean(sites, score) | {
         f"{score} pooled": scores["pooled"][score]["value"],
         "seconds": json.loads((run / "run.json").read_text())["seconds"],
     }  # fmt: skip
 
 
 def _by_site(run: Path, task: Task) -> dict[str, float]:
-    """What a model that was trained on all images together scores at each site."""
-    table = evaluate_run(RunFolder(run), task.deal).table
+    """The scores at each site of a model that was trained on all images at one site."""
+    table = evaluate_run(RunFolder(run), task.partition).table
     sites = {site: row[task.score].value for site, row in table.items() if site != POOLED}
-    return _and_mean({site: value for site, value in sites.items() if not isnan(value)}, task.score)
+    return _with_mean({site: value for site, value in sites.items() if not isnan(value)}, task.score)
 
 
-def _and_mean(sites: dict[str, float], score: str) -> dict[str, float]:
+def _with_mean(sites: dict[str, float], score: str) -> dict[str, float]:
     return {f"{score} {site}": value for site, value in sites.items()} | {f"{score} mean": fmean(sites.values())}
 
 
 if __name__ == "__main__":
-    Driver("benchmarks.experiments.finetuning", __doc__ or "", RUNS, cells, measure).main()
+    Driver("benchmarks.experiments.finetuning", __doc__ or "", RUNS, experiments, measure).main()

@@ -1,10 +1,11 @@
-"""The tables of fine-tuning that benchmarks.experiments.page puts into docs/results.md."""
+"""The tables of fine-tuning that benchmarks.experiments.page writes to docs/results.md."""
 
 from __future__ import annotations
 
 from statistics import fmean
 
-from benchmarks.experiments.results import Results, plot_by_labels, shown, table
+from benchmarks.experiments.plots import plot_by_labels
+from benchmarks.experiments.results import Results, format_mean, markdown_table
 
 SCORES = {
     "nuclei": "dice", "hippocampus": "dice", "brain_tumor": "balanced_accuracy", "chest_xray": "balanced_accuracy"
@@ -12,49 +13,55 @@ SCORES = {
 NAMES = {"dice": "Dice", "balanced_accuracy": "balanced accuracy"}
 FRACTIONS = {"0.05": "5 %", "0.2": "20 %", "1.0": "100 %"}
 STARTS = {
-    "local": "each site alone", "scratch": "together, random weights", "pretrained": "together, pretrained (SimCLR)",
-    "central": "centralised, random weights", "drawn": "together, pretrained, with drawn images",
+    "local": "local, random initialisation", "scratch": "federated, random initialisation",
+    "pretrained": "federated, pretrained (SimCLR)", "central": "centralised, random initialisation",
+    "drawn": "federated, pretrained, with synthetic images",
 }  # fmt: skip
-WAYS = {
-    "local": "each site alone", "central": "centralised", "scratch": "FedAvg",
+VARIANTS = {
+    "local": "local", "central": "centralised", "scratch": "FedAvg",
     "batch": "FedAvg, batch norm", "fedbn": "FedBN, batch norm", "fedprox": "FedProx",
-    "scaffold": "SCAFFOLD", "fedadam": "FedAdam", "ditto": "Ditto, a model a site",
+    "scaffold": "SCAFFOLD", "fedadam": "FedAdam", "ditto": "Ditto, one model per site",
 }  # fmt: skip
 
 
-def efficiency_table(results: Results, data: str) -> list[str]:
-    """The pooled score by the part of the labels, and a picture of it."""
+def label_efficiency_table(results: Results, dataset: str) -> list[str]:
+    """The pooled score by fraction of the labels, as a table and a plot."""
     lines = {
-        name: [_values(results, data, way, "pooled", fraction) for fraction in FRACTIONS]
-        for way, name in STARTS.items()
-        if _values(results, data, way, "pooled")
+        name: [_values(results, dataset, variant, "pooled", fraction) for fraction in FRACTIONS]
+        for variant, name in STARTS.items()
+        if _values(results, dataset, variant, "pooled")
     }
-    rows = [[name, str(max(map(len, values))), *map(shown, values)] for name, values in lines.items()]
-    for way, told in {"pretrained": "points gained by pretraining", "drawn": "and with drawn images"}.items():
-        gains = [results.delta(data, way, "scratch", f"{SCORES[data]} pooled@{f}") for f in FRACTIONS]
+    rows = [[name, str(max(map(len, values))), *map(format_mean, values)] for name, values in lines.items()]
+    for variant, title in {"pretrained": "points gained by pretraining", "drawn": "and with synthetic images"}.items():
+        gains = [results.delta(dataset, variant, "scratch", f"{SCORES[dataset]} pooled@{f}") for f in FRACTIONS]
         if any(gains):
-            rows.append([told, "", *(shown([100 * gain for gain in found], 1, sign=True) for found in gains)])
-    score = NAMES[SCORES[data]]
-    picture = plot_by_labels(lines, list(FRACTIONS), score, f"labels_{data}.svg")
-    plot = ["", f"![{score[0].upper()}{score[1:]} by fraction of labels](images/{picture})"] if picture else []
-    return [*table(["trained", "seeds", *FRACTIONS.values()], rows), *plot]
+            rows.append(
+                [title, "", *(format_mean([100 * gain for gain in of_seeds], 1, sign=True) for of_seeds in gains)]
+            )
+    score = NAMES[SCORES[dataset]]
+    file = plot_by_labels(lines, list(FRACTIONS), score, f"labels_{dataset}.svg")
+    plot = ["", f"![{score[0].upper()}{score[1:]} by fraction of labels](images/{file})"] if file else []
+    return [*markdown_table(["trained", "seeds", *FRACTIONS.values()], rows), *plot]
 
 
-def ways_table(results: Results, data: str) -> list[str]:
-    """With all labels, from random weights."""
-    measure = f"{SCORES[data]} pooled@1.0"
-    central, rows = results.by_seed(data, "central", measure), []
-    for way, name in WAYS.items():
-        if not (found := results.by_seed(data, way, measure)):
+def algorithm_table(results: Results, dataset: str) -> list[str]:
+    """With all labels, from random initialisation."""
+    metric = f"{SCORES[dataset]} pooled@1.0"
+    central, rows = results.by_seed(dataset, "central", metric), []
+    for variant, name in VARIANTS.items():
+        if not (by_seed := results.by_seed(dataset, variant, metric)):
             continue
-        pooled, parts = list(found.values()), [found[seed] / central[seed] for seed in found.keys() & central.keys()]
-        part = f"{100 * fmean(parts):.1f} %" if parts else "-"
-        seconds = list(results.by_seed(data, way, "seconds@1.0").values())
-        sites = shown(_values(results, data, way, "mean"))
+        pooled = list(by_seed.values())
+        ratios = [by_seed[seed] / central[seed] for seed in by_seed.keys() & central.keys()]
+        ratio = f"{100 * fmean(ratios):.1f} %" if ratios else "-"
+        seconds = results.values(dataset, variant, "seconds@1.0")
+        sites = format_mean(_values(results, dataset, variant, "mean"))
         minutes = f"{fmean(seconds) / 60:.1f}" if seconds else "-"
-        rows.append([name, str(len(pooled)), sites, shown(pooled), part, minutes])
-    return table(["trained by", "seeds", "mean over sites", "all test images", "of centralised", "minutes"], rows)
+        rows.append([name, str(len(pooled)), sites, format_mean(pooled), ratio, minutes])
+    return markdown_table(
+        ["trained by", "seeds", "mean over sites", "all test images", "of centralised", "minutes"], rows
+    )
 
 
-def _values(results: Results, data: str, way: str, of: str, fraction: str = "1.0") -> list[float]:
-    return list(results.by_seed(data, way, f"{SCORES[data]} {of}@{fraction}").values())
+def _values(results: Results, dataset: str, variant: str, part: str, fraction: str = "1.0") -> list[float]:
+    return results.values(dataset, variant, f"{SCORES[dataset]} {part}@{fraction}")

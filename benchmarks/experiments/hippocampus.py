@@ -1,7 +1,7 @@
-"""Coronal slices of the hippocampus volumes as a labelled set: which part of it a slice shows.
+"""Coronal slices of the hippocampus volumes as a labelled dataset: which part of the hippocampus a slice shows.
 
-Slices know their place in the volume, which is what structural matching (fedssl.methods.fcl) is for; the labels come
-from the masks, so that what was learned without them can be measured.
+The manifest has the position of each slice in its volume, for structural matching (fedssl.methods.fcl). The labels
+are made from the masks; pretraining does not use them.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-CORONAL, EVERY = 1, 2
+CORONAL, STEP = 1, 2
 PARTS = {(False, False): "none", (True, False): "anterior", (False, True): "posterior"}
 
 
-def slices_of(folder: Path, out: Path) -> Path:
-    """Writes every second coronal slice of `folder` into `out` and returns the manifest of them.
+def coronal_slices(folder: Path, out: Path) -> Path:
+    """Writes every second coronal slice of `folder` into `out` and returns their manifest.
 
     The few slices that show both parts are left out.
     """
@@ -34,12 +34,12 @@ def slices_of(folder: Path, out: Path) -> Path:
             np.moveaxis(np.asarray(nibabel.load(folder / volume[what]).dataobj), CORONAL, 0)
             for what in ("image", "mask")
         )
-        for at in range(0, len(pixels), EVERY):
-            part = PARTS.get(((mask[at] == 1).any(), (mask[at] == 2).any()))
+        for index in range(0, len(pixels), STEP):
+            part = PARTS.get(((mask[index] == 1).any(), (mask[index] == 2).any()))
             if part is not None:
-                image = f"{name}_{at:02}.npy"
-                np.save(out / image, pixels[at].astype(np.float32))
-                rows.append([image, volume["site"], volume["split"], part, name, at])
+                image = f"{name}_{index:02}.npy"
+                np.save(out / image, pixels[index].astype(np.float32))
+                rows.append([image, volume["site"], volume["split"], part, name, index])
     with manifest.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "site", "split", "label", "patient", "position"])

@@ -1,4 +1,4 @@
-"""docs/results.md: what stands between its markers is made of docs/results.csv."""
+"""docs/results.md: the parts between its markers are generated from docs/results.csv."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.experiments.distillation_tables import distilled_table
-from benchmarks.experiments.fedvss_tables import choices_table
-from benchmarks.experiments.finetuning_tables import SCORES, efficiency_table, ways_table
-from benchmarks.experiments.results import (
-    Results,
+from benchmarks.experiments.distillation_tables import distillation_table
+from benchmarks.experiments.fedvss_tables import settings_table
+from benchmarks.experiments.finetuning_tables import SCORES, algorithm_table, label_efficiency_table
+from benchmarks.experiments.pretraining_tables import (
     delta_table,
     family_table,
     main_table,
@@ -18,37 +17,53 @@ from benchmarks.experiments.results import (
     skew_table,
     structural_table,
 )
-from benchmarks.experiments.synthesis_tables import SITES, alone_table, generator_table, price_table, together_table
+from benchmarks.experiments.results import Results
+from benchmarks.experiments.synthesis_tables import (
+    SITES,
+    augmentation_table,
+    generator_table,
+    message_size_table,
+    synthetic_only_table,
+)
 
 PAGE = Path("docs/results.md")
+PerDataset = Callable[[Results, str], list[str]]
+SYNTHESIS: dict[str, PerDataset] = {
+    "synthetic only": synthetic_only_table, "augmentation": augmentation_table, "generators": generator_table,
+}  # fmt: skip
+FINETUNING: dict[str, PerDataset] = {"labels": label_efficiency_table, "algorithms": algorithm_table}
+
+
+def sections(results: Results) -> dict[str, list[str]]:
+    """Name of a marker to the lines between its begin and end."""
+    pretraining = {
+        "pretraining brain": [*main_table(results, "brain"), *plots(results, "brain", "brain MRI")],
+        "pretraining brain: deltas": delta_table(results, "brain"),
+        "pretraining brain: methods": family_table(results),
+        "pretraining brain: skew": skew_table(results),
+        "pretraining hippocampus": structural_table(results),
+        "pretraining cxr": [*main_table(results, "cxr"), *plots(results, "cxr", "chest X-ray")],
+        "pretraining cxr: deltas": delta_table(results, "cxr"),
+    }
+    synthesis = {f"synthesis {d}: {part}": table(results, d) for part, table in SYNTHESIS.items() for d in SITES}
+    finetuning = {f"finetuning {d}: {part}": table(results, d) for part, table in FINETUNING.items() for d in SCORES}
+    others = {
+        "synthesis: message size": message_size_table(results),
+        "fedvss": settings_table(results),
+        "distillation brain": distillation_table(results, "brain"),
+        "distillation phantom": distillation_table(results, "phantom"),
+    }
+    return pretraining | synthesis | finetuning | others
 
 
 def write_page(results: Results, page: Path = PAGE) -> None:
-    """Replaces what stands between the markers of the page, and the plots."""
-    parts: dict[str, Callable[[], list[str]]] = {
-        "brain": lambda: [*main_table(results, "brain"), *plots(results, "brain", "brain MRI")],
-        "brain deltas": lambda: delta_table(results, "brain"),
-        "family": lambda: family_table(results),
-        "skew": lambda: skew_table(results),
-        "structural": lambda: structural_table(results),
-        "cxr": lambda: [*main_table(results, "cxr"), *plots(results, "cxr", "chest X-ray")],
-        "cxr deltas": lambda: delta_table(results, "cxr"),
-        **{f"drawn {data}: alone": lambda data=data: alone_table(results, data) for data in SITES},
-        **{f"drawn {data}: together": lambda data=data: together_table(results, data) for data in SITES},
-        **{f"drawn {data}: generators": lambda data=data: generator_table(results, data) for data in SITES},
-        "virtual": lambda: choices_table(results),
-        "distilled brain": lambda: distilled_table(results, "brain"),
-        "distilled phantom": lambda: distilled_table(results, "phantom"),
-        "drawn: price": lambda: price_table(results),
-        **{f"tuned {data}: labels": lambda data=data: efficiency_table(results, data) for data in SCORES},
-        **{f"tuned {data}: ways": lambda data=data: ways_table(results, data) for data in SCORES},
-    }
+    """Replaces the parts of the page between its markers, and the plots."""
     text = page.read_text(encoding="utf-8")
-    for name, make in parts.items():
+    for name, lines in sections(results).items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        body = "\n".join([begin, *make(), end])
+        body = "\n".join([begin, *lines, end])
         text, count = re.subn(
             re.escape(begin) + ".*?" + re.escape(end), lambda _, body=body: body, text, flags=re.DOTALL
         )
-        assert count == 1, f"{page} must hold the markers of {name!r} once"
+        assert count == 1, f"{page} must contain the markers of {name!r} exactly once, found {count}"
     page.write_text(text, encoding="utf-8")

@@ -1,13 +1,13 @@
-"""What federated pretraining is worth: regenerates every number of docs/results.md.
+"""Federated pretraining compared with its alternatives: all results of pretraining in docs/results.md.
 
-    python -m benchmarks.experiments.pretraining --data FOLDER                  # everything; goes on where it was stopped
+    python -m benchmarks.experiments.pretraining --data FOLDER       # all; continues a stopped run
     python -m benchmarks.experiments.pretraining --data FOLDER --only brain/statistics/0
-    python -m benchmarks.experiments.pretraining --page                         # the page again from docs/results.csv
+    python -m benchmarks.experiments.pretraining --page              # writes the page again from docs/results.csv
 
-FOLDER holds brain_tumor_mri/, cxr_covid_multisite/ and hippocampus3d/. A cell is a data set, a way to pretrain and a
+FOLDER holds brain_tumor_mri/, cxr_covid_multisite/ and hippocampus3d/. An experiment is a dataset, a variant and a
 seed: the pretraining, the probes of its encoder, and classifiers fine-tuned from it with several fractions of the
-labels. Every stage is a run folder under checkpoints/evidence; a finished one is not run again, an interrupted one is
-resumed. Each finished cell puts its rows into docs/results.csv, from which tables and plots of the page are made.
+labels. Every stage is a run folder under checkpoints/evidence; a finished one is not repeated, an interrupted one is
+resumed. Each finished experiment writes its rows to docs/results.csv, from which the page is generated.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from benchmarks.experiments.driver import Cell, Driver, stage
-from benchmarks.experiments.hippocampus import slices_of
+from benchmarks.experiments.driver import Driver, Experiment, finished_run
+from benchmarks.experiments.hippocampus import coronal_slices
 from benchmarks.experiments.results import Result
 from fedcore.models.encoder_store import encoder_config, find_encoder
 from fedssl.evaluation.command import Table, pooled, probe
@@ -28,9 +28,9 @@ from fedssl.evaluation.probe import SHARED
 RUNS = Path("checkpoints/evidence")
 SEEDS = (0, 1, 2)
 TUNINGS = ("0.01 frozen", "0.01", "0.05", "0.1", "1.0")
-"""Fractions of the labels; frozen trains the last layer alone."""
+"""Fractions of the labels; frozen: trains the last layer alone."""
 
-ALONE = ("--algorithm", "fedcore.algorithms.local_only.LocalOnly", "--exchange", "null")
+LOCAL = ("--algorithm", "fedcore.algorithms.local_only.LocalOnly", "--exchange", "null")
 POOLED = ("--data.partition", "fedcore.data.partition.Pooled", "--exchange", "null")
 VECTORS = (
     "--exchange",
@@ -42,21 +42,21 @@ VECTORS = (
 )
 SGD = ("--method.optimizer", "torch.optim.SGD", "--method.optimizer.lr", "0.06", "--method.optimizer.momentum", "0.9",
        "--method.optimizer.weight_decay", "0.0005")  # fmt: skip
-# No step is taken: what is measured is the encoder as it was made.
+# No training step: measures the initial encoder.
 UNTRAINED = ("--rounds.count", "1", "--visit.max_steps", "0", "--exchange", "null")
-SMALL = ("--policy.min_patients", "1")
-"""Images are public, so small sites are measured too."""
-PRETRAIN = ("--visit.precision", "bf16-mixed", "--rounds.count", "30", "--probe.every", "10", *SMALL)
-# As many steps with few labels as with all of them: what differs is the labels alone.
+SMALL_SITES = ("--policy.min_patients", "1")
+"""The images are public, so small sites are measured too."""
+PRETRAIN = ("--visit.precision", "bf16-mixed", "--rounds.count", "30", "--probe.every", "10", *SMALL_SITES)
+# The same number of steps with few labels as with all, so that the labels are the only difference.
 FINETUNE = (
     "--visit.precision", "bf16-mixed", "--visit.max_epochs", "1000", "--visit.max_steps", "20", "--rounds.count", "16",
-    *SMALL,
+    *SMALL_SITES,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Way:
-    """How an encoder came about: a recipe and what overrides it."""
+class Variant:
+    """How an encoder is pretrained: a recipe and its overrides."""
 
     recipe: str = "moco_shared_bank"
     overrides: tuple[str, ...] = ()
@@ -65,137 +65,139 @@ class Way:
 
 
 MAIN = {
-    "random": Way(overrides=UNTRAINED),
-    "local": Way(overrides=ALONE),
-    "central": Way(overrides=POOLED),
-    "central_sgd": Way(overrides=(*POOLED, *SGD)),
-    "simclr": Way("simclr"),
-    "none": Way(overrides=("--exchange", "null")),
-    "vectors": Way(overrides=VECTORS),
-    "statistics": Way(),
-    "statistics_rsa": Way("fedmoco"),
+    "random": Variant(overrides=UNTRAINED),
+    "local": Variant(overrides=LOCAL),
+    "central": Variant(overrides=POOLED),
+    "central_sgd": Variant(overrides=(*POOLED, *SGD)),
+    "simclr": Variant("simclr"),
+    "none": Variant(overrides=("--exchange", "null")),
+    "vectors": Variant(overrides=VECTORS),
+    "statistics": Variant(),
+    "statistics_rsa": Variant("fedmoco"),
 }
 FAMILY = {
-    name: Way(name, seeds=(0,), tunings=("0.1",))
+    name: Variant(name, seeds=(0,), tunings=("0.1",))
     for name in ("byol", "fedema", "fedu", "simsiam", "vicreg", "dino", "mae", "fedx", "ldawa", "rotation")
 }
-FAMILY["random_vit"] = Way("mae", overrides=UNTRAINED, seeds=(0,), tunings=())
+FAMILY["random_vit"] = Variant("mae", overrides=UNTRAINED, seeds=(0,), tunings=())
 SKEW = {
-    f"{name}_dirichlet_{alpha}": Way(
-        way.recipe,
-        (*way.overrides, "--data.partition", "fedcore.data.partition.Dirichlet", "--data.partition.alpha", alpha,
+    f"{name}_dirichlet_{alpha}": Variant(
+        variant.recipe,
+        (*variant.overrides, "--data.partition", "fedcore.data.partition.Dirichlet", "--data.partition.alpha", alpha,
          "--data.partition.sites", "3"),
         seeds=(0,), tunings=("0.1",),
     )
     for alpha in ("0.1", "1", "10")
-    for name, way in MAIN.items()
+    for name, variant in MAIN.items()
     if name in ("none", "vectors", "statistics")
 }  # fmt: skip
 STRUCTURAL = {
     name: replace(MAIN[name], seeds=(0,), tunings=(), overrides=(*MAIN[name].overrides, "--data.size", "32"))
     for name in ("random", "none", "vectors")
-} | {"fcl": Way("fcl", ("--data.slices", "null", "--data.size", "32"), seeds=(0,), tunings=())}
+} | {"fcl": Variant("fcl", ("--data.slices", "null", "--data.size", "32"), seeds=(0,), tunings=())}
 
 
 @dataclass(frozen=True)
-class ImageSet:
-    """Images, what is measured of them, and what overrides a recipe there."""
+class Dataset:
+    """Images, the variants that are measured on them, and overrides of the classifiers' recipe."""
 
     manifest: Callable[[Path], Path]
-    """From the folder of all sets."""
-    ways: dict[str, Way]
+    """From the folder of all datasets."""
+    variants: dict[str, Variant]
     task: tuple[str, ...] = ()
-    """Which images the classifiers are for."""
+    """Selects the images of the classification task."""
 
 
-SETS = {
-    "brain": ImageSet(lambda sets: sets / "brain_tumor_mri" / "manifest.csv", MAIN | FAMILY | SKEW),
-    "cxr": ImageSet(
-        lambda sets: sets / "cxr_covid_multisite" / "manifest.csv",
-        {name: way for name, way in MAIN.items() if name != "central_sgd"},
-        # Normal against pneumonia within one hospital; elsewhere in this collection label and site are one.
+DATASETS = {
+    "brain": Dataset(lambda folder: folder / "brain_tumor_mri" / "manifest.csv", MAIN | FAMILY | SKEW),
+    "cxr": Dataset(
+        lambda folder: folder / "cxr_covid_multisite" / "manifest.csv",
+        {name: variant for name, variant in MAIN.items() if name != "central_sgd"},
+        # Normal or pneumonia within one hospital; in the other hospitals of this collection all images have one label.
         ("--data.sites", "[nih_us]"),
     ),
-    "hippocampus": ImageSet(lambda sets: slices_of(sets / "hippocampus3d", RUNS / "hippocampus_slices"), STRUCTURAL),
+    "hippocampus": Dataset(
+        lambda folder: coronal_slices(folder / "hippocampus3d", RUNS / "hippocampus_slices"), STRUCTURAL
+    ),
 }
 
 
-def _of_federation(table: Table, metric: str) -> float | None:
-    """Of the encoder that fine-tuning starts from, also where sites have their own beside it."""
+def _of_global_encoder(table: Table, metric: str) -> float | None:
+    """Of the encoder from which fine-tuning starts, the global one also where sites have their own as well."""
     shared = pooled(table, f"{SHARED}{metric}")
     return pooled(table, metric) if shared is None else shared
 
 
-def measure(cell: Cell, folder: Path) -> list[Result]:
-    """Runs what is missing of the cell and returns its numbers."""
-    images_of = SETS[cell.data]
-    way, images = images_of.ways[cell.way], ("--data.manifest", str(images_of.manifest(folder)))
-    home = RUNS / str(cell)
-    seed = ("--seed", str(cell.seed))
-    run = stage("pretrain", way.recipe, home / "pretrain", *images, *seed, *PRETRAIN, *way.overrides)
-    # However the images were dealt for training, encoders are measured at the hospitals as they are.
-    there = () if cell.way == "local" else ("--data.partition", "null")
-    table = probe(run, ["--probe.max_images", "1000000", *images, *there])
-    found = [
-        Result(str(cell), key, value) for key in ("knn", "linear") if (value := _of_federation(table, key)) is not None
-    ]
-    found += [Result(str(cell), key, value) for key, value in cost(run).items()]
-    begin = (
-        () if cell.way == "random" else ("--pretrained", str(start_of(cell, run)), *as_pretrained(start_of(cell, run)))
+def measure(experiment: Experiment, folder: Path) -> list[Result]:
+    """Executes the missing runs of the experiment and returns its results."""
+    dataset, name = DATASETS[experiment.dataset], str(experiment)
+    variant, images = dataset.variants[experiment.variant], ("--data.manifest", str(dataset.manifest(folder)))
+    seed = ("--seed", str(experiment.seed))
+    run = finished_run(
+        "pretrain", variant.recipe, RUNS / name / "pretrain", *images, *seed, *PRETRAIN, *variant.overrides
     )
-    for tuning in way.tunings:
+    # Whatever the partition of the training images, encoders are measured at the real hospitals.
+    partition = () if experiment.variant == "local" else ("--data.partition", "null")
+    table = probe(run, ["--probe.max_images", "1000000", *images, *partition])
+    results = [
+        Result(name, key, value) for key in ("knn", "linear") if (value := _of_global_encoder(table, key)) is not None
+    ]
+    results += [Result(name, key, value) for key, value in cost(run).items()]
+    encoder = encoder_folder(experiment, run)
+    start = () if experiment.variant == "random" else ("--start", str(encoder), *encoder_options(encoder))
+    for tuning in variant.tunings:
         fraction, frozen = tuning.split()[0], "frozen" in tuning
-        tuned = stage(
-            "finetune", "classify", home / f"tuned_{tuning.replace(' ', '_')}", *images, *seed, *FINETUNE, *begin,
-            "--label_fraction", fraction, *images_of.task, *rate(cell.way, frozen),
+        finetuned = finished_run(
+            "finetune", "classify", RUNS / name / f"tuned_{tuning.replace(' ', '_')}", *images, *seed, *FINETUNE,
+            *start, "--label_fraction", fraction, *dataset.task, *learning_rate(experiment.variant, frozen),
         )  # fmt: skip
-        scores = json.loads((tuned / "scores.json").read_text())["pooled"]
+        scores = json.loads((finetuned / "scores.json").read_text())["pooled"]
         for key in ("balanced_accuracy", "auroc"):
-            found.append(Result(str(cell), f"{key}@{tuning}", scores[key]["value"]))
-    return found
+            results.append(Result(name, f"{key}@{tuning}", scores[key]["value"]))
+    return results
 
 
-def start_of(cell: Cell, run: Path) -> Path:
-    """What fine-tuning starts from: where sites trained alone, another site's encoder with each seed."""
-    if cell.way != "local":
+def encoder_folder(experiment: Experiment, run: Path) -> Path:
+    """The encoder from which fine-tuning starts; of local pretraining a different site's encoder for each seed."""
+    if experiment.variant != "local":
         return run
-    if cell.data == "cxr":
+    if experiment.dataset == "cxr":
         return run / "sites/nih_us/encoder"
-    alone = sorted(run.glob("sites/*/encoder"))
-    return alone[cell.seed % len(alone)]
+    encoders = sorted(run.glob("sites/*/encoder"))
+    return encoders[experiment.seed % len(encoders)]
 
 
-def rate(way: str, frozen: bool) -> tuple[str, ...]:
-    """The learning rate that was better for the start, of 1e-3 and 3e-4 (brain, seed 0, 1 % of the labels)."""
+def learning_rate(variant: str, frozen: bool) -> tuple[str, ...]:
+    """The better learning rate for the start, of 1e-3 and 3e-4 (brain, seed 0, 1 % of the labels)."""
     if frozen:
-        return "--classifier.freeze_encoder", "true", "--classifier.optimizer.lr", "0.003"
-    return "--classifier.optimizer.lr", "0.001" if way == "random" else "0.0003"
+        return "--classifier.frozen", "true", "--classifier.optimizer.lr", "0.003"
+    return "--classifier.optimizer.lr", "0.001" if variant == "random" else "0.0003"
 
 
-def as_pretrained(start: Path) -> tuple[str, ...]:
-    """The classifier's encoder, which has to be the one that was pretrained."""
-    config = encoder_config(find_encoder(start))
+def encoder_options(folder: Path) -> tuple[str, ...]:
+    """The encoder settings of pretraining, which fine-tuning must use as well."""
+    config = encoder_config(find_encoder(folder))
     settings = {k: v for k, v in config["init_args"].items() if k not in ("spatial_dims", "channels")}
-    words = [word for key, value in settings.items() for word in (f"--encoder.{key}", str(value))]
-    return ("--encoder", f"fedcore.models.encoders.{config['encoder']}", *words)
+    options = [option for key, value in settings.items() for option in (f"--encoder.{key}", str(value))]
+    return ("--encoder", f"fedcore.models.encoders.{config['encoder']}", *options)
 
 
 def cost(run: Path) -> dict[str, float]:
-    """MB up a visit, by kind, and seconds of the pretraining: rounds times their median, as a pause may lie between."""
+    """MB up per visit, by kind, and seconds of pretraining: rounds times their median, as runs may have been paused."""
     rounds = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
     visits = [site["up"] for r in rounds for site in r["sites"].values()]
     mean = {f"{kind}_mb": sum(v[kind] for v in visits) / len(visits) / 1e6 for kind in ("weights", "exchange")}
     return mean | {"seconds": len(rounds) * median(r["seconds"] for r in rounds)}
 
 
-def cells() -> Iterator[Cell]:
-    """Seed by seed, so that an interrupted night leaves whole tables."""
+def experiments() -> Iterator[Experiment]:
+    """Seed by seed, so that an interrupted run leaves complete tables."""
     for seed in SEEDS:
-        for data, images in SETS.items():
-            for way, how in images.ways.items():
-                if seed in how.seeds:
-                    yield Cell(data, way, seed)
+        for dataset, images in DATASETS.items():
+            for name, variant in images.variants.items():
+                if seed in variant.seeds:
+                    yield Experiment(dataset, name, seed)
 
 
 if __name__ == "__main__":
-    Driver("benchmarks.experiments.pretraining", __doc__ or "", RUNS, cells, measure).main()
+    Driver("benchmarks.experiments.pretraining", __doc__ or "", RUNS, experiments, measure).main()

@@ -1,13 +1,13 @@
-"""What drawn images are worth: measured cell by cell into docs/results.csv and docs/results.md.
+"""Classifiers trained on synthetic images, and their generators: results to docs/results.csv and docs/results.md.
 
-    python -m benchmarks.experiments.synthesis --data FOLDER --jobs 2        # goes on where it was stopped
+    python -m benchmarks.experiments.synthesis --data FOLDER --jobs 2        # continues a stopped run
     python -m benchmarks.experiments.synthesis --data FOLDER --only brain/diffusion/0
 
-FOLDER holds brain_tumor_mri/; the phantom hospitals are written beside the runs. A cell is a set, a way and a seed. For
-a generator: the hospitals train it, 1,000 images are drawn and audited, one classifier is trained on them alone and
-tested on real images of every site, another on real images with 10 % of the labels, whose batches they join. Other
-ways are classifiers on real images. Every stage is a run folder under checkpoints/synthesis; a finished one is not run
-again.
+FOLDER holds brain_tumor_mri/; the phantom hospitals are written to the folder of the runs. An experiment is a dataset,
+a variant and a seed. For a generator: the hospitals train it, it generates 1,000 images, which are audited; one
+classifier is trained on them alone and tested on real images of every site, another on real images with 10 % of the
+labels and the synthetic images in every batch. Other variants are classifiers on real images. Every stage is a run
+folder under checkpoints/synthesis; a finished one is not repeated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.experiments.driver import Cell, Driver, stage
+from benchmarks.experiments.driver import Driver, Experiment, finished_run
 from benchmarks.experiments.results import Result
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.synthetic.audit_record import AuditRecord
@@ -32,9 +32,9 @@ RUNS = Path("checkpoints/synthesis")
 SEEDS = (0, 1, 2)
 SIZE, COUNT, STEPS = 32, 1000, 20
 HOSPITALS = {"brain": 3, "phantom": 4}
-VISIT = {"brain": 35, "phantom": 25}
-"""Steps of a generator at a hospital in one round: about a hundred in all."""
-# As many steps whatever is trained on: what differs is the images alone.
+STEPS_PER_VISIT = {"brain": 35, "phantom": 25}
+"""Training steps of a generator per hospital and round: about a hundred over all hospitals."""
+# The same number of steps for all training images, so that the images are the only difference.
 FINETUNE = ("--visit.max_epochs", "1000", "--visit.max_steps", "60", "--rounds.count", "16",
             "--encoder.init_args.stem", "16")  # fmt: skip
 DIFFUSION = ("--generator.init_args.network.init_args.widths", "[16,32,64]", "--visit.max_epochs", "1000",
@@ -45,144 +45,157 @@ GAN = ("--generator.init_args.generator_network.init_args.widths", "[16,32,64,64
 
 
 @dataclass(frozen=True)
-class Generating:
-    """How a generator came about."""
+class Variant:
+    """How a generator is trained."""
 
     recipe: str
     overrides: tuple[str, ...] = DIFFUSION
     pooled: bool = False
-    """One site that holds all images and trains for as many steps."""
-    told: bool = False
-    """Its distances alone are measured, not what its images are worth."""
+    """One site with all images, which trains for as many steps as all sites together."""
+    quality_only: bool = False
+    """Measures the quality of the images, and trains no classifiers on them."""
 
 
 GENERATORS = {
-    "gan": Generating("gan", GAN),
-    "diffusion": Generating("diffusion", (*DIFFUSION, "--condition_on_site", "false")),
-    "diffusion_by_site": Generating("diffusion"),
-    "diffusion_central": Generating("diffusion", pooled=True, told=True),
+    "gan": Variant("gan", GAN),
+    "diffusion": Variant("diffusion", (*DIFFUSION, "--by_site", "false")),
+    "diffusion_by_site": Variant("diffusion"),
+    "diffusion_central": Variant("diffusion", pooled=True, quality_only=True),
 }
-CHEAP = {
-    "diffusion_int8": Generating(
-        "diffusion_cheap", (*DIFFUSION, "--algorithm.init_args.algorithm", "fedcore.algorithms.base.FedAvg"), told=True
+SMALL_MESSAGES = {
+    "diffusion_int8": Variant(
+        "diffusion_cheap",
+        (*DIFFUSION, "--algorithm.init_args.algorithm", "fedcore.algorithms.base.FedAvg"),
+        quality_only=True,
     ),
-    "diffusion_halves": Generating("diffusion_cheap", told=True),
+    "diffusion_halves": Variant("diffusion_cheap", quality_only=True),
 }
-"""What shorter messages cost: one seed, on the phantoms."""
+"""Generators with smaller messages: one seed, on the phantoms."""
 REAL: dict[str, tuple[str, ...]] = {
     "real": ("--label_fraction", "1.0"),
     "real_10": ("--label_fraction", "0.1"),
 }
-"""Classifiers on the real images of all sites, with all or some of the labels."""
+"""Classifiers on the real images of all sites, with all or 10 % of the labels."""
 
 
-def manifest_of(data: str, folder: Path) -> Path:
-    if data == "brain":
+def manifest_of(dataset: str, folder: Path) -> Path:
+    if dataset == "brain":
         return folder / "brain_tumor_mri" / "manifest.csv"
-    written = RUNS / "phantom_hospitals" / "manifest.csv"
-    if not written.exists():
-        Phantoms(sites=HOSPITALS["phantom"], images_per_site=400).write(written.parent, SIZE)
-    return written
+    manifest = RUNS / "phantom_hospitals" / "manifest.csv"
+    if not manifest.exists():
+        Phantoms(sites=HOSPITALS["phantom"], images_per_site=400).write(manifest.parent, SIZE)
+    return manifest
 
 
-def cells() -> Iterator[Cell]:
-    """The encoders first, since all generators of a set are told by one."""
-    yield from (Cell(data, "encoder", 0) for data in HOSPITALS)
+def experiments() -> Iterator[Experiment]:
+    """The encoders first, since the quality of all generators of a dataset is measured with one encoder."""
+    yield from (Experiment(dataset, "encoder", 0) for dataset in HOSPITALS)
     for seed in SEEDS:
-        for data, hospitals in HOSPITALS.items():
-            ways = [*REAL, *(f"alone_{at}" for at in range(1, hospitals + 1)), *GENERATORS]
-            yield from (Cell(data, way, seed) for way in ways)
-    yield from (Cell("phantom", way, 0) for way in CHEAP)
+        for dataset, hospitals in HOSPITALS.items():
+            variants = [*REAL, *(f"alone_{number}" for number in range(1, hospitals + 1)), *GENERATORS]
+            yield from (Experiment(dataset, variant, seed) for variant in variants)
+    yield from (Experiment("phantom", variant, 0) for variant in SMALL_MESSAGES)
 
 
-def measure(cell: Cell, folder: Path) -> list[Result]:
-    """Runs what is missing of the cell and returns its numbers."""
-    manifest, home = manifest_of(cell.data, folder), RUNS / str(cell)
-    if cell.way == "encoder":
-        _encoder(cell.data, manifest)
+def measure(experiment: Experiment, folder: Path) -> list[Result]:
+    """Executes the missing runs of the experiment and returns its results."""
+    manifest, home = manifest_of(experiment.dataset, folder), RUNS / str(experiment)
+    if experiment.variant == "encoder":
+        _encoder(experiment.dataset, manifest)
         return []
-    if how := (GENERATORS | CHEAP).get(cell.way):
-        return _of_generator(cell, folder, how)
-    if cell.way in REAL:
-        return _scores(cell, "", _tuned(cell, home, manifest, *REAL[cell.way]))
+    if variant := (GENERATORS | SMALL_MESSAGES).get(experiment.variant):
+        return _generator_results(experiment, folder, variant)
+    if experiment.variant in REAL:
+        return _results(experiment, "", _classifier_scores(experiment, home, manifest, *REAL[experiment.variant]))
     rows = rows_of(manifest)
-    site = f"hospital_{cell.way.removeprefix('alone_')}"
+    site = f"hospital_{experiment.variant.removeprefix('alone_')}"
     own = [row for row in rows if row["split"] == "test" or row["site"] == site]
-    return _scores(cell, "", _tuned(cell, home, written(home / "own.csv", own), "--label_fraction", "1.0"))
+    local = write_manifest(home / "own.csv", own)
+    return _results(experiment, "", _classifier_scores(experiment, home, local, "--label_fraction", "1.0"))
 
 
-def drawn(cell: Cell, folder: Path) -> Path:
-    """Manifest of the images that the cell's generator draws."""
-    home, how = RUNS / str(cell), (GENERATORS | CHEAP)[cell.way]
-    visit = VISIT[cell.data] * (HOSPITALS[cell.data] if how.pooled else 1)
-    pooled = ("--data.partition", "fedcore.data.partition.Pooled") if how.pooled else ()
-    run = stage(
-        "generate train", how.recipe, home / "generate", "--data.manifest", str(manifest_of(cell.data, folder)),
-        "--data.size", str(SIZE), "--seed", str(cell.seed), *how.overrides, "--visit.max_steps", str(visit), *pooled,
+def synthetic_manifest(experiment: Experiment, folder: Path) -> Path:
+    """Manifest of the synthetic images of the experiment's generator."""
+    dataset, home = experiment.dataset, RUNS / str(experiment)
+    variant = (GENERATORS | SMALL_MESSAGES)[experiment.variant]
+    steps_per_visit = STEPS_PER_VISIT[dataset] * (HOSPITALS[dataset] if variant.pooled else 1)
+    pooled = ("--data.partition", "fedcore.data.partition.Pooled") if variant.pooled else ()
+    run = finished_run(
+        "generate train", variant.recipe, home / "generate", "--data.manifest", str(manifest_of(dataset, folder)),
+        "--data.size", str(SIZE), "--seed", str(experiment.seed), *variant.overrides,
+        "--visit.max_steps", str(steps_per_visit), *pooled,
     )  # fmt: skip
-    steps = None if how.recipe == "gan" else STEPS
+    steps = None if variant.recipe == "gan" else STEPS
     return sample(run, home / "set", COUNT, steps=steps, resume=(home / "set").exists())
 
 
-def _of_generator(cell: Cell, folder: Path, how: Generating) -> list[Result]:
-    manifest, home = manifest_of(cell.data, folder), RUNS / str(cell)
-    images, run = drawn(cell, folder), home / "generate"
-    found = inspect(run, home / "set", _encoder(cell.data, manifest))
-    told = _quality(found) | _cost(RunFolder(run))
-    results = [Result(str(cell), name, value) for name, value in told.items()]
-    if how.told:
+def _generator_results(experiment: Experiment, folder: Path, variant: Variant) -> list[Result]:
+    manifest, home = manifest_of(experiment.dataset, folder), RUNS / str(experiment)
+    images, run = synthetic_manifest(experiment, folder), home / "generate"
+    found = inspect(run, home / "set", _encoder(experiment.dataset, manifest))
+    metrics = _quality(found) | _cost(RunFolder(run))
+    results = [Result(str(experiment), name, value) for name, value in metrics.items()]
+    if variant.quality_only:
         return results
     tests = [row for row in rows_of(manifest) if row["split"] == "test"]
-    alone = written(home / "drawn_train_real_test.csv", [*tests, *rows_of(images)])
-    results += _scores(cell, "tstr ", _tuned(cell, home / "tstr", alone, "--label_fraction", "1.0"))
-    joining = ("--data.synthetic.manifest", str(images), "--data.allow_unaudited", "true")
-    both = _tuned(cell, home / "both", manifest, "--label_fraction", "0.1", *joining)
-    return results + _scores(cell, "real_10 and drawn ", both)
+    synthetic = write_manifest(home / "synthetic_train_real_test.csv", [*tests, *rows_of(images)])
+    results += _results(
+        experiment, "tstr ", _classifier_scores(experiment, home / "tstr", synthetic, "--label_fraction", "1.0")
+    )
+    added = ("--data.synthetic.manifest", str(images), "--data.allow_unaudited", "true")
+    both = _classifier_scores(experiment, home / "both", manifest, "--label_fraction", "0.1", *added)
+    return results + _results(experiment, "real_10 and drawn ", both)
 
 
-def _encoder(data: str, manifest: Path) -> Path:
-    """The encoder whose features quality and copies are told by."""
-    return stage(
-        "pretrain", "simclr", RUNS / data / "encoder", "--data.manifest", str(manifest), "--data.size", str(SIZE),
+def _encoder(dataset: str, manifest: Path) -> Path:
+    """The encoder with whose features quality and copies are measured."""
+    return finished_run(
+        "pretrain", "simclr", RUNS / dataset / "encoder", "--data.manifest", str(manifest), "--data.size", str(SIZE),
         "--rounds.count", "20", "--encoder.init_args.stem", "16",
     )  # fmt: skip
 
 
 def _cost(run: RunFolder) -> dict[str, float]:
-    """Seconds of training, and megabytes to and from a site in a mean visit."""
+    """Seconds of training, and mean megabytes per visit to and from a site."""
     visits = [visit for round in run.rounds() for visit in round["sites"].values()]
-    traffic = {way: fmean(sum(visit[way].values()) for visit in visits) / 1e6 for way in ("up", "down")}
-    return {"seconds": run.about()["seconds"]} | {f"{way}_mb": mb for way, mb in traffic.items()}
+    traffic = {
+        direction: fmean(sum(visit[direction].values()) for visit in visits) / 1e6 for direction in ("up", "down")
+    }
+    return {"seconds": run.about()["seconds"]} | {f"{direction}_mb": mb for direction, mb in traffic.items()}
 
 
 def _quality(found: AuditRecord) -> dict[str, float]:
-    told = {f"{name} {key}": value for name, row in found.quality.items() for key, value in row.items()}
-    told |= {"copies": float(len(found.copies)), "auc": max(site["auc"] for site in found.sites.values())}
-    return {name: value for name, value in told.items() if value is not None}
+    metrics = {f"{name} {key}": value for name, row in found.quality.items() for key, value in row.items()}
+    metrics |= {"copies": float(len(found.copies)), "auc": max(site["auc"] for site in found.sites.values())}
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
-def _tuned(cell: Cell, out: Path, manifest: Path, *words: str) -> Mapping[str, Any]:
-    run = stage(
+def _classifier_scores(experiment: Experiment, out: Path, manifest: Path, *options: str) -> Mapping[str, Any]:
+    run = finished_run(
         "finetune", "classify", out / "classifier", "--data.manifest", str(manifest), "--data.size", str(SIZE),
-        "--seed", str(cell.seed), *FINETUNE, *words,
+        "--seed", str(experiment.seed), *FINETUNE, *options,
     )  # fmt: skip
     scores: dict[str, Any] = json.loads((run / "scores.json").read_text())
     return scores["sites"] | {"pooled": scores["pooled"]}
 
 
-def _scores(cell: Cell, what: str, scores: Mapping[str, Any]) -> list[Result]:
+def _results(experiment: Experiment, prefix: str, scores: Mapping[str, Any]) -> list[Result]:
     keys = ("balanced_accuracy", "auroc")
-    return [Result(str(cell), f"{what}{key} {site}", row[key]["value"]) for site, row in scores.items() for key in keys]
+    return [
+        Result(str(experiment), f"{prefix}{key} {site}", row[key]["value"])
+        for site, row in scores.items()
+        for key in keys
+    ]
 
 
 def rows_of(manifest: Path) -> list[dict[str, str]]:
-    """Of a manifest, with absolute paths."""
+    """Rows of a manifest, with absolute paths."""
     with manifest.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [row | {"image": str((manifest.parent / row["image"]).resolve())} for row in rows]
 
 
-def written(path: Path, rows: list[dict[str, str]]) -> Path:
+def write_manifest(path: Path, rows: list[dict[str, str]]) -> Path:
     columns = ("image", "site", "split", "label", "patient")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -193,4 +206,4 @@ def written(path: Path, rows: list[dict[str, str]]) -> Path:
 
 
 if __name__ == "__main__":
-    Driver("benchmarks.experiments.synthesis", __doc__ or "", RUNS, cells, measure).main()
+    Driver("benchmarks.experiments.synthesis", __doc__ or "", RUNS, experiments, measure).main()

@@ -1,9 +1,9 @@
-"""Flower's side of benchmarks.speed.simulation: FedAvg on the same model, images and steps; needs no part of the kit.
+"""The Flower part of benchmarks.speed.simulation: FedAvg on the same model, images and steps, without the kit.
 
     PYTHON benchmarks/speed/flower_app.py small|resnet18 loop|lightning SITES ROUNDS
 
-A visit trains in a plain loop, or with Lightning's Trainer as Flower's own Lightning example does. The last line is
-JSON: seconds of each round, of the training of a visit in it (mean), and of the whole.
+A visit trains in a plain loop, or with Lightning's Trainer as in Flower's Lightning example. The last printed line is
+JSON: seconds of each round, mean seconds of training per visit in it, and seconds in total.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ def resnet18() -> nn.Module:
 
 
 def train(net: nn.Module) -> float:
-    """One epoch; returns its seconds, to which the images are counted: noise, made anew."""
-    begun = time.perf_counter()
+    """One epoch; returns its seconds, including the generation of the images, which are noise."""
+    start = time.perf_counter()
     images, labels = torch.rand(IMAGES, 1, 64, 64) * 2 - 1, torch.randint(0, CLASSES, (IMAGES,))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     for at in torch.split(torch.randperm(IMAGES), BATCH):
         optimizer.zero_grad()
         cross_entropy(net(images[at]), labels[at]).backward()
         optimizer.step()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def train_with_lightning(net: nn.Module) -> float:
-    """The same epoch by a Trainer that neither logs nor saves nor checks; returns the seconds of its fit."""
+    """The same epoch by a Trainer without logging, saving and checks; returns its seconds."""
     import pytorch_lightning as pl
     from torch.utils.data import DataLoader, TensorDataset
 
@@ -63,20 +63,20 @@ def train_with_lightning(net: nn.Module) -> float:
         def configure_optimizers(self) -> torch.optim.SGD:
             return torch.optim.SGD(self.parameters(), lr=0.01)
 
-    begun = time.perf_counter()
+    start = time.perf_counter()
     images, labels = torch.rand(IMAGES, 1, 64, 64) * 2 - 1, torch.randint(0, CLASSES, (IMAGES,))
     trainer = pl.Trainer(
         max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(Module(), DataLoader(TensorDataset(images, labels), BATCH, shuffle=True))
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
-WAYS = {"loop": train, "lightning": train_with_lightning}
+TRAINERS = {"loop": train, "lightning": train_with_lightning}
 
 
-def simulate(model: str, way: str, sites: int, rounds: int) -> dict[str, Any]:
+def simulate(model: str, trainer_name: str, sites: int, rounds: int) -> dict[str, Any]:
     from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid, ServerApp
@@ -85,7 +85,7 @@ def simulate(model: str, way: str, sites: int, rounds: int) -> dict[str, Any]:
 
     make = {"small": small, "resnet18": resnet18}[model]
     client, server = ClientApp(), ServerApp()
-    ends: list[float] = []
+    round_ends: list[float] = []
     result: dict[str, Any] = {}
 
     @client.train()
@@ -93,21 +93,24 @@ def simulate(model: str, way: str, sites: int, rounds: int) -> dict[str, Any]:
         torch.set_num_threads(1)
         net = make()
         net.load_state_dict(message.content["arrays"].to_torch_state_dict())
-        metrics = MetricRecord({"num-examples": IMAGES, "seconds": WAYS[way](net)})
+        metrics = MetricRecord({"num-examples": IMAGES, "seconds": TRAINERS[trainer_name](net)})
         return Message(RecordDict({"arrays": ArrayRecord(net.state_dict()), "metrics": metrics}), reply_to=message)
 
     @server.main()
     def main(grid: Grid, _: Context) -> None:
         strategy = FedAvg(fraction_evaluate=0.0, min_evaluate_nodes=0, min_available_nodes=sites)
         history = strategy.start(
-            grid, ArrayRecord(make().state_dict()), rounds, evaluate_fn=lambda *_: ends.append(time.perf_counter())
+            grid,
+            ArrayRecord(make().state_dict()),
+            rounds,
+            evaluate_fn=lambda *_: round_ends.append(time.perf_counter()),
         )
         result["steps"] = [metrics["seconds"] for metrics in history.train_metrics_clientapp.values()]
 
-    begun = time.perf_counter()
+    start = time.perf_counter()
     run_simulation(server, client, sites, backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}})
-    whole = time.perf_counter() - begun
-    return result | {"rounds": [b - a for a, b in pairwise(ends)], "whole": whole}
+    total = time.perf_counter() - start
+    return result | {"rounds": [b - a for a, b in pairwise(round_ends)], "total": total}
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""Images per second of sampling: the kit, and diffusers' own DDIMPipeline with the same weights, steps and noise.
+"""Images per second of sampling: the kit and diffusers' DDIMPipeline with the same weights, steps and noise.
 
-    python -m benchmarks.speed.sampling   (two minutes; on a GPU where there is one)
+    python -m benchmarks.speed.sampling   (two minutes; uses a GPU if there is one)
 
-DDIM, 20 steps, 32 images of 32 x 32 at once, `UNet(2, 1)` with its defaults, in turns. The pipeline takes no class, so
-the kit is asked for none and its vector for that is 0. That both draw the same images is checked first: what is equal
-image by image has an equal Frechet distance.
+DDIM, 20 steps, 32 images of 32 x 32 at once, `UNet(2, 1)` with its defaults, alternating. The pipeline has no
+class condition, so the kit samples without one, with a zero embedding. First it is checked that both generate the same
+images; images that are equal have an equal Frechet distance.
 
-2026-11-21, 2-core x86 CPU; torch 2.15.0, diffusers 0.42.1; images per second, medians of nine turns:
+2026-11-21, 2-core x86 CPU; torch 2.15.0, diffusers 0.42.1; images per second, medians of nine repeats:
 
                pipeline   kit
 two threads      14.7     17.6 (1.19)
 one thread        8.8     11.2 (1.27)
 
-No pixel differs by more than 1.5e-6. On a GPU the kit draws under bf16 autocast, which was not measured.
+No pixel differs by more than 1.5e-6. On a GPU the kit samples under bf16 autocast, which was not measured.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ from fedgen.diffusion.sampler import Sampler
 from fedgen.diffusion.schedule import NoiseSchedule
 from fedgen.diffusion.unet import UNet
 from fedgen.generator import UNCONDITIONED, Conditions, ImageShape
-from fedgen.sampling import generating
 
-SIZE, BATCH, TURNS = 32, 32, 9
+SIZE, BATCH, REPEATS = 32, 32, 9
 SAMPLER = Sampler(steps=20, solver="ddim")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -47,25 +46,25 @@ def generator() -> DiffusionGenerator:
 
 
 def noise() -> Tensor:
-    """As the pipeline makes it."""
+    """The noise that the pipeline starts from."""
     return torch.randn(BATCH, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
 
-def kit(made: DiffusionGenerator) -> Callable[[], Tensor]:
+def kit(generator_model: DiffusionGenerator) -> Callable[[], Tensor]:
     nothing = torch.full((BATCH,), UNCONDITIONED, device=DEVICE)
 
     def draw() -> Tensor:
-        with generating(made, DEVICE):
-            return made.draw(noise().to(DEVICE), nothing, nothing, SAMPLER).cpu()
+        with drawing(generator_model, DEVICE):
+            return generator_model.draw(noise().to(DEVICE), nothing, nothing, SAMPLER).cpu()
 
     return draw
 
 
-def pipeline(made: DiffusionGenerator) -> Callable[[], Tensor]:
-    ours = made.network.network.net
-    net = UNet2DModel.from_config(dict(ours.config), class_embed_type=None, sample_size=SIZE)
-    net.load_state_dict(ours.state_dict())
-    pipe = DDIMPipeline(net.eval().to(DEVICE), SAMPLER.scheduler(made.noise))
+def pipeline(generator_model: DiffusionGenerator) -> Callable[[], Tensor]:
+    kit_sample = generator_model.network.network.net
+    net = UNet2DModel.from_config(dict(kit_sample.config), class_embed_type=None, sample_size=SIZE)
+    net.load_state_dict(kit_sample.state_dict())
+    pipe = DDIMPipeline(net.eval().to(DEVICE), SAMPLER.scheduler(generator_model.noise))
     pipe.set_progress_bar_config(disable=True)
 
     def draw() -> Tensor:
@@ -77,19 +76,19 @@ def pipeline(made: DiffusionGenerator) -> Callable[[], Tensor]:
 
 
 def seconds(draw: Callable[[], Tensor]) -> float:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     draw()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def main() -> None:
-    made = generator()
-    theirs, ours = pipeline(made), kit(made)
-    apart = float((theirs() - ours()).abs().max())
-    spent = [(seconds(theirs), seconds(ours)) for _ in range(TURNS)]
-    rates = [BATCH / statistics.median(side) for side in zip(*spent, strict=True)]
-    ratio = statistics.median(a / b for a, b in spent)
-    print(f"{DEVICE.type}: largest difference of a pixel {apart:.1e}")
+    generator_model = generator()
+    pipeline_sample, kit_sample = pipeline(generator_model), kit(generator_model)
+    difference = float((pipeline_sample() - kit_sample()).abs().max())
+    seconds_spent = [(seconds(pipeline_sample), seconds(kit_sample)) for _ in range(REPEATS)]
+    rates = [BATCH / statistics.median(side) for side in zip(*seconds_spent, strict=True)]
+    ratio = statistics.median(a / b for a, b in seconds_spent)
+    print(f"{DEVICE.type}: largest difference of a pixel {difference:.1e}")
     print(f"pipeline {rates[0]:.1f} images/s, kit {rates[1]:.1f} images/s ({ratio:.2f} times)")
 
 

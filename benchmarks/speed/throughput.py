@@ -1,16 +1,17 @@
-"""Images per second of pretraining: the kit, a plain PyTorch loop, and lightly as its users write it.
+"""Images per second of pretraining: the kit, a plain PyTorch loop, and lightly as in its examples.
 
-    python -m benchmarks.speed.throughput   (three minutes; on a GPU where there is one)
+    python -m benchmarks.speed.throughput   (three minutes; uses a GPU if there is one)
 
-One site, 64 x 64, batches of 64, fp32, in one process, in turns:
+One site, 64 x 64, batches of 64, fp32, in one process, alternating:
 
-kit        a round of FedAvg: border, audit file, ledger, Lightning, memory and checkpoint on disk
-loop       the limit: images resident as one tensor, the same module (views, encoder, loss, optimizer, memory format)
-lightly    its SimCLRTransform (defaults) on PIL pictures in a DataLoader without and with two workers, its losses, the
-           same encoder with three channels, Lightning's Trainer with its defaults but for the printing
+kit        a round of FedAvg: policy, audit file, ledger, Lightning, memory and checkpoint on disk
+loop       upper limit: images in one tensor on the device, the same module (views, encoder, loss, optimizer, memory
+           format)
+lightly    its SimCLRTransform (defaults) on PIL images in a DataLoader without and with two workers, its losses, the
+           same encoder with three channels, Lightning's Trainer with its defaults, except for printing
 
-2026-11-21, 2-core x86 CPU, one thread; torch 2.15.0, lightly 1.6.0; images per second, and how many times as fast the
-kit is:
+2026-11-21, 2-core x86 CPU, one thread; torch 2.15.0, lightly 1.6.0; images per second, and the
+speed-up of the kit:
 
                              kit   loop        lightly      lightly, 2 workers
 SimCLR, ResNet-10, stem 32   440   461 (0.95)  272 (1.58)   306 (1.44)
@@ -18,8 +19,8 @@ SimCLR, ResNet-18, stem 64    81    80 (1.03)   72 (1.13)    69 (1.18)
 MoCo, ResNet-10, stem 32     702   742 (0.95)
 MoCo, ResNet-18, stem 64     119   131 (0.91)
 
-Most of what MoCo loses with ResNet-18 is the checkpoint of the round, 86 MB on disk for one visit of eight steps; with
-more sites or longer visits it weighs less.
+The main loss of MoCo with ResNet-18 is the checkpoint of the round, 86 MB on disk for one visit of eight steps; with
+more sites or longer visits its share is smaller.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def loop(module: Method, images: Images) -> Run:
 
 
 class Pictures(Dataset[tuple[list[Tensor], int, str]]):
-    """What lightly's LightlyDataset gives: views, target and name of a picture, here held in memory."""
+    """The items of lightly's LightlyDataset: views, target and name of an image; the images are in memory."""
 
     def __init__(self, images: Images):
         unit = images.batch(range(len(images))) / 2 + 0.5
@@ -131,42 +132,42 @@ def lightly(module: pl.LightningModule, images: Images, workers: int, folder: Pa
     return run
 
 
-def rates(ways: dict[str, Run], images: int, repeats: int) -> dict[str, list[float]]:
-    """Images per second of each, in turns so that a busy machine slows all alike; the first turn warms up."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(repeats + 1):
-        for name, run in ways.items():
-            begun = time.perf_counter()
+def images_per_second(implementations: dict[str, Run], images: int, repeats: int) -> dict[str, list[float]]:
+    """Images per second of each, alternating so that other load affects all equally; the first repeat warms up."""
+    rates: dict[str, list[float]] = {name: [] for name in implementations}
+    for repeat in range(repeats + 1):
+        for name, run in implementations.items():
+            start = time.perf_counter()
             run()
             if DEVICE.type == "cuda":
                 torch.cuda.synchronize()
-            if turn:
-                taken[name].append(images / (time.perf_counter() - begun))
-    return taken
+            if repeat:
+                rates[name].append(images / (time.perf_counter() - start))
+    return rates
 
 
 def compare(title: str, encoder: Callable[..., ResNet], method: type[Method], count: int, repeats: int) -> None:
     images = make_sites(1, count, SIZE)["site_0"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        ways = {"loop": loop(method(encoder()), images), "kit": kit(method(encoder()), images, folder)}
-        if method is SimCLR:  # lightly's example of MoCo does other work in a step
+        implementations = {"loop": loop(method(encoder()), images), "kit": kit(method(encoder()), images, folder)}
+        if method is SimCLR:  # lightly's example of MoCo has a different training step
             for workers in (0, 2):
                 module = Lightly(encoder(channels=3))
-                ways[f"lightly, {workers} workers"] = lightly(module, images, workers, folder)
-        taken = rates(ways, count, repeats)
+                implementations[f"lightly, {workers} workers"] = lightly(module, images, workers, folder)
+        rates = images_per_second(implementations, count, repeats)
     print(f"\n{title}")
-    for name, rate in taken.items():
-        ratio = statistics.median(k / r for k, r in zip(taken["kit"], rate, strict=True))
-        print(f"  {name:<20}{statistics.median(rate):8.0f} images/s   the kit is {ratio:5.2f} x as fast", flush=True)
+    for name, rate in rates.items():
+        ratio = statistics.median(k / r for k, r in zip(rates["kit"], rate, strict=True))
+        print(f"  {name:<20}{statistics.median(rate):8.0f} images/s   speed-up of the kit {ratio:5.2f}", flush=True)
 
 
 def main() -> None:
-    torch.set_num_threads(1)  # lightly's workers have the other cores
+    torch.set_num_threads(1)  # lightly's workers use the other cores
     warnings.filterwarnings("ignore")  # Lightning and torch advise more workers than there are cores
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    where = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU, one thread"
-    print(f"torch {torch.__version__}, {where}; medians of interleaved runs")
+    device = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU, one thread"
+    print(f"torch {torch.__version__}, {device}; medians of interleaved runs")
     small, large = partial(ResNet, depth=10, stem=32), partial(ResNet, depth=18, stem=64)
     for method in (SimCLR, MoCo):
         compare(f"{method.__name__}, ResNet-10, stem 32, 640 images", small, method, 640, repeats=5)

@@ -2,7 +2,7 @@
 
 Run: python -m benchmarks.speed.views   (needs the extra `bench`; a minute)
 
-Images per second, two views of each, in one process with one thread; (time as a multiple of ours).
+Images per second, two views of each, in one process with one thread; in brackets the time as a multiple of ours.
 2026-11-21, 2-core x86 CPU; torch 2.15.0, kornia 0.9.0, MONAI 1.6.1, lightly 1.6.0.
 
 | images          | ours | ours, less | kornia     | kornia, fused | lightly    | MONAI      | MONAI, fused |
@@ -12,11 +12,11 @@ Images per second, two views of each, in one process with one thread; (time as a
 | 8 x 1 x 32^3    | 410  | 480        | -          | -             | -          | 98 (4.2)   | 135 (3.0)    |
 | 8 x 1 x 36x50x36| 230  | 266        | -          | -             | -          | 69 (3.3)   | 91 (2.5)     |
 
-Less: lightly has neither gamma nor noise (and turns by the nearest pixel); without them ours are 9.4 and 5.4 times as
-fast. As it comes, with hue, saturation and grey but no rotation, it takes as long (1127 and 534 images/s).
-At 128^2 two calls take most of our time and set the limit: grid_sample 13 ms and normal numbers 5 ms of 28 ms a view of
-128 images.
-"Fused" draws another law than ours: see kornia_views.
+Ours, less: lightly has neither gamma nor noise (and rotates by the nearest pixel); without them ours are 9.4 and 5.4
+times as fast. lightly with its defaults, with hue, saturation and grey but no rotation, takes as long (1127 and 534
+images/s).
+At 128^2 two calls take most of our time: grid_sample 13 ms and normal numbers 5 ms, of 28 ms per view of 128 images.
+"Fused" samples from a different distribution than ours: see kornia_views.
 kornia has flips, affine maps and fixed-size crops in 3D, but no RandomResizedCrop3D, no Gaussian blur, gamma,
 contrast, brightness or noise for volumes. lightly augments PIL images: 8 bits, RGB, 2D.
 """
@@ -36,15 +36,15 @@ from torch import Tensor
 from fedcore.augment.views import Views
 
 VIEWS = Views()
-ROUNDS = 9
+REPEATS = 9
 Maker = Callable[[Tensor], object]
 """Makes two views of images in [-1, 1]."""
 
 
 def kornia_views(size: int, fused: bool = False) -> Maker:
-    """The same changes and probabilities, on intensities in [0, 1] as kornia wants them.
+    """The same transforms and probabilities, on intensities in [0, 1] as kornia requires.
 
-    Fused: one RandomAffine for crop and rotation; its window may leave the image, and has no aspect.
+    Fused: one RandomAffine for crop and rotation; its window may extend beyond the image, and has no aspect ratio.
     """
     import kornia.augmentation as K
 
@@ -64,12 +64,12 @@ def kornia_views(size: int, fused: bool = False) -> Maker:
     change = torch.nn.Sequential(
         *place,
         K.RandomHorizontalFlip(p=VIEWS.flip),
-        # A kernel of 7 voxels holds 3 sigma of the greatest blur.
+        # A kernel of 7 voxels covers 3 sigma of the strongest blur.
         K.RandomGaussianBlur((7, 7), VIEWS.blur, p=VIEWS.blur_probability),
         K.RandomGamma((math.exp(-VIEWS.gamma), math.exp(VIEWS.gamma)), p=1.0),
         K.RandomContrast((1 - VIEWS.contrast, 1 + VIEWS.contrast), p=1.0),
         K.RandomBrightness((1 - VIEWS.brightness / 2, 1 + VIEWS.brightness / 2), p=1.0),
-        # Ours is half the greatest on average; halved again for [0, 1].
+        # Ours is half the maximum on average; halved again for [0, 1].
         K.RandomGaussianNoise(std=VIEWS.noise / 4, p=1.0),
     )
 
@@ -81,9 +81,9 @@ def kornia_views(size: int, fused: bool = False) -> Maker:
 
 
 def monai_views(space: tuple[int, ...], fused: bool = False) -> Maker:
-    """MONAI's array transforms, an image at a time; the crop is resized back, as no transform does both.
+    """MONAI's array transforms, one image at a time; the crop is resized back, as no transform does both.
 
-    Fused: one RandAffine for crop and rotation, with the same reserve as kornia's.
+    Fused: one RandAffine for crop and rotation, with the same limitation as kornia's.
     """
     from monai.transforms import (
         Compose,
@@ -124,11 +124,11 @@ def monai_views(space: tuple[int, ...], fused: bool = False) -> Maker:
     return lambda images: [torch.stack([change(image).as_tensor() for image in images]) for _ in range(VIEWS.count)]
 
 
-def lightly_views(size: int, as_it_comes: bool = False) -> Maker:
-    """SimCLR on 8-bit RGB pictures held in memory, its changes of hue, saturation and grey turned off.
+def lightly_views(size: int, defaults: bool = False) -> Maker:
+    """SimCLR on 8-bit RGB images in memory, with changes of hue, saturation and grey turned off.
 
-    It turns by the nearest pixel and has neither gamma nor noise. As it comes: its defaults, with hue, saturation
-    and grey, without rotation.
+    It rotates by the nearest pixel and has neither gamma nor noise. Defaults: with hue, saturation and grey, without
+    rotation.
     """
     from lightly.transforms import SimCLRTransform
     from torchvision.transforms.functional import to_pil_image
@@ -147,11 +147,11 @@ def lightly_views(size: int, as_it_comes: bool = False) -> Maker:
         "rr_prob": 1.0,
         "rr_degrees": VIEWS.rotate,
     }
-    change = SimCLRTransform(input_size=size, **({} if as_it_comes else ours))
+    change = SimCLRTransform(input_size=size, **({} if defaults else ours))
     pictures: list[object] = []
 
     def make(images: Tensor) -> list[Tensor]:
-        if not pictures:  # made by the warm-up, so that the clock sees augmentation alone
+        if not pictures:  # made in the warm-up, so that only augmentation is measured
             pictures.extend(to_pil_image(image / 2 + 0.5).convert("RGB") for image in images)
         return [torch.stack(views) for views in zip(*(change(p) for p in pictures), strict=True)]
 
@@ -159,15 +159,15 @@ def lightly_views(size: int, as_it_comes: bool = False) -> Maker:
 
 
 def seconds(makers: dict[str, Maker], images: Tensor) -> dict[str, float]:
-    """Median seconds of processor time of each, taken in turns so that a busy machine slows all alike."""
-    taken: dict[str, list[float]] = {name: [] for name in makers}
-    for turn in range(ROUNDS + 1):
+    """Median CPU seconds of each, alternating so that other load affects all equally."""
+    times_by_name: dict[str, list[float]] = {name: [] for name in makers}
+    for repeat in range(REPEATS + 1):
         for name, make in makers.items():
             start = process_time()
             make(images)
-            if turn:  # the first is the warm-up
-                taken[name].append(process_time() - start)
-    return {name: median(times) for name, times in taken.items()}
+            if repeat:  # the first is the warm-up
+                times_by_name[name].append(process_time() - start)
+    return {name: median(times) for name, times in times_by_name.items()}
 
 
 def main() -> None:
@@ -185,12 +185,12 @@ def main() -> None:
             makers["kornia"] = kornia_views(space[0])
             makers["kornia, fused"] = kornia_views(space[0], fused=True)
             makers["lightly"] = lightly_views(space[0])
-            makers["lightly, as it comes"] = lightly_views(space[0], as_it_comes=True)
+            makers["lightly, defaults"] = lightly_views(space[0], defaults=True)
         images = torch.rand(n, 1, *space) * 2 - 1
-        taken = seconds(makers, images)
+        times_by_name = seconds(makers, images)
         print(f"\n{n} x 1 x {' x '.join(map(str, space))}")
-        for name, time in sorted(taken.items(), key=lambda item: item[1]):
-            print(f"  {name:24}{n / time:8.0f} images/s   {time / taken['ours']:5.1f} x our time")
+        for name, time in sorted(times_by_name.items(), key=lambda item: item[1]):
+            print(f"  {name:24}{n / time:8.0f} images/s   {time / times_by_name['ours']:5.1f} x our time")
 
 
 if __name__ == "__main__":

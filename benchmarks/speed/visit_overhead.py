@@ -1,20 +1,21 @@
-"""What a federated visit costs beside its training steps.
+"""Overhead of a federated visit: its time in addition to its training steps.
 
     python -m benchmarks.speed.visit_overhead
 
-In one process, interleaved: a round of FedAvg through the whole kit (border, audit file, ledger, in-process
-transport, Lightning, checkpoint of the round) against a plain PyTorch loop that takes the same optimizer steps on the
-same batches, site after site. Then the peak memory of a round over 4 and over 64 sites.
+In one process, interleaved: a round of FedAvg with the kit (policy, audit file, ledger, in-process transport,
+Lightning, checkpoint of the round), compared with a plain PyTorch loop that takes the same optimizer steps on
+the same batches, site after site. Then the peak memory of a round over 4 and over 64 sites.
 
-2026-11-21, 2-core x86 CPU, torch 2.15, 2 threads; the checkpoint of each round is counted to the kit:
+2026-11-21, 2-core x86 CPU, torch 2.15, 2 threads; the kit's time includes the checkpoint of each round:
 
-small CNN, 8 sites x 5 steps of 10    plain 5.4 to 6.2 ms a visit, kit + 6.6, 6.6 and 7.4 ms (three runs)
+small CNN, 8 sites x 5 steps of 10    plain 5.4 to 6.2 ms per visit, kit + 6.6, 6.6 and 7.4 ms (three runs)
 ResNet-18, 4 sites x 20 steps of 32   plain 2140 and 2190 ms, kit + 103 and 120 ms, ratio 1.048 and 1.055 (two)
 ResNet-18, 4 sites x 5 steps of 32    plain 577 ms, kit + 70 ms, ratio 1.112 (one)
 peak memory, ResNet-18                1619 MB with 4 sites, 1619 MB with 64; one model is 42 MB
 
-Of the small CNN's 6.6 ms Lightning takes most: 2 to begin a fit, 0.7 to 0.9 a step. With ResNet-18 it is bytes: the
-audit's SHA-256 (25 ms), the checkpoint of the round (200 ms a round, 50 a visit), copies in and out.
+Of the small CNN's 6.6 ms Lightning takes most: 2 ms to start a fit, 0.7 to 0.9 ms per step. With ResNet-18 most time is
+spent on bytes: the SHA-256 of the audit log (25 ms), the checkpoint of the round (200 ms per round, 50 per visit), and
+copies.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def make_sites(count: int, images: int, size: int) -> dict[str, Images]:
     ) for i in range(count)}  # fmt: skip
 
 
-def through_the_kit(net: nn.Module, sites: dict[str, Images], batch: int, folder: Path) -> Callable[[], None]:
+def kit_round(net: nn.Module, sites: dict[str, Images], batch: int, folder: Path) -> Callable[[], None]:
     local = LocalTrainer(Net(net), ("net.",), Visit(batch_size=batch, accelerator="cpu"))
     algorithm, checkpoint = FedAvg(), Checkpoint(folder / "state")
     transport = InProcess(sites, local, memories=checkpoint, folder=folder / "sites")
@@ -99,7 +100,7 @@ def through_the_kit(net: nn.Module, sites: dict[str, Images], batch: int, folder
 
 
 def plain_loop(net: nn.Module, sites: dict[str, Images], batch: int) -> Callable[[], None]:
-    """Copies the weights in, trains, adds the weights up: nothing else."""
+    """Copies the weights in, trains and averages the weights."""
 
     def one_round() -> None:
         start = {k: v.clone() for k, v in net.state_dict().items()}
@@ -121,28 +122,28 @@ def plain_loop(net: nn.Module, sites: dict[str, Images], batch: int) -> Callable
 def interleaved(a: Callable[[], None], b: Callable[[], None], repeats: int) -> tuple[list[float], list[float]]:
     times: tuple[list[float], list[float]] = ([], [])
     for i in range(repeats + 1):
-        for run, kept in ((a, times[0]), (b, times[1])):
-            begun = time.perf_counter()
+        for run, durations in ((a, times[0]), (b, times[1])):
+            start = time.perf_counter()
             run()
-            if i:  # the first of each warms up
-                kept.append(time.perf_counter() - begun)
+            if i:  # the first of each is the warm-up
+                durations.append(time.perf_counter() - start)
     return times
 
 
 def compare(title: str, make: Callable[[], nn.Module], count: int, images: int, batch: int, repeats: int) -> None:
     sites = make_sites(count, images, 64)
     with tempfile.TemporaryDirectory() as folder:
-        kit = through_the_kit(make(), sites, batch, Path(folder))
-        net = channels_last(make())  # the kit's memory format, so that the steps cost the same
-        kits, plains = interleaved(kit, plain_loop(net, sites, batch), repeats)
-    more = statistics.median((k - p) / count for k, p in zip(kits, plains, strict=True))
-    ratio = statistics.median(k / p for k, p in zip(kits, plains, strict=True))
-    plain = statistics.median(plains) / count
-    print(f"{title:<34} plain {plain * 1e3:7.1f} ms a visit, kit +{more * 1e3:5.1f} ms, ratio {ratio:.3f}")
+        kit = kit_round(make(), sites, batch, Path(folder))
+        net = channels_last(make())  # the kit's memory format, so that steps take the same time
+        kit_times, plain_times = interleaved(kit, plain_loop(net, sites, batch), repeats)
+    overhead = statistics.median((k - p) / count for k, p in zip(kit_times, plain_times, strict=True))
+    ratio = statistics.median(k / p for k, p in zip(kit_times, plain_times, strict=True))
+    plain = statistics.median(plain_times) / count
+    print(f"{title:<34} plain {plain * 1e3:7.1f} ms per visit, kit +{overhead * 1e3:5.1f} ms, ratio {ratio:.3f}")
 
 
 def fixed_cost(repeats: int = 7) -> dict[str, float]:
-    """Medians of the milliseconds that a visit without a training step and a commit take with 47 million parameters."""
+    """Median milliseconds of a visit without a training step and of a commit, with 47 million parameters."""
     keep_large_blocks()
     net = nn.Sequential(ResNet(depth=18, stem=132), nn.Linear(1056, CLASSES))
     local = LocalTrainer(Net(net), ("net.",), Visit(max_steps=0, accelerator="cpu"))
@@ -152,25 +153,27 @@ def fixed_cost(repeats: int = 7) -> dict[str, float]:
         sites = InProcess(make_sites(4, 8, 32), local, memories=checkpoint, folder=Path(folder) / "sites")
         state = algorithm.start(local)
         for index in range(repeats + 1):
-            begun, work = time.perf_counter(), time.process_time()
+            start, cpu_start = time.perf_counter(), time.process_time()
             answers = sites.ask(algorithm, [(name, state) for name in sites.names()], Round(index, repeats + 1, 0))
             state = algorithm.merge(state, (a for a in answers if isinstance(a, Contribution)))
-            visited, visited_work = time.perf_counter(), time.process_time()
+            visits_end, visits_cpu_end = time.perf_counter(), time.process_time()
             checkpoint.commit(index, state)
             found.append({
-                "visit": (visited - begun) / 4, "visit's CPU time": (visited_work - work) / 4,
-                "commit": time.perf_counter() - visited, "commit's CPU time": time.process_time() - visited_work,
+                "visit": (visits_end - start) / 4, "visit's CPU time": (visits_cpu_end - cpu_start) / 4,
+                "commit": time.perf_counter() - visits_end, "commit's CPU time": time.process_time() - visits_cpu_end,
             })  # fmt: skip
-    return {name: 1e3 * statistics.median(one[name] for one in found[1:]) for name in found[0]}  # the first warms up
+    return {
+        name: 1e3 * statistics.median(one[name] for one in found[1:]) for name in found[0]
+    }  # the first is the warm-up
 
 
 def peak_memory(count: int) -> None:
-    """Runs in a process of its own: prints the growth of the resident peak over one round, in MB."""
+    """Runs in its own process: prints the peak of resident memory after one round, in MB."""
     import resource
 
     sites = make_sites(1, 64, 64)["site_0"]
     with tempfile.TemporaryDirectory() as folder:
-        run = through_the_kit(resnet18(), {f"site_{i}": sites for i in range(count)}, 32, Path(folder))
+        run = kit_round(resnet18(), {f"site_{i}": sites for i in range(count)}, 32, Path(folder))
         gc.collect()
         run()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -179,8 +182,8 @@ def peak_memory(count: int) -> None:
 def memory_of(count: int) -> float:
     import subprocess
 
-    asked = [sys.executable, "-m", "benchmarks.speed.visit_overhead", "--memory", str(count)]
-    return float(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()[-1])
+    command = [sys.executable, "-m", "benchmarks.speed.visit_overhead", "--memory", str(count)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
 def main() -> None:
@@ -189,8 +192,8 @@ def main() -> None:
     compare("small CNN, 8 sites x 5 steps of 10", small, 8, 50, 10, 15)
     compare("ResNet-18, 4 sites x 20 steps of 32", resnet18, 4, 640, 32, 5)
     compare("ResNet-18, 4 sites x 5 steps of 32", resnet18, 4, 160, 32, 9)
-    told = ", ".join(f"{name} {ms:.0f} ms" for name, ms in fixed_cost().items())
-    print(f"47 million parameters, 4 sites without a step: {told}")
+    costs = ", ".join(f"{name} {ms:.0f} ms" for name, ms in fixed_cost().items())
+    print(f"47 million parameters, 4 sites without a step: {costs}")
     model = sum(t.numel() * t.element_size() for t in resnet18().state_dict().values()) / 2**20
     few, many = memory_of(4), memory_of(64)
     print(f"peak memory, ResNet-18: {few:.0f} MB with 4 sites, {many:.0f} MB with 64; one model is {model:.0f} MB")

@@ -1,17 +1,17 @@
-"""An epoch of fine-tuning on volumes: the kit against plain MONAI, with the same network, steps, loss and optimizer.
+"""An epoch of fine-tuning on volumes: the kit compared with plain MONAI; same network, steps, loss and optimizer.
 
     python -m benchmarks.speed.volumes --manifest FOLDER/hippocampus3d/manifest.csv
 
-One site of all training volumes, 40 x 40 x 40, patches of 32, batches of 8, fp32, in turns, decoded before the clock
-starts:
+One site with all training volumes, 40 x 40 x 40, patches of 32, batches of 8, fp32, alternating; decoding is not
+measured:
 
 kit     a visit: patches, views, Lightning
-monai   CacheDataset in memory, RandCropByPosNegLabeld, RandAffined, RandGaussianNoised and RandAdjustContrastd as a
-        MONAI user writes them, a DataLoader without workers, DiceCELoss, a plain loop
+monai   CacheDataset in memory, RandCropByPosNegLabeld, RandAffined, RandGaussianNoised and RandAdjustContrastd as in
+        MONAI's tutorials, a DataLoader without workers, DiceCELoss, a plain loop
 
-2026-11-21, 2-core x86 CPU that other work shared, one thread; torch 2.15.0, MONAI 1.6.1; 216 volumes, 27 steps: kit 5.8
-s an epoch, MONAI 25.1 s (0.23 of it). Nearly all of the difference is made by the random changes, which MONAI makes a
-volume at a time and the kit a batch at a time.
+2026-11-21, 2-core x86 CPU with other load, one thread; torch 2.15.0, MONAI 1.6.1; 216 volumes, 27 steps: kit 5.8 s per
+epoch, MONAI 25.1 s (ratio 0.23). Nearly all of the difference is in the random transforms, which MONAI applies to one
+volume at a time and the kit to a batch at a time.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from fedtune.segmentation.networks import EncoderUNet
 from fedtune.segmentation.segmenter import Segmenter
 
 SIZE, PATCH, BATCH = 40, 32, 8
-TURNS = 5
+REPEATS = 5
 optimizer = partial(AdamW, lr=1e-3, weight_decay=1e-4, fused=True)
 
 
@@ -58,7 +58,7 @@ def network() -> EncoderUNet:
     return EncoderUNet(3, 1, 3, encoder=partial(ResNet, depth=10, stem=16), decoder_channels=(64, 32, 16, 16, 8))
 
 
-def of_kit(images: Images) -> Callable[[], None]:
+def kit_epoch(images: Images) -> Callable[[], None]:
     module = Segmenter(network(), images.space, patch=PATCH, optimizer=optimizer)
     local = LocalTrainer(module, module.share, Visit(batch_size=BATCH))
     site = Site("all", images)
@@ -69,7 +69,7 @@ def of_kit(images: Images) -> Callable[[], None]:
     return epoch
 
 
-def of_monai(images: Images) -> Callable[[], None]:
+def monai_epoch(images: Images) -> Callable[[], None]:
     at = range(len(images))
     pixels, masks = images.batch(at), images.mask_batch(at)[:, None]
     keys = ["image", "label"]
@@ -99,9 +99,9 @@ def of_monai(images: Images) -> Callable[[], None]:
 
 
 def seconds(epoch: Callable[[], None]) -> float:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     epoch()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -110,18 +110,18 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     cohort = Data(str(parser.parse_args().manifest), size=SIZE, partition=Pooled()).load()
     (images,) = cohort.split("train").values()
-    images = images.take(np.arange(len(images) // BATCH * BATCH))  # as many steps for both
-    ways = {"kit": of_kit(images), "monai": of_monai(images)}
-    for epoch in ways.values():
+    images = images.take(np.arange(len(images) // BATCH * BATCH))  # the same number of steps for both
+    epochs = {"kit": kit_epoch(images), "monai": monai_epoch(images)}
+    for epoch in epochs.values():
         epoch()
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(TURNS):
-        for name, epoch in ways.items():
-            found[name].append(seconds(epoch))
-    print(f"{len(images)} volumes, {torch.get_num_threads()} threads; seconds an epoch, medians of {TURNS}")
-    for name, times in found.items():
-        print(f"{name:<8}{statistics.median(times):6.2f}")
-    print(f"ratio   {statistics.median(a / b for a, b in zip(found['kit'], found['monai'], strict=True)):6.2f}")
+    times: dict[str, list[float]] = {name: [] for name in epochs}
+    for _ in range(REPEATS):
+        for name, epoch in epochs.items():
+            times[name].append(seconds(epoch))
+    print(f"{len(images)} volumes, {torch.get_num_threads()} threads; seconds per epoch, medians of {REPEATS}")
+    for name, seconds_of in times.items():
+        print(f"{name:<8}{statistics.median(seconds_of):6.2f}")
+    print(f"ratio   {statistics.median(a / b for a, b in zip(times['kit'], times['monai'], strict=True)):6.2f}")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""Rounds a minute by worker processes, against one process with as many threads.
+"""Rounds per minute with worker processes, compared with one process with as many threads.
 
     python -m benchmarks.speed.workers
 
-A round of federated MoCo (ResNet-10, stem 32, 4 sites of 256 images of 64 x 64, batches of 64) through the whole kit,
-in one process with 2 threads and by 2 workers with 1 thread each, interleaved. The workers' start is told apart.
+A round of federated MoCo (ResNet-10, stem 32, 4 sites of 256 images of 64 x 64, batches of 64), in one process with 2
+threads and with 2 workers with 1 thread each, interleaved. The start of the workers is measured separately.
 
-2026-11-21, 2-core x86 CPU, torch 2.15; medians of 3 rounds, rounds a minute:
+2026-11-21, 2-core x86 CPU, torch 2.15; medians of 3 rounds, rounds per minute:
 
                         idle machine   two runs while other programs kept both cores busy (load 4 to 10)
 1 process x 2 threads   67.1            1.4 and  1.3
 2 workers x 1 thread    61.9           14.5 and 10.4
 start of 2 workers      3.9 s          22 and 14 s
 
-On an idle machine of two cores workers win nothing: two threads share a step as well as two workers share the sites.
-Threads that wait for one another suffer most from other work, so on a shared machine workers keep going. With more
-cores than a step can use, or several small models on one GPU, they are what fills the machine; not measured here.
+On an idle machine with two cores workers are not faster: two threads share a step as well as two workers share the
+sites. Threads that wait for each other lose most by other load, so on a shared machine workers are faster. With more
+cores than a step can use, or several small models on one GPU, workers use the machine better; not measured here.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from fedcore.server.rounds import Rounds, federate
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedcore.transport.base import Transport
+from fedcore.transport.in_process import InProcess
 from fedcore.transport.workers import Workers
 from fedssl.methods.moco import MoCo
 
@@ -55,16 +55,18 @@ def one_round(transport: Transport, local: LocalTrainer) -> Callable[[], None]:
 def main() -> None:
     torch.set_num_threads(2)
     print(f"torch {torch.__version__}, {SITES} sites x {IMAGES // BATCH} steps of {BATCH}, medians of {REPEATS} rounds")
-    alone = in_process()
+    single_process = in_process()
     with Workers(in_process(), 2) as workers:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         list(workers.ask(FedAvg(), [], Round(0, 1, 0)))
-        print(f"start of 2 workers: {time.perf_counter() - begun:.1f} s")
-        times = interleaved(one_round(alone, alone.local), one_round(workers, workers.sites.local), REPEATS)
+        print(f"start of 2 workers: {time.perf_counter() - start:.1f} s")
+        times = interleaved(
+            one_round(single_process, single_process.local), one_round(workers, workers.sites.local), REPEATS
+        )
     for name, seconds in zip(("1 process x 2 threads", "2 workers x 1 thread"), times, strict=True):
-        print(f"{name:<22} {60 / statistics.median(seconds):6.1f} rounds a minute")
+        print(f"{name:<22} {60 / statistics.median(seconds):6.1f} rounds per minute")
     ratio = statistics.median(a / b for a, b in zip(*times, strict=True))
-    print(f"workers are {ratio:.2f} times as fast")
+    print(f"speed-up by workers: {ratio:.2f}")
 
 
 if __name__ == "__main__":
