@@ -23,9 +23,9 @@ from fedcore.augment.views import blur
 from fedcore.data.dataset import Images
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedgen.copies.copies import PixelLooks, together
-from fedgen.copies.matching import working
-from fedgen.copies.registration import moved, transforms
+from fedgen.copies.copies import PixelComparisons, detect_copies_by_any
+from fedgen.copies.matching import at_search_size
+from fedgen.copies.registration import identity_transforms, warp
 
 Look = Callable[[Float[Tensor, "n c *space"]], Float[Tensor, "n c *space"]]
 HONEST = "honest", "honest, blurred", "honest, noise 0.3", "honest, noise 0.6", "noise alone"
@@ -43,14 +43,14 @@ def disguises(
     for axis in range(dims):
         yield f"mirrored, axis {axis}", copied.flip(axis + 2)
     for pixels in (1, 2, 3):
-        yield f"shift {pixels} px, every axis", moved(copied, shift(copied, pixels))
+        yield f"shift {pixels} px, every axis", warp(copied, shift(copied, pixels))
     for degrees in (2, 5, 10):
-        yield f"turned {degrees} degrees", moved(copied, turn(copied, degrees))
+        yield f"turned {degrees} degrees", warp(copied, turn(copied, degrees))
     for zoom in (1.1, 0.9):
-        yield f"zoomed {zoom}", moved(copied, magnification(copied, zoom))
+        yield f"zoomed {zoom}", warp(copied, magnification(copied, zoom))
     yield "gamma 2", 2 * ((copied + 1) / 2) ** 2 - 1
     yield "inverted", -copied
-    yield "mirrored and shifted 1 px", moved(copied.flip(-1), shift(copied, 1))
+    yield "mirrored and shifted 1 px", warp(copied.flip(-1), shift(copied, 1))
     yield "half A, half B", torch.cat([copied[..., :half], other[..., half:]], -1)
     yield "half A, half stranger", torch.cat([copied[..., :half], strangers[..., half:]], -1)
 
@@ -63,7 +63,7 @@ def unlike(honest: Float[Tensor, "n c *space"]) -> list[Float[Tensor, "n c *spac
 
 
 def shift(images: Float[Tensor, "n c *space"], pixels: float) -> Float[Tensor, "n p"]:
-    found = transforms(len(images), images.dim() - 2)
+    found = identity_transforms(len(images), images.dim() - 2)
     for axis, size in enumerate(images.shape[2:]):
         found[:, axis] = (-1) ** axis * 2 * pixels / size
     return found
@@ -71,14 +71,14 @@ def shift(images: Float[Tensor, "n c *space"], pixels: float) -> Float[Tensor, "
 
 def turn(images: Float[Tensor, "n c *space"], degrees: float) -> Float[Tensor, "n p"]:
     """Half of the images one way, half the other."""
-    found = transforms(len(images), images.dim() - 2)
+    found = identity_transforms(len(images), images.dim() - 2)
     found[:, images.dim() - 1] = radians(degrees)
     found[::2] *= -1
     return found
 
 
 def magnification(images: Float[Tensor, "n c *space"], zoom: float) -> Float[Tensor, "n p"]:
-    found = transforms(len(images), images.dim() - 2)
+    found = identity_transforms(len(images), images.dim() - 2)
     found[:, images.dim() - 2] = -np.log(zoom)
     return found
 
@@ -96,8 +96,8 @@ def rates(images: Images, planted: int, seed: int) -> dict[str, tuple[int, int]]
     """Disguise -> images taken for copies, of how many. The rest of a set does not change what is said of an image."""
     trained, held, honest = (images.batch(at) for at in split(images, seed))
     patients = torch.from_numpy(images.patients[split(images, seed)[0].numpy()])
-    looks = PixelLooks.of(working(trained), patients)
-    other = looks.held_out(working(held))
+    looks = PixelComparisons.fit(at_search_size(trained), patients)
+    other = looks.held_out(at_search_size(held))
     chosen = torch.randperm(len(trained), generator=torch.Generator().manual_seed(seed))[: 2 * planted]
     copied, partner = trained[chosen].chunk(2)
     strangers = honest[torch.arange(len(copied)) % len(honest)]
@@ -105,7 +105,7 @@ def rates(images: Images, planted: int, seed: int) -> dict[str, tuple[int, int]]
     shown |= dict(zip(HONEST, unlike(honest), strict=True))
     found = {}
     for name, drawn in shown.items():
-        suspects = together(looks(working(drawn)), other)[2].suspects
+        suspects = detect_copies_by_any(looks(at_search_size(drawn)), other)[2].is_copy
         found[name] = (int(suspects.sum()), len(suspects))
     return found
 
@@ -152,9 +152,9 @@ def seconds(size: int, dims: int, drawn: int = 1000, trained: int = 5000) -> tup
     included."""
     held = 250
     images = next(iter(Phantoms(1, drawn + trained + held, dims, test_fraction=0.0).cohort(size).sites.values()))
-    parts = [working(images.batch(range(start, stop))) for start, stop in ((0, trained), (trained, len(images)))]
+    parts = [at_search_size(images.batch(range(start, stop))) for start, stop in ((0, trained), (trained, len(images)))]
     began = time.perf_counter(), time.process_time()
-    looks = PixelLooks.of(parts[0], torch.from_numpy(images.patients[:trained]))
+    looks = PixelComparisons.fit(parts[0], torch.from_numpy(images.patients[:trained]))
     looks.held_out(parts[1][:held])
     looks(parts[1][held:])
     return time.perf_counter() - began[0], time.process_time() - began[1]

@@ -27,11 +27,11 @@ from fedcore.data.source import Data
 from fedcore.runs.classifiers import fresh_classifier
 from fedcore.runs.folder import RunFolder
 from fedgen.oneshot.distil import distil
-from fedgen.oneshot.distillation import Distillation, softened
-from fedgen.oneshot.ensemble import Ensemble, Tuned, answers
+from fedgen.oneshot.distillation import Distillation, soft_targets
+from fedgen.oneshot.ensemble import Ensemble, TrainedClassifiers, teacher_logits
 from fedgen.oneshot.inversion import Inversion
 from fedgen.oneshot.invert import invert
-from fedgen.oneshot.teacher_data import Passes
+from fedgen.oneshot.teacher_data import SetData
 from fedgen.synthetic.synthetic_set import read_settings
 from fedtune.evaluation.classification import POOLED
 from fedtune.evaluation.command import evaluated
@@ -79,37 +79,37 @@ def _of_student(cell: Cell, alone: Path) -> list[Result]:
         invert(alone, images, sites * BATCH, None, False, inversion, cell.seed, BATCH, resume=images.exists())
         how = Distillation(STEPS, TEMPERATURE, RATE)
         distil(alone, out, images, how, inversion, start, cell.seed, BATCH, resume=out.exists())
-        told = read_settings(images)["recognition"].values()
+        told = read_settings(images)["teacher_accuracy"].values()
     else:
         how = Distillation(sites, TEMPERATURE, RATE)
         distil(alone, out, None, how, inversion, start, cell.seed, BATCH, resume=out.exists())
-        told = RunFolder(out).about()["recognition"].values()
-    recognised = sum(of["recognised"] for of in told) / sum(of["images"] for of in told)
+        told = RunFolder(out).about()["teacher_accuracy"].values()
+    recognised = sum(of["correct"] for of in told) / sum(of["images"] for of in told)
     score = evaluated(RunFolder(out), ()).table[POOLED][ACCURACY].value
     return [Result(str(cell), ACCURACY, score), Result(str(cell), "recognised", recognised)]
 
 
 def _of_members(alone: Path, manifest: str) -> dict[str, float]:
-    tuned, test = Tuned.open(alone), _images(manifest, "test")
-    averaged = fresh_classifier(tuned.run, 0)
-    averaged.load_state_dict(tuned.mean())
+    trained, test = TrainedClassifiers.open(alone), _images(manifest, "test")
+    averaged = fresh_classifier(trained.run, 0)
+    averaged.load_state_dict(trained.mean_weights())
     return {
-        "members": fmean(_accuracy(Ensemble([network]), test) for network in tuned.networks.values()),
+        "members": fmean(_accuracy(Ensemble([network]), test) for network in trained.networks.values()),
         "mean of weights": _accuracy(Ensemble([averaged]), test),
-        "ensemble": _accuracy(tuned.together(), test),
+        "ensemble": _accuracy(trained.joint(), test),
     }
 
 
 def _on_real_images(alone: Path, manifest: str, seed: int) -> float:
     """Of a student that takes as many steps as the others, on training images whose labels it is not told."""
-    tuned, student = Tuned.open(alone), fresh_classifier(RunFolder(alone), seed)
-    (images, _), teacher = _images(manifest, "train"), tuned.together()
-    soft = softened(answers({None: teacher}, [None] * len(images), images, 256), TEMPERATURE)
-    epochs = len(tuned.networks)
-    course, how = Passes(images, soft, BATCH, seed), Distillation(epochs, TEMPERATURE, RATE)
-    optimizer, lessons = how.optimizer(student), (lesson for at in range(1000) for lesson in course.lessons(at))
+    trained, student = TrainedClassifiers.open(alone), fresh_classifier(RunFolder(alone), seed)
+    (images, _), teacher = _images(manifest, "train"), trained.joint()
+    targets = soft_targets(teacher_logits({None: teacher}, [None] * len(images), images, 256), TEMPERATURE)
+    epochs = len(trained.networks)
+    data, how = SetData(images, targets, BATCH, seed), Distillation(epochs, TEMPERATURE, RATE)
+    optimizer, batches = how.optimizer(student), (batch for at in range(1000) for batch in data.batches(at))
     for epoch in range(epochs):
-        how.teach(student, optimizer, [next(lessons) for _ in range(STEPS)], epoch)
+        how.train_epoch(student, optimizer, [next(batches) for _ in range(STEPS)], epoch)
     return _accuracy(Ensemble([student]), _images(manifest, "test"))
 
 

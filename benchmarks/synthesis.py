@@ -25,7 +25,7 @@ from benchmarks.results import Result
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.synthetic.audit_record import AuditRecord
 from fedcore.runs.folder import RunFolder
-from fedgen.auditing.run import inspect
+from fedgen.auditing.run import audit
 from fedgen.sampling import sample
 
 RUNS = Path("checkpoints/synthesis")
@@ -127,7 +127,7 @@ def drawn(cell: Cell, folder: Path) -> Path:
 def _of_generator(cell: Cell, folder: Path, how: Generating) -> list[Result]:
     manifest, home = manifest_of(cell.data, folder), RUNS / str(cell)
     images, run = drawn(cell, folder), home / "generate"
-    found = inspect(run, home / "set", _encoder(cell.data, manifest))
+    found = audit(run, home / "set", _encoder(cell.data, manifest))
     told = _quality(found) | _cost(RunFolder(run))
     results = [Result(str(cell), name, value) for name, value in told.items()]
     if how.told:
@@ -156,8 +156,8 @@ def _cost(run: RunFolder) -> dict[str, float]:
 
 
 def _quality(found: AuditRecord) -> dict[str, float]:
-    told = {f"{name} {key}": value for name, row in found.quality.items() for key, value in row.items()}
-    told |= {"copies": float(len(found.copies)), "auc": max(site["auc"] for site in found.sites.values())}
+    told = {f"{name} {key}": value for name, row in found.frechet.items() for key, value in row.items()}
+    told |= {"copies": float(len(found.copies)), "auc": max(site["membership_auc"] for site in found.sites.values())}
     return {name: value for name, value in told.items() if value is not None}
 
 

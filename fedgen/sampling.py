@@ -21,7 +21,7 @@ from fedcore.site.one_shot import hand_over
 from fedcore.training.local_trainer import channels_last
 from fedgen.diffusion.sampler import Sampler, noise_of
 from fedgen.generator import Generator, InSteps
-from fedgen.oneshot.joint_generator import JointGenerator, load_drawing
+from fedgen.oneshot.joint_generator import JointGenerator, load_run_generator
 from fedgen.synthetic.class_counts import Wanted
 from fedgen.synthetic.image_files import require_encodable
 from fedgen.synthetic.provenance import generators, trained_on
@@ -62,7 +62,7 @@ def sample(
     """
     if count < 1 or batch_size < 1:
         raise InputError(f"count and batch_size must be at least 1, got {count} and {batch_size}")
-    generator = load_drawing(Path(run))
+    generator = load_run_generator(Path(run))
     sampler = _sampler(generator, steps, solver, guidance)
     wanted = Wanted.of(generator.known, classes, sites)
     require_encodable(generator.canvas.shape)

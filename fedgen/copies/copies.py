@@ -108,7 +108,9 @@ class PixelComparisons:
     def __call__(self, images: Float[Tensor, "n c *space"]) -> dict[str, NearestTraining]:
         """Of images to be judged, by name of the comparison; each counts only at its own one of `NOISE_LEVELS`."""
         found, level = nearest_training(self.noisy(images), self.patients), self.noisy.level(images)
-        levels = [NearestTraining(found.ratio.masked_fill(level != v, 1), found.index) for v in range(len(NOISE_LEVELS))]
+        levels = [
+            NearestTraining(found.ratio.masked_fill(level != v, 1), found.index) for v in range(len(NOISE_LEVELS))
+        ]
         return self._in_any_pose(images) | dict(zip(NOISY, levels, strict=True))
 
     def held_out(self, images: Float[Tensor, "n c *space"]) -> dict[str, NearestTraining]:

@@ -49,7 +49,7 @@ def downsampled(images: Float[Tensor, "n c *space"], side: int) -> Float[Tensor,
 
 
 def equalised(images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
-    """Each pixel's rank in its image and channel, in [-1, 1]; equal pixels share their mean rank. Equal in any window."""
+    """Each pixel's rank in its image and channel, in [-1, 1], equal in any window; equal pixels share a mean rank."""
     return torch.cat([_ranks(part) for part in images.split(_RANKED_AT_ONCE)])
 
 

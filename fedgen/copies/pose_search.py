@@ -114,7 +114,7 @@ class PoseSearch:
         return Matches(self._registered_similarity(pixels, index, poses), index, per_patient)
 
     def _codes_of_all_poses(self, images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n v k"]:
-        """In the order of shifts, zooms and rotations; within each of mirrorings; within each upright, then inverted."""
+        """In the order of shifts, zooms and rotations; within each of mirrorings; each upright, then inverted."""
         dims, rows = images.dim() - 2, []
         for transform in self.poses.transforms(dims):
             small = downsampled(warp(images, transform.expand(len(images), -1)), COARSE[dims])

@@ -25,7 +25,7 @@ COLUMNS = ("image", "site", "split", "label", "imitates", "mask")
 MANIFEST = "manifest.csv"
 NOTE = "pairs"
 """In the settings: a sentence on pairs of class and site that were not drawn, or of which nothing is known."""
-RECOGNITION = "recognition"
+TEACHER_ACCURACY = "teacher_accuracy"
 """In the settings of an inverted set that is whole, beside what was asked: see fedgen.oneshot.teacher_accuracy."""
 
 
@@ -119,7 +119,7 @@ def begin(out: Path, settings: dict[str, Any], resume: bool) -> int:
         raise InputError(f"{out} is not empty and holds no set of drawn images; name another folder") from e
     if not resume:
         raise InputError(f"{out} holds a set already; go on with it by --resume true, or name another folder")
-    there.pop(RECOGNITION, None)
+    there.pop(TEACHER_ACCURACY, None)
     if differing := [key for key in settings | there if there.get(key) != settings.get(key)]:
         raise InputError(
             f"{out} was drawn with another {' and '.join(differing)}; name another folder, or ask for the same"

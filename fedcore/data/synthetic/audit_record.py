@@ -45,12 +45,12 @@ class AuditRecord:
     """Images that are too near to a trained one, and the sites that say so."""
     groups: dict[str, dict[str, int]]
     """`images`, `copies` and `left_out`: how many of `all`, of each `class X` and of each imitated `site X`."""
-    lacking: list[str]
+    missing_classes: list[str]
     """Classes that were asked for and of which the set has no image."""
     sites: dict[str, dict[str, float]]
-    own: dict[str, float]
-    """Parts of the set that are `repeated` or `constant`, and its `likeness`."""
-    quality: dict[str, Figures]
+    set_metrics: dict[str, float]
+    """Parts of the set that are `near_duplicates` or `blank`, and its `ms_ssim`."""
+    frechet: dict[str, Figures]
     """Frechet distances to trained images of all images, by class and by site, and those of held-out images."""
     encoder: str | None
     """SHA-256 of its weights."""
@@ -58,7 +58,7 @@ class AuditRecord:
     """Part of the patients whose labels the generator learned from; None: unknown."""
     released: str | None = None
     """Digest of the released set, whose files are others."""
-    asked: dict[str, Any] = field(default_factory=dict, compare=False)
+    request: dict[str, Any] = field(default_factory=dict, compare=False)
     """What the audit was asked with, to ask again."""
 
     @property
@@ -67,12 +67,12 @@ class AuditRecord:
 
     @property
     def useful(self) -> Verdict:
-        return Gate().useful(self.sites, self.own, tuple(self.lacking))
+        return Gate().useful(self.sites, self.set_metrics, tuple(self.missing_classes))
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it, with the verdicts, a digest of all this, and without the paths it was asked with."""
         found = dataclasses.asdict(self) | {"safe": _plain(self.safe), "useful": _plain(self.useful)}
-        del found["asked"]
+        del found["request"]
         return with_digest(found)
 
     @classmethod
@@ -108,7 +108,9 @@ class AuditRecord:
             "the copies that sites count": bool(self.copies) or not copied,
             "the images it left out": whole["left_out"] == len(set(self.left_out)),
             "its classes": all(sum(n[key] for n in parts) == whole[key] for key in whole),
-            "a site's number of images": all(t["trained"] >= 1 and t["held_out"] >= 0 for t in self.sites.values()),
+            "a site's number of images": all(
+                t["training_images"] >= 1 and t["held_out_images"] >= 0 for t in self.sites.values()
+            ),
             "its verdicts": (told["safe"], told["useful"]) == (_plain(self.safe), _plain(self.useful)),
             "its digest": told["sha256"] == self.as_dict()["sha256"],
         }  # fmt: skip
@@ -117,10 +119,10 @@ class AuditRecord:
 
 def with_digest(told: Mapping[str, Any]) -> dict[str, Any]:
     """What is told of an audit, with a digest of it all but of what it was asked with."""
-    found = {key: value for key, value in told.items() if key not in ("asked", "sha256")}
+    found = {key: value for key, value in told.items() if key not in ("request", "sha256")}
     return {**told, "sha256": hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()}
 
 
 def _plain(verdict: Verdict) -> dict[str, Any]:
     """Lists for tuples, as JSON gives back."""
-    return {"answer": verdict.answer, "because": list(verdict.because), "not_measured": list(verdict.not_measured)}
+    return {"answer": verdict.answer, "reasons": list(verdict.reasons), "not_measured": list(verdict.not_measured)}

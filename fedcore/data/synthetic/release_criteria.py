@@ -17,7 +17,7 @@ LEAST_RATE = 100
 @dataclass(frozen=True)
 class Verdict:
     answer: Literal["yes", "no", "not measured"]
-    because: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
     """Sentences; of "no" and "not measured" at least one."""
     not_measured: tuple[str, ...] = ()
     """What a "yes" does not cover."""
@@ -79,7 +79,7 @@ class Gate:
 
         Args:
             sites: What each site measured: the quality of what imitates it beside that of its held-out images.
-            own: `repeated` and `constant`: parts of the set, which take no real image to measure.
+            own: `near_duplicates` and `blank`: parts of the set, which take no real image to measure.
             lacking: Classes that the set should have and has no image of.
         """
         learned = _learned(sites)
@@ -119,7 +119,7 @@ class Gate:
         return [(name, n, of) for name, n, of in counted if n > max(1, floor(self.most_copies * of + 1e-9))]
 
     def _of_site(self, site: str, told: Figures) -> Iterator[str]:
-        trained, held = int(told["trained"]), int(told["held_out"])
+        trained, held = int(told["training_images"]), int(told["held_out_images"])
         if "copies_by_pixels" not in told:
             yield (
                 f"{site} could not look for copies: it trained on {trained} images and held out {held}, the audit "
@@ -128,27 +128,27 @@ class Gate:
             )
             return
         for view in ("pixels", "features"):
-            doubles = told.get(f"held_out_by_{view}", 0.0)
+            doubles = told.get(f"held_out_copies_by_{view}", 0.0)
             if doubles > self.most_doubles:
                 yield (
                     f"{site}: {doubles:.0%} of its held-out images are doubles of trained ones by {view}, so copies "
                     "cannot be told; split by patient"
                 )
         limit = self._auc_limit(trained, held)
-        if "auc" not in told or (held >= LEAST_RATE and "tpr" not in told):
+        if "membership_auc" not in told or (held >= LEAST_RATE and "membership_tpr" not in told):
             yield f"{site} gave no figure for membership inference; audit the set again"
-        elif told["auc"] > limit:
-            yield f"{site}: membership is inferred with an AUC of {told['auc']:.2f}, above {limit:.2f}"
-        if told.get("tpr", 0.0) > self.most_tpr:
-            yield f"{site}: {told['tpr']:.0%} of its trained images are recognised at 1 % false alarms"
+        elif told["membership_auc"] > limit:
+            yield f"{site}: membership is inferred with an AUC of {told['membership_auc']:.2f}, above {limit:.2f}"
+        if told.get("membership_tpr", 0.0) > self.most_tpr:
+            yield f"{site}: {told['membership_tpr']:.0%} of its trained images are recognised at 1 % false alarms"
 
     def _unmeasured(self, site: str, told: Figures) -> Iterator[str]:
-        trained, held = int(told["trained"]), int(told["held_out"])
+        trained, held = int(told["training_images"]), int(told["held_out_images"])
         if "copies_by_pixels" not in told:
             return
         if (limit := self._auc_limit(trained, held)) > self.most_auc + 0.1:
             yield f"{site}: membership inference with an AUC below {limit:.2f} ({held} images held out)"
-        if "tpr" not in told:
+        if "membership_tpr" not in told:
             yield f"{site}: recognition at 1 % false alarms ({held} images held out, {LEAST_RATE} are needed)"
 
     def _auc_limit(self, trained: int, held: int) -> float:
@@ -156,10 +156,11 @@ class Gate:
         return self.most_auc + 2 * sqrt((trained + held + 1) / (12 * trained * held))
 
     def _collapsed(self, sites: Mapping[str, Figures], own: Figures) -> Iterator[str]:
-        for name, what in (("constant", "of one brightness"), ("repeated", "nearly equal to another one of the set")):
+        nearly_equal = "nearly equal to another one of the set"
+        for name, what in (("blank", "of one brightness"), ("near_duplicates", nearly_equal)):
             if own.get(name, 0.0) > self.most_repeated:
                 yield f"{own[name]:.0%} of its images are {what}"
-        drawn, real = (_mean(sites, name, "likeness") for name in ("likeness", "real_likeness"))
+        drawn, real = (_mean(sites, name, "ms_ssim") for name in ("ms_ssim", "real_ms_ssim"))
         if drawn is not None and real is not None and 1 - drawn < self.least_spread * (1 - real):
             yield f"its images are too much alike: MS-SSIM of pairs of a class is {drawn:.2f}, of real pairs {real:.2f}"
 
@@ -204,5 +205,5 @@ def _learned(sites: Mapping[str, Figures]) -> _Learned | None:
 def _mean(sites: Mapping[str, Figures], key: str, targets: str) -> float | None:
     """Over the sites that have both figures, weighted by held-out images; None: none has."""
     both = [told for told in sites.values() if key in told and targets in told]
-    weight = sum(told["held_out"] for told in both)
-    return sum(told[key] * told["held_out"] for told in both) / weight if weight else None
+    weight = sum(told["held_out_images"] for told in both)
+    return sum(told[key] * told["held_out_images"] for told in both) / weight if weight else None

@@ -107,7 +107,7 @@ def standing(manifest: Path, sites: Iterable[str]) -> Standing:
 def _notes(record: AuditRecord) -> Iterator[str]:
     """What the page of a run says of the set that it trains on."""
     if record.useful.answer != "yes":
-        why = "; ".join(record.useful.because)
+        why = "; ".join(record.useful.reasons)
         yield f"the synthetic set is trained on, fit for use: {record.useful.answer}, because {why}"
     if record.label_fraction is not None:
         yield (

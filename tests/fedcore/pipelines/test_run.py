@@ -233,7 +233,7 @@ def test_the_verdicts_of_a_set_stand_at_its_folder(tmp_path: Path) -> None:
         (tmp_path / f"{at}.png").write_bytes(b"a picture")
     rows = [f"{at}.png,synthetic,train,{'lz'[at % 2]}" for at in range(4)]
     (tmp_path / "manifest.csv").write_text("\n".join(["image,site,split,label", *rows]))
-    write_audit(tmp_path / "manifest.csv", lacking=["ring"])
+    write_audit(tmp_path / "manifest.csv", missing_classes=["ring"])
     assert road._verdicts(tmp_path) == "\n  privacy check: passed\n  fit for use: no; no image is of class ring"
     (tmp_path / "audit.json").write_text("{}")
     assert "is no whole record of an audit" in road._verdicts(tmp_path)

@@ -38,30 +38,30 @@ def write_lookalikes(run: Path, site: str, side: int = 16, **other: Any) -> None
     arrays: dict[str, Any] = {"views": np.array(["pixels", "features"]), "set": np.array(SET)}
     for view in ("pixels", "features"):
         of = {
-            "drawn": pictures(6, 4, side), "trained": pictures(6, 5, side), "numbers": np.arange(6) * 7,
+            "synthetic": pictures(6, 4, side), "trained": pictures(6, 5, side), "numbers": np.arange(6) * 7,
             "closeness": np.linspace(0.05, 0.6, 6), "limit": np.array(0.3),
-            "all": np.linspace(0.05, 1, 64), "held": np.linspace(0.4, 1, 30),
+            "synthetic_closeness": np.linspace(0.05, 1, 64), "held_out_closeness": np.linspace(0.4, 1, 30),
         }  # fmt: skip
         arrays |= {f"{view}_{key}": array for key, array in of.items()}
-    np.savez(run / "sites" / site / "lookalikes.npz", **(arrays | other))
+    np.savez(run / "sites" / site / "nearest_pairs.npz", **(arrays | other))
 
 
 def verdict(answer: str, *because: str, not_measured: Sequence[str] = ()) -> dict[str, Any]:
-    return {"answer": answer, "because": list(because), "not_measured": list(not_measured)}
+    return {"answer": answer, "reasons": list(because), "not_measured": list(not_measured)}
 
 
 def audit(**other: Any) -> dict[str, Any]:
     told = {
-        "trained": 90.0,
-        "held_out": 30.0,
+        "training_images": 90.0,
+        "held_out_images": 30.0,
         "copies_by_pixels": 1.0,
-        "auc": 0.512,
+        "membership_auc": 0.512,
         "kid": 0.012,
         "held_out_kid": -1e-9,
         "tstr": 0.31,
         "trtr": 0.62,
-        "likeness": 0.7,
-        "real_likeness": 0.5,
+        "ms_ssim": 0.7,
+        "real_ms_ssim": 0.5,
     }
     figures = {"fid": 12.34, "held_out_fid": 4.0}
     return {
@@ -69,7 +69,7 @@ def audit(**other: Any) -> dict[str, Any]:
         "safe": verdict("no", "1 of 64 images are copies of patients' images (drop them)"),
         "useful": verdict("no", "precision is 0.10", not_measured=["classes"]),
         "copies": {"000007.png": ["hospital_1"]}, "sites": dict.fromkeys(SITES, told),
-        "quality": {"all": figures, "class normal": {"fid": None, "held_out_fid": None}, "site hospital_1": figures},
+        "frechet": {"all": figures, "class normal": {"fid": None, "held_out_fid": None}, "site hospital_1": figures},
     } | other  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def test_a_run_without_an_audit_says_what_to_do(drawing: MakeRun) -> None:
 def test_a_set_that_passed(drawing: MakeRun) -> None:
     told = audit(
         safe=verdict("yes", not_measured=["hospital_1: recognition"]), useful=verdict("not measured", "no encoder"),
-        copies={}, encoder=None, quality={}, left_out=[3, 4],
+        copies={}, encoder=None, frechet={}, left_out=[3, 4],
     )  # fmt: skip
     text = read(write_report(drawing(told=told))).text
     assert "Privacy check Passed 0 copies among 64 images" in text
@@ -203,7 +203,7 @@ def test_a_damaged_exhibit_leaves_the_others(drawing: MakeRun, other: dict[str, 
 
 @pytest.mark.parametrize(
     "other",
-    [{"pixels_limit": np.array(np.nan)}, {"pixels_numbers": np.zeros(2)}, {"pixels_held": np.zeros(0)},
+    [{"pixels_limit": np.array(np.nan)}, {"pixels_numbers": np.zeros(2)}, {"pixels_held_out_closeness": np.zeros(0)},
      {"views": np.array(["x"])}],
 )  # fmt: skip
 def test_damaged_lookalikes_leave_the_others(drawing: MakeRun, other: dict[str, np.ndarray]) -> None:
@@ -222,7 +222,7 @@ def test_images_of_another_audit_are_not_shown(drawing: MakeRun) -> None:
     assert "the nearest trained image of hospital_2" not in page.read_text()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"sites": 3, "copies": [1], "quality": {"all": 2}, "images": "x"}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"sites": 3, "copies": [1], "frechet": {"all": 2}, "images": "x"}'])
 def test_an_audit_of_whatever_kind_opens(drawing: MakeRun, text: str) -> None:
     run = drawing()
     (run / "audit.json").write_text(text)
@@ -246,7 +246,7 @@ def test_no_text_of_an_audit_becomes_markup(drawing: MakeRun) -> None:
         safe=verdict(evil, evil),
         useful=verdict("no", evil),
         copies={evil: [evil]},
-        sites={evil: {"auc": 0.5}},
+        sites={evil: {"membership_auc": 0.5}},
     )
     reader = read(write_report(drawing(told=told), images=False))
     assert reader.text.count(evil) >= 5

@@ -13,7 +13,7 @@ from tests.fedcore.data.synthetic.test_release_criteria import GOOD
 
 
 def written(folder: Path, changed: dict[str, Any]) -> Path:
-    (folder / AUDIT).write_text(json.dumps(RECORD.as_dict() | {"asked": RECORD.asked} | changed))
+    (folder / AUDIT).write_text(json.dumps(RECORD.as_dict() | {"request": RECORD.request} | changed))
     return folder
 
 
@@ -21,11 +21,11 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     record = AuditRecord.read(written(tmp_path, {}))
     assert record == RECORD
     assert (record.safe.answer, record.useful.answer) == ("yes", "yes")
-    assert record.asked == RECORD.asked
+    assert record.request == RECORD.request
 
 
 def test_it_holds_no_path(tmp_path: Path) -> None:
-    assert "asked" not in RECORD.as_dict()
+    assert "request" not in RECORD.as_dict()
 
 
 @pytest.mark.parametrize(
@@ -42,15 +42,15 @@ def test_none_is_said(tmp_path: Path) -> None:
         AuditRecord.read(tmp_path)
 
 
-YES = {"answer": "yes", "because": [], "not_measured": []}
+YES = {"answer": "yes", "reasons": [], "not_measured": []}
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"sites": {"a": GOOD | {"auc": 0.9}}}, "its verdicts"),
-        ({"sites": {"a": GOOD | {"auc": 0.9}}, "safe": YES}, "its verdicts"),
-        ({"sites": {"a": {k: v for k, v in GOOD.items() if k != "auc"}}}, "its verdicts"),
+        ({"sites": {"a": GOOD | {"membership_auc": 0.9}}}, "its verdicts"),
+        ({"sites": {"a": GOOD | {"membership_auc": 0.9}}, "safe": YES}, "its verdicts"),
+        ({"sites": {"a": {k: v for k, v in GOOD.items() if k != "membership_auc"}}}, "its verdicts"),
         ({"sites": {}}, "no site looked at it"),
         ({"sites": {"a": GOOD | {"copies_by_pixels": 3.0}}}, "the copies that sites count"),
         ({"copies": {"000000.png": ["a"]}}, "the copies it counts"),
@@ -68,6 +68,6 @@ def test_a_record_that_contradicts_itself_is_refused(tmp_path: Path, changed: di
 
 def test_verdicts_follow_from_the_figures(tmp_path: Path) -> None:
     """Whatever the file says of them: these figures are not safe, and a file that says so of them is read."""
-    bad = AuditRecord(**{**RECORD.__dict__, "sites": {"a": GOOD | {"auc": 0.9}}})
+    bad = AuditRecord(**{**RECORD.__dict__, "sites": {"a": GOOD | {"membership_auc": 0.9}}})
     (tmp_path / AUDIT).write_text(json.dumps(bad.as_dict()))
     assert AuditRecord.read(tmp_path).safe.answer == "no"

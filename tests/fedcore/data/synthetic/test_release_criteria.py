@@ -7,19 +7,19 @@ import pytest
 from fedcore.data.synthetic.release_criteria import Gate, Verdict
 
 SOUND = {
-    "trained": 300.0,
-    "held_out": 100.0,
+    "training_images": 300.0,
+    "held_out_images": 100.0,
     "copies_by_pixels": 0.0,
-    "held_out_by_pixels": 0.0,
-    "auc": 0.55,
-    "tpr": 0.02,
+    "held_out_copies_by_pixels": 0.0,
+    "membership_auc": 0.55,
+    "membership_tpr": 0.02,
 }
 GOOD = SOUND | {
     "precision": 0.8, "held_out_precision": 0.9, "recall": 0.7, "held_out_recall": 0.9, "coverage": 0.6,
-    "held_out_coverage": 0.8, "likeness": 0.4, "real_likeness": 0.4, "tstr": 0.6, "trtr": 0.65, "tstr_classes": 4.0,
+    "held_out_coverage": 0.8, "ms_ssim": 0.4, "real_ms_ssim": 0.4, "tstr": 0.6, "trtr": 0.65, "tstr_classes": 4.0,
     "tstr_images": 100.0,
 }  # fmt: skip
-OWN = {"repeated": 0.0, "constant": 0.0}
+OWN = {"near_duplicates": 0.0, "blank": 0.0}
 
 
 def groups(images: int, copies: int = 0, left_out: int = 0, **of: tuple[int, int]) -> Mapping[str, Mapping[str, int]]:
@@ -35,13 +35,13 @@ def test_a_sound_set_is_safe() -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"auc": 0.7}, "a: membership is inferred with an AUC of 0.70, above 0.67"),
-        ({"tpr": 0.2}, "a: 20% of its trained images are recognised"),
-        ({"held_out_by_pixels": 0.3}, "a: 30% of its held-out images are doubles"),
-        ({"auc": None}, "a gave no figure for membership inference"),
-        ({"tpr": None}, "a gave no figure for membership inference"),
+        ({"membership_auc": 0.7}, "a: membership is inferred with an AUC of 0.70, above 0.67"),
+        ({"membership_tpr": 0.2}, "a: 20% of its trained images are recognised"),
+        ({"held_out_copies_by_pixels": 0.3}, "a: 30% of its held-out images are doubles"),
+        ({"membership_auc": None}, "a gave no figure for membership inference"),
+        ({"membership_tpr": None}, "a gave no figure for membership inference"),
         (
-            {"held_out": 12.0, "copies_by_pixels": None},
+            {"held_out_images": 12.0, "copies_by_pixels": None},
             "a could not look for copies: it trained on 300 images and held out 12",
         ),
     ],
@@ -50,13 +50,13 @@ def test_each_limit_objects_by_itself(changed: dict[str, float | None], said: st
     told = {k: v for k, v in (SOUND | changed).items() if v is not None}
     found = Gate().safe(groups(1000), {"a": told, "b": SOUND})
     assert found.answer == "no"
-    (text,) = found.because
+    (text,) = found.reasons
     assert text.startswith(said)
 
 
 def test_advice_on_held_out_images_helps_with_a_split_column_too() -> None:
-    told = {"trained": 16.0, "held_out": 5.0}
-    (text,) = Gate().safe(groups(24), {"fluo": told}).because
+    told = {"training_images": 16.0, "held_out_images": 5.0}
+    (text,) = Gate().safe(groups(24), {"fluo": told}).reasons
     assert "give more of its rows the split val or test, or raise data.test_fraction where" in text
 
 
@@ -65,7 +65,11 @@ def test_nobody_asked_is_not_safe() -> None:
 
 
 def test_what_few_held_out_images_cannot_show_is_said_and_not_passed_silently() -> None:
-    few = {k: v for k, v in (SOUND | {"held_out": 20.0, "trained": 80.0, "auc": 0.72}).items() if k != "tpr"}
+    few = {
+        k: v
+        for k, v in (SOUND | {"held_out_images": 20.0, "training_images": 80.0, "membership_auc": 0.72}).items()
+        if k != "membership_tpr"
+    }
     found = Gate().safe(groups(100), {"a": few})
     assert found.answer == "yes"
     assert found.not_measured == (
@@ -75,7 +79,7 @@ def test_what_few_held_out_images_cannot_show_is_said_and_not_passed_silently() 
 
 
 def test_few_copies_can_be_dropped_and_many_mean_a_generator_that_memorised() -> None:
-    (few,), (many,) = (Gate().safe(groups(100, copies), {"a": SOUND}).because for copies in (5, 6))
+    (few,), (many,) = (Gate().safe(groups(100, copies), {"a": SOUND}).reasons for copies in (5, 6))
     assert few == "5 of 100 images are copies of patients' images (drop them)"
     assert "more than 5%: the generator has memorised images" in many
     assert (Gate().droppable(groups(100, 5)), Gate().droppable(groups(100, 6))) == (True, False)
@@ -98,7 +102,7 @@ def test_what_was_left_out_before_counts_as_copies() -> None:
 
 
 def _because(found: Mapping[str, Mapping[str, int]]) -> tuple[str, ...]:
-    return Gate().safe(found, {"a": SOUND}).because
+    return Gate().safe(found, {"a": SOUND}).reasons
 
 
 def test_a_good_set_is_useful() -> None:
@@ -108,11 +112,11 @@ def test_a_good_set_is_useful() -> None:
 
 def test_without_an_encoder_use_is_not_measured() -> None:
     found = Gate().useful({"a": SOUND}, OWN)
-    assert (found.answer, found.because[0].startswith("no features were compared")) == ("not measured", True)
+    assert (found.answer, found.reasons[0].startswith("no features were compared")) == ("not measured", True)
 
 
 def test_without_classes_the_spread_of_features_decides_and_that_is_said() -> None:
-    without = {k: v for k, v in GOOD.items() if not k.startswith("t")} | {"trained": 300.0}
+    without = {k: v for k, v in GOOD.items() if not k.startswith("t")} | {"training_images": 300.0}
     found = Gate().useful({"a": without}, OWN)
     assert (found.answer, found.not_measured) == ("yes", ("classes could not be compared",))
     assert Gate().useful({"a": GOOD | {"recall": 0.4}}, OWN).answer == "yes"
@@ -126,9 +130,9 @@ def test_without_classes_the_spread_of_features_decides_and_that_is_said() -> No
         ({"precision": 0.08}, {}, (), "precision is 0.08, that of as many held-out images 0.90"),
         ({"recall": 0.08}, {}, (), "recall is 0.08"),
         ({"coverage": 0.07}, {}, (), "coverage is 0.07"),
-        ({"likeness": 0.75}, {}, (), "too much alike: MS-SSIM of pairs of a class is 0.75, of real pairs 0.40"),
-        ({}, {"repeated": 0.2}, (), "20% of its images are nearly equal to another one"),
-        ({}, {"constant": 1.0}, (), "100% of its images are of one brightness"),
+        ({"ms_ssim": 0.75}, {}, (), "too much alike: MS-SSIM of pairs of a class is 0.75, of real pairs 0.40"),
+        ({}, {"near_duplicates": 0.2}, (), "20% of its images are nearly equal to another one"),
+        ({}, {"blank": 1.0}, (), "100% of its images are of one brightness"),
         ({}, {}, ("ring",), "no image is of class ring"),
     ],
 )
@@ -137,13 +141,13 @@ def test_each_reason_alone_makes_a_set_not_useful(
 ) -> None:
     found = Gate().useful({"a": GOOD | site}, OWN | own, lacking)
     assert found.answer == "no"
-    (text,) = found.because
+    (text,) = found.reasons
     assert said in text
 
 
 def test_collapse_is_seen_without_an_encoder() -> None:
-    assert Gate().useful({"a": SOUND}, {"repeated": 1.0, "constant": 1.0}).answer == "no"
-    assert Gate().useful({"a": SOUND | {"likeness": 0.9, "real_likeness": 0.4}}, OWN).answer == "no"
+    assert Gate().useful({"a": SOUND}, {"near_duplicates": 1.0, "blank": 1.0}).answer == "no"
+    assert Gate().useful({"a": SOUND | {"ms_ssim": 0.9, "real_ms_ssim": 0.4}}, OWN).answer == "no"
 
 
 def test_a_classifier_that_learns_nothing_of_real_images_judges_no_set() -> None:
@@ -161,6 +165,6 @@ def test_two_standard_errors_are_allowed() -> None:
 
 
 def test_sites_count_by_their_held_out_images() -> None:
-    large = GOOD | {"tstr": 0.3, "tstr_images": 900.0, "held_out": 900.0}
+    large = GOOD | {"tstr": 0.3, "tstr_images": 900.0, "held_out_images": 900.0}
     assert Gate().useful({"a": GOOD, "b": large}, OWN).answer == "no"
     assert Gate().useful({"a": GOOD, "b": large | {"tstr_images": 20.0}}, OWN).answer == "yes"

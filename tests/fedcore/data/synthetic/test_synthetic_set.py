@@ -80,7 +80,7 @@ def forge(drawn: Path) -> None:
 def turn(drawn: Path) -> None:
     """The same figures, and the other verdict."""
     told = json.loads((drawn.parent / "audit.json").read_text())
-    told["sites"]["hospital_1"]["auc"] = 0.9
+    told["sites"]["hospital_1"]["membership_auc"] = 0.9
     (drawn.parent / "audit.json").write_text(json.dumps(told))
 
 
@@ -102,7 +102,7 @@ CASES: list[tuple[Callable[[Path], object], str]] = [
     (change_an_image, "not the one that was audited: its files have changed"),
     (change_a_label, "not the one that was audited: its files have changed"),
     (lambda drawn: write_audit(drawn, set="another"), "not the one that was audited"),
-    (lambda drawn: write_audit(drawn, sites={"a": GOOD | {"auc": 0.9}}), "failed its privacy check"),
+    (lambda drawn: write_audit(drawn, sites={"a": GOOD | {"membership_auc": 0.9}}), "failed its privacy check"),
 ]
 
 
