@@ -156,7 +156,7 @@ def _cost(run: RunFolder) -> dict[str, float]:
 
 
 def _quality(found: AuditRecord) -> dict[str, float]:
-    told = {f"{name} {key}": value for name, row in found.frechet.items() for key, value in row.items()}
+    told = {f"{name} {key}": value for name, row in found.quality.items() for key, value in row.items()}
     told |= {"copies": float(len(found.copies)), "auc": max(site["membership_auc"] for site in found.sites.values())}
     return {name: value for name, value in told.items() if value is not None}
 

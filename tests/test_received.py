@@ -249,7 +249,7 @@ def test_classes_named_in_an_audit_record_are_not_imported(
     image = next(iter((runs["set"] / "images").iterdir())).name
     record |= {"copies": {image: ["hospital_1"]}, "objections": [], "passes": True}
     for words in (["--generator", f"{STRANGER}.Net"], ["--trust", STRANGER, "--generator", f"{STRANGER}.Net"]):
-        record["request"]["overrides"] = words
+        record["options"]["overrides"] = words
         path.write_text(json.dumps(record))
         error_of("generate release {set} new --drop true", capsys, **runs)
     assert not canary.exists()

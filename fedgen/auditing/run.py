@@ -95,11 +95,11 @@ def _audit(
         set=digest, generator=generator, data=whole.settings["data"], images=len(audited.images),
         left_out=sorted(left_out), copies=copies, groups=_groups(whole, copies, left_out),
         missing_classes=_missing_classes(audited), sites={a.site: a.metrics for a in answers},
-        set_metrics=_set_metrics(request), frechet=_frechet(answers, request, conditions), encoder=extractor.digest,
+        of_set=_set_metrics(request), quality=_frechet(answers, request, conditions), encoder=extractor.digest,
         label_fraction=whole.settings.get("label_fraction"),
-        request={"run": str(run), "encoder": str(encoder) if encoder else None, "overrides": list(overrides)},
+        options={"run": str(run), "encoder": str(encoder) if encoder else None, "overrides": list(overrides)},
     )  # fmt: skip
-    write_json(folder / AUDIT, record.as_dict() | {"request": record.request})
+    write_json(folder / AUDIT, record.as_dict() | {"options": record.options})
     write_json(run / AUDIT, with_digest(record.as_dict() | {"name": folder.resolve().name}))
     return record
 

@@ -33,9 +33,9 @@ def print_audit(record: AuditRecord) -> None:
         console.print("\nbalanced accuracy on held-out images of a linear classifier of features, trained on")
         rows = {site: [figure(metrics.get(key)) for key in USE] for site, metrics in record.sites.items()}
         console.print(grid("site", list(USE.values()), rows))
-    if any(row["fid"] is not None for row in record.frechet.values()):
+    if any(row["fid"] is not None for row in record.quality.values()):
         console.print()
-        measured = {name: row for name, row in record.frechet.items() if row["fid"] is not None}
+        measured = {name: row for name, row in record.quality.items() if row["fid"] is not None}
         rows = {name: [figure(row["fid"]), figure(row["held_out_fid"])] for name, row in measured.items()}
         console.print(grid("Frechet distance", ["synthetic", "held out"], rows))
     console.print()

@@ -27,11 +27,11 @@ _CRITERIA = """The sections are the seven criteria of the scorecard for syntheti
 compliance (Privacy), comprehension (How made), consistency (Per site)."""
 
 _USE = """Intended use: to enlarge training sets of {models}; add the rows of its manifest to those of your own images.
-Not for diagnosis, for teaching readers, or for any claim about a population. The images show no real person: a finding
+Not for diagnosis, for teaching readers, or for any claim about a population. No person was scanned: a finding
 on an image was made by the generator. Measure the gain of a model on real images of every hospital, trained with and
 without the set."""
 
-_MASKS = "The audit did not check that masks fit their images."
+_MASKS = "The audit did not check that a mask fits its image."
 
 
 def datasheet(synthetic: SyntheticSet, run: RunFolder, record: AuditRecord | None) -> str:
@@ -77,9 +77,9 @@ def _not_measured(verdict: Verdict) -> str:
 
 def _realism(record: AuditRecord | None) -> str:
     """Congruence."""
-    if record is None or not record.frechet:
+    if record is None or not record.quality:
         return "Not measured: no encoder was given to the audit."
-    measured = {name: row for name, row in record.frechet.items() if row["fid"] is not None}
+    measured = {name: row for name, row in record.quality.items() if row["fid"] is not None}
     rows = [[name, figure(row["fid"]), figure(row["held_out_fid"])] for name, row in measured.items()]
     return (
         "Frechet distance to the training images, in features of the encoder "
@@ -127,8 +127,8 @@ def _pair_similarity(record: AuditRecord) -> str:
         if "ms_ssim" in metrics
     ]
     parts = (
-        f"{record.set_metrics['near_duplicates']:.1%} of the images are nearly equal to another one of the set, "
-        f"{record.set_metrics['blank']:.1%} are blank (of one brightness)."
+        f"{record.of_set['near_duplicates']:.1%} of the images are nearly equal to another one of the set, "
+        f"{record.of_set['blank']:.1%} are blank (of one brightness)."
     )
     if not rows:
         return f"{parts}\n\n"

@@ -64,7 +64,7 @@ def release(
     if record is None and run is None:
         raise InputError(f"{folder} has no audit; name the run that it comes from by --run RUN")
     chosen = synthetic.without(record.left_out if record else ())
-    source = _source(Path(record.request["run"]) if record else Path(run or ""))
+    source = _source(Path(record.options["run"]) if record else Path(run or ""))
     sheet = _datasheet(chosen, source, record)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def _read_record(synthetic: SyntheticSet, force: bool) -> AuditRecord | None:
         return None
     try:
         record = AuditRecord.read(synthetic.folder)
-        run = Path(record.request["run"])
+        run = Path(record.options["run"])
     except (InputError, KeyError, TypeError) as e:
         raise InputError(
             f"{synthetic.folder} has no valid audit record ({e}); first: fedpretrain generate audit RUN "
@@ -108,9 +108,9 @@ def _audit_without_copies(synthetic: SyntheticSet, record: AuditRecord) -> Audit
     if not Gate().droppable(record.groups):
         raise _rejection(synthetic, record)
     numbers = {i.number for i in synthetic.images if i.path.name in record.copies} | set(record.left_out)
-    request = record.request
-    encoder = Path(request["encoder"]) if request["encoder"] else None
-    return audit(Path(request["run"]), synthetic.folder, encoder, request["overrides"], numbers)
+    options = record.options
+    encoder = Path(options["encoder"]) if options["encoder"] else None
+    return audit(Path(options["run"]), synthetic.folder, encoder, options["overrides"], numbers)
 
 
 def _require_allowed(synthetic: SyntheticSet, record: AuditRecord | None, force: bool, allow_not_useful: bool) -> None:

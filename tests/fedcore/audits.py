@@ -13,15 +13,15 @@ from tests.fedcore.data.synthetic.test_release_criteria import GOOD, OWN
 
 RECORD = AuditRecord(
     set="s", generator="g", data="d", images=4, left_out=[], copies={}, encoder="e", missing_classes=[],
-    set_metrics=OWN, frechet={},
+    of_set=OWN, quality={},
     groups={name: {"images": n, "copies": 0, "left_out": 0}
             for name, n in (("all", 4), ("class l", 2), ("class z", 2))},
-    sites={"hospital_1": GOOD, "hospital_2": GOOD}, request={"run": "a run", "encoder": None, "overrides": []},
+    sites={"hospital_1": GOOD, "hospital_2": GOOD}, options={"run": "a run", "encoder": None, "overrides": []},
 )  # fmt: skip
 
 
 def write_audit(manifest: Path, **changed: Any) -> AuditRecord:
     """Next to the manifest of four images, two of class l and two of class z."""
     record = replace(RECORD, **({"set": digest_of(manifest)} | changed))
-    (manifest.parent / AUDIT).write_text(json.dumps(record.as_dict() | {"request": record.request}))
+    (manifest.parent / AUDIT).write_text(json.dumps(record.as_dict() | {"options": record.options}))
     return record

@@ -48,9 +48,9 @@ class AuditRecord:
     missing_classes: list[str]
     """Classes that were asked for and of which the set has no image."""
     sites: dict[str, dict[str, float]]
-    set_metrics: dict[str, float]
+    of_set: dict[str, float]
     """Parts of the set that are `near_duplicates` or `blank`, and its `ms_ssim`."""
-    frechet: dict[str, Figures]
+    quality: dict[str, Figures]
     """Frechet distances to trained images of all images, by class and by site, and those of held-out images."""
     encoder: str | None
     """SHA-256 of its weights."""
@@ -58,7 +58,7 @@ class AuditRecord:
     """Part of the patients whose labels the generator learned from; None: unknown."""
     released: str | None = None
     """Digest of the released set, whose files are others."""
-    request: dict[str, Any] = field(default_factory=dict, compare=False)
+    options: dict[str, Any] = field(default_factory=dict, compare=False)
     """What the audit was asked with, to ask again."""
 
     @property
@@ -67,12 +67,12 @@ class AuditRecord:
 
     @property
     def useful(self) -> Verdict:
-        return Gate().useful(self.sites, self.set_metrics, tuple(self.missing_classes))
+        return Gate().useful(self.sites, self.of_set, tuple(self.missing_classes))
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it, with the verdicts, a digest of all this, and without the paths it was asked with."""
         found = dataclasses.asdict(self) | {"safe": _plain(self.safe), "useful": _plain(self.useful)}
-        del found["request"]
+        del found["options"]
         return with_digest(found)
 
     @classmethod
@@ -119,7 +119,7 @@ class AuditRecord:
 
 def with_digest(told: Mapping[str, Any]) -> dict[str, Any]:
     """What is told of an audit, with a digest of it all but of what it was asked with."""
-    found = {key: value for key, value in told.items() if key not in ("request", "sha256")}
+    found = {key: value for key, value in told.items() if key not in ("options", "sha256")}
     return {**told, "sha256": hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()}
 
 

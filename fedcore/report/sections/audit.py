@@ -55,7 +55,7 @@ def read_inspection(folder: Path, gaps: list[str], clean: Callable[[Any], Any]) 
         useful=_finding(found.get("useful")),
         copies={image: texts(sites) for image, sites in mapping(found.get("copies")).items()},
         sites={site: numbers(told) for site, told in mapping(found.get("sites")).items()},
-        quality={group: numbers(told) for group, told in mapping(found.get("frechet")).items()},
+        quality={group: numbers(told) for group, told in mapping(found.get("quality")).items()},
         encoder=str(found.get("encoder") or ""),
     )
 

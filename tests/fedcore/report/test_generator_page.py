@@ -69,7 +69,7 @@ def audit(**other: Any) -> dict[str, Any]:
         "safe": verdict("no", "1 of 64 images are copies of patients' images (drop them)"),
         "useful": verdict("no", "precision is 0.10", not_measured=["classes"]),
         "copies": {"000007.png": ["hospital_1"]}, "sites": dict.fromkeys(SITES, told),
-        "frechet": {"all": figures, "class normal": {"fid": None, "held_out_fid": None}, "site hospital_1": figures},
+        "quality": {"all": figures, "class normal": {"fid": None, "held_out_fid": None}, "site hospital_1": figures},
     } | other  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def test_a_run_without_an_audit_says_what_to_do(drawing: MakeRun) -> None:
 def test_a_set_that_passed(drawing: MakeRun) -> None:
     told = audit(
         safe=verdict("yes", not_measured=["hospital_1: recognition"]), useful=verdict("not measured", "no encoder"),
-        copies={}, encoder=None, frechet={}, left_out=[3, 4],
+        copies={}, encoder=None, quality={}, left_out=[3, 4],
     )  # fmt: skip
     text = read(write_report(drawing(told=told))).text
     assert "Privacy check Passed 0 copies among 64 images" in text
@@ -222,7 +222,7 @@ def test_images_of_another_audit_are_not_shown(drawing: MakeRun) -> None:
     assert "the nearest trained image of hospital_2" not in page.read_text()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"sites": 3, "copies": [1], "frechet": {"all": 2}, "images": "x"}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"sites": 3, "copies": [1], "quality": {"all": 2}, "images": "x"}'])
 def test_an_audit_of_whatever_kind_opens(drawing: MakeRun, text: str) -> None:
     run = drawing()
     (run / "audit.json").write_text(text)

@@ -43,7 +43,7 @@ def plant(folder: Path, at: int, site: str, which: int) -> None:
 
 def test_a_set_without_copies_passes_and_the_record_holds_every_site(one_run: Path, drawn: Path) -> None:
     found = audit(one_run, drawn)
-    assert (found.images, found.copies, found.encoder, found.frechet) == (64, {}, None, {})
+    assert (found.images, found.copies, found.encoder, found.quality) == (64, {}, None, {})
     assert set(found.sites) == {"hospital_1", "hospital_2"}
     assert all((site["training_images"], site["held_out_images"]) == (120, 40) for site in found.sites.values())
     assert all("membership_tpr" not in site for site in found.sites.values())  # 1 % of 40 is no image
@@ -91,7 +91,7 @@ def test_figures_are_those_of_the_pooled_features(one_run: Path, drawn: Path, en
         features = network(synthetic.pixels().float())
         training = {site: network(images.batch(range(120))) for site, images in cohort.split("train").items()}
     whole = frechet(Moments.of(torch.cat(list(training.values()))), Moments.of(features))
-    assert found.frechet["all"] == {
+    assert found.quality["all"] == {
         "fid": pytest.approx(whole, rel=1e-6),
         "held_out_fid": None,
     }  # 64 synthetic, 80 held out
@@ -109,8 +109,8 @@ def test_figures_are_those_of_the_pooled_features(one_run: Path, drawn: Path, en
             own, labels, training["hospital_2"], real.labels, network(held_out.batch(range(40))), held_out.labels
         )
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
-    assert found.frechet["class clear"]["fid"] is None  # 16 images, 16 features: no covariance of full rank
-    assert set(found.frechet) == {
+    assert found.quality["class clear"]["fid"] is None  # 16 images, 16 features: no covariance of full rank
+    assert set(found.quality) == {
         "all",
         *(f"class {c}" for c in conditions.classes),
         "site hospital_1",
@@ -242,5 +242,5 @@ def test_a_site_without_held_out_images_has_no_figures_and_the_others_have_their
     found = audit(one_run, drawn, encoder)
     assert "copies_by_pixels" in found.sites["hospital_1"]
     assert "copies_by_pixels" not in found.sites["hospital_2"]
-    assert found.frechet["site hospital_2"]["held_out_fid"] is None
+    assert found.quality["site hospital_2"]["held_out_fid"] is None
     assert any(text.startswith("hospital_2 could not look for copies") for text in found.safe.reasons)

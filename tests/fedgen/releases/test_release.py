@@ -82,9 +82,9 @@ def test_training_accepts_a_release_whose_files_are_those_of_the_audit(
 def test_an_audit_that_a_site_does_not_list_is_an_error(audited: Path, tmp_path: Path) -> None:
     """The record fits the set and its figures are good, but a site made no audit."""
     record = json.loads((audited / "audit.json").read_text())
-    run = Path(shutil.copytree(record["request"]["run"], tmp_path / "run"))
+    run = Path(shutil.copytree(record["options"]["run"], tmp_path / "run"))
     (run / "sites" / "hospital_2" / "audit.jsonl").write_text("")
-    record["request"]["run"] = str(run)
+    record["options"]["run"] = str(run)
     (audited / "audit.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match=r"the audit log of hospital_2 does not list this set"):
         release(audited, tmp_path / "out")
@@ -283,7 +283,7 @@ def test_a_run_without_an_entry_that_the_datasheet_needs_is_an_error(
     del about[lost]
     (run / "run.json").write_text(json.dumps(about))
     record = json.loads((audited / "audit.json").read_text())
-    record["request"]["run"] = str(run)
+    record["options"]["run"] = str(run)
     (audited / "audit.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match=r"run\.json is corrupted"):
         release(audited, tmp_path / "out")

@@ -19,7 +19,7 @@ from fedcore.transport.in_process import InProcess
 from fedgen.gan.gan import GAN
 from fedgen.generator import Conditions
 from fedgen.generator_store import load_generator
-from fedgen.oneshot.joint_generator import load_drawing
+from fedgen.oneshot.joint_generator import load_run_generator
 from fedgen.sampling import sample
 from fedgen.synthetic.class_counts import CountClasses, Wanted, counted, named
 from tests.fedcore.toys import images as toy_images
@@ -108,7 +108,7 @@ def test_where_only_weights_may_leave_nothing_is_counted() -> None:
 def test_a_sites_own_generator_knows_what_that_site_has_seen(tmp_path: Path) -> None:
     trained(tmp_path / "run", policy=Policy(min_patients=1), algorithm=LocalOnly(), rounds=Rounds(1))
     own = load_generator(tmp_path / "run/sites/hospital_2/generator").known
-    joint = load_drawing(tmp_path / "run").known
+    joint = load_run_generator(tmp_path / "run").known
     assert own.images is not None
     assert joint.images is not None
     assert {row[0] for row in own.images} == {0}

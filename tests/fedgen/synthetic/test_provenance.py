@@ -12,7 +12,7 @@ import pytest
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.errors import InputError
 from fedcore.runs.folder import RunFolder
-from fedgen.auditing.run import inspect
+from fedgen.auditing.run import audit
 from fedgen.sampling import sample
 from fedgen.synthetic.provenance import generators, require_origin, trained_on
 from fedgen.synthetic.synthetic_set import SyntheticSet
@@ -36,8 +36,8 @@ def test_copies_of_its_patients_do_not_pass_an_audit_by_another_run(one_run: Pat
     weights = other / "generator" / "generator.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
     with pytest.raises(InputError, match=r"was not drawn by what .*other holds"):
-        inspect(other, drawn)
-    assert inspect(one_run, drawn).safe.answer == "no"
+        audit(other, drawn)
+    assert audit(one_run, drawn).safe.answer == "no"
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_copies_of_its_patients_do_not_pass_an_audit_by_another_run(one_run: Pat
 )
 def test_other_images_are_refused(one_run: Path, drawn: Path, change: list[str]) -> None:
     with pytest.raises(InputError, match=r"these are not the images that .* was trained on"):
-        inspect(one_run, drawn, overrides=change)
+        audit(one_run, drawn, overrides=change)
     assert not (drawn / "audit.json").exists()
 
 
@@ -54,10 +54,10 @@ def test_a_run_json_that_names_other_images_than_the_set_is_refused(one_run: Pat
     about = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(about | {"data": "0123"}))
     with pytest.raises(InputError, match=r"run\.json is corrupted, truncated or not what was written"):
-        inspect(run, drawn)
+        audit(run, drawn)
     seal(run)
     with pytest.raises(InputError, match=r"saw other images than run.json"):
-        inspect(run, drawn)
+        audit(run, drawn)
 
 
 def test_the_same_images_at_another_place_are_the_same(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.fedcore.data.synthetic.test_release_criteria import GOOD
 
 
 def written(folder: Path, changed: dict[str, Any]) -> Path:
-    (folder / AUDIT).write_text(json.dumps(RECORD.as_dict() | {"request": RECORD.request} | changed))
+    (folder / AUDIT).write_text(json.dumps(RECORD.as_dict() | {"options": RECORD.options} | changed))
     return folder
 
 
@@ -21,11 +21,11 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     record = AuditRecord.read(written(tmp_path, {}))
     assert record == RECORD
     assert (record.safe.answer, record.useful.answer) == ("yes", "yes")
-    assert record.request == RECORD.request
+    assert record.options == RECORD.options
 
 
 def test_it_holds_no_path(tmp_path: Path) -> None:
-    assert "request" not in RECORD.as_dict()
+    assert "options" not in RECORD.as_dict()
 
 
 @pytest.mark.parametrize(
