@@ -21,7 +21,7 @@ from fedcore.training.local_trainer import channels_last
 from fedcore.transport.simulation import hand_over
 from fedgen.diffusion.sampler import Sampler, noise_of
 from fedgen.generator import Generator, IterativeGenerator
-from fedgen.oneshot.joint_generator import JointGenerator, load_drawing
+from fedgen.oneshot.joint_generator import JointGenerator, load_run_generator
 from fedgen.synthetic.class_counts import SamplingPlan
 from fedgen.synthetic.image_files import require_encodable
 from fedgen.synthetic.provenance import generator_digests, training_data_of
@@ -62,7 +62,7 @@ def sample(
     """
     if count < 1 or batch_size < 1:
         raise InputError(f"count and batch_size must be at least 1, got {count} and {batch_size}")
-    generator = load_drawing(Path(run))
+    generator = load_run_generator(Path(run))
     sampler = _sampler(generator, steps, solver, guidance)
     plan = SamplingPlan.of(generator.conditions, classes, sites)
     require_encodable(generator.image_shape.shape)

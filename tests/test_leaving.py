@@ -1,7 +1,7 @@
-"""Everything that leaves a site, in each kind of run, against what README says leaves and what each run says of itself.
+"""All data that leaves a site, in each kind of run, compared with README and with the run's own records.
 
-What leaves passes one door, `Border.release`. It is watched here, and every tensor and number that passed is held
-against the sites' audit files, the server's record, the pages and cards, and README's table, line by line.
+All data leaves through one function, `AuditLog.release`. It is recorded here, and every tensor and number is compared
+with the sites' audit logs, the server's record, the pages and cards, and the table in README, line by line.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from fedcore.runs.communication import answers, highest
 from fedcore.runs.folder import RunFolder
 from fedcore.server.rounds import Rounds
 from fedcore.training.visit import Visit
-from fedgen.auditing.allowance import WHAT
-from fedgen.auditing.run import inspect
+from fedgen.auditing.allowance import ENTRY
+from fedgen.auditing.run import audit
 from fedgen.diffusion.sampler import Sampler
 from fedgen.gan.discriminator import Discriminator
 from fedgen.gan.gan import GAN
@@ -50,7 +50,6 @@ from fedgen.latent.vae import VAE
 from fedgen.oneshot.inversion import Inversion
 from fedgen.oneshot.invert import invert
 from fedgen.releases.release import release
-from fedgen.sample_gallery import SampleGallery
 from fedgen.sampling import sample
 from fedgen.training import train
 from fedssl.bank.statistics import ShareStatistics
@@ -99,8 +98,8 @@ LEVELS = {
 
 
 @dataclass(frozen=True)
-class Passed:
-    """What passed the door at a site of a run."""
+class Sent:
+    """What a site of a run sent in one answer."""
 
     run: str
     site: str
@@ -113,26 +112,26 @@ class Passed:
 
 
 @dataclass(frozen=True)
-class Everything:
+class Runs:
     folders: dict[str, Path]
-    passed: list[Passed]
+    sent: list[Sent]
 
 
 @pytest.fixture(scope="module")
-def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Everything]:
-    """A short run of each kind, and all that left its sites."""
-    base, passed, release_ = tmp_path_factory.mktemp("runs"), list[Passed](), AuditLog.release
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """A short run of each kind, and all data that left its sites."""
+    base, sent, original = tmp_path_factory.mktemp("runs"), list[Sent](), AuditLog.release
 
-    def watched(self: AuditLog, contribution: Any, turn: Any) -> Any:
-        answer = release_(self, contribution, turn)
-        assert self.folder is not None, "every run gives its sites folders, where their audit files are"
-        passed.append(Passed(self.folder.parents[1].name, self.folder.name, answer, self.levels))
+    def recorded(self: AuditLog, contribution: Any, turn: Any) -> Any:
+        answer = original(self, contribution, turn)
+        assert self.folder is not None, "every run gives its sites folders for their audit logs"
+        sent.append(Sent(self.folder.parents[1].name, self.folder.name, answer, self.levels))
         return answer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(AuditLog, "release", watched)
-        patch.setattr("fedgen.training.SampleGallery", partial(SampleGallery, sampler=Sampler(steps=2)))
-        yield Everything({name: _run(name, base) for name in LEVELS}, passed)
+        patch.setattr(AuditLog, "release", recorded)
+        patch.setattr("fedgen.training.Exhibit", partial(Exhibit, sampler=Sampler(steps=2)))
+        yield Runs({name: _run(name, base) for name in LEVELS}, sent)
 
 
 def _run(name: str, base: Path) -> Path:
@@ -154,38 +153,40 @@ def _run(name: str, base: Path) -> Path:
         invert(folder, base / "inverted", 4, inversion=Inversion(steps=2))
     if name == "gan":
         sample(folder, base / "set", 8)
-        inspect(folder, base / "set", base / "metrics", ["--data.phantom.test_fraction", "0.4"])
+        audit(folder, base / "set", base / "metrics", ["--data.phantom.test_fraction", "0.4"])
         release(base / "set", base / "released", force=True)
     return folder
 
 
-def audited(everything: Everything, run: str) -> list[dict[str, Any]]:
-    files = sorted((everything.folders[run] / "sites").glob("*/audit.jsonl"))
+def audit_log(runs: Runs, run: str) -> list[dict[str, Any]]:
+    files = sorted((runs.folders[run] / "sites").glob("*/audit.jsonl"))
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
-def test_the_audit_files_list_all_that_passed_the_door_and_nothing_else(everything: Everything) -> None:
+def test_audit_logs_list_all_data_that_was_sent_and_nothing_else(runs: Runs) -> None:
     for run in LEVELS:
-        lines, passed = audited(everything, run), [p for p in everything.passed if p.run == run]
-        tensors = [leaf for p in passed for leaf in p.leaves]
-        scalars = [{"examples": p.answer.examples, "seconds": p.answer.seconds} for p in passed]
-        scalars += [dict(p.answer.metrics) for p in passed if p.answer.metrics]
+        lines, sent = audit_log(runs, run), [one for one in runs.sent if one.run == run]
+        tensors = [leaf for one in sent for leaf in one.leaves]
+        scalars = [{"examples": one.answer.examples, "seconds": one.answer.seconds} for one in sent]
+        scalars += [dict(one.answer.metrics) for one in sent if one.answer.metrics]
         assert sum(line["tensors"] for line in lines if "tensors" in line) == len(tensors)
         assert sum(line["bytes"] for line in lines if "tensors" in line) == sum(leaf.nbytes for leaf in tensors)
-        told = [line["values"] for line in lines if "values" in line]
-        assert sorted(map(str, told)) == sorted(str({k: float(v) for k, v in each.items()}) for each in scalars)
-        assert all(is_metric(name) for p in passed for name in p.answer.metrics)
-        assert {line["what"] for line in lines} <= {"weights", "exchange", "metrics", WHAT}
-        assert all(line["message"] and line["to"] for line in lines if line["what"] != WHAT)  # counted, not sent
+        logged = [line["values"] for line in lines if "values" in line]
+        assert sorted(map(str, logged)) == sorted(str({k: float(v) for k, v in each.items()}) for each in scalars)
+        assert all(is_metric(name) for one in sent for name in one.answer.metrics)
+        assert {line["what"] for line in lines} <= {"weights", "exchange", "metrics", ENTRY}
+        assert all(
+            line["message"] and line["to"] for line in lines if line["what"] != ENTRY
+        )  # an entry of a count, not of a message
 
 
 @pytest.mark.parametrize("run", LEVELS)
-def test_every_output_of_a_run_says_the_same_of_what_left(everything: Everything, run: str) -> None:
-    folder, level = everything.folders[run], LEVELS[run]
+def test_every_output_of_a_run_names_the_same_level(runs: Runs, run: str) -> None:
+    folder, level = runs.folders[run], LEVELS[run]
     words = f"{level} ({meaning(level)})"
     booked = [*RunFolder(folder).rounds(), *answers(folder)]
     assert highest(booked) == level
-    assert max(Reveals[line["reveals"]] for line in audited(everything, run)).name == level
+    assert max(Reveals[line["reveals"]] for line in audit_log(runs, run)).name == level
     assert _level(folder) == level_sentence(level) == f"Most sensitive data sent: {words}"
     assert f"Most sensitive data sent: {words}" in _shown(folder)
     cards = [p for p in folder.rglob("README.md") if p.parent.name in ("encoder", "classifier", "segmenter")]
@@ -205,22 +206,22 @@ def _shown(folder: Path) -> str:
     return caught.get()
 
 
-def test_the_datasheet_of_a_released_set_says_the_same(everything: Everything) -> None:
-    sheets = (everything.folders["gan"].parent / "released").glob("*.md")
+def test_the_datasheet_of_a_released_set_names_the_same_level(runs: Runs) -> None:
+    sheets = (runs.folders["gan"].parent / "released").glob("*.md")
     assert any(f"STATISTICS ({meaning('STATISTICS')})" in " ".join(sheet.read_text().split()) for sheet in sheets)
 
 
 @pytest.mark.parametrize("run", ["weights", "quiet"])
-def test_without_metrics_no_number_leaves_but_images_and_seconds(everything: Everything, run: str) -> None:
-    assert {frozenset(line.get("values", ())) for line in audited(everything, run)} == {
+def test_without_metrics_only_numbers_of_images_and_seconds_leave(runs: Runs, run: str) -> None:
+    assert {frozenset(line.get("values", ())) for line in audit_log(runs, run)} == {
         frozenset(), frozenset({"examples", "seconds"})
     }  # fmt: skip
-    about = RunFolder(everything.folders[run]).about()
+    about = RunFolder(runs.folders[run]).about()
     assert any("Sites were not asked for scores between rounds" in note for note in about["notes"])
-    assert all(not r["survey"] for r in RunFolder(everything.folders[run]).rounds())
+    assert all(not r["survey"] for r in RunFolder(runs.folders[run]).rounds())
 
 
-def test_what_cannot_be_had_without_metrics_is_refused_before_training(tmp_path: Path) -> None:
+def test_a_run_that_needs_metrics_is_an_error_before_training_without_them(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"reveals STATISTICS.*set policy\.max_level to STATISTICS"):
         finetune(RunFolder(tmp_path / "a"), encoder=ENCODER, policy=WEIGHTS, **SHORT)
     with pytest.raises(InputError, match=r"scale\.mean, which travels with the weights, reveals STATISTICS"):
@@ -236,32 +237,30 @@ def rows_of_readme() -> dict[str, tuple[str, str]]:
     return {kind: (level, when) for kinds, _, level, when in cells[2:] for kind in re.findall(r"`(\w+)`", kinds)}
 
 
-def kinds_of(passed: Passed) -> dict[str, Reveals]:
-    """What left in one answer: kinds of message with the highest level of any of their fields, and the numbers."""
+def kinds_of(sent: Sent) -> dict[str, Reveals]:
+    """Kinds of message in one answer with the highest level of their fields, and its numbers."""
     found: dict[str, Reveals] = {"answer": Reveals.WEIGHTS}
-    if passed.answer.metrics:
+    if sent.answer.metrics:
         found["metrics"] = Reveals.STATISTICS
-    for leaf in passed.leaves:
+    for leaf in sent.leaves:
         raised = leaf.kind == "Weights" and leaf.reveals > Reveals.WEIGHTS
         kind = "buffers" if raised else leaf.kind
         found[kind] = max(leaf.reveals, found.get(kind, Reveals.WEIGHTS))
     return found
 
 
-def test_all_that_leaves_has_a_line_in_readme_and_every_line_is_met(
-    everything: Everything,
-) -> None:
-    rows, met = rows_of_readme(), dict[str, Reveals]()
-    for passed in everything.passed:
-        for kind, level in kinds_of(passed).items():
-            assert kind in rows, f"README has no line for {kind}, which left in {passed.run}"
-            met[kind] = max(level, met.get(kind, Reveals.WEIGHTS))
-    assert met.keys() == rows.keys() - {"refusal"}
-    assert {kind: level.name for kind, level in met.items()} == {kind: rows[kind][0] for kind in met}
+def test_all_data_that_leaves_has_a_line_in_readme_and_every_line_occurs(runs: Runs) -> None:
+    rows, found = rows_of_readme(), dict[str, Reveals]()
+    for sent in runs.sent:
+        for kind, level in kinds_of(sent).items():
+            assert kind in rows, f"README has no line for {kind}, which was sent in {sent.run}"
+            found[kind] = max(level, found.get(kind, Reveals.WEIGHTS))
+    assert found.keys() == rows.keys() - {"refusal"}
+    assert {kind: level.name for kind, level in found.items()} == {kind: rows[kind][0] for kind in found}
 
 
-def test_what_goes_to_other_sites_as_it_is_says_so(everything: Everything) -> None:
-    passed_on = {
-        line["message"] for run in LEVELS for line in audited(everything, run) if line.get("to", "server") != "server"
+def test_messages_passed_to_other_sites_are_marked_so(runs: Runs) -> None:
+    to_sites = {
+        line["message"] for run in LEVELS for line in audit_log(runs, run) if line.get("to", "server") != "server"
     }
-    assert passed_on == {"SiteStatistics", "SiteVectors"}
+    assert to_sites == {"SiteStatistics", "SiteVectors"}

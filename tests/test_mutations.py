@@ -1,6 +1,6 @@
-"""Finished runs of six kinds with one thing changed: what is loaded is the same, or a clear error says what is wrong.
+"""Finished runs of six kinds with one change: what is loaded is the same, or a clear error names what is wrong.
 
-Never a traceback, never something else in silence. Texts that say nothing to a computer (cards, logs) are left alone.
+Never a traceback, and never other content without an error. Texts for people (cards, logs) are not changed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fedcore.report.read.reader import read_run
 from fedcore.runs.classifiers import classifiers_of
 from fedcore.runs.folder import RunFolder
 from fedgen.generator_store import load_generator
-from fedgen.releases.release import _audit
+from fedgen.releases.release import _read_record
 from fedgen.synthetic.synthetic_set import SyntheticSet
 from fedgen.training import train
 from fedssl.pretraining import pretrain
@@ -44,8 +44,8 @@ STAGES: dict[str, Any] = {
     "segment": segment,
     "generator": train,
 }
-ASIDE = ("README.md", "report.html")
-"""Files for people; and logs/."""
+FOR_PEOPLE = ("README.md", "report.html")
+"""Not changed, nor is logs/."""
 Loaded = dict[str, Any]
 
 
@@ -70,18 +70,18 @@ def networks(run: Path) -> Loaded:
     return {str(site): tensors(network.state_dict()) for site, network in classifiers_of(RunFolder(run)).items()}
 
 
-def drawn(folder: Path) -> Loaded:
+def synthetic_set(folder: Path) -> Loaded:
     """As a release reads it."""
     found = SyntheticSet.open(folder)
-    audit = _audit(found, force=False)
-    assert audit
+    record = _read_record(found, force=False)
+    assert record
     names = [(image.label, image.site_style) for image in found.images]
     pixels = zlib.crc32(found.pixels().numpy().tobytes())
-    return {"pixels": pixels, "names": names, "settings": found.settings, "audit": audit.as_dict()}
+    return {"pixels": pixels, "names": names, "settings": found.settings, "audit": record.as_dict()}
 
 
 def page(run: Path) -> Loaded:
-    """What the page tells; where it says itself that something is wrong, that is a clear error."""
+    """The data of the page; a gap that the page names is a clear error."""
     write_report(run)
     found = read_run(run)
     if found.gaps:
@@ -90,53 +90,54 @@ def page(run: Path) -> Loaded:
 
 
 def loads(kind: str, run: Path) -> dict[str, Callable[[], Loaded]]:
-    """What reads a folder of this kind, and returns what it read."""
+    """By name, the functions that read a folder of this kind."""
     if kind == "set":
-        return {"set": lambda: drawn(run)}
-    both: dict[str, Callable[[], Loaded]] = {
+        return {"set": lambda: synthetic_set(run)}
+    common: dict[str, Callable[[], Loaded]] = {
         "state": lambda: state(run), "rounds": lambda: {"rounds": RunFolder(run).rounds()},
         "recipe": lambda: recipe(kind, run), "page": lambda: page(run),
     }  # fmt: skip
     if kind == "pretrain":
-        return both | {"encoder": lambda: tensors(build_encoder(find_encoder(run)).state_dict())}
+        return common | {"encoder": lambda: tensors(build_encoder(find_encoder(run)).state_dict())}
     if kind == "generator":
-        return both | {"generator": lambda: tensors(load_generator(run / "generator").network.state_dict())}
-    site = "hospital_1" if kind == "personal" else None
-    return both | {
+        return common | {"generator": lambda: tensors(load_generator(run / "generator").network.state_dict())}
+    return common | {
         "networks": lambda: networks(run),
         "model": lambda: {"columns": TrainedModel.load(RunFolder(run), site).columns},
     }
 
 
 def mutate(file: Path, rng: random.Random) -> str:
-    """Changes one file, and says how."""
+    """Changes one file, and returns the kind of change."""
     data = file.read_bytes()
-    ways = ["flip", "cut", "empty", "swap", "grow", "gone"] + ["line", "value"] * (file.suffix in (".json", ".jsonl"))
-    way = rng.choice(ways)
+    changes = ["flip", "cut", "empty", "swap", "grow", "gone"] + ["line", "value"] * (
+        file.suffix in (".json", ".jsonl")
+    )
+    change = rng.choice(changes)
     at = rng.randrange(len(data)) if data else 0
     lines = data.splitlines(keepends=True)
-    if way == "flip" and data:
+    if change == "flip" and data:
         data = data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
-    elif way == "cut":
+    elif change == "cut":
         data = data[:at]
-    elif way == "empty":
+    elif change == "empty":
         data = b""
-    elif way == "swap" and len(lines) > 1:
+    elif change == "swap" and len(lines) > 1:
         one, other = rng.sample(range(len(lines)), 2)
         lines[one], lines[other] = lines[other], lines[one]
         data = b"".join(lines)
-    elif way == "grow":
+    elif change == "grow":
         data = data[:at] + rng.choice([b"\0", b"\xff", b"[" * 5000, b"1e999", b"nan", b"-", b'"', b"\n"]) + data[at:]
-    elif way == "line" and lines:
+    elif change == "line" and lines:
         lines.pop(rng.randrange(len(lines)))
         data = b"".join(lines)
-    elif way == "value":
+    elif change == "value":
         data = changed(data, rng)
-    if way == "gone":
+    if change == "gone":
         file.unlink()
     else:
         file.write_bytes(data)
-    return way
+    return change
 
 
 def changed(data: bytes, rng: random.Random) -> bytes:
@@ -168,20 +169,20 @@ def outcome(load: Callable[[], Loaded], before: Loaded) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_a_changed_folder_is_the_same_or_an_error(tmp_path: Path) -> None:
+def test_a_changed_folder_is_read_as_before_or_is_a_clear_error(tmp_path: Path) -> None:
     runs = finished(tmp_path / "made")
     before = {kind: {name: load() for name, load in loads(kind, runs[kind]).items()} for kind in KINDS}
     rng, counts, wrong = random.Random(SEED), Counter[str](), []
     for _ in range(COUNT):
         kind = rng.choice(KINDS)
         copy = Path(shutil.copytree(runs[kind], tmp_path / "copy" / kind))
-        files = sorted(p for p in copy.rglob("*") if p.is_file() and p.name not in ASIDE and "logs" not in p.parts)
+        files = sorted(p for p in copy.rglob("*") if p.is_file() and p.name not in FOR_PEOPLE and "logs" not in p.parts)
         file = rng.choice(files)
-        way = mutate(file, rng)
+        change = mutate(file, rng)
         for name, load in loads(kind, copy).items():
-            counts[what := outcome(load, before[kind][name])] += 1
-            if what not in ("same", "clear"):
-                wrong.append(f"{kind}/{file.relative_to(copy)} {way}, {name}: {what}")
+            counts[result := outcome(load, before[kind][name])] += 1
+            if result not in ("same", "clear"):
+                wrong.append(f"{kind}/{file.relative_to(copy)} {change}, {name}: {result}")
         shutil.rmtree(copy)
     print(COUNT, SEED, counts)
     assert not wrong, "\n".join(wrong)

@@ -1,8 +1,8 @@
-"""Names that are planted in the headers of images are in nothing that fedpretrain writes.
+"""Names planted in the headers of images are in no file that fedpretrain writes.
 
-Marks stand in every text field of PNG, JPEG, TIFF, NIfTI and DICOM, in the column of patients and in the path of all
-files. Whatever a run, a prediction, an export, a page or a synthetic set leaves is searched for them, byte by byte,
-inside archives too.
+Marks are in every text field of PNG, JPEG, TIFF, NIfTI and DICOM, in the column of patients and in the path of all
+files. All files of runs, predictions, exports, pages and synthetic sets are searched for them, byte by byte, also
+inside archives.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fedgen.sample_gallery import SampleGallery
 
 MARK, NUMBER, WARD = "DOE^JANE", "MRN 12345", "Ward-Seven-MRN"
 NAMING_PATHS = ("recipe.yaml", "scores.json", "audit.json")
-"""Work files of a run, which name the files and folders they were asked for."""
+"""Files of a run that name the input files and folders, by intent."""
 Pixels = UInt8[np.ndarray, "h w"]
 
 
@@ -62,18 +62,18 @@ def nifti(path: Path, pixels: Pixels) -> None:
 
 
 def dicom(path: Path, pixels: Pixels) -> None:
-    made = Dataset()
-    made.file_meta = FileMetaDataset()
-    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = SecondaryCaptureImageStorage
-    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = generate_uid()
-    made.PatientName = made.StudyDescription = made.InstitutionName = MARK
-    made.PatientID = made.PatientComments = NUMBER
-    made.Rows, made.Columns = pixels.shape
-    made.SamplesPerPixel, made.PhotometricInterpretation, made.PixelRepresentation = 1, "MONOCHROME2", 0
-    made.BitsAllocated = made.BitsStored = 8
-    made.HighBit, made.Modality, made.PixelData = 7, "OT", pixels.tobytes()
-    made.save_as(path, enforce_file_format=True)
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = SecondaryCaptureImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
+    dataset.PatientName = dataset.StudyDescription = dataset.InstitutionName = MARK
+    dataset.PatientID = dataset.PatientComments = NUMBER
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.Modality, dataset.PixelData = 7, "OT", pixels.tobytes()
+    dataset.save_as(path, enforce_file_format=True)
 
 
 WRITERS = {"png": png, "jpg": jpeg, "tif": tiff, "nii.gz": nifti, "dcm": dicom}
@@ -81,7 +81,7 @@ WRITERS = {"png": png, "jpg": jpeg, "tif": tiff, "nii.gz": nifti, "dcm": dicom}
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
-    """48 images of two sites, with masks; headers, patients and the path are marked."""
+    """48 images of two sites with masks, and marks in headers, patients and path."""
     folder, rng = tmp_path / WARD / "scans", np.random.default_rng(0)
     folder.mkdir(parents=True)
     rows, (y, x) = [["image", "site", "patient", "split", "label", "mask"]], np.mgrid[:32, :32]
@@ -101,14 +101,14 @@ def manifest(tmp_path: Path) -> Path:
     return path
 
 
-def said(*words: object, code: int = 0) -> None:
+def run_command(*arguments: object, code: int = 0) -> None:
     with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    assert ended.value.code == code, words
+        main([str(argument) for argument in arguments])
+    assert ended.value.code == code, arguments
 
 
 def texts(path: Path) -> Iterator[bytes]:
-    """What is in a file, and in what it packs."""
+    """The bytes of a file, and those of what it packs."""
     yield path.read_bytes()
     if path.suffix == ".gz":
         yield gzip.decompress(path.read_bytes())
@@ -141,27 +141,27 @@ def test_no_output_holds_a_name_from_a_header(manifest: Path, monkeypatch: pytes
     out.mkdir()
     common = ["--data.manifest", manifest, "--data.size", 32, "--rounds.count", 1, "--visit.batch_size", 8]
     encoder = ["--encoder", "fedcore.models.encoders.ResNet", "--encoder.depth", 10, "--encoder.stem", 2]
-    small = ["--network.init_args.encoder.init_args.stem", 4, "--network.init_args.decoder_channels", "[8,8,8,8,8]"]
-    said("data", "preview", manifest, "--out", out / "preview.png")
-    said("pretrain", "simclr", *common, *encoder, "--out", out / "enc")
+    small = ["--network.init_args.encoder.init_args.stem", 4, "--network.init_args.widths", "[8,8,8,8,8]"]
+    run_command("data", "preview", manifest, "--out", out / "preview.png")
+    run_command("pretrain", "simclr", *common, *encoder, "--out", out / "enc")
     few = ["--policy.min_patients", 1]
-    said("finetune", "classify", *common, *few, *encoder, "--pretrained", out / "enc", "--label_fraction", 1,
+    run_command("finetune", "classify", *common, *few, *encoder, "--start", out / "enc", "--label_fraction", 1,
          "--out", out / "cls")  # fmt: skip
-    said("segment", "segment", *common, *few, *small, "--out", out / "seg")
-    said("generate", "train", "diffusion", *common, "--generator.init_args.network.init_args.widths", "[8,16]",
+    run_command("segment", "segment", *common, *few, *small, "--out", out / "seg")
+    run_command("generate", "train", "diffusion", *common, "--generator.init_args.network.init_args.widths", "[8,16]",
          "--out", out / "gen")  # fmt: skip
-    said("predict", out / "cls", scans, out / "tables")
-    said("predict", out / "seg", scans, out / "masks")
-    said("export", out / "enc", "--to", "monai")
-    said("export", out / "cls", "--to", "onnx")
-    said("generate", "sample", out / "gen", out / "set", "--count", 8, "--steps", 2)
-    few_held_out = 2  # so the sites could not look for copies
-    said("generate", "audit", out / "gen", out / "set", "--encoder", out / "enc", code=few_held_out)
+    run_command("predict", out / "cls", scans, out / "tables")
+    run_command("predict", out / "seg", scans, out / "masks")
+    run_command("export", out / "enc", "--to", "monai")
+    run_command("export", out / "cls", "--to", "onnx")
+    run_command("generate", "sample", out / "gen", out / "set", "--count", 8, "--steps", 2)
+    too_few_held_out = 2  # exit code: copies could not be searched
+    run_command("generate", "audit", out / "gen", out / "set", "--encoder", out / "enc", code=too_few_held_out)
     for kind in ("same", "dicom"):
-        said("generate", "release", out / "set", out / f"released_{kind}", "--force", "true", "--kind", kind)
+        run_command("generate", "release", out / "set", out / f"released_{kind}", "--force", "true", "--kind", kind)
     for run in ("enc", "cls", "seg", "gen"):
-        said("report", out / run)
-    said("report", out / "cls", out / "seg")
+        run_command("report", out / run)
+    run_command("report", out / "cls", out / "seg")
     files = [path for path in out.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} >= {".png", ".gz", ".npz", ".onnx", ".safetensors", ".html", ".dcm", ".csv"}
     assert {path.relative_to(out).as_posix(): marks for path in files if (marks := marks_in(path) - _paths(path))} == {}

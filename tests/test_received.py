@@ -1,6 +1,6 @@
-"""A folder that somebody else made: whatever it holds, no command runs its code, and a bomb ends with a clear error.
+"""Folders from others: no command runs code that they name, and a bomb ends with a clear error.
 
-A canary module is there to be imported; it leaves a file when it is.
+A canary module writes a file when it is imported.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COMMANDS = {
     "segment": ["evaluate {run}", "predict {run} . new", "export {run} --to onnx", "segment {run}/recipe.yaml"],
     "generate": ["generate audit {run} set", "generate train {run}/recipe.yaml --out new"],
 }  # fmt: skip
-"""Those that read the recipe of a run of each kind; the first of a list reads every key of it."""
+"""Commands that read the recipe of a run of each kind; the first one of a list reads every key of it."""
 FORMS = {
     "class_path": "KEY: {class_path: canary_of_a_stranger.Net}",
     "text": "KEY: canary_of_a_stranger.Net",
@@ -59,7 +59,7 @@ BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
 
 @pytest.fixture
 def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The file that is there once the stranger's code ran."""
+    """The file that exists once the canary's code ran."""
     mark = tmp_path / "ran"
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / f"{STRANGER}.py").write_text(CODE.format(mark=str(mark)))
@@ -71,29 +71,29 @@ def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def planted(kind: str, recipe: str | bytes) -> Path:
-    """What a finished run of this kind shows before its weights are read."""
+    """Writes what a command reads of a finished run of this kind before its weights."""
     folder = Path(kind)
     folder.mkdir(exist_ok=True)
-    told = ABOUT | {"command": kind} | ({"mask_classes": 3} if kind == "segment" else {})
-    (folder / "run.json").write_text(json.dumps(told))
+    about = ABOUT | {"command": kind} | ({"structures": 3} if kind == "segment" else {})
+    (folder / "run.json").write_text(json.dumps(about))
     (folder / "recipe.yaml").write_bytes(recipe if isinstance(recipe, bytes) else recipe.encode())
     (folder / "rounds.jsonl").touch()
     write_sums(folder, ["run.json", "recipe.yaml", "rounds.jsonl"])
-    drawn = Path("set")
-    drawn.mkdir(exist_ok=True)
-    (drawn / "image.png").write_bytes(b"image")
-    (drawn / "set.json").write_text("{}")
-    (drawn / "manifest.csv").write_text("image,site,split,label,site_style,mask\nimage.png,synthetic,train,,,\n")
+    synthetic = Path("set")
+    synthetic.mkdir(exist_ok=True)
+    (synthetic / "image.png").write_bytes(b"image")
+    (synthetic / "set.json").write_text("{}")
+    (synthetic / "manifest.csv").write_text("image,site,split,label,imitates,mask\nimage.png,synthetic,train,,,\n")
     return folder
 
 
-def said(command: str, capsys: pytest.CaptureFixture[str], **folders: Path) -> str:
-    """What a command says that ends with 2."""
+def error_of(command: str, capsys: pytest.CaptureFixture[str], **folders: Path) -> str:
+    """The error that a command prints when it exits with 2."""
     capsys.readouterr()
     assert code_of(command.format(**folders).split()) == 2, command
-    told = capsys.readouterr().err
-    assert told.startswith("fedpretrain: ")
-    return told
+    error = capsys.readouterr().err
+    assert error.startswith("fedpretrain: ")
+    return error
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -104,26 +104,26 @@ def test_no_command_imports_what_a_run_names(
     run = planted(kind, FORMS[form].replace("KEY", KEY[kind]))
     before = sorted(Path().rglob("*"))
     for at, command in enumerate(COMMANDS[kind] if form == "class_path" else COMMANDS[kind][:1]):
-        told = said(command, capsys, run=run)
+        error = error_of(command, capsys, run=run)
         assert not canary.exists(), command
         if at == 0 and STRANGER in FORMS[form] and form in ("class_path", "text", "list", "value of a group"):
-            assert f"is code of the package '{STRANGER}', not of fedpretrain, and was not run" in told
-            assert f"--trust {STRANGER} runs it" in told
-            assert "recipe.yaml" in told
+            assert f"is code of the package '{STRANGER}', not of fedpretrain, and was not run" in error
+            assert f"--trust {STRANGER} runs it" in error
+            assert "recipe.yaml" in error
     assert sorted(Path().rglob("*")) == before
 
 
-def test_the_users_word_runs_it(canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_option_trust_runs_it(canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = planted("finetune", f"encoder: {{class_path: {STRANGER}.Net}}\n")
-    said("evaluate {run} --trust another_package", capsys, run=run)
+    error_of("evaluate {run} --trust another_package", capsys, run=run)
     assert not canary.exists()
-    said(f"evaluate {{run}} --trust {STRANGER} --rounds.count 0", capsys, run=run)
+    error_of(f"evaluate {{run}} --trust {STRANGER} --rounds.count 0", capsys, run=run)
     assert canary.exists()
 
 
-def test_so_does_a_class_that_is_typed(canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_class_on_the_command_line_is_run(canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = planted("finetune", "seed: 1\n")
-    said(f"evaluate {{run}} --encoder {STRANGER}.Net --rounds.count 0", capsys, run=run)
+    error_of(f"evaluate {{run}} --encoder {STRANGER}.Net --rounds.count 0", capsys, run=run)
     assert canary.exists()
 
 
@@ -137,24 +137,24 @@ def test_so_does_a_class_that_is_typed(canary: Path, capsys: pytest.CaptureFixtu
         "{do: finetune hostile.yaml}",
     ],
 )
-def test_a_pipeline_gives_no_trust(step: str, canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pipeline_file_cannot_give_trust(step: str, canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("road.yaml").write_text(f"steps: {{tuned: {step}, broken: {{do: finetune, zebra: 1}}}}\n")
-    said("run road.yaml", capsys)
+    error_of("run road.yaml", capsys)
     assert not canary.exists()
 
 
-def test_the_word_to_a_pipeline_is_handed_on(canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trust_given_to_a_pipeline_applies_to_its_steps(canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("road.yaml").write_text(
         f"steps: {{tuned: {{do: finetune, encoder: {STRANGER}.Net}}, broken: {{do: finetune, zebra: 1}}}}\n"
     )
-    told = said(f"run road.yaml --trust {STRANGER}", capsys)
+    error = error_of(f"run road.yaml --trust {STRANGER}", capsys)
     assert canary.exists()
-    assert "1 error" in told
-    assert "unknown option 'zebra'" in told
+    assert "1 fault" in error
+    assert "unknown option 'zebra'" in error
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (BOMB, "its aliases written out"),
         ("a: &a [*a]\n", "its aliases written out"),
@@ -169,33 +169,33 @@ def test_the_word_to_a_pipeline_is_handed_on(canary: Path, capsys: pytest.Captur
     ids=["aliases", "itself", "deep", "deeper", "no UTF-8", "aliases in a text", "deep in a text", "two", "object"],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", COMMANDS)
-def test_a_recipe_that_is_a_bomb(
-    kind: str, text: str | bytes, told: str, canary: Path, capsys: pytest.CaptureFixture[str]
+def test_a_recipe_that_is_a_bomb_is_an_error(
+    kind: str, text: str | bytes, message: str, canary: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = planted(kind, text)
     for command in COMMANDS[kind] if text is BOMB else COMMANDS[kind][:1]:
-        assert told in said(command, capsys, run=run)
+        assert message in error_of(command, capsys, run=run)
     assert code_of(["report", str(run)]) == 0
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[]", "\x00", '{"sites": 3}', ""])
 @pytest.mark.parametrize("kind", COMMANDS)
-def test_a_run_json_that_is_none(kind: str, text: str, canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_run_json_is_an_error(kind: str, text: str, canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = planted(kind, "seed: 1\n")
     (run / "run.json").write_text(text)
     for command in COMMANDS[kind]:
         if "recipe.yaml" not in command:
-            said(command, capsys, run=run)
+            error_of(command, capsys, run=run)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**70])
-def test_a_seed_that_no_generator_takes(seed: int, canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_seed_out_of_range_is_an_error(seed: int, canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("finetune --seed", "finetune --data.seed", "generate sample run set --seed"):
-        assert "must lie in 0..2^63-1" in said(f"{command} {seed}", capsys)
+        assert "must lie in 0..2^63-1" in error_of(f"{command} {seed}", capsys)
 
 
-def test_images_of_terabytes(canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "at most 1,073,741,824 pixels" in said("finetune --data.size 1000000", capsys)
+def test_images_of_terabytes_are_an_error(canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "at most 1,073,741,824 pixels" in error_of("finetune --data.size 1000000", capsys)
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def runs(made: dict[str, Path], canary: Path) -> dict[str, Path]:
 
 
 @pytest.mark.slow
-def test_weights_that_are_not_those_written(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_changed_weights_are_an_error(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     Path("image.npy").write_bytes(b"")
     np.save("image.npy", np.eye(16, dtype=np.float32))
     uses = {
@@ -234,23 +234,25 @@ def test_weights_that_are_not_those_written(runs: dict[str, Path], capsys: pytes
             else:
                 file.touch()
             for command in commands:
-                assert "safetensors" in said(command, capsys, **runs)
+                assert "safetensors" in error_of(command, capsys, **runs)
         file.write_bytes(whole)
         (file.parent / "SHA256SUMS").unlink()
-        assert "SHA256SUMS is missing" in said(commands[0], capsys, **runs)
+        assert "SHA256SUMS is missing" in error_of(commands[0], capsys, **runs)
     assert not Path("new").exists()
 
 
 @pytest.mark.slow
-def test_an_audit_that_names_a_class(runs: dict[str, Path], canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_classes_named_in_an_audit_record_are_not_imported(
+    runs: dict[str, Path], canary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = runs["set"] / "audit.json"
-    audit = json.loads(path.read_text())
+    record = json.loads(path.read_text())
     image = next(iter((runs["set"] / "images").iterdir())).name
-    audit |= {"copies": {image: ["hospital_1"]}, "objections": [], "passes": True}
+    record |= {"copies": {image: ["hospital_1"]}, "objections": [], "passes": True}
     for words in (["--generator", f"{STRANGER}.Net"], ["--trust", STRANGER, "--generator", f"{STRANGER}.Net"]):
-        audit["options"]["overrides"] = words
-        path.write_text(json.dumps(audit))
-        said("generate release {set} new --drop true", capsys, **runs)
+        record["options"]["overrides"] = words
+        path.write_text(json.dumps(record))
+        error_of("generate release {set} new --drop true", capsys, **runs)
     assert not canary.exists()
     assert not Path("new").exists()
 
@@ -263,15 +265,15 @@ EVERYWHERE = {
     "generator": ["generate sample {run} new", "generate audit {run} {set}", "generate release {set} new"],
     "set": ["generate audit {generator} {run}", "generate release {run} new --drop true"],
 }  # fmt: skip
-"""Every command that takes a finished run or set of the kind."""
+"""Every command that takes a finished run or set of this kind."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", EVERYWHERE)
-def test_links_that_lead_out_of_a_folder(
+def test_links_out_of_a_folder_are_an_error(
     kind: str, runs: dict[str, Path], canary: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In place of a folder with what it held, and as a folder that is new; what is outside stays as it is."""
+    """In place of a folder with its content, and as a new folder; files outside are not changed."""
     np.save("image.npy", np.eye(16, dtype=np.float32))
     if kind == "generator":  # a release reads the run that the audit names
         assert code_of(["generate", "audit", "got/generator", "got/set"]) == 0
@@ -287,8 +289,8 @@ def test_links_that_lead_out_of_a_folder(
         folder.symlink_to(outside)
         before = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
         for command in EVERYWHERE[kind]:
-            told = said(command, capsys, run=runs[kind], **runs)
-            assert "is a symbolic link" in told or "names a file outside of its folder" in told, (folder, command)
+            error = error_of(command, capsys, run=runs[kind], **runs)
+            assert "is a symbolic link" in error or "names a file outside of its folder" in error, (folder, command)
             assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == before
             assert not Path("new").exists()
         folder.unlink()
@@ -298,18 +300,20 @@ def test_links_that_lead_out_of_a_folder(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("text", ["[" * 100_000, BOMB, '{"a": ' * 100_000, "3", "\x00"])
-def test_records_of_a_set_that_are_bombs(runs: dict[str, Path], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_records_of_a_set_that_are_bombs_are_errors(
+    runs: dict[str, Path], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     commands = [
         "generate release {set} new --drop true",
         "generate audit {generator} {set}",
         "generate sample {generator} {set} --resume true",
-        "generate distil {finetune} new --drawn {set}",
+        "generate distil {finetune} new --synthetic {set}",
     ]
     for name in ("audit.json", "set.json"):
         whole = (runs["set"] / name).read_text()
         (runs["set"] / name).write_text(text)
         for command in commands[: 1 if name == "audit.json" else None]:
-            assert name in (told := said(command, capsys, **runs)) or "holds no set" in told, command
+            assert name in (error := error_of(command, capsys, **runs)) or "holds no set" in error, command
             assert not Path("new").exists()
         (runs["set"] / name).write_text(whole)
 
@@ -317,15 +321,15 @@ def test_records_of_a_set_that_are_bombs(runs: dict[str, Path], text: str, capsy
 @pytest.mark.parametrize(
     "text", [BOMB, "steps: " + "[" * 5000, "steps: {a: &a [*a]}", "steps: {a: {do: [[[]]]}}", "\x00", "[]"]
 )
-def test_a_pipeline_that_is_a_bomb(text: str, canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pipeline_that_is_a_bomb_is_an_error(text: str, canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("road.yaml").write_text(text)
     before = sorted(Path().rglob("*"))
-    said("run road.yaml", capsys)
+    error_of("run road.yaml", capsys)
     assert sorted(Path().rglob("*")) == before
 
 
 @pytest.mark.slow
-def test_arrays_that_unpack_to_gigabytes(runs: dict[str, Path]) -> None:
+def test_arrays_that_unpack_to_gigabytes_are_not_read(runs: dict[str, Path]) -> None:
     kept = [path for run in runs.values() for path in run.glob("sites/*/*.npz")]
     galleries = {"samples.npz", "gallery.npz", "segmentation_gallery.npz", "sample_gallery.npz"}
     assert {path.name for path in kept} >= galleries
@@ -335,7 +339,7 @@ def test_arrays_that_unpack_to_gigabytes(runs: dict[str, Path]) -> None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         with zipfile.ZipFile("bomb", "w", zipfile.ZIP_DEFLATED) as archive:
-            for name in names:  # together they are larger than what is kept may be, and each says it is larger still
+            for name in names:  # in all above the limit, and each header claims even more
                 archive.writestr(name, header.getvalue() + bytes((300 << 20) // len(names)))
         shutil.move("bomb", path)
     for kind in ("pretrain", "segment", "generator"):
@@ -344,8 +348,8 @@ def test_arrays_that_unpack_to_gigabytes(runs: dict[str, Path]) -> None:
 
 
 @pytest.mark.slow
-def test_a_recipe_of_a_whole_run_is_the_same_after_yaml(runs: dict[str, Path]) -> None:
-    """What the kit writes is within its own limits, and names nothing that wants trust."""
+def test_the_recipe_of_a_run_is_within_the_limits_of_its_readers(runs: dict[str, Path]) -> None:
+    """It is accepted without --trust."""
     for kind in ("pretrain", "finetune", "segment"):
         text = (runs[kind] / "recipe.yaml").read_text()
         assert yaml.safe_load(text)

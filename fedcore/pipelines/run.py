@@ -147,7 +147,7 @@ def _verdicts(folder: Path) -> str:
         record = AuditRecord.read(folder)
     except InputError as e:
         return f"\n  {e}"
-    useful = "; ".join([f"fit for use: {record.useful.answer}", *record.useful.because])
+    useful = "; ".join([f"fit for use: {record.useful.answer}", *record.useful.reasons])
     return f"\n  privacy check: {'passed' if record.safe.answer == 'yes' else 'failed'}\n  {useful}"
 
 

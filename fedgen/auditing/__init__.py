@@ -1,1 +1,1 @@
-"""The audit of a synthetic set: privacy and fitness for use."""
+"""The audit of a synthetic set: privacy, and fitness for use."""

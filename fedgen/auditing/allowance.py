@@ -1,7 +1,7 @@
-"""How many audits a site answers: it counts them in its own audit file before it answers one.
+"""How many audits a site answers. The site counts them in its own audit log before it answers one.
 
-An audit says of each image shown whether it copies a training image. So somebody who shows the images of a patient
-learns whether the site trained on them; a limit on the number of audits is what bounds that.
+An audit says for each image of the request whether it copies a training image. So a sender who includes the images of
+a patient learns whether the site trained on them; a limit on the number of audits bounds that.
 """
 
 from __future__ import annotations
@@ -19,70 +19,71 @@ from fedcore.messages.message import Contribution, Reveals, flatten
 from fedcore.report.read.reader import SET_AUDITS
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
-from fedgen.auditing.audit import Audit, Finding, Shown
+from fedgen.auditing.audit import Audit, AuditAnswer, AuditRequest
 
-WHAT = "audit of a set"
-FILE = "audit.jsonl"
+ENTRY = "audit of a set"
+"""Marks the lines of an audit log that count audits."""
+AUDIT_LOG = "audit.jsonl"
 
 
 @dataclass(frozen=True)
-class Allowance:
-    """`audit`, asked of sites that count. The same images shown with the same encoder are the same question: it tells
-    nothing new and is counted once."""
+class CountedAudit:
+    """`audit` at sites that count their audits. The same images with the same encoder are the same request: its answer
+    reveals nothing new, and it is counted once."""
 
     audit: Audit
     generator: str
-    """Digest of what drew the set."""
+    """Digest of the generator of the set."""
 
-    def visit(self, site: Site, down: Shown, local: LocalTrainer, turn: Round) -> Contribution[Finding]:
+    def visit(self, site: Site, down: AuditRequest, local: LocalTrainer, turn: Round) -> Contribution[AuditAnswer]:
         """Raises Refused where the site has answered as many audits as its policy allows, or cannot count them."""
-        question = _question(down)
-        asked = answered(site.folder)
-        if question not in {entry.get("question") for entry in asked}:
-            if len(asked) >= site.policy.audits:
+        request = _digest(down)
+        counted = counted_audits(site.folder)
+        if request not in {entry.get("request") for entry in counted}:
+            if len(counted) >= site.policy.audits:
                 raise Refused(
-                    f"it has answered {len(asked)} audits of sets of this run and policy.audits allows "
-                    f"{site.policy.audits}; each tells whether single images were trained on. Set policy.audits higher "
-                    "if the site agrees"
+                    f"it has answered {len(counted)} audits of sets of this run and policy.audits allows "
+                    f"{site.policy.audits}; each audit reveals whether single images were trained on. If the site "
+                    "agrees, set policy.audits higher"
                 )
-            _note(site, {"set": self.audit.digest, "generator": self.generator, "question": question}, turn)
+            _count(site, {"set": self.audit.digest, "generator": self.generator, "request": request}, turn)
         return self.audit.visit(site, down, local, turn)
 
 
-def answered(folder: Path | None) -> list[dict[str, Any]]:
-    """The audits in the audit file of a site's folder.
+def counted_audits(folder: Path | None) -> list[dict[str, Any]]:
+    """The entries of audits in the audit log in a site's folder.
 
     Raises:
-        Refused: There is no folder, or the file cannot be read.
+        Refused: There is no folder, or the log cannot be read.
     """
     if folder is None:
         raise Refused("it has no folder to count audits in")
-    path = folder / FILE
+    path = folder / AUDIT_LOG
     try:
         lines = text_of(path).splitlines() if path.exists() else []
-        return [entry for entry in map(json_of, lines) if entry.get("what") == WHAT]
+        return [entry for entry in map(json_of, lines) if entry.get("what") == ENTRY]
     except (OSError, ValueError, AttributeError) as e:
-        raise Refused(f"its audit file cannot be read ({type(e).__name__}), so audits cannot be counted") from e
+        raise Refused(f"its audit log cannot be read ({type(e).__name__}), so audits cannot be counted") from e
 
 
-def asked_about(folder: Path, set_digest: str) -> bool:
-    """Whether the site of a folder lists an audit of the set."""
+def has_audited(folder: Path, set_digest: str) -> bool:
+    """Whether the audit log in a site's folder lists an audit of the set."""
     try:
-        return any(entry.get("set") == set_digest for entry in answered(folder))
+        return any(entry.get("set") == set_digest for entry in counted_audits(folder))
     except Refused:
         return False
 
 
-def _note(site: Site, entry: dict[str, Any], turn: Round) -> None:
+def _count(site: Site, entry: dict[str, Any], turn: Round) -> None:
     assert site.folder is not None
-    told = {"round": turn.index, "what": WHAT, "field": SET_AUDITS, "reveals": Reveals.FEATURES.name, "bytes": 0}
-    append(site.folder / FILE, json.dumps(told | entry) + "\n")
+    common = {"round": turn.index, "what": ENTRY, "field": SET_AUDITS, "reveals": Reveals.FEATURES.name, "bytes": 0}
+    append(site.folder / AUDIT_LOG, json.dumps(common | entry) + "\n")
 
 
-def _question(down: Shown) -> str:
+def _digest(request: AuditRequest) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(flatten(down).items()):
-        if name != "features":  # the encoder's, of the images, to rounding
+    for name, tensor in sorted(flatten(request).items()):
+        if name != "features":  # follow from images and encoder, up to rounding
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -1,9 +1,10 @@
-"""The audit of a drawn set: each site holds it against its own images, and sends verdicts and numbers, no image.
+"""The audit of a synthetic set at one site: the site compares the set with its own images and sends figures, and one
+yes or no per image, but no image.
 
-For its own page it keeps the pairs of images that are most alike (`fedgen.auditing.nearest_pairs`).
+For its own page the site keeps the nearest pairs of images (`fedgen.auditing.nearest_pairs`).
 
-Copies are looked for by pixels and, with an encoder, by features, and so is membership, where the worse counts.
-What the site held out from training says what is nearness without copying.
+Copies and membership are examined by pixels and, with an encoder, by features; of membership the worse figure counts.
+The images that the site held out from training show how near images are without copying.
 """
 
 from __future__ import annotations
@@ -22,154 +23,182 @@ from fedcore.models.features import embed
 from fedcore.site.figures import evenly, keep
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
-from fedgen.auditing.diversity import PAIRS, likenesses
-from fedgen.auditing.membership import LEAST as LEAST_MEMBERS
-from fedgen.auditing.membership import by_features, by_pixels, membership, worst
+from fedgen.auditing.diversity import PAIRS, pair_similarities
+from fedgen.auditing.membership import (
+    MIN_HELD_OUT_FOR_TPR,
+    feature_vectors,
+    membership_attack,
+    pixel_vectors,
+    worst,
+)
 from fedgen.auditing.moments import Moments
-from fedgen.auditing.nearest_pairs import FILE, View, lookalikes
-from fedgen.auditing.quality import Sample, alike
-from fedgen.copies.copies import LEAST, NEIGHBOURS, PixelLooks, copies, near_by_features, together
-from fedgen.copies.matching import working
+from fedgen.auditing.nearest_pairs import FILE, Comparison, nearest_pairs
+from fedgen.auditing.quality import FeatureSet, quality_metrics
+from fedgen.copies.copies import (
+    MIN_HELD_OUT,
+    NEIGHBOURS,
+    PixelComparisons,
+    detect_copies,
+    detect_copies_by_any,
+    nearest_by_features,
+)
+from fedgen.copies.matching import at_search_size
 from fedgen.generator import UNCONDITIONED, Conditions
 
 BATCH = 256
 
 
 @dataclass(frozen=True)
-class Shown(Message):
-    """What a site is shown.
+class AuditRequest(Message):
+    """The synthetic set, as it is sent to every site.
 
-    Among the images may be copies of other sites' patients: that is what is asked. Sites that trained the generator
-    together hold its weights and could draw the same. Where each site's own drew (`fedgen.oneshot.joint_generator`,
-    `fedgen.oneshot.invert`), they see here what they could not see before; so let each site audit its own images first,
-    by a set of its own.
+    Its images may include copies of other sites' patients: that is what the audit examines. Sites that trained the
+    generator together hold its weights and could generate the same images. Where each site has its own generator
+    (`fedgen.oneshot.joint_generator`, `fedgen.oneshot.invert`), the images are new to the other sites; so let each site
+    first audit a set of its own images alone.
     """
 
     images: Float[Tensor, "n c *space"] = field(metadata=SAMPLES)
-    """Drawn ones, in [-1, 1]."""
+    """Synthetic images, in [-1, 1]."""
     features: Float[Tensor, "n d"] = field(metadata=FEATURES)
-    """What the encoder makes of them; d = 0 without one."""
+    """Of the encoder; d = 0 without one."""
     imitates: Int[Tensor, " n"] = field(metadata=STATISTICS)
-    """Whose look each was asked to have, as the generator counts sites; -1 for nobody's."""
+    """The site whose style each image was generated in, by the generator's numbers; -1 for none."""
     labels: Int[Tensor, " n"] = field(metadata=STATISTICS)
-    """The class each was asked to have, as the run counts classes; -1 for none."""
+    """The class each image was generated for, by the run's numbers; -1 for none."""
     numbers: Int[Tensor, " n"] = field(metadata=STATISTICS)
-    """What each is called in its set."""
+    """Of the images in their set."""
     encoder: Weights
 
 
 @dataclass(frozen=True)
-class Finding(Message):
-    """What a site answers beside its metrics."""
+class AuditAnswer(Message):
+    """What a site sends in addition to its metrics."""
 
-    copies: Bool[Tensor, "views n"] = field(metadata=FEATURES)
-    """Which drawn images are too near to one that was trained on: by pixels, and by features if there are any. A yes
-    or no for each image: who shows a site the image of a patient learns whether it was trained on."""
-    trained: Moments
-    """Of the features of what was trained on, by class; of no features without an encoder."""
-    held: Moments
-    """The same of what was held out: how far other patients of this site are from the trained ones."""
+    copies: Bool[Tensor, "comparisons n"] = field(metadata=FEATURES)
+    """Which synthetic images are copies of training images: by pixels, and by features if there are any. A yes or no
+    per image: a sender who includes the image of a patient learns whether it was trained on."""
+    training: Moments
+    """Of the features of the training images, by class; without an encoder of no features."""
+    held_out: Moments
+    """The same of the held-out images: how far other patients of this site are from the training images."""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """Asked of every site. A figure that too few images stand behind is left out."""
+    """What every site computes. Figures for which there are too few images are missing."""
 
-    known: Conditions
+    conditions: Conditions
     deviations: float = 5.0
-    """How far below other patients' closeness a copy's lies, see `fedgen.copies.copies`; more let more pass."""
+    """Of `fedgen.copies.copies.detect_copies`: with more of them fewer images are copies."""
     digest: str = ""
     """Of the set."""
 
-    def visit(self, site: Site, down: Shown, local: LocalTrainer, turn: Round) -> Contribution[Finding]:
+    def visit(self, site: Site, down: AuditRequest, local: LocalTrainer, turn: Round) -> Contribution[AuditAnswer]:
         local.load(down.encoder.tensors)
         with local.measuring() as device:
             encoder, width = local.module.encoder, down.features.shape[1]
-            trained, held = (_seen(images, encoder, width, device) for images in (site.images, site.test))
-        views = self._views(down, trained, held)
+            training, held_out = (_prepared(images, encoder, width, device) for images in (site.images, site.test))
+        found = self._comparisons(down, training, held_out)
         if site.folder is not None:
-            keep(site, FILE, lookalikes(views, down.images, down.numbers, site.images.batch, self.digest))
-        metrics = {"trained": float(len(trained.labels)), "held_out": float(len(held.labels))} | _counts(views)
-        metrics |= _members(down, trained, held) | self._alike(site, down, trained, held)
-        classes = len(self.known.classes)
-        moments = [Moments.by_class(part.features, part.labels, classes) for part in (trained, held)]
-        return Contribution(site.name, Finding(_copies(views, down), *moments), site.size, metrics)
+            keep(site, FILE, nearest_pairs(found, down.images, down.numbers, site.images.batch, self.digest))
+        metrics = {"training_images": float(len(training.labels)), "held_out_images": float(len(held_out.labels))}
+        metrics |= _copy_metrics(found) | _membership_metrics(down, training, held_out)
+        metrics |= self._quality_metrics(site, down, training, held_out)
+        classes = len(self.conditions.classes)
+        moments = [Moments.by_class(part.features, part.labels, classes) for part in (training, held_out)]
+        return Contribution(site.name, AuditAnswer(_copies(found, down), *moments), site.size, metrics)
 
-    def _views(self, down: Shown, trained: _Seen, held: _Seen) -> dict[str, View]:
-        """None where too few images, or patients, stand behind a verdict."""
-        if len(held.labels) < LEAST or len(trained.patients.unique()) <= NEIGHBOURS:
+    def _comparisons(self, down: AuditRequest, training: _Prepared, held_out: _Prepared) -> dict[str, Comparison]:
+        """By pixels and by features; empty where there are too few images or patients for a decision."""
+        if len(held_out.labels) < MIN_HELD_OUT or len(training.patients.unique()) <= NEIGHBOURS:
             return {}
-        look = PixelLooks.of(trained.pixels, trained.patients)
-        drawn = torch.cat([working(part) for part in down.images.split(BATCH)])
-        views = {"pixels": View(*together(look(drawn), look.held_out(held.pixels), self.deviations))}
+        compare = PixelComparisons.fit(training.pixels, training.patients)
+        synthetic = torch.cat([at_search_size(part) for part in down.images.split(BATCH)])
+        by_pixels = detect_copies_by_any(compare(synthetic), compare.held_out(held_out.pixels), self.deviations)
+        found = {"pixels": Comparison(*by_pixels)}
         if down.features.shape[1]:
-            near, other = (
-                near_by_features(features, trained.features, trained.patients)
-                for features in (down.features, held.features)
+            nearest, others = (
+                nearest_by_features(features, training.features, training.patients)
+                for features in (down.features, held_out.features)
             )
-            views["features"] = View(near, other, copies(near.closeness, other.closeness, self.deviations))
-        return views
+            copies = detect_copies(nearest.ratio, others.ratio, self.deviations)
+            found["features"] = Comparison(nearest, others, copies)
+        return found
 
-    def _alike(self, site: Site, down: Shown, trained: _Seen, held: _Seen) -> dict[str, float]:
-        """How near images that imitate this site are to its own, beside as many of its held-out ones."""
-        own = imitating(down.imitates, self.known.site_index(site.name))
-        drawn = Sample(down.features[own], down.labels[own])
-        found = alike(Sample(trained.features, trained.labels), Sample(held.features, held.labels), drawn)
+    def _quality_metrics(
+        self, site: Site, down: AuditRequest, training: _Prepared, held_out: _Prepared
+    ) -> dict[str, float]:
+        """Of the images in the style of this site, next to as many of its held-out images."""
+        own = in_style_of(down.imitates, self.conditions.site_index(site.name))
+        synthetic = FeatureSet(down.features[own], down.labels[own])
+        metrics = quality_metrics(training.feature_set, held_out.feature_set, synthetic)
         some = evenly(site.size, 4 * PAIRS)
-        return found | likenesses(down.images[own], down.labels[own], site.images.batch(some), site.images.labels[some])
+        real = site.images.batch(some), site.images.labels[some]
+        return metrics | pair_similarities(down.images[own], down.labels[own], *real)
 
 
-def imitating(imitates: Int[Tensor, " n"], site: int) -> Bool[Tensor, " n"]:
-    """Which drawn images are to look like a site's: those asked for that, and those asked for no site's look."""
+def in_style_of(imitates: Int[Tensor, " n"], site: int) -> Bool[Tensor, " n"]:
+    """Which synthetic images are in the style of a site, or of no particular site."""
     return (imitates == site) | (imitates == UNCONDITIONED)
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """A part of a site's images, and what they are compared by."""
+class _Prepared:
+    """A part of a site's images, as the comparisons need them."""
 
     pixels: Float[Tensor, "n c *small"]
-    members: Float[Tensor, "n p"]
+    """For copies."""
+    vectors: Float[Tensor, "n p"]
+    """For membership."""
     features: Float[Tensor, "n d"]
     labels: Int[Tensor, " n"]
     patients: Int[Tensor, " n"]
 
+    @property
+    def feature_set(self) -> FeatureSet:
+        return FeatureSet(self.features, self.labels)
 
-def _seen(images: Images | None, encoder: Any, width: int, device: torch.device) -> _Seen:
-    """Reads the images batch by batch: a site's images may be more than its memory holds."""
+
+def _prepared(images: Images | None, encoder: Any, width: int, device: torch.device) -> _Prepared:
+    """Reads the images batch by batch: a site may have more images than memory."""
     if images is None or not len(images):
         none = torch.empty(0, dtype=torch.int64)
-        return _Seen(torch.empty(0, 1, 1), torch.empty(0, 1), torch.empty(0, width), none, none)
-    small, members = [], []
+        return _Prepared(torch.empty(0, 1, 1), torch.empty(0, 1), torch.empty(0, width), none, none)
+    pixels, vectors = [], []
     for start in range(0, len(images), BATCH):
         part = images.batch(range(start, min(start + BATCH, len(images))))
-        small.append(working(part))
-        members.append(by_pixels(part))
+        pixels.append(at_search_size(part))
+        vectors.append(pixel_vectors(part))
     features, labels = embed(encoder, images, len(images), device)
-    return _Seen(torch.cat(small), torch.cat(members), features, labels, torch.from_numpy(images.patients))
+    return _Prepared(torch.cat(pixels), torch.cat(vectors), features, labels, torch.from_numpy(images.patients))
 
 
-def _copies(views: Mapping[str, View], down: Shown) -> Bool[Tensor, "views n"]:
-    """A row for each view there could be; of one that could not judge, no image is a copy."""
+def _copies(found: Mapping[str, Comparison], down: AuditRequest) -> Bool[Tensor, "comparisons n"]:
+    """A row for each possible comparison; where one could not be made, no image is a copy."""
     names = ("pixels", "features") if down.features.shape[1] else ("pixels",)
     none = torch.zeros(len(down.images), dtype=torch.bool)
-    return torch.stack([views[name].judged.suspects if name in views else none for name in names])
+    return torch.stack([found[name].copies.is_copy if name in found else none for name in names])
 
 
-def _counts(views: Mapping[str, View]) -> dict[str, float]:
-    copied = {f"copies_by_{name}": float(view.judged.suspects.sum()) for name, view in views.items()}
-    return copied | {f"held_out_by_{name}": view.judged.held for name, view in views.items()}
+def _copy_metrics(found: Mapping[str, Comparison]) -> dict[str, float]:
+    copies = {f"copies_by_{name}": float(one.copies.is_copy.sum()) for name, one in found.items()}
+    return copies | {f"held_out_copies_by_{name}": one.copies.held_out_fraction for name, one in found.items()}
 
 
-def _members(down: Shown, trained: _Seen, held: _Seen) -> dict[str, float]:
+def _membership_metrics(down: AuditRequest, training: _Prepared, held_out: _Prepared) -> dict[str, float]:
     """By pixels, by features, and the worse of both."""
-    if len(held.labels) < LEAST:
+    if len(held_out.labels) < MIN_HELD_OUT:
         return {}
-    shown = torch.cat([by_pixels(part) for part in down.images.split(BATCH)])
-    found = {"pixels": membership(shown, trained.members, held.members)}
+    vectors = torch.cat([pixel_vectors(part) for part in down.images.split(BATCH)])
+    attacks = {"pixels": membership_attack(vectors, training.vectors, held_out.vectors)}
     if down.features.shape[1]:
-        found["features"] = membership(*(by_features(part.features) for part in (down, trained, held)))
-    told = {f"auc_by_{name}": guessed.auc for name, guessed in found.items()}
-    most = worst(found.values())
-    told["auc"] = most.auc
-    return told | ({"tpr": most.tpr_at_1_percent} if len(held.labels) >= LEAST_MEMBERS else {})
+        attacks["features"] = membership_attack(
+            *(feature_vectors(part.features) for part in (down, training, held_out))
+        )
+    metrics = {f"membership_auc_by_{name}": attack.auc for name, attack in attacks.items()}
+    most = worst(attacks.values())
+    metrics["membership_auc"] = most.auc
+    if len(held_out.labels) >= MIN_HELD_OUT_FOR_TPR:
+        metrics["membership_tpr"] = most.tpr_at_1_percent_fpr
+    return metrics

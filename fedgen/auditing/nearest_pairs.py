@@ -1,5 +1,5 @@
-"""What a site keeps of an audit for its own page: the drawn images that come nearest to its patients' images, beside
-these, and how near drawn and held-out images come. Nothing of it is sent.
+"""Nearest pairs, which a site keeps for its own page: the synthetic images that are closest to its training images,
+these training images, and the distance ratios of synthetic and held-out images. None of it is sent.
 """
 
 from __future__ import annotations
@@ -12,43 +12,44 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedcore.site.figures import Arrays, thumbnails
-from fedgen.copies.copies import Copies, Near
+from fedgen.copies.copies import DetectedCopies, NearestTraining
 
-FILE = "lookalikes.npz"
-SHOWN = 6
-"""Drawn images of each view."""
+FILE = "nearest_pairs.npz"
+MAX_PAIRS = 6
+"""Of each comparison."""
 
 
 @dataclass(frozen=True)
-class View:
-    """What one view of the images (pixels, or features) says."""
+class Comparison:
+    """The result of one comparison, by pixels or by features."""
 
-    drawn: Near
-    held: Near
-    judged: Copies
+    synthetic: NearestTraining
+    held_out: NearestTraining
+    copies: DetectedCopies
 
 
-def lookalikes(
-    views: Mapping[str, View],
-    shown: Float[Tensor, "n c *space"],
+def nearest_pairs(
+    comparisons: Mapping[str, Comparison],
+    synthetic: Float[Tensor, "n c *space"],
     numbers: Int[Tensor, " n"],
-    trained: Callable[[Int[Tensor, " q"]], Float[Tensor, "q c *space"]],
+    training: Callable[[Int[Tensor, " q"]], Float[Tensor, "q c *space"]],
     digest: str,
 ) -> Arrays:
-    """For each of `views` the closest drawn images, closest first, named `VIEW_...`; `trained` reads the site's images.
+    """The closest synthetic images of each of `comparisons`, closest first, under names that begin with its name;
+    `training` reads images of the site.
 
-    `drawn` and `trained` (q, c, h, w) uint8 (of a volume the middle slice), `numbers` (q,) in the set, `closeness`
-    (q,) of them, `limit` below which it is a copy's, and all closenesses: `all` of the drawn, `held` of the held-out
-    images. `set` says of which set.
+    `NAME_synthetic` and `NAME_trained` (q, c, h, w) uint8 (of a volume the middle slice), `NAME_numbers` (q,) in the
+    set, `NAME_closeness` (q,), their distance ratios, `NAME_limit` below which an image is a copy, and the ratios of
+    all images: `NAME_synthetic_closeness`, `NAME_held_out_closeness`. `views`: the names; `set`: digest of the set.
     """
-    arrays = {"views": np.array(list(views), dtype=str), "set": np.array(digest)}
-    for name, view in views.items():
-        at = view.drawn.closeness.argsort(stable=True)[:SHOWN]
-        of = {
-            "drawn": thumbnails(shown[at]), "trained": thumbnails(trained(view.drawn.nearest[at])),
-            "numbers": numbers[at].numpy(), "closeness": view.drawn.closeness[at].numpy(),
-            "limit": np.array(view.judged.limit), "all": view.drawn.closeness.numpy(),
-            "held": view.held.closeness.numpy(),
+    arrays = {"views": np.array(list(comparisons), dtype=str), "set": np.array(digest)}
+    for name, found in comparisons.items():
+        at = found.synthetic.ratio.argsort(stable=True)[:MAX_PAIRS]
+        of_comparison = {
+            "synthetic": thumbnails(synthetic[at]), "trained": thumbnails(training(found.synthetic.index[at])),
+            "numbers": numbers[at].numpy(), "closeness": found.synthetic.ratio[at].numpy(),
+            "limit": np.array(found.copies.limit), "synthetic_closeness": found.synthetic.ratio.numpy(),
+            "held_out_closeness": found.held_out.ratio.numpy(),
         }  # fmt: skip
-        arrays |= {f"{name}_{key}": array for key, array in of.items()}
+        arrays |= {f"{name}_{key}": array for key, array in of_comparison.items()}
     return arrays

@@ -1,10 +1,10 @@
-"""How near drawn images are to real ones, from features of both at one place; what leaves a site are these scalars.
+"""How close synthetic images are to real ones, from the features of both at one site; only these scalars leave a site.
 
-All but KID depend on how many images there are, so drawn and held-out ones are compared with the trained ones at equal
-numbers.
+All figures but KID depend on the number of images, so synthetic and held-out images are compared with the training
+images at equal numbers.
 
-Features come from an encoder that was pretrained on such images: networks trained on photographs tell little of a
-scan, and want three channels.
+Features should come from an encoder that was pretrained on such images: networks trained on photographs say little
+about a scan, and need three channels.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from torch import Tensor
 from fedgen.auditing.tstr import tstr
 
 NEIGHBOURS = 5
-LEAST = 2 * NEIGHBOURS
-"""Images on each side below which no figure is given."""
-MOST = 5000
-"""Images of a site that are looked at: time grows with the pairs of them."""
-DRAWS = 10
-"""Of the larger of two sets, to the size of the smaller."""
-PAIRS = 1 << 22
-"""Pairs of images whose figures are in memory at once, 32 MB as float64; several such tables are."""
+MIN_IMAGES = 2 * NEIGHBOURS
+"""On each side; with fewer no figure is given."""
+MAX_IMAGES = 5000
+"""Of a site that are compared: time grows with the number of pairs."""
+SUBSETS = 10
+"""Random subsets of the larger of two sets, of the size of the smaller."""
+MAX_PAIRS = 1 << 22
+"""Pairs of images in memory at once, 32 MB as float64; there are several such tables."""
 
 
 @dataclass(frozen=True)
-class Sample:
+class FeatureSet:
+    """Features of images, with their classes."""
+
     features: Float[Tensor, "n d"]
     labels: Int[Tensor, " n"]
     """-1: none."""
@@ -39,92 +41,98 @@ class Sample:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def of(self, places: Int[Tensor, " k"]) -> Sample:
-        return Sample(self.features[places], self.labels[places])
+    def take(self, indices: Int[Tensor, " k"]) -> FeatureSet:
+        return FeatureSet(self.features[indices], self.labels[indices])
 
 
-def alike(trained: Sample, held: Sample, drawn: Sample) -> dict[str, float]:
-    """Quality of the drawn images; `held_out_...`: of as many held-out ones. And what a classifier learns of them.
+def quality_metrics(training: FeatureSet, held_out: FeatureSet, synthetic: FeatureSet) -> dict[str, float]:
+    """`kid`, `precision`, `recall`, `density` and `coverage` of the synthetic images, the same with `held_out_` of as
+    many held-out ones, and the figures of `fedgen.auditing.tstr.tstr`.
 
-    Empty without features, and without a figure that too few images stand behind.
+    Empty without features; figures for which there are too few images are missing.
     """
-    trained, held, drawn = (next(drawings(part, MOST, 1)) for part in (trained, held, drawn))
-    if not trained.features.shape[1] or len(trained) < LEAST:
+    training, held_out, synthetic = (
+        next(random_subsets(part, MAX_IMAGES, 1)) for part in (training, held_out, synthetic)
+    )
+    if not training.features.shape[1] or len(training) < MIN_IMAGES:
         return {}
-    size = min((len(part) for part in (held, drawn) if len(part) >= LEAST), default=0)
-    told = {}
-    for name, part in (("", drawn), ("held_out_", held)):
-        if len(part) >= LEAST:
-            told[f"{name}kid"] = kernel_distance(trained.features, part.features)
-            told |= {f"{name}{k}": v for k, v in _covered(trained, part, size).items()}
-    parts = (tensor for part in (drawn, trained, held) for tensor in (part.features, part.labels))
-    return told | tstr(*parts)
+    size = min((len(part) for part in (held_out, synthetic) if len(part) >= MIN_IMAGES), default=0)
+    metrics = {}
+    for name, part in (("", synthetic), ("held_out_", held_out)):
+        if len(part) >= MIN_IMAGES:
+            metrics[f"{name}kid"] = kernel_distance(training.features, part.features)
+            metrics |= {f"{name}{k}": v for k, v in _mean_prdc(training, part, size).items()}
+    parts = (tensor for part in (synthetic, training, held_out) for tensor in (part.features, part.labels))
+    return metrics | tstr(*parts)
 
 
-def _covered(trained: Sample, part: Sample, size: int) -> dict[str, float]:
-    """`coverage` of so many of `part`, the mean of several drawings."""
-    found = [coverage(trained.features, some.features) for some in drawings(part, size)]
+def _mean_prdc(training: FeatureSet, part: FeatureSet, size: int) -> dict[str, float]:
+    """`prdc` of subsets of that size, the mean over several."""
+    found = [prdc(training.features, some.features) for some in random_subsets(part, size)]
     return {name: fmean(one[name] for one in found) for name in found[0]}
 
 
-def drawings(whole: Sample, size: int, count: int = DRAWS) -> Iterator[Sample]:
-    """`count` random parts of so many images, the same at each call; once all, where there are no more."""
+def random_subsets(whole: FeatureSet, size: int, count: int = SUBSETS) -> Iterator[FeatureSet]:
+    """`count` random subsets of `size` images, the same at each call; the whole set once, where it is not larger."""
     if len(whole) <= size:
         yield whole
         return
     random = torch.Generator().manual_seed(0)
     for _ in range(count):
-        yield whole.of(torch.randperm(len(whole), generator=random)[:size])
+        yield whole.take(torch.randperm(len(whole), generator=random)[:size])
 
 
-def kernel_distance(real: Float[Tensor, "n d"], drawn: Float[Tensor, "m d"]) -> float:
+def kernel_distance(real: Float[Tensor, "n d"], synthetic: Float[Tensor, "m d"]) -> float:
     """KID: the unbiased squared maximum mean discrepancy under (x.y / d + 1)^3 (Binkowski et al. 2018, arXiv
-    1801.01401); near 0, and possibly below, for sets of one law. All pairs, no subsets.
+    1801.01401); near 0, and possibly below, for sets of one distribution. All pairs, no subsets.
     """
-    n, m = len(real), len(drawn)
-    within = (_cubic(real, real) - _own(real)) / (n * (n - 1)) + (_cubic(drawn, drawn) - _own(drawn)) / (m * (m - 1))
-    return within - 2 * _cubic(real, drawn) / (n * m)
+    n, m = len(real), len(synthetic)
+    within_real = (_cubic(real, real) - _diagonal(real)) / (n * (n - 1))
+    within = within_real + (_cubic(synthetic, synthetic) - _diagonal(synthetic)) / (m * (m - 1))
+    return within - 2 * _cubic(real, synthetic) / (n * m)
 
 
 def _cubic(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
-    """The kernel's sum over all pairs."""
+    """Sum of the kernel over all pairs."""
     other = b.double().T
     return sum(float(((part.double() @ other / a.shape[1] + 1) ** 3).sum()) for part in _parts(a, len(b)))
 
 
-def _own(a: Float[Tensor, "n d"]) -> float:
-    """The kernel's sum over pairs of an image and itself."""
+def _diagonal(a: Float[Tensor, "n d"]) -> float:
+    """Sum of the kernel over pairs of an image and itself."""
     return float(((a.double().square().sum(1) / a.shape[1] + 1) ** 3).sum())
 
 
 def _parts(a: Float[Tensor, "n d"], others: int) -> tuple[Float[Tensor, "part d"], ...]:
-    """Parts of `a` whose pairs with so many others are at most `PAIRS`."""
-    return a.split(max(1, PAIRS // others))
+    """Parts of `a` with at most `MAX_PAIRS` pairs with so many other images."""
+    return a.split(max(1, MAX_PAIRS // others))
 
 
-def coverage(real: Float[Tensor, "n d"], drawn: Float[Tensor, "m d"], k: int = NEIGHBOURS) -> dict[str, float]:
+def prdc(real: Float[Tensor, "n d"], synthetic: Float[Tensor, "m d"], k: int = NEIGHBOURS) -> dict[str, float]:
     """Precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991), density and coverage (Naeem et al. 2020,
-    arXiv 2002.09797), from balls around each image that reach its k-th neighbour among its like.
+    arXiv 2002.09797), from balls around each image whose radius is the distance to its k-th neighbour in its own set.
 
-    precision: part of the drawn in a ball of a real. recall: part of the real in a ball of a drawn. density: balls of
-    real a drawn lies in, over k; may exceed 1. coverage: part of the real balls that hold a drawn. Of one law,
-    coverage is near 1 - 2^-k where both sides are large.
+    precision: part of the synthetic images in a ball of a real one. recall: part of the real images in a ball of a
+    synthetic one. density: number of real balls that a synthetic image lies in, over k; may exceed 1. coverage: part of
+    the real balls that contain a synthetic image; for one distribution near 1 - 2^-k where both sides are large.
     """
-    of_real, of_drawn, exact = reach(real, k), reach(drawn, k), drawn.double()
-    balls, recalled, covered = torch.zeros(len(drawn), dtype=torch.int64), [], []
-    for part, radius in zip(_parts(real, len(drawn)), _parts(of_real[:, None], len(drawn)), strict=True):
-        apart = torch.cdist(part.double(), exact)
-        in_real: Bool[Tensor, "part m"] = apart <= radius
+    real_radii, synthetic_radii = kth_neighbour_distances(real, k), kth_neighbour_distances(synthetic, k)
+    exact = synthetic.double()
+    balls, recalled, covered = torch.zeros(len(synthetic), dtype=torch.int64), [], []
+    radii = _parts(real_radii[:, None], len(synthetic))
+    for part, radius in zip(_parts(real, len(synthetic)), radii, strict=True):
+        distances = torch.cdist(part.double(), exact)
+        in_real: Bool[Tensor, "part m"] = distances <= radius
         balls += in_real.sum(0)
         covered.append(in_real.any(1))
-        recalled.append((apart <= of_drawn).any(1))
+        recalled.append((distances <= synthetic_radii).any(1))
     return {
         "precision": float((balls > 0).double().mean()), "recall": float(torch.cat(recalled).double().mean()),
         "density": float(balls.double().mean() / k), "coverage": float(torch.cat(covered).double().mean()),
     }  # fmt: skip
 
 
-def reach(features: Float[Tensor, "n d"], k: int) -> Float[Tensor, " n"]:
-    """Distance of each to its k-th nearest neighbour, itself not counted; needs more than k."""
+def kth_neighbour_distances(features: Float[Tensor, "n d"], k: int) -> Float[Tensor, " n"]:
+    """Distance of each image to its k-th nearest neighbour, itself not counted; needs more than k images."""
     exact = features.double()
     return torch.cat([torch.cdist(part, exact).kthvalue(k + 1, dim=1).values for part in _parts(exact, len(exact))])

@@ -1,5 +1,5 @@
-"""What is compared of images, and the trained ones that are most like each: what `fedgen.copies.pose_search` and
-`fedgen.copies.noise_search` share."""
+"""How images are reduced for copy detection, and the training images that are most similar to each: shared by
+`fedgen.copies.pose_search` and `fedgen.copies.noise_search`."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fedgen.copies.registration import centred, inside
+from fedgen.copies.registration import centred, without_margin
 
-WORKING = {2: 32, 3: 16}
-"""Pixels a side, by spatial dimensions, of what is kept of an image; what is finer is not looked at."""
+SEARCH_SIDE = {2: 32, 3: 16}
+"""Pixels per side of the images that are searched, by number of spatial dimensions; finer details are not compared."""
 CANDIDATES = 8
-"""Patients, and images, of which the exact similarity is asked."""
-LEARNED = 500
-"""Trained images that a metric is learned from."""
-_RANKED = 1024
+"""Patients, and images, whose exact similarity is computed."""
+METRIC_IMAGES = 500
+"""Training images that a metric is fitted to, at most."""
+_RANKED_AT_ONCE = 1024
 """Images ranked at once: ranks take ten times the memory of the images."""
 CHUNK = 64
-"""Images searched at once: the memory of a search is this times the trained images times 8 bytes."""
+"""Images searched at once: the memory of a search is this times the number of training images times 8 bytes."""
 
 
 @dataclass(frozen=True)
 class Matches:
-    """The trained images that are most like each of n images: first one a patient, then any."""
+    """The training images that are most similar to each of n images: first one per patient, then any."""
 
     similarity: Float[Tensor, "n c"]
-    """1 for the same image, about 0 for any two."""
-    at: Int[Tensor, "n c"]
-    """Places of trained images."""
-    first: int
-    """How many are of one patient each."""
+    """1 for the same image, about 0 for two unrelated ones."""
+    index: Int[Tensor, "n c"]
+    """Indices of training images."""
+    per_patient: int
+    """How many of the first columns hold one image per patient."""
 
 
-def working(images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *small"]:
-    """What is kept of images, to be compared."""
-    return reduced(images, WORKING[images.dim() - 2])
+def at_search_size(images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *small"]:
+    """Images at the resolution of the search."""
+    return downsampled(images, SEARCH_SIDE[images.dim() - 2])
 
 
-def reduced(images: Float[Tensor, "n c *space"], side: int) -> Float[Tensor, "n c *small"]:
-    """The mean of the pixels that fall together where no axis is longer than `side`."""
+def downsampled(images: Float[Tensor, "n c *space"], side: int) -> Float[Tensor, "n c *small"]:
+    """Area means, so that no axis is longer than `side` pixels."""
     return interpolate(images.float(), [min(side, n) for n in images.shape[2:]], mode="area")
 
 
 def equalised(images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
-    """Each pixel's rank in its image and channel, in [-1, 1], of equal ones the middle: the same in any window."""
-    return torch.cat([_ranks(part) for part in images.split(_RANKED)])
+    """Each pixel's rank in its image and channel, in [-1, 1], equal in any window; equal pixels share a mean rank."""
+    return torch.cat([_ranks(part) for part in images.split(_RANKED_AT_ONCE)])
 
 
 def _ranks(images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
@@ -58,7 +58,7 @@ def _ranks(images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
     ranked, order = flat.sort(-1)
     last = flat.shape[-1] - 1
     places = torch.arange(last + 1).expand_as(flat)
-    # Of equal pixels the first and the last place: what is left of a place where a new value begins, or ends.
+    # The first and the last place of equal pixels: only places where a new value begins, or a value ends, are kept.
     differs = ranked.diff(dim=-1) != 0
     first = places.masked_fill(~F.pad(differs, (1, 0), value=True), 0).cummax(-1).values
     final = places.masked_fill(~F.pad(differs, (0, 1), value=True), last).flip(-1).cummin(-1).values.flip(-1)
@@ -66,30 +66,31 @@ def _ranks(images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
     return torch.empty_like(flat).scatter_(-1, order, ranks).view(images.shape)
 
 
-def mirrorings(dims: int) -> list[list[int]]:
+def mirror_axes(dims: int) -> list[list[int]]:
     """Axes to mirror along: all 2^dims choices."""
     return [[axis + 2 for axis in range(dims) if flags[axis]] for flags in product((False, True), repeat=dims)]
 
 
-def nearest(likeness: Float[Tensor, "n m"], patients: Int[Tensor, " m"]) -> tuple[Int[Tensor, "n c"], int]:
-    """Places of the likest image of each of the likest patients, then of the likest images; how many are the first.
+def candidates(similarity: Float[Tensor, "n m"], patients: Int[Tensor, " m"]) -> tuple[Int[Tensor, "n c"], int]:
+    """Indices of the most similar image of each of the most similar patients, then of the most similar images, and the
+    number of the former.
 
     `patients` are numbers from 0.
     """
     count = int(patients.max()) + 1
-    of = torch.full((len(likeness), count), -torch.inf)
-    of = of.scatter_reduce(1, patients.expand_as(likeness), likeness, "amax")
-    who = of.topk(min(CANDIDATES, count), 1).indices
-    one_each = [likeness.masked_fill(patients != whose[:, None], -torch.inf).argmax(1) for whose in who.T]
-    any_of = likeness.topk(min(CANDIDATES, likeness.shape[1]), 1).indices
-    return torch.cat([torch.stack(one_each, 1), any_of], 1), len(one_each)
+    by_patient = torch.full((len(similarity), count), -torch.inf)
+    by_patient = by_patient.scatter_reduce(1, patients.expand_as(similarity), similarity, "amax")
+    chosen = by_patient.topk(min(CANDIDATES, count), 1).indices
+    one_each = [similarity.masked_fill(patients != patient[:, None], -torch.inf).argmax(1) for patient in chosen.T]
+    any_image = similarity.topk(min(CANDIDATES, similarity.shape[1]), 1).indices
+    return torch.cat([torch.stack(one_each, 1), any_image], 1), len(one_each)
 
 
-def learned_from(images: Float[Tensor, "m c *space"]) -> Float[Tensor, "k c *space"]:
-    """Some of the trained images, at most `LEARNED`."""
-    return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:LEARNED]]
+def metric_images(images: Float[Tensor, "m c *space"]) -> Float[Tensor, "k c *space"]:
+    """A random subset of the training images, at most `METRIC_IMAGES`; the same at each call."""
+    return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:METRIC_IMAGES]]
 
 
-def pixels_of(images: Float[Tensor, "n c *space"], side: int, margin: int = 0) -> Float[Tensor, "n d"]:
-    """Pixels of the reduced images, less `margin` of them on each side, in whatever brightness and contrast."""
-    return centred(inside(reduced(images, side), margin))
+def pixel_vectors(images: Float[Tensor, "n c *space"], side: int, margin: int = 0) -> Float[Tensor, "n d"]:
+    """Pixels of the downsampled images without `margin` pixels on each side; brightness and contrast change nothing."""
+    return centred(without_margin(downsampled(images, side), margin))

@@ -1,1 +1,1 @@
-"""One-shot federation: models leave a site once, and are distilled into one."""
+"""One-shot federation: models leave each site once and are combined, or distilled into one."""

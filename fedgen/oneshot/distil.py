@@ -1,9 +1,8 @@
-"""`fedpretrain generate distil`: one classifier learns what the classifiers of a finished run know, without an image of
-a patient.
+"""`fedpretrain generate distil`: distils the classifiers of a finished run into one, without images of patients.
 
-It is written as a finetune run, so that `fedpretrain evaluate` scores it. What a site's whole classifier reveals when
-it leaves once stands in fedcore.site.one_shot; with a set of `generate invert --each true`, images and what a site's
-classifier says of them leave instead: SAMPLES, which only an audit may pass, and no weights.
+The result is a finetune run, so `fedpretrain evaluate` scores it. What a site's whole classifier reveals when it leaves
+the site once is described in fedcore.site.one_shot. With a set of `generate invert --per_site true`, images and the
+predictions of a site's classifier leave instead, and no weights: SAMPLES, which are released by an audit alone.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from fedcore.seeds import seeded
 from fedcore.site.site import Round
 from fedcore.training.optimizer_state import resume as restore
 from fedcore.training.optimizer_state import state_of
-from fedgen.oneshot.distillation import Distillation, Lesson
-from fedgen.oneshot.ensemble import Tuned
+from fedgen.oneshot.distillation import Distillation, TeacherBatch
+from fedgen.oneshot.ensemble import TrainedClassifiers
 from fedgen.oneshot.inversion import Inversion
-from fedgen.oneshot.invert import digest_of_weights, digests, require_memory
-from fedgen.oneshot.teacher_accuracy import Recognition
-from fedgen.oneshot.teacher_data import Course, Passes, Walks
-from fedgen.synthetic.synthetic_set import SyntheticSet
+from fedgen.oneshot.invert import digest_of_weights, digests, require_batch_norm
+from fedgen.oneshot.teacher_accuracy import TeacherAccuracy
+from fedgen.oneshot.teacher_data import InversionData, SetData, TeacherData
+from fedgen.synthetic.synthetic_set import TEACHER_ACCURACY, SyntheticSet
 
 MEAN, RANDOM = "mean", "random"
 
@@ -42,7 +41,7 @@ MEAN, RANDOM = "mean", "random"
 def distil(
     run: Path,
     out: Path,
-    drawn: Path | None = None,
+    synthetic: Path | None = None,
     distillation: Distillation = Distillation(),
     inversion: Inversion = Inversion(),
     start: str | None = None,
@@ -52,106 +51,110 @@ def distil(
 ) -> Path:
     """Distils the classifiers of a finished finetune run into a new one and returns the folder of its run.
 
-    The defaults are the 50,000 steps of the student of FedISCA's code, for a GPU. A few hundred teach nothing that can
-    be relied on (recipes/classify/oneshot.yaml). Without `drawn`, run.json has how many images at the end of each
-    epoch's walk a classifier that had no part in them recognises as their class, class by class, over all epochs
+    The defaults are the 50,000 steps of the student of FedISCA's code, for a GPU. A student of a few hundred steps is
+    not reliable (recipes/classify/oneshot.yaml). Without `synthetic`, run.json holds, class by class and over all
+    epochs, how many images at the end of a trajectory a held-out classifier assigns to their class
     (fedgen.oneshot.teacher_accuracy).
 
     Args:
         run: A finished run of `finetune`; of LocalOnly: one-shot federation.
         out: Folder of the student's run.
-        drawn: A set to learn from: images of a site are answered by its classifier, others by all together
-            (MediSecFed); null: images are inverted anew at every epoch, and all on their way teach (FedISCA).
-        distillation: How the student learns.
-        inversion: How images are moved, without `drawn`; of its steps each is one of the student's.
-        start: What the student begins as: `random`; `mean`, the mean of the classifiers' weights, which leave their
+        synthetic: A synthetic set to train on: the soft targets of an image in the style of a site come from the
+            classifier of that site, others from all together (MediSecFed). null: images are inverted anew in every
+            epoch, and all steps of their trajectories are training data (FedISCA).
+        distillation: How the student is trained.
+        inversion: How images are optimised, without `synthetic`; each of its steps is a training step of the student.
+        start: First weights of the student: `random`; `mean`, the mean of the classifiers' weights, which leave their
             sites for it; a pretraining run or an encoder's folder. null: `mean` where several classifiers leave their
-            sites anyway, without `drawn`; else `random`.
+            sites anyway, without `synthetic`; else `random`.
         seed: Of the student's first weights, noise and order.
-        batch_size: Images a step.
-        resume: Go on with the run in `out`, from its last whole epoch.
+        batch_size: Images per step.
+        resume: Continue the run in `out` after its last complete epoch.
     """
     if batch_size < 2:
         raise InputError(f"batch_size must be at least 2, for batch norm, got {batch_size}")
-    tuned, images = Tuned.open(Path(run)), SyntheticSet.open(Path(drawn)) if drawn else None
-    start = start or (MEAN if images is None and len(tuned.networks) > 1 else RANDOM)
-    student = fresh_classifier(tuned.run, seed)
+    trained = TrainedClassifiers.open(Path(run))
+    images = SyntheticSet.open(Path(synthetic)) if synthetic else None
+    start = start or (MEAN if images is None and len(trained.networks) > 1 else RANDOM)
+    student = fresh_classifier(trained.run, seed)
     if start not in (MEAN, RANDOM):
         load_encoder(find_encoder(Path(start)), student.get_submodule("encoder"))
-    asked = {
-        **digests(tuned.networks), "drawn": images and images.digest(), "seed": seed, "batch_size": batch_size,
+    settings = {
+        **digests(trained.networks), "synthetic": images and images.digest(), "seed": seed, "batch_size": batch_size,
         "start": start if start in (MEAN, RANDOM) else digest_of_weights(student.get_submodule("encoder")),
-        "distillation": dataclasses.asdict(distillation), "inversion": None if drawn else dataclasses.asdict(inversion),
+        "distillation": dataclasses.asdict(distillation),
+        "inversion": None if synthetic else dataclasses.asdict(inversion),
     }  # fmt: skip
-    recipe = (tuned.run.path / "recipe.yaml").read_text(encoding="utf-8")
-    result = RunFolder(Path(out), recipe, resume, {"distilled": asked})
+    recipe = (trained.run.path / "recipe.yaml").read_text(encoding="utf-8")
+    result = RunFolder(Path(out), recipe, resume, {"distilled": settings})
     result.prepare()
     if images is None:
-        require_memory(tuned, inversion)
+        require_batch_norm(trained, inversion)
     if start == MEAN:
-        student.load_state_dict(tuned.mean())
+        student.load_state_dict(trained.mean_weights())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student.to(device)
     if images is None:
-        course: Course = Walks.of(tuned, student, inversion, distillation.temperature, batch_size, seed)
+        data: TeacherData = InversionData.of(trained, student, inversion, distillation.temperature, batch_size, seed)
     else:
-        course = Passes.of(tuned, images, distillation.temperature, batch_size, seed, device)
-    checkpoint = result.begin(tuned.run.about() | {"recognition": {}})
+        data = SetData.of(trained, images, distillation.temperature, batch_size, seed, device)
+    checkpoint = result.begin(trained.run.about() | {TEACHER_ACCURACY: {}})
     try:
-        recognition = _learn(student, course, distillation, seed, checkpoint, len(tuned.known.classes))
+        accuracy = _train(student, data, distillation, seed, checkpoint, len(trained.conditions.classes))
     except BaseException as e:
         result.broke(e)
         raise
     save_classifier(result, student)
-    result.close("finished", recognition=recognition.told(tuned.known.classes))
+    result.close("finished", **{TEACHER_ACCURACY: accuracy.by_class(trained.conditions.classes)})
     return result.path
 
 
 @dataclass(frozen=True)
-class Learned(Message):
-    """The student after an epoch, with all that the next one takes."""
+class StudentState(Message):
+    """The student after an epoch, with all state that the next epoch needs."""
 
     student: Tensors = field(metadata=WEIGHTS)
     optimizer: Tensors = field(metadata=WEIGHTS)
-    recognition: Recognition
+    accuracy: TeacherAccuracy
 
     @classmethod
-    def of(cls, student: nn.Module, optimizer: SGD, recognition: Recognition) -> Learned:
-        return cls(student.state_dict(), state_of(optimizer), recognition)
+    def of(cls, student: nn.Module, optimizer: SGD, accuracy: TeacherAccuracy) -> StudentState:
+        return cls(student.state_dict(), state_of(optimizer), accuracy)
 
-    def into(self, student: nn.Module, optimizer: SGD) -> None:
+    def load_into(self, student: nn.Module, optimizer: SGD) -> None:
         student.load_state_dict(self.student)
         restore(optimizer, self.optimizer)
 
 
-def _learn(
-    student: nn.Module, course: Course, how: Distillation, seed: int, checkpoint: Checkpoint, classes: int
-) -> Recognition:
-    """Goes on to the last epoch; each is committed as a round is."""
+def _train(
+    student: nn.Module, data: TeacherData, how: Distillation, seed: int, checkpoint: Checkpoint, classes: int
+) -> TeacherAccuracy:
+    """Trains up to the last epoch; each epoch is committed like a round."""
     optimizer = how.optimizer(student)
-    learned = Learned.of(student, optimizer, Recognition.none(classes))
+    state = StudentState.of(student, optimizer, TeacherAccuracy.zero(classes))
     if checkpoint.rounds:
-        learned = checkpoint.restore(learned)
-        learned.into(student, optimizer)
+        state = checkpoint.restore(state)
+        state.load_into(student, optimizer)
     with Counting("epochs of distillation", checkpoint.rounds) as counting:
         for epoch in range(checkpoint.rounds, how.epochs):
-            lessons = _Followed(course.lessons(epoch))
+            batches = _LastImages(data.batches(epoch))
             with seeded(Round(epoch, how.epochs, seed).seed_of("student")):  # for a student with dropout
-                how.teach(student, optimizer, lessons, epoch)
-            learned = Learned.of(student, optimizer, learned.recognition + course.recognition(epoch, lessons.last))
-            checkpoint.commit(epoch, learned)
+                how.train_epoch(student, optimizer, batches, epoch)
+            accuracy = state.accuracy + data.accuracy(epoch, batches.last)
+            state = StudentState.of(student, optimizer, accuracy)
+            checkpoint.commit(epoch, state)
             counting(epoch + 1, how.epochs)
-    return learned.recognition
+    return state.accuracy
 
 
 @dataclass
-class _Followed:
-    """Passes lessons on, and holds the images of the last one."""
+class _LastImages:
+    """Passes batches on, and keeps the images of the last one."""
 
-    lessons: Iterable[Lesson]
+    batches: Iterable[TeacherBatch]
     last: Tensor = field(default_factory=lambda: torch.empty(0))
 
-    def __iter__(self) -> Iterator[Lesson]:
-        for images, soft in self.lessons:
+    def __iter__(self) -> Iterator[TeacherBatch]:
+        for images, targets in self.batches:
             self.last = images
-            yield images, soft
+            yield images, targets

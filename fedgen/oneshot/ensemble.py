@@ -1,4 +1,4 @@
-"""The classifiers that a finished finetune run left, and their answer together."""
+"""The classifiers of a finished finetune run, alone and as an ensemble."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedgen.generator import Conditions, ImageShape
 
 
 class Ensemble(nn.Module):
-    """The mean of the members' logits, as FedISCA's code has it; frozen, and in evaluation mode."""
+    """The mean of the members' logits, as in FedISCA's code; frozen, and in evaluation mode."""
 
     def __init__(self, members: Iterable[nn.Module]):
         super().__init__()
@@ -27,40 +27,41 @@ class Ensemble(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, images: Float[Tensor, "n c *space"]) -> Float[Tensor, "n k"]:
-        answers = [member(images) for member in self.members]
-        total: Tensor = sum(answers[1:], answers[0])
-        return total / len(answers)
+        logits = [member(images) for member in self.members]
+        total: Tensor = sum(logits[1:], logits[0])
+        return total / len(logits)
 
 
 @dataclass(frozen=True)
-class Panel:
-    """Who makes images and who judges them: never the same, since noise convinces those that it was made by."""
+class TeacherSplit:
+    """The classifiers that images are inverted from, and those held out to evaluate the images: never the same, since
+    a classifier assigns noise that was inverted from it to the class it was made for."""
 
-    makers: Ensemble
-    judges: Ensemble | None
+    inverted: Ensemble
+    held_out: Ensemble | None
     """None where no classifier is left."""
 
-    def to(self, device: torch.device) -> Panel:
-        return Panel(self.makers.to(device), self.judges and self.judges.to(device))
+    def to(self, device: torch.device) -> TeacherSplit:
+        return TeacherSplit(self.inverted.to(device), self.held_out and self.held_out.to(device))
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """What a finished finetune run knows."""
+class TrainedClassifiers:
+    """Of a finished finetune run."""
 
     run: RunFolder
-    known: Conditions
+    conditions: Conditions
     """The classes, and the sites that have a classifier of their own."""
-    canvas: ImageShape
-    """Of the images that it classifies."""
+    image_shape: ImageShape
+    """Of the images that they classify."""
     networks: Mapping[str | None, nn.Module]
-    """Images to logits, by site; of all sites together under None."""
+    """Images to logits, by site; the classifier of all sites under None."""
     handed_over: set[str] = field(default_factory=set)
     """Sites whose classifier has left them since the run was opened."""
 
     @classmethod
-    def open(cls, path: Path) -> Tuned:
-        """Raises InputError where no finished finetune run is, or it is damaged."""
+    def open(cls, path: Path) -> TrainedClassifiers:
+        """Raises InputError where there is no finished finetune run, or it is damaged."""
         run = RunFolder(path)
         about = run.about()
         if (about.get("command"), about.get("status")) != ("finetune", "finished"):
@@ -68,58 +69,60 @@ class Tuned:
             raise InputError(f"classifiers are taken from a finished finetune run, {path} holds a {found}")
         run.finished()
         if about.get("multilabel"):
-            raise InputError(f"the classifier of {path} tells several findings an image; one of one class is needed")
+            raise InputError(
+                f"the classifier of {path} predicts several findings per image; give a run with one class per image"
+            )
         networks = classifiers_of(run)
-        known = Conditions(tuple(about["classes"]), tuple(site for site in networks if site is not None))
-        return cls(run, known, ImageShape(about["channels"], tuple(about["size"])), networks)
+        conditions = Conditions(tuple(about["classes"]), tuple(site for site in networks if site is not None))
+        return cls(run, conditions, ImageShape(about["channels"], tuple(about["size"])), networks)
 
-    def together(self) -> Ensemble:
-        """All of them. Each site's own leaves its site for that, whole: see fedcore.site.one_shot."""
+    def joint(self) -> Ensemble:
+        """All classifiers. Each site's own one leaves its site for that, whole: see `fedcore.site.one_shot`."""
         for site, network in self.networks.items():
             if site is not None and site not in self.handed_over:
                 hand_over(self.run, site, network.state_dict())
                 self.handed_over.add(site)
         return Ensemble(self.networks.values())
 
-    def alone(self, site: str | None) -> Ensemble:
-        """One site's, used at the site, so that nothing leaves."""
+    def of_site(self, site: str | None) -> Ensemble:
+        """The classifier of one site, used at that site, so that nothing leaves it."""
         return Ensemble([self.networks[site]])
 
-    def others(self, site: str | None) -> Ensemble | None:
-        """Of all sites but one; None where no other has a classifier of its own."""
+    def all_but(self, site: str | None) -> Ensemble | None:
+        """None where no other site has a classifier of its own."""
         networks = [network for name, network in self.networks.items() if name != site]
         return Ensemble(networks) if networks else None
 
-    def panels(self, each: bool, hold_out: bool) -> dict[str | None, Panel]:
-        """With `each`, every site makes images by its own classifier, and the other sites judge them by theirs. Else
-        all make them together; with `hold_out` all but one site, under whose name the panel stands, and it judges.
+    def splits(self, per_site: bool, hold_out: bool) -> dict[str | None, TeacherSplit]:
+        """With `per_site`, each site inverts its own classifier, and those of the other sites are held out. Else all
+        are inverted together; with `hold_out` all but one site's, which is held out, and the split has its name.
         """
-        if each:
-            return {site: Panel(self.alone(site), self.others(site)) for site in self.known.sites}
-        everyone, found = self.together(), {}
+        if per_site:
+            return {site: TeacherSplit(self.of_site(site), self.all_but(site)) for site in self.conditions.sites}
+        everyone, found = self.joint(), {}
         if hold_out:
             for site in self.networks:
-                if makers := self.others(site):
-                    found[site] = Panel(makers, self.alone(site))
-        return found or {None: Panel(everyone, None)}
+                if inverted := self.all_but(site):
+                    found[site] = TeacherSplit(inverted, self.of_site(site))
+        return found or {None: TeacherSplit(everyone, None)}
 
-    def mean(self) -> Tensors:
-        """The mean of the classifiers' weights; they leave their sites for it as for `together`."""
-        states = [network.state_dict() for network in self.together().members]
+    def mean_weights(self) -> Tensors:
+        """The mean of the classifiers' weights; they leave their sites for it as for `joint`."""
+        states = [network.state_dict() for network in self.joint().members]
         means = {name: torch.stack([state[name].double() for state in states]).mean(0) for name in states[0]}
         return {name: mean.to(states[0][name].dtype) for name, mean in means.items()}
 
     def teachers(self, sites: Iterable[str | None]) -> dict[str | None, Ensemble]:
-        """Of each site its own; under None, all of them."""
-        return {site: self.alone(site) if site else self.together() for site in dict.fromkeys(sites)}
+        """The classifier of each site; under None, all of them."""
+        return {site: self.of_site(site) if site else self.joint() for site in dict.fromkeys(sites)}
 
 
 @torch.no_grad()
-def answers(
+def teacher_logits(
     teachers: Mapping[str | None, Ensemble], sites: Sequence[str | None], images: Float[Tensor, "n c *space"],
     batch_size: int,
 ) -> Float[Tensor, "n k"]:  # fmt: skip
-    """Logits, each image's by the teacher of its site."""
+    """Each image's logits by the teacher of its site."""
     parts, order = [], []
     for site, teacher in teachers.items():
         device = next(teacher.parameters()).device

@@ -1,23 +1,24 @@
-"""DeepInversion: images out of a trained classifier (Yin et al. 2020, CVPR, arXiv 1912.08795).
+"""DeepInversion: images inverted from a trained classifier (Yin et al. 2020, CVPR, arXiv 1912.08795).
 
-Noise is moved until the classifier is sure of a label and each of its batch norms sees the mean and variance it saw in
-training. So the images look like those that were trained on as far as these statistics remember them; a classifier
-without batch norm remembers nothing, and its images are noise that convinces.
+Images start as noise and are optimised until the classifier predicts a given label and each of its batch norms
+measures the mean and variance of its training. So the images resemble the training images as far as these statistics
+describe them; without batch norm, the result is noise that the classifier assigns to the label.
 
 Our reading of paper and code:
 
-- Several classifiers are one by the mean of their logits, and what their batch norms say is averaged, not summed as in
-  FedISCA's code: so an ensemble of one is that one, and of equal ones too, and no weight changes with the sites.
+- Several classifiers are one by the mean of their logits, and their batch-norm distances are averaged, not summed as in
+  FedISCA's code: so an ensemble of one equals that one, equal members do not change it, and no weight changes with the
+  number of sites.
 - Terms of single images are means over images, as cross entropy is. The code's norms over the whole batch grow with
   its root: its weight of the total variation is times root(n) here.
 - Neighbours are those of a pixel's 3^d box, in 2D the code's four directions, in 3D thirteen.
 - The code's divergence of the competition is KL(m || p), the paper's Jensen-Shannon KL(p || m): ours is the paper's.
-- Images are coarse to fine: tanh of the sum of upsampled codes. Both papers move the pixels themselves, and a
-  classifier is convinced by pixels that no image has: on brain MRI (3 sites, ResNet-10 with stem 16, 32 x 32, 150
-  steps, one batch of 64 a site) a classifier that had no part in them recognised 0.70 of such images, 0.77 of coarse
-  ones (with stem 8 and 100 steps 0.68 and 0.70, docs/results.md); the mean square of neighbours' differences, over
-  twice the variance, was 0.65 and 0.10, of real images 0.15.
-- Pixels that are moved themselves keep within [-1, 1]. Images are not flipped: left and right differ in patients.
+- Images are coarse to fine: tanh of the sum of upsampled codes. Both papers optimise the pixels themselves, which gives
+  images of pixel noise that the inverted classifiers still accept: on brain MRI (3 sites, ResNet-10 with stem 16,
+  32 x 32, 150 steps, one batch of 64 per site) a held-out classifier classified 0.70 of such images correctly, 0.77 of
+  coarse ones (with stem 8 and 100 steps 0.68 and 0.70, docs/results.md); the mean square of neighbours' differences,
+  over twice the variance, was 0.65 and 0.10, of real images 0.15.
+- Pixels that are optimised themselves stay within [-1, 1]. Images are not flipped: left and right differ in patients.
 """
 
 from __future__ import annotations
@@ -41,63 +42,62 @@ from fedgen.oneshot.ensemble import Ensemble
 
 @dataclass(frozen=True)
 class Inversion:
-    """What images are moved by.
+    """Optimisation of the images.
 
-    Values are those of FedISCA's code (Kang et al. 2023), which is for medical images in [-1, 1], but for the weight of
-    the batch norms; DeepInversion's for natural images of 224 pixels are in brackets.
+    Defaults are those of FedISCA's code (Kang et al. 2023), which is for medical images in [-1, 1], except the weight
+    of the batch-norm distance; DeepInversion's values for natural images of 224 pixels are in brackets.
     """
 
     steps: int = 500
     """Of Adam, >= 1 [2000]."""
     lr: float = 0.05
-    """Adam's, > 0 [0.2, with a cosine]."""
+    """Of Adam, > 0 [0.2, with a cosine schedule]."""
     tv: float = 4e-4
     """Weight of the total variation, >= 0: 2.5e-5 times root(256), the batch it is for [8e-4]."""
     l2: float = 0.0
     """Weight of an image's length, >= 0 [1e-5]."""
-    statistics: float = 0.1
-    """Weight of the batch norms, >= 0 [0.05]. Chosen by what a classifier that had no part in the images recognises: on
-    brain MRI as above 0.78 at 0.03, 0.77 at 0.1, 0.51 at 1 and 0.32 at FedISCA's 10, which drowns the labels: even real
-    images are 59 strange to these classifiers, against a cross entropy of a unit or two."""
-    first: float = 1.0
-    """Of that, what the first batch norm counts against each other one, >= 0 [10]."""
-    compete: float = 0.0
-    """Weight of the competition with a student, >= 0: images on which it differs from the ensemble (Adaptive
+    batch_norm: float = 0.1
+    """Weight of the batch-norm distance, >= 0 [0.05]. Chosen by the accuracy of a held-out classifier: on brain MRI as
+    above 0.78 at 0.03, 0.77 at 0.1, 0.51 at 1 and 0.32 at FedISCA's 10, which outweighs the labels: even real images
+    have a distance of 59 for these classifiers, against a cross entropy of one or two."""
+    first_batch_norm: float = 1.0
+    """Weight of the first batch norm relative to each other one, >= 0 [10]."""
+    competition: float = 0.0
+    """Weight of the competition with a student, >= 0: images on which student and ensemble differ (Adaptive
     DeepInversion) [0, and 10 with a student]."""
     jitter: int = 2
-    """Most pixels by which images are rolled at a step, so that no pixel has a place of its own; >= 0 [30]."""
+    """Pixels by which images are rolled at a step, at most; >= 0 [30]."""
     scales: int = 2
     """Codes that an image is the sum of, >= 0: with 2, one of half and one of a quarter of its resolution, upsampled,
-    then tanh. More are coarser still; 0 moves the pixels themselves [0, as FedISCA]."""
+    then tanh. More are coarser still; 0 optimises the pixels themselves [0, as FedISCA]."""
     hold_out: bool = True
-    """Leave out one of several classifiers, another for every batch: it judges the images
-    (fedgen.oneshot.teacher_accuracy), and knows nothing of how they were made. False: all make them, as in FedISCA, and
-    nobody judges."""
+    """Hold out one of several classifiers, another one for every batch, to measure its accuracy on the images
+    (`fedgen.oneshot.teacher_accuracy`). False: all are inverted, as in FedISCA, and no accuracy is measured."""
 
     def __post_init__(self) -> None:
-        weights = (self.tv, self.l2, self.statistics, self.first, self.compete, self.jitter, self.scales)
-        if self.steps < 1 or not self.lr > 0 or not all(weight >= 0 for weight in weights):
+        weights = (self.tv, self.l2, self.batch_norm, self.first_batch_norm, self.competition)
+        if self.steps < 1 or not self.lr > 0 or not all(v >= 0 for v in (*weights, self.jitter, self.scales)):
             raise ValueError(f"steps must be at least 1, lr positive and all else at least 0, got {self}")
 
-    def walk(
+    def trajectory(
         self, ensemble: Ensemble, noise: Float[Tensor, "n c *space"], labels: Int[Tensor, " n"], seed: Any,
         student: nn.Module | None = None,
     ) -> Iterator[Float[Tensor, "n c *space"]]:  # fmt: skip
-        """The images after each step, from noise to the last; a student is asked in evaluation mode, and left in it.
+        """Yields the images after each step of the optimisation; sets a student to evaluation mode and leaves it there.
 
-        The noise is that of pixels; codes begin as its means over blocks, brought to a variance of 1.
+        The noise is that of pixels; codes start as its means over blocks, scaled to a variance of 1.
 
-        Batch norm and the rolling, whose `seed` is any that NumPy takes, tie the images of a batch together: an image
-        hangs on its noise and on who is beside it. On a CPU equal batches give equal images.
+        Images of a batch depend on each other by batch norm and by the rolling, whose `seed` is any that NumPy takes:
+        an image is a function of its noise and its batch. On a CPU equal batches give equal images.
         """
         random, codes = np.random.default_rng(seed), [code.requires_grad_() for code in codes_of(noise, self.scales)]
         optimizer = torch.optim.Adam(codes, lr=self.lr)
         for _ in range(self.steps):
             shift = random.integers(-self.jitter, self.jitter, noise.dim() - 2, endpoint=True)
             rolled = self._images(codes, noise).roll(shift.tolist(), list(range(2, noise.dim())))
-            slopes = torch.autograd.grad(self.loss(ensemble, rolled, labels, student), codes)
-            for code, slope in zip(codes, slopes, strict=True):
-                code.grad = slope
+            gradients = torch.autograd.grad(self.loss(ensemble, rolled, labels, student), codes)
+            for code, gradient in zip(codes, gradients, strict=True):
+                code.grad = gradient
             optimizer.step()
             with torch.no_grad():
                 images = self._images(codes, noise).clone()
@@ -106,17 +106,17 @@ class Inversion:
             yield images
 
     def _images(self, codes: list[Tensor], noise: Tensor) -> Tensor:
-        return painted(codes, noise.shape[2:]) if self.scales else codes[0]
+        return images_of(codes, noise.shape[2:]) if self.scales else codes[0]
 
     def loss(
         self, ensemble: Ensemble, images: Float[Tensor, "n c *space"], labels: Int[Tensor, " n"],
         student: nn.Module | None = None,
     ) -> Float[Tensor, ""]:  # fmt: skip
-        logits, strange = asked(ensemble, images, self.first)
-        loss = cross_entropy(logits, labels) + self.statistics * strange
+        logits, distance = logits_and_batch_norm_distance(ensemble, images, self.first_batch_norm)
+        loss = cross_entropy(logits, labels) + self.batch_norm * distance
         loss = loss + self.tv * total_variation(images) + self.l2 * images.flatten(1).norm(dim=1).mean()
-        if student is not None and self.compete:
-            loss = loss + self.compete * (1 - jensen_shannon(logits, student.eval()(images)))
+        if student is not None and self.competition:
+            loss = loss + self.competition * (1 - jensen_shannon(logits, student.eval()(images)))
         return loss
 
 
@@ -131,38 +131,38 @@ def codes_of(noise: Float[Tensor, "n c *space"], scales: int) -> list[Tensor]:
     return coarse or [noise.clone()]
 
 
-def painted(codes: Sequence[Tensor], size: Sequence[int]) -> Float[Tensor, "n c *space"]:
+def images_of(codes: Sequence[Tensor], size: Sequence[int]) -> Float[Tensor, "n c *space"]:
     """Images in [-1, 1]: tanh of the sum of codes (n, c, *coarse) of any resolutions, each upsampled linearly."""
     mode = ("linear", "bilinear", "trilinear")[len(size) - 1]
     return torch.stack([interpolate(code, list(size), mode=mode) for code in codes]).sum(0).tanh()
 
 
-def asked(
-    ensemble: Ensemble, images: Float[Tensor, "n c *space"], first: float = 1.0
+def logits_and_batch_norm_distance(
+    ensemble: Ensemble, images: Float[Tensor, "n c *space"], first_batch_norm: float = 1.0
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, ""]]:
-    """The ensemble's logits, and how strange the images are to its batch norms.
+    """The logits of the ensemble, and the distance of its batch norms' inputs from their running statistics.
 
-    That is the distance of their inputs' mean and variance over batch and space from the running ones, summed over the
-    layers of a member; 0 without any.
+    The distance of mean and variance over batch and space from the running ones, summed over the batch norms of a
+    member (the first one weighted by `first_batch_norm`), mean over members; 0 without any batch norm.
     """
     distances: list[Tensor] = []
-    with _watching(ensemble, distances):
-        counts, answers = [], []
+    with _recorded_distances(ensemble, distances):
+        counts, logits = [], []
         for member in ensemble.members:
-            answers.append(member(images))
+            logits.append(member(images))
             counts.append(len(distances))
-    strange = images.new_zeros(())
+    total = images.new_zeros(())
     for begin, end in zip([0, *counts], counts, strict=False):
         own = distances[begin:end]
-        strange = strange + sum(own[1:], first * own[0] if own else images.new_zeros(()))
-    return torch.stack(answers).mean(0), strange / len(counts)
+        total = total + sum(own[1:], first_batch_norm * own[0] if own else images.new_zeros(()))
+    return torch.stack(logits).mean(0), total / len(counts)
 
 
 @contextmanager
-def _watching(network: nn.Module, distances: list[Tensor]) -> Iterator[None]:
-    """Each batch norm that is passed appends how far its input is from what it saw in training."""
+def _recorded_distances(network: nn.Module, distances: list[Tensor]) -> Iterator[None]:
+    """Each batch norm of a forward pass appends the distance of its input from its running statistics."""
 
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def record(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(layer, _BatchNorm)
         assert layer.running_mean is not None
         assert layer.running_var is not None
@@ -171,7 +171,7 @@ def _watching(network: nn.Module, distances: list[Tensor]) -> Iterator[None]:
         distances.append((mean - layer.running_mean).norm() + (var - layer.running_var).norm())
 
     layers = [part for part in network.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
-    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(record) for layer in layers]
     try:
         yield
     finally:
@@ -179,13 +179,13 @@ def _watching(network: nn.Module, distances: list[Tensor]) -> Iterator[None]:
             hook.remove()
 
 
-def remembers(network: nn.Module) -> bool:
+def has_running_statistics(network: nn.Module) -> bool:
     """Whether it has batch norms with running statistics."""
     return any(isinstance(part, _BatchNorm) and part.running_mean is not None for part in network.modules())
 
 
 def total_variation(images: Float[Tensor, "n c *space"]) -> Float[Tensor, ""]:
-    """Lengths of the differences to neighbours, summed over directions; the mean over images."""
+    """L2 norms of the differences to neighbours, summed over directions; mean over images."""
     space, total = images.shape[2:], images.new_zeros(())
     for step in product((-1, 0, 1), repeat=len(space)):
         if step > (0,) * len(space):  # of a direction and its opposite, one
@@ -198,12 +198,11 @@ def total_variation(images: Float[Tensor, "n c *space"]) -> Float[Tensor, ""]:
 def jensen_shannon(
     one: Float[Tensor, "n k"], other: Float[Tensor, "n k"], temperature: float = 3.0
 ) -> Float[Tensor, ""]:
-    """Of two classifiers' logits, softened; in [0, log 2], 0 where they agree. The mean over images.
-
-    The temperature is the code's.
+    """Jensen-Shannon divergence of the softened logits of two classifiers, in [0, log 2], 0 where they agree; mean over
+    images. The temperature is the code's.
     """
     p, q = (torch.softmax(logits / temperature, 1) for logits in (one, other))
     m = (p + q) / 2
-    tiny = torch.finfo(p.dtype).tiny  # a class that is out of the question has the divergence 0 log 0 = 0
+    tiny = torch.finfo(p.dtype).tiny  # a class of probability 0 has the divergence 0 log 0 = 0
     terms = [part * (part.clamp_min(tiny).log() - m.clamp_min(tiny).log()) for part in (p, q)]
     return torch.stack(terms).sum((0, 2)).mean() / 2

@@ -1,6 +1,6 @@
-"""`fedpretrain generate invert`: a set of images that finished classifiers have in mind.
+"""`fedpretrain generate invert`: a synthetic set by inverting the classifiers of a finished run.
 
-A set is candidates, as any drawn one: inverted images have been seen to bring back what a classifier was trained on.
+Do not share the set before its audit: inversion can reproduce images that a classifier was trained on.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from fedcore.models.weights import apart
 from fedcore.runs.progress import Counting
 from fedgen.diffusion.sampler import noise_of
 from fedgen.generator import Conditions
-from fedgen.oneshot.ensemble import Ensemble, Panel, Tuned, answers
-from fedgen.oneshot.inversion import Inversion, remembers
-from fedgen.oneshot.teacher_accuracy import Recognition, Told
+from fedgen.oneshot.ensemble import Ensemble, TeacherSplit, TrainedClassifiers, teacher_logits
+from fedgen.oneshot.inversion import Inversion, has_running_statistics
+from fedgen.oneshot.teacher_accuracy import ByClass, TeacherAccuracy
 from fedgen.synthetic.image_files import require_encodable
 from fedgen.synthetic.synthetic_set import MANIFEST, TEACHER_ACCURACY, SyntheticSet, add, begin, read_settings
 
@@ -36,41 +36,41 @@ def invert(
     out: Path,
     count: int = 200,
     classes: list[str] | None = None,
-    each: bool = False,
+    per_site: bool = False,
     inversion: Inversion = Inversion(),
     seed: int = 0,
     batch_size: int = 100,
     resume: bool = False,
 ) -> Path:
-    """Inverts the classifiers of a finished finetune run into a set of images and returns its manifest.
+    """Inverts the classifiers of a finished finetune run into a synthetic set and returns its manifest.
 
-    How many of the images a classifier that had no part in them recognises as their class, and how sure it is, stands
-    in set.json, class by class (fedgen.oneshot.teacher_accuracy), where there is one.
+    Where a classifier can be held out, set.json holds, class by class, how many of the images it assigns to their class
+    and with what probability (fedgen.oneshot.teacher_accuracy).
 
     Args:
-        run: A finished run of `finetune`; of LocalOnly, or where sites keep a part of it, each site's classifier.
+        run: A finished run of `finetune`. Of LocalOnly, or where sites keep a part of it, each site's classifier.
         out: Folder of the set.
         count: Images in all, evenly over classes (and sites).
-        classes: Only these; null: all that the classifiers know.
-        each: Every site inverts its own classifier, and images imitate the site (MediSecFed: images leave it, and no
-            weights; the other sites judge them); else the server inverts all together (FedISCA: each site's whole
-            classifier leaves it, once).
-        inversion: How images are moved.
-        seed: Of noise and rolling; image i of a seed and batch_size is the same, however many there are.
-        batch_size: Images inverted at once; the more, the better batch norm's statistics are met.
-        resume: Go on with the set in `out`, or invert more for it.
+        classes: Only these; null: all classes of the run.
+        per_site: Every site inverts its own classifier, and the images have the style of the site (MediSecFed: images
+            leave the site, and no weights; the classifiers of the other sites are held out). Else the server inverts
+            all classifiers together (FedISCA: each site's whole classifier leaves it, once).
+        inversion: How images are optimised.
+        seed: Of noise and rolling. Image i of a seed and batch_size is the same for every count.
+        batch_size: Images inverted at once; larger batches match the statistics of the batch norms better.
+        resume: Continue the set in `out`, or add images to it.
     """
     if count < 1 or batch_size < 1:
         raise InputError(f"count and batch_size must be at least 1, got {count} and {batch_size}")
-    if inversion.compete:
-        raise InputError("inversion.compete must be 0: a set is inverted without a student; generate distil has one")
-    tuned = Tuned.open(Path(run))
-    require_memory(tuned, inversion)
-    wanted = _Wanted.of(tuned, classes, each, batch_size)
-    require_encodable(tuned.canvas.shape)
+    if inversion.competition:
+        raise InputError("inversion.competition must be 0: invert has no student; generate distil has one")
+    trained = TrainedClassifiers.open(Path(run))
+    require_batch_norm(trained, inversion)
+    plan = _Plan.of(trained, classes, per_site, batch_size)
+    require_encodable(trained.image_shape.shape)
     settings = {
-        **digests(tuned.networks), "data": tuned.run.about().get("data"), "classes": list(wanted.classes),
-        "sites": [s for s in wanted.sites if s], "inversion": dataclasses.asdict(inversion), "seed": seed,
+        **digests(trained.networks), "data": trained.run.about().get("data"), "classes": list(plan.classes),
+        "sites": [s for s in plan.sites if s], "inversion": dataclasses.asdict(inversion), "seed": seed,
         "batch_size": batch_size,
     }  # fmt: skip
     require_writable(Path(out))
@@ -78,30 +78,32 @@ def invert(
         done = begin(Path(out), settings, resume)
         if done < count or TEACHER_ACCURACY not in read_settings(Path(out)):
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            panels = {site: panel.to(device) for site, panel in tuned.panels(each, inversion.hold_out).items()}
+            splits = {site: split.to(device) for site, split in trained.splits(per_site, inversion.hold_out).items()}
             with Counting("inverting images", done) as counting:
-                for numbers, images in _rounds(tuned, panels, wanted, inversion, seed, done, count):
-                    add(Path(out), numbers, images, [wanted.names(i) for i in numbers])
+                for numbers, images in _rounds(trained, splits, plan, inversion, seed, done, count):
+                    add(Path(out), numbers, images, [plan.names(i) for i in numbers])
                     counting(numbers.stop, count)
-            _recognise(SyntheticSet.open(Path(out)), tuned.known, panels, wanted)
+            _write_accuracy(SyntheticSet.open(Path(out)), trained.conditions, splits, plan)
     return Path(out) / MANIFEST
 
 
-def _recognise(drawn: SyntheticSet, known: Conditions, panels: Mapping[str | None, Panel], wanted: _Wanted) -> None:
-    """Shows the images, as their files have them, to those that had no part in them, and notes what these say."""
-    judges = {site: panel.judges for site, panel in panels.items() if panel.judges}
-    told: Told = {}
-    if judges:
-        labels = torch.tensor([known.class_index(image.label) for image in drawn.images])
-        made_by = [wanted.panel(image.number, list(panels)) for image in drawn.images]
-        logits = answers(judges, made_by, drawn.pixels(), wanted.batch_size)
-        told = Recognition.of(logits, labels).told(known.classes)
-    write_json(drawn.folder / SETTINGS, drawn.settings | {TEACHER_ACCURACY: told})
+def _write_accuracy(
+    synthetic: SyntheticSet, conditions: Conditions, splits: Mapping[str | None, TeacherSplit], plan: _Plan
+) -> None:
+    """Classifies the images, as their files hold them, with the held-out classifiers, and writes the accuracy."""
+    held_out = {site: split.held_out for site, split in splits.items() if split.held_out}
+    accuracy: ByClass = {}
+    if held_out:
+        labels = torch.tensor([conditions.class_index(image.label) for image in synthetic.images])
+        split_names = [plan.split(image.number, list(splits)) for image in synthetic.images]
+        logits = teacher_logits(held_out, split_names, synthetic.pixels(), plan.batch_size)
+        accuracy = TeacherAccuracy.of(logits, labels).by_class(conditions.classes)
+    write_json(synthetic.folder / SETTINGS, synthetic.settings | {TEACHER_ACCURACY: accuracy})
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """Images in turn: a site, then a class. A round is a batch of every site; its images are inverted together."""
+class _Plan:
+    """Site and class of each image: sites in turn, then classes. A round is a batch of every site."""
 
     classes: tuple[str, ...]
     sites: tuple[str | None, ...]
@@ -109,13 +111,14 @@ class _Wanted:
     batch_size: int
 
     @classmethod
-    def of(cls, tuned: Tuned, classes: list[str] | None, each: bool, batch_size: int) -> _Wanted:
-        """Raises InputError for a class that is not known, or where no site has a classifier of its own."""
+    def of(cls, trained: TrainedClassifiers, classes: list[str] | None, per_site: bool, batch_size: int) -> _Plan:
+        """Raises InputError for an unknown class, or where no site has a classifier of its own."""
+        conditions = trained.conditions
         for name in classes or ():
-            tuned.known.class_index(name)
-        if each and not tuned.known.sites:
-            raise InputError(f"the sites of {tuned.run.path} have one classifier together; leave --each out")
-        return cls(tuple(classes or tuned.known.classes), tuned.known.sites if each else (None,), batch_size)
+            conditions.class_index(name)
+        if per_site and not conditions.sites:
+            raise InputError(f"{trained.run.path} has one classifier of all sites; remove --per_site")
+        return cls(tuple(classes or conditions.classes), conditions.sites if per_site else (None,), batch_size)
 
     @property
     def round_size(self) -> int:
@@ -125,49 +128,50 @@ class _Wanted:
         """Class and site of image i."""
         return self.classes[i // len(self.sites) % len(self.classes)], self.sites[i % len(self.sites)]
 
-    def panel(self, i: int, panels: Sequence[str | None]) -> str | None:
-        """Who makes image i: its site, or of all together the next in turn with every round."""
+    def split(self, i: int, names: Sequence[str | None]) -> str | None:
+        """Name of the split that image i comes from: its site, or of all together the next one with every round."""
         site = self.sites[i % len(self.sites)]
-        return panels[i // self.round_size % len(panels)] if site is None else site
+        return names[i // self.round_size % len(names)] if site is None else site
 
 
 def _rounds(
-    tuned: Tuned, panels: Mapping[str | None, Panel], wanted: _Wanted, how: Inversion, seed: int, done: int,
-    count: int,
+    trained: TrainedClassifiers, splits: Mapping[str | None, TeacherSplit], plan: _Plan, inversion: Inversion,
+    seed: int, done: int, count: int,
 ) -> Iterator[tuple[range, Float[Tensor, "n c *space"]]]:  # fmt: skip
-    """The images from `done` to `count`, whole rounds at a time, of which those at either end are cut off."""
-    for first in range(done - done % wanted.round_size, count, wanted.round_size):
-        drawn = torch.empty(wanted.round_size, *tuned.canvas.shape)
-        for at in range(len(wanted.sites)):
-            numbers = range(first + at, first + wanted.round_size, len(wanted.sites))
-            labels = torch.tensor([tuned.known.class_index(wanted.names(i)[0]) for i in numbers])
-            makers = panels[wanted.panel(numbers.start, list(panels))].makers
-            drawn[at :: len(wanted.sites)] = _inverted(makers, tuned.canvas.shape, numbers, labels, how, seed)
-        new = range(max(first, done), min(first + wanted.round_size, count))
-        yield new, drawn[new.start - first : new.stop - first]
+    """The images from `done` to `count`, computed in whole rounds of which the first and the last may be cut."""
+    shape, conditions = trained.image_shape.shape, trained.conditions
+    for first in range(done - done % plan.round_size, count, plan.round_size):
+        synthetic = torch.empty(plan.round_size, *shape)
+        for at in range(len(plan.sites)):
+            numbers = range(first + at, first + plan.round_size, len(plan.sites))
+            labels = torch.tensor([conditions.class_index(plan.names(i)[0]) for i in numbers])
+            inverted = splits[plan.split(numbers.start, list(splits))].inverted
+            synthetic[at :: len(plan.sites)] = _inverted(inverted, shape, numbers, labels, inversion, seed)
+        new = range(max(first, done), min(first + plan.round_size, count))
+        yield new, synthetic[new.start - first : new.stop - first]
 
 
 def _inverted(
-    ensemble: Ensemble, shape: tuple[int, ...], numbers: range, labels: Tensor, how: Inversion, seed: int
+    ensemble: Ensemble, shape: tuple[int, ...], numbers: range, labels: Tensor, inversion: Inversion, seed: int
 ) -> Tensor:
     device = next(ensemble.parameters()).device
     images = noise_of(seed, numbers, shape).to(device)
-    for images in how.walk(ensemble, images, labels.to(device), (seed, numbers.start)):  # noqa: B007, B020
+    for images in inversion.trajectory(ensemble, images, labels.to(device), (seed, numbers.start)):  # noqa: B007, B020
         pass
     return images.cpu()
 
 
-def require_memory(tuned: Tuned, how: Inversion) -> None:
-    """Raises InputError for classifiers without batch norm, unless they are wanted as they are."""
-    if how.statistics and not all(remembers(network) for network in tuned.networks.values()):
+def require_batch_norm(trained: TrainedClassifiers, inversion: Inversion) -> None:
+    """Raises InputError for classifiers without batch norm, unless its weight is 0."""
+    if inversion.batch_norm and not all(has_running_statistics(network) for network in trained.networks.values()):
         raise InputError(
-            "the classifiers have no batch norm, whose statistics keep images near to real ones; take such an encoder "
-            "(fedcore.models.encoders.ResNet), or do without by --inversion.statistics 0"
+            "the classifiers have no batch norm, whose statistics keep images close to real ones; train with such an "
+            "encoder (fedcore.models.encoders.ResNet), or set --inversion.batch_norm 0"
         )
 
 
 def digests(networks: Mapping[str | None, nn.Module]) -> dict[str, object]:
-    """What drew a set: `generator` is one digest, of all those in `classifiers`; `` stands for all sites together."""
+    """The origin of a set: `generator` is one digest of all in `classifiers`; `` is the classifier of all sites."""
     each = {site or "": digest_of_weights(network) for site, network in networks.items()}
     return {"generator": hashlib.sha256("".join(each.values()).encode()).hexdigest(), "classifiers": each}
 

@@ -1,7 +1,8 @@
-"""How many inverted images a classifier takes for what they were made for, and how sure it is.
+"""How many inverted images a held-out classifier assigns to the class they were made for, and with what probability.
 
-The classifier is one that had no part in the images (fedgen.oneshot.ensemble.Panel), in evaluation mode: those that
-made them are convinced by noise as well, from which no student learns. Of a run with one classifier nothing is told.
+The classifier took no part in the images (`fedgen.oneshot.ensemble.TeacherSplit`) and is in evaluation mode: the
+inverted classifiers also assign noise to the class, and from noise no student learns. A run with one classifier has no
+such figures.
 """
 
 from __future__ import annotations
@@ -17,50 +18,48 @@ from fedcore.messages.message import STATISTICS, Message
 from fedcore.report.units import figure
 from fedcore.tables import terminal, text_table
 
-TITLES = ("images", "recognised", "probability")
-Told = dict[str, dict[str, int | float]]
-"""By class, without those of no image: `images` made for it, `recognised` of them (no other class is likelier), and the
-mean `probability` that the classifiers give it."""
+COLUMNS = ("images", "correct", "probability")
+ByClass = dict[str, dict[str, int | float]]
+"""By class, without classes of no image: number of `images` made for it, of those the `correct` ones (no other class is
+more probable), and the mean `probability` of the class."""
 
 
 @dataclass(frozen=True)
-class Recognition(Message):
+class TeacherAccuracy(Message):
     """Sums over images by the class that each was made for; those of batches add up."""
 
     images: Float[Tensor, " k"] = field(metadata=STATISTICS)
-    recognised: Float[Tensor, " k"] = field(metadata=STATISTICS)
+    correct: Float[Tensor, " k"] = field(metadata=STATISTICS)
     probability: Float[Tensor, " k"] = field(metadata=STATISTICS)
 
     @classmethod
-    def none(cls, classes: int) -> Recognition:
+    def zero(cls, classes: int) -> TeacherAccuracy:
         return cls(*torch.zeros(3, classes, dtype=torch.float64))
 
     @classmethod
-    def of(cls, logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> Recognition:
+    def of(cls, logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> TeacherAccuracy:
         logits, labels = logits.detach().cpu().double(), labels.cpu()
-        given = logits.softmax(1).gather(1, labels[:, None])[:, 0]
-        of_each = (torch.ones_like(given), (logits.argmax(1) == labels).double(), given)
+        probability = logits.softmax(1).gather(1, labels[:, None])[:, 0]
+        of_each = (torch.ones_like(probability), (logits.argmax(1) == labels).double(), probability)
         return cls(*(torch.bincount(labels, values, minlength=logits.shape[1]) for values in of_each))
 
-    def __add__(self, other: Recognition) -> Recognition:
-        return Recognition(
-            self.images + other.images, self.recognised + other.recognised, self.probability + other.probability
+    def __add__(self, other: TeacherAccuracy) -> TeacherAccuracy:
+        return TeacherAccuracy(
+            self.images + other.images, self.correct + other.correct, self.probability + other.probability
         )
 
-    def told(self, classes: Sequence[str]) -> Told:
+    def by_class(self, classes: Sequence[str]) -> ByClass:
         return {
-            name: {"images": int(n), "recognised": int(recognised), "probability": round(float(total / n), 4)}
-            for name, n, recognised, total in zip(
-                classes, self.images, self.recognised, self.probability, strict=True
-            )
+            name: {"images": int(n), "correct": int(correct), "probability": round(float(total / n), 4)}
+            for name, n, correct, total in zip(classes, self.images, self.correct, self.probability, strict=True)
             if n
-        }  # fmt: skip
+        }
 
 
-def rows(told: Told) -> Mapping[str, list[str]]:
-    return {name: [figure(float(of[title])) for title in TITLES] for name, of in told.items()}
+def rows(accuracy: ByClass) -> Mapping[str, list[str]]:
+    return {name: [figure(float(of_class[column])) for column in COLUMNS] for name, of_class in accuracy.items()}
 
 
-def show(told: Told) -> None:
+def print_accuracy(accuracy: ByClass) -> None:
     """A table in the terminal."""
-    terminal().print(text_table("class", TITLES, rows(told)))
+    terminal().print(text_table("class", COLUMNS, rows(accuracy)))

@@ -1,5 +1,5 @@
-"""What a student is taught, epoch by epoch: walks from noise to inverted images (FedISCA), or passes over a set of
-images (MediSecFed). Either is a function of the epoch, so that it can be gone on with."""
+"""Training data of a student, epoch by epoch: trajectories from noise to inverted images (FedISCA), or passes over a
+set of images (MediSecFed). Both are functions of the epoch, so that training can resume at any epoch."""
 
 from __future__ import annotations
 
@@ -13,94 +13,100 @@ from torch import Tensor, nn
 
 from fedcore.errors import InputError
 from fedgen.diffusion.sampler import noise_of
-from fedgen.oneshot.distillation import Lesson, along, shuffled, softened
-from fedgen.oneshot.ensemble import Ensemble, Panel, Tuned, answers
+from fedgen.oneshot.distillation import TeacherBatch, shuffled_batches, soft_targets, trajectory_batches
+from fedgen.oneshot.ensemble import Ensemble, TeacherSplit, TrainedClassifiers, teacher_logits
 from fedgen.oneshot.inversion import Inversion
-from fedgen.oneshot.teacher_accuracy import Recognition
+from fedgen.oneshot.teacher_accuracy import TeacherAccuracy
 from fedgen.synthetic.synthetic_set import SyntheticSet
 
 
 @runtime_checkable
-class Course(Protocol):
-    def lessons(self, epoch: int) -> Iterator[Lesson]:
-        """Of an epoch, the first is 0."""
+class TeacherData(Protocol):
+    def batches(self, epoch: int) -> Iterator[TeacherBatch]:
+        """Of an epoch, counted from 0."""
 
-    def recognition(self, epoch: int, last: Float[Tensor, "n c *space"]) -> Recognition:
-        """How a classifier that had no part in them takes the images of an epoch's last lesson, where there is one."""
+    def accuracy(self, epoch: int, last: Float[Tensor, "n c *space"]) -> TeacherAccuracy:
+        """Of a held-out classifier, if there is one, on the images of the last batch of an epoch."""
 
 
 @dataclass(frozen=True)
-class Walks:
-    """Each epoch begins with new noise, and the next panel makes images of it. All classifiers answer."""
+class InversionData:
+    """Each epoch begins with new noise, and inverts the classifiers of the next split. The soft targets are those of
+    all classifiers."""
 
     ensemble: Ensemble
-    panels: tuple[Panel, ...]
+    splits: tuple[TeacherSplit, ...]
     student: nn.Module
-    """Whom images compete with."""
+    """For the competition (`Inversion.competition`)."""
     inversion: Inversion
     temperature: float
     shape: tuple[int, ...]
     """Of an image."""
     labels: Int[Tensor, " n"]
-    """What the images of an epoch become."""
+    """Classes of the images of an epoch."""
     classes: int
     seed: int
 
     @classmethod
     def of(
-        cls, tuned: Tuned, student: nn.Module, inversion: Inversion, temperature: float, batch_size: int, seed: int
-    ) -> Walks:
-        """With classes in turn, where the student is."""
-        device, classes = next(student.parameters()).device, len(tuned.known.classes)
+        cls, trained: TrainedClassifiers, student: nn.Module, inversion: Inversion, temperature: float,
+        batch_size: int, seed: int,
+    ) -> InversionData:  # fmt: skip
+        """With classes in turn, on the device of the student."""
+        device, classes = next(student.parameters()).device, len(trained.conditions.classes)
         labels = torch.arange(batch_size, device=device) % classes
-        panels = [panel.to(device) for panel in tuned.panels(False, inversion.hold_out).values()]
-        everyone = Ensemble(tuned.networks.values()).to(device)
-        shape = tuned.canvas.shape
-        return cls(everyone, tuple(panels), student, inversion, temperature, shape, labels, classes, seed)
+        splits = [split.to(device) for split in trained.splits(False, inversion.hold_out).values()]
+        everyone = Ensemble(trained.networks.values()).to(device)
+        shape = trained.image_shape.shape
+        return cls(everyone, tuple(splits), student, inversion, temperature, shape, labels, classes, seed)
 
-    def lessons(self, epoch: int) -> Iterator[Lesson]:
+    def batches(self, epoch: int) -> Iterator[TeacherBatch]:
         numbers = range(epoch * len(self.labels), (epoch + 1) * len(self.labels))
         noise = noise_of(self.seed, numbers, self.shape).to(self.labels.device)
-        walk = self.inversion.walk(self._panel(epoch).makers, noise, self.labels, (self.seed, epoch), self.student)
-        return along(walk, self.inversion.steps, self.ensemble, self.temperature)
+        inverted, seed = self._split(epoch).inverted, (self.seed, epoch)
+        trajectory = self.inversion.trajectory(inverted, noise, self.labels, seed, self.student)
+        return trajectory_batches(trajectory, self.inversion.steps, self.ensemble, self.temperature)
 
-    def recognition(self, epoch: int, last: Float[Tensor, "n c *space"]) -> Recognition:
-        judges = self._panel(epoch).judges
-        return Recognition.of(judges(last), self.labels) if judges else Recognition.none(self.classes)
+    def accuracy(self, epoch: int, last: Float[Tensor, "n c *space"]) -> TeacherAccuracy:
+        held_out = self._split(epoch).held_out
+        return TeacherAccuracy.of(held_out(last), self.labels) if held_out else TeacherAccuracy.zero(self.classes)
 
-    def _panel(self, epoch: int) -> Panel:
-        return self.panels[epoch % len(self.panels)]
+    def _split(self, epoch: int) -> TeacherSplit:
+        return self.splits[epoch % len(self.splits)]
 
 
 @dataclass(frozen=True)
-class Passes:
-    """Each epoch takes every image once, in a new order."""
+class SetData:
+    """Each epoch takes every image of a set once, in a new order."""
 
     images: Float[Tensor, "n c *space"]
-    soft: Float[Tensor, "n k"]
-    """What was said of them."""
+    targets: Float[Tensor, "n k"]
     batch_size: int
     seed: int
 
     @classmethod
     def of(
-        cls, tuned: Tuned, drawn: SyntheticSet, temperature: float, batch_size: int, seed: int, device: torch.device
-    ) -> Passes:
-        """An image is answered by the site that it imitates where that has a classifier of its own, else by all.
+        cls, trained: TrainedClassifiers, synthetic: SyntheticSet, temperature: float, batch_size: int, seed: int,
+        device: torch.device,
+    ) -> SetData:  # fmt: skip
+        """The soft targets of an image come from the classifier of the site whose style it has, if the site has one of
+        its own, else from all classifiers.
 
         Raises:
-            InputError: The images are of another size than the classifiers'.
+            InputError: The images do not have the size that the classifiers take.
         """
-        images = drawn.pixels().float()
-        if images.shape[1:] != tuned.canvas.shape:
-            found, wanted = (" x ".join(map(str, shape)) for shape in (images.shape[1:], tuned.canvas.shape))
-            raise InputError(f"the classifiers take images of {wanted} (channels first), {drawn.folder} holds {found}")
-        own = [image.site_style if image.site_style in tuned.networks else None for image in drawn.images]
-        soft = softened(answers(tuned.teachers(own), own, images, batch_size), temperature)
-        return cls(images.to(device), soft.to(device), batch_size, seed)
+        images = synthetic.pixels().float()
+        if images.shape[1:] != trained.image_shape.shape:
+            found, wanted = (" x ".join(map(str, shape)) for shape in (images.shape[1:], trained.image_shape.shape))
+            raise InputError(
+                f"the classifiers take images of {wanted} (channels first), {synthetic.folder} holds {found}"
+            )
+        sites = [image.site_style if image.site_style in trained.networks else None for image in synthetic.images]
+        targets = soft_targets(teacher_logits(trained.teachers(sites), sites, images, batch_size), temperature)
+        return cls(images.to(device), targets.to(device), batch_size, seed)
 
-    def lessons(self, epoch: int) -> Iterator[Lesson]:
-        return shuffled(self.images, self.soft, self.batch_size, (self.seed, epoch))
+    def batches(self, epoch: int) -> Iterator[TeacherBatch]:
+        return shuffled_batches(self.images, self.targets, self.batch_size, (self.seed, epoch))
 
-    def recognition(self, epoch: int, last: Float[Tensor, "n c *space"]) -> Recognition:
-        return Recognition.none(self.soft.shape[1])
+    def accuracy(self, epoch: int, last: Float[Tensor, "n c *space"]) -> TeacherAccuracy:
+        return TeacherAccuracy.zero(self.targets.shape[1])

@@ -12,7 +12,7 @@ from fedcore.data.fingerprint import fingerprint
 from fedcore.errors import InputError
 from fedcore.runs.folder import RunFolder
 from fedgen.generator_store import GENERATOR, TENSORS
-from fedgen.oneshot.ensemble import Tuned
+from fedgen.oneshot.ensemble import TrainedClassifiers
 from fedgen.oneshot.invert import digests
 from fedgen.oneshot.joint_generator import folders_of
 
@@ -58,7 +58,7 @@ def require_origin(run: Path, folder: Path, settings: dict[str, Any], cohort: Co
 
 def _generated_by(run: Path, settings: dict[str, Any]) -> bool:
     if "classifiers" in settings:
-        made = digests(Tuned.open(run).networks)
+        made = digests(TrainedClassifiers.open(run).networks)
         return all(settings.get(key) == value for key, value in made.items())
     if "generators" in settings:
         made = generator_digests(run, settings["generators"])

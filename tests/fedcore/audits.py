@@ -1,4 +1,4 @@
-"""Records of audits, as `generate audit` writes them."""
+"""Audit records, as `generate audit` writes them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from fedcore.data.synthetic.synthetic_set import digest_of
 from tests.fedcore.data.synthetic.test_release_criteria import GOOD, OWN
 
 RECORD = AuditRecord(
-    set="s", generator="g", data="d", images=4, left_out=[], copies={}, encoder="e", missing_classes=[], of_set=OWN,
-    quality={},
+    set="s", generator="g", data="d", images=4, left_out=[], copies={}, encoder="e", missing_classes=[],
+    of_set=OWN, quality={},
     groups={name: {"images": n, "copies": 0, "left_out": 0}
             for name, n in (("all", 4), ("class l", 2), ("class z", 2))},
     sites={"hospital_1": GOOD, "hospital_2": GOOD}, options={"run": "a run", "encoder": None, "overrides": []},
@@ -21,7 +21,7 @@ RECORD = AuditRecord(
 
 
 def write_audit(manifest: Path, **changed: Any) -> AuditRecord:
-    """Beside the manifest of four images, two of class l and two of class z."""
+    """Next to the manifest of four images, two of class l and two of class z."""
     record = replace(RECORD, **({"set": digest_of(manifest)} | changed))
     (manifest.parent / AUDIT).write_text(json.dumps(record.as_dict() | {"options": record.options}))
     return record

@@ -1,4 +1,4 @@
-"""Small classifiers of discs, rings and crosses, each trained at one site: the members of an ensemble."""
+"""Small classifiers of discs, rings and crosses, each trained on images of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CLASSES, SIDE = 3, 16
 
 
 def shapes(n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Noisy images of a disc, a ring or a cross at a random position, and their class."""
+    """Images of a disc, a ring or a cross at a random place, with noise, and their classes."""
     random = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % CLASSES
     at = torch.stack(torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")).float()
@@ -56,6 +56,6 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def roughness(images: Tensor) -> float:
-    """Mean square of the differences of neighbours over twice the variance: 1 for white noise, 0 for a flat image."""
+    """Mean square of the differences of neighbours over twice the variance: 1 for white noise, 0 for a blank image."""
     steps = torch.cat([images.diff(dim=2).flatten(), images.diff(dim=3).flatten()])
     return float(steps.square().mean() / (2 * images.var()))

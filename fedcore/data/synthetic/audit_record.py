@@ -49,7 +49,7 @@ class AuditRecord:
     """Requested classes of which the set has no image."""
     sites: dict[str, dict[str, float]]
     of_set: dict[str, float]
-    """Fractions of the set that are `repeated` or `constant`, and its `likeness`."""
+    """Fractions of the set that are `near_duplicates` or `blank`, and its `ms_ssim`."""
     quality: dict[str, Figures]
     """Frechet distances to training images, of all images, by class and by site, and those of held-out images."""
     encoder: str | None
@@ -108,7 +108,9 @@ class AuditRecord:
             "the number of copies at the sites": bool(self.copies) or not copied,
             "the number of images left out": whole["left_out"] == len(set(self.left_out)),
             "its classes": all(sum(n[key] for n in parts) == whole[key] for key in whole),
-            "a site's number of images": all(t["trained"] >= 1 and t["held_out"] >= 0 for t in self.sites.values()),
+            "a site's number of images": all(
+                figures["training_images"] >= 1 and figures["held_out_images"] >= 0 for figures in self.sites.values()
+            ),
             "its verdicts": (derived["safe"], derived["useful"]) == (_plain(self.safe), _plain(self.useful)),
             "its digest": derived["sha256"] == self.as_dict()["sha256"],
         }  # fmt: skip
@@ -123,4 +125,4 @@ def with_digest(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(verdict: Verdict) -> dict[str, Any]:
     """Lists instead of tuples, as JSON returns."""
-    return {"answer": verdict.answer, "because": list(verdict.because), "not_measured": list(verdict.not_measured)}
+    return {"answer": verdict.answer, "reasons": list(verdict.reasons), "not_measured": list(verdict.not_measured)}

@@ -17,7 +17,7 @@ MIN_HELD_OUT_FOR_TPR = 100
 @dataclass(frozen=True)
 class Verdict:
     answer: Literal["yes", "no", "not measured"]
-    because: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
     """Sentences; at least one for "no" and "not measured"."""
     not_measured: tuple[str, ...] = ()
     """What a "yes" does not cover."""
@@ -80,7 +80,7 @@ class ReleaseCriteria:
 
         Args:
             sites: The figures of each site: the quality of the images in its style, and that of its held-out images.
-            of_set: `repeated` and `constant`: fractions of the set, measured without real images.
+            of_set: `near_duplicates` and `blank`: fractions of the set, measured without real images.
             missing_classes: Requested classes of which the set has no image.
         """
         learned = _learned(sites)
@@ -121,7 +121,7 @@ class ReleaseCriteria:
         return [(name, n, of) for name, n, of in counted if n > max(1, floor(self.max_copies * of + 1e-9))]
 
     def _of_site(self, site: str, figures: Figures) -> Iterator[str]:
-        trained, held_out = int(figures["trained"]), int(figures["held_out"])
+        trained, held_out = int(figures["training_images"]), int(figures["held_out_images"])
         if "copies_by_pixels" not in figures:
             yield (
                 f"{site} could not search for copies: it trained on {trained} images and held out {held_out}, the "
@@ -130,30 +130,30 @@ class ReleaseCriteria:
             )
             return
         for view in ("pixels", "features"):
-            doubles = figures.get(f"held_out_by_{view}", 0.0)
+            doubles = figures.get(f"held_out_copies_by_{view}", 0.0)
             if doubles > self.max_doubles:
                 yield (
                     f"{site}: {doubles:.0%} of its held-out images are doubles of training images by {view}, so copies "
                     "cannot be recognised; split by patient"
                 )
         limit = self._auc_limit(trained, held_out)
-        if "auc" not in figures or (held_out >= MIN_HELD_OUT_FOR_TPR and "tpr" not in figures):
+        if "membership_auc" not in figures or (held_out >= MIN_HELD_OUT_FOR_TPR and "membership_tpr" not in figures):
             yield f"{site} sent no figure of membership inference; audit the set again"
-        elif figures["auc"] > limit:
-            yield f"{site}: membership inference has an AUC of {figures['auc']:.2f}, above {limit:.2f}"
-        if figures.get("tpr", 0.0) > self.max_tpr:
+        elif figures["membership_auc"] > limit:
+            yield f"{site}: membership inference has an AUC of {figures['membership_auc']:.2f}, above {limit:.2f}"
+        if figures.get("membership_tpr", 0.0) > self.max_tpr:
             yield (
-                f"{site}: membership inference finds {figures['tpr']:.0%} of its training images at 1 % false "
-                f"positives, more than {self.max_tpr:.0%}"
+                f"{site}: membership inference finds {figures['membership_tpr']:.0%} of its training images at 1 % "
+                f"false positives, more than {self.max_tpr:.0%}"
             )
 
     def _unmeasured(self, site: str, figures: Figures) -> Iterator[str]:
-        trained, held_out = int(figures["trained"]), int(figures["held_out"])
+        trained, held_out = int(figures["training_images"]), int(figures["held_out_images"])
         if "copies_by_pixels" not in figures:
             return
         if (limit := self._auc_limit(trained, held_out)) > self.max_auc + 0.1:
             yield f"{site}: membership inference with an AUC below {limit:.2f} ({held_out} images held out)"
-        if "tpr" not in figures:
+        if "membership_tpr" not in figures:
             yield (
                 f"{site}: membership inference at 1 % false positives ({held_out} images held out, "
                 f"{MIN_HELD_OUT_FOR_TPR} are needed)"
@@ -164,10 +164,10 @@ class ReleaseCriteria:
         return self.max_auc + 2 * sqrt((trained + held_out + 1) / (12 * trained * held_out))
 
     def _collapsed(self, sites: Mapping[str, Figures], of_set: Figures) -> Iterator[str]:
-        for name, what in (("constant", "constant"), ("repeated", "nearly equal to another one of the set")):
+        for name, what in (("blank", "blank"), ("near_duplicates", "nearly equal to another one of the set")):
             if of_set.get(name, 0.0) > self.max_repeated:
                 yield f"{of_set[name]:.0%} of its images are {what}"
-        synthetic, real = (_mean(sites, name, "likeness") for name in ("likeness", "real_likeness"))
+        synthetic, real = (_mean(sites, name, "ms_ssim") for name in ("ms_ssim", "real_ms_ssim"))
         if synthetic is not None and real is not None and 1 - synthetic < self.min_diversity * (1 - real):
             yield (
                 f"its images are too similar: MS-SSIM of pairs of a class is {synthetic:.2f}, of real pairs {real:.2f}"
@@ -214,5 +214,5 @@ def _learned(sites: Mapping[str, Figures]) -> _Learned | None:
 def _mean(sites: Mapping[str, Figures], key: str, other: str) -> float | None:
     """Over the sites that have both figures, weighted by held-out images; None if no site has."""
     both = [figures for figures in sites.values() if key in figures and other in figures]
-    weight = sum(figures["held_out"] for figures in both)
-    return sum(figures[key] * figures["held_out"] for figures in both) / weight if weight else None
+    weight = sum(figures["held_out_images"] for figures in both)
+    return sum(figures[key] * figures["held_out_images"] for figures in both) / weight if weight else None

@@ -106,7 +106,7 @@ def audit_status(manifest: Path, sites: Iterable[str]) -> AuditStatus:
 
 def _warnings(record: AuditRecord) -> Iterator[str]:
     if record.useful.answer != "yes":
-        reasons = "; ".join(record.useful.because)
+        reasons = "; ".join(record.useful.reasons)
         yield f"the synthetic set is used for training; fit for use: {record.useful.answer}, because {reasons}"
     if record.label_fraction is not None:
         yield (

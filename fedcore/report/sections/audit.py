@@ -12,13 +12,13 @@ from fedcore.report.read.run import Finding, Inspection, Run, Table
 
 FILE = "audit.json"
 _PRIVACY = {
-    "trained": "Trained", "held_out": "Held out", "copies_by_pixels": "Copies by pixels",
-    "copies_by_features": "By features", "auc": "Membership AUC", "tpr": "Recognised",
+    "training_images": "Trained", "held_out_images": "Held out", "copies_by_pixels": "Copies by pixels",
+    "copies_by_features": "By features", "membership_auc": "Membership AUC", "membership_tpr": "Recognised",
 }  # fmt: skip
 _PRIVACY_NOTES = {
     "copies_by_pixels": "A copy is far nearer to a trained image than other patients' images are.",
-    "auc": "Membership: whether the set betrays who was trained on; 0.5 is guessing.",
-    "tpr": "Recognised: trained images told from others at 1 % false alarms; 0.01 is guessing.",
+    "membership_auc": "Membership: whether the set betrays who was trained on; 0.5 is guessing.",
+    "membership_tpr": "Recognised: trained images told from others at 1 % false alarms; 0.01 is guessing.",
 }
 _ALIKE = {"kid": "KID", "precision": "Precision", "recall": "Recall", "density": "Density", "coverage": "Coverage"}
 _ALIKE_NOTES = {
@@ -30,8 +30,8 @@ _LEARNED_NOTES = {
     "tstr": "Balanced accuracy on held-out real images of a linear classifier of features, trained on drawn images and "
     "on as many real ones of the site."
 }
-_SPREAD = {"likeness": "Drawn", "real_likeness": "Real"}
-_SPREAD_NOTES = {"likeness": "MS-SSIM of pairs of one class; near 1, all images are the same."}
+_SPREAD = {"ms_ssim": "Drawn", "real_ms_ssim": "Real"}
+_SPREAD_NOTES = {"ms_ssim": "MS-SSIM of pairs of one class; near 1, all images are the same."}
 _FRECHET = {"fid": "Drawn", "held_out_fid": "Held out"}
 _FRECHET_NOTES = {
     "fid": "To the trained images, by features, of as many drawn as held-out images; lower is better. A group of fewer "
@@ -63,7 +63,7 @@ def read_inspection(folder: Path, gaps: list[str], clean: Callable[[Any], Any]) 
 def _finding(told: Any) -> Finding:
     found = mapping(told)
     return Finding(
-        str(found.get("answer") or "not measured"), texts(found.get("because")), texts(found.get("not_measured"))
+        str(found.get("answer") or "not measured"), texts(found.get("reasons")), texts(found.get("not_measured"))
     )
 
 

@@ -12,7 +12,7 @@ from fedcore.report.charts.closeness import Closeness, closeness_chart
 from fedcore.report.read.site_files import UNREADABLE, holders, kept
 from fedcore.report.sections.images import thumbnail
 
-FILE = "lookalikes.npz"
+FILE = "nearest_pairs.npz"
 _PAIRS = 6
 _BYTES = 1_200_000  # of the page's 5 MB
 _BAR = 150  # bytes of one of a chart
@@ -74,11 +74,12 @@ def read_lookalikes(folder: Path, sites: Iterable[str], audited: str, gaps: list
 
 
 def _look(view: str, held: Mapping[str, np.ndarray]) -> Look:
-    names = ("numbers", "drawn", "trained", "closeness")
+    names = ("numbers", "synthetic", "trained", "closeness")
     columns = [held[f"{view}_{name}"][:_PAIRS] for name in names]
     limit = float(held[f"{view}_limit"])
     pairs = tuple(
         Pair(int(number), thumbnail(drawn), thumbnail(trained), float(near), bool(near < limit))
         for number, drawn, trained, near in zip(*columns, strict=True)
     )
-    return Look(view, limit, pairs, closeness_chart(held[f"{view}_held"], held[f"{view}_all"], limit))
+    all_images = held[f"{view}_held_out_closeness"], held[f"{view}_synthetic_closeness"]
+    return Look(view, limit, pairs, closeness_chart(*all_images, limit))

@@ -38,30 +38,30 @@ def write_lookalikes(run: Path, site: str, side: int = 16, **other: Any) -> None
     arrays: dict[str, Any] = {"views": np.array(["pixels", "features"]), "set": np.array(SET)}
     for view in ("pixels", "features"):
         of = {
-            "drawn": pictures(6, 4, side), "trained": pictures(6, 5, side), "numbers": np.arange(6) * 7,
+            "synthetic": pictures(6, 4, side), "trained": pictures(6, 5, side), "numbers": np.arange(6) * 7,
             "closeness": np.linspace(0.05, 0.6, 6), "limit": np.array(0.3),
-            "all": np.linspace(0.05, 1, 64), "held": np.linspace(0.4, 1, 30),
+            "synthetic_closeness": np.linspace(0.05, 1, 64), "held_out_closeness": np.linspace(0.4, 1, 30),
         }  # fmt: skip
         arrays |= {f"{view}_{key}": array for key, array in of.items()}
-    np.savez(run / "sites" / site / "lookalikes.npz", **(arrays | other))
+    np.savez(run / "sites" / site / "nearest_pairs.npz", **(arrays | other))
 
 
 def verdict(answer: str, *because: str, not_measured: Sequence[str] = ()) -> dict[str, Any]:
-    return {"answer": answer, "because": list(because), "not_measured": list(not_measured)}
+    return {"answer": answer, "reasons": list(because), "not_measured": list(not_measured)}
 
 
 def audit(**other: Any) -> dict[str, Any]:
     told = {
-        "trained": 90.0,
-        "held_out": 30.0,
+        "training_images": 90.0,
+        "held_out_images": 30.0,
         "copies_by_pixels": 1.0,
-        "auc": 0.512,
+        "membership_auc": 0.512,
         "kid": 0.012,
         "held_out_kid": -1e-9,
         "tstr": 0.31,
         "trtr": 0.62,
-        "likeness": 0.7,
-        "real_likeness": 0.5,
+        "ms_ssim": 0.7,
+        "real_ms_ssim": 0.5,
     }
     figures = {"fid": 12.34, "held_out_fid": 4.0}
     return {
@@ -206,7 +206,7 @@ def test_a_damaged_exhibit_leaves_the_others(drawing: MakeRun, other: dict[str, 
 
 @pytest.mark.parametrize(
     "other",
-    [{"pixels_limit": np.array(np.nan)}, {"pixels_numbers": np.zeros(2)}, {"pixels_held": np.zeros(0)},
+    [{"pixels_limit": np.array(np.nan)}, {"pixels_numbers": np.zeros(2)}, {"pixels_held_out_closeness": np.zeros(0)},
      {"views": np.array(["x"])}],
 )  # fmt: skip
 def test_damaged_lookalikes_leave_the_others(drawing: MakeRun, other: dict[str, np.ndarray]) -> None:
@@ -249,7 +249,7 @@ def test_no_text_of_an_audit_becomes_markup(drawing: MakeRun) -> None:
         safe=verdict(evil, evil),
         useful=verdict("no", evil),
         copies={evil: [evil]},
-        sites={evil: {"auc": 0.5}},
+        sites={evil: {"membership_auc": 0.5}},
     )
     reader = read(write_report(drawing(told=told), images=False))
     assert reader.text.count(evil) >= 5

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fedcore.messages.message import Reveals, exposure
-from fedgen.auditing.moments import LEAST, Moments, frechet, pooled
+from fedgen.auditing.moments import MIN_IMAGES, Moments, frechet, pooled
 
 
 def features(seed: int, count: int = 40, shift: float = 0.0) -> Tensor:
@@ -28,11 +28,11 @@ def test_the_federated_distance_is_the_pooled_one() -> None:
     sites = [features(seed, count, shift) for seed, count, shift in ((0, 30, 0.0), (1, 7, 3.0), (2, 90, -1.0))]
     drawn = features(5, 50, 0.5)
     apart = frechet(pooled(Moments.of(site) for site in sites), Moments.of(drawn))
-    together = frechet(Moments.of(torch.cat(sites)), Moments.of(drawn))
-    assert apart == pytest.approx(together, rel=1e-9)
+    all_groups = frechet(Moments.of(torch.cat(sites)), Moments.of(drawn))
+    assert apart == pytest.approx(all_groups, rel=1e-9)
 
 
-def test_the_order_of_sites_and_of_sides_does_not_matter() -> None:
+def test_the_order_of_sites_and_sides_does_not_matter() -> None:
     a, b, c = (Moments.of(features(seed)) for seed in range(3))
     assert frechet(pooled([a, b]), c) == pytest.approx(frechet(c, pooled([b, a])), rel=1e-9)
 
@@ -44,13 +44,13 @@ def test_gaussians_on_a_line_by_hand() -> None:
     assert frechet(Moments.of(a), Moments.of(b)) == pytest.approx(expected, rel=1e-9)
 
 
-def test_a_set_is_no_distance_from_itself_even_of_few_images() -> None:
+def test_a_set_has_distance_0_from_itself_even_with_few_images() -> None:
     for count in (2, 4, 40):
         moments = Moments.of(features(0, count))
         assert frechet(moments, moments) == pytest.approx(0, abs=1e-5)
 
 
-def test_torchmetrics_agrees() -> None:
+def test_the_distance_equals_that_of_torchmetrics() -> None:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     class Same(nn.Module):
@@ -66,7 +66,7 @@ def test_torchmetrics_agrees() -> None:
     assert frechet(Moments.of(a), Moments.of(b)) == pytest.approx(float(reference.compute()), rel=1e-6)
 
 
-def test_one_image_is_no_set() -> None:
+def test_one_image_is_too_few() -> None:
     with pytest.raises(ValueError, match="needs 2 images on each side, got 1 and 40"):
         frechet(Moments.of(features(0, 1)), Moments.of(features(1)))
 
@@ -75,7 +75,7 @@ def test_one_image_is_no_set() -> None:
     ("counts", "without", "groups"),
     [
         ([30, 25, 40], 0, [30, 25, 40, 0]),
-        ([30, 1, 40], 0, [0, 0, 40, 31]),  # one image would be told by its moments, and so would one among others
+        ([30, 1, 40], 0, [0, 0, 40, 31]),  # the moments of one image reveal it, also as a rest of all others
         ([30, 12, 40], 12, [30, 0, 40, 24]),
         ([30, 25, 40], 3, [30, 0, 40, 28]),
         ([5, 6, 7], 0, [0, 0, 0, 0]),  # too few in all
@@ -83,7 +83,7 @@ def test_one_image_is_no_set() -> None:
         ([0, 0, 0], 0, [0, 0, 0, 0]),
     ],
 )
-def test_no_group_of_few_images_leaves_and_all_together_stay_exact(
+def test_no_group_of_few_images_leaves_and_the_sum_of_groups_is_exact(
     counts: list[int], without: int, groups: list[int]
 ) -> None:
     labels = torch.tensor([label for label, n in enumerate(counts) for _ in range(n)] + [-1] * without).long()
@@ -92,11 +92,11 @@ def test_no_group_of_few_images_leaves_and_all_together_stay_exact(
     order = torch.randperm(len(labels), generator=random)
     found = Moments.by_class(features[order], labels[order], 3)
     assert found.count.tolist() == groups
-    assert all(not 0 < n < LEAST for n in found.count.tolist())
+    assert all(not 0 < n < MIN_IMAGES for n in found.count.tolist())
     if sum(groups):
         whole = Moments.of(features)
-        assert torch.allclose(found.together().outer, whole.outer)
-        assert torch.allclose(found.together().total, whole.total)
+        assert torch.allclose(found.all_groups().outer, whole.outer)
+        assert torch.allclose(found.all_groups().total, whole.total)
         kept = next(at for at, n in enumerate(groups[:3]) if n) if any(groups[:3]) else None
         if kept is not None:
             assert torch.allclose(found.group(kept).outer, Moments.of(features[labels == kept]).outer)

@@ -1,4 +1,4 @@
-"""What a site keeps of an audit: the pairs that are most alike, in its own folder alone."""
+"""The nearest pairs of an audit, which a site keeps in its own folder alone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from fedcore.data.synthetic.audit_record import with_digest
 from fedcore.report import write_report
 from fedcore.site.figures import thumbnails
-from fedgen.auditing.nearest_pairs import FILE, SHOWN, View, lookalikes
-from fedgen.auditing.run import inspect
-from fedgen.copies.copies import copies, near_by_features
+from fedgen.auditing.nearest_pairs import FILE, MAX_PAIRS, Comparison, nearest_pairs
+from fedgen.auditing.run import audit
+from fedgen.copies.copies import detect_copies, nearest_by_features
 from fedgen.synthetic.synthetic_set import SyntheticSet
 from tests.fedgen.auditing.test_run import hold_out, plant
 from tests.fedgen.conftest import HOSPITALS
@@ -24,26 +24,27 @@ def kept(run: Path, site: str) -> dict[str, np.ndarray]:
         return {**held}
 
 
-def test_the_closest_come_first_beside_what_they_are_closest_to() -> None:
+def test_the_closest_images_come_first_with_their_training_images() -> None:
     trained, drawn, held = (torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(n)) for n in (40, 12, 25))
     drawn[7] = trained[31]
     near, other = (
-        near_by_features(images.flatten(1), trained.flatten(1), torch.arange(40)) for images in (drawn, held)
+        nearest_by_features(images.flatten(1), trained.flatten(1), torch.arange(40)) for images in (drawn, held)
     )
-    view = View(near, other, copies(near.closeness, other.closeness))
-    found = lookalikes({"pixels": view}, drawn, torch.arange(100, 112), lambda at: trained[at], "a set")
-    order = sorted(range(12), key=lambda at: float(near.closeness[at]))[:SHOWN]
+    view = Comparison(near, other, detect_copies(near.ratio, other.ratio))
+    found = nearest_pairs({"pixels": view}, drawn, torch.arange(100, 112), lambda at: trained[at], "a set")
+    order = sorted(range(12), key=lambda at: float(near.ratio[at]))[:MAX_PAIRS]
     assert order[0] == 7
     assert found["pixels_numbers"].tolist() == [100 + at for at in order]
-    assert (found["pixels_drawn"] == thumbnails(drawn[order])).all()
+    assert (found["pixels_synthetic"] == thumbnails(drawn[order])).all()
     assert (found["pixels_trained"][0] == thumbnails(trained[31:32])[0]).all()
-    assert (found["pixels_closeness"] < found["pixels_limit"]).tolist() == view.judged.suspects[order].tolist()
-    assert (len(found["pixels_all"]), len(found["pixels_held"]), str(found["set"])) == (12, 25, "a set")
+    assert (found["pixels_closeness"] < found["pixels_limit"]).tolist() == view.copies.is_copy[order].tolist()
+    assert [len(found[f"pixels_{name}_closeness"]) for name in ("synthetic", "held_out")] == [12, 25]
+    assert str(found["set"]) == "a set"
 
 
-def test_planted_copies_are_on_the_page_beside_the_patient_and_nowhere_else(one_run: Path, drawn: Path) -> None:
+def test_planted_copies_are_on_the_page_with_their_training_image_and_nowhere_else(one_run: Path, drawn: Path) -> None:
     plant(drawn, 5, "hospital_1", 7)
-    found = inspect(one_run, drawn)
+    found = audit(one_run, drawn)
     original = thumbnails(HOSPITALS.load().split("train")["hospital_1"].batch([7]))
     first = kept(one_run, "hospital_1")
     assert int(first["pixels_numbers"][0]) == 5
@@ -54,32 +55,32 @@ def test_planted_copies_are_on_the_page_beside_the_patient_and_nowhere_else(one_
     )
     assert {path.parent.parent.name for path in one_run.rglob(FILE)} == {"sites"}
     assert not list(drawn.rglob("*.npz"))
-    for audit in one_run.glob("sites/*/audit.jsonl"):
-        assert not any("look" in line for line in audit.read_text().splitlines())
+    for log in one_run.glob("sites/*/audit.jsonl"):
+        assert not any("nearest" in line for line in log.read_text().splitlines())
     page = write_report(one_run, out=drawn / "page.html").read_text()
     assert "Privacy check failed." in page
     assert "1 of 64 images are copies of patients&#39; images (drop them)" in page
     assert page.count('alt="drawn image 5"') >= 1
 
 
-def test_numbers_are_those_of_the_set_though_images_are_left_out(one_run: Path, drawn: Path) -> None:
+def test_numbers_are_those_of_the_set_when_images_are_left_out(one_run: Path, drawn: Path) -> None:
     plant(drawn, 5, "hospital_1", 7)
     plant(drawn, 9, "hospital_1", 8)
-    inspect(one_run, drawn, left_out=[2, 5])
+    audit(one_run, drawn, left_out=[2, 5])
     assert int(kept(one_run, "hospital_1")["pixels_numbers"][0]) == 9
 
 
-def test_the_run_has_the_last_audit_without_a_path(one_run: Path, drawn: Path) -> None:
-    inspect(one_run, drawn)
-    told = json.loads((one_run / "audit.json").read_text())
-    whole = json.loads((drawn / "audit.json").read_text())
-    assert told == with_digest({key: value for key, value in whole.items() if key != "options"} | {"name": "set"})
+def test_the_run_keeps_the_last_audit_without_paths(one_run: Path, drawn: Path) -> None:
+    audit(one_run, drawn)
+    of_run = json.loads((one_run / "audit.json").read_text())
+    of_set = json.loads((drawn / "audit.json").read_text())
+    assert of_run == with_digest({key: value for key, value in of_set.items() if key != "options"} | {"name": "set"})
     assert str(drawn.parent) not in (one_run / "audit.json").read_text()
 
 
 def test_a_site_of_too_few_images_keeps_no_pair(one_run: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hold_out(monkeypatch, 15)
-    inspect(one_run, drawn)
+    audit(one_run, drawn)
     assert kept(one_run, "hospital_1")["views"].tolist() == []
     page = write_report(one_run, out=drawn / "page.html").read_text()
     assert "could not search for copies" in page

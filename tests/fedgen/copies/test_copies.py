@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
@@ -10,19 +8,19 @@ from benchmarks.copy_detection import NO_COPIES, rates
 from fedcore.data.dataset import Images
 from fedcore.data.phantom.phantoms import Phantoms
 from fedgen.copies.copies import (
-    DOUBLE,
-    LOWEST,
-    MOST,
+    DUPLICATE,
+    MAX_LIMIT,
+    MIN_LIMIT,
     NOISY,
-    Near,
-    PixelLooks,
-    copies,
+    NearestTraining,
+    PixelComparisons,
+    detect_copies,
+    detect_copies_by_any,
     limit_of,
-    near,
-    near_by_features,
-    together,
+    nearest_by_features,
+    nearest_training,
 )
-from fedgen.copies.matching import Matches, working
+from fedgen.copies.matching import Matches, at_search_size
 
 
 def hospital(images: int, size: int, dims: int = 2) -> Images:
@@ -39,131 +37,133 @@ def low(found: dict[str, tuple[int, int]]) -> dict[str, float]:
     }
 
 
-def test_every_disguise_is_found_and_honest_images_are_not() -> None:
-    """Each image is judged alone, so that a copy is found among a hundred images as among three."""
+def test_every_kind_of_copy_is_detected_and_honest_images_are_not() -> None:
+    """Each image is judged alone, so a copy is found among a hundred images as among three."""
     found = rates(hospital(200, 32), planted=6, seed=0)
     assert low(found) == {}
     assert [found[name][0] for name in NO_COPIES] == [0] * len(NO_COPIES)
 
 
 @pytest.mark.slow
-def test_every_disguise_of_volumes_is_found() -> None:
+def test_every_kind_of_copy_of_a_volume_is_detected() -> None:
     found = rates(hospital(120, 32, 3), planted=8, seed=0)
     assert low(found) == {}
     assert sum(found[name][0] for name in NO_COPIES) <= 1
 
 
-Site = tuple[PixelLooks, dict[str, Tensor], dict[str, Near]]
+Site = tuple[PixelComparisons, dict[str, Tensor], dict[str, NearestTraining]]
 
 
 @pytest.fixture(scope="module")
 def site() -> Site:
-    """What is looked at, the images, and the held-out ones as they were looked at."""
-    images = hospital(300, 24)
-    parts = {"trained": range(160), "held": range(160, 240), "drawn": range(240, 300)}
-    seen = {name: working(images.batch(at)) for name, at in parts.items()}
-    looks = PixelLooks.of(seen["trained"], torch.from_numpy(images.patients[:160]))
-    return looks, seen, looks.held_out(seen["held"])
+    """The comparisons, the images, and the result of the held-out images."""
+    cohort = hospital(300, 24)
+    parts = {"training": range(160), "held_out": range(160, 240), "synthetic": range(240, 300)}
+    images = {name: at_search_size(cohort.batch(at)) for name, at in parts.items()}
+    compare = PixelComparisons.fit(images["training"], torch.from_numpy(cohort.patients[:160]))
+    return compare, images, compare.held_out(images["held_out"])
 
 
-def test_a_copy_is_laid_beside_its_original_and_judged_as_if_it_were_alone(
-    site: Site,
-) -> None:
-    looks, seen, held = site
-    planted = torch.cat([seen["drawn"][:9], seen["trained"][[30]].flip(-2), seen["drawn"][9:20]])
-    drawn, _, found = together(looks(planted), held)
-    assert found.suspects.nonzero().flatten().tolist() == [9]
-    assert int(drawn.nearest[9]) == 30
-    alone, _, same = together(looks(planted[9:10]), held)
-    assert same.suspects.all()
-    assert float(alone.closeness[0]) == pytest.approx(float(drawn.closeness[9]), abs=1e-3)
+def test_a_copy_is_matched_to_its_original_and_judged_alone(site: Site) -> None:
+    compare, images, held_out = site
+    planted = torch.cat([images["synthetic"][:9], images["training"][[30]].flip(-2), images["synthetic"][9:20]])
+    synthetic, _, found = detect_copies_by_any(compare(planted), held_out)
+    assert found.is_copy.nonzero().flatten().tolist() == [9]
+    assert int(synthetic.index[9]) == 30
+    alone, _, same = detect_copies_by_any(compare(planted[9:10]), held_out)
+    assert same.is_copy.all()
+    assert float(alone.ratio[0]) == pytest.approx(float(synthetic.ratio[9]), abs=1e-3)
 
 
 @pytest.mark.parametrize("count", [1, 26])
-def test_what_is_said_of_an_image_does_not_depend_on_how_many_are_copies(site: Site, count: int) -> None:
-    """Of 60 others; together more than are searched at once."""
-    looks, seen, held = site
-    planted = torch.cat([seen["drawn"], seen["trained"][:count]])
+def test_the_decision_on_an_image_does_not_depend_on_the_number_of_copies(site: Site, count: int) -> None:
+    """Among 60 others; in all more than are searched at once."""
+    compare, images, held_out = site
+    planted = torch.cat([images["synthetic"], images["training"][:count]])
     order = torch.randperm(len(planted), generator=torch.Generator().manual_seed(3))
-    found = together(looks(planted[order]), held)[2].suspects
-    assert found.tolist() == (order >= len(seen["drawn"])).tolist()
+    found = detect_copies_by_any(compare(planted[order]), held_out)[2].is_copy
+    assert found.tolist() == (order >= len(images["synthetic"])).tolist()
 
 
 @pytest.mark.parametrize("part", [0.16, 0.3, 0.6])
-def test_doubles_among_the_held_out_do_not_hide_copies_and_are_told(site: Site, part: float) -> None:
-    looks, seen, _ = site
-    doubles = round(part * 80)
-    held = torch.cat([seen["held"][doubles:], seen["trained"][:doubles]])
-    _, _, found = together(looks(seen["trained"][100:120]), looks.held_out(held))
-    assert found.suspects.all()
-    assert found.held == pytest.approx(part, abs=0.03)
+def test_duplicates_among_held_out_images_do_not_hide_copies_and_are_counted(site: Site, part: float) -> None:
+    compare, images, _ = site
+    duplicates = round(part * 80)
+    held_out = torch.cat([images["held_out"][duplicates:], images["training"][:duplicates]])
+    _, _, found = detect_copies_by_any(compare(images["training"][100:120]), compare.held_out(held_out))
+    assert found.is_copy.all()
+    assert found.held_out_fraction == pytest.approx(part, abs=0.03)
 
 
-def test_a_noisy_stranger_is_none_and_what_is_said_of_the_held_out_leaves_their_noise_out(
+def test_a_noisy_image_of_another_patient_is_no_copy_and_held_out_results_are_without_added_noise(
     site: Site,
 ) -> None:
-    looks, seen, held = site
-    noise = 0.6 * torch.randn(seen["drawn"].shape, generator=torch.Generator().manual_seed(4))
-    _, other, found = together(looks((seen["drawn"] + noise).clamp(-1, 1)), held)
-    assert found.suspects.float().mean() < 0.05  # at 24 pixels, with 80 held-out images
-    assert not together(looks(noise.sign()), held)[2].suspects.any()  # too noisy to be judged
-    clean = {name: look for name, look in held.items() if name not in NOISY[1:]}
-    assert torch.equal(other.closeness, together(clean, clean)[1].closeness)
+    compare, images, held_out = site
+    noise = 0.6 * torch.randn(images["synthetic"].shape, generator=torch.Generator().manual_seed(4))
+    _, other, found = detect_copies_by_any(compare((images["synthetic"] + noise).clamp(-1, 1)), held_out)
+    assert found.is_copy.float().mean() < 0.05  # at 24 pixels, with 80 held-out images
+    assert not detect_copies_by_any(compare(noise.sign()), held_out)[2].is_copy.any()  # too noisy to be judged
+    clean = {name: one for name, one in held_out.items() if name not in NOISY[1:]}
+    assert torch.equal(other.ratio, detect_copies_by_any(clean, clean)[1].ratio)
 
 
 def test_near_equal_images_of_a_patient_do_not_hide_a_copy(site: Site) -> None:
-    """Six exposures of each patient: all of them are near a copy, which is why the others are of other patients."""
-    _, seen, _ = site
+    """Six exposures of each patient are all near a copy, so the ratio is taken to other patients."""
+    _, images, _ = site
     generator = torch.Generator().manual_seed(1)
-    one = seen["trained"][::2]
+    one = images["training"][::2]
     repeated = one.repeat_interleave(6, 0)
     repeated = (repeated + 0.03 * torch.randn(repeated.shape, generator=generator)).clamp(-1, 1)
-    looks = PixelLooks.of(repeated, torch.arange(len(one)).repeat_interleave(6))
+    compare = PixelComparisons.fit(repeated, torch.arange(len(one)).repeat_interleave(6))
     noisy = (one[:20] + 0.05 * torch.randn(one[:20].shape, generator=generator)).clamp(-1, 1)
-    held = looks.held_out(seen["held"])
-    assert together(looks(noisy), held)[2].suspects.all()
-    assert not together(looks(seen["drawn"]), held)[2].suspects.any()
+    held_out = compare.held_out(images["held_out"])
+    assert detect_copies_by_any(compare(noisy), held_out)[2].is_copy.all()
+    assert not detect_copies_by_any(compare(images["synthetic"]), held_out)[2].is_copy.any()
 
 
-def test_closeness_is_the_ratio_to_other_patients() -> None:
-    """Of trained images 0 to 6, where 0 and 1 are one patient's."""
+def test_the_distance_ratio_is_relative_to_other_patients() -> None:
+    """Training images 0 to 6; 0 and 1 are of one patient."""
     similarity = torch.tensor([[0.98, 0.5, 0.5, 0.5, 0.5, 0.5, 0.98, 0.97]])
-    matches = Matches(similarity, torch.tensor([[0, 2, 3, 4, 5, 6, 0, 1]]), first=6)
-    found = near(matches, torch.tensor([0, 0, 1, 2, 3, 4, 5]))
-    assert float(found.closeness) == pytest.approx((0.04 / 1.0) ** 0.5, rel=1e-4)
-    assert int(found.nearest) == 0
+    matches = Matches(similarity, torch.tensor([[0, 2, 3, 4, 5, 6, 0, 1]]), per_patient=6)
+    found = nearest_training(matches, torch.tensor([0, 0, 1, 2, 3, 4, 5]))
+    assert float(found.ratio) == pytest.approx((0.04 / 1.0) ** 0.5, rel=1e-4)
+    assert int(found.index) == 0
 
 
-def test_closeness_by_features_leaves_the_patients_other_images_out() -> None:
-    trained, queries = points(1, 30), points(0, 4)
-    alone = near_by_features(queries, trained, torch.arange(30))
-    twice = near_by_features(queries, torch.cat([trained, trained]), torch.arange(30).repeat(2))
-    assert torch.allclose(alone.closeness, twice.closeness, atol=1e-5)
+def test_the_ratio_by_features_ignores_other_images_of_the_patient() -> None:
+    training, queries = points(1, 30), points(0, 4)
+    alone = nearest_by_features(queries, training, torch.arange(30))
+    twice = nearest_by_features(queries, torch.cat([training, training]), torch.arange(30).repeat(2))
+    assert torch.allclose(alone.ratio, twice.ratio, atol=1e-5)
     for at, query in enumerate(queries):
-        cosine = torch.cosine_similarity(query[None], trained)
+        cosine = torch.cosine_similarity(query[None], training)
         distances = (2 - 2 * cosine).sqrt().sort()
-        assert float(alone.closeness[at]) == pytest.approx(float(distances.values[0] / distances.values[1:6].mean()))
-        assert int(alone.nearest[at]) == int(distances.indices[0])
+        assert float(alone.ratio[at]) == pytest.approx(float(distances.values[0] / distances.values[1:6].mean()))
+        assert int(alone.index[at]) == int(distances.indices[0])
 
 
-def test_a_limit_lies_between_its_bounds_whatever_the_held_out_are_like() -> None:
+def test_a_limit_lies_between_its_bounds_for_any_held_out_images() -> None:
     spread = torch.rand(100, generator=torch.Generator().manual_seed(0))
-    assert limit_of(0.89 + 0.01 * spread) == MOST
-    assert limit_of(0.5 + 0.5 * spread) == LOWEST
-    assert limit_of(torch.full((30,), 0.01)) == LOWEST > DOUBLE
-    found = copies(torch.tensor([0.54, 0.56, 0.8]), 0.89 + 0.01 * spread)
-    assert found.suspects.tolist() == [True, False, False]
+    assert limit_of(0.89 + 0.01 * spread) == MAX_LIMIT
+    assert limit_of(0.5 + 0.5 * spread) == MIN_LIMIT
+    assert limit_of(torch.full((30,), 0.01)) == MIN_LIMIT > DUPLICATE
+    found = detect_copies(torch.tensor([0.54, 0.56, 0.8]), 0.89 + 0.01 * spread)
+    assert found.is_copy.tolist() == [True, False, False]
 
 
-def test_the_closest_look_counts_and_limits_are_made_one() -> None:
-    """By the second look, whose limit is the lower, 0.41 is a copy and 0.5 is none."""
+def test_the_closest_comparison_counts_and_limits_are_scaled_to_one() -> None:
+    """By the second comparison, which has the lower limit, 0.41 is a copy and 0.5 is not."""
     at = torch.zeros(2, dtype=torch.int64)
-    alike, spread = torch.full((40,), 0.9), torch.linspace(0.5, 1, 40)
+    similar, spread = torch.full((40,), 0.9), torch.linspace(0.5, 1, 40)
     places = torch.zeros(40, dtype=torch.int64)
-    held = {"one": Near(alike, places), "other": Near(spread, places)}
-    drawn = {"one": Near(torch.tensor([0.9, 0.9]), at), "other": Near(torch.tensor([0.41, 0.5]), at + 7)}
-    seen, _, found = together(drawn, held)
-    assert found.limit == MOST
-    assert found.suspects.tolist() == [True, False]
-    assert seen.nearest.tolist() == [7, 7]
-    assert together({"one": drawn["one"]}, {"one": replace(held["one"])})[2].suspects.tolist() == [False, False]
+    held_out = {"one": NearestTraining(similar, places), "other": NearestTraining(spread, places)}
+    synthetic = {
+        "one": NearestTraining(torch.tensor([0.9, 0.9]), at),
+        "other": NearestTraining(torch.tensor([0.41, 0.5]), at + 7),
+    }
+    nearest, _, found = detect_copies_by_any(synthetic, held_out)
+    assert found.limit == MAX_LIMIT
+    assert found.is_copy.tolist() == [True, False]
+    assert nearest.index.tolist() == [7, 7]
+    _, _, by_one = detect_copies_by_any({"one": synthetic["one"]}, {"one": held_out["one"]})
+    assert by_one.is_copy.tolist() == [False, False]

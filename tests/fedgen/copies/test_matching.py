@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from fedgen.copies import matching
-from fedgen.copies.matching import equalised, mirrorings, nearest, reduced, working
+from fedgen.copies.matching import at_search_size, candidates, downsampled, equalised, mirror_axes
 
 
-def test_ranks_do_not_depend_on_how_many_images_are_ranked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_do_not_depend_on_the_number_of_images_ranked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.rand(5, 2, 6, 7).mul(8).round()
     whole = equalised(images)
-    monkeypatch.setattr(matching, "_RANKED", 2)
+    monkeypatch.setattr(matching, "_RANKED_AT_ONCE", 2)
     assert torch.equal(equalised(images), whole)
 
 
@@ -25,17 +25,17 @@ def test_ranks_are_the_same_in_every_window() -> None:
     assert equalised(torch.zeros(1, 1, 4, 4)).abs().max() == 0
 
 
-def test_an_image_is_reduced_and_never_magnified() -> None:
-    assert reduced(torch.rand(2, 1, 48, 20), 32).shape == (2, 1, 32, 20)
-    assert working(torch.rand(2, 1, 24, 32, 32)).shape == (2, 1, 16, 16, 16)
-    assert len(mirrorings(3)) == 8
+def test_an_image_is_downsampled_and_never_upsampled() -> None:
+    assert downsampled(torch.rand(2, 1, 48, 20), 32).shape == (2, 1, 32, 20)
+    assert at_search_size(torch.rand(2, 1, 24, 32, 32)).shape == (2, 1, 16, 16, 16)
+    assert len(mirror_axes(3)) == 8
 
 
-def test_the_nearest_are_of_different_patients_first() -> None:
-    likeness, patients = torch.rand(5, 60, generator=torch.Generator().manual_seed(0)), torch.arange(60) // 3
-    at, first = nearest(likeness, patients)
-    for row, places in zip(likeness, at, strict=True):
+def test_candidates_are_of_different_patients_first() -> None:
+    similarity, patients = torch.rand(5, 60, generator=torch.Generator().manual_seed(0)), torch.arange(60) // 3
+    at, per_patient = candidates(similarity, patients)
+    for row, places in zip(similarity, at, strict=True):
         best = {p: float(row[patients == p].max()) for p in range(20)}
-        assert patients[places[:first]].tolist() == sorted(best, key=lambda p: -best[p])[:first]
-        assert row[places[:first]].tolist() == [best[int(p)] for p in patients[places[:first]]]
-        assert places[first:].tolist() == row.topk(8).indices.tolist()
+        assert patients[places[:per_patient]].tolist() == sorted(best, key=lambda p: -best[p])[:per_patient]
+        assert row[places[:per_patient]].tolist() == [best[int(p)] for p in patients[places[:per_patient]]]
+        assert places[per_patient:].tolist() == row.topk(8).indices.tolist()

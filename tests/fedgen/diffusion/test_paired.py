@@ -14,8 +14,8 @@ from fedcore.data.io.masks import read_mask
 from fedcore.data.source import Data
 from fedcore.errors import Refused
 from fedcore.site.site import Round
-from fedgen.auditing.run import inspect
-from fedgen.diffusion.paired import PairedDiffusion, bit_count, from_bits, to_bits
+from fedgen.auditing.run import audit
+from fedgen.diffusion.paired import PairedDiffusion, from_bits, to_bits
 from fedgen.diffusion.unet import UNet
 from fedgen.generator import Conditions, ImageShape
 from fedgen.generator_store import load_generator
@@ -128,7 +128,7 @@ def test_an_audit_checks_the_images_of_a_set_with_masks(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", data=phantoms(), generator=narrow)
     sample(run.path, tmp_path / "set", 6, steps=2)
     small = ["--data.size", "16", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "8"]
-    assert inspect(run.path, tmp_path / "set", None, small).images == 6
+    assert audit(run.path, tmp_path / "set", None, small).images == 6
 
 
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ from PIL import Image
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.errors import InputError
 from fedgen.auditing.audit import BATCH
-from fedgen.auditing.run import inspect
+from fedgen.auditing.run import audit
 from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
 from fedgen.diffusion.sampler import Sampler, noise_of
 from fedgen.diffusion.schedule import NoiseSchedule
 from fedgen.diffusion.unet import UNet
 from fedgen.generator import UNCONDITIONED, Conditions, Generator, ImageShape
 from fedgen.generator_store import load_generator, save_generator
-from fedgen.oneshot.joint_generator import JointGenerator, load_drawing
+from fedgen.oneshot.joint_generator import JointGenerator, load_run_generator
 from fedgen.releases.release import release
 from fedgen.sampling import sample
 from fedgen.synthetic import synthetic_set as module
@@ -31,7 +31,7 @@ QUICK = {"steps": 2, "batch_size": 4}
 
 
 def own(seed: int) -> Generator:
-    """A site's generator, untrained, whose answers are not 0."""
+    """A site's generator, untrained, with outputs other than 0."""
     torch.manual_seed(seed)
     denoiser = Denoiser(UNet(2, 1, widths=(8, 16)), KNOWN)
     for parameter in denoiser.parameters():
@@ -55,43 +55,43 @@ def pixels(folder: Path) -> dict[str, np.ndarray]:
     return {p.name: np.asarray(Image.open(p)).astype(int) for p in sorted((folder / "images").iterdir())}
 
 
-def test_each_image_is_as_its_sites_own_generator_draws_it(run: Path) -> None:
-    joint, each = load_drawing(run), {site: own(seed) for seed, site in enumerate("ab")}
-    assert joint.known == Conditions(("cat", "dog"), ("b", "a"))  # the run's order; a site that never trained has none
+def test_each_image_comes_from_the_generator_of_its_site(run: Path) -> None:
+    joint, each = load_run_generator(run), {site: own(seed) for seed, site in enumerate("ab")}
+    assert joint.conditions == Conditions(("cat", "dog"), ("b", "a"))
     noise, sampler = noise_of(0, range(6), joint.noise_shape), Sampler(2)
     labels, sites = torch.tensor([0, 1, 0, 1, 0, UNCONDITIONED]), torch.tensor([0, 0, 1, 1, 0, 1])
     with torch.inference_mode():
         drawn = joint.draw(noise, labels, sites, sampler)
         for i, site in enumerate("bbaaba"):
-            look = torch.tensor([KNOWN.site(site)])
-            alone = each[site].draw(noise[i : i + 1], labels[i : i + 1], look, sampler)
+            style = torch.tensor([KNOWN.site(site)])
+            alone = each[site].draw(noise[i : i + 1], labels[i : i + 1], style, sampler)
             torch.testing.assert_close(drawn[i : i + 1], alone)
-    with pytest.raises(ValueError, match="draw for named sites"):
+    with pytest.raises(ValueError, match="need a site for each image"):
         joint.draw(noise, labels, torch.full((6,), UNCONDITIONED), sampler)
 
 
-def test_a_joint_generator_is_stored_as_any(run: Path, tmp_path: Path) -> None:
-    joint = load_drawing(run)
+def test_a_joint_generator_is_stored_like_any_other(run: Path, tmp_path: Path) -> None:
+    joint = load_run_generator(run)
     save_generator(tmp_path / "joint", joint)
     again = load_generator(tmp_path / "joint")
     assert isinstance(again, JointGenerator)
-    assert (again.known, again.canvas) == (joint.known, joint.canvas)
+    assert (again.known, again.canvas) == (joint.conditions, joint.image_shape)
     asked = noise_of(0, range(2), joint.noise_shape), torch.tensor([0, 1]), torch.tensor([0, 1]), Sampler(2)
     with torch.inference_mode():
         assert torch.equal(joint.draw(*asked), again.draw(*asked))
 
 
-def test_the_set_takes_sites_in_turn_and_names_what_drew_it(run: Path, tmp_path: Path) -> None:
+def test_the_set_takes_sites_in_turn_and_names_its_generators(run: Path, tmp_path: Path) -> None:
     sample(run, tmp_path / "set", 6, **QUICK)
     assert names(tmp_path / "set") == [(c, s) for s in "ba" for c in ("cat", "dog")] + [("cat", "b"), ("dog", "b")]
-    told = SyntheticSet.open(tmp_path / "set").settings
-    assert set(told["generators"]) == {"a", "b"}
-    assert len({told["generator"], *told["generators"].values()}) == 3
+    settings = SyntheticSet.open(tmp_path / "set").settings
+    assert set(settings["generators"]) == {"a", "b"}
+    assert len({settings["generator"], *settings["generators"].values()}) == 3
     sample(run / "sites" / "a", tmp_path / "alone", 6, sites=["a"], **QUICK)
     assert "generators" not in SyntheticSet.open(tmp_path / "alone").settings
 
 
-def test_what_leaves_a_site_is_in_its_audit_file(run: Path, tmp_path: Path) -> None:
+def test_a_generator_that_leaves_its_site_is_in_the_audit_log(run: Path, tmp_path: Path) -> None:
     sample(run / "sites" / "a", tmp_path / "at_the_site", 2, sites=["a"], **QUICK)
     sample(run, tmp_path / "set", 2, sites=["b"], **QUICK)
     assert not (run / "sites" / "a" / "audit.jsonl").exists()
@@ -101,7 +101,7 @@ def test_what_leaves_a_site_is_in_its_audit_file(run: Path, tmp_path: Path) -> N
     assert line["bytes"] == sum(t.numel() * t.element_size() for t in network.values())
 
 
-def test_an_interrupted_set_goes_on_to_what_it_would_have_been(
+def test_an_interrupted_set_resumes_to_the_same_result(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample(run, tmp_path / "whole", 10, **QUICK)
@@ -126,21 +126,21 @@ def test_an_interrupted_set_goes_on_to_what_it_would_have_been(
         sample(run, tmp_path / "set", 12, resume=True, **QUICK)
 
 
-def test_a_site_without_a_generator_cannot_be_imitated(run: Path, tmp_path: Path) -> None:
+def test_the_style_of_a_site_without_a_generator_is_an_error(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="knows no site 'never_trained'; it knows b, a"):
         sample(run, tmp_path / "set", 2, sites=["never_trained"], **QUICK)
     assert not (tmp_path / "set").exists()
 
 
-def test_sites_that_trained_alone_draw_audit_and_release_one_set(tmp_path: Path) -> None:
+def test_sites_with_separate_generators_sample_audit_and_release_one_set(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", algorithm=LocalOnly(), data=phantoms())
     sample(run.path, tmp_path / "set", 16, **QUICK)
-    # The run was begun by hand: its recipe says neither its algorithm nor its images.
+    # The run was started without a recipe: its algorithm and images are given here.
     small = ["--data.size", "16", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "8"]
-    found = inspect(run.path, tmp_path / "set", None, small)
+    found = audit(run.path, tmp_path / "set", None, small)
     assert set(found.sites) == {"hospital_1", "hospital_2"}
     assert found.images == 16 < BATCH
     release(tmp_path / "set", tmp_path / "out", force=True)
     sheet = " ".join((tmp_path / "out" / "README.md").read_text().split())
-    assert "Drawn by the generators of 2 hospitals, of each its own" in sheet
-    assert "Then its whole generator left every hospital" in sheet
+    assert "Generated by the separate generators of 2 hospitals" in sheet
+    assert "every hospital with its own generator sent it whole" in sheet

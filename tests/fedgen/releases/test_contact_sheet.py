@@ -22,7 +22,7 @@ def test_images_stand_side_by_side_in_order() -> None:
     ]
 
 
-def test_of_many_images_64_are_shown_and_of_a_volume_its_middle() -> None:
+def test_64_of_many_images_are_shown_and_the_middle_slice_of_a_volume() -> None:
     assert levels(torch.zeros(200, 3, 4, 4)).shape == (8 * 4 + 7 * GAP, 8 * 4 + 7 * GAP, 3)
     volume = torch.full((1, 1, 5, 4, 4), -1.0)
     volume[..., 2] = 1

@@ -18,7 +18,7 @@ from fedcore.training.local_trainer import LocalTrainer
 from fedgen.gan.gan import GAN
 from fedgen.generator import Conditions
 from fedgen.generator_store import load_generator
-from fedgen.oneshot.joint_generator import load_drawing
+from fedgen.oneshot.joint_generator import load_run_generator
 from fedgen.sampling import sample
 from fedgen.synthetic.class_counts import CountClasses, SamplingPlan, collect_class_counts, listed
 from tests.fedcore.toys import Hospitals
@@ -113,10 +113,10 @@ def test_a_policy_of_weights_alone_forbids_counts() -> None:
 
 def test_a_sites_own_generator_has_the_counts_of_that_site(tmp_path: Path) -> None:
     trained(tmp_path / "run", policy=Policy(min_patients=1), algorithm=LocalOnly(), rounds=Rounds(1))
-    own = load_generator(tmp_path / "run/sites/hospital_2/generator").conditions
-    joint = load_drawing(tmp_path / "run").conditions
-    assert own.image_counts is not None
-    assert joint.image_counts is not None
-    assert {row[0] for row in own.image_counts} == {0}
-    assert [row[1] for row in own.image_counts] == [row[1] for row in joint.image_counts]
-    assert sum(map(sum, joint.image_counts)) == 12
+    own = load_generator(tmp_path / "run/sites/hospital_2/generator").known
+    joint = load_run_generator(tmp_path / "run").known
+    assert own.images is not None
+    assert joint.images is not None
+    assert {row[0] for row in own.images} == {0}
+    assert [row[1] for row in own.images] == [row[1] for row in joint.images]
+    assert sum(map(sum, joint.images)) == 12

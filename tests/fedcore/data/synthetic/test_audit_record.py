@@ -42,7 +42,7 @@ def test_a_missing_record_is_an_error(tmp_path: Path) -> None:
         AuditRecord.read(tmp_path)
 
 
-YES = {"answer": "yes", "because": [], "not_measured": []}
+YES = {"answer": "yes", "reasons": [], "not_measured": []}
 
 
 @pytest.mark.parametrize(

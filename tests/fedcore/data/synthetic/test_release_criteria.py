@@ -7,19 +7,19 @@ import pytest
 from fedcore.data.synthetic.release_criteria import ReleaseCriteria, Verdict
 
 SOUND = {
-    "trained": 300.0,
-    "held_out": 100.0,
+    "training_images": 300.0,
+    "held_out_images": 100.0,
     "copies_by_pixels": 0.0,
-    "held_out_by_pixels": 0.0,
-    "auc": 0.55,
-    "tpr": 0.02,
+    "held_out_copies_by_pixels": 0.0,
+    "membership_auc": 0.55,
+    "membership_tpr": 0.02,
 }
 GOOD = SOUND | {
     "precision": 0.8, "held_out_precision": 0.9, "recall": 0.7, "held_out_recall": 0.9, "coverage": 0.6,
-    "held_out_coverage": 0.8, "likeness": 0.4, "real_likeness": 0.4, "tstr": 0.6, "trtr": 0.65, "tstr_classes": 4.0,
+    "held_out_coverage": 0.8, "ms_ssim": 0.4, "real_ms_ssim": 0.4, "tstr": 0.6, "trtr": 0.65, "tstr_classes": 4.0,
     "tstr_images": 100.0,
 }  # fmt: skip
-OWN = {"repeated": 0.0, "constant": 0.0}
+OWN = {"near_duplicates": 0.0, "blank": 0.0}
 
 
 def groups(images: int, copies: int = 0, left_out: int = 0, **of: tuple[int, int]) -> Mapping[str, Mapping[str, int]]:
