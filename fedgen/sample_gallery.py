@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
+from fedcore.site.figure_files import GeneratorSamplesFile
 from fedcore.site.figures import Arrays, evenly, kept_by_each, thumbnails
 from fedcore.site.site import Site
 from fedcore.transport.in_process import InProcess
@@ -21,17 +22,13 @@ from fedgen.diffusion.sampler import Sampler, noise_of
 from fedgen.generative import Generative
 from fedgen.generator import UNCONDITIONED, Generator, InSteps
 
-FILE = "exhibit.npz"
-
 
 @dataclass(frozen=True)
 class Exhibit:
     """How much a site keeps. With the U-Net of recipes/generate/diffusion.yaml on 32 x 32 pixels, 64 images of 50 steps
     take 16 seconds of one CPU core, as training on 1000 images does.
 
-    `arrays` says what: `real` and `drawn` (n, c, h, w), with `real_labels` and `drawn_labels` (n,), class indices
-    or -1 where none is said. Of a generator that draws in steps, `guesses` (k, c, h, w): what the first drawn image
-    was taken for at `steps` (k,) of `step_count`, counted from 1. Pixels are uint8, of a volume the middle slice.
+    The arrays are those of a `fedcore.site.figure_files.GeneratorSamplesFile`.
     """
 
     images: int = 96
@@ -57,7 +54,7 @@ class Exhibit:
                 most = max(1, self.images // len(sites.names()))
                 return self.arrays(module.generator, site.name, site.images, most, device)
 
-        return kept_by_each(sites, "drawn images", FILE, arrays)
+        return kept_by_each(sites, "synthetic images", GeneratorSamplesFile.NAME, arrays)
 
     def arrays(self, generator: Generator, site: str, images: Images, most: int, device: torch.device) -> Arrays:
         """Of a site's images and at most so many drawn ones."""
@@ -71,10 +68,11 @@ class Exhibit:
         noise = noise_of(self.seed, _numbers(rows, each, len(known.classes)), generator.noise_shape).to(device)
         at = torch.full_like(labels, known.sites.index(site) if site in known.sites else UNCONDITIONED)
         drawn = noise, labels.to(device), at.to(device), self.sampler
-        return {
-            "real": thumbnails(images.batch(places)), "real_labels": _said(images.labels[places], generator).numpy(),
-            "drawn": thumbnails(generator.draw(*drawn)), "drawn_labels": labels.numpy(),
-        } | self._way(generator, *(of[:1] for of in drawn[:3]))  # fmt: skip
+        return GeneratorSamplesFile(
+            real=thumbnails(images.batch(places)), real_labels=_said(images.labels[places], generator).numpy(),
+            synthetic=thumbnails(generator.draw(*drawn)), synthetic_labels=labels.numpy(),
+            **self._way(generator, *(of[:1] for of in drawn[:3])),
+        ).arrays()  # fmt: skip
 
     def _rows(self, generator: Generator, labels: Int[Tensor, " n"], most: int) -> list[int]:
         """The classes to show, in order, and UNSAID last where images have none."""
@@ -90,7 +88,7 @@ class Exhibit:
         steps = sorted(set(np.linspace(0, self.sampler.steps - 1, self.guesses).round().astype(int).tolist()))
         guesses = generator.guesses(noise, labels, sites, self.sampler, steps)[:, 0]
         return {
-            "guesses": thumbnails(guesses),
+            "denoised": thumbnails(guesses),
             "steps": np.array(steps) + 1,
             "step_count": np.array(self.sampler.steps),
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fedcore.report.markdown import plain, table
-from fedcore.report.model_card import LICENCE, USE, Record, environment, head, left, recipe_of
+from fedcore.report.model_card import LICENCE, USE, Record, data_sent, environment, head, recipe_of
 from fedcore.runs.folder import RunFolder
 from fedssl.evaluation.probe import SHARED
 from fedssl.methods.base import Method
@@ -24,7 +24,7 @@ def card(run: RunFolder, module: Method, site: str | None = None, alone: bool = 
     parts = [
         _head(module), _what(about, rounds, module, sites, site, alone), _load(module),
         _learned(sites, rounds, site),
-        left(run), recipe_of(run, ["method"]), environment(run, about), LICENCE, USE,
+        data_sent(run), recipe_of(run, ["method"]), environment(run, about), LICENCE, USE,
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
 

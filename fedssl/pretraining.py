@@ -16,7 +16,6 @@ from fedcore.data.describe import describe
 from fedcore.data.source import Data
 from fedcore.errors import InputError, building
 from fedcore.exchanges.base import Exchange, WithExchange
-from fedcore.files.writing import write_arrays
 from fedcore.messages.message import Tensors
 from fedcore.models.encoder_store import save_encoder
 from fedcore.models.encoders import Encoder, ResNet
@@ -26,6 +25,7 @@ from fedcore.runs.progress import load
 from fedcore.seeds import seeded
 from fedcore.server.job import Job
 from fedcore.server.rounds import PeriodicEvaluation, Rounds
+from fedcore.site.figure_files import AugmentedViewsFile
 from fedcore.training.local_trainer import MODULE, personal
 from fedcore.training.visit import Visit
 from fedcore.transport.in_process import InProcess
@@ -181,4 +181,4 @@ def _keep_samples(folder: Path, images: Images, module: Method, seed: int, count
     batch = images.batch(places)
     with seeded(seed), torch.no_grad():
         views = torch.stack(module.views(batch), dim=1)
-    write_arrays(folder / "samples.npz", images=batch.half().numpy(), views=views.half().numpy())
+    AugmentedViewsFile(batch.half().numpy(), views.half().numpy()).save(folder)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from fedcore.report.markdown import plain, table
-from fedcore.report.model_card import LICENCE, USE, Record, environment, head, left, recipe_of
+from fedcore.report.model_card import LICENCE, USE, Record, data_sent, environment, head, recipe_of
 from fedcore.report.naming import start_name
 from fedcore.report.units import measured_on, metric_name
 from fedcore.runs.folder import RunFolder
@@ -22,7 +22,7 @@ def card(run: RunFolder, module: nn.Module, scores: Record, owners: Sequence[str
     own = ["network", "segmenter"] if segments else ["encoder", "classifier"]
     parts = [
         head("segmentation" if segments else "classification"), _what(about, module, scores, segments),
-        _use(about, segments, owners), _scores(about, scores, owners), left(run), recipe_of(run, own),
+        _use(about, segments, owners), _scores(about, scores, owners), data_sent(run), recipe_of(run, own),
         environment(run, about), LICENCE, USE,
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"

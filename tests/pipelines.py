@@ -1,4 +1,4 @@
-"""Roads that train within seconds."""
+"""Pipelines that train within seconds."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ SMALL = {
     "segment": {"network.init_args.encoder": STEM, "network.init_args.widths": [8] * 5, "policy.min_patients": 1},
     "generate train": {"generator.init_args.network.init_args.widths": [8, 16]},
 }
-"""By what a step does."""
+"""Options by command of a step."""
 
 
-def make_small(road: Path) -> None:
-    """The same steps, with small networks and few images, and half of the labels where there were several fractions."""
-    tree = yaml.safe_load(road.read_text(encoding="utf-8"))
+def make_small(pipeline: Path) -> None:
+    """Rewrites the file: small networks, few images, and half of the labels instead of several fractions."""
+    tree = yaml.safe_load(pipeline.read_text(encoding="utf-8"))
     tree["shared"] |= {"data.phantom.images_per_site": 80}
     for step in tree["steps"].values():
-        step |= next((SHORT | small for does, small in SMALL.items() if step["do"].startswith(does)), {})
+        step |= next((SHORT | small for command, small in SMALL.items() if step["do"].startswith(command)), {})
         if "label_fraction" in step.get("each", {}):
             step["each"] = {"label_fraction": [0.5]}
         step |= {"count": 24, "steps": 2} if "sample" in step["do"] else {}
-        step |= {"allow_not_useful": True} if "release" in step["do"] else {}  # as such images are
-    road.write_text(yaml.safe_dump(tree, sort_keys=False))
+        step |= {"allow_not_useful": True} if "release" in step["do"] else {}
+    pipeline.write_text(yaml.safe_dump(tree, sort_keys=False))

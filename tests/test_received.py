@@ -108,12 +108,12 @@ def test_no_command_imports_what_a_run_names(
         assert not canary.exists(), command
         if at == 0 and STRANGER in FORMS[form] and form in ("class_path", "text", "list", "value of a group"):
             assert f"is code of the package '{STRANGER}', not of fedpretrain, and was not run" in told
-            assert f"--trust {STRANGER} runs it" in told
+            assert f"add --trust {STRANGER}" in told
             assert "recipe.yaml" in told
     assert sorted(Path().rglob("*")) == before
 
 
-def test_the_users_word_runs_it(canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trusted_package_runs(canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = planted("finetune", f"encoder: {{class_path: {STRANGER}.Net}}\n")
     said("evaluate {run} --trust another_package", capsys, run=run)
     assert not canary.exists()
@@ -138,16 +138,16 @@ def test_so_does_a_class_that_is_typed(canary: Path, capsys: pytest.CaptureFixtu
     ],
 )
 def test_a_pipeline_gives_no_trust(step: str, canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("road.yaml").write_text(f"steps: {{tuned: {step}, broken: {{do: finetune, zebra: 1}}}}\n")
-    said("run road.yaml", capsys)
+    Path("pipeline.yaml").write_text(f"steps: {{tuned: {step}, broken: {{do: finetune, zebra: 1}}}}\n")
+    said("run pipeline.yaml", capsys)
     assert not canary.exists()
 
 
 def test_the_word_to_a_pipeline_is_handed_on(canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("road.yaml").write_text(
+    Path("pipeline.yaml").write_text(
         f"steps: {{tuned: {{do: finetune, encoder: {STRANGER}.Net}}, broken: {{do: finetune, zebra: 1}}}}\n"
     )
-    told = said(f"run road.yaml --trust {STRANGER}", capsys)
+    told = said(f"run pipeline.yaml --trust {STRANGER}", capsys)
     assert canary.exists()
     assert "1 fault" in told
     assert "unknown option 'zebra'" in told
@@ -156,8 +156,8 @@ def test_the_word_to_a_pipeline_is_handed_on(canary: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (BOMB, "its aliases written out"),
-        ("a: &a [*a]\n", "its aliases written out"),
+        (BOMB, "its aliases expanded"),
+        ("a: &a [*a]\n", "its aliases expanded"),
         ("a: " + "[" * 70 + "]" * 70, "more than 64 levels"),
         ("a: " + "[" * 5000, "nesting depth"),
         (b"seed: \xff\xfe\n", ""),
@@ -317,16 +317,18 @@ def test_records_of_a_set_that_are_bombs(runs: dict[str, Path], text: str, capsy
     "text", [BOMB, "steps: " + "[" * 5000, "steps: {a: &a [*a]}", "steps: {a: {do: [[[]]]}}", "\x00", "[]"]
 )
 def test_a_pipeline_that_is_a_bomb(text: str, canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("road.yaml").write_text(text)
+    Path("pipeline.yaml").write_text(text)
     before = sorted(Path().rglob("*"))
-    said("run road.yaml", capsys)
+    said("run pipeline.yaml", capsys)
     assert sorted(Path().rglob("*")) == before
 
 
 @pytest.mark.slow
 def test_arrays_that_unpack_to_gigabytes(runs: dict[str, Path]) -> None:
     kept = [path for run in runs.values() for path in run.glob("sites/*/*.npz")]
-    assert {path.name for path in kept} >= {"samples.npz", "gallery.npz", "outlines.npz", "exhibit.npz"}
+    assert {path.name for path in kept} >= {
+        "augmented_views.npz", "feature_gallery.npz", "segmentation_gallery.npz", "generator_samples.npz",
+    }  # fmt: skip
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**30,)})
     for path in kept:

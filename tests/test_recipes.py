@@ -8,11 +8,11 @@ import pytest
 
 from fedcore.cli.main import STAGES, main, stage_of
 from fedcore.config.recipe import read_recipe
-from fedcore.config.recipe_files import shipped
-from fedcore.pipelines.run import travel
+from fedcore.config.recipe_files import command_of, shipped
+from fedcore.pipelines.run import run_pipeline
 from fedcore.pipelines.spec import read_steps
-from fedcore.pipelines.validation import check
-from tests.roads import make_small
+from fedcore.pipelines.validation import validate
+from tests.pipelines import make_small
 
 SMALL = [
     "--rounds.count", "2", "--visit.max_epochs", "1", "--data.size", "32", "--data.phantom.images_per_site", "16",
@@ -45,8 +45,8 @@ def stage_named_by(path: Path) -> str:
     return next(stage for stage in STAGES if f"fedpretrain {stage} {path.stem}" in header)
 
 
-ROADS = [path for name, path in shipped().items() if name.startswith("road_")]
-RECIPES = [path for path in shipped().values() if path not in ROADS]
+PIPELINES = [path for name, path in shipped().items() if command_of(path) == "run"]
+RECIPES = [path for path in shipped().values() if path not in PIPELINES]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
@@ -76,23 +76,25 @@ def test_runs_two_rounds(path: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
 
 
-@pytest.mark.parametrize("path", ROADS, ids=lambda p: p.stem)
-def test_a_road_is_free_of_mistakes(path: Path) -> None:
-    check(read_steps(path, {}), path.stem)
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda p: p.stem)
+def test_a_pipeline_is_valid(path: Path) -> None:
+    validate(read_steps(path, {}), path.stem)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
-        ("pipeline_classify", ("Balanced accuracy by labels", "scratch_0.5", "pretrained_0.5", "with_drawn_0.5")),
-        ("pipeline_segment", ("Dice by labels", "scratch_0.5", "pretrained_0.5", "with_drawn_0.5")),
-        ("demo", ("from alone", "from_alone_hospital_4", "with_drawn_images")),
+        ("pipeline_classify", ("Balanced accuracy by labels", "scratch_0.5", "pretrained_0.5", "with_synthetic_0.5")),
+        ("pipeline_segment", ("Dice by labels", "scratch_0.5", "pretrained_0.5", "with_synthetic_0.5")),
+        ("demo", ("from local", "from_local_hospital_4", "with_synthetic_images")),
     ],
 )
-def test_a_road_comes_to_scores_with_and_without_drawn_images(name: str, told: tuple[str, ...], tmp_path: Path) -> None:
-    road = Path(shutil.copy(shipped()[name], tmp_path))
-    make_small(road)
-    assert travel(road, tmp_path / "out") == 0
+def test_a_pipeline_reports_scores_with_and_without_synthetic_images(
+    name: str, expected: tuple[str, ...], tmp_path: Path
+) -> None:
+    pipeline = Path(shutil.copy(shipped()[name], tmp_path))
+    make_small(pipeline)
+    assert run_pipeline(pipeline, tmp_path / "out") == 0
     page = (tmp_path / "out" / "report.html").read_text()
-    assert all(text in page for text in (*told, "Privacy check", "passed"))
+    assert all(text in page for text in (*expected, "Privacy check", "passed"))

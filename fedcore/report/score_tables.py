@@ -1,4 +1,4 @@
-"""What runs came to, side by side in the terminal: a line a family of runs, a column a fraction of the labels."""
+"""Scores of several runs in the terminal: one row per family of runs, one column per fraction of the labels."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from statistics import fmean
 from rich.table import Table
 
 from fedcore.report.read.run import Estimate, Run
-from fedcore.report.sections.comparison import Entry, entries, measures
+from fedcore.report.sections.comparison import ComparedRun, compared, measures
 from fedcore.report.sections.comparison import families as families_of
 from fedcore.report.units import percent
 from fedcore.tables import grid, terminal
 
-NOTE = "In brackets: 95 % intervals; of several runs the mean, lowest and highest."
+NOTE = "In brackets: 95 % interval; of several runs: mean (lowest-highest)."
 
 
-def show(runs: Sequence[Run], families: Sequence[str]) -> None:
-    """Tables of the pooled scores; nothing where no run has any."""
-    scored = [entry for entry in entries(runs, families) if entry.pooled]
+def print_scores(runs: Sequence[Run], families: Sequence[str]) -> None:
+    """Prints tables of the pooled scores; nothing if no run has any."""
+    scored = [entry for entry in compared(runs, families) if entry.pooled]
     console = terminal()
     for table in _tables(scored):
         console.print()
@@ -27,8 +27,8 @@ def show(runs: Sequence[Run], families: Sequence[str]) -> None:
         console.print(NOTE, style="dim")
 
 
-def _tables(scored: Sequence[Entry]) -> Iterator[Table]:
-    """One a measure, by fraction of the labels; of a single fraction one of all measures."""
+def _tables(scored: Sequence[ComparedRun]) -> Iterator[Table]:
+    """One table per measure, by fraction of the labels; with a single fraction, one table of all measures."""
     fractions = sorted({entry.fraction for entry in scored if entry.fraction})
     titles = measures(scored)
     if len(fractions) == 1:
@@ -40,7 +40,7 @@ def _tables(scored: Sequence[Entry]) -> Iterator[Table]:
         yield _table(f"{title}, by labels", by_fraction, [entry for entry in scored if measure in entry.pooled])
 
 
-def _table(first: str, columns: Mapping[str, tuple[str, float]], scored: Sequence[Entry]) -> Table:
+def _table(first: str, columns: Mapping[str, tuple[str, float]], scored: Sequence[ComparedRun]) -> Table:
     rows = {
         family: [
             _cell([e.pooled[measure] for e in scored
@@ -53,7 +53,7 @@ def _table(first: str, columns: Mapping[str, tuple[str, float]], scored: Sequenc
 
 
 def _cell(found: Sequence[Estimate]) -> str:
-    """So short that four stand beside a name in a terminal."""
+    """Short, so that four fit next to a name in a terminal of 80 columns."""
     if not found:
         return "-"
     values = [estimate.value for estimate in found]

@@ -19,6 +19,7 @@ from torch import Tensor
 from fedcore.data.dataset import Images
 from fedcore.messages.message import FEATURES, SAMPLES, STATISTICS, Contribution, Message, Weights
 from fedcore.models.features import embed
+from fedcore.site.figure_files import NearestPairsFile
 from fedcore.site.figures import evenly, keep
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
@@ -26,7 +27,7 @@ from fedgen.auditing.diversity import PAIRS, likenesses
 from fedgen.auditing.membership import LEAST as LEAST_MEMBERS
 from fedgen.auditing.membership import by_features, by_pixels, membership, worst
 from fedgen.auditing.moments import Moments
-from fedgen.auditing.nearest_pairs import FILE, View, lookalikes
+from fedgen.auditing.nearest_pairs import View, lookalikes
 from fedgen.auditing.quality import Sample, alike
 from fedgen.copies.copies import LEAST, NEIGHBOURS, PixelLooks, copies, near_by_features, together
 from fedgen.copies.matching import working
@@ -88,7 +89,8 @@ class Audit:
             trained, held = (_seen(images, encoder, width, device) for images in (site.images, site.test))
         views = self._views(down, trained, held)
         if site.folder is not None:
-            keep(site, FILE, lookalikes(views, down.images, down.numbers, site.images.batch, self.digest))
+            pairs = lookalikes(views, down.images, down.numbers, site.images.batch, self.digest)
+            keep(site, NearestPairsFile.NAME, pairs)
         metrics = {"trained": float(len(trained.labels)), "held_out": float(len(held.labels))} | _counts(views)
         metrics |= _members(down, trained, held) | self._alike(site, down, trained, held)
         classes = len(self.known.classes)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from fedcore.files.reading import json_of
+from fedcore.files.reading import parse_json
 from fedcore.messages.message import STATISTICS, WEIGHTS, Message, Tensors, Weights
 from fedcore.training.optimizer_state import resume, state_of
 from fedgen.diffusion.sampler import noise_of
@@ -99,5 +99,5 @@ class Studio(Message):
 
     @property
     def _settings(self) -> Mapping[str, Any]:
-        settings: Mapping[str, Any] = json_of(bytes(self.plan.tolist()).decode())
+        settings: Mapping[str, Any] = parse_json(bytes(self.plan.tolist()).decode())
         return settings

@@ -18,23 +18,16 @@ from torch.nn.functional import normalize
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
 from fedcore.models.features import embed
+from fedcore.site.figure_files import FeatureGalleryFile
 from fedcore.site.figures import SIDE, Arrays, evenly, kept_by_each, thumbnails
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import personal
 from fedcore.transport.in_process import InProcess
 
-FILE = "gallery.npz"
-
 
 @dataclass(frozen=True)
 class Gallery:
-    """How much a site keeps.
-
-    `arrays` says what: `features` (n, d) float16 of length 1 with `labels` (n,), class indices or -1; a few of
-    these images as `queries` (q, c, h, w) with `query_labels`; their `neighbours` (q, k, c, h, w) by cosine among
-    the training images with `neighbour_labels` (q, k) and `cosines` (q, k), nearest first. Pixels are uint8, of
-    a volume the middle slice. `encoder` is a checksum: features of encoders that differ cannot be compared.
-    """
+    """How much a site keeps, in a `fedcore.site.figure_files.FeatureGalleryFile`."""
 
     images: int = 200
     """Features kept at most: of the test images, or of the training images where there are none."""
@@ -55,7 +48,7 @@ class Gallery:
                 local.load(shared | personal(site.memory))
                 return self.arrays(local.module.encoder, site.images, site.test, device)
 
-        notes = kept_by_each(transport, "gallery", FILE, arrays)
+        notes = kept_by_each(transport, "gallery", FeatureGalleryFile.NAME, arrays)
         local.load(shared)  # a personal model was in their place
         return notes
 
@@ -72,13 +65,13 @@ class Gallery:
         near = cosines.topk(min(self.neighbours, len(searched)), dim=1)
         kept = near.values.isfinite().all(0)  # a site of one patient has no neighbours
         places = near.indices[:, kept]
-        return {
-            "features": features.half().numpy(), "labels": shown.labels.numpy(),
-            "queries": self._pixels(shown, at), "query_labels": shown.labels[at].numpy(),
-            "neighbours": np.stack([self._pixels(searched, row) for row in places]),
-            "neighbour_labels": searched.labels[places].numpy(),
-            "cosines": near.values[:, kept].half().numpy(), "encoder": np.array(_checksum(encoder)),
-        }  # fmt: skip
+        return FeatureGalleryFile(
+            features=features.half().numpy(), labels=shown.labels.numpy(),
+            queries=self._pixels(shown, at), query_labels=shown.labels[at].numpy(),
+            neighbours=np.stack([self._pixels(searched, row) for row in places]),
+            neighbour_labels=searched.labels[places].numpy(),
+            cosines=near.values[:, kept].half().numpy(), encoder_checksum=np.array(_checksum(encoder)),
+        ).arrays()  # fmt: skip
 
     def _pixels(self, images: Images, places: Int[Tensor, "n"]) -> UInt8[np.ndarray, "n c h w"]:
         if not len(places):

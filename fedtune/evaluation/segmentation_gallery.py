@@ -15,22 +15,20 @@ from torch import Tensor
 from fedcore.data.dataset import Images
 from fedcore.data.preprocess.decode import UNLABELED
 from fedcore.errors import Refused
+from fedcore.site.figure_files import SegmentationGalleryFile
 from fedcore.site.figures import Arrays, axial, evenly, kept_by_each, small_masks, thumbnails
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer, personal
 from fedcore.transport.in_process import InProcess
 from fedtune.evaluation.segmentation_metrics import dice_by_structure
 
-FILE = "outlines.npz"
-
 
 @dataclass(frozen=True)
 class Outlines:
-    """How much a site keeps.
+    """How much a site keeps, in a `fedcore.site.figure_files.SegmentationGalleryFile`.
 
-    `arrays` says what: `images` (n, c, h, w), uint8, with their `truth` and `guess` (n, h, w), class numbers, and
-    `dice` (n,), the mean over the structures of the whole image, best first. Of a volume the axial slice
-    that has most of a structure. Unlabelled pixels are background on both sides, as Dice leaves them out.
+    Of a volume the axial slice that has most of a structure. Unlabelled pixels are background on both sides, as Dice
+    leaves them out.
     """
 
     searched: int = 48
@@ -51,7 +49,7 @@ class Outlines:
                 sites.local.load(weights | personal(site.memory))
                 return self.arrays(sites.local, site.test, structures, device)
 
-        return kept_by_each(replace(sites, train=sites.test), "outlines", FILE, arrays)
+        return kept_by_each(replace(sites, train=sites.test), "outlines", SegmentationGalleryFile.NAME, arrays)
 
     def arrays(self, local: LocalTrainer, test: Images, structures: int, device: torch.device) -> Arrays:
         """Raises Refused if none of the images looked at shows a structure, in truth or as predicted."""
@@ -61,7 +59,8 @@ class Outlines:
             raise Refused("none of its test images shows a structure, in truth or as predicted")
         ranked = sorted(known, key=lambda look: -float(look["dice"]))
         shown = [ranked[place] for place in sorted({0, len(ranked) // 2, len(ranked) - 1})]
-        return {name: np.stack([look[name] for look in shown]) for name in shown[0]}
+        stacked = {name: np.stack([look[name] for look in shown]) for name in shown[0]}
+        return SegmentationGalleryFile(**stacked).arrays()
 
     def _look(self, local: LocalTrainer, test: Images, at: int, structures: int, device: torch.device) -> Arrays:
         image, mask = test.batch([at]), test.mask_batch([at])[0]
@@ -71,7 +70,7 @@ class Outlines:
         picture, (truth, guessed) = _fullest_slice(image, sides)
         small = small_masks(torch.stack([truth, guessed]), self.side)
         return {
-            "images": thumbnails(picture, self.side)[0], "truth": small[0], "guess": small[1],
+            "images": thumbnails(picture, self.side)[0], "true_masks": small[0], "predicted_masks": small[1],
             "dice": dice.float().numpy(),
         }  # fmt: skip
 

@@ -16,6 +16,7 @@ from fedcore.data.dataset import Images
 from fedcore.report import write_report
 from fedcore.runs.folder import RunFolder
 from fedcore.server.rounds import Rounds
+from fedcore.site.figure_files import GeneratorSamplesFile
 from fedcore.site.figures import thumbnails
 from fedgen.diffusion.sampler import Sampler, noise_of
 from fedgen.federated.feddiffuse import UDec
@@ -23,11 +24,12 @@ from fedgen.generator import Conditions, Generator, ImageShape
 from fedgen.generator_store import load_generator
 from fedgen.latent.autoencoder import Autoencoder
 from fedgen.latent.vae import VAE
-from fedgen.sample_gallery import FILE, Exhibit
+from fedgen.sample_gallery import Exhibit
 from tests.fedcore.toys import images
 from tests.fedgen import gans
 from tests.fedgen.test_training import phantoms, stopped_and_resumed, trained, weights
 
+FILE = GeneratorSamplesFile.NAME
 CPU = torch.device("cpu")
 
 
@@ -64,10 +66,10 @@ def test_the_noise_of_a_place_is_the_same_at_every_site_and_the_asked_look_is_it
     other = Exhibit().arrays(plain(), "b", of(images("b", 3), 1, 1, 1), 50, CPU)
     first = noise_of(0, [0, 1, 2, 3, 1000, 1001, 1002, 1003], (3, 4, 4))[:, 0, 0, 0]
     expected = thumbnails(torch.stack([first.tanh(), one_hot(0, 1), torch.zeros(8)], 1)[:, :, None, None])
-    assert (one["drawn"][:, :, :1, :1] == expected).all()
-    assert one["drawn_labels"].tolist() == other["drawn_labels"].tolist() == [0] * 4 + [1] * 4
-    assert (one["drawn"][:, :2] == other["drawn"][:, :2]).all()
-    assert (one["drawn"][:, 2] != other["drawn"][:, 2]).all()
+    assert (one["synthetic"][:, :, :1, :1] == expected).all()
+    assert one["synthetic_labels"].tolist() == other["synthetic_labels"].tolist() == [0] * 4 + [1] * 4
+    assert (one["synthetic"][:, :2] == other["synthetic"][:, :2]).all()
+    assert (one["synthetic"][:, 2] != other["synthetic"][:, 2]).all()
 
 
 def one_hot(*rows: int) -> Tensor:
@@ -79,26 +81,26 @@ def test_real_images_are_the_sites_and_of_the_class_they_stand_beside() -> None:
     found = Exhibit(each=2).arrays(plain(), "a", site, 50, CPU)
     assert found["real_labels"].tolist() == [0, 1, 1, -1]
     assert (found["real"] == thumbnails(site.batch([1, 0, 5, 3]))).all()
-    assert found["drawn_labels"].tolist() == [0, 0, 1, 1, -1, -1]
+    assert found["synthetic_labels"].tolist() == [0, 0, 1, 1, -1, -1]
 
 
 def test_of_many_classes_those_with_most_images_are_shown() -> None:
     site = of(images("a", 6), 5, 5, 3, 3, 3, 1)
     shown = Exhibit(classes=2).arrays(plain(tuple("abcdefg")), "a", site, 50, CPU)
-    assert set(shown["drawn_labels"].tolist()) == {3, 5}
+    assert set(shown["synthetic_labels"].tolist()) == {3, 5}
 
 
 @pytest.mark.parametrize(("most", "rows", "each"), [(1, 1, 1), (2, 2, 1), (5, 2, 2), (50, 2, 4)])
 def test_a_run_of_many_sites_draws_few_images_at_each(most: int, rows: int, each: int) -> None:
     found = Exhibit().arrays(plain(), "a", of(images("a", 4), 0, 0, 1, 1), most, CPU)
-    assert len(found["drawn"]) == rows * each
-    assert len(found["drawn"]) <= most
+    assert len(found["synthetic"]) == rows * each
+    assert len(found["synthetic"]) <= most
 
 
 def test_a_generator_that_knows_no_classes_is_asked_for_none() -> None:
     found = Exhibit().arrays(plain(()), "elsewhere", of(images("a", 4), 0, 0, 1, 1), 50, CPU)
-    assert found["drawn_labels"].tolist() == found["real_labels"].tolist() == [-1] * 4
-    assert "guesses" not in found
+    assert found["synthetic_labels"].tolist() == found["real_labels"].tolist() == [-1] * 4
+    assert "denoised" not in found
 
 
 def test_a_resumed_run_keeps_the_same_to_the_bit(tmp_path: Path) -> None:
@@ -119,34 +121,34 @@ def test_it_changes_nothing_of_the_run(tmp_path: Path, monkeypatch: pytest.Monke
     bare = trained(tmp_path / "bare")
     assert not list(bare.path.glob(f"sites/*/{FILE}"))
     assert all(torch.equal(t, weights(bare)[name]) for name, t in weights(run).items())
-    assert (run.path / "sites/hospital_1/audit.jsonl").read_text().count("exhibit") == 0
+    assert (run.path / "sites/hospital_1/audit.jsonl").read_text().count("samples") == 0
 
 
 def test_what_is_kept_is_what_the_saved_generator_draws(tmp_path: Path) -> None:
     run = trained(tmp_path / "run")
     found, made = kept(run, "hospital_2"), load_generator(run.path / "generator")
-    labels = torch.from_numpy(found["drawn_labels"])
+    labels = torch.from_numpy(found["synthetic_labels"])
     noise = noise_of(0, [1000 * int(label) + at % 4 for at, label in enumerate(labels)], (1, 16, 16))
     with torch.inference_mode():
         drawn = made.draw(noise, labels, torch.ones_like(labels), Sampler(2))
-    assert np.abs(thumbnails(drawn).astype(int) - found["drawn"]).max() <= 1
-    assert np.abs(found["guesses"][-1].astype(int) - found["drawn"][0]).max() <= 1
+    assert np.abs(thumbnails(drawn).astype(int) - found["synthetic"]).max() <= 1
+    assert np.abs(found["denoised"][-1].astype(int) - found["synthetic"][0]).max() <= 1
     assert (found["steps"].tolist(), int(found["step_count"])) == ([1, 2], 2)
 
 
 def test_of_volumes_one_a_class_and_its_middle_slice(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", data=phantoms(dims=3), rounds=Rounds(1))
     found = kept(run)
-    assert found["drawn_labels"].tolist() == [0, 1, 2, 3]
-    assert found["drawn"].shape == (4, 1, 16, 16)
+    assert found["synthetic_labels"].tolist() == [0, 1, 2, 3]
+    assert found["synthetic"].shape == (4, 1, 16, 16)
     assert "the middle slice is shown" in write_report(run.path).read_text()
 
 
 def test_gans_and_autoencoders_have_no_way(tmp_path: Path) -> None:
     vae = partial(VAE, network=partial(Autoencoder, widths=(8, 16)))
     for run in (gans.trained(tmp_path / "gan"), trained(tmp_path / "vae", generator=vae, rounds=Rounds(1))):
-        assert {"real", "drawn"} < kept(run).keys()
-        assert "guesses" not in kept(run)
+        assert {"real", "synthetic"} < kept(run).keys()
+        assert "denoised" not in kept(run)
         page = write_report(run.path).read_text()
         assert "Drawn images beside real ones" in page
         assert "on its way from noise" not in page
@@ -157,10 +159,10 @@ def test_where_sites_keep_a_part_each_draws_with_its_own(tmp_path: Path) -> None
     run = trained(tmp_path / "run", algorithm=UDec(), rounds=Rounds(1))
     for at, site in enumerate(("hospital_1", "hospital_2")):
         made, found = load_generator(run.site(site) / "generator"), kept(run, site)
-        labels = torch.from_numpy(found["drawn_labels"][:1])
+        labels = torch.from_numpy(found["synthetic_labels"][:1])
         with torch.inference_mode():
             drawn = made.draw(noise_of(0, [0], (1, 16, 16)), labels, torch.tensor([at]), Sampler(2))
-        assert np.abs(thumbnails(drawn).astype(int) - found["drawn"][:1]).max() <= 1
+        assert np.abs(thumbnails(drawn).astype(int) - found["synthetic"][:1]).max() <= 1
 
 
 def test_what_goes_wrong_is_a_note_and_the_run_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +175,7 @@ def test_what_goes_wrong_is_a_note_and_the_run_is_finished(tmp_path: Path, monke
     run = trained(tmp_path / "run", rounds=Rounds(1))
     assert (run.about()["status"], run.about()["notes"]) == (
         "finished",
-        ["no drawn images of hospital_1: RuntimeError"],
+        ["no synthetic images of hospital_1: RuntimeError"],
     )
     page = write_report(run.path).read_text()
     assert "The drawn images of hospital_2 cannot be read." in page

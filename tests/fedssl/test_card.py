@@ -124,7 +124,7 @@ def test_the_recipe_is_told_in_lines_and_without_paths(told: str) -> None:
 
 def test_phantoms_are_said_to_be_phantoms(run: RunFolder, toy: Callable[..., Encoder]) -> None:
     text = card(RunFolder(run.path, "data: {manifest: phantom}"), SimCLR(toy()))
-    assert "| images | phantom hospitals, no patients |" in text
+    assert "| images | simulated hospitals, no patients |" in text
     assert "| exchange | none, weights alone |" in text
 
 

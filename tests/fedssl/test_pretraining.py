@@ -106,7 +106,7 @@ def test_the_encoder_on_disk_is_the_servers_and_the_seed_decides_it(tmp_path: Pa
 def test_every_site_keeps_a_few_images_and_their_views_to_itself(tmp_path: Path) -> None:
     run = ran(tmp_path / "run", SimCLR)
     for site in run.about()["sites"]:
-        with np.load(run.site(site) / "samples.npz", allow_pickle=False) as samples:
+        with np.load(run.site(site) / "augmented_views.npz", allow_pickle=False) as samples:
             assert samples["images"].shape == (6, 1, 32, 32)
             assert samples["views"].shape == (6, 2, 1, 32, 32)
             assert np.abs(samples["views"]).max() <= 1

@@ -25,7 +25,7 @@ def test_a_model_says_what_it_tells_how_well_and_what_left(
     assert yaml.safe_load(head)["library_name"] == "fedpretrain"
     for heading in (
         "How well it does",
-        "What left the sites",
+        "Data sent by the sites",
         "Recipe",
         "Environment",
         "Licence",

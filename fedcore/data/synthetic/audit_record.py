@@ -17,7 +17,7 @@ from typing import Any
 
 from fedcore.data.synthetic.release_criteria import Gate, Verdict
 from fedcore.errors import InputError
-from fedcore.files.reading import json_of, text_of
+from fedcore.files.reading import parse_json, read_utf8
 
 AUDIT = "audit.json"
 """What an audit leaves beside the manifest of a set, and a release takes along."""
@@ -84,7 +84,7 @@ class AuditRecord:
         """
         path = folder / AUDIT
         try:
-            found = json_of(text_of(path))
+            found = parse_json(read_utf8(path))
             told = {name: found.pop(name) for name in ("safe", "useful", "sha256")}
             record = cls(**found)
             wrong = record._contradictions(told)

@@ -1,6 +1,6 @@
-"""How near drawn images come to trained ones, beside how near held-out images do: two histograms back to back.
+"""Two histograms back to back: closeness of held-out and of synthetic images to the training images.
 
-The geometry is that of `figures.py`: numbers in, positions in an SVG of 420 x 132 units out.
+Numbers in, positions in an SVG of 420 x 122 units out, as in `axes.py`.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from fedcore.report.charts.charts import LEFT, RIGHT, Scale, Tick
+from fedcore.report.charts.axes import LEFT, RIGHT, LinearScale, Tick
 
 _BINS = 48
-_LEAST = 0.01  # of closeness; a copy to the bit, which has 0, stands there
+_LEAST = 0.01  # of closeness; an exact copy, which has 0, is shown there
 _MARKS = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
 _APART = 26.0
 _MIDDLE, _REACH = 56.0, 44.0
-_SEEN = 4.0  # the least height of what is not empty: one copy among thousands is to be seen
+_SEEN = 4.0  # the least height of a bin that is not empty: one copy among thousands must be visible
 
 
 @dataclass(frozen=True)
-class Bar:
-    """`held` rises from the middle, the drawn images' hang from it; `copy` if below the limit."""
+class HistogramBar:
+    """Bars of held-out images rise from the middle, bars of synthetic ones hang from it; `copy`: below the limit."""
 
-    held: bool
+    held_out: bool
     copy: bool
     x: float
     y: float
@@ -35,49 +35,54 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Closeness:
-    bars: tuple[Bar, ...]
+class ClosenessHistogram:
+    bars: tuple[HistogramBar, ...]
     ticks: tuple[Tick, ...]
     limit: Tick
     middle: float = _MIDDLE
 
 
-def closeness_chart(held: Float[np.ndarray, "h"], drawn: Float[np.ndarray, "n"], limit: float) -> Closeness:
-    """On a log scale, on which limits are set; both parts are shares of their images, on one scale.
+def closeness_histogram(
+    held_out: Float[np.ndarray, " h"], synthetic: Float[np.ndarray, " n"], limit: float
+) -> ClosenessHistogram:
+    """On a log scale; bars are fractions of the held-out and of the synthetic images, on one scale.
 
     Raises:
         ValueError: A part is empty or not finite.
     """
-    if not (len(held) and len(drawn) and np.isfinite([*held, *drawn, limit]).all()):
-        raise ValueError("closenesses are missing or not finite")
-    low = max(_LEAST, 0.8 * min(float(held.min()), float(drawn.min()), limit))
-    at = Scale(math.log10(low), 0.0, LEFT, RIGHT)
+    if not (len(held_out) and len(synthetic) and np.isfinite([*held_out, *synthetic, limit]).all()):
+        raise ValueError("closeness values are missing or not finite")
+    low = max(_LEAST, 0.8 * min(float(held_out.min()), float(synthetic.min()), limit))
+    at = LinearScale(math.log10(low), 0.0, LEFT, RIGHT)
     edges = np.logspace(math.log10(low), 0.0, _BINS + 1)
-    counts = [np.histogram(part.astype(np.float64).clip(low, 1.0), edges)[0] for part in (held, drawn)]
+    counts = [np.histogram(part.astype(np.float64).clip(low, 1.0), edges)[0] for part in (held_out, synthetic)]
     most = max(float(count.max() / count.sum()) for count in counts)
     bars = [
         bar for count, up in zip(counts, (True, False), strict=True) for bar in _bars(count, up, edges, most, limit)
     ]
-    return Closeness(tuple(bars), _ticks(low, at), Tick(at(math.log10(max(limit, low))), f"{limit:.2g}"))
+    return ClosenessHistogram(tuple(bars), _ticks(low, at), Tick(at(math.log10(max(limit, low))), f"{limit:.2g}"))
 
 
-def _bars(count: Int[np.ndarray, "b"], held: bool, edges: np.ndarray, most: float, limit: float) -> list[Bar]:
+def _bars(
+    count: Int[np.ndarray, "b"], held_out: bool, edges: np.ndarray, most: float, limit: float
+) -> list[HistogramBar]:
     wide = (RIGHT - LEFT) / _BINS
     made = []
     for at, images in enumerate(count):
         if images:
             tall = round(max(_SEEN, _REACH * float(images / count.sum()) / most), 1)
-            label = (
-                f"{images} {'held-out' if held else 'drawn'} images of closeness {edges[at]:.2g} to {edges[at + 1]:.2g}"
+            of = "held-out" if held_out else "synthetic"
+            label = f"{images} {of} images of closeness {edges[at]:.2g} to {edges[at + 1]:.2g}"
+            top = round(_MIDDLE - tall, 1) if held_out else _MIDDLE
+            copy = not held_out and bool(edges[at + 1] <= limit)
+            made.append(
+                HistogramBar(held_out, copy, round(LEFT + wide * at + 0.5, 1), top, round(wide - 1, 1), tall, label)
             )
-            top = round(_MIDDLE - tall, 1) if held else _MIDDLE
-            copy = not held and bool(edges[at + 1] <= limit)
-            made.append(Bar(held, copy, round(LEFT + wide * at + 0.5, 1), top, round(wide - 1, 1), tall, label))
     return made
 
 
-def _ticks(low: float, at: Scale) -> tuple[Tick, ...]:
-    """From the right, as many as have room."""
+def _ticks(low: float, at: LinearScale) -> tuple[Tick, ...]:
+    """From the right, as many as fit."""
     shown: list[Tick] = []
     for mark in _MARKS:
         tick = Tick(at(math.log10(mark)), f"{mark:g}")

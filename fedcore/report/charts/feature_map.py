@@ -1,4 +1,4 @@
-"""The features of all sites' galleries in two dimensions: by site, and by class."""
+"""Map of the features of all sites: principal components in two dimensions, by site and by class."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from fedcore.report.sections.feature_gallery import Gallery, class_name
+from fedcore.report.sections.feature_gallery import SiteFeatures, class_name
 
 WIDTH, HEIGHT = 420.0, 330.0  # the height at most
 _EDGE = 14.0
@@ -16,8 +16,8 @@ _POINTS = 1000  # over all sites; each is drawn twice, and an SVD of them takes 
 
 
 @dataclass(frozen=True)
-class Point:
-    """`site` and `label` are places in the order of the sites and of the classes; a label of -1 is none."""
+class MapPoint:
+    """An image; `label` is a class index, or -1 without a label."""
 
     x: float
     y: float
@@ -27,45 +27,45 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Embedding:
-    """`shares` are the parts of the variance along x and y; `several` says that sites have encoders of their own."""
+class FeatureMap:
+    """`variance` is the explained fraction of the variance along x and y; `several`: sites have different encoders."""
 
-    points: tuple[Point, ...]
+    points: tuple[MapPoint, ...]
     height: float
-    shares: tuple[float, float]
+    variance: tuple[float, float]
     labels: tuple[tuple[int, str], ...]
     several: bool
 
 
-def embed(galleries: Sequence[Gallery], classes: Sequence[str], gaps: list[str]) -> Embedding | None:
-    """None where there are fewer than three images, or features that are all the same."""
+def feature_map(galleries: Sequence[SiteFeatures], classes: Sequence[str], gaps: list[str]) -> FeatureMap | None:
+    """None with fewer than three images, or if all features are the same."""
     shown = _comparable(galleries, gaps)
-    kept = [(gallery, _evenly(len(gallery.labels), max(2, _POINTS // len(shown)))) for gallery in shown]
-    if sum(len(places) for _, places in kept) < 3:
+    sampled = [(gallery, _evenly(len(gallery.labels), max(2, _POINTS // len(shown)))) for gallery in shown]
+    if sum(len(places) for _, places in sampled) < 3:
         return None
-    projected = project(np.concatenate([gallery.features[places] for gallery, places in kept]))
+    projected = project(np.concatenate([gallery.features[places] for gallery, places in sampled]))
     if projected is None:
-        gaps.append("The features of all images are the same: there is nothing to draw of them.")
+        gaps.append("The features of all images are the same, so there is no map of them.")
         return None
     positions, shares = projected
-    owners = [(gallery.site, int(gallery.labels[at])) for gallery, places in kept for at in places]
+    owners = [(gallery.site, int(gallery.labels[at])) for gallery, places in sampled for at in places]
     places, height = _fit(positions)
     points = [
-        Point(x, y, site, max(label, -1), f"{site}, {class_name(label, classes)}")
+        MapPoint(x, y, site, max(label, -1), f"{site}, {class_name(label, classes)}")
         for (x, y), (site, label) in zip(places, owners, strict=True)
     ]
     labels = sorted({point.label for point in points}, key=lambda label: (label < 0, label))
     named = tuple((label, class_name(label, classes)) for label in labels)
     several = len({gallery.encoder for gallery in shown}) > 1
-    return Embedding(_shuffled(points), height, shares, named, several)
+    return FeatureMap(_shuffled(points), height, shares, named, several)
 
 
 def project(
     features: Float[np.ndarray, "n d"],
 ) -> tuple[Float[np.ndarray, "n 2"], tuple[float, float]] | None:
-    """Principal components of the normalised features and their shares of the variance; None if it is 0.
+    """Principal components of the normalised features and their fractions of the variance; None if that is 0.
 
-    The sign of an axis, which a singular vector leaves open, has its largest coordinate positive.
+    The sign of an axis, which the SVD does not determine, is chosen so that its largest coordinate is positive.
     """
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     unit = features / np.maximum(lengths, 1e-12)
@@ -81,13 +81,13 @@ def project(
     return axes * np.where(signs == 0, 1, signs), (shares[0], shares[1])
 
 
-def _comparable(galleries: Sequence[Gallery], gaps: list[str]) -> list[Gallery]:
+def _comparable(galleries: Sequence[SiteFeatures], gaps: list[str]) -> list[SiteFeatures]:
     """Those with features, of the length that most sites have."""
     filled = [gallery for gallery in galleries if len(gallery.labels)]
     lengths = [gallery.features.shape[1] for gallery in filled]
     usual = max(lengths, key=lengths.count, default=0)
     gaps += [
-        f"The features of {gallery.site} have another length than those of the other sites, and are not drawn."
+        f"The features of {gallery.site} have another length than those of the other sites and are not shown."
         for gallery in filled
         if gallery.features.shape[1] != usual
     ]
@@ -99,7 +99,7 @@ def _evenly(count: int, most: int) -> list[int]:
 
 
 def _fit(positions: Float[np.ndarray, "n 2"]) -> tuple[list[tuple[float, float]], float]:
-    """Places in a panel and its height, on one scale in x and y so that distances stay true."""
+    """Positions in a panel and its height, on one scale in x and y so that distances stay true."""
     low, high = positions.min(0), positions.max(0)
     room = np.array([WIDTH, HEIGHT]) - 2 * _EDGE
     scale = float((room / np.maximum(high - low, 1e-9)).min())
@@ -108,7 +108,7 @@ def _fit(positions: Float[np.ndarray, "n 2"]) -> tuple[list[tuple[float, float]]
     return [(round(float(x), 1), round(float(y), 1)) for x, y in moved], height
 
 
-def _shuffled(points: Sequence[Point]) -> tuple[Point, ...]:
-    """In an order that is always the same, so that no site lies on top of the others."""
+def _shuffled(points: Sequence[MapPoint]) -> tuple[MapPoint, ...]:
+    """In a fixed random order, so that no site covers the others."""
     order = np.random.default_rng(0).permutation(len(points))
     return tuple(points[at] for at in order)

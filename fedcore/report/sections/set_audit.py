@@ -1,107 +1,79 @@
-"""What the last audit of a set that the run's generator drew found."""
+"""Tables of the last audit of a synthetic set that the run's generator made."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-from fedcore.data.synthetic.audit_record import with_digest
-from fedcore.report.read.parse import items, mapping, numbers, read_object, texts, whole
-from fedcore.report.read.run import Finding, Inspection, Run, Table
+from fedcore.report.read.run import Run
+from fedcore.report.units import rounded
 
-FILE = "audit.json"
 _PRIVACY = {
-    "trained": "Trained", "held_out": "Held out", "copies_by_pixels": "Copies by pixels",
-    "copies_by_features": "By features", "auc": "Membership AUC", "tpr": "Recognised",
+    "trained": "Training images", "held_out": "Held-out images", "copies_by_pixels": "Copies by pixels",
+    "copies_by_features": "Copies by features", "auc": "Membership AUC", "tpr": "TPR at 1 % FPR",
 }  # fmt: skip
 _PRIVACY_NOTES = {
-    "copies_by_pixels": "A copy is far nearer to a trained image than other patients' images are.",
-    "auc": "Membership: whether the set betrays who was trained on; 0.5 is guessing.",
-    "tpr": "Recognised: trained images told from others at 1 % false alarms; 0.01 is guessing.",
+    "copies_by_pixels": "Copy: closer to a training image than images of other patients are.",
+    "auc": "Membership AUC: whether the set reveals which images were trained on; 0.5 is chance.",
+    "tpr": "TPR at 1 % FPR: training images that a membership attack finds at 1 % false alarms; 0.01 is chance.",
 }
-_ALIKE = {"kid": "KID", "precision": "Precision", "recall": "Recall", "density": "Density", "coverage": "Coverage"}
-_ALIKE_NOTES = {
-    "kid": "By features, of the drawn images that imitate the site; in brackets of as many of its held-out images. KID "
-    "is best near 0, the others near 1."
+_SIMILARITY = {"kid": "KID", "precision": "Precision", "recall": "Recall", "density": "Density", "coverage": "Coverage"}
+_SIMILARITY_NOTES = {
+    "kid": "By features, for synthetic images in the style of the site; in brackets the same for as many of its "
+    "held-out images. KID: best near 0; the others: best near 1."
 }
-_LEARNED = {"tstr": "Synthetic", "trtr": "Real", "tstr_classes": "Classes", "tstr_images": "Held out"}
-_LEARNED_NOTES = {
-    "tstr": "Balanced accuracy on held-out real images of a linear classifier of features, trained on drawn images and "
-    "on as many real ones of the site."
+_TSTR = {"tstr": "Synthetic", "trtr": "Real", "tstr_classes": "Classes", "tstr_images": "Held-out images"}
+_TSTR_NOTES = {
+    "tstr": "Balanced accuracy on held-out real images of a linear classifier on features, trained on synthetic images "
+    "or on as many real ones of the site."
 }
-_SPREAD = {"likeness": "Drawn", "real_likeness": "Real"}
-_SPREAD_NOTES = {"likeness": "MS-SSIM of pairs of one class; near 1, all images are the same."}
-_FRECHET = {"fid": "Drawn", "held_out_fid": "Held out"}
+_DIVERSITY = {"likeness": "Synthetic", "real_likeness": "Real"}
+_DIVERSITY_NOTES = {"likeness": "MS-SSIM between pairs of images of one class; near 1: all images are the same."}
+_FRECHET = {"fid": "Synthetic", "held_out_fid": "Held out"}
 _FRECHET_NOTES = {
-    "fid": "To the trained images, by features, of as many drawn as held-out images; lower is better. A group of fewer "
-    "images than features has no figure."
+    "fid": "Distance to the training images by features, with as many synthetic as held-out images; lower is better. "
+    "Not computed for a group with fewer images than feature dimensions."
 }
 
 
-def read_inspection(folder: Path, gaps: list[str], clean: Callable[[Any], Any]) -> Inspection | None:
-    told = read_object(folder / FILE, gaps)
-    if not told:
-        return None
-    if with_digest(told) != told:
-        gaps.append(f"{FILE} is not as the audit left it: its digest does not fit.")
-    found = clean(told)
-    return Inspection(
-        name=str(found.get("name") or ""),
-        set=str(found.get("set") or ""),
-        images=whole(found.get("images")) or 0,
-        left_out=len(items(found.get("left_out"))),
-        safe=_finding(found.get("safe")),
-        useful=_finding(found.get("useful")),
-        copies={image: texts(sites) for image, sites in mapping(found.get("copies")).items()},
-        sites={site: numbers(told) for site, told in mapping(found.get("sites")).items()},
-        quality={group: numbers(told) for group, told in mapping(found.get("quality")).items()},
-        encoder=str(found.get("encoder") or ""),
-    )
+@dataclass(frozen=True)
+class AuditTable:
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str
 
 
-def _finding(told: Any) -> Finding:
-    found = mapping(told)
-    return Finding(
-        str(found.get("answer") or "not measured"), texts(found.get("because")), texts(found.get("not_measured"))
-    )
-
-
-def tables(run: Run) -> tuple[Table, ...]:
-    """Privacy and quality; a table, or a column, without a figure is left out."""
-    if run.inspection is None:
+def audit_tables(run: Run) -> tuple[AuditTable, ...]:
+    """Privacy and quality; tables and columns without a figure are left out."""
+    if run.set_audit is None:
         return ()
-    sites, quality = run.inspection.sites, run.inspection.quality
-    groups = {group.removeprefix("site "): told for group, told in quality.items() if told}
+    sites, quality = run.set_audit.sites, run.set_audit.quality
+    groups = {group.removeprefix("site "): figures for group, figures in quality.items() if figures}
     made = (
         _table("Privacy", "Site", _PRIVACY, sites, _plain, _PRIVACY_NOTES),
-        _table("Likeness to a site's own images", "Imitating", _ALIKE, sites, _beside, _ALIKE_NOTES),
-        _table("Trained on synthetic, tested on real images", "Site", _LEARNED, sites, _plain, _LEARNED_NOTES),
-        _table("Pairs of images", "Imitating", _SPREAD, sites, _plain, _SPREAD_NOTES),
+        _table("Similarity to the site's own images", "Style of site", _SIMILARITY, sites, _with_held_out,
+               _SIMILARITY_NOTES),
+        _table("Trained on synthetic, tested on real images (TSTR)", "Site", _TSTR, sites, _plain, _TSTR_NOTES),
+        _table("Diversity", "Style of site", _DIVERSITY, sites, _plain, _DIVERSITY_NOTES),
         _table("Frechet distance", "Images", _FRECHET, groups, _plain, _FRECHET_NOTES),
-    )
+    )  # fmt: skip
     return tuple(table for table in made if table.rows)
 
 
 def _table(
     title: str, first: str, names: Mapping[str, str], rows: Mapping[str, Mapping[str, float]],
-    say: Callable[[Mapping[str, float], str], str], notes: Mapping[str, str],
-) -> Table:  # fmt: skip
-    there = {key: name for key, name in names.items() if any(key in told for told in rows.values())}
-    lines = tuple((owner, *(say(told, key) for key in there)) for owner, told in rows.items() if there)
-    return Table(title, (first, *there.values()), lines, " ".join(note for key, note in notes.items() if key in there))
+    cell: Callable[[Mapping[str, float], str], str], notes: Mapping[str, str],
+) -> AuditTable:  # fmt: skip
+    present = {key: name for key, name in names.items() if any(key in figures for figures in rows.values())}
+    lines = tuple((owner, *(cell(found, key) for key in present)) for owner, found in rows.items() if present)
+    note = " ".join(note for key, note in notes.items() if key in present)
+    return AuditTable(title, (first, *present.values()), lines, note)
 
 
-def _plain(told: Mapping[str, float], key: str) -> str:
-    return figure(told.get(key))
+def _plain(figures: Mapping[str, float], key: str) -> str:
+    return rounded(figures.get(key))
 
 
-def _beside(told: Mapping[str, float], key: str) -> str:
-    return f"{figure(told.get(key))} ({figure(told.get(f'held_out_{key}'))})"
-
-
-def figure(value: float | None) -> str:
-    """A count as it is, else three digits behind the point, or one where it is large; a dash for None."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if value == int(value) else f"{value:z.3f}" if abs(value) < 10 else f"{value:.1f}"
+def _with_held_out(figures: Mapping[str, float], key: str) -> str:
+    return f"{rounded(figures.get(key))} ({rounded(figures.get(f'held_out_{key}'))})"

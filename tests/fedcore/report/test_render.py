@@ -1,4 +1,4 @@
-"""The page as a whole: what it says, that it is sound HTML, small, and asks nothing of the network."""
+"""The page as a whole: its sections, valid HTML, small, without requests."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from PIL import Image
 
 from fedcore.errors import InputError
 from fedcore.report import command, report_command, write_comparison, write_report
+from fedcore.site.figure_files import FeatureGalleryFile
 
 MakeRun = Callable[..., Path]
 _VOID = {"meta", "img", "br", "hr", "input", "link", "wbr"}
@@ -75,36 +76,36 @@ def test_every_section_of_a_full_run(full_run: Path) -> None:
     page = write_report(full_run)
     assert page == full_run / "report.html"
     text = read(page).text
-    for said in (
+    for expected in (
         "Finished", "4 sites took part in 12 rounds on images of 64 × 64 pixels and 1 channel",
         "1,200 train, 400 test", "1 min 21 s", "1.5 MB", "2.1 MB", "feature vectors of single images",
-        "trained with 10 % of the labels", "0.830 to 0.920",
-        "2 refusals", "400 test, 1 left out", "Final scores by site", "Healthy.", "Map of the features",
-        "the two directions in which the features vary most", "hospital_2, normal", "Nearest neighbours",
-        "10 of 20 neighbours share the class", "Up, from the sites An average round",
+        "Trained with 10 % of the labels", "0.830 to 0.920",
+        "2 failed visits", "400 test, 1 left out", "Final scores by site", "No collapse.", "Map of the features",
+        "the first two principal components", "hospital_2, normal", "Nearest neighbours",
+        "10 of 20 neighbours have the same class", "Upload: sites to server Average round",
         "SAMPLES (images or samples like them)", "Most sensitive data sent",
-        "Probe: accuracy of nearest neighbours", "1, spread evenly", "Effective rank",
+        "kNN probe: accuracy", "1: ideal", "Effective rank",
         "This page shows images of the sites.", "Data sent and received", "exchange/features",
         "hospital_3, round 4: the loss became NaN", "hospital_4: 2 images could not be read",
         "hospital_2 holds 3 duplicates", "class_path: fedssl.SimCLR",
     ):  # fmt: skip
-        assert said in text, said
+        assert expected in text, expected
 
 
-def test_the_ledger_adds_up(full_run: Path) -> None:
+def test_the_table_of_traffic_adds_up(full_run: Path) -> None:
     text = read(write_report(full_run)).text
     assert "hospital_1 12 18 MB 14.4 MB 3.6 MB 192 B 25.2 MB 14.4 MB 10.8 MB 0 B FEATURES 24 18 MB" in text
-    assert "hospital_3 10 + 2 refused 15 MB" in text
+    assert "hospital_3 10 + 2 failed 15 MB" in text
 
 
 def test_sections_without_data_are_absent(make_run: MakeRun) -> None:
     folder = make_run(rounds=0, planned=20, status="running", notes=[])
     shutil.rmtree(folder / "sites")
     reader = read(write_report(folder))
-    assert "has not said that it ended" in reader.text
+    assert "The end of this run is not recorded." in reader.text
     assert "0 of 20 planned" in reader.text
     headings = re.findall(r"<h2>(.*?)</h2>", (folder / "report.html").read_text())
-    assert headings == ["How to repeat it"]
+    assert headings == ["Recipe and environment"]
 
 
 def test_a_failed_run_says_why(make_run: MakeRun) -> None:
@@ -120,7 +121,7 @@ def test_a_finetuning_that_left_scores_alone(make_run: MakeRun, full_run: Path) 
     (folder / "rounds.jsonl").unlink()
     text = read(write_report(folder)).text
     assert "fedpretrain finetune" in text
-    assert "starting from random weights" in text
+    assert "Start: random initialisation" in text
     assert "AUROC 0.880" in text
 
 
@@ -176,9 +177,9 @@ def test_without_images_no_pixel_and_no_path_is_left(full_run: Path) -> None:
     assert "manifest: manifest.csv" in reader.text
 
 
-def test_large_samples_stay_small_and_say_what_they_left_out(make_run: MakeRun) -> None:
+def test_large_images_stay_small_and_the_page_says_what_is_left_out(make_run: MakeRun) -> None:
     folder = make_run(sites=tuple(f"site_{at}" for at in range(8)), rounds=3, space=(112, 112), channels=3)
-    assert re.search(r"The images of \d+ sites are left out", read(write_report(folder)).text)
+    assert re.search(r"The augmented views of \d+ sites are left out", read(write_report(folder)).text)
 
 
 def test_volumes_show_slices(make_run: MakeRun) -> None:
@@ -207,11 +208,11 @@ def test_the_command_prints_where_the_page_is(full_run: Path, capsys: pytest.Cap
     assert capsys.readouterr().out.strip() == str(full_run / "report.html")
 
 
-def test_every_fault_of_the_data_layer_is_shown(make_run: MakeRun) -> None:
+def test_every_error_of_the_data_layer_is_shown(make_run: MakeRun) -> None:
     faults = [f"row {at}: the image cannot be read" for at in range(400)]
     text = read(write_report(make_run(faults=faults, notes=["columns ignored: 'licence'"]))).text
     assert all(fault in text for fault in faults)
-    assert "All 400 faults" in text
+    assert "All 400 errors" in text
     assert "columns ignored: 'licence'" in text
 
 
@@ -219,16 +220,16 @@ def test_texts_of_any_length_stay_a_small_page(make_run: MakeRun) -> None:
     folder = make_run(faults=["x" * 300] * 20_000)
     (folder / "recipe.yaml").write_text("a: b: no YAML\n" + "x\n" * 1_000_000)
     text = read(write_report(folder)).text
-    assert "and 18,667 more; run.json has them all." in text
+    assert "and 18,667 more; run.json lists all." in text
     assert "cut here: the file is longer" in text
 
 
-def test_a_run_of_an_earlier_version_says_that_it_has_no_gallery(make_run: MakeRun) -> None:
+def test_a_run_without_galleries_says_so(make_run: MakeRun) -> None:
     folder = make_run()
-    for path in folder.glob("sites/*/gallery.npz"):
+    for path in folder.glob(f"sites/*/{FeatureGalleryFile.NAME}"):
         path.unlink()
     reader = read(write_report(folder))
-    assert "No site left a gallery, as runs of earlier versions do not" in reader.text
+    assert "No site kept a feature gallery" in reader.text
     assert "Map of the features" not in reader.text
     running = read(write_report(make_run("running", status="running", sites=())))
     assert "gallery" not in running.text
@@ -236,17 +237,17 @@ def test_a_run_of_an_earlier_version_says_that_it_has_no_gallery(make_run: MakeR
 
 def test_a_damaged_gallery_leaves_the_others(make_run: MakeRun) -> None:
     folder = make_run()
-    (folder / "sites" / "hospital_2" / "gallery.npz").write_bytes(b"PK")
+    (folder / "sites" / "hospital_2" / FeatureGalleryFile.NAME).write_bytes(b"PK")
     reader = read(write_report(folder))
-    assert "The gallery of hospital_2 cannot be read." in reader.text
-    assert reader.text.count("neighbours share the class") == 3
+    assert "The feature gallery of hospital_2 cannot be read." in reader.text
+    assert reader.text.count("neighbours have the same class") == 3
 
 
-def test_encoders_of_their_own_are_told_of(make_run: MakeRun, write_gallery: Callable[..., None]) -> None:
+def test_different_encoders_are_reported(make_run: MakeRun, write_gallery: Callable[..., None]) -> None:
     folder = make_run()
-    assert "encoders differ" not in read(write_report(folder)).text
-    write_gallery(folder / "sites" / "hospital_1" / "gallery.npz", encoder=np.array(8))
-    assert "encoders differ" in read(write_report(folder)).text
+    assert "different encoders" not in read(write_report(folder)).text
+    write_gallery(folder / "sites" / "hospital_1", encoder_checksum=np.array(8))
+    assert "different encoders" in read(write_report(folder)).text
 
 
 def test_fifty_sites_have_every_section_in_a_small_page(make_run: MakeRun) -> None:
@@ -273,13 +274,13 @@ def test_a_comparison_has_its_sections(make_run: MakeRun, write_scores: Callable
     page = write_comparison(folders)
     assert page == folders[0].parent / "comparison.html"
     reader = read(page)
-    for said in (
-        "5 runs side by side", "moco_0.1", "finetune", "SimCLR", "random weights", "0.760", "0.710 to 0.800",
+    for expected in (
+        "Comparison of 5 runs", "moco_0.1", "finetune", "SimCLR", "random initialisation", "0.760", "0.710 to 0.800",
         "FEATURES feature vectors of single images", "Balanced accuracy by labels", "AUROC by labels",
-        "Balanced accuracy by traffic",
+        "Balanced accuracy by upload",
         "1 min 21 s", "1.5 MB",
     ):  # fmt: skip
-        assert said in reader.text, said
+        assert expected in reader.text, expected
     assert "img" not in reader.tags
     assert "Before you compare" not in reader.text
 
@@ -294,7 +295,7 @@ def test_a_comparison_of_whatever_is_there(make_run: MakeRun, full_run: Path) ->
     assert "killed: The last line of rounds.jsonl was cut off" in text
     assert "bare: run.json is missing" in text
     assert "shared-bank-simclr" in text
-    assert "3 runs side by side" in read(write_comparison([bare, bare, bare])).text
+    assert "Comparison of 3 runs" in read(write_comparison([bare, bare, bare])).text
 
 
 def test_no_text_of_compared_runs_becomes_markup(make_run: MakeRun, write_scores: Callable[..., None]) -> None:
@@ -334,7 +335,7 @@ def test_the_command_line(make_run: MakeRun, tmp_path: Path, capsys: pytest.Capt
     command([one, other, "--out", str(page)])
     assert capsys.readouterr().out.split() == [f"{one}/report.html", str(page)]
     assert "base64" not in (Path(one) / "report.html").read_text()
-    assert "2 runs side by side" in page.read_text()
+    assert "Comparison of 2 runs" in page.read_text()
     for wrong in ([], [one, "--image", "false"], [one, "--images", "perhaps"]):
         with pytest.raises(InputError, match=r"usage: fedpretrain report RUN \[RUN \.\.\.\]"):
             command(wrong)
@@ -377,7 +378,7 @@ def test_a_browser_shows_it(
 
 
 @pytest.mark.slow
-def test_the_browsers_console_would_tell(tmp_path: Path) -> None:
+def test_errors_on_the_console_are_noticed(tmp_path: Path) -> None:
     page = tmp_path / "bad.html"
     page.write_text("<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'\"><script>1</script>")
     with pytest.raises(AssertionError):

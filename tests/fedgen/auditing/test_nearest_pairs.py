@@ -10,13 +10,16 @@ import torch
 
 from fedcore.data.synthetic.audit_record import with_digest
 from fedcore.report import write_report
+from fedcore.site.figure_files import MOST_PAIRS, NearestPairsFile
 from fedcore.site.figures import thumbnails
-from fedgen.auditing.nearest_pairs import FILE, SHOWN, View, lookalikes
+from fedgen.auditing.nearest_pairs import View, lookalikes
 from fedgen.auditing.run import inspect
 from fedgen.copies.copies import copies, near_by_features
 from fedgen.synthetic.synthetic_set import SyntheticSet
 from tests.fedgen.auditing.test_run import hold_out, plant
 from tests.fedgen.conftest import HOSPITALS
+
+FILE = NearestPairsFile.NAME
 
 
 def kept(run: Path, site: str) -> dict[str, np.ndarray]:
@@ -32,13 +35,17 @@ def test_the_closest_come_first_beside_what_they_are_closest_to() -> None:
     )
     view = View(near, other, copies(near.closeness, other.closeness))
     found = lookalikes({"pixels": view}, drawn, torch.arange(100, 112), lambda at: trained[at], "a set")
-    order = sorted(range(12), key=lambda at: float(near.closeness[at]))[:SHOWN]
+    order = sorted(range(12), key=lambda at: float(near.closeness[at]))[:MOST_PAIRS]
     assert order[0] == 7
     assert found["pixels_numbers"].tolist() == [100 + at for at in order]
-    assert (found["pixels_drawn"] == thumbnails(drawn[order])).all()
+    assert (found["pixels_synthetic"] == thumbnails(drawn[order])).all()
     assert (found["pixels_trained"][0] == thumbnails(trained[31:32])[0]).all()
     assert (found["pixels_closeness"] < found["pixels_limit"]).tolist() == view.judged.suspects[order].tolist()
-    assert (len(found["pixels_all"]), len(found["pixels_held"]), str(found["set"])) == (12, 25, "a set")
+    assert (len(found["pixels_synthetic_closeness"]), len(found["pixels_held_out_closeness"]), str(found["set"])) == (
+        12,
+        25,
+        "a set",
+    )
 
 
 def test_planted_copies_are_on_the_page_beside_the_patient_and_nowhere_else(one_run: Path, drawn: Path) -> None:

@@ -20,14 +20,16 @@ from fedcore.privacy.policy import Policy
 from fedcore.report import write_report
 from fedcore.runs.folder import RunFolder
 from fedcore.server.rounds import Rounds
+from fedcore.site.figure_files import FeatureGalleryFile
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedcore.transport.in_process import InProcess
-from fedssl.evaluation.gallery import FILE, Gallery
+from fedssl.evaluation.gallery import Gallery
 from fedssl.methods.simclr import SimCLR
 from fedssl.pretraining import pretrain
 
 MakeImages = Callable[..., Images]
+FILE = FeatureGalleryFile.NAME
 CPU = torch.device("cpu")
 
 
@@ -126,7 +128,7 @@ def test_the_checksum_tells_encoders_apart(images: MakeImages) -> None:
         encoder = Flat()
         nn.init.constant_(encoder.shift, shift)
         with torch.no_grad():
-            return int(Gallery().arrays(encoder, images("a", 3), None, CPU)["encoder"])
+            return int(Gallery().arrays(encoder, images("a", 3), None, CPU)["encoder_checksum"])
 
     assert checksum(0.0) == checksum(0.0) != checksum(1.0)
 
@@ -170,7 +172,7 @@ def test_a_run_leaves_a_gallery_at_every_site_of_the_encoder_that_is_there(
     for one, counts in zip(held, run.about()["sites"].values(), strict=True):
         assert one["features"].shape == (counts["test"], 32)
         assert one["queries"].shape == (min(4, counts["test"]), 1, 16, 16)
-    assert (held[0]["encoder"] == held[1]["encoder"]) == (not alone)
+    assert (held[0]["encoder_checksum"] == held[1]["encoder_checksum"]) == (not alone)
     assert run.about()["notes"] == []
     page = write_report(run.path).read_text()
     assert "Nearest neighbours" in page

@@ -20,14 +20,17 @@ from fedcore.privacy.policy import Policy
 from fedcore.report import write_report
 from fedcore.runs.folder import RunFolder
 from fedcore.server.rounds import Rounds
+from fedcore.site.figure_files import SegmentationGalleryFile
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedcore.transport.in_process import InProcess
-from fedtune.evaluation.segmentation_gallery import FILE, Outlines
+from fedtune.evaluation.segmentation_gallery import Outlines
 from fedtune.segmentation.networks import UShaped
 from fedtune.segmentation.training import segment
 from tests.fedcore.toys import images
+
+FILE = SegmentationGalleryFile.NAME
 
 
 class Bright(pl.LightningModule):
@@ -74,9 +77,9 @@ def test_best_median_and_worst_are_those_that_loops_find(tmp_path: Path) -> None
     found = kept(tmp_path, "a")
     for row, at in enumerate((ranked[0], ranked[4], ranked[8])):
         assert found["dice"][row] == pytest.approx(dice(site, at))
-        assert np.array_equal(found["guess"][row], site.pixels[at, 0] > 0)
+        assert np.array_equal(found["predicted_masks"][row], site.pixels[at, 0] > 0)
         assert site.masks is not None
-        assert np.array_equal(found["truth"][row], site.masks[at])
+        assert np.array_equal(found["true_masks"][row], site.masks[at])
         assert np.abs(found["images"][row] - (site.pixels[at].astype(np.float64) + 1) * 127.5).max() <= 0.51
 
 
@@ -97,12 +100,12 @@ def test_of_a_volume_the_slice_with_most_of_the_structure_is_kept(tmp_path: Path
     site.masks[:, 1:5, 2:7, 4] = site.masks[:, 3, 3, 1] = 1
     Outlines().keep(at_sites(tmp_path, {"a": site}), 2)
     found = kept(tmp_path, "a")
-    assert np.array_equal(found["truth"][0], site.masks[0, ::-1, ::-1, 4].T)
+    assert np.array_equal(found["true_masks"][0], site.masks[0, ::-1, ::-1, 4].T)
     assert found["dice"][0] == pytest.approx(dice(site, 0))  # of the whole volume
     site.masks[:] = 0
     Outlines().keep(at_sites(tmp_path, {"a": site}), 2)
     fullest = int((site.pixels[0, 0] > 0).sum((0, 1)).argmax())
-    assert np.array_equal(kept(tmp_path, "a")["guess"][0], site.pixels[0, 0, ::-1, ::-1, fullest].T > 0)
+    assert np.array_equal(kept(tmp_path, "a")["predicted_masks"][0], site.pixels[0, 0, ::-1, ::-1, fullest].T > 0)
 
 
 def test_large_images_are_shrunk_with_their_masks_and_unlabelled_is_background(tmp_path: Path) -> None:
@@ -112,18 +115,18 @@ def test_large_images_are_shrunk_with_their_masks_and_unlabelled_is_background(t
     Outlines(side=50).keep(at_sites(tmp_path, {"a": site}), 2)
     found = kept(tmp_path, "a")
     assert found["images"].shape == (2, 1, 50, 25)
-    assert found["truth"].shape == found["guess"].shape == (2, 50, 25)
-    assert not found["truth"][:, :25].any()
-    assert not found["guess"][:, :25].any()
-    assert found["guess"][:, 25:].any()
+    assert found["true_masks"].shape == found["predicted_masks"].shape == (2, 50, 25)
+    assert not found["true_masks"][:, :25].any()
+    assert not found["predicted_masks"][:, :25].any()
+    assert found["predicted_masks"][:, 25:].any()
 
 
 def test_a_sites_personal_model_outlines_its_images_and_no_others(tmp_path: Path) -> None:
     sites = at_sites(tmp_path, {"a": masked("a", 3), "b": masked("b", 3)})
     sites.memories.put("a", {"personal/threshold": torch.tensor(9.0)}, Round(0, 1, seed=0))
     Outlines().keep(sites, 2)
-    assert not kept(tmp_path, "a")["guess"].any()
-    assert kept(tmp_path, "b")["guess"].any()
+    assert not kept(tmp_path, "a")["predicted_masks"].any()
+    assert kept(tmp_path, "b")["predicted_masks"].any()
 
 
 def test_what_goes_wrong_at_a_site_is_a_note_that_quotes_nothing(

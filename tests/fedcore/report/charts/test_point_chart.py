@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from fedcore.report.charts.charts import BOTTOM, LEFT, RIGHT, TOP
-from fedcore.report.charts.points import Plane, Point, plane
+from fedcore.report.charts.axes import BOTTOM, LEFT, RIGHT, TOP
+from fedcore.report.charts.point_chart import PointChart, ScorePoint, point_chart
 from fedcore.report.units import percent
 
 
-def point(x: float, y: float, half: float = 0.05) -> Point:
-    return Point(x, y, y - half, y + half, "")
+def point(x: float, y: float, half: float = 0.05) -> ScorePoint:
+    return ScorePoint(x, y, y - half, y + half, "")
 
 
-def by_labels(**series: list[Point]) -> Plane:
-    return plane("scores", "", "of the labels", series, log=True, joined=True, tick=percent)
+def by_labels(**series: list[ScorePoint]) -> PointChart:
+    return point_chart("scores", "", "fraction of labels", series, log=True, joined=True, tick=percent)
 
 
 def test_decades_are_equally_far_apart_and_ticked() -> None:
@@ -29,7 +29,7 @@ def test_fractions_too_close_to_tell_share_a_tick() -> None:
     assert [tick.label for tick in chart.xticks] == ["1 %", "50 %", "100 %"]
 
 
-def test_whiskers_hold_their_points_and_all_is_in_the_frame() -> None:
+def test_whiskers_contain_their_points_and_stay_in_the_frame() -> None:
     chart = by_labels(**{f"s{n}": [point(0.1, 0.5 + n / 20), point(1.0, 0.9)] for n in range(7)})
     for series in chart.series:
         for mark in series.marks:
@@ -55,9 +55,11 @@ def test_one_fraction_has_no_line_and_stands_in_the_middle() -> None:
 
 
 def test_an_axis_of_bytes_starts_at_zero_even_where_nothing_was_sent() -> None:
-    chart = plane("traffic", "", "MB", {"alone": [Point(0.0, 0.5, None, None, "")], "all": [point(9.5, 0.5)]})
+    chart = point_chart(
+        "traffic", "", "MB", {"alone": [ScorePoint(0.0, 0.5, None, None, "")], "all": [point(9.5, 0.5)]}
+    )
     assert chart.xticks[0].label == "0"
     assert chart.series[0].marks[0].x == chart.xticks[0].at
     assert [series.path for series in chart.series] == ["", ""]
-    nothing = plane("traffic", "", "MB", {"alone": [Point(0.0, 0.5, None, None, "")]})
+    nothing = point_chart("traffic", "", "MB", {"alone": [ScorePoint(0.0, 0.5, None, None, "")]})
     assert nothing.xticks[0].label == "0"
