@@ -39,7 +39,7 @@ def require_sums(folder: Path, names: Sequence[str], advice: str) -> None:
             raise InputError(f"{folder / SUMS} has no line for {name}, so it cannot be checked; {advice}")
         if digest != sums[name]:
             raise InputError(
-                f"{folder / name} was changed or is damaged: its SHA-256 is {digest[:12]}..., "
+                f"{folder / name} is corrupted, truncated or not what was written: its SHA-256 is {digest[:12]}..., "
                 f"{SUMS} says {sums[name][:12]}...; {advice}"
             )
 

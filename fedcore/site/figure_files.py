@@ -96,9 +96,9 @@ class GeneratorSamplesFile(FigureFile):
 
     real: UInt8[np.ndarray, "r c h w"]
     real_labels: Int64[np.ndarray, " r"]
-    synthetic: UInt8[np.ndarray, "s c h2 w2"]
+    synthetic: UInt8[np.ndarray, "s c2 h2 w2"]
     synthetic_labels: Int64[np.ndarray, " s"]
-    denoised: UInt8[np.ndarray, "k c h2 w2"] | None = None
+    denoised: UInt8[np.ndarray, "k c2 h2 w2"] | None = None
     """The model's estimate of the first synthetic image at some sampling steps; None: the generator has one step."""
     steps: Int64[np.ndarray, " k"] | None = None
     """Those steps, counted from 1."""

@@ -150,8 +150,8 @@ def test_gans_and_autoencoders_have_no_way(tmp_path: Path) -> None:
         assert {"real", "synthetic"} < kept(run).keys()
         assert "denoised" not in kept(run)
         page = write_report(run.path).read_text()
-        assert "Drawn images beside real ones" in page
-        assert "on its way from noise" not in page
+        assert "Real and synthetic images" in page
+        assert "Denoising of the first" not in page
     assert "Painter loss" in write_report(tmp_path / "gan").read_text()
 
 
@@ -178,5 +178,5 @@ def test_what_goes_wrong_is_a_note_and_the_run_is_finished(tmp_path: Path, monke
         ["no synthetic images of hospital_1: RuntimeError"],
     )
     page = write_report(run.path).read_text()
-    assert "The drawn images of hospital_2 cannot be read." in page
+    assert "The synthetic images of hospital_2 cannot be read." in page
     assert "Jane Doe" not in page

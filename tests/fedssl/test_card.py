@@ -104,7 +104,7 @@ def test_the_last_scores_of_each_site_are_told(told: str) -> None:
 
 
 def test_traffic_is_that_of_a_site_and_round(told: str) -> None:
-    assert "(feature vectors of single images). A site and round: 1.5 MB up, 500 B down." in told
+    assert "(feature vectors of single images). Per site and round: 1.5 MB up, 500 B down." in told
 
 
 def test_the_recipe_is_told_in_lines_and_without_paths(told: str) -> None:
@@ -125,11 +125,11 @@ def test_the_recipe_is_told_in_lines_and_without_paths(told: str) -> None:
 def test_phantoms_are_said_to_be_phantoms(run: RunFolder, toy: Callable[..., Encoder]) -> None:
     text = card(RunFolder(run.path, "data: {manifest: phantom}"), SimCLR(toy()))
     assert "| images | simulated hospitals, no patients |" in text
-    assert "| exchange | none, weights alone |" in text
+    assert "| exchange | none, weights only |" in text
 
 
 def test_where_and_when_it_was_made(told: str) -> None:
-    line = "fedpretrain 0.1.0, torch 2.15.0, commit abc1234, CPU (Linux), begun 2026-11-21T09:21:49+00:00"
+    line = "fedpretrain 0.1.0, torch 2.15.0, commit abc1234, CPU (Linux), started 2026-11-21T09:21:49+00:00"
     assert f"{line}, 1 min 21 s of training." in told
 
 
@@ -139,7 +139,7 @@ def test_its_head_is_yaml_and_names_no_licence(told: str) -> None:
         "library_name": "fedpretrain",
         "tags": ["medical-imaging", "federated-learning", "self-supervised-learning", "simclr", "toy"],
     }
-    assert "## Licence\n\nNone is given with these weights" in page
+    assert "## Licence\n\nThese weights have no licence" in page
     assert all(len(line) <= 120 for line in page.splitlines() if not line.startswith("|"))
 
 

@@ -32,7 +32,7 @@ def test_a_model_says_what_it_tells_how_well_and_what_left(
         "Intended use and limits",
     ):
         assert f"\n## {heading}\n" in body
-    for fact in ("trained by 2 sites together", "from random weights", "| hospital_1 |", "| all |", "32 x 32 pixels"):
+    for fact in ("trained by 2 sites together", "from random initialisation", "| hospital_1 |", "| all |", "32 x 32 pixels"):
         assert fact in body
     for fact in ("Dice", "HD95 (pixels)", "on the grid of 32 x 32 pixels") if stage == "segment" else ("AUROC",):
         assert fact in body

@@ -59,7 +59,9 @@ def _results(run: Run) -> list[KeyFigure]:
     if run.scores and run.scores.pooled:
         figures += [
             KeyFigure(
-                metric_name(name, run.scores.unit), f"{score.value:.3f}", interval(score) or "all test images pooled"
+                metric_name(name, run.scores.unit),
+                f"{score.value:.3f}",
+                f"95 % interval {interval(score)}" if interval(score) else "all test images pooled",
             )
             for name, score in list(run.scores.pooled.metrics.items())[:2]
         ]

@@ -66,7 +66,7 @@ def test_planted_copies_are_on_the_page_beside_the_patient_and_nowhere_else(one_
     page = write_report(one_run, out=drawn / "page.html").read_text()
     assert "Privacy check failed." in page
     assert "1 of 64 images are copies of patients&#39; images (drop them)" in page
-    assert page.count('alt="drawn image 5"') >= 1
+    assert page.count('alt="synthetic image 5"') >= 1
 
 
 def test_numbers_are_those_of_the_set_though_images_are_left_out(one_run: Path, drawn: Path) -> None:
@@ -90,4 +90,4 @@ def test_a_site_of_too_few_images_keeps_no_pair(one_run: Path, drawn: Path, monk
     assert kept(one_run, "hospital_1")["views"].tolist() == []
     page = write_report(one_run, out=drawn / "page.html").read_text()
     assert "could not look for copies" in page
-    assert "come nearest to a trained one" not in page
+    assert "Nearest pairs" not in page

@@ -165,5 +165,5 @@ def test_a_run_leaves_outlines_at_every_site_and_sends_none(tmp_path: Path, dims
     assert all("outline" not in path.read_text() for path in run.path.glob("sites/*/audit.jsonl"))
     page = write_report(run.path).read_text()
     assert "True and predicted masks" in page
-    assert ("Of each volume the slice" in page) == (dims == 3)
+    assert ("Of each volume the axial slice" in page) == (dims == 3)
     assert "True and predicted masks" not in write_report(run.path, images=False).read_text()
