@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fedcore.config.arguments import call, typed
+from fedcore.config.arguments import call, parse_arguments
 from fedcore.data.synthetic.audit_record import AuditRecord
 from fedcore.errors import InputError
 from fedcore.runs.folder import RunFolder
@@ -73,7 +73,7 @@ def check(arguments: Sequence[str]) -> None:
     """Raises InputError for arguments that `command` does not take, and does nothing else."""
     match list(arguments):
         case [word, *rest] if word in COMMANDS:
-            typed(COMMANDS[word], f"generate {word}", rest)
+            parse_arguments(COMMANDS[word], f"generate {word}", rest)
         case ["audit", *rest]:
             _parse_audit(rest)
         case _:

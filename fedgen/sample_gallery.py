@@ -15,14 +15,13 @@ from torch import Tensor
 
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
+from fedcore.site.figure_files import GeneratorSamplesFile
 from fedcore.site.figures import Arrays, evenly, keep, thumbnails
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedgen.diffusion.sampler import Sampler, noise_of
 from fedgen.generative_model import GenerativeModel
 from fedgen.generator import UNCONDITIONED, Generator, IterativeGenerator
-
-FILE = "sample_gallery.npz"
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class SampleGallery:
         limit, generator = max(1, self.max_images // self.sites), cast(GenerativeModel, local.module).generator
         with local.measuring() as device:
             arrays = self.arrays(generator, site.name, site.images, limit, device)
-        keep(site, FILE, arrays)
+        keep(site, GeneratorSamplesFile.NAME, arrays)
 
     def arrays(self, generator: Generator, site: str, images: Images, limit: int, device: torch.device) -> Arrays:
         """The arrays of a site's images and of at most `limit` synthetic ones."""
@@ -78,11 +77,11 @@ class SampleGallery:
         noise = noise_of(self.seed, numbers, generator.noise_shape).to(device)
         index = conditions.site_index(site) if site in conditions.sites else UNCONDITIONED
         request = noise, labels.to(device), torch.full_like(labels, index).to(device)
-        return {
-            "real": thumbnails(images.batch(real)),
-            "real_labels": _conditioned(images.labels[real], generator).numpy(),
-            "synthetic": thumbnails(generator.sample(*request, self.sampler)), "synthetic_labels": labels.numpy(),
-        } | self._denoised(generator, *(of[:1] for of in request))  # fmt: skip
+        return GeneratorSamplesFile(
+            real=thumbnails(images.batch(real)), real_labels=_conditioned(images.labels[real], generator).numpy(),
+            synthetic=thumbnails(generator.sample(*request, self.sampler)), synthetic_labels=labels.numpy(),
+            **self._denoised(generator, *(of[:1] for of in request)),
+        ).arrays()  # fmt: skip
 
     def _classes(self, generator: Generator, labels: Int[Tensor, " n"], limit: int) -> list[int]:
         """The classes to show, in order; UNCONDITIONED last, if there are images without a class."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fedcore.report.markdown import plain, table
-from fedcore.report.model_card import LICENCE, USE, Record, environment, head, left, recipe_of
+from fedcore.report.model_card import LICENCE, USE, Record, data_sent, environment, head, recipe_of
 from fedcore.runs.folder import RunFolder
 from fedcore.site.site import Site
 from fedssl.evaluation.probe import SHARED
@@ -23,7 +23,7 @@ def encoder_card(run: RunFolder, module: Method) -> str:
     parts = [
         _head(module), _description(f"by {len(about['sites'])} sites together", len(rounds), about["size"], module),
         _usage(module), _training_data(about["sites"], rounds),
-        left(run), recipe_of(run, ["method"]), environment(run, about), LICENCE, USE,
+        data_sent(run), recipe_of(run, ["method"]), environment(run, about), LICENCE, USE,
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
 

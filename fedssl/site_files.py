@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from fedcore.errors import Refused
-from fedcore.files.writing import write_arrays
 from fedcore.messages.agreement import Agreement
 from fedcore.models.encoder_store import save_encoder
 from fedcore.seeds import seeded
 from fedcore.site.farewell import own_part
+from fedcore.site.figure_files import AugmentedViewsFile
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedssl.card import site_card
@@ -39,7 +39,7 @@ class Samples:
         batch = images.batch(places)
         with seeded(self.seed), torch.no_grad():
             views = torch.stack(module.views(batch), dim=1)
-        write_arrays(site.folder / "samples.npz", images=batch.half().numpy(), views=views.half().numpy())
+        AugmentedViewsFile(batch.half().numpy(), views.half().numpy()).save(site.folder)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from fedcore.report.markdown import plain, table
-from fedcore.report.model_card import LICENCE, USE, Record, environment, head, left, recipe_of
+from fedcore.report.model_card import LICENCE, USE, Record, data_sent, environment, head, recipe_of
 from fedcore.report.naming import start_name
 from fedcore.report.units import measured_on, metric_name
 from fedcore.runs.folder import RunFolder
@@ -29,7 +29,8 @@ def card(run: RunFolder, module: nn.Module, scores: Record, personal_sites: Sequ
     keys = ["network", "segmenter"] if segments else ["encoder", "classifier"]
     parts = [
         head("segmentation" if segments else "classification"), _summary(about, module, scores, segments),
-        _commands(segments, personal_sites), _scores(about, scores, personal_sites), left(run), recipe_of(run, keys),
+        _commands(segments, personal_sites), _scores(about, scores, personal_sites), data_sent(run),
+        recipe_of(run, keys),
         environment(run, about), LICENCE, USE,
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"

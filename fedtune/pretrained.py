@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedcore.files.reading import yaml_of
+from fedcore.files.reading import parse_yaml
 from fedcore.models.encoder_store import encoder_config
 from fedcore.runs.record import intact
 
@@ -33,8 +33,8 @@ def _settings(encoder: Path, recipe: str, size: Sequence[int]) -> Iterator[tuple
         yield "data.size", _format_size(pretrained_size), _format_size(size)
     if path := next((p / "recipe.yaml" for p in encoder.parents if (p / "recipe.yaml").is_file()), None):
         with intact(path):
-            before = yaml_of(path.read_text(encoding="utf-8")).get("data") or {}
-        now = (yaml_of(recipe) or {}).get("data") or {}
+            before = parse_yaml(path.read_text(encoding="utf-8")).get("data") or {}
+        now = (parse_yaml(recipe) or {}).get("data") or {}
         for key in ("scaling", "slices"):
             yield f"data.{key}", _format_value(before.get(key)), _format_value(now.get(key))
 

@@ -14,11 +14,11 @@ import torch
 from fedcore.cli.main import STAGES, main, stage_of
 from fedcore.config.options import option_names
 from fedcore.config.recipe import parser_of, read_recipe
-from fedcore.config.trust import trusting, users_word
+from fedcore.config.trust import split_trust, trusting
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.models.encoder_store import save_encoder
 from fedcore.models.encoders import ResNet
-from tests.roads import make_small
+from tests.pipelines import make_small
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -124,7 +124,7 @@ def test_the_method_of_the_page_trains_unchanged(tmp_path: Path, monkeypatch: py
         main([*shlex.split(by_recipe), *small])
     assert stopped.value.code == 0
     words = shlex.split(typed)[2:]
-    with trusting(*users_word(words)[1]):
+    with trusting(*split_trust(words)[1]):
         text = read_recipe(stage_of("pretrain"), "pretrain", words).text
     assert sys.path == path
     assert "class_path: my_method.SimSiam" in text

@@ -58,7 +58,7 @@ generator:
   class_path: fedgen.gan.gan.GAN
   init_args: {{generator_network: {GENERATOR_NETWORK}, discriminator: {DISCRIMINATOR}}}
 """,
-    "road": f"""
+    "pipeline": f"""
 shared:
   data.size: 32
   data.phantom: {{images_per_site: 16, sites: 2}}
@@ -71,7 +71,7 @@ steps:
   tuned: {{do: finetune classify, encoder: {STEM}, pretrained: "{{pretrained}}"}}
 """,
 }
-KILLS = {"pretrain": 7, "finetune": 4, "segment": 4, "diffusion": 5, "gan": 5, "sample": 4, "road": 5}
+KILLS = {"pretrain": 7, "finetune": 4, "segment": 4, "diffusion": 5, "gan": 5, "sample": 4, "pipeline": 5}
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +90,8 @@ def words_of(kind: str) -> list[str]:
     match kind:
         case "sample":
             return ["generate", "sample", "generator", "out", "--count", "24", "--steps", "2", "--batch_size", "4"]
-        case "road":
-            return ["run", "road.yaml", "--out", "out"]
+        case "pipeline":
+            return ["run", "pipeline.yaml", "--out", "out"]
         case "diffusion" | "gan":
             return ["generate", "train", f"{kind}.yaml", "--out", "out"]
     return [kind, f"{kind}.yaml", "--out", "out"]
@@ -105,7 +105,7 @@ def test_a_killed_command_resumes_to_the_bit(commands: Commands, kind: str) -> N
     assert whole.code == 0, commands.log()
     expected = results(out)
     assert expected
-    resumed = words if kind == "road" else [*words, "--resume", "true"]
+    resumed = words if kind == "pipeline" else [*words, "--resume", "true"]
     committed = 0
     for number in range(KILLS[kind]):
         shutil.rmtree(out)
@@ -142,7 +142,7 @@ def _content(path: Path) -> Any:
     match path.name:
         case "recipe.yaml":
             return essence(path.read_text())
-        case "environment.json" | "run.json" | "road.json" | "state.json":
+        case "environment.json" | "run.json" | "pipeline.json" | "state.json":
             return _timeless(json.loads(path.read_text()))
         case "rounds.jsonl":
             return [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
@@ -156,7 +156,7 @@ def _content(path: Path) -> Any:
             lines = path.read_text().splitlines()
             return [line.split()[1] if Path(line.split()[1]).name in CLOCKED else line for line in lines]
         case "README.md":
-            return re.sub(r"begun .*", "", path.read_text())
+            return re.sub(r"started .*", "", path.read_text())
     return path.read_bytes()
 
 

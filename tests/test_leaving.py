@@ -21,8 +21,7 @@ from fedcore.algorithms.fednova import FedNova
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.algorithms.quantised import Quantised
 from fedcore.algorithms.scaffold import Scaffold
-from fedcore.cli.main import _level
-from fedcore.cli.watch import picture
+from fedcore.cli.watch import progress_view
 from fedcore.config.recipe import read_recipe
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
@@ -32,7 +31,7 @@ from fedcore.models.encoders import ResNet
 from fedcore.privacy.audit_log import AuditLog, is_metric
 from fedcore.privacy.policy import Policy
 from fedcore.report import write_comparison, write_report
-from fedcore.report.read.digest import level_sentence, meaning
+from fedcore.report.read.levels import level_sentence, meaning
 from fedcore.report.read.reader import read_run
 from fedcore.runs.communication import answers, highest
 from fedcore.runs.folder import RunFolder
@@ -194,7 +193,7 @@ def test_every_output_of_a_run_names_the_same_level(runs: Runs, run: str) -> Non
     assert all(f"Most sensitive data sent: **{level}** ({meaning(level)})" in card.read_text() for card in cards)
     page = write_report(folder).read_text()
     assert f'<dt>Most sensitive data sent</dt><dd>{level}</dd><dd class="detail">{meaning(level)}</dd>' in page
-    assert "run's own record of that site" not in page
+    assert "but the run recorded" not in page
     compared = write_comparison([folder, folder]).read_text()
     assert compared.count(f"{level} <small>{meaning(level)}</small>") == 2
 
@@ -202,7 +201,7 @@ def test_every_output_of_a_run_names_the_same_level(runs: Runs, run: str) -> Non
 def _shown(folder: Path) -> str:
     console = Console(width=200)
     with console.capture() as caught:
-        console.print(picture(read_run(folder), 0.0))
+        console.print(progress_view(read_run(folder), 0.0))
     return caught.get()
 
 

@@ -156,8 +156,8 @@ def test_trust_given_to_a_pipeline_applies_to_its_steps(canary: Path, capsys: py
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (BOMB, "its aliases written out"),
-        ("a: &a [*a]\n", "its aliases written out"),
+        (BOMB, "its aliases expanded"),
+        ("a: &a [*a]\n", "its aliases expanded"),
         ("a: " + "[" * 70 + "]" * 70, "more than 64 levels"),
         ("a: " + "[" * 5000, "nesting depth"),
         (b"seed: \xff\xfe\n", ""),

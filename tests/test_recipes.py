@@ -9,10 +9,9 @@ import pytest
 from fedcore.cli.main import STAGES, main, stage_of
 from fedcore.config.recipe import read_recipe
 from fedcore.config.recipe_files import command_of, shipped
-from fedcore.pipelines.run import travel
+from fedcore.pipelines.run import run_pipeline
 from fedcore.pipelines.spec import read_steps
-from fedcore.pipelines.validation import check
-from tests.roads import make_small
+from tests.pipelines import make_small
 
 SMALL = [
     "--rounds.count", "2", "--visit.max_epochs", "1", "--data.size", "32", "--data.phantom.images_per_site", "16",
@@ -85,9 +84,9 @@ def test_a_pipeline_is_valid(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "texts"),
     [
-        ("pipeline_classify", ("Balanced accuracy by labels", "scratch_0.5", "pretrained_0.5", "with_drawn_0.5")),
-        ("pipeline_segment", ("Dice by labels", "scratch_0.5", "pretrained_0.5", "with_drawn_0.5")),
-        ("demo", ("from alone", "from_alone_hospital_4", "with_drawn_images")),
+        ("pipeline_classify", ("Balanced accuracy by labels", "scratch_0.5", "pretrained_0.5", "with_synthetic_0.5")),
+        ("pipeline_segment", ("Dice by labels", "scratch_0.5", "pretrained_0.5", "with_synthetic_0.5")),
+        ("demo", ("from local", "from_local_hospital_4", "with_synthetic_images")),
     ],
 )
 def test_a_pipeline_reports_scores_with_and_without_synthetic_images(
@@ -95,6 +94,6 @@ def test_a_pipeline_reports_scores_with_and_without_synthetic_images(
 ) -> None:
     pipeline = Path(shutil.copy(shipped()[name], tmp_path))
     make_small(pipeline)
-    assert travel(pipeline, tmp_path / "out") == 0
+    assert run_pipeline(pipeline, tmp_path / "out") == 0
     page = (tmp_path / "out" / "report.html").read_text()
     assert all(text in page for text in (*texts, "Privacy check", "passed"))

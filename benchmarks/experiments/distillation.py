@@ -25,10 +25,11 @@ from benchmarks.experiments.results import Result
 from fedcore.data.dataset import Images
 from fedcore.data.source import Data
 from fedcore.runs.classifiers import fresh_classifier
+from fedcore.runs.communication import answers
 from fedcore.runs.folder import RunFolder
 from fedgen.oneshot.distil import distil
 from fedgen.oneshot.distillation import Distillation, softened
-from fedgen.oneshot.ensemble import Ensemble, Tuned, answers
+from fedgen.oneshot.ensemble import Ensemble, Tuned
 from fedgen.oneshot.inversion import Inversion
 from fedgen.oneshot.invert import invert
 from fedgen.oneshot.teacher_data import Passes

@@ -1,7 +1,7 @@
-"""The command `fedpretrain`: one word a stage, every value of a recipe overridable.
+"""The command `fedpretrain`: dispatches to stages (training from a recipe) and to all other commands.
 
-Commands are import paths, so nothing heavy is loaded before it is needed and fedcore knows of no
-method or task. A stage is a function with a parameter `run`; its signature is its recipe's schema.
+Commands are import paths: nothing heavy is imported before it is needed, and fedcore depends on no method or task. A
+stage is a function with a parameter `run`; its signature is the schema of its recipes.
 """
 
 from __future__ import annotations
@@ -18,68 +18,75 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedcore.config.trust import trusting, users_word
+from fedcore.config.trust import split_trust, trusting
 from fedcore.errors import InputError
 
 STAGES = {
-    "pretrain": ("fedssl.pretraining:pretrain", "hospitals pretrain an encoder together on unlabeled images"),
+    "pretrain": ("fedssl.pretraining:pretrain", "pretrain an encoder on unlabelled images of several hospitals"),
     "finetune": (
         "fedtune.classification.finetuning:finetune",
-        "hospitals train a classifier, from an encoder or from scratch",
+        "train a classifier, from an encoder or from random initialisation",
     ),
     "segment": (
         "fedtune.segmentation.training:segment",
-        "hospitals train a segmenter, from an encoder or from scratch",
+        "train a segmenter, from an encoder or from random initialisation",
     ),
-    "generate train": ("fedgen.training:train", "hospitals train a generator of images together"),
+    "generate train": ("fedgen.training:train", "train a generator of synthetic images"),
 }
-NEXT = {
+NEXT_COMMANDS = {
     "pretrain": ("report {out}", "finetune classify {data} --pretrained {out}"),
     "finetune": ("report {out}", "predict {out} IMAGES FOLDER"),
     "segment": ("report {out}", "predict {out} IMAGES FOLDER"),
     "generate train": ("report {out}", "generate sample {out} SET --count 1000"),
 }
-"""What is usually done with a stage's result."""
+"""Commands that usually follow a stage."""
 COMMANDS = {
-    "demo": ("fedcore.pipelines.demo:command", "the whole road on phantom hospitals, in a few minutes"),
-    "run": ("fedcore.pipelines.run:command", "a road: the steps of a project in order, without those already done"),
+    "demo": ("fedcore.pipelines.demo:command", "the full pipeline on simulated hospitals, in a few minutes"),
+    "run": ("fedcore.pipelines.run:command", "run a pipeline: several commands in order; finished steps are skipped"),
     "probe": ("fedssl.evaluation.command:command", "kNN and linear probe of a pretrained encoder, per site"),
     "evaluate": ("fedtune.evaluation.command:command", "scores of a fine-tuned run, per site and pooled"),
-    "predict": ("fedtune.prediction.predict:command", "what a fine-tuned model sees in images, as a table and masks"),
-    "generate": ("fedgen.command:command", "hospitals train a generator of images; sets are drawn from it"),
-    "report": ("fedcore.report:command", "a page about a run, or one that compares several"),
-    "watch": ("fedcore.cli.watch:command", "a run in the terminal while it goes: rounds, sites, curves, time left"),
-    "export": ("fedcore.export:command", "an encoder for plain MONAI, timm or torchvision models"),
-    "data": ("fedcore.data.tools.command:command", "check or preview a manifest, write phantom hospitals"),
-    "recipes": ("fedcore.config.recipe_files:command", "list the recipes that come with the kit, or copy one"),
-    "doctor": ("fedcore.cli.doctor:command", "is this installation sound?"),
+    "predict": (
+        "fedtune.prediction.predict:command",
+        "predictions of a fine-tuned model for new images, as a table and masks",
+    ),
+    "generate": ("fedgen.command:command", "train a generator; generate, audit and release synthetic images"),
+    "report": ("fedcore.report:command", "an HTML page about a run, or one that compares several"),
+    "watch": ("fedcore.cli.watch:command", "progress of a run in the terminal: rounds, sites, curves, time left"),
+    "export": ("fedcore.export:command", "export an encoder for MONAI, timm or torchvision, a model as ONNX"),
+    "data": ("fedcore.data.tools.command:command", "check or preview a manifest, write images of simulated hospitals"),
+    "recipes": ("fedcore.config.recipe_files:command", "list the included recipes, or copy one"),
+    "doctor": ("fedcore.cli.doctor:command", "check the installation"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command; exits with 0, or with 2 where the input has to be mended, or 130 when stopped."""
+    """Runs a command; exits with 0, with 2 after an input error, or with 130 when it was stopped."""
     try:
-        words, packages = users_word(sys.argv[1:] if arguments is None else arguments)
+        words, packages = split_trust(sys.argv[1:] if arguments is None else arguments)
         with trusting(*packages), _termination_as_ctrl_c():
             code = dispatch(words[0] if words else "--help", words[1:])
             sys.stdout.flush()
             sys.exit(code)
     except InputError as e:
-        _complain(str(e))
+        _print_error(str(e))
         sys.exit(2)
-    except BrokenPipeError:  # who reads the output, `| head` say, has seen enough
+    except BrokenPipeError:  # the reader of the output, for example `| head`, has closed it
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         sys.exit(1)
     except KeyboardInterrupt as e:
-        _complain(str(e) or "stopped; a training goes on from its last whole round with --resume true")
+        _print_error(str(e) or "stopped; to continue a training from its last complete round, add --resume true")
         sys.exit(130)
 
 
 def dispatch(name: str, rest: list[str]) -> int:
-    """Runs a command and returns its exit code; raises InputError where the input has to be mended."""
+    """Runs a command and returns its exit code.
+
+    Raises:
+        InputError: Something in the input must be corrected.
+    """
     if name in ("-h", "--help"):
-        print(_help())
+        print(_help_text())
         return 0
     if name == "--version":
         from fedcore.runs.environment import version
@@ -88,21 +95,24 @@ def dispatch(name: str, rest: list[str]) -> int:
         return 0
     if stage := stage_in([name, *rest]):
         return run_stage(stage, [name, *rest][len(stage.split()) :])
-    code: int | None = _load(_place(name))(rest)
+    code: int | None = _load(_import_path(name))(rest)
     return code or 0
 
 
 def check_command(name: str, rest: list[str]) -> None:
-    """Raises InputError for what is wrong with the words of a command that trains nothing, as far as it says so unrun.
+    """Checks the arguments of a command that is not a stage, without running it.
 
-    A command says so by a function `check` beside it.
+    The module of a command may define a function `check` for this.
+
+    Raises:
+        InputError: An argument is wrong.
     """
-    module = importlib.import_module(_place(name).split(":")[0])
+    module = importlib.import_module(_import_path(name).split(":")[0])
     getattr(module, "check", lambda _: None)(rest)
 
 
 def run_stage(name: str, arguments: Sequence[str]) -> int:
-    """Parses the recipe and what overrides it, and only then builds and runs."""
+    """Parses the recipe with its overrides, then builds and runs the stage."""
     from fedcore.config.recipe import read_recipe
     from fedcore.runs.folder import RunFolder
     from fedcore.runs.progress import within_a_step
@@ -115,24 +125,28 @@ def run_stage(name: str, arguments: Sequence[str]) -> int:
     with RunFolder(recipe.out, recipe.text, recipe.resume) as run:
         stage(run=run, **built)
     print(f"result: {recipe.out}")
-    print(_level(recipe.out))
+    print(_level_sentence(recipe.out))
     if not within_a_step():
-        print("\n".join(_next(name, recipe.out, recipe.config.data)))
+        print("\n".join(_next_commands(name, recipe.out, recipe.config.data)))
     return 0
 
 
 def stage_in(words: Sequence[str]) -> str | None:
-    """The stage that a command begins with, if it does."""
+    """The stage that a command line starts with, if any."""
     return next((name for name in STAGES if list(words[: len(name.split())]) == name.split()), None)
 
 
 def stage_of(name: str) -> Callable[..., Any]:
-    """The function of a stage, whose signature its runs' recipes follow."""
+    """The function of a stage; its signature is the schema of its recipes."""
     return _load(STAGES[name][0])
 
 
-def _place(name: str) -> str:
-    """Raises InputError where there is no such command."""
+def _import_path(name: str) -> str:
+    """Of a command.
+
+    Raises:
+        InputError: There is no such command.
+    """
     if name in COMMANDS:
         return COMMANDS[name][0]
     from fedcore.suggest import suggestion
@@ -146,44 +160,44 @@ def _load(path: str) -> Callable[..., Any]:
     return loaded
 
 
-def _level(run: Path) -> str:
-    """What of a run's answers was most sensitive, in the words of its page and card."""
-    from fedcore.report.read.digest import level_sentence
+def _level_sentence(run: Path) -> str:
+    """The most sensitive data that a run sent, in the words of its page and card."""
+    from fedcore.report.read.levels import level_sentence
     from fedcore.runs.communication import answers, highest
     from fedcore.runs.folder import RunFolder
 
     return level_sentence(highest([*RunFolder(run).rounds(), *answers(run)]))
 
 
-def _next(name: str, out: Path, data: Any) -> Iterator[str]:
+def _next_commands(name: str, out: Path, data: Any) -> Iterator[str]:
     size = data.size if isinstance(data.size, int) else f"[{','.join(map(str, data.size))}]"
     manifest = "" if data.manifest == "phantom" else f"--data.manifest {shlex.quote(data.manifest)} "
-    for at, text in enumerate(NEXT[name]):
+    for at, text in enumerate(NEXT_COMMANDS[name]):
         words = text.format(out=shlex.quote(str(out)), data=f"{manifest}--data.size {shlex.quote(str(size))}")
         yield f"{'next: ' if at == 0 else '      '}fedpretrain {words}"
 
 
-def _help() -> str:
-    listed = {name: text for name, (_, text) in {**STAGES, **COMMANDS}.items()}
+def _help_text() -> str:
+    purposes = {name: text for name, (_, text) in {**STAGES, **COMMANDS}.items()}
     order = ["demo", "run", "pretrain", "watch", "probe", "generate", "finetune", "segment", "evaluate", "predict"]
     order += ["report", "export", "data", "recipes", "doctor"]
-    lines = "\n".join(f"  {name:<10}{listed[name]}" for name in order)
-    return f"""fedpretrain: federated pretraining for medical images that stay in their hospital
+    lines = "\n".join(f"  {name:<10}{purposes[name]}" for name in order)
+    return f"""fedpretrain: federated pretraining of models on medical images that stay in their hospitals
 
 usage: fedpretrain COMMAND ...
 
 {lines}
 
-  fedpretrain demo                                          try it, no data needed
-  fedpretrain pretrain RECIPE --data.manifest my.csv        any value of a recipe can be overridden
-  fedpretrain COMMAND --help                                what a command takes
-  fedpretrain COMMAND ... --trust my_package                recipes and run folders may name classes of that package
-  fedpretrain pretrain RECIPE --print_config                a recipe with every value spelled out"""
+  fedpretrain demo                                      try it, no data needed
+  fedpretrain COMMAND --help                            arguments of a command
+  fedpretrain pretrain RECIPE --data.manifest my.csv    override any value of a recipe
+  fedpretrain pretrain RECIPE --print_config            print the recipe with all values
+  fedpretrain COMMAND ... --trust my_package            allow classes of that package in recipes and run folders"""
 
 
 @contextmanager
 def _termination_as_ctrl_c() -> Iterator[None]:
-    """SIGTERM, as a scheduler or a shutdown sends it, stops a command as Ctrl-C does."""
+    """SIGTERM, which schedulers and shutdowns send, stops a command as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -198,7 +212,7 @@ def _stop(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     print(f"fedpretrain: {text}", file=sys.stderr)
 
 

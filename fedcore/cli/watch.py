@@ -1,6 +1,6 @@
-"""`fedpretrain watch RUN`: a run in the terminal while it goes, from its folder alone.
+"""`fedpretrain watch RUN`: the progress of a run in the terminal, read from its folder.
 
-It may run on another machine that sees the folder; it writes nothing and ends with the run.
+It can run on another machine that has access to the folder; it writes nothing and ends with the run.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from rich.table import Table
 from rich.text import Text
 
 from fedcore.errors import InputError
-from fedcore.report.read.digest import highest_revelation, level_sentence
+from fedcore.report.read.levels import level_of_run, level_sentence
 from fedcore.report.read.reader import read_run
-from fedcore.report.read.run import Run, Turn
+from fedcore.report.read.run import RoundSummary, Run
 from fedcore.report.units import size
 from fedcore.tables import terminal
 
 USAGE = """usage: fedpretrain watch RUN [--once]
 
-Rounds, sites, curves and time left of a run, refreshed until it ends; Ctrl-C leaves the run alone.
---once prints them and ends, as does an output that is no terminal."""
+Shows rounds, sites, curves and time left of a run until it ends. Ctrl-C ends the display, not the run.
+--once prints them once; this is the default when the output is not a terminal."""
 
 ENDED = ("finished", "failed", "stopped")
 _COLOURS = {"running": "cyan", "trained": "cyan", "finished": "green", "failed": "red", "stopped": "yellow"}
@@ -38,40 +38,40 @@ _SPARKS = "▁▂▃▄▅▆▇█"
 
 def command(arguments: Sequence[str]) -> int:
     match list(arguments):
-        case words if {"-h", "--help"} & {*words}:
+        case given if {"-h", "--help"} & {*given}:
             print(USAGE)
         case [run] if not run.startswith("-"):
             follow(Path(run)) if sys.stdout.isatty() else snapshot(Path(run))
         case [run, "--once"] | ["--once", run] if not run.startswith("-"):
             snapshot(Path(run))
         case _:
-            raise InputError(f"watch takes the folder of a run\n{USAGE}")
+            raise InputError(f"watch needs the folder of a run\n{USAGE}")
     return 0
 
 
 def snapshot(folder: Path) -> None:
-    """Prints how the run stands."""
-    terminal().print(picture(read_run(folder), quiet_for(folder)))
+    """Prints the progress once."""
+    terminal().print(progress_view(read_run(folder), quiet_for(folder)))
 
 
 def follow(folder: Path, pause: float = 1.0) -> None:
-    """Shows the run until it has ended or Ctrl-C is pressed; `pause` is the seconds between two looks."""
+    """Shows the progress until the run has ended or Ctrl-C is pressed; `pause` is seconds between updates."""
     run, seen = read_run(folder), stamp(folder)
     with Live(console=Console(highlight=False), auto_refresh=False) as live:
         try:
             while True:
-                live.update(picture(run, quiet_for(folder)), refresh=True)
+                live.update(progress_view(run, quiet_for(folder)), refresh=True)
                 if run.status in ENDED:
                     return
                 time.sleep(pause)
                 if (now := stamp(folder)) != seen:
                     run, seen = read_run(folder), now
         except KeyboardInterrupt:
-            return  # the run is another process and goes on
+            return  # the run is another process and continues
 
 
 def stamp(folder: Path) -> tuple[tuple[int, int] | None, ...]:
-    """Changes when the run's record does, so that a long one is not read anew every second."""
+    """Changes with the run's record, so that a long record is not read again every second."""
     return tuple(_stamp(folder / name) for name in ("run.json", "rounds.jsonl"))
 
 
@@ -89,8 +89,8 @@ def quiet_for(folder: Path) -> float:
     return max(0.0, (time.time_ns() - last) / 1e9)
 
 
-def picture(run: Run, quiet: float) -> RenderableType:
-    """All that is shown of `run`, whose record has not changed for `quiet` seconds; sites last, as they may be many."""
+def progress_view(run: Run, quiet: float) -> RenderableType:
+    """All that is shown of `run`; `quiet` is seconds since its record changed. Sites come last, as they may be many."""
     parts = [_header(run), _progress(run, quiet), *_curves(run), _traffic(run), *_notes(run, quiet)]
     return Group(*parts, _sites(run))
 
@@ -100,40 +100,40 @@ def _header(run: Run) -> Text:
 
 
 def _progress(run: Run, quiet: float) -> RenderableType:
-    done, planned = len(run.turns), run.planned_rounds
+    done, planned = len(run.rounds), run.planned_rounds
     row = Table.grid(padding=(0, 2))
     cells: list[RenderableType] = [ProgressBar(planned, done, width=28)] if planned else []
     cells.append(f"round {done} of {planned}" if planned else f"{done} rounds")
     cells.append(f"{_clock(elapsed(run, quiet))} so far" if run.status not in ENDED else _clock(run.seconds or 0.0))
-    if (seconds := left(run, quiet)) is not None:
+    if (seconds := time_left(run, quiet)) is not None:
         cells.append(f"about {_clock(seconds)} left")
     row.add_row(*cells)
     return row
 
 
 def elapsed(run: Run, quiet: float) -> float:
-    """Seconds of training so far; of the round that is under way those since the last one ended."""
+    """Seconds of training so far, including those of the current round since the last one ended."""
     return (run.seconds or 0.0) + (quiet if run.status == "running" and not silent(run, quiet) else 0.0)
 
 
-def left(run: Run, quiet: float) -> float | None:
-    """Seconds that the remaining rounds will take if they are like the last ten; None where nothing tells."""
-    pace = [turn.seconds for turn in run.turns[-10:] if turn.seconds is not None]
+def time_left(run: Run, quiet: float) -> float | None:
+    """Seconds that the remaining rounds take if they are like the last ten; None if it cannot be estimated."""
+    pace = [one.seconds for one in run.rounds[-10:] if one.seconds is not None]
     if run.status != "running" or not pace or not run.planned_rounds or silent(run, quiet):
         return None
-    remaining = run.planned_rounds - len(run.turns)
+    remaining = run.planned_rounds - len(run.rounds)
     return max(0.0, remaining * fmean(pace) - quiet) if remaining > 0 else None
 
 
 def silent(run: Run, quiet: float) -> bool:
-    """Whether a running run has been quiet for so long that its process may be gone."""
-    longest = max((turn.seconds or 0.0 for turn in run.turns), default=None)
+    """Whether the record of an unfinished run has not changed for so long that its process may have ended."""
+    longest = max((one.seconds or 0.0 for one in run.rounds), default=None)
     return run.status in ("running", "trained") and longest is not None and quiet > max(120.0, 5 * longest)
 
 
 def _curves(run: Run) -> list[Text]:
-    losses = [_mean((v.metrics.get("loss"), v.examples) for v in turn.visits.values()) for turn in run.turns]
-    scores = [_mean((s.get("knn"), s.get("images", 1.0)) for s in turn.survey.values()) for turn in run.turns]
+    losses = [_mean((v.metrics.get("loss"), v.examples) for v in one.visits.values()) for one in run.rounds]
+    scores = [_mean((m.get("knn"), m.get("images", 1.0)) for m in one.evaluation.values()) for one in run.rounds]
     curves = {"loss": _known(losses), "kNN": _known(scores)}
     return [
         Text(f"{name:<5}{values[0]:8.3f} {sparkline(values)} {values[-1]:.3f}")
@@ -143,7 +143,7 @@ def _curves(run: Run) -> list[Text]:
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:
-    """A bar a value from the least to the greatest; of more than `width` values, the means of neighbours."""
+    """One bar per value, scaled from the minimum to the maximum; more than `width` values are averaged in groups."""
     count = min(width, len(values))
     edges = [at * len(values) // count for at in range(count + 1)]
     means = [fmean(values[a:b]) for a, b in pairwise(edges)]
@@ -152,26 +152,29 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
 
 
 def _traffic(run: Run) -> Text:
-    visits = [visit for turn in run.turns for visit in turn.visits.values()]
-    up, down = (sum(sum(way.values()) for way in ways) for ways in ([v.up for v in visits], [v.down for v in visits]))
-    return Text(f"{size(up)} up, {size(down)} down\n{level_sentence(highest_revelation(run))}")
+    up, down = (
+        (sum(sum(of.values()) for of in sizes) for sizes in zip(*((v.up, v.down) for v in run.visits), strict=True))
+        if run.visits
+        else (0, 0)
+    )
+    return Text(f"upload {size(up)}, download {size(down)}\n{level_sentence(level_of_run(run))}")
 
 
 def _notes(run: Run, quiet: float) -> list[Text]:
-    """What asks for attention: how the run broke, the last refusals, a silence."""
+    """What needs attention: the error of the run, the last failed visits, no change for a long time."""
     notes = [Text(run.error, "red")] if run.error else []
-    refused = [(turn.index, site, why) for turn in run.turns for site, why in turn.refused.items()]
-    notes += [Text(f"round {index}: {site} left out: {why}", "yellow") for index, site, why in refused[-3:]]
+    failed = [(one.index, site, why) for one in run.rounds for site, why in one.refused.items()]
+    notes += [Text(f"round {index}: visit of {site} failed: {why}", "yellow") for index, site, why in failed[-3:]]
     if silent(run, quiet):
-        told = f"no news for {_clock(quiet)}; if its process has ended, --resume true goes on from the last whole round"
-        notes.append(Text(told, "yellow"))
+        advice = "if its process has ended, --resume true continues from the last complete round"
+        notes.append(Text(f"no change for {_clock(quiet)}; {advice}", "yellow"))
     return notes
 
 
 def _sites(run: Run) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("site", overflow="fold", min_width=12)
-    for title in ("images", "round", "loss", "kNN", "seconds", "up", "down", "refused"):
+    for title in ("images", "round", "loss", "kNN", "seconds", "upload", "download", "failed"):
         table.add_column(title, justify="right", no_wrap=True)
     for site in run.sites:
         table.add_row(*(Text(cell) for cell in _row(run, site)))
@@ -179,31 +182,31 @@ def _sites(run: Run) -> Table:
 
 
 def _row(run: Run, site: str) -> tuple[str, ...]:
-    visits = [(turn.index, turn.visits[site]) for turn in run.turns if site in turn.visits]
+    visits = [(one.index, one.visits[site]) for one in run.rounds if site in one.visits]
     trained = [(index, visit) for index, visit in visits if visit.examples]
     index, last = trained[-1] if trained else (None, None)
-    refused = sum(site in turn.refused for turn in run.turns)
+    failed = sum(site in one.refused for one in run.rounds)
     return (
         site,
         f"{last.examples:,}" if last else "-",
         "-" if index is None else str(index),
         _decimal(last.metrics.get("loss") if last else None),
-        _decimal(_last_score(run.turns, site)),
+        _decimal(_last_score(run.rounds, site)),
         _decimal(last.seconds if last else None, 1),
         size(sum(sum(visit.up.values()) for _, visit in visits)),
         size(sum(sum(visit.down.values()) for _, visit in visits)),
-        str(refused) if refused else "-",
+        str(failed) if failed else "-",
     )
 
 
-def _last_score(turns: Sequence[Turn], site: str) -> float | None:
-    scores = (turn.survey.get(site, {}).get("knn") for turn in reversed(turns))
+def _last_score(rounds: Sequence[RoundSummary], site: str) -> float | None:
+    scores = (one.evaluation.get(site, {}).get("knn") for one in reversed(rounds))
     return next((score for score in scores if score is not None), None)
 
 
-def _mean(weighed: Iterable[tuple[float | None, float]]) -> float | None:
-    """Weighted by images, as the progress bar of the run itself shows it."""
-    known = [(value, weight) for value, weight in weighed if value is not None]
+def _mean(weighted: Iterable[tuple[float | None, float]]) -> float | None:
+    """Weighted by images, as in the progress bar of the run."""
+    known = [(value, weight) for value, weight in weighted if value is not None]
     mass = sum(weight for _, weight in known)
     return sum(value * weight for value, weight in known) / mass if mass else None
 

@@ -1,4 +1,4 @@
-"""The small commands' arguments, typed by a function's signature."""
+"""Parses the arguments of commands without a recipe by the signature of a function."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from fedcore.errors import InputError
 
 
 def call(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> Any:
-    """Calls `function` with what the command line says; parameters without default are positional."""
-    return function(**typed(function, name, arguments))
+    """Calls `function` with the parsed arguments; parameters without default are positional."""
+    return function(**parse_arguments(function, name, arguments))
 
 
-def typed(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """What `function` would be called with.
+def parse_arguments(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """The keyword arguments for `function`.
 
     Raises:
-        InputError: It takes no such arguments.
+        InputError: An argument is unknown, missing or has a wrong value.
     """
     guard()
     parser = ArgumentParser(
@@ -35,8 +35,8 @@ def typed(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> 
     try:
         config = parser.parse_args(list(arguments))
     except argparse.ArgumentError as e:
-        told = explain(str(e), option_names(parser, {}))
-        raise InputError(f"{name}: {told}\n{parser.format_usage().strip()}") from e
+        reason = explain(str(e), option_names(parser, {}))
+        raise InputError(f"{name}: {reason}\n{parser.format_usage().strip()}") from e
     require_seeds(config)
     try:
         return dict(parser.instantiate(config))
@@ -45,7 +45,7 @@ def typed(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> 
 
 
 def require_seeds(config: Namespace) -> None:
-    """Raises InputError for a seed that no generator takes."""
+    """Raises InputError for a seed that random number generators do not accept."""
     for key, value in config.items():
         if key.rpartition(".")[2] == "seed" and isinstance(value, int) and not 0 <= value < 2**63:
             raise InputError(f"{key} must lie in 0..2^63-1, got {value}")

@@ -1,4 +1,4 @@
-"""The options of a command by their full names, and which of them a wrong name may mean."""
+"""The full names of a command's options, and suggestions for unknown ones."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-OTHER_WORDS = {
+SYNONYMS = {
     "learning_rate": "lr", "epochs": "max_epochs", "batch": "batch_size", "logger": "loggers", "device": "accelerator",
     "gpu": "accelerator", "gpus": "accelerator", "num_workers": "workers", "num_rounds": "count", "path": "manifest",
     "csv": "manifest", "image_size": "size",
 }  # fmt: skip
-"""What other tools call an option, and its last name here."""
-_MOST = 4
+"""Name of an option in other tools -> last part of its name here."""
+_MOST_SUGGESTIONS = 4
 
 
 def option_names(parser: ArgumentParser, tree: Mapping[str, Any]) -> list[str]:
-    """Full names of all options, those of the classes that `tree`, a recipe, names or leaves as they are included."""
+    """All options, including those of the classes in the recipe `tree` and of the default classes."""
     try:
         config = parser.parse_object(dict(tree))
     except (argparse.ArgumentError, ImportError, ValueError):
@@ -29,25 +29,25 @@ def option_names(parser: ArgumentParser, tree: Mapping[str, Any]) -> list[str]:
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """A clause ` (did you mean 'x'?)` for a name of no option: one of the same last name, or of like spelling."""
+    """A clause ` (did you mean 'x'?)` with options of the same last name or of similar spelling, or ""."""
     known = [option for option in options if option != name]
-    last = OTHER_WORDS.get(_last(name), _last(name))
-    meant = _called(last, name, known)
+    last = SYNONYMS.get(_last(name), _last(name))
+    suggested = _called(last, name, known)
     for like in get_close_matches(last, {_last(option) for option in known}, n=1, cutoff=0.8):
-        meant = meant or _called(like, name, known)
-    meant = meant or get_close_matches(name, known, n=1, cutoff=0.7)
-    return f" (did you mean {' or '.join(map(repr, meant))}?)" if 0 < len(meant) <= _MOST else ""
+        suggested = suggested or _called(like, name, known)
+    suggested = suggested or get_close_matches(name, known, n=1, cutoff=0.7)
+    return f" (did you mean {' or '.join(map(repr, suggested))}?)" if 0 < len(suggested) <= _MOST_SUGGESTIONS else ""
 
 
-def inside(group: str, options: Iterable[str]) -> list[str]:
-    """The options that a group such as `rounds` holds."""
+def options_of_group(group: str, options: Iterable[str]) -> list[str]:
+    """The options in a group such as `rounds`."""
     return [option for option in options if option.startswith(f"{group}.")]
 
 
 def _called(last: str, name: str, options: Iterable[str]) -> list[str]:
-    """Options of this last name, of several those that have most words in common with `name`."""
-    words = {option: len({*option.split(".")} & {*name.split(".")}) for option in options if _last(option) == last}
-    return [option for option, count in words.items() if count == max(words.values())]
+    """Options of this last name; of several, those that share most parts with `name`."""
+    shared = {option: len({*option.split(".")} & {*name.split(".")}) for option in options if _last(option) == last}
+    return [option for option, count in shared.items() if count == max(shared.values())]
 
 
 def _last(option: str) -> str:

@@ -1,4 +1,4 @@
-"""A recipe: YAML, checked against the signature of a stage, with overrides from the command line."""
+"""Reads a recipe: YAML that is checked against the signature of a stage, with overrides from the command line."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_pa
 
 from fedcore.config.arguments import require_seeds
 from fedcore.config.options import option_names
-from fedcore.config.recipe_errors import explain, keys_of, meant, unknown_key
+from fedcore.config.recipe_errors import explain, first_reason, keys_of, unknown_key
 from fedcore.config.recipe_files import command_of, find
 from fedcore.config.trust import guard, running_trusted
 from fedcore.errors import InputError, InputErrors
-from fedcore.files.reading import text_of, yaml_of
+from fedcore.files.reading import parse_yaml, read_utf8
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,24 @@ class Recipe:
         return bool(self.config.resume)
 
     def build(self) -> dict[str, Any]:
-        """The stage's arguments; what a class refuses becomes an InputError."""
+        """The arguments of the stage.
+
+        Raises:
+            InputError: A class does not accept its arguments.
+        """
         guard()
         try:
             built = self.parser.instantiate(self.config)
         except (ValueError, TypeError, ImportError) as e:
-            raise InputError(f"the recipe cannot be built: {meant(str(e))}") from e
+            raise InputError(f"the recipe cannot be built: {first_reason(str(e))}") from e
         return {k: v for k, v in built.items() if k not in ("config", "out", "resume")}
 
 
 def build_part(key: str, kind: Any, value: Any) -> Any:
-    """What one key of a resolved recipe stands for, without the rest of it.
+    """Builds the value of one key of a resolved recipe, without the rest.
 
     Raises:
-        InputError: It is no such thing, or names what cannot be imported.
+        InputError: It is not of that kind, or names something that cannot be imported.
     """
     guard()
     parser = ArgumentParser(exit_on_error=False)
@@ -63,19 +67,19 @@ def build_part(key: str, kind: Any, value: Any) -> Any:
         with running_trusted():
             return parser.instantiate(parser.parse_object({key: value}))[key]
     except (argparse.ArgumentError, ValueError, TypeError, ImportError) as e:
-        raise InputError(f"the recipe's {key} cannot be built: {meant(str(e))}") from e
+        raise InputError(f"the recipe's {key} cannot be built: {first_reason(str(e))}") from e
 
 
-class Help(DefaultHelpFormatter):
-    """Names the classes that a key may take where the first, their base, is the kit's: not torch's thousand modules."""
+class RecipeHelpFormatter(DefaultHelpFormatter):
+    """Lists the classes that a key accepts if their base class is fedpretrain's: not all of torch's modules."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        told, mark, known = super()._get_help_string(action).rpartition(", known subclasses: ")
+        text, mark, known = super()._get_help_string(action).rpartition(", known subclasses: ")
         if not mark:
             return known
         base, *others = known.removesuffix(")").split(", ")
         ours = [path for path in others if path.startswith("fed")]
-        return f"{told}{mark}{', '.join(ours)})" if ours and base.startswith("fed") else f"{told})"
+        return f"{text}{mark}{', '.join(ours)})" if ours and base.startswith("fed") else f"{text})"
 
 
 def parser_of(stage: Callable[..., Any], name: str) -> ArgumentParser:
@@ -84,17 +88,17 @@ def parser_of(stage: Callable[..., Any], name: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=f"fedpretrain {name}", usage=f"fedpretrain {name} [RECIPE] [--out FOLDER] [--KEY VALUE ...]",
         description=inspect.cleandoc(stage.__doc__ or "").split("\n")[0], allow_abbrev=False, exit_on_error=False,
-        formatter_class=Help,
+        formatter_class=RecipeHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--config", action="config", help="Recipe: a YAML file or the name of a shipped one.")
-    parser.add_argument("--out", type=str, help="Folder of the run; checkpoints/<recipe> if not given.")
-    parser.add_argument("--resume", type=bool, default=False, help="Go on with the run in `out`.")
+    parser.add_argument("--config", action="config", help="Recipe: a YAML file or the name of an included recipe.")
+    parser.add_argument("--out", type=str, help="Folder of the run; default: checkpoints/<recipe>.")
+    parser.add_argument("--resume", type=bool, default=False, help="Continue the run in `out`.")
     parser.add_function_arguments(stage, as_positional=False, skip={"run"})
     return parser
 
 
 def read_recipe(stage: Callable[..., Any], name: str, arguments: Sequence[str]) -> Recipe:
-    """Raises InputErrors with every unknown key of the file, or InputError for the first other mistake."""
+    """Raises InputErrors with all unknown keys of the file, or InputError for the first other error."""
     if {"-h", "--help"} & set(arguments):
         _import_all(stage.__module__.partition(".")[0])
     parser = parser_of(stage, name)
@@ -102,10 +106,10 @@ def read_recipe(stage: Callable[..., Any], name: str, arguments: Sequence[str]) 
     tree = {}
     if path:
         tree = _checked_tree(parser, path, name)
-        # What was checked is parsed, and not the file again, in whose folder jsonargparse would stand meanwhile.
+        # The checked content is parsed rather than the file: jsonargparse would change to the folder of the file.
         at = arguments.index("--config")
         arguments[at : at + 2] = [f"--config={json.dumps(tree, default=str, ensure_ascii=False)}"]
-    _forget_defaults_of_other_classes(parser, tree, arguments)
+    _drop_defaults_of_other_classes(parser, tree, arguments)
     try:
         with running_trusted():
             config = parser.parse_args(arguments)
@@ -118,14 +122,14 @@ def read_recipe(stage: Callable[..., Any], name: str, arguments: Sequence[str]) 
 
 
 def _import_all(*packages: str) -> None:
-    """Classes that nobody has imported are unknown to the help, and to who looks for one that was meant."""
+    """The help and suggestions list only classes that have been imported."""
     for package in packages:
         for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
             importlib.import_module(module.name)
 
 
 def _with_path(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
-    """A first word without dashes is the recipe; names of shipped recipes become their paths."""
+    """A first argument without dashes is the recipe; the name of an included recipe becomes its path."""
     words = list(arguments)
     if words and not words[0].startswith("-"):
         words.insert(0, "--config")
@@ -138,36 +142,36 @@ def _with_path(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
     return words, path
 
 
-def _forget_defaults_of_other_classes(parser: ArgumentParser, tree: dict[str, Any], words: Sequence[str]) -> None:
-    """Where file or words name a class, the default one is dropped.
+def _drop_defaults_of_other_classes(parser: ArgumentParser, tree: dict[str, Any], words: Sequence[str]) -> None:
+    """If the file or the arguments name a class, the default class is dropped.
 
-    jsonargparse would hand its arguments' defaults on to those of the same name (SimCLR's `hidden_dim` to BYOL's).
+    Otherwise jsonargparse keeps its values for arguments of the same name (SimCLR's `hidden` for BYOL's).
     """
     for action in parser._actions:
         if not isinstance(action.default, dict) or "class_path" not in action.default:
             continue
-        key, said = action.dest, tree.get(action.dest)
-        in_file = isinstance(said, str) or (isinstance(said, dict) and "class_path" in said)
+        key, value = action.dest, tree.get(action.dest)
+        in_file = isinstance(value, str) or (isinstance(value, dict) and "class_path" in value)
         in_words = f"--{key}" in words or any(w.startswith((f"--{key}=", f"--{key}.class_path")) for w in words)
         if in_file or in_words:
             parser.set_defaults({key: None})
 
 
 def _typed_classes(words: Sequence[str]) -> dict[str, Any]:
-    """The classes that the command line gives whole options, as a recipe would have them."""
+    """Classes that the command line sets for top-level options, as a recipe would."""
     pairs = [word.partition("=")[::2] if "=" in word else (word, after) for word, after in pairwise([*words, ""])]
     keys = {key.removeprefix("--").removesuffix(".class_path"): value for key, value in pairs if key.startswith("--")}
     return {key: value for key, value in keys.items() if re.fullmatch(r"\w+(\.\w+)+", value) and "." not in key}
 
 
 def _checked_tree(parser: ArgumentParser, path: Path, name: str) -> dict[str, Any]:
-    """The file's keys and values. Takes one unknown key after another out, so that all are reported together."""
+    """The content of the file. Unknown keys are removed one by one, so that all are reported together."""
     try:
-        tree = yaml_of(text_of(path))
+        tree = parse_yaml(read_utf8(path))
     except OSError as e:
         raise InputError(f"{path} cannot be read ({e.strerror})") from e
     except ValueError as e:
-        raise InputError(f"{path} is no valid YAML: {e}") from e
+        raise InputError(f"{path} is not valid YAML: {e}") from e
     if not isinstance(tree, dict):
         found = "nothing" if tree is None else f"a {type(tree).__name__}"
         raise InputError(f"{path} must hold keys and values, found {found}")
@@ -177,34 +181,36 @@ def _checked_tree(parser: ArgumentParser, path: Path, name: str) -> dict[str, An
         if not isinstance(tree.get(key, {}), dict)
     ]
     if "config" in tree:
-        faults.append("unknown option 'config'; a file does not name another")
+        faults.append("unknown option 'config'; a recipe cannot include another one")
         del tree["config"]
-    said = []
+    errors = []
     while True:
         try:
             with running_trusted():
                 parser.parse_object(tree)
             break
         except (argparse.ArgumentError, ImportError) as e:
-            said.append(str(e))
+            errors.append(str(e))
             key = unknown_key(str(e)) or ".".join(keys_of(str(e)))
             if not key or not _remove(tree, key.split(".")):
                 break
-    if said or faults:
+    if errors or faults:
         _require_own_recipe(path, name)
         options = option_names(parser, tree)
-        raise InputErrors(str(path), [*faults, *(explain(text, options) for text in said)])
+        raise InputErrors(str(path), [*faults, *(explain(text, options) for text in errors)])
     return tree
 
 
 def _require_own_recipe(path: Path, name: str) -> None:
-    """Raises InputError for a recipe whose header names another command."""
+    """Raises InputError if the header of the recipe names another command."""
     if (other := command_of(path)) and other != name:
-        raise InputError(f"{path.stem} is a recipe of {other!r}, not of {name!r}: fedpretrain {other} {path.stem} ...")
+        raise InputError(
+            f"{path.stem} is a recipe for {other!r}, not for {name!r}; run: fedpretrain {other} {path.stem} ..."
+        )
 
 
 def _remove(tree: Any, path: list[str]) -> bool:
-    """Deletes a key by its path, which counts no places in lists; `init_args` may be left out of path and tree."""
+    """Deletes a key by its path, which has no list indices; `init_args` may be missing in the path or in the tree."""
     head, *rest = path
     if isinstance(tree, list):
         return any(_remove(item, path) for item in tree)

@@ -1,4 +1,4 @@
-"""What jsonargparse says of a mistake in a recipe or an option: what must hold, what was found, what to do."""
+"""Rewrites jsonargparse's error messages: what must hold, what was found, what to do."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from types import ModuleType
 
-from fedcore.config.options import did_you_mean, inside
-from fedcore.config.trust import KIT, no_module, refusal
+from fedcore.config.options import did_you_mean, options_of_group
+from fedcore.config.trust import KIT, denied_import, module_not_found
 from fedcore.suggest import suggestion
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null",
@@ -19,26 +19,26 @@ _SHOWN = 6
 
 
 def explain(text: str, options: Sequence[str]) -> str:
-    """jsonargparse's message in short words, with the nearest right option or class; `options` are all there are."""
-    if told := refusal(text):
-        return f"{'.'.join(keys_of(text))}: {told}" if keys_of(text) else told
+    """A short message for an error of jsonargparse, with a suggestion; `options` are all valid options."""
+    if message := denied_import(text):
+        return f"{'.'.join(keys_of(text))}: {message}" if keys_of(text) else message
     if key := unknown_key(text):
-        return f"unknown option {key!r}{_instead(key, options, text)}"
+        return f"unknown option {key!r}{_suggestion(key, options, text)}"
     if missing := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", text):
         module, name = missing.groups()
         return f"there is no class {module}.{name}{suggestion(name, _public(module))}"
     if missing := re.search(r"No module named '([\w.]+)'", text):
-        return no_module(missing[1])
+        return module_not_found(missing[1])
     if bare := re.search(r"argument --([\w.+]+): expected (?:one|at least one) argument", text):
         return f"option '{bare[1]}' must be followed by a value"
     if stray := re.search(r"unrecognized arguments: ([^-].*)", text):
-        return f"no word was expected here, got {stray[1]}; options are written --KEY VALUE"
+        return f"unexpected argument {stray[1]}; write options as --KEY VALUE"
     keys = ".".join(keys_of(text))
-    return _of_a_value(keys, text, options) or (f"{keys}: {_last_line(text)}" if keys else _last_line(text))
+    return _wrong_value(keys, text, options) or (f"{keys}: {_last_line(text)}" if keys else _last_line(text))
 
 
 def unknown_key(text: str) -> str | None:
-    """The full name of an option that jsonargparse does not know, if that is what it says."""
+    """The full name of the option that is unknown to jsonargparse, if that is the error."""
     if found := re.search(r"unrecognized arguments: --([\w.]+\+?)", text):
         return found[1]
     if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text):
@@ -49,20 +49,20 @@ def unknown_key(text: str) -> str | None:
 
 
 def keys_of(text: str) -> list[str]:
-    """The keys that jsonargparse was reading, the outermost first; of a group it says the same one twice."""
+    """The keys that jsonargparse was parsing, outermost first; it repeats the key of a group."""
     return list(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', text)))
 
 
-def meant(text: str) -> str:
-    """jsonargparse tries every type of a union in turn, nested ones too; the first refusal that says why is meant."""
-    if told := refusal(text):
-        return told
+def first_reason(text: str) -> str:
+    """jsonargparse tries all types of a union, also nested ones; the first error with a reason is the relevant one."""
+    if message := denied_import(text):
+        return message
     reasons = re.findall(r"^ *- (?!Does not validate)(.+)$", text, re.MULTILINE)
     return reasons[0] if reasons else text
 
 
-def _of_a_value(key: str, text: str, options: Sequence[str]) -> str | None:
-    """What is wrong with the value of the option `key`."""
+def _wrong_value(key: str, text: str, options: Sequence[str]) -> str | None:
+    """The error in the value of the option `key`."""
     if found := re.search(r"given class_path '([\w.]+)':\s+the following arguments are required: ([\w, ]+)", text):
         needed = [f"{key}.{name}" for name in found[2].split(", ")]
         return (
@@ -73,27 +73,27 @@ def _of_a_value(key: str, text: str, options: Sequence[str]) -> str | None:
     if found := re.search(r"Expected a dot import path string: (.+)", text):
         path = _class_like(found[1])
         advice = (
-            f"did you mean {path}?" if path else "a class is named by its import path, such as fedssl.methods.moco.MoCo"
+            f"did you mean {path}?" if path else "give the import path of a class, such as fedssl.methods.moco.MoCo"
         )
         return f"{key} must be {'null or ' if _may_be_null(text) else ''}a class, got {found[1]}; {advice}"
     if found := re.search(r"Unable to load config ['\"](.*?)['\"]", text):
-        held = inside(key, options)
-        return f"{key} holds several options and takes no value itself, got {found[1]}; give {_listed(held)}"
+        grouped = options_of_group(key, options)
+        return f"{key} is a group of options and has no value itself, got {found[1]}; set {_listed(grouped)}"
     kinds = re.findall(r"Expected an? (?:member of )?(.+?)(?:\. Got value: .*)?$", text, re.MULTILINE)
     value = re.search(r"(?:Got|Given) value: (.*?)(?:\. Got value: Namespace.*)?$", text, re.MULTILINE)
     if not kinds or not value:
         return None
-    # An option of one kind or null is asked for that kind; the kinds of a union are told once each.
+    # Of an option that may be null, the other kinds are named; each kind of a union once.
     wanted = [kind for kind in dict.fromkeys(map(_kind, kinds)) if kind != "null" or len(kinds) == 1]
-    advice = f"; a list is written '[{value[1]}]'" if wanted == [_KINDS["tuple"]] else ""
+    advice = f"; write a list as '[{value[1]}]'" if wanted == [_KINDS["tuple"]] else ""
     return f"{key} must be {' or '.join(wanted)}, got {value[1]}{advice}"
 
 
-def _kind(said: str) -> str:
-    """A type as a reader would call it."""
-    if choices := re.fullmatch(r"typing\.Literal\[(.*)\]|<enum '\w+'>: \{(.*)\}", said):
+def _kind(description: str) -> str:
+    """The name of a type for readers."""
+    if choices := re.fullmatch(r"typing\.Literal\[(.*)\]|<enum '\w+'>: \{(.*)\}", description):
         return f"one of {', '.join((choices[1] or choices[2]).replace(' ', '').replace(chr(39), '').split(','))}"
-    name = re.sub(r"<class '([\w.]+)'>", r"\1", said)
+    name = re.sub(r"<class '([\w.]+)'>", r"\1", description)
     return _KINDS.get(name, f"a {name}")
 
 
@@ -111,10 +111,10 @@ def _last_line(text: str) -> str:
     return re.sub(r"<class '([\w.]+)'>", r"\1", last)
 
 
-def _instead(key: str, options: Sequence[str], text: str) -> str:
+def _suggestion(key: str, options: Sequence[str], text: str) -> str:
     if key.endswith("+"):
-        return f"; a list is given whole, --{key[:-1]} '[a,b]'"
-    # Its class is named before the refusal, nearest last, or else quoted behind it with those it holds after it.
+        return f"; set the whole list, --{key[:-1]} '[a,b]'"
+    # Its class is named before the error, the innermost last, or quoted behind it, followed by the classes inside it.
     before, _, behind = text.partition("is not accepted")
     classes = re.findall(r"given class_path '([\w.]+)'", before)[-1:] or re.findall(r"class_path='([\w.]+)'", behind)
     if ".init_args." in key and classes:
@@ -138,7 +138,7 @@ def _public(module: str) -> list[str]:
 
 
 def _class_like(name: str) -> str | None:
-    """The import path of the kit's class of this name, or of one of nearly this name, among modules imported so far."""
+    """The import path of fedpretrain's class of this or a similar name, among modules imported so far."""
     known = dict(_classes())
     close = [name] if name in known else get_close_matches(name, known, n=1, cutoff=0.7)
     return known[close[0]] if close else None
@@ -153,5 +153,5 @@ def _classes() -> Iterator[tuple[str, str]]:
 
 
 def _imported(module: str) -> ModuleType | None:
-    """As jsonargparse left it: the text may quote a file, whose word is never imported here."""
+    """Only if jsonargparse imported it: the text may quote a file, and nothing that a file names is imported here."""
     return sys.modules.get(module)

@@ -1,4 +1,4 @@
-"""The recipes that come with the kit: where they are, what they are for, copying one."""
+"""The included recipes: their files, purposes and commands; listing and copying them."""
 
 from __future__ import annotations
 
@@ -13,26 +13,36 @@ from fedcore.errors import InputError
 from fedcore.files.writing import write_atomically
 from fedcore.suggest import suggestion
 
-USAGE = """usage: fedpretrain recipes ls                 recipes, by the command they are for
-       fedpretrain recipes cp NAME [TO]      copies a recipe to edit it"""
+USAGE = """usage: fedpretrain recipes ls                 lists the recipes by group
+       fedpretrain recipes cp NAME [TO]      copies a recipe, to edit it"""
+GROUPS = {
+    "pretrain": "pretraining without labels",
+    "generate": "generators of synthetic images",
+    "classify": "classification",
+    "segment": "segmentation",
+    "pipelines": "pipelines of several commands",
+    "demo": "the demo and its steps",
+}
+"""Folders of recipes/ with what they hold."""
 _COMMAND = re.compile(r"^# +fedpretrain (pretrain|finetune|segment|generate train|run) ", re.MULTILINE)
 
 
 def folder() -> Path:
-    """Inside an installed copy, or at the top of the source tree."""
+    """In an installed package, or at the top of the source tree."""
     here = Path(__file__).parents[1]
     return next(p for p in (here / "recipes", here.parent / "recipes") if p.is_dir())
 
 
 def shipped() -> dict[str, Path]:
+    """Recipe files by name."""
     return {path.stem: path for path in sorted(folder().rglob("*.yaml"))}
 
 
 def find(name: str) -> Path:
-    """A file of that path, else a shipped recipe of that name.
+    """The file of that path, else the included recipe of that name.
 
     Raises:
-        InputError: There is neither.
+        InputError: Neither exists.
     """
     path = Path(name)
     if path.is_file():
@@ -50,36 +60,38 @@ def purpose(path: Path) -> str:
 
 
 def command_of(path: Path) -> str | None:
-    """The command that a recipe's header shows it with, such as `generate train`; None where it shows none."""
+    """The command in a recipe's header, such as `generate train`; None without one."""
     found = _COMMAND.search(path.read_text(encoding="utf-8"))
     return found[1] if found else None
 
 
 def command(arguments: Sequence[str]) -> int:
     match list(arguments):
-        case words if {"-h", "--help"} & {*words}:
+        case given if {"-h", "--help"} & {*given}:
             print(USAGE)
         case ["ls"]:
             print("\n".join(_listed()))
         case ["cp", name, *to] if len(to) < 2:
             print(_copy(find(name), Path(to[0]) if to else Path()))
         case _:
-            raise InputError(f"recipes takes ls or cp\n{USAGE}")
+            raise InputError(f"recipes needs ls or cp\n{USAGE}")
     return 0
 
 
 def _listed() -> Iterator[str]:
-    """Names and purposes under their commands, in a terminal within its width."""
-    width = get_terminal_size().columns if sys.stdout.isatty() else 1000
-    by_command: dict[str, list[tuple[str, Path]]] = {}
-    for name, path in shipped().items():
-        by_command.setdefault(command_of(path) or "", []).append((name, path))
-    indent = 4 + max(map(len, shipped()))
-    for at, (name_of_command, recipes) in enumerate(by_command.items()):
-        yield f"{chr(10) * (at > 0)}fedpretrain {name_of_command} RECIPE"
-        for name, path in recipes:
-            first = f"  {name}".ljust(indent)
-            yield fill(purpose(path), max(width, 60), initial_indent=first, subsequent_indent=" " * indent)
+    """Names, commands and purposes by group; in a terminal wrapped to its width."""
+    width = max(get_terminal_size().columns, 60) if sys.stdout.isatty() else 1000
+    names, commands = shipped(), {path: command_of(path) or "" for path in shipped().values()}
+    columns = [2 + max(map(len, names)), 2 + max(map(len, commands.values()))]
+    indent = " " * (2 + sum(columns))
+    for at, (group, content) in enumerate(GROUPS.items()):
+        yield f"{chr(10) * (at > 0)}{group}: {content}"
+        for name, path in names.items():
+            if path.parent.name != group:
+                continue
+            first = f"  {name:<{columns[0]}}{commands[path]:<{columns[1]}}"
+            yield fill(purpose(path), width, initial_indent=first, subsequent_indent=indent)
+    yield "\nRun one with: fedpretrain COMMAND NAME"
 
 
 def _copy(source: Path, to: Path) -> Path:

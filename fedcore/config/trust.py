@@ -1,10 +1,9 @@
-"""Whose code a file may name: the kit's own, and that of packages the user trusts by name.
+"""Which packages the class paths of a file may name: fedpretrain's own, and those that the user trusts.
 
-A class path in a recipe is imported, and importing runs code, before anybody can look at what it is. Recipes, run
-folders and pipelines are handed on. So a path may name the kit's packages and what shipped recipes name of others;
-anything else takes the user's word on the command line: `--trust my_package`, or the class path itself. No file can
-give it. jsonargparse asks before each import (`import_path_denylist`), however a value names it, and again of where
-what it found was defined.
+A class path in a recipe is imported, and importing runs code. Recipes, run folders and pipelines are passed on between
+people, so a class path may name fedpretrain's packages and LIBRARIES only. For any other package the user says so on
+the command line: `--trust my_package`, or by typing the class path there. A file cannot do it. jsonargparse checks
+before each import (`import_path_denylist`), however a value names the class, and then where the class was defined.
 """
 
 from __future__ import annotations
@@ -22,33 +21,33 @@ from pathlib import Path
 import yaml
 
 from fedcore.errors import InputError
-from fedcore.files.reading import require_modest_yaml
+from fedcore.files.reading import require_yaml_limits
 
 KIT = ("fedcore", "fedgen", "fedssl", "fedtune")
 LIBRARIES = ("torch.optim",)
-"""What shipped recipes name besides the kit."""
+"""Other packages that included recipes name."""
 OPTION = "--trust"
 _PACKAGE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _CLASS_PATH = re.compile(r"(?<![\w./~-])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+(?![\w./-])")
-_REFUSED = re.compile(r"Importing '([\w.]+)' is not allowed")
+_DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 _trusted: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset())
 _once_trusted: frozenset[str] = frozenset()
-"""jsonargparse keeps what it was told to allow, so it is told too when that is over."""
+"""jsonargparse keeps its allow list, so packages that are no longer trusted are denied explicitly."""
 
 
 def guard() -> None:
-    """Whatever jsonargparse reads and builds from now on names only what is allowed, and stays within the limits.
+    """From now on jsonargparse imports only allowed packages and reads only YAML within the limits.
 
-    To be called before each use of it: it is imported here, so that `--help` need not wait for it.
+    Call it before each use of jsonargparse, which is imported here so that `--help` is quick.
     """
     from jsonargparse import set_loader, set_parsing_settings
 
     global _once_trusted
     packages = _trusted.get()
-    no_more = _once_trusted - {*packages, *KIT, *LIBRARIES}
+    denied = _once_trusted - {*packages, *KIT, *LIBRARIES}
     _once_trusted |= packages
     set_parsing_settings(
-        import_path_denylist=["*", *no_more],
+        import_path_denylist=["*", *denied],
         import_path_allowlist=[*KIT, *LIBRARIES, *packages],
         instantiate_subclass_spec_in_any=False,
     )
@@ -58,17 +57,18 @@ def guard() -> None:
 
 @contextmanager
 def trusting(*packages: str) -> Iterator[None]:
-    """Inside, files may name classes of these packages too.
+    """In this context, files may also name classes of these packages.
 
-    One that is not installed is looked for in the current folder, which comes last: a file there hides nothing.
+    A package that is not installed is imported from the current folder, which is last on the path, so that it shadows
+    nothing.
 
     Raises:
-        InputError: A name is not that of a package.
+        InputError: A name is not a package name.
     """
     for name in packages:
         if not _PACKAGE.fullmatch(name) or name.partition(".")[0] == "jsonargparse":
-            raise InputError(f"{OPTION} takes the name of a Python package, such as my_package, got {name!r}")
-    here = [str(Path.cwd())] if any(_is_here(name) for name in packages) else []
+            raise InputError(f"{OPTION} needs the name of a Python package, such as my_package, got {name!r}")
+    here = [str(Path.cwd())] if any(_in_current_folder(name) for name in packages) else []
     token = _trusted.set(_trusted.get() | {*packages})
     sys.path += here
     try:
@@ -79,36 +79,36 @@ def trusting(*packages: str) -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def users_word(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What the user typed without `--trust`, and the packages it trusts: so named, or those of class paths typed.
+def split_trust(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments without `--trust`, and the packages that they trust: by `--trust`, or by class paths in them.
 
-    A dotted name that an option is given counts as a class path unless it is a file, a folder, or part of a path.
+    A dotted value of an option counts as a class path unless it is a file, a folder, or part of a path.
 
     Raises:
-        InputError: `--trust` is the last word.
+        InputError: `--trust` has no value.
     """
-    left: list[str] = []
+    others: list[str] = []
     packages: list[str] = []
-    rest = iter(words)
+    rest = iter(arguments)
     for word in rest:
         key, equals, value = word.partition("=")
         if key == OPTION:
             named = value if equals else next(rest, "")
             if not named:
-                raise InputError(f"{OPTION} takes the name of a package: {OPTION} my_package")
+                raise InputError(f"{OPTION} needs the name of a package: {OPTION} my_package")
             packages += named.split(",")
             continue
-        left.append(word)
-    for key, word in zip(["", *left], left, strict=False):
+        others.append(word)
+    for key, word in zip(["", *others], others, strict=False):
         key, _, value = word.partition("=") if word.startswith("--") else (key, "", word)
-        if key.startswith("--") and key != "--out" and not _is_there(value):
-            packages += [path.partition(".")[0] for path in _CLASS_PATH.findall(value) if not _ours(path)]
-    return left, packages
+        if key.startswith("--") and key != "--out" and not _exists(value):
+            packages += [path.partition(".")[0] for path in _CLASS_PATH.findall(value) if not _allowed(path)]
+    return others, packages
 
 
 @contextmanager
 def running_trusted() -> Iterator[None]:
-    """What goes wrong in code of a trusted package while it is imported becomes an InputError that names the line."""
+    """Turns an error in code of a trusted package into an InputError that names the line."""
     try:
         yield
     except InputError:
@@ -121,7 +121,7 @@ def running_trusted() -> Iterator[None]:
 
 
 def _place(error: BaseException) -> str:
-    """The last line of a trusted package that an error went through; nothing where it went through none."""
+    """The last line of a trusted package in the traceback; "" without one."""
     frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
     frames += [(error.filename or "", error.lineno)] if isinstance(error, SyntaxError) else []
     tops = {name.partition(".")[0] for name in _trusted.get()} - {*KIT}
@@ -129,49 +129,49 @@ def _place(error: BaseException) -> str:
     return f"{ours[-1][0].name}, line {ours[-1][1]}" if ours else ""
 
 
-def _is_here(name: str) -> bool:
-    """Whether the current folder has a package of that name and nothing installed has."""
+def _in_current_folder(name: str) -> bool:
+    """Whether the current folder has a package of that name, and none is installed."""
     top = name.partition(".")[0]
-    there = any((Path.cwd() / found).is_file() for found in (f"{top}.py", f"{top}/__init__.py"))
-    return there and top not in sys.modules and find_spec(top) is None
+    found = any((Path.cwd() / name).is_file() for name in (f"{top}.py", f"{top}/__init__.py"))
+    return found and top not in sys.modules and find_spec(top) is None
 
 
-def _ours(path: str) -> bool:
+def _allowed(path: str) -> bool:
     return f"{path}.".startswith(tuple(f"{prefix}." for prefix in (*KIT, *LIBRARIES)))
 
 
-def _is_there(name: str) -> bool:
+def _exists(name: str) -> bool:
     try:
         return Path(name).exists()
-    except OSError:  # longer than a name may be
+    except OSError:  # the name is too long
         return False
 
 
-def refusal(text: str) -> str | None:
-    """What to tell where jsonargparse was kept from an import, if that is what it says."""
-    if not (found := _REFUSED.search(text)):
+def denied_import(text: str) -> str | None:
+    """The error message if jsonargparse denied an import, by the text of its error."""
+    if not (found := _DENIED.search(text)):
         return None
     package = found[1].partition(".")[0]
     # find_spec of a name without dots imports nothing.
-    if package not in sys.modules and find_spec(package) is None and not _is_here(package):
-        return no_module(package)
+    if package not in sys.modules and find_spec(package) is None and not _in_current_folder(package):
+        return module_not_found(package)
     return (
         f"{found[1]} is code of the package {package!r}, not of fedpretrain, and was not run; "
-        f"{OPTION} {package} runs it, if you trust that package"
+        f"if you trust that package, add {OPTION} {package}"
     )
 
 
-def no_module(name: str) -> str:
+def module_not_found(name: str) -> str:
     return (
-        f"there is no module {name!r}, installed or in the current folder; a class is named by its import path, such "
-        "as fedssl.methods.moco.MoCo"
+        f"there is no module {name!r}, installed or in the current folder; give the import path of a class, such as "
+        "fedssl.methods.moco.MoCo"
     )
 
 
 def _load(text: str) -> object:
-    """As jsonargparse does by itself, once the text is known to be modest."""
+    """As jsonargparse does, after a check of the limits."""
     try:
-        require_modest_yaml(text)
+        require_yaml_limits(text)
         return _yaml()(text)
     except (ValueError, RecursionError) as e:
         raise yaml.YAMLError(str(e)) from e
@@ -179,7 +179,7 @@ def _load(text: str) -> object:
 
 @cache
 def _yaml() -> Callable[[str], object]:
-    """jsonargparse's own loader, asked for before it is replaced."""
+    """jsonargparse's own loader, read before it is replaced."""
     from jsonargparse import get_loader
 
     return get_loader("yaml")

@@ -1,8 +1,8 @@
-"""A folder that one process at a time writes to.
+"""Locks a folder, so that only one process writes to it.
 
-The lock is the kernel's (flock on a file in the folder), so that it ends with the process however that ends; on NFS
-and other shared disks it holds between machines where these pass locks on. The file says who holds it. Processes
-that only read (report, watch) take no lock. Worker processes are spawned and do not inherit it.
+The lock is flock on a file in the folder, so it ends with the process in any case. On NFS and other network disks it
+holds between machines if the disk supports that. The file names the process that holds the lock. Processes that only
+read (report, watch) need no lock. Worker processes are spawned and do not inherit it.
 """
 
 from __future__ import annotations
@@ -26,44 +26,44 @@ LOCK = ".lock"
 
 
 @dataclass
-class _Hold:
-    """A lock of this process, and how often it is held: a step may lock what its caller has locked."""
+class _HeldLock:
+    """A lock of this process; `count` is how often it was taken: a step may lock what its caller has locked."""
 
     handle: int
     made: bool
-    """The folder was not there before."""
+    """The folder did not exist before."""
     count: int = 0
 
 
-_HELD: dict[Path, _Hold] = {}
+_HELD: dict[Path, _HeldLock] = {}
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Nobody else writes to `folder` meanwhile; it is made where it is not there.
+    """In this context no other process can lock `folder`; it is created if it does not exist.
 
     Raises:
-        InputError: Another process does, or the folder cannot be written.
+        InputError: Another process holds the lock, or the folder cannot be written.
     """
     place = folder.absolute().resolve()
-    hold = _HELD.get(place) or _acquired(place)
-    _HELD[place] = hold
-    hold.count += 1
+    held_lock = _HELD.get(place) or _acquired(place)
+    _HELD[place] = held_lock
+    held_lock.count += 1
     try:
         yield
     finally:
-        hold.count -= 1
-        if not hold.count:
+        held_lock.count -= 1
+        if not held_lock.count:
             del _HELD[place]
-            _release(place, hold)
+            _release(place, held_lock)
 
 
 def holds_nothing(folder: Path) -> bool:
-    """Whether nothing but a lock is in `folder`, or it is not there."""
+    """Whether `folder` holds nothing except a lock, or does not exist."""
     return not folder.exists() or all(found.name == LOCK for found in folder.iterdir())
 
 
-def _acquired(folder: Path) -> _Hold:
+def _acquired(folder: Path) -> _HeldLock:
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def _acquired(folder: Path) -> _Hold:
     except OSError as e:
         raise explained(e, folder / LOCK, 0) from e
     try:
-        _take(folder / LOCK, handle)
+        _lock_file(folder / LOCK, handle)
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(_self()).encode(), 0)
     except BaseException as e:
@@ -79,35 +79,35 @@ def _acquired(folder: Path) -> _Hold:
         if isinstance(e, OSError):
             raise explained(e, folder / LOCK, 0) from e
         raise
-    return _Hold(handle, made)
+    return _HeldLock(handle, made)
 
 
 def _opened(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
 
 
-def _take(path: Path, handle: int) -> None:
-    """Raises InputError where another process has it, or may have it."""
+def _lock_file(path: Path, handle: int) -> None:
+    """Raises InputError if another process has the lock, or may have it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:
         if e.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise InputError(_busy(path.parent, _note(handle))) from e
+            raise InputError(_busy(path.parent, _read_note(handle))) from e
         if not _cannot_lock(e):
             raise
-        if _alive(_note(handle)):
-            raise InputError(_busy(path.parent, _note(handle))) from e
-    if not _is_still(path, handle):  # its last holder has just removed it
+        if _alive(_read_note(handle)):
+            raise InputError(_busy(path.parent, _read_note(handle))) from e
+    if not _is_same_file(path, handle):  # its last holder has just removed the file
         raise InputError(_busy(path.parent, {}))
-    _require_of_this_machine(path, _note(handle))
+    _require_of_this_machine(path, _read_note(handle))
 
 
 def _require_of_this_machine(path: Path, note: dict[str, Any]) -> None:
-    """A lock that was left by another machine may still be held there, since not all shared disks pass locks on."""
+    """A lock file of another machine may still be held there, since not all network disks share locks."""
     if note and note.get("boot") != _boot() and note.get("host") != socket.gethostname():
         raise InputError(
-            f"{path.parent} was written by {_who(note)}, which has not said that it ended. "
-            f"If it goes no more, remove {path} and try again"
+            f"{path.parent} was locked by {_who(note)} and not unlocked. "
+            f"If that process has ended, remove {path} and try again"
         )
 
 
@@ -126,8 +126,8 @@ def _self() -> dict[str, Any]:
     return {"process": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "since": since}
 
 
-def _note(handle: int) -> dict[str, Any]:
-    """What its last holder wrote; nothing where that ended well, or is just about to write."""
+def _read_note(handle: int) -> dict[str, Any]:
+    """What the last holder wrote; empty if it ended normally, or has not written yet."""
     try:
         note = json.loads(os.pread(handle, 4096, 0))
     except ValueError:
@@ -136,7 +136,7 @@ def _note(handle: int) -> dict[str, Any]:
 
 
 def _boot() -> str:
-    """Of the running kernel: the same in all containers of a machine, another after it was started again."""
+    """Id of the running kernel: the same in all containers of a machine, a new one after each boot."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -144,7 +144,7 @@ def _boot() -> str:
 
 
 def _alive(note: dict[str, Any]) -> bool:
-    """Where the disk knows no locks the note alone tells."""
+    """Whether the process in the note is running; used on disks without locks."""
     if note.get("boot") != _boot() or not isinstance(note.get("process"), int):
         return False
     try:
@@ -160,18 +160,18 @@ def _cannot_lock(error: OSError) -> bool:
     return error.errno in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
-def _is_still(path: Path, handle: int) -> bool:
+def _is_same_file(path: Path, handle: int) -> bool:
     try:
         return os.path.samestat(os.fstat(handle), path.lstat())
     except FileNotFoundError:
         return False
 
 
-def _release(folder: Path, hold: _Hold) -> None:
-    """Removes the file while it is held, so that nobody else can be holding it; and a folder that stayed empty."""
+def _release(folder: Path, held_lock: _HeldLock) -> None:
+    """Removes the file while the lock is held, so that no other process holds it; also a new folder that is empty."""
     with suppress(OSError):
         (folder / LOCK).unlink()
-    os.close(hold.handle)
-    if hold.made:
+    os.close(held_lock.handle)
+    if held_lock.made:
         with suppress(OSError):
             folder.rmdir()

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fedcore.errors import InputError
-from fedcore.files.reading import json_of
+from fedcore.files.reading import parse_json
 from fedcore.messages.agreement import Agreement
 from fedcore.messages.message import Contribution, Empty, Message, Refusal, Reveals, Tensors, flatten, hints
 from fedcore.messages.plain import is_plain, to_plain
@@ -114,7 +114,7 @@ def decoded(data: bytes, kinds: Kinds) -> tuple[dict[str, Any], Message]:
         length = int.from_bytes(data[:8], "little")
         if length > min(LONGEST_HEADER, len(data)):
             raise WireError("its header is longer than it may be")
-        about = json_of(json_of(data[8 : 8 + length].decode())["__metadata__"][_KEY])
+        about = parse_json(parse_json(data[8 : 8 + length].decode())["__metadata__"][_KEY])
         if about["format"] != FORMAT:
             raise WireError(
                 f"it is in format {int(about['format'])}, this version reads {FORMAT}; update one of the sides"

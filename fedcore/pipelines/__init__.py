@@ -1,1 +1,1 @@
-"""Several commands in order, as one file says them."""
+"""Pipelines: several commands in order, defined by one YAML file."""

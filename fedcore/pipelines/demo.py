@@ -1,4 +1,4 @@
-"""`fedpretrain demo`: the road in small (recipes/demo/demo.yaml), on phantom hospitals."""
+"""`fedpretrain demo`: a small pipeline (recipes/demo/demo.yaml) on simulated hospitals."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from pathlib import Path
 
 from fedcore.config.recipe_files import find
 from fedcore.errors import InputError
-from fedcore.pipelines.run import travel
+from fedcore.pipelines.run import run_pipeline
 
 USAGE = """usage: fedpretrain demo [--out checkpoints/demo]
 
-Does the road in small, recipes/demo/demo.yaml, on four phantom hospitals whose scanners differ."""
-WELCOME = """Four phantom hospitals, four scanners. They pretrain an encoder without labels, together and each
-alone; train classifiers from it with few labels; and train a generator, whose images they audit, release and train
-with. A generator this small is not useful: its audit says so, and the last scores show it. Every line is a command
-you could type; the road is recipes/demo/demo.yaml.
+Runs a small pipeline, recipes/demo/demo.yaml, on four simulated hospitals with different scanners."""
+WELCOME = """Four simulated hospitals with different scanners, in these steps:
+  - pretrain an encoder without labels: federated, and locally at each hospital
+  - train classifiers with few labels, from each of these encoders
+  - train a generator; generate, audit and release synthetic images; train with them
+The generator is too small to be useful: the audit and the last scores show this.
+Each line below is a command that you can run yourself; see recipes/demo/demo.yaml.
 """
 
 
 def command(arguments: Sequence[str]) -> int:
     match list(arguments):
-        case words if {"-h", "--help"} & {*words}:
+        case given if {"-h", "--help"} & {*given}:
             print(USAGE)
             return 0
         case []:
@@ -29,6 +31,6 @@ def command(arguments: Sequence[str]) -> int:
         case ["--out", path]:
             folder = Path(path)
         case _:
-            raise InputError(f"demo takes --out and nothing else\n{USAGE}")
+            raise InputError(f"demo accepts --out only\n{USAGE}")
     print(WELCOME)
-    return travel(find("demo"), folder)
+    return run_pipeline(find("demo"), folder)

@@ -1,7 +1,8 @@
-"""`fedpretrain run ROAD`: the steps of a project in order (fedcore.pipelines.spec), and what came of them.
+"""`fedpretrain run PIPELINE`: runs the steps of a pipeline in order and compares their results.
 
-A step whose words, recipe, images and earlier steps are those of last time is not repeated; where one of them changed
-it is done anew in another folder, and the old one stays. Interrupted steps go on from their last round.
+A step is skipped if its arguments, recipe, images and earlier steps are the same as in an earlier run of the pipeline.
+If one of them changed, the step runs in a new folder, and the old folder stays. Interrupted training steps continue
+from their last round.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ from fedcore.errors import InputError
 from fedcore.files.lock import locked
 from fedcore.files.reading import read_json
 from fedcore.files.writing import require_writable, write_json
-from fedcore.pipelines.spec import HERE, Step, names_in, read_steps, with_names
-from fedcore.pipelines.validation import check
+from fedcore.pipelines.spec import HERE, Step, read_steps, references, resolve
+from fedcore.pipelines.validation import validate
 from fedcore.report.read.reader import read_run
 from fedcore.report.read.run import Run
 from fedcore.report.units import duration, plural
 from fedcore.runs.folder import essence
 from fedcore.runs.progress import bars_of
 
-LEDGER, REPORT = "road.json", "report.html"
-USAGE = """usage: fedpretrain run ROAD [--out FOLDER] [--KEY VALUE ...]
+RECORD, REPORT = "pipeline.json", "report.html"
+USAGE = """usage: fedpretrain run PIPELINE [--out FOLDER] [--KEY VALUE ...]
 
-Does the steps of a road in order, leaves out those already done, and ends with a table of scores and one report.
---KEY VALUE overrides what is `shared`: --data.manifest my.csv"""
+Runs the steps of a pipeline in order, skips finished steps, and ends with a table of scores and one report.
+--KEY VALUE overrides an option under `shared`: --data.manifest my.csv"""
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -47,100 +48,102 @@ def command(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 0
     path = find(arguments[0])
-    pairs = _pairs(arguments[1:])
-    return travel(path, Path(pairs.pop("out", f"checkpoints/{path.stem}")), pairs)
+    options = _options(arguments[1:])
+    return run_pipeline(path, Path(options.pop("out", f"checkpoints/{path.stem}")), options)
 
 
-def travel(path: Path, out: Path, overrides: Mapping[str, str] | None = None) -> int:
-    """Does the road of a file under the folder `out`.
+def run_pipeline(path: Path, out: Path, overrides: Mapping[str, str] | None = None) -> int:
+    """Runs the pipeline of a file in the folder `out`.
 
     Raises:
-        InputError: Something is wrong with it, and nothing was done; or steps failed, and all else was done.
+        InputError: The pipeline is not valid, and nothing was run; or steps failed, and all others were run.
     """
     require_writable(out)
     steps = read_steps(path, overrides or {})
-    check(steps, str(path))
-    road = Road(out)
+    validate(steps, str(path))
+    pipeline = Pipeline(out)
     with locked(out):
-        road.do(steps)
-        road.tell(steps)
-    if road.failed:
-        reasons = "\n".join(f"  {name}: {reason}" for name, reason in road.failed.items())
+        pipeline.run(steps)
+        pipeline.report(steps)
+    if pipeline.failed:
+        reasons = "\n".join(f"  {name}: {reason}" for name, reason in pipeline.failed.items())
         raise InputError(
-            f"{plural(len(road.failed), 'step')} of {len(steps)} not done; the same command tries again\n{reasons}"
+            f"{len(pipeline.failed)} of {plural(len(steps), 'step')} failed or were skipped; "
+            f"run the same command to try them again\n{reasons}"
         )
     return 0
 
 
-def _pairs(words: Sequence[str]) -> dict[str, str]:
-    if len(words) % 2 or any(not word.startswith("--") for word in words[::2]):
-        raise InputError(f"run takes a road and pairs of --KEY VALUE\n{USAGE}")
-    return {key.removeprefix("--"): value for key, value in zip(words[::2], words[1::2], strict=True)}
+def _options(arguments: Sequence[str]) -> dict[str, str]:
+    if len(arguments) % 2 or any(not word.startswith("--") for word in arguments[::2]):
+        raise InputError(f"run needs a pipeline and pairs of --KEY VALUE\n{USAGE}")
+    return {key.removeprefix("--"): value for key, value in zip(arguments[::2], arguments[1::2], strict=True)}
 
 
 @dataclass
-class Road:
-    """Steps under one folder, whose ledger holds those that are done, by the names of their own folders."""
+class Pipeline:
+    """Steps in one folder; `pipeline.json` there records finished steps by the names of their folders."""
 
     folder: Path
     folders: dict[str, Path] = field(default_factory=dict)
-    """Of the steps that are done, by their names."""
+    """Of finished steps, by step name."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Why a step was not done."""
+    """Step name -> why it did not finish."""
 
-    def do(self, steps: Sequence[Step]) -> None:
-        """What needs a failed step is left out, and all else is done."""
+    def run(self, steps: Sequence[Step]) -> None:
+        """Steps that need a failed step are skipped; all others run."""
         digests: dict[str, str] = {}
         width = max(len(step.name) for step in steps)
         for step in steps:
-            if lacking := [need for need in step.needs if need not in self.folders]:
-                self.failed[step.name] = f"left out, since it needs {' and '.join(lacking)}"
+            if missing := [need for need in step.needs if need not in self.folders]:
+                self.failed[step.name] = f"skipped, since it needs {' and '.join(missing)}"
                 continue
             digest = _digest(step, digests)
-            place = self.folder / f"{step.name}-{digest[:6]}"
+            folder = self.folder / f"{step.name}-{digest[:6]}"
             try:
-                self._do(step, place, f"  {step.name:<{width}}  {step.does:<28}")
+                self._run(step, folder, f"  {step.name:<{width}}  {step.command:<28}")
             except InputError as e:
                 self.failed[step.name] = str(e)
                 continue
-            digests[step.name], self.folders[step.name] = digest, place
+            digests[step.name], self.folders[step.name] = digest, folder
 
-    def tell(self, steps: Sequence[Step]) -> None:
-        """Tables of scores, the page that compares all runs, and the folders of sets."""
-        from fedcore.report import write_road
-        from fedcore.report.terminal import show
+    def report(self, steps: Sequence[Step]) -> None:
+        """Prints tables of scores and the folders of synthetic sets, and writes the page that compares all runs."""
+        from fedcore.report import write_pipeline_report
+        from fedcore.report.score_tables import print_scores
 
-        done = [step for step in steps if step.name in self.folders]
-        if trained := [step for step in done if step.stage]:
-            runs = [_named(step, self.folders[step.name]) for step in trained]
+        finished = [step for step in steps if step.name in self.folders]
+        if trained := [step for step in finished if step.stage]:
+            runs = [_named_run(step, self.folders[step.name]) for step in trained]
             families = [step.family.replace("_", " ") for step in trained]
-            show(runs, families)
-            print(f"\nreport: {write_road(runs, families, self.folder / REPORT)}")
-        for step in done:
+            print_scores(runs, families)
+            print(f"\nreport: {write_pipeline_report(runs, families, self.folder / REPORT)}")
+        for step in finished:
             if not step.stage and self.folders[step.name].exists():
-                print(f"{step.name}: {self.folders[step.name]}{_verdicts(self.folders[step.name])}")
+                print(f"{step.name}: {self.folders[step.name]}{_audit_summary(self.folders[step.name])}")
 
-    def _do(self, step: Step, place: Path, line: str) -> None:
-        if place.name in self._ledger():
-            print(f"{line}{'done before':>14}")
+    def _run(self, step: Step, folder: Path, line: str) -> None:
+        if folder.name in self._record():
+            print(f"{line}{'finished before':>16}")
             return
-        words = step.told({name: str(folder) for name, folder in self.folders.items()} | {HERE: str(place)})
+        arguments = step.resolved({name: str(path) for name, path in self.folders.items()} | {HERE: str(folder)})
         if step.stage:
-            words += ["--out", str(place), "--resume", "true"]
-        _clear(step, place)
-        begun = time.perf_counter()
+            arguments += ["--out", str(folder), "--resume", "true"]
+        _clear(step, folder)
+        started = time.perf_counter()
         with bars_of(step.name), _timed(line):
-            dispatch(words[0], words[1:])
-        about = {"step": step.name, "words": list(step.words), "seconds": round(time.perf_counter() - begun, 1)}
-        write_json(self.folder / LEDGER, self._ledger() | {place.name: about})
+            dispatch(arguments[0], arguments[1:])
+        seconds = round(time.perf_counter() - started, 1)
+        about = {"step": step.name, "arguments": list(step.arguments), "seconds": seconds}
+        write_json(self.folder / RECORD, self._record() | {folder.name: about})
 
-    def _ledger(self) -> dict[str, Any]:
-        path = self.folder / LEDGER
-        return read_json(path, "remove it, and every step is looked at again") if path.exists() else {}
+    def _record(self) -> dict[str, Any]:
+        path = self.folder / RECORD
+        return read_json(path, "remove it, and all steps are checked again") if path.exists() else {}
 
 
-def _verdicts(folder: Path) -> str:
-    """Of a synthetic set's audit; nothing of another folder."""
+def _audit_summary(folder: Path) -> str:
+    """Two lines about the audit of a synthetic set; "" for another folder."""
     if not (folder / AUDIT).exists():
         return ""
     try:
@@ -151,53 +154,53 @@ def _verdicts(folder: Path) -> str:
     return f"\n  privacy check: {'passed' if record.safe.answer == 'yes' else 'failed'}\n  {useful}"
 
 
-def _clear(step: Step, place: Path) -> None:
-    """Removes what a stopped step left half made, where it cannot go on from it."""
-    goes_on = (place / "run.json").exists() if step.stage else "--resume" in step.words
-    if not goes_on:
-        shutil.rmtree(place, ignore_errors=True)
+def _clear(step: Step, folder: Path) -> None:
+    """Removes the folder of an interrupted step that cannot be resumed."""
+    resumable = (folder / "run.json").exists() if step.stage else "--resume" in step.arguments
+    if not resumable:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _named(step: Step, folder: Path) -> Run:
-    """The run of a step, with the road's names in place of folders."""
+def _named_run(step: Step, folder: Path) -> Run:
+    """The run of a step, with names of steps instead of folders."""
     run = read_run(folder, private=True)
     start: str = (step.recipe and step.recipe.config.get("pretrained")) or ""
-    scores = replace(run.scores, encoder=with_names(start, str)) if run.scores and names_in(start) else run.scores
+    scores = replace(run.scores, encoder=resolve(start, str)) if run.scores and references(start) else run.scores
     return replace(run, name=step.name, scores=scores)
 
 
 @contextlib.contextmanager
 def _timed(line: str) -> Iterator[None]:
-    """The line of a step, by how long it took or how it ended; what it prints itself is not shown.
+    """Prints the line of a step with its duration, or how it ended; the output of the step is not shown.
 
-    It comes when the step has ended: bars would wipe it, and lines of rounds (stderr) would run into it.
+    The line is printed at the end: progress bars would overwrite it, and lines of rounds (stderr) would mix with it.
     """
-    begun = time.perf_counter()
-    ended = "failed"
+    started = time.perf_counter()
+    end = "failed"
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
-        ended = duration(time.perf_counter() - begun)
+        end = duration(time.perf_counter() - started)
     except KeyboardInterrupt as e:
-        ended = "stopped"
-        raise KeyboardInterrupt("stopped; the same command goes on from here") from e
+        end = "stopped"
+        raise KeyboardInterrupt("stopped; run the same command to continue") from e
     finally:
-        print(f"{line}{ended:>14}", flush=True)
+        print(f"{line}{end:>16}", flush=True)
 
 
 def _digest(step: Step, digests: Mapping[str, str]) -> str:
-    """Of all that a step is made of, with digests of earlier steps in place of their names."""
-    made_of = [step.stage, essence(step.recipe.text)] if step.recipe else list(step.words)
-    told = with_names(json.dumps(made_of), lambda name: digests.get(name, name))
-    parts = [told, *(digests[name] for name in step.after)]
+    """Of everything that determines a step; references to earlier steps are replaced by their digests."""
+    content = [step.stage, essence(step.recipe.text)] if step.recipe else list(step.arguments)
+    resolved = resolve(json.dumps(content), lambda name: digests.get(name, name))
+    parts = [resolved, *(digests[name] for name in step.after)]
     if step.recipe and step.manifests:
         data = step.recipe.build()["data"]
-        parts += [_content(data, manifest) for manifest in step.manifests]
+        parts += [_content_digest(data, manifest) for manifest in step.manifests]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _content(data: Data, manifest: str) -> str:
-    """Of the rows and every file they name; files that did not change are not read again."""
+def _content_digest(data: Data, manifest: str) -> str:
+    """Of the rows of a manifest and all files that they name; unchanged files are not read again."""
     folder = default_folder()
     with open_cache(folder):
         memo = FileIndex(folder / "known.json")

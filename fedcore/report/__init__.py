@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page made from the run folder alone, readable offline and in print."""
+"""Reports: one HTML page about a run, or one that compares several, from run folders only; readable offline."""
 
 from __future__ import annotations
 
@@ -16,23 +16,29 @@ USAGE = "usage: fedpretrain report RUN [RUN ...] [--out page.html] [--images fal
 
 
 def write_report(run: Path, images: bool = True, out: Path | None = None) -> Path:
-    """Write `<run>/report.html` (or `out`) and return its path; an existing report is replaced in one step.
+    """Writes `<run>/report.html` (or `out`) and returns its path; an existing report is replaced in one step.
 
-    `images=False` leaves out every pixel and what galleries say of single images, for a page that may travel further
-    than the images may. Absolute paths are shortened to their last part. Raises `InputError` where `run` is not the
-    folder of a run, or where `out` is a file that is no report.
+    Absolute paths are shortened to their last part.
+
+    Args:
+        run: Folder of a run, finished or not.
+        images: False: no pixel and nothing about single images, for a page that may go further than the images may.
+        out: Another file than report.html.
+
+    Raises:
+        InputError: `run` is not the folder of a run, or `out` is a file that is not a report.
     """
     from fedcore.report.read.reader import read_run
-    from fedcore.report.render import page
+    from fedcore.report.render import report_page
 
-    text = page(read_run(run, private=True), images=images)
+    text = report_page(read_run(run, private=True), images=images)
     return _write(text, _free(out, "report") if out else run / "report.html")
 
 
 def write_comparison(runs: Sequence[Path], out: Path | None = None) -> Path:
-    """Write a page about several runs: `comparison.html` beside the first of them, or `out`.
+    """Writes a page that compares runs: `comparison.html` next to the first of them, or `out`.
 
-    It holds no pixels and no absolute paths. Raises `InputError` as `write_report` does.
+    It holds no pixels and no absolute paths. Raises InputError as `write_report` does.
     """
     from fedcore.report.read.reader import read_run
     from fedcore.report.render import comparison_page
@@ -41,10 +47,11 @@ def write_comparison(runs: Sequence[Path], out: Path | None = None) -> Path:
     return _write(comparison_page([read_run(run, private=True) for run in runs]), path)
 
 
-def write_road(runs: Sequence[Run], families: Sequence[str], out: Path) -> Path:
-    """Write a page about the runs of a road to `out`; those of a family are a line in its charts.
+def write_pipeline_report(runs: Sequence[Run], families: Sequence[str], out: Path) -> Path:
+    """Writes a page that compares the runs of a pipeline to `out`; runs of one family are one line in its charts.
 
-    Raises `InputError` where `out` is a file that is no such page.
+    Raises:
+        InputError: `out` is a file that is not such a page.
     """
     from fedcore.report.render import comparison_page
 
@@ -52,12 +59,12 @@ def write_road(runs: Sequence[Run], families: Sequence[str], out: Path) -> Path:
 
 
 def report_command(runs: Sequence[Path], images: bool = True, out: Path | None = None) -> None:
-    """Write the report of a run folder, or one page that compares several, and print where it is.
+    """Writes the report of a run, or one page that compares several, and prints its path.
 
     Args:
-        runs: folders of runs, finished or not.
-        images: whether a single run's page shows the sites' images.
-        out: where to write; by default report.html in the run, or comparison.html beside the first of several.
+        runs: Folders of runs, finished or not.
+        images: Whether a single run's page shows the sites' images.
+        out: File to write; default: report.html in the run, or comparison.html next to the first of several.
     """
     print(write_report(runs[0], images, out) if len(runs) == 1 else write_comparison(runs, out))
 
@@ -70,12 +77,12 @@ def command(arguments: Sequence[str]) -> None:
 
     parser = ArgumentParser(
         prog="fedpretrain report", allow_abbrev=False, exit_on_error=False,
-        description="Write a page about a run, or one that compares several.",
+        description="Write an HTML page about a run, or one that compares several runs.",
     )  # fmt: skip
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, finished or not")
-    parser.add_argument("--images", type=bool, default=True, help="false leaves out all that shows single images")
+    parser.add_argument("--images", type=bool, default=True, help="false: a page without anything of single images")
     parser.add_argument(
-        "--out", metavar="PAGE", help="default: report.html in the run, or comparison.html beside the first of several"
+        "--out", metavar="PAGE", help="default: report.html in the run, or comparison.html next to the first of several"
     )
     try:
         found = parser.parse_args(list(arguments))
@@ -85,7 +92,7 @@ def command(arguments: Sequence[str]) -> None:
 
 
 def _free(path: Path, kind: str) -> Path:
-    """`path`, if it is free or holds a page of this kind; another file, a run's report say, is not replaced."""
+    """`path` if it does not exist or holds a page of this kind; no other file is replaced."""
     mark = f'<meta name="generator" content="fedpretrain {kind}">'
     if path.is_dir() or (path.exists() and mark not in path.read_text(encoding="utf-8", errors="replace")[:2000]):
         raise InputError(f"{path} exists and is no {kind} page; choose another file with --out")

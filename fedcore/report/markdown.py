@@ -1,15 +1,15 @@
-"""Markdown in which names of sites, classes and files stay text: they may hold what Markdown or HTML would act on."""
+"""Markdown with escaped names of sites, classes and files, which may hold characters of Markdown or HTML."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-_ACTS = re.compile(r"[\\`*|~]|\](?=[(\[:])|(?<!\w)_|_(?!\w)")
+_SPECIAL = re.compile(r"[\\`*|~]|\](?=[(\[:])|(?<!\w)_|_(?!\w)")
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of texts that may be anybody's."""
+    """A table of texts from anywhere."""
     lines = [
         [plain(title) for title in titles],
         ["---"] * len(titles),
@@ -19,12 +19,12 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def plain(text: str) -> str:
-    """A text that is shown as it is, on one line."""
+    """Escaped, so that the text is shown as it is, on one line."""
     line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _ACTS.sub(r"\\\g<0>", line)
+    return _SPECIAL.sub(r"\\\g<0>", line)
 
 
 def fenced(text: str, language: str) -> str:
-    """A block of code, which no backticks in the text can end."""
+    """A block of code; backticks in the text cannot end it."""
     fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
     return f"{fence}{language}\n{text}\n{fence}"

@@ -1,4 +1,4 @@
-"""Text fit to travel: absolute paths shortened to their last part."""
+"""Texts without absolute paths, for pages that leave the machine: a path is shortened to its last part."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from fedcore.files.reading import yaml_of
+from fedcore.files.reading import parse_yaml
 
-# Folders may hold spaces, so "/scans/Jane Doe/a.csv" loses both names. Where a sentence runs on to another
-# slash this takes too much rather than too little.
+# Folders may hold spaces, so "/scans/Jane Doe/a.csv" loses both names. In a sentence with another slash this removes
+# too much rather than too little.
 _PATH = re.compile(
     r"""(?<![\w.])(?:[A-Za-z]:|~\w*|file:)?[\\/]+(?![\s\\/])  # a root: /, C:\, ~/, \\server
         (?:[^\\/\n'"<>|:;,]+[\\/]+)*                           # folders
@@ -32,9 +32,9 @@ def shorten_paths(value: Any) -> Any:
 
 
 def shorten_recipe(text: str) -> str:
-    """A recipe's YAML with its absolute paths shortened; comments go, since they may name anything."""
+    """A recipe's YAML with absolute paths shortened and comments removed, which may name anything."""
     try:
-        return str(yaml.safe_dump(shorten_paths(yaml_of(text)), sort_keys=False, allow_unicode=True))
+        return str(yaml.safe_dump(shorten_paths(parse_yaml(text)), sort_keys=False, allow_unicode=True))
     except ValueError:
         return _shorten(text)
 

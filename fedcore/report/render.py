@@ -1,4 +1,4 @@
-"""From a `Run`, or several, to one self-contained HTML page: no script, no request, every text escaped."""
+"""Renders a run, or a comparison of several, as a self-contained HTML page: no script, no request, text escaped."""
 
 from __future__ import annotations
 
@@ -9,120 +9,130 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedcore.report import units
-from fedcore.report.charts import flow, reliability
-from fedcore.report.charts.embedding import Embedding, embed
-from fedcore.report.charts.gauge import BASIS, health
-from fedcore.report.read import digest
+from fedcore.report.charts.collapse import EXPLANATION, collapse_check
+from fedcore.report.charts.feature_map import feature_map
+from fedcore.report.charts.reliability import reliability_chart
+from fedcore.report.charts.traffic_flow import levels_sent, traffic_flows
+from fedcore.report.read.levels import LEVELS, MOST_SENSITIVE, disagreements, meaning
 from fedcore.report.read.run import Run
-from fedcore.report.sections import audit as inspection
-from fedcore.report.sections import comparison, gains, results, summary
-from fedcore.report.sections.feature_gallery import Gallery, read_galleries
-from fedcore.report.sections.generator_samples import read_exhibits
-from fedcore.report.sections.images import albums
-from fedcore.report.sections.nearest_pairs import read_lookalikes
-from fedcore.report.sections.segmentation_gallery import read_outlines
+from fedcore.report.sections import comparison, gains, results, summary, traffic, training
+from fedcore.report.sections.augmented_views import read_views
+from fedcore.report.sections.feature_gallery import read_features
+from fedcore.report.sections.generator_samples import read_samples
+from fedcore.report.sections.nearest_pairs import read_pairs
+from fedcore.report.sections.segmentation_gallery import read_segmentations
+from fedcore.report.sections.set_audit import audit_tables
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 _COLOURS, _DASHES = 7, 4  # as many as page.css has; 28 sites stay distinct
-_TEXT = 200_000  # characters of one text: a recipe's length is anybody's
+_TEXT = 200_000  # characters of one text: a recipe may have any length
 _LIST = 400_000  # characters of a list: some thousand faults
 
 
-def page(run: Run, *, images: bool = True) -> str:
-    """The page as text; without `images` no pixel of a site is in it, and nothing of its gallery."""
-    gaps = [*run.gaps, *digest.disagreements(run)]
-    galleries = read_galleries(run.folder, run.sites, run.classes, gaps) if images else ()
-    exhibits = read_exhibits(run.folder, run.sites, run.classes, gaps) if images else ()
-    outlines = read_outlines(run.folder, run.sites, gaps) if images else ()
-    if images and not (galleries or exhibits or outlines):
-        gaps += _lacking(run)
-    audited = run.inspection.set if run.inspection else None
+def report_page(run: Run, *, images: bool = True) -> str:
+    """The page as text; without `images` it holds no pixel of a site and no feature of single images."""
+    gaps = [*run.gaps, *disagreements(run)]
+    of_images = _of_images(run, gaps) if images else _without_images()
     return _render(
         "page.html.j2",
         kind="report",
         title=f"{run.name} · fedpretrain {run.command}",
         run=run,
-        verdict=summary.verdict(run),
+        status=summary.status(run),
         sentence=summary.sentence(run),
-        figures=summary.key_figures(run),
-        results=results.bars(run),
-        final=results.final(run),
-        findings=results.by_finding(run),
-        reliability=reliability.reliability_chart(run),
-        training=digest.training_charts(run),
-        health=health(run),
-        basis=BASIS,
-        survey=digest.survey_charts(run),
-        albums=albums(run.folder, run.sites, gaps) if images else (),
-        galleries=[gallery for gallery in galleries if gallery.rows],
-        embedding=_embedding(galleries, run, gaps),
-        exhibits=exhibits,
-        outlines=outlines,
-        inspected=inspection.tables(run),
-        lookalikes=read_lookalikes(run.folder, run.sites, audited, gaps) if images and audited else (),
-        flows=flow.flows(run),
-        revealed=flow.revealed(run),
+        key_figures=summary.key_figures(run),
+        score_bars=results.score_bars(run),
+        score_table=results.score_table(run),
+        finding_table=results.finding_table(run),
+        reliability=reliability_chart(run),
+        audit_tables=audit_tables(run),
+        training_charts=training.training_charts(run),
+        evaluation_charts=training.evaluation_charts(run),
+        collapse=collapse_check(run),
+        collapse_explanation=EXPLANATION,
+        flows=traffic_flows(run),
+        levels=levels_sent(run),
+        kinds=traffic.kinds(run),
+        traffic=traffic.site_traffic(run),
+        traffic_charts=traffic.traffic_charts(run),
+        sent_fields=traffic.sent_fields(run),
+        failed_visits=[(one.index, site, why) for one in run.rounds for site, why in one.refused.items()],
         faults=_fitting(run.faults),
-        ledger=digest.ledger(run),
-        ledger_charts=digest.ledger_charts(run),
-        departures=digest.departures(run),
-        kinds=digest.kinds(run),
-        refusals=[(turn.index, site, why) for turn in run.turns for site, why in turn.refused.items()],
         gaps=gaps,
         mark=_marks(run.sites),
+        **of_images,
     )
 
 
 def comparison_page(runs: Sequence[Run], families: Sequence[str] = ()) -> str:
-    """Several runs side by side, as text, those of a road with their families; no pixels whatever the runs hold."""
-    entries = comparison.entries(runs, families)
+    """Several runs compared, as text, those of a pipeline with their families; it never holds pixels."""
+    compared = comparison.compared(runs, families)
     return _render(
         "comparison.html.j2",
         kind="comparison",
         title=f"{len(runs)} runs · fedpretrain comparison",
-        entries=entries,
-        families=comparison.families(entries),
-        measures=comparison.measures(entries),
-        warnings=[*comparison.warnings(entries), *gains.unpaired(entries)],
-        gains=gains.pairs(entries),
-        probe=comparison.probe_chart(entries),
-        efficiency=comparison.efficiency_charts(entries),
-        probe_traffic=comparison.probe_traffic(entries),
-        score_traffic=comparison.score_traffic(entries),
-        mark=_marks_of_runs(entries),
+        runs=compared,
+        families=comparison.families(compared),
+        measures=comparison.measures(compared),
+        warnings=[*comparison.warnings(compared), *gains.unpaired(compared)],
+        gains=gains.pairs(compared),
+        probe_chart=comparison.probe_chart(compared),
+        label_charts=comparison.efficiency_charts(compared),
+        probe_traffic=comparison.probe_traffic(compared),
+        score_traffic=comparison.score_traffic(compared),
+        mark=_marks_of_runs(compared),
     )
 
 
-def _lacking(run: Run) -> list[str]:
-    """What a run without images of its sites should have had."""
+def _of_images(run: Run, gaps: list[str]) -> dict[str, Any]:
+    """Sections that show images of the sites, or features of single images."""
+    features = read_features(run.folder, run.sites, run.classes, gaps)
+    samples = read_samples(run.folder, run.sites, run.classes, gaps)
+    segmentations = read_segmentations(run.folder, run.sites, gaps)
+    if not (features or samples or segmentations):
+        gaps += _missing_figures(run)
+    audited = run.set_audit.set if run.set_audit else None
+    return {
+        "features": [one for one in features if one.rows],
+        "feature_map": feature_map(features, run.classes, gaps) if features else None,
+        "samples": samples,
+        "segmentations": segmentations,
+        "views": read_views(run.folder, run.sites, gaps),
+        "nearest_pairs": read_pairs(run.folder, run.sites, audited, gaps) if audited else (),
+    }
+
+
+def _without_images() -> dict[str, Any]:
+    empty = dict.fromkeys(("features", "samples", "segmentations", "views", "nearest_pairs"), ())
+    return empty | {"feature_map": None}
+
+
+def _missing_figures(run: Run) -> list[str]:
+    """The figures that a run of its kind should have kept at its sites."""
     if (run.command, run.status) == ("pretrain", "finished"):
-        return ["No site left a gallery, as runs of earlier versions do not: no map of features, no neighbours."]
+        return ["No site kept a feature gallery: no map of features, no nearest neighbours."]
     if (run.command, run.status) == ("segment", "finished"):
-        return ["No site kept outlines of masks, as sites of earlier versions do not."]
+        return ["No site kept test images with their masks."]
     if run.command != "generate":
         return []
     if run.status == "finished":
-        return ["No site kept drawn images, as sites of earlier versions do not."]
-    return ["Sites keep drawn images at the end of a run, which this one has not reached."]
-
-
-def _embedding(galleries: Sequence[Gallery], run: Run, gaps: list[str]) -> Embedding | None:
-    return embed(galleries, run.classes, gaps) if galleries else None
+        return ["No site kept synthetic images."]
+    return ["Sites keep synthetic images at the end of a run; this run has not ended."]
 
 
 def _marks(names: Iterable[str]) -> Callable[[str], str]:
-    """Name -> CSS classes of the n-th name: a colour, and a dash once the colours are used up."""
+    """Name -> CSS classes of the n-th name: a colour, and a dash once all colours are used."""
     found = {name: f"s{at % _COLOURS} d{at // _COLOURS % _DASHES}" for at, name in enumerate(names)}
     return lambda name: found.get(name, "pooled")
 
 
-def _marks_of_runs(entries: Sequence[comparison.Entry]) -> Callable[[str], str]:
-    """A fine-tuned run has the colour of its family, which may be called as another of the runs."""
-    group = _marks(dict.fromkeys(entry.family or entry.name for entry in entries))
-    found = {entry.name: group(entry.family or entry.name) for entry in entries}
-    found |= {entry.family: group(entry.family) for entry in entries if entry.family}
+def _marks_of_runs(runs: Sequence[comparison.ComparedRun]) -> Callable[[str], str]:
+    """A fine-tuned run has the colour of its family, which may have the name of another run."""
+    group = _marks(dict.fromkeys(run.family or run.name for run in runs))
+    found = {run.name: group(run.family or run.name) for run in runs}
+    found |= {run.family: group(run.family) for run in runs if run.family}
     return found.__getitem__
 
 
@@ -135,7 +145,7 @@ def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     made = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -146,22 +156,22 @@ def _environment() -> Environment:
         "interval": units.interval,
         "points": units.points,
         "duration": units.duration,
-        "words": _words,
+        "rounded": units.rounded,
+        "spaced": _spaced,
         "cut": _cut,
-        "figure": inspection.figure,
-        "revealing": _revealing,
+        "level_mark": _level_mark,
         "shortened": _shortened,
     }
-    made.globals |= {"meaning": digest.meaning, "most_sensitive": digest.MOST_SENSITIVE}
+    made.globals |= {"meaning": meaning, "most_sensitive": MOST_SENSITIVE}
     return made
 
 
-def _words(name: str) -> str:
+def _spaced(name: str) -> str:
     return name.replace("_", " ")
 
 
 def _fitting(texts: Sequence[str]) -> Sequence[str]:
-    """As many as a small page has room for, which is all of them where they are not many thousand."""
+    """As many as fit on a small page: all of them unless they are many thousand."""
     ends = accumulate(len(text) for text in texts)
     return texts[: sum(end < _LIST for end in ends)]
 
@@ -171,13 +181,11 @@ def _cut(text: str) -> str:
 
 
 def _shortened(name: str, most: int = 15) -> str:
-    """The middle goes first: names of sites often begin alike, and differ at the end."""
+    """Without its middle: names of sites often start alike and differ at the end."""
     half = most // 2
     return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
 
 
-def _revealing(level: str) -> str:
-    """The CSS class of what is revealed."""
-    from fedcore.report.read.run import LEVELS
-
+def _level_mark(level: str) -> str:
+    """The CSS class of a privacy level."""
     return f"r{LEVELS.index(level) if level in LEVELS else len(LEVELS)}"

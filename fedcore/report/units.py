@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers, metrics and scores as text."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _NAMES = {
 
 
 def size_unit(size: float | int) -> tuple[float, str]:
-    """The decimal unit in which `size` bytes reads best."""
+    """The decimal unit for `size` bytes, as a number of bytes and its name."""
     units = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
     return next(((unit, name) for unit, name in units if size >= unit), (1.0, "B"))
 
 
 def size(found: float | int | None) -> str:
-    """Bytes in the decimal unit that reads best: 1.23 MB; "" for None."""
+    """Bytes in a decimal unit, such as 1.23 MB; "" for None."""
     if found is None:
         return ""
     unit, name = size_unit(found)
@@ -52,11 +52,11 @@ def percent(share: float) -> str:
 
 
 def metric_name(name: str, unit: str = "") -> str:
-    """`unit` is that of distances, where it is known."""
+    """The title of a metric; `unit` is that of distances, where it is known."""
     first, _, number = name.rpartition("_")
     of_all = _NAMES.get(name, name.replace("_", " ").capitalize())
-    told = f"{metric_name(first)} {number}" if number.isdigit() else of_all  # a number is of a structure
-    return f"{told} ({unit})" if unit and is_distance(name) else told
+    title = f"{metric_name(first)} {number}" if number.isdigit() else of_all  # the number of a structure
+    return f"{title} ({unit})" if unit and is_distance(name) else title
 
 
 def is_distance(name: str) -> bool:
@@ -64,8 +64,9 @@ def is_distance(name: str) -> bool:
 
 
 def measured_on(grid: str) -> str:
-    """What masks were measured on, `grid` as scores.json has it."""
-    return f"measured on the grid of {'the files' if grid == 'files' else f'{grid} pixels'}"
+    """The grid on which masks were measured; `grid` as in scores.json."""
+    sides = f"{grid} {'voxels' if grid.count('x') == 2 else 'pixels'}"
+    return f"measured on the grid of {'the files' if grid == 'files' else sides}"
 
 
 def interval(score: Estimate) -> str:
@@ -73,7 +74,7 @@ def interval(score: Estimate) -> str:
 
 
 def points(score: Estimate) -> str:
-    """A difference with its sign and, where it is known, its interval: +1.2 (−0.3 to +2.7)."""
+    """A difference in percentage points with its sign and its interval, if known: +1.2 (−0.3 to +2.7)."""
     if score.low is None or score.high is None:
         return _signed(score.value)
     return f"{_signed(score.value)} ({_signed(score.low)} to {_signed(score.high)})"
@@ -83,6 +84,13 @@ def _signed(value: float) -> str:
     return f"{value:+.1f}".replace("-", "−")
 
 
+def rounded(value: float | None) -> str:
+    """For tables of pages: a count without decimals, else three decimals, or one from 10 on; a dash for None."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value == int(value) else f"{value:z.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
 def figure(value: float | None) -> str:
-    """A count without a point, another number with three decimals, a dash where there is none."""
+    """For the terminal: a count without decimals, another number with three decimals, a dash for None."""
     return "-" if value is None else f"{value:.0f}" if value == int(value) else f"{value:.3f}"

@@ -24,7 +24,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from fedcore.errors import InputError
-from fedcore.files.reading import json_of, text_of
+from fedcore.files.reading import parse_json, read_utf8
 from fedcore.files.writing import sync, write_atomically, write_json
 from fedcore.messages.message import Message, flatten, unflatten
 from fedcore.messages.request import Counted
@@ -60,7 +60,7 @@ class Checkpoint:
         if not path.exists():
             return cls(folder)
         try:
-            index = json_of(text_of(path))
+            index = parse_json(read_utf8(path))
             if index["format"] != FORMAT:
                 raise InputError(
                     f"{path} has format {index['format']}, this version reads {FORMAT}; "

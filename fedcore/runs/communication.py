@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.errors import InputError
-from fedcore.files.reading import ADVICE, json_of, text_of
+from fedcore.files.reading import ADVICE, parse_json, read_utf8
 from fedcore.files.writing import append
 from fedcore.messages.message import Contribution, Message, Refusal, Reveals, leaves, revealed
 
@@ -139,7 +139,7 @@ def answers(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / ANSWERS
     try:
-        lines = text_of(path).splitlines(keepends=True) if path.exists() else []
-        return [json_of(line) for line in lines if line.endswith("}\n")]
+        lines = read_utf8(path).splitlines(keepends=True) if path.exists() else []
+        return [parse_json(line) for line in lines if line.endswith("}\n")]
     except ValueError as e:
         raise InputError(f"{path} is damaged: {e}; {ADVICE}") from e

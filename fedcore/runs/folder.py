@@ -26,7 +26,7 @@ from typing import Any
 from fedcore.errors import InputError, InputErrors
 from fedcore.files.checksums import SUMS, write_sums
 from fedcore.files.lock import holds_nothing, locked
-from fedcore.files.reading import yaml_of
+from fedcore.files.reading import parse_yaml
 from fedcore.files.writing import append, json_bytes, require_no_links, require_writable, write_atomically, write_json
 from fedcore.runs.checkpoint import Checkpoint, Recorded
 from fedcore.runs.communication import RoundRecord
@@ -209,7 +209,7 @@ class RunFolder(RunRecord):
 
 def essence(recipe: str) -> dict[str, Any]:
     """What of a resolved recipe has an influence on a run's numbers, by full key."""
-    flat = _flat({**(yaml_of(recipe) or {})})
+    flat = _flat({**(parse_yaml(recipe) or {})})
     return {key: value for key, value in flat.items() if not f"{key}.".startswith(tuple(f"{free}." for free in _FREE))}
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.errors import InputError, Refused
-from fedcore.files.checksums import noted_in, require_sums
-from fedcore.files.reading import json_of, text_of
+from fedcore.files.checksums import read_sums, require_sums
+from fedcore.files.reading import parse_json, read_utf8
 from fedcore.files.writing import require_no_links
 from fedcore.messages.request import Counted
 from fedcore.messages.tensors import Tensors
@@ -39,7 +39,7 @@ class RunRecord:
         """
         path = self.path / "run.json"
         with intact(path):
-            content: dict[str, Any] = {**json_of(text_of(path))} if path.exists() else {}
+            content: dict[str, Any] = {**parse_json(read_utf8(path))} if path.exists() else {}
         return content
 
     def finished(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class RunRecord:
         require_no_links(self.path)
         if (status := self.about().get("status", "missing")) != "finished":
             raise InputError(f"{self.path} holds a run that is {status}; resume it until it has finished")
-        noted = noted_in(self.path, f"so the run cannot be checked; {_CHANGED}")
+        noted = read_sums(self.path, f"so the run cannot be checked; {_CHANGED}")
         # state/ may be removed once the run has finished.
         wanted = {"run.json", "recipe.yaml", *noted} - {"state/state.json"}
         kept = [name for name in ("run.json", *KEPT) if name in wanted or (self.path / name).exists()]
@@ -82,7 +82,7 @@ class RunRecord:
         self.require_committed()
         with intact(self.rounds_path):
             content = content_of(self.rounds_path)
-            records = [json_of(line.decode()) for line in content.splitlines(keepends=True) if line.endswith(b"}\n")]
+            records = [parse_json(line.decode()) for line in content.splitlines(keepends=True) if line.endswith(b"}\n")]
             if not all("round" in record for record in records):
                 raise ValueError("a line names no round")
         return records

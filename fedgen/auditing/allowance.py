@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.errors import Refused
-from fedcore.files.reading import json_of, text_of
+from fedcore.files.reading import parse_json, read_utf8
 from fedcore.files.writing import append
 from fedcore.messages.message import Contribution, Reveals, flatten
 from fedcore.report.read.reader import SET_AUDITS
@@ -60,8 +60,8 @@ def counted_audits(folder: Path | None) -> list[dict[str, Any]]:
         raise Refused("it has no folder to count audits in")
     path = folder / AUDIT_LOG
     try:
-        lines = text_of(path).splitlines() if path.exists() else []
-        return [entry for entry in map(json_of, lines) if entry.get("what") == ENTRY]
+        lines = read_utf8(path).splitlines() if path.exists() else []
+        return [entry for entry in map(parse_json, lines) if entry.get("what") == ENTRY]
     except (OSError, ValueError, AttributeError) as e:
         raise Refused(f"its audit log cannot be read ({type(e).__name__}), so audits cannot be counted") from e
 

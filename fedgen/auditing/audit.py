@@ -20,6 +20,7 @@ from torch import Tensor
 from fedcore.data.dataset import Images
 from fedcore.messages.message import FEATURES, SAMPLES, STATISTICS, Contribution, Message, Weights
 from fedcore.models.features import embed
+from fedcore.site.figure_files import NearestPairsFile
 from fedcore.site.figures import evenly, keep
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
@@ -32,7 +33,7 @@ from fedgen.auditing.membership import (
     worst,
 )
 from fedgen.auditing.moments import Moments
-from fedgen.auditing.nearest_pairs import FILE, Comparison, nearest_pairs
+from fedgen.auditing.nearest_pairs import Comparison, nearest_pairs
 from fedgen.auditing.quality import FeatureSet, quality_metrics
 from fedgen.copies.copies import (
     MIN_HELD_OUT,
@@ -101,7 +102,11 @@ class Audit:
             training, held_out = (_prepared(images, encoder, width, device) for images in (site.images, site.test))
         found = self._comparisons(down, training, held_out)
         if site.folder is not None:
-            keep(site, FILE, nearest_pairs(found, down.images, down.numbers, site.images.batch, self.digest))
+            keep(
+                site,
+                NearestPairsFile.NAME,
+                nearest_pairs(found, down.images, down.numbers, site.images.batch, self.digest),
+            )
         metrics = {"training_images": float(len(training.labels)), "held_out_images": float(len(held_out.labels))}
         metrics |= _copy_metrics(found) | _membership_metrics(down, training, held_out)
         metrics |= self._quality_metrics(site, down, training, held_out)

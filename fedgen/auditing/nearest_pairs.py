@@ -11,12 +11,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fedcore.site.figure_files import MOST_PAIRS, NearestPairsFile, ViewPairs
 from fedcore.site.figures import Arrays, thumbnails
 from fedgen.copies.copies import DetectedCopies, NearestTraining
-
-FILE = "nearest_pairs.npz"
-MAX_PAIRS = 6
-"""Of each comparison."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +32,17 @@ def nearest_pairs(
     training: Callable[[Int[Tensor, " q"]], Float[Tensor, "q c *space"]],
     digest: str,
 ) -> Arrays:
-    """The closest synthetic images of each of `comparisons`, closest first, under names that begin with its name;
-    `training` reads images of the site.
+    """The arrays of a NearestPairsFile: the closest synthetic images of each of `comparisons`, closest first.
 
-    `NAME_synthetic` and `NAME_trained` (q, c, h, w) uint8 (of a volume the middle slice), `NAME_numbers` (q,) in the
-    set, `NAME_closeness` (q,), their distance ratios, `NAME_limit` below which an image is a copy, and the ratios of
-    all images: `NAME_synthetic_closeness`, `NAME_held_out_closeness`. `views`: the names; `set`: digest of the set.
+    `training` reads images of the site, `digest` is that of the set.
     """
-    arrays = {"views": np.array(list(comparisons), dtype=str), "set": np.array(digest)}
+    pairs = {}
     for name, found in comparisons.items():
-        at = found.synthetic.ratio.argsort(stable=True)[:MAX_PAIRS]
-        of_comparison = {
-            "synthetic": thumbnails(synthetic[at]), "trained": thumbnails(training(found.synthetic.index[at])),
-            "numbers": numbers[at].numpy(), "closeness": found.synthetic.ratio[at].numpy(),
-            "limit": np.array(found.copies.limit), "synthetic_closeness": found.synthetic.ratio.numpy(),
-            "held_out_closeness": found.held_out.ratio.numpy(),
-        }  # fmt: skip
-        arrays |= {f"{name}_{key}": array for key, array in of_comparison.items()}
-    return arrays
+        at = found.synthetic.ratio.argsort(stable=True)[:MOST_PAIRS]
+        pairs[name] = ViewPairs(
+            synthetic=thumbnails(synthetic[at]), trained=thumbnails(training(found.synthetic.index[at])),
+            numbers=numbers[at].numpy(), closeness=found.synthetic.ratio[at].numpy(),
+            limit=np.array(found.copies.limit), synthetic_closeness=found.synthetic.ratio.numpy(),
+            held_out_closeness=found.held_out.ratio.numpy(),
+        )  # fmt: skip
+    return NearestPairsFile(digest, pairs).arrays()

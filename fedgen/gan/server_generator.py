@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from fedcore.files.reading import json_of
+from fedcore.files.reading import parse_json
 from fedcore.messages.message import STATISTICS, WEIGHTS, Message, Tensors, Weights
 from fedcore.training.optimizer_state import resume, state_of
 from fedgen.diffusion.sampler import noise_of
@@ -104,5 +104,5 @@ class ServerGenerator(Message):
 
     @property
     def _settings(self) -> Mapping[str, Any]:
-        settings: Mapping[str, Any] = json_of(bytes(self.config.tolist()).decode())
+        settings: Mapping[str, Any] = parse_json(bytes(self.config.tolist()).decode())
         return settings

@@ -14,7 +14,7 @@ from fedcore.data.synthetic.audit_record import AuditRecord
 from fedcore.data.synthetic.release_criteria import Verdict
 from fedcore.report.markdown import fenced, plain, table
 from fedcore.report.private import shorten_recipe
-from fedcore.report.read.digest import meaning
+from fedcore.report.read.levels import meaning
 from fedcore.report.units import figure, plural
 from fedcore.runs.communication import highest
 from fedcore.runs.folder import RunFolder

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from fedcore.data.synthetic.audit_record import AUDIT, AuditRecord
+from fedcore.data.synthetic.release_criteria import ReleaseCriteria
 from fedcore.data.synthetic.synthetic_set import SITE, digest_of
 from fedcore.errors import InputError, InputErrors
 from fedcore.files.checksums import write_sums

@@ -18,11 +18,10 @@ from torch.nn.functional import normalize
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
 from fedcore.models.features import embed
+from fedcore.site.figure_files import FeatureGalleryFile
 from fedcore.site.figures import SIDE, Arrays, evenly, keep, thumbnails
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
-
-FILE = "gallery.npz"
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Gallery:
         """Writes the gallery of a site, by the encoder that the module has there."""
         with local.measuring() as device:
             arrays = self.arrays(local.module.encoder, site.images, site.test, device)
-        keep(site, FILE, arrays)
+        keep(site, FeatureGalleryFile.NAME, arrays)
 
     def arrays(self, encoder: Any, train: Images, test: Images | None, device: torch.device) -> Arrays:
         """Raises Refused if the features are not finite."""
@@ -67,13 +66,13 @@ class Gallery:
         nearest = cosines.topk(min(self.neighbours, len(candidates)), dim=1)
         found = nearest.values.isfinite().all(0)  # a site with one patient has no neighbours
         neighbours = nearest.indices[:, found]
-        return {
-            "features": features.half().numpy(), "labels": images.labels.numpy(),
-            "queries": self._pixels(images, queries), "query_labels": images.labels[queries].numpy(),
-            "neighbours": np.stack([self._pixels(candidates, row) for row in neighbours]),
-            "neighbour_labels": candidates.labels[neighbours].numpy(),
-            "cosines": nearest.values[:, found].half().numpy(), "encoder": np.array(_checksum(encoder)),
-        }  # fmt: skip
+        return FeatureGalleryFile(
+            features=features.half().numpy(), labels=images.labels.numpy(), queries=self._pixels(images, queries),
+            query_labels=images.labels[queries].numpy(),
+            neighbours=np.stack([self._pixels(candidates, row) for row in neighbours]),
+            neighbour_labels=candidates.labels[neighbours].numpy(), cosines=nearest.values[:, found].half().numpy(),
+            encoder_checksum=np.array(_checksum(encoder)),
+        ).arrays()  # fmt: skip
 
     def _pixels(self, images: Images, indices: Int[Tensor, "n"]) -> UInt8[np.ndarray, "n c h w"]:
         if not len(indices):

@@ -15,12 +15,11 @@ from torch import Tensor
 from fedcore.data.dataset import Images
 from fedcore.data.io.class_numbers import UNLABELED
 from fedcore.errors import Refused
+from fedcore.site.figure_files import SegmentationGalleryFile
 from fedcore.site.figures import Arrays, axial, evenly, keep, small_masks, thumbnails
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedtune.evaluation.segmentation_metrics import dice_by_structure
-
-FILE = "segmentation_gallery.npz"
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class SegmentationGallery:
             return
         with local.measuring() as device:
             arrays = self.arrays(local, site.test, self.num_classes, device)
-        keep(site, FILE, arrays)
+        keep(site, SegmentationGalleryFile.NAME, arrays)
 
     def arrays(self, local: LocalTrainer, test: Images, num_classes: int, device: torch.device) -> Arrays:
         """Raises Refused if none of the searched images has a structure, in its mask or in the prediction."""
@@ -60,7 +59,8 @@ class SegmentationGallery:
             raise Refused("no test image has a structure, in its mask or in the prediction")
         ranked = sorted(scored, key=lambda arrays: -float(arrays["dice"]))
         chosen = [ranked[rank] for rank in sorted({0, len(ranked) // 2, len(ranked) - 1})]
-        return {name: np.stack([arrays[name] for arrays in chosen]) for name in chosen[0]}
+        stacked = {name: np.stack([arrays[name] for arrays in chosen]) for name in chosen[0]}
+        return SegmentationGalleryFile(**stacked).arrays()
 
     def _arrays_of(
         self, local: LocalTrainer, test: Images, index: int, num_classes: int, device: torch.device

@@ -16,6 +16,7 @@ from fedcore.data.dataset import Images
 from fedcore.report import write_report
 from fedcore.runs.folder import RunFolder
 from fedcore.server.rounds import Rounds
+from fedcore.site.figure_files import GeneratorSamplesFile
 from fedcore.site.figures import thumbnails
 from fedgen.diffusion.sampler import Sampler, noise_of
 from fedgen.federated.feddiffuse import UDec
@@ -23,11 +24,12 @@ from fedgen.generator import Conditions, Generator, ImageShape
 from fedgen.generator_store import load_generator
 from fedgen.latent.autoencoder import Autoencoder
 from fedgen.latent.vae import VAE
-from fedgen.sample_gallery import FILE, SampleGallery
+from fedgen.sample_gallery import SampleGallery
 from tests.fedcore.toys import images
 from tests.fedgen import gans
 from tests.fedgen.test_training import phantoms, stopped_and_resumed, trained, weights
 
+FILE = GeneratorSamplesFile.NAME
 CPU = torch.device("cpu")
 
 
@@ -176,5 +178,5 @@ def test_a_failure_is_a_note_and_the_run_is_finished(tmp_path: Path, monkeypatch
         ["no synthetic images of hospital_1: RuntimeError"],
     )
     page = write_report(run.path).read_text()
-    assert "The drawn images of hospital_2 cannot be read." in page
+    assert "The synthetic images of hospital_2 cannot be read." in page
     assert "Jane Doe" not in page

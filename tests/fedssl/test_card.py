@@ -141,7 +141,7 @@ def test_the_header_is_yaml_without_a_licence(full_card: str) -> None:
         "library_name": "fedpretrain",
         "tags": ["medical-imaging", "federated-learning", "self-supervised-learning", "simclr", "toy"],
     }
-    assert "## Licence\n\nNone is given with these weights" in page
+    assert "## Licence\n\nThese weights have no licence" in page
     assert all(len(line) <= 120 for line in page.splitlines() if not line.startswith("|"))
 
 

@@ -110,7 +110,7 @@ def test_the_saved_encoder_is_the_servers_and_depends_on_the_seed(tmp_path: Path
 def test_every_site_saves_a_few_images_and_their_views_in_its_folder(tmp_path: Path) -> None:
     run = run_pretraining(tmp_path / "run", SimCLR)
     for site in run.about()["sites"]:
-        with np.load(run.site(site) / "samples.npz", allow_pickle=False) as samples:
+        with np.load(run.site(site) / "augmented_views.npz", allow_pickle=False) as samples:
             assert samples["images"].shape == (6, 1, 32, 32)
             assert samples["views"].shape == (6, 2, 1, 32, 32)
             assert np.abs(samples["views"]).max() <= 1

@@ -32,7 +32,13 @@ def test_a_card_has_classes_scores_and_data_sent(
         "Intended use and limits",
     ):
         assert f"\n## {heading}\n" in body
-    for fact in ("trained by 2 sites together", "from random weights", "| hospital_1 |", "| all |", "32 x 32 pixels"):
+    for fact in (
+        "trained by 2 sites together",
+        "from random initialisation",
+        "| hospital_1 |",
+        "| all |",
+        "32 x 32 pixels",
+    ):
         assert fact in body
     for fact in ("Dice", "HD95 (pixels)", "on the grid of 32 x 32 pixels") if stage == "segment" else ("AUROC",):
         assert fact in body

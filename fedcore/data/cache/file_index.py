@@ -12,7 +12,7 @@ from pathlib import Path
 from fedcore.data.io.error import ImageError
 from fedcore.data.io.nifti import parts
 from fedcore.data.manifest.row import Row
-from fedcore.files.reading import json_of, text_of
+from fedcore.files.reading import parse_json, read_utf8
 
 
 class FileIndex:
@@ -89,7 +89,7 @@ def cache_key(digests: Sequence[str], *settings: object) -> str:
 def _read(path: Path) -> dict[str, str | list[int]]:
     """An unreadable index is not an error: all files are read again."""
     try:
-        facts = json_of(text_of(path))
+        facts = parse_json(read_utf8(path))
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}

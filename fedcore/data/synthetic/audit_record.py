@@ -17,7 +17,7 @@ from typing import Any
 
 from fedcore.data.synthetic.release_criteria import ReleaseCriteria, Verdict
 from fedcore.errors import InputError
-from fedcore.files.reading import json_of, text_of
+from fedcore.files.reading import parse_json, read_utf8
 
 AUDIT = "audit.json"
 """Written by an audit next to the manifest of a set, and copied by a release."""
@@ -84,7 +84,7 @@ class AuditRecord:
         """
         path = folder / AUDIT
         try:
-            found = json_of(text_of(path))
+            found = parse_json(read_utf8(path))
             derived = {name: found.pop(name) for name in ("safe", "useful", "sha256")}
             record = cls(**found)
             wrong = record._contradictions(derived)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedcore.files.reading import MOST_BYTES, json_of, text_of
+from fedcore.files.reading import MOST_BYTES, parse_json, read_utf8
 
 
 def mapping(value: Any) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def texts(value: Any) -> tuple[str, ...]:
 def read_text(path: Path, gaps: list[str], *, lacking: str = "") -> str:
     """The text of `path`, or "" with the reason in `gaps` (`lacking`, if given, where the file is absent)."""
     try:
-        return text_of(path, errors="replace")
+        return read_utf8(path, errors="replace")
     except FileNotFoundError:
         gaps += [lacking] if lacking else []
     except OSError as error:
@@ -87,7 +87,7 @@ def read_lines(path: Path, gaps: list[str], *, label: str, lacking: str = "") ->
 
 def _parse(text: str) -> dict[str, Any] | None:
     try:
-        found = json_of(text)
+        found = parse_json(text)
     except ValueError:
         return None
     return mapping(found) if isinstance(found, dict) else None

@@ -1,4 +1,4 @@
-"""From a run folder to a `Run`. A half-done, killed or damaged run opens too; `gaps` says what it lacks."""
+"""Reads a run folder. An unfinished, killed or damaged run can be read too; `gaps` lists what it lacks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from fedcore.errors import InputError
 from fedcore.files.checksums import SUMS
 from fedcore.report.private import shorten_paths, shorten_recipe
+from fedcore.report.read.levels import highest_level
 from fedcore.report.read.parse import (
     counts,
     items,
@@ -21,49 +22,59 @@ from fedcore.report.read.parse import (
     texts,
     whole,
 )
-from fedcore.report.read.run import Bin, Departure, Estimate, Run, Score, Scores, Turn, Visit, highest
-from fedcore.report.sections.audit import read_inspection
+from fedcore.report.read.run import (
+    Estimate,
+    ModelScores,
+    ReliabilityBin,
+    RoundSummary,
+    Run,
+    RunScores,
+    SentTotal,
+    VisitSummary,
+)
+from fedcore.report.read.set_audit import read_set_audit
 from fedcore.runs.communication import ANSWERS
 from fedcore.runs.folder import RunFolder
 
 _SIGNS = ("run.json", "rounds.jsonl", "recipe.yaml", "scores.json")
 
 SET_AUDITS = "audits of sets"
-"""What a site's audit file calls them (`fedgen.auditing.allowance`)."""
+"""Name of such entries in a site's audit log (`fedgen.auditing.allowance`)."""
 
 
 def read_run(folder: Path, *, private: bool = False) -> Run:
-    """Read `folder`; `private` shortens every absolute path in its texts to the last part.
+    """Reads `folder`; `private` shortens every absolute path in its texts to the last part.
 
-    Raises `InputError` where the folder is missing or holds nothing of a run.
+    Raises:
+        InputError: The folder is missing or holds no file of a run.
     """
     if not any((folder / name).is_file() for name in _SIGNS):
         found = "there is no such folder" if not folder.is_dir() else "it holds none of these"
         raise InputError(
             f"a run folder holds {', '.join(_SIGNS[:3])}; {folder}: {found}. "
-            "Give the folder that a run wrote, checkpoints/<run> say."
+            "Give the folder of a run, for example checkpoints/<run>."
         )
     gaps: list[str] = []
     clean = shorten_paths if private else _same
-    about = clean(read_object(folder / "run.json", gaps, lacking="run.json is missing: how it ended is unknown."))
+    about = clean(read_object(folder / "run.json", gaps, lacking="run.json is missing: how the run ended is unknown."))
     recipe = read_text(folder / "recipe.yaml", gaps, lacking="recipe.yaml is missing.")
     lines = read_lines(folder / "rounds.jsonl", gaps, label="rounds.jsonl", lacking=_no_rounds(about))
-    turns = _turns((clean(line) for line in lines), gaps)
-    gaps += _unlike_committed(folder)
+    rounds = _rounds((clean(line) for line in lines), gaps)
+    gaps += _changed_files(folder)
     answers = read_lines(folder / ANSWERS, gaps, label=ANSWERS, lacking="")
     scores = _scores(clean(read_object(folder / "scores.json", gaps)))
-    audits = {site.name: _audit(site / "audit.jsonl", gaps) for site in _site_folders(folder / "sites")}
-    inspection = read_inspection(folder, gaps, clean)
-    if inspection is None and any(SET_AUDITS in left for left in audits.values()):
-        gaps.append("The sites list an audit of a synthetic set, and audit.json is missing: it failed or was removed.")
+    audit_logs = {site.name: _audit_log(site / "audit.jsonl", gaps) for site in _site_folders(folder / "sites")}
+    set_audit = read_set_audit(folder, gaps, clean)
+    if set_audit is None and any(SET_AUDITS in log for log in audit_logs.values()):
+        gaps.append("The sites list an audit of a synthetic set, but audit.json is missing: it failed or was removed.")
     return Run(
         name=folder.resolve().name,
         folder=folder,
         command=str(about.get("command") or "run"),
         status=str(about.get("status") or "unknown"),
         planned_rounds=whole(about.get("rounds")),
-        seconds=_seconds(about, turns),
-        sites=_sites(about, turns, scores, folder / "sites"),
+        seconds=_seconds(about, rounds),
+        sites=_sites(about, rounds, scores, folder / "sites"),
         classes=texts(about.get("classes")),
         size=tuple(int(side) for side in items(about.get("size")) if number(side)),
         channels=whole(about.get("channels")),
@@ -76,10 +87,10 @@ def read_run(folder: Path, *, private: bool = False) -> Run:
         environment=_environment(folder / "environment.json", gaps, clean),
         answers=tuple(_visits(line) for line in answers),
         buffers={name: str(level) for name, level in mapping(about.get("buffers")).items()},
-        audits=audits,
-        turns=turns,
+        audit_logs=audit_logs,
+        rounds=rounds,
         scores=scores,
-        inspection=inspection,
+        set_audit=set_audit,
         gaps=tuple(gaps),
     )
 
@@ -89,52 +100,50 @@ def _same(value: Any) -> Any:
 
 
 def _no_rounds(about: Mapping[str, Any]) -> str:
-    """A run of no rounds (a comparison of others) need not have a record of them."""
+    """A run without planned rounds has no record of them."""
     return "rounds.jsonl is missing: no round was recorded." if about.get("rounds") else ""
 
 
-def _unlike_committed(folder: Path) -> list[str]:
+def _changed_files(folder: Path) -> list[str]:
     run = RunFolder(folder)
     try:
         run.require_committed()
     except InputError:
-        return ["rounds.jsonl does not fit what the run committed: lines were lost or changed, or state/ is damaged."]
+        return ["rounds.jsonl does not match what the run committed: lines were lost or changed, or state/ is damaged."]
     try:
         if (folder / SUMS).exists():
             run.finished()
     except InputError:
-        return [
-            f"What the folder holds is not what the run left there when it finished; sha256sum -c {SUMS} says more."
-        ]
+        return [f"Files were changed after the run finished; sha256sum -c {SUMS} lists them."]
     return []
 
 
-def _turns(lines: Iterable[Mapping[str, Any]], gaps: list[str]) -> tuple[Turn, ...]:
-    """Rounds in order; of a round recorded twice (killed in it, resumed) the last stands."""
-    turns: dict[int, Turn] = {}
+def _rounds(lines: Iterable[Mapping[str, Any]], gaps: list[str]) -> tuple[RoundSummary, ...]:
+    """Sorted by index; of a round recorded twice (killed in it, resumed) the last record counts."""
+    rounds: dict[int, RoundSummary] = {}
     for line in lines:
         index = whole(line.get("round"))
         if index is None:
-            gaps.append("A line of rounds.jsonl has no round number, and is skipped.")
+            gaps.append("A line of rounds.jsonl has no round number and is skipped.")
             continue
-        if index in turns:
-            gaps.append(f"Round {index} was recorded twice, as a resumed run does; the last record counts.")
-        turns[index] = Turn(
+        if index in rounds:
+            gaps.append(f"Round {index} was recorded twice, since the run was resumed in it; the last record counts.")
+        rounds[index] = RoundSummary(
             index=index,
             seconds=number(line.get("seconds")),
             visits=_visits(line),
             refused={site: str(reason) for site, reason in mapping(line.get("refused")).items()},
-            survey={site: numbers(found) for site, found in mapping(line.get("survey")).items()},
+            evaluation={site: numbers(found) for site, found in mapping(line.get("survey")).items()},
         )
-    return tuple(turns[index] for index in sorted(turns))
+    return tuple(rounds[index] for index in sorted(rounds))
 
 
-def _visits(line: Mapping[str, Any]) -> dict[str, Visit]:
+def _visits(line: Mapping[str, Any]) -> dict[str, VisitSummary]:
     return {site: _visit(mapping(visit)) for site, visit in mapping(line.get("sites")).items()}
 
 
-def _visit(found: Mapping[str, Any]) -> Visit:
-    return Visit(
+def _visit(found: Mapping[str, Any]) -> VisitSummary:
+    return VisitSummary(
         examples=whole(found.get("examples")) or 0,
         seconds=number(found.get("seconds")),
         metrics=numbers(found.get("metrics")),
@@ -144,18 +153,18 @@ def _visit(found: Mapping[str, Any]) -> Visit:
     )
 
 
-def _seconds(about: Mapping[str, Any], turns: Iterable[Turn]) -> float | None:
-    """A run that was killed never wrote its duration; its rounds did."""
+def _seconds(about: Mapping[str, Any], rounds: Iterable[RoundSummary]) -> float | None:
+    """Of a run that was killed, which has no duration, the sum over its rounds."""
     stated = number(about.get("seconds"))
-    return stated if stated is not None else sum(turn.seconds or 0.0 for turn in turns) or None
+    return stated if stated is not None else sum(one.seconds or 0.0 for one in rounds) or None
 
 
 def _sites(
-    about: Mapping[str, Any], turns: Iterable[Turn], scores: Scores | None, folder: Path
+    about: Mapping[str, Any], rounds: Iterable[RoundSummary], scores: RunScores | None, folder: Path
 ) -> dict[str, dict[str, int]]:
     """Every site named anywhere, in the order of run.json, so that colours stay the same across figures."""
     sites = {name: counts(splits) for name, splits in mapping(about.get("sites")).items()}
-    seen = [name for turn in turns for name in (*turn.visits, *turn.refused, *turn.survey)]
+    seen = [name for one in rounds for name in (*one.visits, *one.refused, *one.evaluation)]
     seen += [*(scores.sites if scores else ()), *(found.name for found in _site_folders(folder))]
     return sites | {name: {} for name in seen if name not in sites}
 
@@ -169,48 +178,44 @@ def _environment(path: Path, gaps: list[str], clean: Any) -> dict[str, str]:
     return {key: str(value) for key, value in found.items() if value is not None}
 
 
-def _audit(path: Path, gaps: list[str]) -> dict[str, Departure]:
-    label = f"audit of {path.parent.name}"
-    left: dict[str, Departure] = {}
+def _audit_log(path: Path, gaps: list[str]) -> dict[str, SentTotal]:
+    label = f"audit log of {path.parent.name}"
+    totals: dict[str, SentTotal] = {}
     for line in read_lines(path, gaps, label=f"the {label}", lacking=f"The {label} is missing."):
         field = str(line.get("field") or line.get("what") or "unnamed")
-        before = left.get(field, Departure(0, 0, ""))
-        reveals = highest([before.reveals, str(line.get("reveals") or "")])
-        left[field] = Departure(before.count + 1, before.size + (whole(line.get("bytes")) or 0), reveals)
-    return left
+        before = totals.get(field, SentTotal(0, 0, ""))
+        reveals = highest_level([before.reveals, str(line.get("reveals") or "")])
+        totals[field] = SentTotal(before.count + 1, before.size + (whole(line.get("bytes")) or 0), reveals)
+    return totals
 
 
-def _scores(found: Mapping[str, Any]) -> Scores | None:
-    sites = {site: _score(mapping(score)) for site, score in mapping(found.get("sites")).items()}
-    pooled = _score(mapping(found.get("pooled"))) if found.get("pooled") else None
-    encoder = str(found["pretrained"]) if found.get("pretrained") else None
+def _scores(found: Mapping[str, Any]) -> RunScores | None:
+    sites = {site: _model_scores(mapping(score)) for site, score in mapping(found.get("sites")).items()}
+    pooled = _model_scores(mapping(found.get("pooled"))) if found.get("pooled") else None
+    encoder = str(found["encoder"]) if found.get("encoder") else None
     if not sites and not pooled:
         return None
-    by_patient, grid, unit = (
-        found.get("per_patient") is True,
-        str(found.get("grid", "")),
-        str(found.get("distance_unit", "")),
+    by_patient, grid, unit = found.get("by_patient") is True, str(found.get("grid", "")), str(found.get("unit", ""))
+    return RunScores(number(found.get("label_fraction")), encoder, sites, pooled, by_patient, grid, unit)
+
+
+def _model_scores(found: Mapping[str, Any]) -> ModelScores:
+    findings = {name: mapping(scores).get("auroc") for name, scores in mapping(found.get("findings")).items()}
+    bins = [numbers(item) for item in items(found.get("calibration"))]
+    calibration = tuple(
+        ReliabilityBin(int(one["count"]), one["confidence"], one["accuracy"])
+        for one in bins
+        if {"count", "confidence", "accuracy"} <= one.keys()
     )
-    return Scores(number(found.get("label_fraction")), encoder, sites, pooled, by_patient, grid, unit)
-
-
-def _score(found: Mapping[str, Any]) -> Score:
-    findings = {name: mapping(told).get("auroc") for name, told in mapping(found.get("findings")).items()}
-    bins = [
-        told
-        for item in items(found.get("calibration"))
-        if {"count", "confidence", "accuracy"} <= (told := numbers(item)).keys()
-    ]
-    calibration = tuple(Bin(int(told["count"]), told["confidence"], told["accuracy"]) for told in bins)
     note = str(found.get("note") or "")
-    return Score(_estimates(found), whole(found.get("images")), calibration, _estimates(findings), note)
+    return ModelScores(_estimates(found), whole(found.get("images")), calibration, _estimates(findings), note)
 
 
 def _estimates(found: Mapping[str, Any]) -> dict[str, Estimate]:
     """Those that have a value."""
     parts = {name: numbers(item) for name, item in found.items()}
     return {
-        name: Estimate(told["value"], told.get("low"), told.get("high"))
-        for name, told in parts.items()
-        if "value" in told
+        name: Estimate(part["value"], part.get("low"), part.get("high"))
+        for name, part in parts.items()
+        if "value" in part
     }

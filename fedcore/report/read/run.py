@@ -1,4 +1,4 @@
-"""What a run folder says, as frozen dataclasses. `read.py` fills them; the page is made from them alone."""
+"""The content of a run folder as frozen dataclasses. `reader.py` fills them; pages are made from them alone."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedcore.messages.message import Reveals
-
 KINDS = ("weights", "exchange", "metrics")
-LEVELS = tuple(level.name for level in Reveals)
+"""Kinds of bytes, as rounds.jsonl names them."""
 
 
 @dataclass(frozen=True)
-class Visit:
-    """One site in one round; `up` and `down` are bytes by kind, `reveals` is one of `LEVELS` or empty."""
+class VisitSummary:
+    """One site in one round; `up` and `down` are bytes by kind, `reveals` is a privacy level or empty."""
 
     examples: int
     seconds: float | None
@@ -25,19 +23,19 @@ class Visit:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One round: the visits that counted, the refusals with their reasons, the survey if there was one."""
+class RoundSummary:
+    """One round: the visits that counted, failed visits with their reasons, and the evaluation if there was one."""
 
     index: int
     seconds: float | None
-    visits: Mapping[str, Visit]
+    visits: Mapping[str, VisitSummary]
     refused: Mapping[str, str]
-    survey: Mapping[str, Mapping[str, float]]
+    evaluation: Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class Departure:
-    """What left under one name, summed: `count` times, `size` bytes."""
+class SentTotal:
+    """All that was sent under one name: `count` times, `size` bytes in total, at most of level `reveals`."""
 
     count: int
     size: int
@@ -54,51 +52,46 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Bin:
-    """Guesses that were about as sure: how many, how sure they were on average, and what share of them held."""
+class ReliabilityBin:
+    """Predictions of about equal confidence: their number, their mean confidence, the fraction that was right."""
 
     count: int
-    sure: float
-    held: float
+    confidence: float
+    accuracy: float
 
 
 @dataclass(frozen=True)
-class Score:
-    """The scores of one model on one test set of so many images."""
+class ModelScores:
+    """The scores of one model on one test set of `images` images."""
 
     metrics: Mapping[str, Estimate]
     images: int | None
-    calibration: tuple[Bin, ...] = ()
+    calibration: tuple[ReliabilityBin, ...] = ()
     findings: Mapping[str, Estimate] = field(default_factory=dict)
-    """AUROC of each, where images may have several."""
+    """AUROC of each finding, where an image may have several."""
     note: str = ""
     """What the site did not count, and why."""
 
 
 @dataclass(frozen=True)
-class Scores:
+class RunScores:
+    """`scores.json`: what a fine-tuned run reached at each site and pooled over the sites."""
+
     label_fraction: float | None
     encoder: str | None
-    sites: Mapping[str, Score]
-    pooled: Score | None
+    """Where it started from; None: random initialisation."""
+    sites: Mapping[str, ModelScores]
+    pooled: ModelScores | None
     by_patient: bool = False
     """Patients were counted, not images."""
     grid: str = ""
-    """What masks were measured on: files, or the pixels of the images' sides."""
+    """Grid on which masks were measured: `files`, or the model's, such as `32 x 32`."""
     unit: str = ""
     """Of distances."""
 
 
 @dataclass(frozen=True)
-class Table:
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str
-
-
-@dataclass(frozen=True)
-class Finding:
+class AuditVerdict:
     """One verdict of an audit: `answer` is yes, no or not measured."""
 
     answer: str
@@ -111,31 +104,29 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Inspection:
-    """What an audit of a drawn set found; `copies` is image -> sites that say so, `quality` group -> figures."""
+class SetAudit:
+    """Results of the audit of a synthetic set; `copies` is image -> sites that found it to be a copy."""
 
     name: str
     set: str
     """Digest."""
     images: int
     left_out: int
-    safe: Finding
+    safe: AuditVerdict
     """No copies, no membership inference."""
-    useful: Finding
+    useful: AuditVerdict
     """Fit to train on."""
     copies: Mapping[str, tuple[str, ...]]
     sites: Mapping[str, Mapping[str, float]]
     quality: Mapping[str, Mapping[str, float]]
+    """Group of images -> figures."""
     encoder: str
-    """SHA-256 of its weights; empty where pixels alone were looked at."""
+    """SHA-256 of its weights; empty where images were compared by pixels only."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder. `gaps` says in sentences what its files lack; `audits` is site -> field -> departures; `answers`
-    are site -> what it sent when it was asked outside of rounds; `buffers` are tensors that travel with the weights and
-    reveal more, with their levels.
-    """
+    """A run folder. `gaps` lists in sentences what its files lack."""
 
     name: str
     folder: Path
@@ -144,6 +135,7 @@ class Run:
     planned_rounds: int | None
     seconds: float | None
     sites: Mapping[str, Mapping[str, int]]
+    """Site -> split -> images."""
     classes: tuple[str, ...]
     size: tuple[int, ...]
     channels: int | None
@@ -156,15 +148,17 @@ class Run:
     gaps: tuple[str, ...]
     recipe: str
     environment: Mapping[str, str]
-    turns: tuple[Turn, ...]
-    answers: tuple[Mapping[str, Visit], ...]
+    rounds: tuple[RoundSummary, ...]
+    answers: tuple[Mapping[str, VisitSummary], ...]
+    """Site -> what it sent outside of rounds (evaluation, audit)."""
     buffers: Mapping[str, str]
-    audits: Mapping[str, Mapping[str, Departure]]
-    scores: Scores | None
-    inspection: Inspection | None
+    """Tensors that are sent with the weights and reveal more than weights, with their levels."""
+    audit_logs: Mapping[str, Mapping[str, SentTotal]]
+    """Site -> field -> what its own audit log lists under it."""
+    scores: RunScores | None
+    set_audit: SetAudit | None
 
-
-def highest(levels: list[str]) -> str:
-    """The riskiest of some revelations; a name that `LEVELS` lacks outranks them, "" means none."""
-    rank = {level: at for at, level in enumerate(("", *LEVELS))}
-    return max(levels, key=lambda level: rank.get(level, len(rank)), default="")
+    @property
+    def visits(self) -> list[VisitSummary]:
+        """Of all rounds and sites."""
+        return [visit for one in self.rounds for visit in one.visits.values()]

@@ -1,4 +1,4 @@
-"""What several runs amount to, side by side."""
+"""Several runs compared: their scores, charts by labels and by traffic, and what makes a comparison unfair."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedcore.files.reading import yaml_of
-from fedcore.report.charts.charts import LineChart, line_chart
-from fedcore.report.charts.points import Plane, Point, plane
+from fedcore.files.reading import parse_yaml
+from fedcore.report.charts.line_chart import LineChart, line_chart
+from fedcore.report.charts.point_chart import PointChart, ScorePoint, point_chart
 from fedcore.report.naming import RANDOM, run_names, start_name
-from fedcore.report.read.digest import best_probe, disagreements, highest_revelation, per_visit, probes
+from fedcore.report.read.levels import disagreements, level_of_run
 from fedcore.report.read.run import Estimate, Run
+from fedcore.report.sections.traffic import per_visit
+from fedcore.report.sections.training import best_probe, probes
 from fedcore.report.units import metric_name, percent, plural, size, size_unit
 
 SCORES = ("balanced_accuracy", "auroc", "dice")
@@ -19,8 +21,8 @@ _TRAINED = ("method", "classifier", "generator")
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A run under a name that tells it from the others."""
+class ComparedRun:
+    """A run under a name that no other one has."""
 
     name: str
     run: Run
@@ -28,9 +30,9 @@ class Entry:
     algorithm: str
     exchange: str
     start: str
-    """What a fine-tuned run started from; of others nothing."""
+    """What a fine-tuned run started from; "" for other runs."""
     family: str
-    """Fine-tuned runs of a family are a line in charts: those of a road's step, else those of a start."""
+    """Fine-tuned runs of a family are one line in charts: those of a pipeline's step, else those of one start."""
     recipe: Mapping[str, Any]
     """Empty where it cannot be read."""
 
@@ -49,131 +51,133 @@ class Entry:
 
     @property
     def fraction(self) -> float | None:
-        """Of the labels, above 0."""
+        """Fraction of the labels, above 0."""
         found = self.run.scores.label_fraction if self.run.scores else None
         return found if found and found > 0 else None
 
     @property
     def frechet(self) -> Mapping[str, float]:
-        """`fid` and `held_out_fid` of all images, as far as an audit gave them."""
-        return self.run.inspection.quality.get("all", {}) if self.run.inspection else {}
+        """`fid` and `held_out_fid` of all images, if an audit measured them."""
+        return self.run.set_audit.quality.get("all", {}) if self.run.set_audit else {}
 
     @property
-    def up(self) -> float | None:
-        """Bytes of a visit, on average."""
+    def upload(self) -> float | None:
+        """Bytes per visit, on average."""
         return per_visit(self.run, lambda visit: visit.up)
 
     @property
-    def up_in_all(self) -> float:
+    def total_upload(self) -> float:
         """Bytes that a site sent over the whole run, on average over the sites."""
-        sent = [sum(visit.up.values()) for turn in self.run.turns for visit in turn.visits.values()]
+        sent = [sum(visit.up.values()) for visit in self.run.visits]
         return sum(sent) / max(1, len(self.run.sites))
 
     @property
-    def reveals(self) -> str:
-        return highest_revelation(self.run)
+    def level(self) -> str:
+        return level_of_run(self.run)
 
 
-def entries(runs: Sequence[Run], families: Sequence[str] = ()) -> tuple[Entry, ...]:
-    """The runs of a road come with their families, and with names that tell them apart."""
+def compared(runs: Sequence[Run], families: Sequence[str] = ()) -> tuple[ComparedRun, ...]:
+    """Runs of a pipeline have families, and names that differ already."""
     names = [run.name for run in runs] if families else run_names([run.folder for run in runs])
-    return tuple(map(_entry, names, runs, families or [""] * len(runs)))
+    return tuple(map(_compared, names, runs, families or [""] * len(runs)))
 
 
-def probe_chart(found: Sequence[Entry]) -> LineChart | None:
-    """The mean kNN accuracy by round, a line a run."""
+def probe_chart(found: Sequence[ComparedRun]) -> LineChart | None:
+    """The mean kNN accuracy by round, one line per run."""
     series = {entry.name: probes(entry.run) for entry in found}
     series = {name: points for name, points in series.items() if points}
     caption = "Mean over the sites of each run, by round; higher is better."
-    return line_chart("Probe: accuracy of nearest neighbours", caption, series) if series else None
+    return line_chart("kNN probe: accuracy", caption, series) if series else None
 
 
-def efficiency_charts(found: Sequence[Entry]) -> tuple[Plane, ...]:
-    """Pooled scores by the fraction of labels, a line a family."""
+def efficiency_charts(found: Sequence[ComparedRun]) -> tuple[PointChart, ...]:
+    """Pooled scores by the fraction of labels, one line per family."""
     charts = []
     for metric in SCORES:
-        series: dict[str, list[Point]] = {}
+        series: dict[str, list[ScorePoint]] = {}
         for entry in found:
             fraction = entry.fraction
             if metric in entry.pooled and fraction:
                 score = entry.pooled[metric]
                 label = f"{entry.family}, {percent(fraction)} of the labels: {score.value:.3f} ({entry.name})"
-                series.setdefault(entry.family, []).append(Point(fraction, score.value, score.low, score.high, label))
+                series.setdefault(entry.family, []).append(
+                    ScorePoint(fraction, score.value, score.low, score.high, label)
+                )
         if series:
-            caption = "All sites' test images pooled. Lines join means, whiskers span each run's interval."
+            caption = "Test images of all sites pooled. Lines join means; whiskers are 95 % intervals of single runs."
             name = f"{metric_name(metric)} by labels"
-            charts.append(plane(name, caption, "of the labels", series, log=True, joined=True, tick=percent))
+            charts.append(point_chart(name, caption, "fraction of labels", series, log=True, joined=True, tick=percent))
     return tuple(charts)
 
 
-def probe_traffic(found: Sequence[Entry]) -> Plane | None:
-    """The best probe of each run by the bytes a site sent in it; None of a single run."""
-    probed = {e.name: [(e.up_in_all, Estimate(e.best_probe[0], None, None))] for e in found if e.best_probe}
-    return _traffic("Probe by traffic", "Best mean kNN accuracy of a run.", probed)
+def probe_traffic(found: Sequence[ComparedRun]) -> PointChart | None:
+    """The best kNN probe of each run by the bytes that a site sent; None for a single run."""
+    probed = {e.name: [(e.total_upload, Estimate(e.best_probe[0], None, None))] for e in found if e.best_probe}
+    return _traffic("kNN probe by upload", "Best mean kNN accuracy of a run.", probed)
 
 
-def score_traffic(found: Sequence[Entry]) -> Plane | None:
-    """Scores of fine-tuned runs by the bytes of both stages, of those whose pretraining is among the runs too.
+def score_traffic(found: Sequence[ComparedRun]) -> PointChart | None:
+    """Scores of fine-tuned runs by the bytes of both stages, where their pretraining is among the runs.
 
-    Of one fraction of labels: the one that most families have, the smaller of two.
+    For one fraction of labels: the one that most families have, of several the smallest.
     """
     sent: dict[float, dict[str, list[tuple[float, Estimate]]]] = {}
     for entry in found:
         fraction, score = entry.fraction, entry.pooled.get("balanced_accuracy")
-        begun = [other.up_in_all for other in found if _made(other, entry)] or [0.0] * (entry.start == RANDOM)
+        begun = [other.total_upload for other in found if _is_start_of(other, entry)] or [0.0] * (entry.start == RANDOM)
         if score and begun and fraction:
-            sent.setdefault(fraction, {}).setdefault(entry.family, []).append((entry.up_in_all + begun[0], score))
+            sent.setdefault(fraction, {}).setdefault(entry.family, []).append((entry.total_upload + begun[0], score))
     if not sent:
         return None
     usual = max(sent, key=lambda fraction: (len(sent[fraction]), -fraction))
-    caption = f"With {percent(usual)} of the labels; the bytes of the pretraining are counted in."
-    return _traffic("Balanced accuracy by traffic", caption, sent[usual])
+    caption = f"With {percent(usual)} of the labels; including the upload of the pretraining."
+    return _traffic("Balanced accuracy by upload", caption, sent[usual])
 
 
-def warnings(found: Sequence[Entry]) -> list[str]:
-    """What forbids a fair comparison, in sentences."""
-    told = []
+def warnings(found: Sequence[ComparedRun]) -> list[str]:
+    """What makes a comparison unfair, in sentences."""
+    sentences = []
     images: dict[str, set[str]] = {}
     for entry in found:
         images.setdefault(entry.run.command, set()).update({entry.run.data.partition("+")[0]} - {""})
     if any(len(seen) > 1 for seen in images.values()):
-        told.append("These runs were not made on the same images, so their scores cannot be ranked.")
+        sentences.append("The runs used different images, so their scores cannot be ranked.")
     if len({entry.run.scores.grid for entry in found if entry.run.scores} - {""}) > 1:
-        told.append("Masks were not measured on the same grid in all runs, so their scores cannot be ranked.")
-    looked = {entry.run.inspection.encoder for entry in found if entry.run.inspection and entry.frechet}
-    if len(looked) > 1:
-        told.append("The audits looked with different encoders, so their Frechet distances cannot be ranked.")
+        sentences.append("Masks were measured on different grids, so their scores cannot be ranked.")
+    encoders = {entry.run.set_audit.encoder for entry in found if entry.run.set_audit and entry.frechet}
+    if len(encoders) > 1:
+        sentences.append("The audits used different encoders, so their Frechet distances cannot be ranked.")
     if ended := [entry.name for entry in found if entry.run.status != "finished"]:
-        told.append(f"{plural(len(ended), 'run')} did not finish: {', '.join(ended)}. Their last records are shown.")
-    told += [f"{e.name}: {gap}" for e in found for gap in (*e.run.gaps, *disagreements(e.run))]
-    return told
+        sentences.append(f"{plural(len(ended), 'run')} did not finish: {', '.join(ended)}. Last recorded state shown.")
+    sentences += [f"{e.name}: {gap}" for e in found for gap in (*e.run.gaps, *disagreements(e.run))]
+    return sentences
 
 
-def measures(found: Sequence[Entry]) -> dict[str, str]:
+def measures(found: Sequence[ComparedRun]) -> dict[str, str]:
     """Titles of the pooled scores that any of the runs has."""
     return {name: metric_name(name) for name in SCORES if any(name in entry.pooled for entry in found)}
 
 
-def families(found: Sequence[Entry]) -> list[str]:
+def families(found: Sequence[ComparedRun]) -> list[str]:
     """Those of the fine-tuned runs, in order."""
     return list(dict.fromkeys(entry.family for entry in found if entry.family))
 
 
-def _traffic(title: str, caption: str, found: Mapping[str, Sequence[tuple[float, Estimate]]]) -> Plane | None:
+def _traffic(title: str, caption: str, found: Mapping[str, Sequence[tuple[float, Estimate]]]) -> PointChart | None:
     if len(found) < 2:
         return None
     unit, name = size_unit(max(sent for pairs in found.values() for sent, _ in pairs))
     series = {
-        of: [Point(sent / unit, s.value, s.low, s.high, f"{of}: {size(sent)}, {s.value:.3f}") for sent, s in pairs]
+        of: [ScorePoint(sent / unit, s.value, s.low, s.high, f"{of}: {size(sent)}, {s.value:.3f}") for sent, s in pairs]
         for of, pairs in found.items()
     }
-    return plane(title, f"{caption} Left and high is best.", f"{name} that a site sent in all", series)
+    return point_chart(title, f"{caption} Best: top left.", f"total upload per site ({name})", series)
 
 
-def _entry(name: str, run: Run, family: str) -> Entry:
+def _compared(name: str, run: Run, family: str) -> ComparedRun:
     recipe = _recipe(run)
     start = _start(run, recipe) if run.scores else ""
-    return Entry(
+    return ComparedRun(
         name=name,
         run=run,
         method=next((name for key in _TRAINED if (name := _class(recipe, key))), ""),
@@ -186,19 +190,19 @@ def _entry(name: str, run: Run, family: str) -> Entry:
 
 
 def _start(run: Run, recipe: Mapping[str, Any]) -> str:
-    """What it started from, then whatever else sets it apart from plain fine-tuning."""
+    """What it started from, and what else differs from plain fine-tuning."""
     data = recipe.get("data") or {}
-    told = [start_name(run.scores.encoder if run.scores else None)]
-    told += ["with drawn images"] if data.get("synthetic") else []
-    told += ["with further sites"] if data.get("extra_manifests") else []
-    told += ["centralised"] if _class(data, "partition") == "Pooled" else []
+    parts = [start_name(run.scores.encoder if run.scores else None)]
+    parts += ["with synthetic images"] if data.get("synthetic") else []
+    parts += ["with additional sites"] if data.get("extra_manifests") else []
+    parts += ["centralised"] if _class(data, "partition") == "Pooled" else []
     algorithm = _class(recipe, "algorithm")
-    return ", ".join(told + ([algorithm] if algorithm not in ("", "FedAvg") else []))
+    return ", ".join(parts + ([algorithm] if algorithm not in ("", "FedAvg") else []))
 
 
 def _recipe(run: Run) -> Mapping[str, Any]:
     try:
-        found = yaml_of(run.recipe)
+        found = parse_yaml(run.recipe)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
@@ -211,6 +215,6 @@ def _class(recipe: Mapping[str, Any], key: str) -> str:
     return str(path).rpartition(".")[2] if path else ""
 
 
-def _made(entry: Entry, tuned: Entry) -> bool:
-    """Whether `tuned` started from what `entry` made, as far as names tell."""
+def _is_start_of(entry: ComparedRun, tuned: ComparedRun) -> bool:
+    """Whether `tuned` started from the result of `entry`, judged by names."""
     return entry.run.scores is None and tuned.start.partition(", ")[0] == entry.run.name

@@ -1,104 +1,106 @@
-"""The galleries that sites left in their own folders: features of images, and neighbours of a few of them."""
+"""Features of the sites' images, and nearest neighbours of a few of them, from the files that sites kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from fedcore.report.read.site_files import UNREADABLE, holders, kept
-from fedcore.report.sections.images import thumbnail
+from fedcore.report.read.site_files import UNREADABLE, figure_files
+from fedcore.report.thumbnails import thumbnail
+from fedcore.site.figure_files import FeatureGalleryFile
 
-FILE = "gallery.npz"
 _ROWS = 28  # of neighbours, over all sites
 _BYTES = 1_200_000  # of the page's 5 MB
 
 
 @dataclass(frozen=True)
-class Hit:
-    """A neighbour; `same` is None where it or the query has no label."""
+class Neighbour:
+    """`same_class` is None where it or the query has no label."""
 
     picture: str
     label: str
-    same: bool | None
+    same_class: bool | None
     cosine: float
 
 
 @dataclass(frozen=True)
-class Found:
-    """A query and its neighbours, nearest first."""
+class QueryRow:
+    """A query image and its neighbours, nearest first."""
 
     picture: str
     label: str
-    hits: tuple[Hit, ...]
+    neighbours: tuple[Neighbour, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.picture) + sum(len(neighbour.picture) for neighbour in self.neighbours)
 
 
 @dataclass(frozen=True)
-class Gallery:
+class SiteFeatures:
     site: str
     features: Float[np.ndarray, "n d"]
     labels: Int[np.ndarray, "n"]
     encoder: int
     """Checksum: features of encoders that differ cannot be compared."""
-    rows: tuple[Found, ...]
+    rows: tuple[QueryRow, ...]
 
     @property
-    def hits(self) -> tuple[int, int]:
-        """How many neighbours have their query's class, and of how many that is known."""
-        known = [hit.same for row in self.rows for hit in row.hits if hit.same is not None]
+    def same_class(self) -> tuple[int, int]:
+        """Neighbours of their query's class, and neighbours of which that is known."""
+        known = [near.same_class for row in self.rows for near in row.neighbours if near.same_class is not None]
         return sum(known), len(known)
 
 
-def read_galleries(folder: Path, sites: Iterable[str], classes: Sequence[str], gaps: list[str]) -> tuple[Gallery, ...]:
-    """The galleries of the sites that left one, within the page's bytes; what is missing is noted."""
-    having = holders(folder, sites, FILE)
-    galleries, spent = [], 0
-    for site in having:
-        most = 0 if spent > _BYTES else max(1, min(4, _ROWS // len(having)))
+def read_features(
+    folder: Path, sites: Iterable[str], classes: Sequence[str], gaps: list[str]
+) -> tuple[SiteFeatures, ...]:
+    """Of the sites that kept a file, within the page's bytes; what is missing is noted in `gaps`."""
+    files = figure_files(folder, sites, FeatureGalleryFile.NAME)
+    found: list[SiteFeatures] = []
+    spent = 0
+    for site, path in files.items():
+        most = 0 if spent > _BYTES else max(1, min(4, _ROWS // len(files)))
         try:
-            with kept(folder, site, FILE) as held:
-                found = _gallery(site, held, classes, most)
+            features = _features(site, FeatureGalleryFile.load(path), classes, most)
         except UNREADABLE:
-            gaps.append(f"The gallery of {site} cannot be read.")
+            gaps.append(f"The feature gallery of {site} cannot be read.")
             continue
-        galleries.append(found)
-        spent += sum(len(row.picture) + sum(len(hit.picture) for hit in row.hits) for row in found.rows)
-    if spent > _BYTES and (bare := sum(not found.rows for found in galleries)):
+        found.append(features)
+        spent += sum(row.size for row in features.rows)
+    if spent > _BYTES and (bare := sum(not features.rows for features in found)):
         gaps.append(f"The nearest neighbours of {bare} sites are left out to keep this page small.")
-    return tuple(galleries)
-
-
-def _gallery(site: str, held: Mapping[str, np.ndarray], classes: Sequence[str], most: int) -> Gallery:
-    features, labels = held["features"].astype(np.float32), held["labels"].astype(np.int64)
-    if features.ndim != 2 or labels.shape != features.shape[:1] or not np.isfinite(features).all():
-        raise ValueError("features are of another shape or not finite")
-    encoder = int(held["encoder"]) if "encoder" in held else 0
-    return Gallery(site, features, labels, encoder, _rows(held, classes, most) if most else ())
-
-
-def _rows(held: Mapping[str, np.ndarray], classes: Sequence[str], most: int) -> tuple[Found, ...]:
-    names = ("queries", "query_labels", "neighbours", "neighbour_labels", "cosines")
-    queries, labels, neighbours, theirs, cosines = (held[name][:most] for name in names)
-    if not (len(queries) == len(labels) == len(neighbours) and neighbours.shape[:2] == theirs.shape == cosines.shape):
-        raise ValueError("neighbours are of another shape")
-    rows = []
-    for at, query in enumerate(queries):
-        hits = tuple(
-            Hit(thumbnail(near), class_name(label, classes), _same(labels[at], label), float(cosine))
-            for near, label, cosine in zip(neighbours[at], theirs[at], cosines[at], strict=True)
-        )
-        rows.append(Found(thumbnail(query), class_name(labels[at], classes), hits))
-    return tuple(row for row in rows if row.hits)
-
-
-def _same(one: np.integer, other: np.integer) -> bool | None:
-    return None if min(one, other) < 0 else bool(one == other)
+    return tuple(found)
 
 
 def class_name(label: np.integer | int, classes: Sequence[str]) -> str:
     if label < 0:
         return "unlabelled"
     return classes[int(label)] if label < len(classes) else f"class {label}"
+
+
+def _features(site: str, file: FeatureGalleryFile, classes: Sequence[str], most: int) -> SiteFeatures:
+    features = file.features.astype(np.float32)
+    if not np.isfinite(features).all():
+        raise ValueError("features are not finite")
+    rows = tuple(row for row in _rows(file, classes, most) if row.neighbours)
+    return SiteFeatures(site, features, file.labels, int(file.encoder_checksum), rows)
+
+
+def _rows(file: FeatureGalleryFile, classes: Sequence[str], most: int) -> Iterator[QueryRow]:
+    for at, (query, label) in enumerate(zip(file.queries[:most], file.query_labels, strict=False)):
+        neighbours = tuple(
+            Neighbour(thumbnail(near), class_name(other, classes), _same(label, other), float(cosine))
+            for near, other, cosine in zip(
+                file.neighbours[at], file.neighbour_labels[at], file.cosines[at], strict=True
+            )
+        )
+        yield QueryRow(thumbnail(query), class_name(label, classes), neighbours)
+
+
+def _same(one: np.integer, other: np.integer) -> bool | None:
+    return None if min(one, other) < 0 else bool(one == other)

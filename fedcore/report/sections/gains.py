@@ -1,4 +1,4 @@
-"""What a synthetic set adds at each site: runs with it beside runs that are equal to them in all else."""
+"""The gain from a synthetic set at each site: runs with it against runs that are equal in everything else."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 from fedcore.report.naming import start_name
 from fedcore.report.read.run import Estimate
-from fedcore.report.sections.comparison import SCORES, Entry
-from fedcore.report.sections.results import POOLED, scored
+from fedcore.report.sections.comparison import SCORES, ComparedRun
+from fedcore.report.sections.results import POOLED, scores_by_site
 from fedcore.report.units import metric_name, percent
 
 _ADDED = ("synthetic", "extra_manifests", "allow_unaudited")
-_ASIDE = ("out", "resume", "loggers", "workers")
-"""Of a recipe; no score hangs on them."""
+_IRRELEVANT = ("out", "resume", "loggers", "workers")
+"""Options of a recipe that do not change scores."""
 
 
 @dataclass(frozen=True)
 class Gain:
-    """One measure at one site; `points` are hundredths of it, with the set minus without."""
+    """One metric at one site; `points` are percentage points, with the set minus without."""
 
     without: Estimate
     with_set: Estimate
@@ -28,7 +28,7 @@ class Gain:
 
     @property
     def tone(self) -> str:
-        """Good or bad where the interval leaves out 0."""
+        """Good or bad if the interval excludes 0."""
         low, high = self.points.low, self.points.high
         if low is None or high is None or low <= 0 <= high:
             return ""
@@ -36,43 +36,43 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """`rows` holds, by site and last pooled, a gain or None for each column, and the test images."""
+class RunPair:
+    """`rows` holds, by site and finally pooled, a gain or None for each column, and the number of test images."""
 
-    with_set: Entry
-    without: Entry
+    with_set: ComparedRun
+    without: ComparedRun
     how: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Gain | None, ...], int | None], ...]
 
 
-def pairs(entries: Sequence[Entry]) -> tuple[Pair, ...]:
-    """Each run with a set, beside the first that is equal but has none."""
+def pairs(entries: Sequence[ComparedRun]) -> tuple[RunPair, ...]:
+    """Each run with a set, and the first that is equal but has none."""
     bare = [entry for entry in entries if entry.pooled and not has_set(entry)]
     found = ((entry, next((other for other in bare if _equal(other, entry)), None)) for entry in _with_set(entries))
     return tuple(_pair(entry, other) for entry, other in found if other)
 
 
-def unpaired(entries: Sequence[Entry]) -> list[str]:
-    """The runs with a set that are equal to no run without, in a sentence each."""
+def unpaired(entries: Sequence[ComparedRun]) -> list[str]:
+    """One sentence for each run with a set that has no equal run without."""
     paired = {pair.with_set.name for pair in pairs(entries)}
     return [
-        f"{entry.name} learned from a synthetic set or further sites, and no run here is equal to it in all else: what "
-        "they add is not told."
+        f"{entry.name} used a synthetic set or additional sites, but no run without them is equal to it in everything "
+        "else: their gain cannot be computed."
         for entry in _with_set(entries)
         if entry.name not in paired
     ]
 
 
-def has_set(entry: Entry) -> bool:
-    """Whether images of `data.synthetic` or `data.extra_manifests` were learned from."""
+def has_set(entry: ComparedRun) -> bool:
+    """Whether it trained on images of `data.synthetic` or `data.extra_manifests`."""
     data = _data(entry)
     return bool(data.get("synthetic") or data.get("extra_manifests"))
 
 
 def difference(with_set: Estimate, without: Estimate) -> Estimate:
-    """With minus without. The ends are made of both intervals, as if the two were independent (Zou and Donner 2008,
-    doi 10.1002/sim.3095): of runs on the same test images, which err alike, they lie rather too far apart.
+    """With minus without. The interval follows from both intervals as if they were independent (Zou and Donner 2008,
+    doi 10.1002/sim.3095); for runs on the same test images, whose errors are correlated, it is rather too wide.
     """
     value = with_set.value - without.value
     if with_set.low is None or with_set.high is None or without.low is None or without.high is None:
@@ -82,34 +82,34 @@ def difference(with_set: Estimate, without: Estimate) -> Estimate:
     return Estimate(value, value - below, value + above)
 
 
-def _with_set(entries: Sequence[Entry]) -> list[Entry]:
+def _with_set(entries: Sequence[ComparedRun]) -> list[ComparedRun]:
     return [entry for entry in entries if entry.pooled and has_set(entry)]
 
 
-def _equal(one: Entry, other: Entry) -> bool:
+def _equal(one: ComparedRun, other: ComparedRun) -> bool:
     return _images(one) == _images(other) and _rest(one) == _rest(other)
 
 
-def _images(entry: Entry) -> str:
+def _images(entry: ComparedRun) -> str:
     return entry.run.data.partition("+")[0]
 
 
-def _rest(entry: Entry) -> dict[str, Any]:
-    """The recipe without what makes no difference and without the set."""
-    kept = {name: value for name, value in entry.recipe.items() if name not in _ASIDE}
+def _rest(entry: ComparedRun) -> dict[str, Any]:
+    """The recipe without the set and without irrelevant options."""
+    options = {name: value for name, value in entry.recipe.items() if name not in _IRRELEVANT}
     data = {name: value for name, value in _data(entry).items() if name not in (*_ADDED, "cache")}
-    return kept | {"data": data, "pretrained": start_name(entry.recipe.get("pretrained"))}
+    return options | {"data": data, "start": start_name(entry.recipe.get("start"))}
 
 
-def _data(entry: Entry) -> Mapping[str, Any]:
+def _data(entry: ComparedRun) -> Mapping[str, Any]:
     found = entry.recipe.get("data")
     return found if isinstance(found, dict) else {}
 
 
-def _pair(entry: Entry, other: Entry) -> Pair:
-    ours, theirs = scored(entry.run), scored(other.run)
+def _pair(entry: ComparedRun, other: ComparedRun) -> RunPair:
+    ours, theirs = scores_by_site(entry.run), scores_by_site(other.run)
     owners = [owner for owner in theirs if owner in ours]
-    if ours.keys() != theirs.keys():  # the set has test images of its own: what is pooled differs
+    if ours.keys() != theirs.keys():  # additional sites have test images too, so the pooled test sets differ
         owners = [owner for owner in owners if owner != POOLED]
     names = [name for name in SCORES if any(name in ours[o].metrics and name in theirs[o].metrics for o in owners)]
     rows = tuple(
@@ -120,7 +120,7 @@ def _pair(entry: Entry, other: Entry) -> Pair:
         )
         for owner in owners
     )
-    return Pair(entry, other, _how(entry), tuple(map(metric_name, names)), rows)
+    return RunPair(entry, other, _how(entry), tuple(map(metric_name, names)), rows)
 
 
 def _gain(with_set: Estimate | None, without: Estimate | None) -> Gain | None:
@@ -131,9 +131,9 @@ def _gain(with_set: Estimate | None, without: Estimate | None) -> Gain | None:
     return Gain(without, with_set, Estimate(100 * found.value, *points))
 
 
-def _how(entry: Entry) -> str:
+def _how(entry: ComparedRun) -> str:
     data = _data(entry)
-    drawn = data.get("synthetic")
-    share = drawn.get("share") if isinstance(drawn, dict) else None
-    told = [f"{percent(share)} of every batch" if isinstance(share, float) else "in every batch"] if drawn else []
-    return ", ".join(told + (["as further sites"] if data.get("extra_manifests") else []))
+    synthetic = data.get("synthetic")
+    share = synthetic.get("share") if isinstance(synthetic, dict) else None
+    parts = [f"{percent(share)} of every batch" if isinstance(share, float) else "in every batch"] if synthetic else []
+    return ", ".join(parts + (["as additional sites"] if data.get("extra_manifests") else []))

@@ -1,85 +1,81 @@
-"""What each site kept of the last audit: the drawn images nearest to its patients' images, and how near they are."""
+"""Synthetic images of the last audit that are closest to training images, from the files that sites kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from fedcore.report.charts.closeness_histogram import ClosenessHistogram, closeness_histogram
+from fedcore.report.read.site_files import UNREADABLE, figure_files
+from fedcore.report.thumbnails import thumbnail
+from fedcore.site.figure_files import MOST_PAIRS, NearestPairsFile, ViewPairs
 
-from fedcore.report.charts.closeness import Closeness, closeness_chart
-from fedcore.report.read.site_files import UNREADABLE, holders, kept
-from fedcore.report.sections.images import thumbnail
-
-FILE = "nearest_pairs.npz"
-_PAIRS = 6
 _BYTES = 1_200_000  # of the page's 5 MB
-_BAR = 150  # bytes of one of a chart
+_BAR = 150  # bytes of one bar of a histogram
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A drawn image, by its number in the set, and the trained one it comes nearest to; `copy` if too near."""
+class NearestPair:
+    """A synthetic image, by its number in the set, and the closest training image; `copy` if below the limit."""
 
     number: int
-    drawn: str
+    synthetic: str
     trained: str
     closeness: float
     copy: bool
 
 
 @dataclass(frozen=True)
-class Look:
-    """By one view: pixels or features."""
+class PairsByView:
+    """By one way of comparing: pixels or features."""
 
     view: str
     limit: float
-    pairs: tuple[Pair, ...]
-    chart: Closeness
+    pairs: tuple[NearestPair, ...]
+    histogram: ClosenessHistogram
 
 
 @dataclass(frozen=True)
-class Lookalikes:
+class SitePairs:
     site: str
-    looks: tuple[Look, ...]
+    views: tuple[PairsByView, ...]
 
     @property
     def size(self) -> int:
-        pictures = sum(len(pair.drawn) + len(pair.trained) for look in self.looks for pair in look.pairs)
-        return pictures + _BAR * sum(len(look.chart.bars) for look in self.looks)
+        pictures = sum(len(pair.synthetic) + len(pair.trained) for view in self.views for pair in view.pairs)
+        return pictures + _BAR * sum(len(view.histogram.bars) for view in self.views)
 
 
-def read_lookalikes(folder: Path, sites: Iterable[str], audited: str, gaps: list[str]) -> tuple[Lookalikes, ...]:
-    """Those of the sites that looked at the set with the digest `audited`, within the page's bytes."""
-    found: list[Lookalikes] = []
-    having = holders(folder, sites, FILE)
-    for at, site in enumerate(having):
+def read_pairs(folder: Path, sites: Iterable[str], audited: str, gaps: list[str]) -> tuple[SitePairs, ...]:
+    """Of the sites that audited the set with the digest `audited`, within the page's bytes."""
+    files = figure_files(folder, sites, NearestPairsFile.NAME)
+    found: list[SitePairs] = []
+    for at, (site, path) in enumerate(files.items()):
         try:
-            with kept(folder, site, FILE) as held:
-                of = str(held["set"])
-                looks = tuple(_look(str(view), held) for view in held["views"]) if of == audited else ()
+            file = NearestPairsFile.load(path)
+            views = tuple(_by_view(name, pairs) for name, pairs in file.views.items()) if file.set == audited else ()
         except UNREADABLE:
-            gaps.append(f"What {site} kept of the audit cannot be read.")
+            gaps.append(f"The nearest pairs of {site} cannot be read.")
             continue
-        if of != audited:
-            gaps.append(f"{site} kept images of another audit than the last, which are not shown.")
+        if file.set != audited:
+            gaps.append(f"The nearest pairs of {site} are not of the last audit and are not shown.")
             continue
-        one = Lookalikes(site, looks)
-        if one.size + sum(other.size for other in found) > _BYTES:
-            gaps.append(f"The nearest images of {len(having) - at} sites are left out to keep this page small.")
+        pairs = SitePairs(site, views)
+        if pairs.size + sum(one.size for one in found) > _BYTES:
+            gaps.append(f"The nearest pairs of {len(files) - at} sites are left out to keep this page small.")
             break
-        found += [one] if looks else []
+        found += [pairs] if views else []
     return tuple(found)
 
 
-def _look(view: str, held: Mapping[str, np.ndarray]) -> Look:
-    names = ("numbers", "synthetic", "trained", "closeness")
-    columns = [held[f"{view}_{name}"][:_PAIRS] for name in names]
-    limit = float(held[f"{view}_limit"])
+def _by_view(name: str, file: ViewPairs) -> PairsByView:
+    limit = float(file.limit)
+    columns = (file.numbers, file.synthetic, file.trained, file.closeness)
     pairs = tuple(
-        Pair(int(number), thumbnail(drawn), thumbnail(trained), float(near), bool(near < limit))
-        for number, drawn, trained, near in zip(*columns, strict=True)
+        NearestPair(int(number), thumbnail(synthetic), thumbnail(trained), float(closeness), bool(closeness < limit))
+        for number, synthetic, trained, closeness in zip(*(column[:MOST_PAIRS] for column in columns), strict=True)
     )
-    all_images = held[f"{view}_held_out_closeness"], held[f"{view}_synthetic_closeness"]
-    return Look(view, limit, pairs, closeness_chart(*all_images, limit))
+    return PairsByView(
+        name, limit, pairs, closeness_histogram(file.held_out_closeness, file.synthetic_closeness, limit)
+    )

@@ -1,69 +1,69 @@
-"""What the sites of a segmenter's run kept of it: test images with the outlines of their true and predicted masks."""
+"""Test images with the outlines of true and predicted masks, from the files that sites kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from fedcore.report.read.site_files import UNREADABLE, holders, kept
-from fedcore.report.sections.images import thumbnail
+from fedcore.report.read.site_files import UNREADABLE, figure_files
+from fedcore.report.thumbnails import thumbnail
+from fedcore.site.figure_files import SegmentationGalleryFile
 
-FILE = "segmentation_gallery.npz"
 _BYTES = 2_500_000  # of the page's 5 MB
-_WORDS = {1: ("only one",), 2: ("best", "worst"), 3: ("best", "median", "worst")}
+_RANKS = {1: ("only one",), 2: ("best", "worst"), 3: ("best", "median", "worst")}
 
 
 @dataclass(frozen=True)
-class Outlined:
-    """An image, and as paths in an SVG of its pixels the outlines of its masks."""
+class SegmentedImage:
+    """An image, and the outlines of its masks as paths of an SVG in the image's pixels."""
 
-    word: str
-    """Which of the site's it is."""
+    rank: str
+    """best, median or worst Dice of the site."""
     dice: float
     picture: str
     width: int
     height: int
-    truth: str
-    guess: str
+    true: str
+    predicted: str
 
     @property
     def size(self) -> int:
-        return len(self.picture) + len(self.truth) + len(self.guess)
+        return len(self.picture) + len(self.true) + len(self.predicted)
 
 
 @dataclass(frozen=True)
-class Outlines:
+class SiteSegmentations:
     """Best Dice first."""
 
     site: str
-    images: tuple[Outlined, ...]
+    images: tuple[SegmentedImage, ...]
 
 
-def read_outlines(folder: Path, sites: Iterable[str], gaps: list[str]) -> tuple[Outlines, ...]:
-    """Those of the sites that left some, within the page's bytes; what is missing is noted."""
-    found: list[Outlines] = []
-    having, spent = holders(folder, sites, FILE), 0
-    for at, site in enumerate(having):
+def read_segmentations(folder: Path, sites: Iterable[str], gaps: list[str]) -> tuple[SiteSegmentations, ...]:
+    """Of the sites that kept a file, within the page's bytes; what is missing is noted in `gaps`."""
+    files = figure_files(folder, sites, SegmentationGalleryFile.NAME)
+    found: list[SiteSegmentations] = []
+    spent = 0
+    for at, (site, path) in enumerate(files.items()):
         try:
-            with kept(folder, site, FILE) as held:
-                images = tuple(_outlined(held))
+            images = tuple(_segmented(SegmentationGalleryFile.load(path)))
         except UNREADABLE:
-            gaps.append(f"The outlines of {site} cannot be read.")
+            gaps.append(f"The segmentations of {site} cannot be read.")
             continue
         spent += sum(image.size for image in images)
         if spent > _BYTES:
-            gaps.append(f"The outlines of {len(having) - at} sites are left out to keep this page small.")
+            gaps.append(f"The segmentations of {len(files) - at} sites are left out to keep this page small.")
             break
-        found.append(Outlines(site, images))
+        found.append(SiteSegmentations(site, images))
     return tuple(found)
 
 
 def outline(mask: UInt8[np.ndarray, "h w"]) -> str:
-    """An SVG path along the edges between pixels of other class numbers; outside the image is background."""
+    """An SVG path along the edges between pixels of different class numbers; outside the image is background."""
     framed = np.pad(mask, 1)
     level = _runs(framed[:-1, 1:-1] != framed[1:, 1:-1])
     upright = _runs((framed[1:-1, :-1] != framed[1:-1, 1:]).T)
@@ -73,17 +73,15 @@ def outline(mask: UInt8[np.ndarray, "h w"]) -> str:
 
 
 def _runs(edges: np.ndarray) -> Iterator[tuple[int, int, int]]:
-    """(row, first, behind the last) of each row's runs of true values."""
+    """(row, first, one past the last) of each row's runs of true values."""
     steps = np.diff(np.pad(edges.astype(np.int8), ((0, 0), (1, 1))), axis=1)
     for (row, first), (_, end) in zip(np.argwhere(steps == 1), np.argwhere(steps == -1), strict=True):
         yield int(row), int(first), int(end)
 
 
-def _outlined(held: Mapping[str, np.ndarray]) -> Iterator[Outlined]:
-    images, truths, guesses, dice = (held[name] for name in ("images", "true_masks", "predicted_masks", "dice"))
-    if images.ndim != 4 or not images.shape[:1] + images.shape[2:] == truths.shape == guesses.shape:
-        raise ValueError("masks are of another shape than images")
-    height, width = truths.shape[1:]
-    side = max(height, width)
-    for word, image, truth, guess, score in zip(_WORDS[len(images)], images, truths, guesses, dice, strict=True):
-        yield Outlined(word, float(score), thumbnail(image, side), width, height, outline(truth), outline(guess))
+def _segmented(file: SegmentationGalleryFile) -> Iterator[SegmentedImage]:
+    height, width = file.true_masks.shape[1:]
+    columns = (_RANKS[len(file.images)], file.images, file.true_masks, file.predicted_masks, file.dice)
+    for rank, image, true, predicted, dice in zip(*columns, strict=True):
+        picture = thumbnail(image, max(height, width))
+        yield SegmentedImage(rank, float(dice), picture, width, height, outline(true), outline(predicted))

@@ -29,14 +29,14 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("words", [(), ("--help",), ("-h",)])
 def test_help_lists_every_command(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert call(*words) == 0
-    told = capsys.readouterr().out
-    listed = told.split("COMMAND ...\n\n")[1].split("\n\n")[0]
+    text = capsys.readouterr().out
+    listed = text.split("COMMAND ...\n\n")[1].split("\n\n")[0]
     assert {line.split()[0] for line in listed.splitlines()} == {
         name.split()[0] for name in {*cli.STAGES, *cli.COMMANDS}
     }
 
 
-def test_a_reader_that_has_seen_enough_ends_the_command_quietly() -> None:
+def test_a_closed_reader_ends_the_command_quietly() -> None:
     """As `fedpretrain ... | head` does."""
     command = [sys.executable, "-c", "from fedcore.cli.main import main; main(['--help'])"]
     with subprocess.Popen(
@@ -48,7 +48,7 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly() -> None:
         assert (run.stderr.read(), run.wait()) == (b"", 1)
 
 
-def test_help_is_instant() -> None:
+def test_help_imports_nothing_heavy() -> None:
     """Nothing heavy is imported; a process of its own, because this one has."""
     code = (
         "import sys\nfrom fedcore.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
@@ -60,7 +60,7 @@ def test_help_is_instant() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_mistake_is_told_on_stderr_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_input_error_is_printed_on_stderr_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.yaml").write_text("rounds: {cuont: 3}\nzebra: 1\n")
     assert call("pretrain", "mine.yaml") == 2
     out, err = capsys.readouterr()
@@ -73,7 +73,7 @@ def test_a_mistake_is_told_on_stderr_without_a_traceback(capsys: pytest.CaptureF
     assert [p.name for p in Path().iterdir()] == ["mine.yaml"]
 
 
-def test_a_mistake_of_a_process_too() -> None:
+def test_an_input_error_of_a_process() -> None:
     words = [sys.executable, "-c", "from fedcore.cli.main import main; main()", "pretrian"]
     done = subprocess.run(words, cwd=Path(cli.__file__).parents[1], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
@@ -94,9 +94,9 @@ def test_print_config_gives_a_whole_recipe_and_runs_nothing(capsys: pytest.Captu
 @pytest.mark.parametrize("stage", list(cli.STAGES))
 def test_a_stage_explains_its_keys(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(*stage.split(), "--help") == 0
-    told = capsys.readouterr().out
-    assert "--rounds.count" in told
-    assert "Communication rounds." in told
+    text = capsys.readouterr().out
+    assert "--rounds.count" in text
+    assert "Communication rounds." in text
 
 
 def test_bad_input_makes_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,10 +112,10 @@ def test_stopping(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 
     monkeypatch.setattr(cli, "dispatch", stop)
     assert call("pretrain") == 130
-    assert "goes on from its last whole round with --resume true" in capsys.readouterr().err
+    assert "from its last complete round, add --resume true" in capsys.readouterr().err
 
 
-def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> int:
         raise ZeroDivisionError
 
@@ -144,9 +144,7 @@ SUBCOMMANDS = {
     [name, *([sub] if sub else [])]
     for name in (*(n for n in cli.STAGES if " " not in n), *cli.COMMANDS) for sub in ("", *SUBCOMMANDS.get(name, ()))
 ], ids=" ".join)  # fmt: skip
-def test_every_command_explains_itself_and_does_nothing_else(
-    words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_of_every_command_does_nothing_else(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     trains = " ".join(words) in cli.STAGES
     for more in ([], ["somewhere"])[: 1 if trains or words[-1] in SUBCOMMANDS else 2]:
         assert call(*words, *more, "--help") == 0
@@ -157,7 +155,7 @@ def test_every_command_explains_itself_and_does_nothing_else(
 @pytest.mark.parametrize(
     "words", ["recipes ls", "--help", pytest.param("pretrain --print_config", marks=pytest.mark.slow)]
 )
-def test_who_has_seen_enough_ends_it_quietly(words: str) -> None:
+def test_a_reader_that_is_gone_ends_it_quietly(words: str) -> None:
     """As `| head` does: the reader has gone before anything is written."""
     reading, writing = os.pipe()
     os.close(reading)
@@ -170,7 +168,7 @@ def test_who_has_seen_enough_ends_it_quietly(words: str) -> None:
     assert done.returncode == 1
 
 
-def test_a_termination_stops_a_command_as_ctrl_c_does(
+def test_sigterm_stops_a_command_as_ctrl_c_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def terminated(name: str, rest: list[str]) -> int:
@@ -180,7 +178,7 @@ def test_a_termination_stops_a_command_as_ctrl_c_does(
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(cli, "dispatch", terminated)
     assert call("report") == 130
-    assert "goes on from its last whole round" in capsys.readouterr().err
+    assert "from its last complete round" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -195,7 +193,7 @@ def test_a_run_that_another_process_writes_is_refused_and_left_alone(capsys: pyt
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--seed", "-1"], "seed must lie in 0..2^63-1, got -1"),
         (["--seed", str(2**70)], "seed must lie in 0..2^63-1, got"),
@@ -206,9 +204,9 @@ def test_a_run_that_another_process_writes_is_refused_and_left_alone(capsys: pyt
         (["--visit.accelerator", "foo"], "visit.accelerator"),
     ],
 )
-def test_what_no_run_can_be_asked_is_told_before_anything_is_made(
-    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+def test_impossible_values_are_reported_before_anything_is_written(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call("pretrain", *SMALL, *(["--out", "run"] if "--out" not in words else []), *words) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert list(Path().iterdir()) == []

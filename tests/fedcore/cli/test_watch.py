@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fedcore.cli.main import main, watch
+from fedcore.cli import watch
+from fedcore.cli.main import main
 from fedcore.errors import InputError
 from fedcore.files.writing import write_json
 from fedcore.report.read.reader import read_run
@@ -39,7 +40,7 @@ def line(index: int, *, knn: float | None = None, refused: bool = False) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A run of ten rounds in its third; the second refused a site whose name looks like markup."""
+    """A run of ten rounds in its third; in the second the visit of a site failed whose name looks like markup."""
     write_json(tmp_path / "run.json", ABOUT)
     lines = [line(0, knn=0.25), line(1, refused=True), line(2, knn=0.5)]
     (tmp_path / "rounds.jsonl").write_text("\n".join(lines) + "\n")
@@ -49,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
 def shown(folder: Path, quiet: float = 0.0, width: int = 80) -> str:
     console = Console(width=width, highlight=False)
     with console.capture() as captured:
-        console.print(watch.picture(read_run(folder), quiet))
+        console.print(watch.progress_view(read_run(folder), quiet))
     return captured.get()
 
 
@@ -61,16 +62,16 @@ def test_a_running_run_on_one_screen(folder: Path) -> None:
     # Weighted by images: (8 * 300 + 4 * 100) / 400, then north's 7 alone, then (6 * 300 + 2 * 100) / 400.
     assert rows[2] == "loss 7.000 ██▁ 5.000"
     assert rows[3] == "kNN 0.250 ▁█ 0.500"
-    assert rows[4:6] == ["10 MB up, 3 MB down", "Most sensitive data sent: STATISTICS (statistics over images)"]
-    assert rows[6] == "round 1: [red]south left out: the loss became nan"
-    assert rows[7] == "site images round loss kNN seconds up down refused"
+    assert rows[4:6] == ["upload 10 MB, download 3 MB", "Most sensitive data sent: STATISTICS (statistics over images)"]
+    assert rows[6] == "round 1: visit of [red]south failed: the loss became nan"
+    assert rows[7] == "site images round loss kNN seconds upload download failed"
     assert rows[8] == "north 300 2 6.000 0.500 1.2 6 MB 1.5 MB -"
     assert rows[9] == "[red]south 100 2 2.000 - 1.2 4 MB 1.5 MB 1"
     assert len(rows) == 10
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_a_refused_visit_leaves_the_last_good_one_in_the_table(folder: Path) -> None:
+def test_after_a_failed_visit_the_table_shows_the_last_good_one(folder: Path) -> None:
     (folder / "rounds.jsonl").write_text("\n".join([line(0), line(1, refused=True)]) + "\n")
     assert "[red]south 100 0 4.000 - 1.2 2 MB 1 MB 1" in [" ".join(r.split()) for r in shown(folder).splitlines()]
 
@@ -80,9 +81,9 @@ def test_before_the_first_round(folder: Path) -> None:
     text = shown(folder, quiet=5000.0)
     assert "round 0 of 10" in text
     assert "1:23:20 so far" in text
-    assert "Nothing has left a site yet" in text
-    assert "left out" not in text
-    assert "no news" not in text  # nothing says how long a round takes here
+    assert "No data sent yet" in text
+    assert "failed:" not in text
+    assert "no change" not in text  # the duration of a round is not known
 
 
 @pytest.mark.parametrize(
@@ -95,26 +96,26 @@ def test_how_it_ended(folder: Path, status: str, error: str) -> None:
     assert "0:01:35" in text
     assert "so far" not in text
     assert "about" not in text
-    assert "no news" not in text
+    assert "no change" not in text
     assert error in text
 
 
-def test_a_long_silence_is_told_and_counts_for_nothing(folder: Path) -> None:
+def test_a_long_time_without_change_is_reported_and_not_counted(folder: Path) -> None:
     text = shown(folder, quiet=3600.0, width=120)
-    assert "no news for 1:00:00; if its process has ended, --resume true goes on" in text
+    assert "no change for 1:00:00; if its process has ended, --resume true continues" in text
     assert "0:00:30 so far" in text
     assert " left " not in text.splitlines()[1]
-    assert "no news" not in shown(folder, quiet=100.0)
+    assert "no change" not in shown(folder, quiet=100.0)
 
 
 def test_time_left_follows_the_last_ten_rounds(folder: Path) -> None:
     run = read_run(folder)
-    fast = replace(run.turns[0], seconds=1.0)
-    slow = replace(run.turns[0], seconds=100.0)
-    assert watch.left(replace(run, turns=(slow,) * 5 + (fast,) * 10, planned_rounds=35), 0.0) == 20.0
-    assert watch.left(replace(run, planned_rounds=4), 60.0) == 0.0  # a late round never makes it negative
-    assert watch.left(replace(run, planned_rounds=3), 0.0) is None
-    assert watch.left(replace(run, planned_rounds=None), 0.0) is None
+    fast = replace(run.rounds[0], seconds=1.0)
+    slow = replace(run.rounds[0], seconds=100.0)
+    assert watch.time_left(replace(run, rounds=(slow,) * 5 + (fast,) * 10, planned_rounds=35), 0.0) == 20.0
+    assert watch.time_left(replace(run, planned_rounds=4), 60.0) == 0.0  # a late round never makes it negative
+    assert watch.time_left(replace(run, planned_rounds=3), 0.0) is None
+    assert watch.time_left(replace(run, planned_rounds=None), 0.0) is None
 
 
 def test_a_sparkline() -> None:
@@ -128,13 +129,13 @@ def test_a_sparkline() -> None:
 @pytest.mark.parametrize(
     "tail", ['{"round": 3, "seco', "nonsense\n", '{"round": "x"}\n', '{"round": 3, "sites": {"north": null}}\n', "\n\n"]
 )
-def test_a_half_written_or_damaged_line_is_no_harm(folder: Path, tail: str) -> None:
+def test_a_half_written_or_damaged_line_is_skipped(folder: Path, tail: str) -> None:
     with (folder / "rounds.jsonl").open("a") as file:
         file.write(tail)
     assert "5.000" in shown(folder)
 
 
-def test_a_damaged_run_json_is_no_harm(folder: Path) -> None:
+def test_a_damaged_run_json_is_shown_as_unknown(folder: Path) -> None:
     (folder / "run.json").write_text('{"status": "run')
     assert "unknown" in shown(folder)
     assert "3 rounds" in shown(folder)
@@ -147,12 +148,12 @@ def test_once_and_a_pipe_print_a_snapshot_and_end(folder: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize("words", [[], ["--twice"], ["a", "b"], ["--once"]])
-def test_other_words_are_told_the_usage(words: list[str]) -> None:
+def test_wrong_arguments_print_the_usage(words: list[str]) -> None:
     with pytest.raises(InputError, match="usage: fedpretrain watch RUN"):
         watch.command(words)
 
 
-def test_what_is_no_run_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_folder_is_an_input_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for where in (tmp_path, tmp_path / "none"):
         with pytest.raises(SystemExit) as stopped:
             main(["watch", str(where)])
@@ -167,7 +168,7 @@ def test_it_follows_a_run_to_its_end(folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(watch, "read_run", lambda path: note(real(path)))
 
     def note(run: Any) -> Any:
-        seen.append((run.status, len(run.turns)))
+        seen.append((run.status, len(run.rounds)))
         return run
 
     events: list[Callable[[], object]] = [
@@ -188,7 +189,7 @@ def append(folder: Path, text: str) -> None:
         file.write(text + "\n")
 
 
-def test_ctrl_c_ends_the_watching_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_ends_the_display_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def press(_: float) -> None:
         raise KeyboardInterrupt
 

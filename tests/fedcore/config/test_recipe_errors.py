@@ -1,4 +1,4 @@
-"""Every mistake of an option is told with what must hold, what was found and what to do."""
+"""Every error of an option says what must hold, what was found and what to do."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 
 from fedcore.cli.main import stage_of
-from fedcore.config.arguments import typed
+from fedcore.config.arguments import parse_arguments
 from fedcore.config.options import did_you_mean
 from fedcore.config.recipe import read_recipe
 from fedcore.errors import InputError
 
 
-def said(command: str, *words: str) -> str:
+def error_of(command: str, *words: str) -> str:
     with pytest.raises(InputError) as caught:
         read_recipe(stage_of(command), command, words)
     return str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("command", "option", "meant"),
+    ("command", "option", "suggested"),
     [
         ("pretrain", "lr", "method.init_args.optimizer.init_args.lr"),
         ("pretrain", "learning_rate", "method.init_args.optimizer.init_args.lr"),
@@ -37,23 +37,23 @@ def said(command: str, *words: str) -> str:
         ("finetune", "augment.init_args.invert", "classifier.init_args.augment.invert"),
     ],
 )
-def test_an_option_of_another_name(command: str, option: str, meant: str) -> None:
-    assert said(command, f"--{option}", "3") == f"unknown option {option!r} (did you mean {meant!r}?)"
+def test_an_option_of_another_name(command: str, option: str, suggested: str) -> None:
+    assert error_of(command, f"--{option}", "3") == f"unknown option {option!r} (did you mean {suggested!r}?)"
 
 
 def test_options_are_those_of_the_class_that_was_typed() -> None:
-    told = said("pretrain", "--method", "fedssl.methods.byol.BYOL", "--method.lr", "3")
-    assert told == "unknown option 'method.init_args.lr' (did you mean 'method.init_args.optimizer.init_args.lr'?)"
+    message = error_of("pretrain", "--method", "fedssl.methods.byol.BYOL", "--method.lr", "3")
+    assert message == "unknown option 'method.init_args.lr' (did you mean 'method.init_args.optimizer.init_args.lr'?)"
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
-        (["--rounds", "3"], "rounds holds several options and takes no value itself, got 3; "
-         "give one of --rounds.count, --rounds.per_round"),
-        (["--loggers", "tensorboard"], "loggers must be a list, got tensorboard; a list is written '[tensorboard]'"),
+        (["--rounds", "3"], "rounds is a group of options and has no value itself, got 3; "
+         "set one of --rounds.count, --rounds.per_round"),
+        (["--loggers", "tensorboard"], "loggers must be a list, got tensorboard; write a list as '[tensorboard]'"),
         (["--loggers", "[csv,mlflow]"], "loggers must be one of csv, tensorboard, got mlflow"),
-        (["--loggers+", "mlflow"], "unknown option 'loggers+'; a list is given whole, --loggers '[a,b]'"),
+        (["--loggers+", "mlflow"], "unknown option 'loggers+'; set the whole list, --loggers '[a,b]'"),
         (["--data.scaling", "Window"], "data.scaling must be null or a class, got Window; "
          "did you mean fedcore.data.preprocess.scaling.Window?"),
         (["--data.scaling", "fedcore.data.preprocess.scaling.Window"], "data.scaling: "
@@ -67,8 +67,8 @@ def test_options_are_those_of_the_class_that_was_typed() -> None:
         (["--resume", "perhaps"], "resume must be true or false, got perhaps"),
     ],
 )  # fmt: skip
-def test_a_value_that_does_not_fit(words: list[str], told: str) -> None:
-    assert said("pretrain", *words) == told
+def test_a_value_that_does_not_fit(words: list[str], message: str) -> None:
+    assert error_of("pretrain", *words) == message
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def test_a_value_that_does_not_fit(words: list[str], told: str) -> None:
     ],
 )
 def test_a_recipe_of_another_command(command: str, recipe: str, other: str) -> None:
-    told = f"{recipe} is a recipe of {other!r}, not of {command!r}: fedpretrain {other} {recipe} ..."
-    assert said(command, recipe) == told
+    message = f"{recipe} is a recipe for {other!r}, not for {command!r}; run: fedpretrain {other} {recipe} ..."
+    assert error_of(command, recipe) == message
 
 
 def test_a_small_command_says_it_as_well() -> None:
@@ -90,9 +90,9 @@ def test_a_small_command_says_it_as_well() -> None:
         return run
 
     with pytest.raises(InputError, match=r"^sample: unknown option 'cuont' \(did you mean 'count'\?\)\nusage: "):
-        typed(sample, "sample", ["run", "--cuont", "3"])
+        parse_arguments(sample, "sample", ["run", "--cuont", "3"])
     with pytest.raises(InputError, match=r"^sample: count must be a whole number, got many\n"):
-        typed(sample, "sample", ["run", "--count", "many"])
+        parse_arguments(sample, "sample", ["run", "--count", "many"])
 
 
 def test_what_nothing_is_like_is_not_guessed() -> None:

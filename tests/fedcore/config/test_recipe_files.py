@@ -5,20 +5,26 @@ from pathlib import Path
 import pytest
 
 from fedcore.cli.main import STAGES
-from fedcore.config.recipe_files import command, command_of, find, purpose, shipped
+from fedcore.config.recipe_files import GROUPS, command, command_of, find, folder, purpose, shipped
 from fedcore.errors import InputError
 
 
-def test_every_recipe_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_shows_group_command_and_purpose_of_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["ls"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sorted(line.split()[0] for line in lines if line.startswith("  ")) == sorted(shipped())
-    assert [line for line in lines if line.startswith("fed")] == [
-        f"fedpretrain {name} RECIPE" for name in ("pretrain", "finetune", "generate train", "run", "segment")
-    ]
+    listed = [line for line in lines if line.startswith("  ")]
+    assert sorted(line.split()[0] for line in listed) == sorted(shipped())
+    for line in listed:
+        path = shipped()[line.split()[0]]
+        assert " ".join(line.split()) == f"{path.stem} {command_of(path)} {' '.join(purpose(path).split())}"
+    assert [line.split(":")[0] for line in lines if ": " in line and line[0] != " "][:-1] == list(GROUPS)
     for path in shipped().values():
         assert path.read_text().startswith("# ")
         assert len(purpose(path)) > 10
+
+
+def test_groups_are_the_folders_of_recipes() -> None:
+    assert {path.name for path in folder().iterdir() if path.is_dir()} == {*GROUPS}
 
 
 def test_in_a_terminal_the_list_fits_its_width(
@@ -37,7 +43,7 @@ def test_every_recipe_names_its_command() -> None:
     assert command_of(shipped()["latent_diffusion"]) == "generate train"
 
 
-def test_a_file_goes_before_a_shipped_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_preferred_to_an_included_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     name, path = next(iter(shipped().items()))
     assert find(name) == find(f"{name}.yaml") == path
@@ -63,8 +69,8 @@ def test_a_copy_overwrites_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [[], ["cp"], ["cp", "a", "b", "c"], ["rm", "x"]])
-def test_other_words(words: list[str]) -> None:
-    with pytest.raises(InputError, match="recipes takes ls or cp"):
+def test_wrong_arguments(words: list[str]) -> None:
+    with pytest.raises(InputError, match="recipes needs ls or cp"):
         command(words)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from jsonargparse import ArgumentParser
 
-from fedcore.config.trust import guard, refusal, trusting, users_word
+from fedcore.config.trust import denied_import, guard, split_trust, trusting
 from fedcore.errors import InputError
 
 CODE = "import pathlib\npathlib.Path({mark!r}).touch()\nclass Thing(dict): pass\ndef make() -> dict: return dict()\n"
@@ -46,7 +46,7 @@ def built(kind: Any, value: Any) -> Any:
 @pytest.mark.parametrize("kind", TYPES, ids=str)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_nothing_is_imported_however_it_is_named(kind: Any, canary: Path) -> None:
-    """Fails where a new jsonargparse imports by another way than the one that is guarded."""
+    """Fails if a new jsonargparse imports in a way that is not guarded."""
     guard()
     for value in VALUES:
         with contextlib.suppress(argparse.ArgumentError, ImportError, ValueError, TypeError):
@@ -55,7 +55,7 @@ def test_nothing_is_imported_however_it_is_named(kind: Any, canary: Path) -> Non
     assert "unknown_package" not in sys.modules
 
 
-def test_what_is_trusted_is_imported_and_nothing_after_that(canary: Path) -> None:
+def test_a_trusted_package_is_imported_and_none_after_that(canary: Path) -> None:
     with trusting("unknown_package"):
         guard()
         assert built(type[dict], "unknown_package.Thing").__name__ == "Thing"
@@ -65,7 +65,7 @@ def test_what_is_trusted_is_imported_and_nothing_after_that(canary: Path) -> Non
         built(type[dict], "unknown_package.Thing")
 
 
-def test_a_trusted_module_of_the_current_folder_is_found_and_hides_nothing(
+def test_a_trusted_module_of_the_current_folder_is_found_and_shadows_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -77,18 +77,18 @@ def test_a_trusted_module_of_the_current_folder_is_found_and_hides_nothing(
     with trusting("my_own"):
         assert sys.path == [*before, str(tmp_path)]
     assert sys.path == before
-    assert "my_own is code" not in str(refusal("Importing 'not_here.X' is not allowed"))
-    assert "--trust my_own runs it" in str(refusal("Importing 'my_own.X' is not allowed"))
+    assert "my_own is code" not in str(denied_import("Importing 'not_here.X' is not allowed"))
+    assert "add --trust my_own" in str(denied_import("Importing 'my_own.X' is not allowed"))
 
 
 @pytest.mark.parametrize("name", ["", "*", "my-package", "a..b", "1a", "jsonargparse", "jsonargparse.x", "a b"])
-def test_what_is_no_name_of_a_package(name: str) -> None:
-    with pytest.raises(InputError, match="takes the name of a Python package"), trusting(name):
+def test_a_wrong_package_name(name: str) -> None:
+    with pytest.raises(InputError, match="needs the name of a Python package"), trusting(name):
         pass
 
 
 @pytest.mark.parametrize(
-    ("words", "left", "packages"),
+    ("words", "others", "packages"),
     [
         ("finetune r.yaml --trust a", "finetune r.yaml", ["a"]),
         ("finetune --trust a,b.c --seed 1 --trust=d", "finetune --seed 1", ["a", "b.c", "d"]),
@@ -106,23 +106,23 @@ def test_what_is_no_name_of_a_package(name: str) -> None:
         ("finetune --lr 0.5 --visit.lr 1e-3", "finetune --lr 0.5 --visit.lr 1e-3", []),
     ],
 )
-def test_the_users_word(
-    words: str, left: str | None, packages: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_trusted_packages_are_split_from_the_arguments(
+    words: str, others: str | None, packages: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("there.csv").touch()
-    assert users_word(words.split()) == ((left or words).split(), packages)
+    assert split_trust(words.split()) == ((others or words).split(), packages)
 
 
 @pytest.mark.parametrize("words", ["run --trust", "run --trust="])
-def test_a_word_that_is_missing(words: str) -> None:
+def test_a_missing_package_name(words: str) -> None:
     with pytest.raises(InputError, match="--trust my_package"):
-        users_word(words.split())
+        split_trust(words.split())
 
 
-def test_a_package_that_is_not_there_is_told_as_such() -> None:
-    told = refusal("Importing 'fedsl.moco.MoCo' is not allowed, denied by")
-    assert told is not None
-    assert "there is no module 'fedsl'" in told
-    assert refusal("another message") is None
-    assert "code of the package '__main__'" in str(refusal("Importing '__main__.Net' is not allowed"))
+def test_a_package_that_does_not_exist_is_reported() -> None:
+    message = denied_import("Importing 'fedsl.moco.MoCo' is not allowed, denied by")
+    assert message is not None
+    assert "there is no module 'fedsl'" in message
+    assert denied_import("another message") is None
+    assert "code of the package '__main__'" in str(denied_import("Importing '__main__.Net' is not allowed"))

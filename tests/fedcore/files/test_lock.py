@@ -70,7 +70,7 @@ def test_the_lock_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
 
 
-def test_a_process_may_lock_what_it_holds_and_keeps_it_until_the_last_lets_go(tmp_path: Path) -> None:
+def test_a_process_may_lock_again_and_holds_the_lock_until_the_last_release(tmp_path: Path) -> None:
     outer, inner = locked(tmp_path), locked(tmp_path / ".." / tmp_path.name)
     outer.__enter__()
     inner.__enter__()
@@ -80,7 +80,7 @@ def test_a_process_may_lock_what_it_holds_and_keeps_it_until_the_last_lets_go(tm
     assert not (tmp_path / LOCK).exists()
 
 
-def test_no_trace_is_left(tmp_path: Path) -> None:
+def test_no_file_is_left(tmp_path: Path) -> None:
     with locked(tmp_path / "new"):
         assert holds_nothing(tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
@@ -90,9 +90,9 @@ def test_no_trace_is_left(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
 
 
-def test_a_lock_left_by_another_machine_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_a_lock_of_another_machine_is_reported_with_advice(tmp_path: Path) -> None:
     folder = left_by(tmp_path / "run")
-    told = rf"written by process 7 on far since noon, .* remove {folder / LOCK} and try again"
+    told = rf"locked by process 7 on far since noon and not unlocked.* remove {folder / LOCK} and try again"
     for _ in range(2):
         with pytest.raises(InputError, match=told), locked(folder):
             pass
@@ -102,7 +102,7 @@ def test_a_lock_left_by_another_machine_is_told_with_what_to_do(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("note", [{"host": lock.socket.gethostname()}, {"boot": lock._boot()}])
-def test_a_lock_left_by_this_machine_counts_no_more(tmp_path: Path, note: dict[str, str]) -> None:
+def test_an_old_lock_of_this_machine_is_ignored(tmp_path: Path, note: dict[str, str]) -> None:
     """It was started again since; or the process was killed, in a container of another name."""
     with locked(left_by(tmp_path / "run", **note)):
         pass
@@ -115,7 +115,7 @@ def test_a_note_that_was_cut_off(tmp_path: Path, rest: bytes) -> None:
         pass
 
 
-def test_on_a_disk_without_locks_the_note_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_disk_without_locks_the_note_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(handle: int, how: int) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
@@ -141,7 +141,7 @@ def test_a_lock_that_is_removed_while_it_is_taken_is_not_taken(
         pass
 
 
-def test_a_lock_is_written_through_no_link(tmp_path: Path) -> None:
+def test_a_lock_is_not_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("kept")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / LOCK).symlink_to(tmp_path / "precious")

@@ -37,7 +37,7 @@ def test_json_ends_in_a_newline(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["open", "replace"])
-def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path, monkeypatch: Any, step: str) -> None:
+def test_a_failed_write_leaves_the_old_file_only(tmp_path: Path, monkeypatch: Any, step: str) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
@@ -89,7 +89,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_file_that_another_program_writes_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_a_file_of_another_program_is_complete_or_absent(tmp_path: Path) -> None:
     with replacing(tmp_path / "deep" / "x.onnx") as part:
         part.write_bytes(b"whole")
     assert (tmp_path / "deep" / "x.onnx").read_bytes() == b"whole"
@@ -112,7 +112,7 @@ def test_the_longest_names_are_written(tmp_path: Path, name: str) -> None:
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(name, b"whole")]
 
 
-def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
+def test_a_name_that_is_too_long_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the file name 'xxx.*' is too long here"):
         write_atomically(tmp_path / ("x" * 256), b"whole")
     assert list(tmp_path.iterdir()) == []
@@ -137,13 +137,13 @@ def test_arrays(tmp_path: Path) -> None:
         assert {name: held[name].tolist() for name in held} == {"a": [0, 1, 2], "b": [[1, 0], [0, 1]]}
 
 
-@pytest.mark.parametrize(("size", "told"), [(12, "12 bytes"), (1500, "1.5 kB"), (99_000, "99.0 kB"), (2e5, "0.2 MB")])
-def test_no_file_needs_nought_megabytes(size: float, told: str) -> None:
-    text = str(explained(OSError(errno.ENOSPC, ""), Path("x/y"), int(size)))
-    assert f"x/y needs {told}; free some space" in text
+@pytest.mark.parametrize(("size", "text"), [(12, "12 bytes"), (1500, "1.5 kB"), (99_000, "99.0 kB"), (2e5, "0.2 MB")])
+def test_sizes_are_never_zero(size: float, text: str) -> None:
+    message = str(explained(OSError(errno.ENOSPC, ""), Path("x/y"), int(size)))
+    assert f"x/y needs {text}; free some space" in message
 
 
-def test_a_disk_that_cannot_sync_is_told(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_disk_that_cannot_sync_is_reported(tmp_path: Path, monkeypatch: Any) -> None:
     def fail(handle: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 

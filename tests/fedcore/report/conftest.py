@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedcore.site.figure_files import AugmentedViewsFile, FeatureGalleryFile
+
 SITES = ("hospital_1", "hospital_2", "hospital_3", "hospital_4")
 
 
@@ -23,7 +25,7 @@ def write_run(
     channels: int = 1,
     **about: Any,
 ) -> Path:
-    """A pretraining run: `rounds` of `planned` done, a survey every third round, samples at every site."""
+    """A pretraining run: `rounds` of `planned` done, an evaluation every third round, figures at every site."""
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(
         "# ours\nmanifest: /clinic/Jane Doe/manifest.csv\nmethod:\n  class_path: fedssl.SimCLR\n"
@@ -49,14 +51,14 @@ def write_run(
         }
         | about,
     )
-    lines = [_turn(at, sites) for at in range(rounds)]
+    lines = [_round(at, sites) for at in range(rounds)]
     (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for at, site in enumerate(sites):
         _write_site(folder / "sites" / site, seed=at, rounds=rounds, shape=(channels, *space))
     return folder
 
 
-def _turn(at: int, sites: tuple[str, ...]) -> dict[str, Any]:
+def _round(at: int, sites: tuple[str, ...]) -> dict[str, Any]:
     survey = {
         site: {
             "knn": 0.9 - 0.4 * 0.9**at - 0.02 * n,
@@ -99,12 +101,12 @@ def _write_site(folder: Path, *, seed: int, rounds: int, shape: tuple[int, ...])
     noise = np.random.default_rng(seed).normal(scale=0.1, size=(6, 3, *shape))
     axes = np.meshgrid(*(np.linspace(-1.2, 1.2, side) for side in shape[1:]), indexing="ij")
     images = np.cos(3 * np.sqrt(sum(axis**2 for axis in axes)) + seed) + noise
-    write_gallery(folder / "gallery.npz", seed)
-    np.savez(folder / "samples.npz", images=images[:, 0].astype("float16"), views=images[:, 1:].astype("float16"))
+    write_gallery(folder, seed)
+    AugmentedViewsFile(images[:, 0].astype("float16"), images[:, 1:].astype("float16")).save(folder)
 
 
-def write_gallery(path: Path, seed: int = 0, **other: Any) -> None:
-    """40 features of two classes that lie apart; 4 queries of class 0, 0, 1, 1 with 5 neighbours of class 1."""
+def write_gallery(folder: Path, seed: int = 0, **other: Any) -> None:
+    """40 features of two separated classes; 4 queries of class 0, 0, 1, 1 with 5 neighbours of class 1."""
     rng = np.random.default_rng(seed)
     labels = np.arange(40) % 2
     features = rng.normal(scale=0.05, size=(40, 8)) + np.eye(8)[labels]
@@ -116,9 +118,9 @@ def write_gallery(path: Path, seed: int = 0, **other: Any) -> None:
         "neighbours": rng.integers(0, 256, (4, 5, 1, 16, 16), dtype=np.uint8),
         "neighbour_labels": np.ones((4, 5), dtype=np.int64),
         "cosines": np.linspace(0.9, 0.5, 20).reshape(4, 5).astype(np.float16),
-        "encoder": np.array(7),
+        "encoder_checksum": np.array(7),
     }
-    np.savez(path, **(arrays | other))
+    np.savez(folder / FeatureGalleryFile.NAME, **(arrays | other))
 
 
 def _write(path: Path, found: Any) -> None:
@@ -157,8 +159,8 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def full_run(make_run: Callable[..., Path]) -> Path:
-    """A run with every section: refusals, scores."""
-    folder = make_run("shared-bank-simclr", skipped=["hospital_4: 2 images could not be read"])
+    """A run with every section: failed visits, scores."""
+    folder = make_run("shared-bank-simclr", faults=["hospital_4: 2 images could not be read"])
     lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     for at in (4, 5):
         del lines[at]["sites"]["hospital_3"]

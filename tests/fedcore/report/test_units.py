@@ -1,11 +1,11 @@
-"""Numbers as people read them."""
+"""Numbers as text."""
 
 from __future__ import annotations
 
 import pytest
 
 from fedcore.report.read.run import Estimate
-from fedcore.report.units import duration, interval, metric_name, percent, plural, points, size
+from fedcore.report.units import duration, interval, metric_name, percent, plural, points, rounded, size
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,11 @@ def test_counts_fractions_and_intervals() -> None:
 def test_points_have_a_sign() -> None:
     assert points(Estimate(1.23, -0.3, 2.74)) == "+1.2 (−0.3 to +2.7)"
     assert points(Estimate(-0.5, None, None)) == "−0.5"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (3.0, "3"), (1234.0, "1,234"), (0.1234, "0.123"), (-1e-9, "0.000"), (12.34, "12.3")],
+)
+def test_numbers_of_tables_are_short(value: float | None, text: str) -> None:
+    assert rounded(value) == text

@@ -364,7 +364,7 @@ def test_ctrl_c_ends_all_processes_quietly(tmp_path: Path, moment: str) -> None:
         out, error = parent.communicate(timeout=PATIENCE)
     assert parent.returncode == 130
     assert out == ""
-    assert error == "fedpretrain: stopped; a training goes on from its last whole round with --resume true\n"
+    assert error == "fedpretrain: stopped; to continue a training from its last complete round, add --resume true\n"
     assert '"stopped"' in (run / "run.json").read_text()
     until(lambda: not lives(parent.pid))
 

@@ -10,13 +10,17 @@ import torch
 
 from fedcore.data.synthetic.audit_record import with_digest
 from fedcore.report import write_report
+from fedcore.site.figure_files import NearestPairsFile
 from fedcore.site.figures import thumbnails
-from fedgen.auditing.nearest_pairs import FILE, MAX_PAIRS, Comparison, nearest_pairs
+from fedgen.auditing.nearest_pairs import Comparison, nearest_pairs
+from fedgen.auditing.quality import MAX_PAIRS
 from fedgen.auditing.run import audit
 from fedgen.copies.copies import detect_copies, nearest_by_features
 from fedgen.synthetic.synthetic_set import SyntheticSet
 from tests.fedgen.auditing.test_run import hold_out, plant
 from tests.fedgen.conftest import HOSPITALS
+
+FILE = NearestPairsFile.NAME
 
 
 def kept(run: Path, site: str) -> dict[str, np.ndarray]:
@@ -60,7 +64,7 @@ def test_planted_copies_are_on_the_page_with_their_training_image_and_nowhere_el
     page = write_report(one_run, out=drawn / "page.html").read_text()
     assert "Privacy check failed." in page
     assert "1 of 64 images are copies of patients&#39; images (drop them)" in page
-    assert page.count('alt="drawn image 5"') >= 1
+    assert page.count('alt="synthetic image 5"') >= 1
 
 
 def test_numbers_are_those_of_the_set_when_images_are_left_out(one_run: Path, drawn: Path) -> None:

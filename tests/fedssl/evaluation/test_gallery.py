@@ -20,14 +20,16 @@ from fedcore.privacy.policy import Policy
 from fedcore.report import write_report
 from fedcore.runs.folder import RunFolder
 from fedcore.server.rounds import Rounds
+from fedcore.site.figure_files import FeatureGalleryFile
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedssl.evaluation.gallery import FILE, Gallery
+from fedssl.evaluation.gallery import Gallery
 from fedssl.methods.simclr import SimCLR
 from fedssl.pretraining import pretrain
 from tests.fedcore.toys import Hospitals
 
 MakeImages = Callable[..., Images]
+FILE = FeatureGalleryFile.NAME
 CPU = torch.device("cpu")
 
 
@@ -126,7 +128,7 @@ def test_the_checksum_differs_between_encoders(images: MakeImages) -> None:
         encoder = Flat()
         nn.init.constant_(encoder.shift, shift)
         with torch.no_grad():
-            return int(Gallery().arrays(encoder, images("a", 3), None, CPU)["encoder"])
+            return int(Gallery().arrays(encoder, images("a", 3), None, CPU)["encoder_checksum"])
 
     assert checksum(0.0) == checksum(0.0) != checksum(1.0)
 

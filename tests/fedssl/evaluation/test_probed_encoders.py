@@ -79,7 +79,7 @@ def test_the_saved_encoders_are_those_that_were_measured(
                 found, _ = embed(build_encoder(run.path / folder).eval(), sites[site], 1000, torch.device("cpu"))
             assert torch.allclose(found, features, atol=1e-6), (site, folder)
             assert found.std(0).max() > 0
-        with np.load(run.site(site) / "gallery.npz", allow_pickle=False) as gallery:
+        with np.load(run.site(site) / "feature_gallery.npz", allow_pickle=False) as gallery:
             kept = torch.from_numpy(gallery["features"]).float()
         assert torch.allclose(normalize(measured[1], dim=1), kept, atol=1e-3)
     if saved >= GLOBAL:

@@ -20,13 +20,16 @@ from fedcore.privacy.policy import Policy
 from fedcore.report import write_report
 from fedcore.runs.folder import RunFolder
 from fedcore.server.rounds import Rounds
+from fedcore.site.figure_files import SegmentationGalleryFile
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedtune.evaluation.segmentation_gallery import FILE, SegmentationGallery
+from fedtune.evaluation.segmentation_gallery import SegmentationGallery
 from fedtune.segmentation.networks import EncoderUNet
 from fedtune.segmentation.training import segment
 from tests.fedcore.toys import Hospitals, images
+
+FILE = SegmentationGalleryFile.NAME
 
 
 class Bright(pl.LightningModule):
@@ -161,5 +164,5 @@ def test_a_run_writes_a_gallery_at_every_site_and_sends_none(tmp_path: Path, dim
     assert all("gallery" not in path.read_text() for path in run.path.glob("sites/*/audit.jsonl"))
     page = write_report(run.path).read_text()
     assert "True and predicted masks" in page
-    assert ("Of each volume the slice" in page) == (dims == 3)
+    assert ("Of each volume the axial slice" in page) == (dims == 3)
     assert "True and predicted masks" not in write_report(run.path, images=False).read_text()

@@ -1,4 +1,4 @@
-"""Whatever a run left behind opens, and the gaps say what it did not leave."""
+"""Any run folder can be read, and the gaps list what it lacks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fedcore.errors import InputError
+from fedcore.report.read.levels import highest_level
 from fedcore.report.read.reader import read_run
-from fedcore.report.read.run import highest
 from fedcore.runs.folder import RunFolder
 
 MakeRun = Callable[..., Path]
@@ -19,10 +19,10 @@ MakeRun = Callable[..., Path]
 def test_a_whole_run_has_no_gaps(make_run: MakeRun) -> None:
     run = read_run(make_run())
     assert run.gaps == ()
-    assert [turn.index for turn in run.turns] == list(range(12))
-    assert run.turns[0].visits["hospital_1"].up["weights"] == 1_200_000
-    assert run.audits["hospital_4"]["exchange/features"].count == 12
-    assert run.audits["hospital_4"]["exchange/features"].size == 12 * 300_000
+    assert [one.index for one in run.rounds] == list(range(12))
+    assert run.rounds[0].visits["hospital_1"].up["weights"] == 1_200_000
+    assert run.audit_logs["hospital_4"]["exchange/features"].count == 12
+    assert run.audit_logs["hospital_4"]["exchange/features"].size == 12 * 300_000
 
 
 def test_a_line_cut_by_a_kill_is_skipped_with_a_note(make_run: MakeRun) -> None:
@@ -30,7 +30,7 @@ def test_a_line_cut_by_a_kill_is_skipped_with_a_note(make_run: MakeRun) -> None:
     path = folder / "rounds.jsonl"
     path.write_text(path.read_text()[:-40])
     run = read_run(folder)
-    assert len(run.turns) == 4
+    assert len(run.rounds) == 4
     assert run.gaps == ("The last line of rounds.jsonl was cut off while it was written, and is skipped.",)
 
 
@@ -40,15 +40,15 @@ def test_a_round_recorded_twice_counts_once_and_last(make_run: MakeRun) -> None:
     with (folder / "rounds.jsonl").open("a") as file:
         file.write(json.dumps(again) + "\n")
     run = read_run(folder)
-    assert [turn.index for turn in run.turns] == [0, 1, 2]
-    assert run.turns[1].seconds == 9.0
+    assert [one.index for one in run.rounds] == [0, 1, 2]
+    assert run.rounds[1].seconds == 9.0
     assert "recorded twice" in run.gaps[0]
 
 
 def test_rounds_come_in_order_whatever_the_file_says(make_run: MakeRun) -> None:
     path = make_run(rounds=4) / "rounds.jsonl"
     path.write_text("\n".join(reversed(path.read_text().splitlines())))
-    assert [turn.index for turn in read_run(path.parent).turns] == [0, 1, 2, 3]
+    assert [one.index for one in read_run(path.parent).rounds] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("lost", ["run.json", "rounds.jsonl", "recipe.yaml", "environment.json"])
@@ -82,8 +82,8 @@ def test_values_of_wrong_types_count_as_absent(make_run: MakeRun) -> None:
             json.dumps(wrong) + "\n" + '{"round": NaN}\n{"round": 13, "sites": {"a": {"metrics": {"loss": NaN}}}}\n'
         )
     run = read_run(folder)
-    assert run.turns[12].visits["a"].metrics == {}
-    assert run.turns[13].visits["a"].metrics == {}
+    assert run.rounds[12].visits["a"].metrics == {}
+    assert run.rounds[13].visits["a"].metrics == {}
     assert run.size == ()
     assert run.classes == ()
 
@@ -100,10 +100,10 @@ def test_a_folder_that_holds_no_run_is_refused_with_advice(tmp_path: Path) -> No
         read_run(tmp_path / "absent")
 
 
-def test_unknown_revelations_rank_highest() -> None:
-    assert highest(["WEIGHTS", "FEATURES", "STATISTICS"]) == "FEATURES"
-    assert highest(["SAMPLES", "GENOMES"]) == "GENOMES"
-    assert highest([]) == ""
+def test_unknown_levels_rank_highest_level() -> None:
+    assert highest_level(["WEIGHTS", "FEATURES", "STATISTICS"]) == "FEATURES"
+    assert highest_level(["SAMPLES", "GENOMES"]) == "GENOMES"
+    assert highest_level([]) == ""
 
 
 def test_rounds_that_were_lost_are_a_gap(make_run: MakeRun) -> None:
@@ -113,5 +113,5 @@ def test_rounds_that_were_lost_are_a_gap(make_run: MakeRun) -> None:
     run.close("finished")
     assert read_run(folder).gaps == ()
     record.write_text("".join(record.read_text().splitlines(keepends=True)[1:]))
-    told = "rounds.jsonl does not fit what the run committed: lines were lost or changed, or state/ is damaged."
-    assert read_run(folder).gaps == (told,)
+    gap = "rounds.jsonl does not match what the run committed: lines were lost or changed, or state/ is damaged."
+    assert read_run(folder).gaps == (gap,)

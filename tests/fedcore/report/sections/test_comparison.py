@@ -1,4 +1,4 @@
-"""Several runs side by side: names, groups, bytes and what forbids to compare them."""
+"""Several runs compared: names, families, bytes, and what makes a comparison unfair."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from fedcore.report.naming import RANDOM
 from fedcore.report.read.reader import read_run
 from fedcore.report.sections.comparison import (
-    Entry,
+    ComparedRun,
+    compared,
     efficiency_charts,
-    entries,
     families,
     probe_chart,
     probe_traffic,
@@ -44,14 +44,14 @@ def make_tuned(make_run: MakeRun, write_scores: Callable[..., None]) -> MakeTune
     return make
 
 
-def compared(*folders: Path) -> tuple[Entry, ...]:
-    return entries([read_run(folder) for folder in folders])
+def runs_of(*folders: Path) -> tuple[ComparedRun, ...]:
+    return compared([read_run(folder) for folder in folders])
 
 
 def test_the_recipe_names_method_algorithm_and_exchange(make_run: MakeRun, make_tuned: MakeTuned) -> None:
     folder = make_run("moco")
     (folder / "recipe.yaml").write_text(RECIPE)
-    one, other = compared(folder, make_tuned("tuned", encoder=None))
+    one, other = runs_of(folder, make_tuned("tuned", encoder=None))
     assert (one.method, one.algorithm, one.exchange, one.start) == ("MoCo", "FedAvg", "ShareStatistics", "")
     assert (other.method, other.algorithm, other.exchange, other.start) == ("Classifier", "FedAvg", "", RANDOM)
 
@@ -60,14 +60,14 @@ def test_the_recipe_names_method_algorithm_and_exchange(make_run: MakeRun, make_
 def test_a_recipe_that_cannot_be_read_names_nothing_wrong(make_run: MakeRun, text: str) -> None:
     folder = make_run()
     (folder / "recipe.yaml").write_text(text)
-    (entry,) = compared(folder)
+    (entry,) = runs_of(folder)
     assert entry.exchange == ""
 
 
-def test_runs_of_one_name_are_told_apart(make_run: MakeRun) -> None:
+def test_runs_of_one_name_get_unique_names(make_run: MakeRun) -> None:
     folders = [make_run(name) for name in ("a/run", "b/run", "c")]
-    assert [entry.name for entry in compared(*folders)] == ["a/run", "b/run", "c"]
-    assert [entry.name for entry in compared(folders[2], folders[2])] == ["c (1)", "c (2)"]
+    assert [entry.name for entry in runs_of(*folders)] == ["a/run", "b/run", "c"]
+    assert [entry.name for entry in runs_of(folders[2], folders[2])] == ["c (1)", "c (2)"]
 
 
 @pytest.mark.parametrize(
@@ -75,19 +75,19 @@ def test_runs_of_one_name_are_told_apart(make_run: MakeRun) -> None:
     [
         ("checkpoints/moco", "moco"),
         ("checkpoints/moco/encoder", "moco"),
-        ("/far/moco/sites/hospital_2/encoder", "moco, hospital_2 alone"),
+        ("/far/moco/sites/hospital_2/encoder", "moco, local at hospital_2"),
         ("encoder", "encoder"),
         ("", RANDOM),
         (None, RANDOM),
     ],
 )
 def test_starts_have_short_names(make_tuned: MakeTuned, encoder: str | None, start: str) -> None:
-    (entry,) = compared(make_tuned("tuned", encoder=encoder))
+    (entry,) = runs_of(make_tuned("tuned", encoder=encoder))
     assert entry.start == start
 
 
 def test_label_efficiency_groups_by_start_over_fractions(make_tuned: MakeTuned) -> None:
-    found = compared(
+    found = runs_of(
         make_tuned("a", encoder="x/moco", fraction=0.01, pooled=0.8),
         make_tuned("b", encoder="x/moco", fraction=1.0, pooled=0.9),
         make_tuned("c", encoder=None, fraction=0.01, pooled=0.6),
@@ -101,18 +101,18 @@ def test_label_efficiency_groups_by_start_over_fractions(make_tuned: MakeTuned) 
     assert "moco, 1 % of the labels: 0.800 (a)" in cheap.label
 
 
-def test_a_score_without_a_sensible_fraction_is_not_drawn(make_tuned: MakeTuned) -> None:
-    assert efficiency_charts(compared(make_tuned("a", fraction=0.0), make_tuned("b", fraction=-1.0))) == ()
+def test_a_score_without_a_positive_fraction_is_not_shown(make_tuned: MakeTuned) -> None:
+    assert efficiency_charts(runs_of(make_tuned("a", fraction=0.0), make_tuned("b", fraction=-1.0))) == ()
 
 
-def test_bytes_are_those_of_a_site_over_the_run(make_run: MakeRun) -> None:
-    (entry,) = compared(make_run(rounds=12))
-    assert entry.up == 1_500_016
-    assert entry.up_in_all == 12 * 1_500_016
+def test_bytes_are_means_over_sites(make_run: MakeRun) -> None:
+    (entry,) = runs_of(make_run(rounds=12))
+    assert entry.upload == 1_500_016
+    assert entry.total_upload == 12 * 1_500_016
 
 
 def test_the_traffic_of_a_tuned_run_counts_its_pretraining(make_run: MakeRun, make_tuned: MakeTuned) -> None:
-    found = compared(make_run("moco"), make_tuned("a", encoder="x/moco"), make_tuned("b", encoder=None))
+    found = runs_of(make_run("moco"), make_tuned("a", encoder="x/moco"), make_tuned("b", encoder=None))
     chart = score_traffic(found)
     assert chart is not None
     assert [series.name for series in chart.series] == ["moco", RANDOM]
@@ -121,19 +121,19 @@ def test_the_traffic_of_a_tuned_run_counts_its_pretraining(make_run: MakeRun, ma
     assert score_traffic(found[1:]) is None  # the pretraining's bytes are not known
 
 
-def test_the_traffic_of_tuned_runs_is_drawn_at_the_fraction_that_most_starts_have(
+def test_the_traffic_of_tuned_runs_is_shown_at_the_fraction_that_most_starts_have(
     make_run: MakeRun, make_tuned: MakeTuned
 ) -> None:
     tuned = [make_tuned(f"m{f}", encoder="x/moco", fraction=f) for f in (0.01, 0.1, 1.0)]
     tuned += [make_tuned(f"r{f}", encoder=None, fraction=f) for f in (0.1, 1.0)]
-    chart = score_traffic(compared(make_run("moco"), *tuned))
+    chart = score_traffic(runs_of(make_run("moco"), *tuned))
     assert chart is not None
     assert "With 10 % of the labels" in chart.caption
     assert [len(series.marks) for series in chart.series] == [1, 1]
 
 
-def test_probes_are_drawn_a_line_a_run(make_run: MakeRun) -> None:
-    found = compared(make_run("a"), make_run("b"), make_run("none", rounds=2))
+def test_probes_have_one_line_per_run(make_run: MakeRun) -> None:
+    found = runs_of(make_run("a"), make_run("b"), make_run("none", rounds=2))
     chart = probe_chart(found)
     assert chart is not None
     assert [line.site for line in chart.lines] == ["a", "b"]
@@ -144,14 +144,14 @@ def test_probes_are_drawn_a_line_a_run(make_run: MakeRun) -> None:
     assert probe_traffic(found[:1]) is None
 
 
-def test_what_forbids_to_compare_is_said(make_run: MakeRun) -> None:
+def test_an_unfair_comparison_is_reported(make_run: MakeRun) -> None:
     folders = [make_run("a", data="x"), make_run("b", data="y", status="running"), make_run("c", data="x")]
     (folders[2] / "environment.json").unlink()
-    told = warnings(compared(*folders))
-    assert told[0].startswith("These runs were not made on the same images")
-    assert told[1] == "1 run did not finish: b. Their last records are shown."
-    assert told[2] == "c: environment.json is missing."
-    assert warnings(compared(folders[0])) == []
+    found = warnings(runs_of(*folders))
+    assert found[0].startswith("The runs used different images")
+    assert found[1] == "1 run did not finish: b. Last recorded state shown."
+    assert found[2] == "c: environment.json is missing."
+    assert warnings(runs_of(folders[0])) == []
 
 
 def test_masks_of_several_grids_are_not_ranked(make_tuned: MakeTuned) -> None:
@@ -159,12 +159,12 @@ def test_masks_of_several_grids_are_not_ranked(make_tuned: MakeTuned) -> None:
     for folder, grid in zip(folders, ("files", "32 x 32", ""), strict=True):
         scores = json.loads((folder / "scores.json").read_text())
         (folder / "scores.json").write_text(json.dumps(scores | {"grid": grid}))
-    assert any("not measured on the same grid" in told for told in warnings(compared(*folders)))
-    assert not any("grid" in told for told in warnings(compared(*folders[1:])))
+    assert any("measured on different grids" in warning for warning in warnings(runs_of(*folders)))
+    assert not any("grid" in warning for warning in warnings(runs_of(*folders[1:])))
 
 
-def test_runs_of_unknown_images_are_not_said_to_differ(make_run: MakeRun) -> None:
+def test_runs_of_unknown_images_give_no_warning(make_run: MakeRun) -> None:
     folder = make_run("old")
     about = json.loads((folder / "run.json").read_text())
     assert "data" not in about
-    assert warnings(compared(folder, make_run("new", data="x"))) == []
+    assert warnings(runs_of(folder, make_run("new", data="x"))) == []

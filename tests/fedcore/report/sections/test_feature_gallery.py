@@ -1,4 +1,4 @@
-"""Galleries as sites leave them, and as a disk or an older version may."""
+"""Feature galleries as sites keep them, and damaged ones."""
 
 from __future__ import annotations
 
@@ -12,38 +12,39 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedcore.report.sections.feature_gallery import Gallery, class_name, read_galleries
+from fedcore.report.sections.feature_gallery import SiteFeatures, class_name, read_features
+from fedcore.site.figure_files import FeatureGalleryFile
 
 WriteGallery = Callable[..., None]
 
 
 @pytest.fixture
 def gallery(tmp_path: Path, write_gallery: WriteGallery) -> Callable[..., Path]:
-    """`gallery("a", field=...)` leaves a gallery at site a and returns the run's folder."""
+    """`gallery("a", field=...)` writes a gallery of site a and returns the folder of the run."""
 
-    def leave(site: str = "a", **other: Any) -> Path:
+    def write(site: str = "a", **other: Any) -> Path:
         folder = tmp_path / "sites" / site
         folder.mkdir(parents=True, exist_ok=True)
-        write_gallery(folder / "gallery.npz", **other)
+        write_gallery(folder, **other)
         return tmp_path
 
-    return leave
+    return write
 
 
 def read(
     folder: Path, *sites: str, classes: tuple[str, ...] = ("left", "right")
-) -> tuple[tuple[Gallery, ...], list[str]]:
+) -> tuple[tuple[SiteFeatures, ...], list[str]]:
     gaps: list[str] = []
-    return read_galleries(folder, sites or ("a",), classes, gaps), gaps
+    return read_features(folder, sites or ("a",), classes, gaps), gaps
 
 
-def test_neighbours_say_whether_they_share_the_class(gallery: Callable[..., Path]) -> None:
+def test_neighbours_know_whether_they_have_the_same_class(gallery: Callable[..., Path]) -> None:
     (found,), gaps = read(gallery(query_labels=np.array([0, 1, -1, 7])))
     assert gaps == []
     assert [row.label for row in found.rows] == ["left", "right", "unlabelled", "class 7"]
-    assert [{hit.same for hit in row.hits} for row in found.rows] == [{False}, {True}, {None}, {False}]
-    assert found.hits == (5, 15)
-    assert found.rows[0].hits[0].cosine == pytest.approx(0.9, abs=1e-3)
+    assert [{near.same_class for near in row.neighbours} for row in found.rows] == [{False}, {True}, {None}, {False}]
+    assert found.same_class == (5, 15)
+    assert found.rows[0].neighbours[0].cosine == pytest.approx(0.9, abs=1e-3)
 
 
 def test_pixels_are_those_of_the_file(gallery: Callable[..., Path]) -> None:
@@ -75,24 +76,24 @@ def test_a_site_without_neighbours_still_has_features(gallery: Callable[..., Pat
         {"neighbours": np.zeros((4, 5), np.uint8)},
         {"neighbour_labels": np.zeros((4, 2), np.int64)},
         {"cosines": np.zeros((1, 5))},
-        {"encoder": np.zeros(3)},
+        {"encoder_checksum": np.zeros(3)},
     ],
 )
 def test_a_malformed_gallery_is_a_gap(gallery: Callable[..., Path], other: dict[str, np.ndarray]) -> None:
-    assert read(gallery(**other)) == ((), ["The gallery of a cannot be read."])
+    assert read(gallery(**other)) == ((), ["The feature gallery of a cannot be read."])
 
 
 @pytest.mark.parametrize("text", [b"", b"PK\x03\x04 cut off", b"no archive"])
 def test_a_damaged_gallery_is_a_gap(gallery: Callable[..., Path], text: bytes) -> None:
     folder = gallery()
-    (folder / "sites" / "a" / "gallery.npz").write_bytes(text)
-    assert read(folder) == ((), ["The gallery of a cannot be read."])
+    (folder / "sites" / "a" / FeatureGalleryFile.NAME).write_bytes(text)
+    assert read(folder) == ((), ["The feature gallery of a cannot be read."])
 
 
 def test_a_file_with_features_alone_is_a_gap(tmp_path: Path) -> None:
     (tmp_path / "sites" / "a").mkdir(parents=True)
-    np.savez(tmp_path / "sites" / "a" / "gallery.npz", features=np.zeros((3, 2)), labels=np.zeros(3))
-    assert read(tmp_path) == ((), ["The gallery of a cannot be read."])
+    np.savez(tmp_path / "sites" / "a" / FeatureGalleryFile.NAME, features=np.zeros((3, 2)), labels=np.zeros(3))
+    assert read(tmp_path) == ((), ["The feature gallery of a cannot be read."])
 
 
 def test_many_sites_show_a_row_each_within_the_pages_bytes(gallery: Callable[..., Path]) -> None:
@@ -104,7 +105,7 @@ def test_many_sites_show_a_row_each_within_the_pages_bytes(gallery: Callable[...
     assert len(found) == 40
     assert {len(one.rows) for one in found} == {0, 1}
     assert "sites are left out to keep this page small" in gaps[0]
-    spent = sum(len(hit.picture) for one in found for row in one.rows for hit in row.hits)
+    spent = sum(len(near.picture) for one in found for row in one.rows for near in row.neighbours)
     assert spent < 1_400_000
 
 

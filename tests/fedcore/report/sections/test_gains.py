@@ -1,4 +1,4 @@
-"""What a set adds: which runs are held beside one another, and differences with their intervals."""
+"""The gain from a set: which runs are compared, and differences with their intervals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedcore.report import write_comparison
 from fedcore.report.naming import RANDOM
 from fedcore.report.read.reader import read_run
 from fedcore.report.read.run import Estimate
-from fedcore.report.sections.comparison import Entry, entries, families
+from fedcore.report.sections.comparison import ComparedRun, compared, families
 from fedcore.report.sections.gains import difference, pairs, unpaired
 from fedcore.report.sections.results import POOLED
 
@@ -34,28 +34,28 @@ def tuned(make_run: MakeRun, write_scores: Callable[..., None]) -> MakeRun:
     def make(name: str, pooled: float = 0.8, data: str = "abc", sites: int = 4, **recipe: Any) -> Path:
         folder = make_run(name, command="finetune", rounds=2, data=data)
         into = {key: recipe.pop(key) for key in ("synthetic", "extra_manifests", "allow_unaudited") if key in recipe}
-        told = RECIPE | {"out": f"checkpoints/{name}"} | recipe | {"data": RECIPE["data"] | into}
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(told))
+        written = RECIPE | {"out": f"checkpoints/{name}"} | recipe | {"data": RECIPE["data"] | into}
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(written))
         write_scores(folder, tuple(f"hospital_{n + 1}" for n in range(sites)), pooled=pooled)
         return folder
 
     return make
 
 
-def compared(*folders: Path) -> tuple[Entry, ...]:
-    return entries([read_run(folder) for folder in folders])
+def runs_of(*folders: Path) -> tuple[ComparedRun, ...]:
+    return compared([read_run(folder) for folder in folders])
 
 
-def test_runs_that_differ_by_a_set_alone_are_held_beside_one_another(tuned: MakeRun) -> None:
-    found = compared(
-        tuned("other_seed", seed=1), tuned("fewer", label_fraction=0.01), tuned("scratch", pretrained=None),
-        tuned("without", pretrained="elsewhere/moco/encoder", workers=4),
+def test_runs_that_differ_only_in_a_set_are_compared(tuned: MakeRun) -> None:
+    found = runs_of(
+        tuned("other_seed", seed=1), tuned("fewer", label_fraction=0.01), tuned("scratch", start=None),
+        tuned("without", start="elsewhere/moco/encoder", workers=4),
         tuned("with", data="abc+12", pooled=0.85, synthetic=SET, allow_unaudited=True),
         tuned("joined", data="abc+34", extra_manifests=["my_set/manifest.csv"]),
     )  # fmt: skip
     one, other = pairs(found)
     assert (one.with_set.name, one.without.name, one.how) == ("with", "without", "25 % of every batch")
-    assert (other.with_set.name, other.without.name, other.how) == ("joined", "without", "as further sites")
+    assert (other.with_set.name, other.without.name, other.how) == ("joined", "without", "as additional sites")
     assert one.columns == ("Balanced accuracy", "AUROC")
     assert [owner for owner, _, _ in one.rows] == ["hospital_1", "hospital_2", "hospital_3", "hospital_4", POOLED]
     *_, (_, (_, gain), _) = one.rows
@@ -68,27 +68,27 @@ def test_runs_that_differ_by_a_set_alone_are_held_beside_one_another(tuned: Make
 @pytest.mark.parametrize(
     "other", [{"seed": 1}, {"label_fraction": 0.01}, {"pretrained": None}, {"data": "xyz"}, {"visit": {"max_steps": 3}}]
 )
-def test_a_run_without_its_like_is_told(tuned: MakeRun, other: dict[str, Any]) -> None:
-    found = compared(tuned("without", **other), tuned("with", data="abc+12", synthetic=SET))
+def test_a_run_without_an_equal_one_is_reported(tuned: MakeRun, other: dict[str, Any]) -> None:
+    found = runs_of(tuned("without", **other), tuned("with", data="abc+12", synthetic=SET))
     assert pairs(found) == ()
-    (told,) = unpaired(found)
-    assert told.startswith("with learned from a synthetic set or further sites, and no run here is equal to it")
+    (text,) = unpaired(found)
+    assert text.startswith("with used a synthetic set or additional sites, but no run without them is equal to it")
 
 
 def test_sites_of_the_set_are_left_out_with_what_is_pooled_over_them(tuned: MakeRun) -> None:
-    found = compared(tuned("without", sites=3), tuned("with", sites=4, extra_manifests=["my_set/manifest.csv"]))
+    found = runs_of(tuned("without", sites=3), tuned("with", sites=4, extra_manifests=["my_set/manifest.csv"]))
     (pair,) = pairs(found)
     assert [owner for owner, _, _ in pair.rows] == ["hospital_1", "hospital_2", "hospital_3"]
 
 
-def test_further_sites_are_a_start_of_their_own(tuned: MakeRun) -> None:
-    found = compared(tuned("a", pretrained=None), tuned("b", synthetic=SET), tuned("c", extra_manifests=["x.csv"]))
+def test_additional_sites_are_a_family_of_their_own(tuned: MakeRun) -> None:
+    found = runs_of(tuned("a", start=None), tuned("b", synthetic=SET), tuned("c", extra_manifests=["x.csv"]))
     assert len(families(found)) == 3
     assert RANDOM not in families(found)[1]
-    assert families(found)[2].endswith("with further sites")
+    assert families(found)[2].endswith("with additional sites")
 
 
-def test_an_interval_is_that_of_a_normal_difference() -> None:
+def test_the_interval_is_that_of_a_normal_difference() -> None:
     """Of two normal intervals the one that textbooks have, with the deviations in quadrature."""
     one, other = Estimate(0.8, 0.74, 0.86), Estimate(0.7, 0.62, 0.78)
     found = difference(one, other)
@@ -97,7 +97,7 @@ def test_an_interval_is_that_of_a_normal_difference() -> None:
     assert (turned.value, turned.low, turned.high) == pytest.approx((-0.1, -0.2, 0.0))
 
 
-def test_a_lopsided_interval_covers_the_difference_as_often_as_it_says() -> None:
+def test_asymmetric_intervals_have_their_coverage() -> None:
     """Of shares of few patients near 1, where intervals are lopsided."""
     draw, n, truth = np.random.default_rng(0), 60, (0.93, 0.88)
 
@@ -123,13 +123,13 @@ def test_without_a_bootstrap_there_is_no_interval_and_no_tone(tuned: MakeRun) ->
             for name in ("auroc", "balanced_accuracy"):
                 score[name] |= {"low": None, "high": None}
         (folder / "scores.json").write_text(json.dumps(scores))
-    (pair,) = pairs(compared(*folders))
+    (pair,) = pairs(runs_of(*folders))
     assert {(gain.points.low, gain.tone) for _, gains, _ in pair.rows for gain in gains if gain} == {(None, "")}
 
 
-def test_the_page_tells_points_and_only_where_there_is_a_set(tuned: MakeRun, tmp_path: Path) -> None:
+def test_the_page_shows_gains_only_with_a_set(tuned: MakeRun, tmp_path: Path) -> None:
     bare, low = tuned("without", pooled=0.5), tuned("low", pooled=0.4, seed=2)
     text = write_comparison([bare, tuned("with", pooled=0.9, synthetic=SET)], tmp_path / "a.html").read_text()
-    assert "What a synthetic set adds" in text
+    assert "Gain from a synthetic set" in text
     assert '<td class="n good">+40.0 (+33.6 to +46.4)</td>' in text
-    assert "What a synthetic set adds" not in write_comparison([bare, low], tmp_path / "b.html").read_text()
+    assert "Gain from a synthetic set" not in write_comparison([bare, low], tmp_path / "b.html").read_text()

@@ -1,4 +1,4 @@
-"""Outlines as sites leave them, and as a disk or an older version may."""
+"""Segmentations as sites keep them, and damaged ones."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedcore.report.sections.segmentation_gallery import Outlines, outline, read_outlines
+from fedcore.report.sections.segmentation_gallery import SiteSegmentations, outline, read_segmentations
+from fedcore.site.figure_files import SegmentationGalleryFile
 
 
-def leave(folder: Path, site: str = "a", n: int = 3, side: int = 16, **other: Any) -> Path:
+def write(folder: Path, site: str = "a", n: int = 3, side: int = 16, **other: Any) -> Path:
     draw = np.random.default_rng(0)
     arrays = {
         "images": draw.integers(0, 256, (n, 1, side, side), dtype=np.uint8),
@@ -21,13 +22,13 @@ def leave(folder: Path, site: str = "a", n: int = 3, side: int = 16, **other: An
         "dice": np.linspace(0.9, 0.1, n).astype(np.float32),
     }
     (folder / "sites" / site).mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "sites" / site / "segmentation_gallery.npz", **(arrays | other))
+    np.savez(folder / "sites" / site / SegmentationGalleryFile.NAME, **(arrays | other))
     return folder
 
 
-def read(folder: Path, *sites: str) -> tuple[tuple[Outlines, ...], list[str]]:
+def read(folder: Path, *sites: str) -> tuple[tuple[SiteSegmentations, ...], list[str]]:
     gaps: list[str] = []
-    return read_outlines(folder, sites or ("a",), gaps), gaps
+    return read_segmentations(folder, sites or ("a",), gaps), gaps
 
 
 def edges(path: str) -> set[tuple[str, int, int]]:
@@ -39,7 +40,7 @@ def edges(path: str) -> set[tuple[str, int, int]]:
     return found
 
 
-def test_an_outline_runs_between_pixels_of_other_numbers() -> None:
+def test_an_outline_runs_between_pixels_of_different_classes() -> None:
     mask = np.random.default_rng(0).integers(0, 3, (7, 5), dtype=np.uint8)
     expected = set()
     framed = np.pad(mask, 1)
@@ -50,18 +51,18 @@ def test_an_outline_runs_between_pixels_of_other_numbers() -> None:
     assert edges(outline(mask)) == expected
 
 
-def test_a_square_takes_four_strokes_and_nothing_none() -> None:
+def test_a_square_has_four_strokes_and_an_empty_mask_none() -> None:
     mask = np.zeros((6, 8), np.uint8)
     assert outline(mask) == ""
     mask[1:4, 2:7] = 1
     assert outline(mask) == "M2,1H7M2,4H7M2,1V4M7,1V4"
 
 
-@pytest.mark.parametrize(("n", "words"), [(1, ["only one"]), (2, ["best", "worst"]), (3, ["best", "median", "worst"])])
-def test_images_say_which_they_are(tmp_path: Path, n: int, words: list[str]) -> None:
-    (found,), gaps = read(leave(tmp_path, n=n))
+@pytest.mark.parametrize(("n", "ranks"), [(1, ["only one"]), (2, ["best", "worst"]), (3, ["best", "median", "worst"])])
+def test_images_have_their_rank(tmp_path: Path, n: int, ranks: list[str]) -> None:
+    (found,), gaps = read(write(tmp_path, n=n))
     assert gaps == []
-    assert [image.word for image in found.images] == words
+    assert [image.rank for image in found.images] == ranks
     assert found.images[0].dice == pytest.approx(0.9)
     assert (found.images[0].width, found.images[0].height) == (16, 16)
 
@@ -78,17 +79,17 @@ def test_images_say_which_they_are(tmp_path: Path, n: int, words: list[str]) -> 
     ],
 )
 def test_a_malformed_file_is_a_gap(tmp_path: Path, other: dict[str, np.ndarray]) -> None:
-    assert read(leave(tmp_path, **other)) == ((), ["The outlines of a cannot be read."])
+    assert read(write(tmp_path, **other)) == ((), ["The segmentations of a cannot be read."])
 
 
-def test_none_of_any_is_a_gap(tmp_path: Path) -> None:
-    assert read(leave(tmp_path, n=0)) == ((), ["The outlines of a cannot be read."])
+def test_a_file_without_images_is_a_gap(tmp_path: Path) -> None:
+    assert read(write(tmp_path, n=0)) == ((), ["The segmentations of a cannot be read."])
 
 
 def test_many_sites_stay_within_the_pages_bytes(tmp_path: Path) -> None:
     sites = [f"s{n:02}" for n in range(40)]
     for site in sites:
-        leave(tmp_path, site, side=128)
+        write(tmp_path, site, side=128)
     found, gaps = read(tmp_path, *sites)
     assert sum(image.size for one in found for image in one.images) < 2_500_000
-    assert gaps == [f"The outlines of {40 - len(found)} sites are left out to keep this page small."]
+    assert gaps == [f"The segmentations of {40 - len(found)} sites are left out to keep this page small."]

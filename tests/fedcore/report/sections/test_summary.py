@@ -1,4 +1,4 @@
-"""Words at the top of the page."""
+"""The top of the page."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from fedcore.report.read.reader import read_run
-from fedcore.report.sections.summary import key_figures, sentence, verdict
+from fedcore.report.sections.summary import key_figures, sentence, status
 
 MakeRun = Callable[..., Path]
 
 
 @pytest.mark.parametrize(
-    ("status", "word"),
+    ("ended", "text"),
     [
         ("finished", "Finished"),
         ("failed", "Failed"),
@@ -24,8 +24,8 @@ MakeRun = Callable[..., Path]
         ("odd", "End unknown"),
     ],
 )
-def test_every_end_has_a_word(make_run: MakeRun, status: str, word: str) -> None:
-    assert verdict(read_run(make_run(status=status)))[1] == word
+def test_every_status_has_a_text(make_run: MakeRun, ended: str, text: str) -> None:
+    assert status(read_run(make_run(status=ended)))[1] == text
 
 
 def test_what_is_unknown_is_left_out(make_run: MakeRun) -> None:
@@ -37,8 +37,8 @@ def test_what_is_unknown_is_left_out(make_run: MakeRun) -> None:
         "Rounds",
         "Sites",
         "Time",
-        "Up",
-        "Down",
+        "Upload",
+        "Download",
         "Most sensitive data sent",
     ]
 
@@ -48,7 +48,7 @@ def test_images_that_were_left_out_are_counted_among_the_images(make_run: MakeRu
     assert figures["Images"] == "1,200 train, 400 test, 2 left out"
 
 
-def test_a_segmenter_tells_distances_in_their_unit_and_no_classes(make_run: MakeRun) -> None:
+def test_a_segmenter_shows_distances_with_unit_and_no_classes(make_run: MakeRun) -> None:
     folder = make_run(command="segment", classes=["sick", "well"])
     pooled = {name: {"value": value, "low": None, "high": None} for name, value in (("dice", 0.8), ("hd95", 2.5))}
     (folder / "scores.json").write_text(json.dumps({"sites": {}, "pooled": pooled, "distance_unit": "mm"}))
