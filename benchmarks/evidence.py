@@ -175,7 +175,7 @@ def as_pretrained(start: Path) -> tuple[str, ...]:
     config = encoder_config(find_encoder(start))
     settings = {k: v for k, v in config["init_args"].items() if k not in ("spatial_dims", "channels")}
     words = [word for key, value in settings.items() for word in (f"--encoder.{key}", str(value))]
-    return ("--encoder", f"fedcore.models.encoders.{config['encoder']}", *words)
+    return ("--encoder", f"fedcore.models.{config['encoder'].lower()}.{config['encoder']}", *words)
 
 
 def cost(run: Path) -> dict[str, float]:

@@ -26,7 +26,7 @@ def visit(keep: bool) -> dict[str, float]:
 
     from benchmarks.visit_overhead import make_sites
     from fedcore.algorithms.base import FedAvg
-    from fedcore.models.encoders import ResNet
+    from fedcore.models.resnet import ResNet
     from fedcore.site.site import Round, Site
     from fedcore.training.local_trainer import LocalTrainer
     from fedcore.training.malloc import keep_large_blocks

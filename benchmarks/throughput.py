@@ -47,7 +47,7 @@ from torchvision.transforms.functional import to_pil_image
 from benchmarks.visit_overhead import make_sites
 from fedcore.algorithms.base import FedAvg
 from fedcore.data.dataset import Images
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds, federate
 from fedcore.training.local_trainer import LocalTrainer, channels_last

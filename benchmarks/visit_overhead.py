@@ -38,7 +38,7 @@ from fedcore.algorithms.base import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.messages.message import Contribution
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds, federate
 from fedcore.site.site import Round

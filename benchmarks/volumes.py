@@ -41,7 +41,7 @@ from torch.optim import AdamW
 from fedcore.data.dataset import Images
 from fedcore.data.partition import Pooled
 from fedcore.data.source import Data
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer, channels_last
 from fedcore.training.visit import Visit

@@ -31,7 +31,7 @@ CHOICES = {
     ],
     "Views (`views` of methods, `augment` of classifiers and segmenters)": [VIEWS],
     "Encoders (`encoder`)": [
-        "fedcore.models.encoders.ResNet", "fedcore.models.encoders.DenseNet", "fedcore.models.encoders.ViT"],
+        "fedcore.models.resnet.ResNet", "fedcore.models.densenet.DenseNet", "fedcore.models.vit.ViT"],
     "Algorithms (`algorithm`)": [
         "fedcore.algorithms.base.FedAvg", "fedcore.algorithms.local_only.LocalOnly",
         "fedcore.algorithms.scaffold.Scaffold",

@@ -18,8 +18,9 @@ from fedcore.errors import InputError, building
 from fedcore.exchanges.base import Exchange, WithExchange
 from fedcore.files.writing import write_arrays
 from fedcore.messages.message import Tensors
+from fedcore.models.base import Encoder
 from fedcore.models.encoder_store import save_encoder
-from fedcore.models.encoders import Encoder, ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import load
@@ -105,7 +106,7 @@ def _require_kept(module: Method) -> None:
     if not isinstance(getattr(module.encoder, "config", None), dict):
         raise InputError(
             f"encoder: {type(module.encoder).__name__} needs an attribute `config`, the arguments that build it again "
-            "(fedcore.models.encoders.Encoder); it has none"
+            "(fedcore.models.base.Encoder); it has none"
         )
     try:
         json.dumps(module.encoder.config)

@@ -24,7 +24,7 @@ STRANGER = "canary_of_a_stranger"
 CODE = """
 import pathlib
 pathlib.Path({mark!r}).touch()
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 class Net(ResNet): pass
 def make(*words, **values): pass
 """

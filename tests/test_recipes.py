@@ -20,8 +20,8 @@ SMALL = [
 ]  # fmt: skip
 NARROW = {
     "fedtune.segmentation.networks.UShaped": ["--network.init_args.encoder.init_args.stem", "8"],
-    "fedcore.models.encoders.ResNet": ["--encoder.init_args.stem", "8"],
-    "fedcore.models.encoders.ViT": ["--encoder.init_args.width", "48"],
+    "fedcore.models.resnet.ResNet": ["--encoder.init_args.stem", "8"],
+    "fedcore.models.vit.ViT": ["--encoder.init_args.width", "48"],
     "fedgen.gan.generator_network.Painter": [
         "--generator.init_args.painter.init_args.widths", "[8,16]",
         "--generator.init_args.critic.init_args.widths", "[8,16]",

@@ -49,7 +49,7 @@ COMMANDS = {
     "generate": ("fedgen.command:command", "hospitals train a generator of images; sets are drawn from it"),
     "report": ("fedcore.report:command", "a page about a run, or one that compares several"),
     "watch": ("fedcore.cli.watch:command", "a run in the terminal while it goes: rounds, sites, curves, time left"),
-    "export": ("fedcore.export:command", "an encoder for plain MONAI, timm or torchvision models"),
+    "export": ("fedcore.export.command:command", "an encoder for plain MONAI, timm or torchvision models"),
     "data": ("fedcore.data.tools.command:command", "check or preview a manifest, write phantom hospitals"),
     "recipes": ("fedcore.config.recipe_files:command", "list the recipes that come with the kit, or copy one"),
     "doctor": ("fedcore.cli.doctor:command", "is this installation sound?"),

@@ -1,4 +1,4 @@
-"""`fedpretrain export`: an encoder's weights under the names of other libraries, with the lines that load them."""
+"""`fedpretrain export`: an encoder's weights for another library with code that loads them, or a model as ONNX."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from fedcore.export.portable import Library, Portable
 from fedcore.export.resnet import portable_resnet
 from fedcore.export.vit import portable_vit
 from fedcore.files.writing import require_no_links, write_atomically
+from fedcore.models.base import Encoder
+from fedcore.models.densenet import DenseNet
 from fedcore.models.encoder_store import CARD, TENSORS, build_encoder, encoder_config, find_encoder
-from fedcore.models.encoders import DenseNet, Encoder, ResNet, ViT
-from fedcore.models.weights import apart
+from fedcore.models.resnet import ResNet
+from fedcore.models.vit import ViT
+from fedcore.models.weights import for_safetensors
 from fedcore.runs.folder import RunFolder
 
 
@@ -27,27 +30,27 @@ def export(
     run: Path, to: Literal["monai", "timm", "torchvision", "onnx"] = "monai", out: Path | None = None,
     overwrite: bool = False, site: str | None = None,
 ) -> None:  # fmt: skip
-    """Write an encoder's weights as another library's, or a classifier or segmenter as ONNX, and how to use them.
+    """Write an encoder's weights for another library, or a classifier or segmenter as ONNX, and print how to use them.
 
     Args:
         run: a finished pretraining run or an encoder's folder; for onnx a finished finetune or segment run.
-        to: library whose plain model is to load them, or onnx.
-        out: file to write, NAME.safetensors or NAME.onnx; by default beside what it is made of.
-        overwrite: whether what is there may be replaced.
-        site: for onnx, the model as it is at this site, where sites have one each.
+        to: library whose unchanged model loads the weights, or onnx.
+        out: file to write, NAME.safetensors or NAME.onnx; by default in the folder of the encoder or model.
+        overwrite: whether existing files may be replaced.
+        site: for onnx, the site whose model is exported, where each site has its own.
     """
     if to == "onnx":
         _export_onnx(RunFolder(run), out, overwrite, site)
         return
     if site is not None:
-        raise InputError("--site is for --to onnx; name the site's encoder itself: RUN/sites/SITE/encoder")
+        raise InputError("--site is for --to onnx only; to export a site's encoder give RUN/sites/SITE/encoder")
     folder = find_encoder(run)
     if out is None:
         require_no_links(run)
     file = out or folder / f"{to}.safetensors"
     _require_free(file, folder, overwrite)
     made = portable(build_encoder(folder), to, tuple(encoder_config(folder).get("size", ())))
-    write_atomically(file, safetensors.torch.save(apart(made.tensors), {"format": "pt"}))
+    write_atomically(file, safetensors.torch.save(for_safetensors(made.tensors), {"format": "pt"}))
     write_atomically(file.with_suffix(".md"), _page(made, folder, to, file.name).encode())
     print(f"{file}\n{file.with_suffix('.md')}\n\n{made.snippet(str(file))}\n\n{_usage(made, folder)}")
 
@@ -55,7 +58,7 @@ def export(
 def _export_onnx(run: RunFolder, out: Path | None, overwrite: bool, site: str | None) -> None:
     about = run.about()
     if str(about.get("command")) not in TASKS or about.get("status") != "finished":
-        raise InputError(f"--to onnx takes a finished finetune or segment run, and {run.path} holds none")
+        raise InputError(f"--to onnx needs a finished finetune or segment run, and {run.path} holds none")
     run.finished()
     kind = TASKS[about["command"]]
     file = out or run.path / kind / f"{kind}.onnx"
@@ -63,12 +66,11 @@ def _export_onnx(run: RunFolder, out: Path | None, overwrite: bool, site: str | 
         raise InputError(f"--out must name a .onnx file, got {file}")
     if file.exists() and not overwrite:
         raise InputError(f"{file} exists; replace it with --overwrite true, or choose another name with --out")
-    told = export_onnx(run, file, site)
-    print(f"{file}\n\n{told}")
+    print(f"{file}\n\n{export_onnx(run, file, site)}")
 
 
 def portable(encoder: Encoder, to: Library, size: tuple[int, ...] = ()) -> Portable:
-    """What `to` needs of `encoder`, which was trained on images of `size`.
+    """Weights and code of `encoder` for the library `to`; the encoder was trained on images of `size`.
 
     Raises:
         InputError: The library has no such network.
@@ -80,7 +82,7 @@ def portable(encoder: Encoder, to: Library, size: tuple[int, ...] = ()) -> Porta
     if isinstance(encoder, ViT):
         return portable_vit(encoder, to, size)
     raise InputError(
-        f"export knows no {type(encoder).__name__}; in Python fedcore.models.encoder_store.build_encoder loads it"
+        f"export does not support {type(encoder).__name__}; in Python, fedcore.models.encoder_store.build_encoder loads it"
     )
 
 
@@ -90,19 +92,19 @@ def command(arguments: Sequence[str]) -> None:
 
 
 def _require_free(file: Path, folder: Path, overwrite: bool) -> None:
-    """Raises InputError if `file` is no name for tensors, is taken, or is the encoder itself."""
+    """Raises InputError if `file` does not end in .safetensors, exists, or is the encoder's own."""
     if file.suffix != ".safetensors":
         raise InputError(f"--out must name a .safetensors file, got {file}")
     page = file.with_suffix(".md")
     if {file.resolve(), page.resolve()} & {(folder / name).resolve() for name in (TENSORS, CARD)}:
-        raise InputError(f"{file} or {page.name} beside it is the encoder's own; choose another name with --out")
-    if taken := [path for path in (file, page) if path.exists() and not overwrite]:
-        raise InputError(f"{taken[0]} exists; replace it with --overwrite true, or choose another name with --out")
+        raise InputError(f"{file} or its page {page.name} is a file of the encoder; choose another name with --out")
+    if existing := [path for path in (file, page) if path.exists() and not overwrite]:
+        raise InputError(f"{existing[0]} exists; replace it with --overwrite true, or choose another name with --out")
 
 
 def _page(made: Portable, folder: Path, to: Library, file: str) -> str:
     card = folder / CARD
-    source = _without_front_matter(card.read_text(encoding="utf-8")) if card.is_file() else "It has no card.\n"
+    source = _without_front_matter(card.read_text(encoding="utf-8")) if card.is_file() else "It has no model card.\n"
     return f"""# {file}: a pretrained encoder for {to}
 
 ```python
@@ -111,7 +113,7 @@ def _page(made: Portable, folder: Path, to: Library, file: str) -> str:
 
 {_usage(made, folder)}
 
-What follows is the card of the encoder it was made from.
+The model card of the exported encoder follows.
 
 ---
 
@@ -119,7 +121,7 @@ What follows is the card of the encoder it was made from.
 
 
 def _usage(made: Portable, folder: Path) -> str:
-    """What to feed the model and what else to know, a line each."""
+    """Input of the model and further notes, one per line."""
     config = encoder_config(folder)
     size = " x ".join(map(str, config.get("size", ()))) or "any number of"
     channels = config["init_args"].get("channels", 1)

@@ -25,7 +25,7 @@ from fedcore.errors import InputError
 from fedcore.files.reading import json_of, text_of
 from fedcore.files.writing import sync, write_atomically, write_json
 from fedcore.messages.message import Message, Tensors, flatten, unflatten
-from fedcore.models.weights import apart
+from fedcore.models.weights import for_safetensors
 from fedcore.site.site import Round
 
 FORMAT = 2
@@ -114,7 +114,7 @@ class Checkpoint:
         self._prune()
 
     def _write(self, name: str, tensors: Tensors, durable: bool = False) -> dict[str, str]:
-        data = safetensors.torch.save(apart(tensors))
+        data = safetensors.torch.save(for_safetensors(tensors))
         write_atomically(self.folder / name, data, durable)
         return {"file": name, "crc32": f"{zlib.crc32(data):08x}"}
 

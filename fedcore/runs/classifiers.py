@@ -12,8 +12,8 @@ from fedcore.config.recipe import build_part
 from fedcore.errors import InputError, building
 from fedcore.files.reading import ADVICE, read_yaml
 from fedcore.messages.message import Tensors
-from fedcore.models.encoders import Encoder
-from fedcore.models.weights import built_for, read_weights, save_weights
+from fedcore.models.base import Encoder
+from fedcore.models.weights import build_with_weights, read_weights, save_weights
 from fedcore.runs.folder import RunFolder
 from fedcore.seeds import seeded
 from fedcore.site.memory import Memories
@@ -36,7 +36,7 @@ def trained(run: RunFolder, fresh: Callable[[], Network], path: str = MODEL) -> 
     """
     tensors = read_weights(run.path / path, _ADVICE)
     try:
-        return built_for(tensors, fresh, lambda network: network)
+        return build_with_weights(tensors, fresh, lambda network: network)
     except ValueError as e:
         raise InputError(f"{run.path / path} does not fit the run's recipe: {e}") from e
 

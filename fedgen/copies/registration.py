@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fedcore.augment.views import resample, turn
+from fedcore.augment.geometry import resample, rotation
 
 STEPS = 6
 _FURTHEST = 0.3, 0.2, radians(15)
@@ -44,7 +44,7 @@ def mirrored_transforms(of: Float[Tensor, "n p"], signs: Float[Tensor, "n dims"]
 def moved(images: Float[Tensor, "n c *space"], transforms: Float[Tensor, "n p"]) -> Float[Tensor, "n c *space"]:
     """The images by a transform each. A turn counts each axis as [-1, 1]."""
     dims = images.dim() - 2
-    linear = turn(transforms[:, dims + 1 :], (1,) * dims) * transforms[:, dims].exp()[:, None, None]
+    linear = rotation(transforms[:, dims + 1 :], (1,) * dims) * transforms[:, dims].exp()[:, None, None]
     return resample(images, linear, transforms[:, :dims])
 
 

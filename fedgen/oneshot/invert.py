@@ -20,7 +20,7 @@ from fedcore.data.synthetic.synthetic_set import SETTINGS
 from fedcore.errors import InputError
 from fedcore.files.lock import locked
 from fedcore.files.writing import require_writable, write_json
-from fedcore.models.weights import apart
+from fedcore.models.weights import for_safetensors
 from fedcore.runs.progress import Counting
 from fedgen.diffusion.sampler import noise_of
 from fedgen.generator import Conditions
@@ -162,7 +162,7 @@ def require_memory(tuned: Tuned, how: Inversion) -> None:
     if how.statistics and not all(remembers(network) for network in tuned.networks.values()):
         raise InputError(
             "the classifiers have no batch norm, whose statistics keep images near to real ones; take such an encoder "
-            "(fedcore.models.encoders.ResNet), or do without by --inversion.statistics 0"
+            "(fedcore.models.resnet.ResNet), or do without by --inversion.statistics 0"
         )
 
 
@@ -173,4 +173,4 @@ def digests(networks: Mapping[str | None, nn.Module]) -> dict[str, object]:
 
 
 def digest_of_weights(network: nn.Module) -> str:
-    return hashlib.sha256(safetensors.torch.save(apart(network.state_dict()))).hexdigest()
+    return hashlib.sha256(safetensors.torch.save(for_safetensors(network.state_dict()))).hexdigest()

@@ -10,8 +10,8 @@ from fedcore.algorithms.base import FedAvg, share_of
 from fedcore.config.recipe import read_recipe
 from fedcore.errors import InputError, building
 from fedcore.messages.message import Refusal, Weights
+from fedcore.models.base import Encoder
 from fedcore.models.encoder_store import find_encoder, load_encoder
-from fedcore.models.encoders import Encoder
 from fedcore.runs.communication import ANSWERS
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import load

@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
 from fedcore.messages.message import Contribution, Empty, Tensors, Weights
-from fedcore.models.features import embed, evenly
+from fedcore.models.features import embed, evenly_spaced
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer, personal
 from fedssl.evaluation.linear import linear_probe
@@ -86,7 +86,7 @@ class Probe:
 
 def _patients(images: Images, at_most: int, of: Tensor | slice = slice(None)) -> int:
     """Patients of the images that `embed` takes, or of those `of` them."""
-    return len(torch.from_numpy(images.patients)[evenly(len(images), at_most)][of].unique())
+    return len(torch.from_numpy(images.patients)[evenly_spaced(len(images), at_most)][of].unique())
 
 
 def _accuracy(guesses: Int[Tensor, "n"], truth: Int[Tensor, "n"]) -> float:

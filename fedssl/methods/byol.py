@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import SGD
 
 from fedcore.augment.views import Views
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.site.site import Round
 from fedssl.methods.base import Method, OptimizerFactory
 from fedssl.methods.pair import pair

@@ -15,7 +15,7 @@ from torch.nn.functional import linear, normalize
 from torch.optim import AdamW
 
 from fedcore.augment.views import Views
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.site.site import Round
 from fedssl.methods.base import Method, OptimizerFactory
 

@@ -19,7 +19,7 @@ from torch.optim import SGD
 
 from fedcore.augment.views import Views
 from fedcore.data.dataset import Target
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.site.site import Round
 from fedssl.bank.bank import UNKNOWN, FeatureBank, site_number
 from fedssl.methods.base import Method, OptimizerFactory

@@ -19,7 +19,7 @@ from torch.nn.functional import log_softmax, normalize
 from torch.optim import SGD
 
 from fedcore.augment.views import Views
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.site.site import Round
 from fedssl.methods.base import Method, OptimizerFactory
 from fedssl.methods.pair import pair

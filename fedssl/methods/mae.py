@@ -15,7 +15,8 @@ from torch.optim import AdamW
 
 from fedcore.augment.views import Views
 from fedcore.errors import Refused
-from fedcore.models.encoders import EPS, Encoder, ViT, positions, transformer
+from fedcore.models.base import Encoder
+from fedcore.models.vit import EPS, ViT, positions, transformer
 from fedssl.methods.base import Method, OptimizerFactory
 
 CROP = Views(count=1, crop=(0.5, 1.0), rotate=0.0, gamma=0.0, contrast=0.0, brightness=0.0, blur_probability=0.0,
@@ -42,7 +43,7 @@ class MAE(Method):
     ):  # fmt: skip
         """
         Args:
-            encoder: fedcore.models.encoders.ViT; others cannot leave patches out.
+            encoder: fedcore.models.vit.ViT; others cannot leave patches out.
             views: Random transforms of an image; one view.
             optimizer: Builds the optimizer of a visit.
             ratio: Part of the patches that is hidden, in (0, 1); Fed-MAE's 0.6. MAE's 0.75 is for natural images,
@@ -56,7 +57,7 @@ class MAE(Method):
         if not isinstance(encoder, ViT):
             raise ValueError(
                 f"MAE hides patches from its encoder, which {type(encoder).__name__} cannot leave out; "
-                "set encoder.class_path to fedcore.models.encoders.ViT"
+                "set encoder.class_path to fedcore.models.vit.ViT"
             )
         if not 0 < ratio < 1:
             raise ValueError(f"ratio must lie in (0, 1), got {ratio}")

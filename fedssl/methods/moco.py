@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy, normalize
 from torch.optim import SGD
 
 from fedcore.augment.views import Views
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.site.site import Round
 from fedssl.bank.bank import FeatureBank, site_number
 from fedssl.methods.base import Method, OptimizerFactory

@@ -13,8 +13,9 @@ from fedcore.data.findings import findings_of, several, with_findings
 from fedcore.data.labels import labelled, require_fraction, require_trained
 from fedcore.data.source import Data
 from fedcore.errors import InputError, building
+from fedcore.models.base import Encoder
 from fedcore.models.encoder_store import find_encoder, load_encoder
-from fedcore.models.encoders import Encoder, ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.runs.classifiers import MODEL, own_parts, save_classifier
 from fedcore.runs.folder import RunFolder

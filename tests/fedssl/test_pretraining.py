@@ -21,7 +21,7 @@ from fedcore.data.source import Data
 from fedcore.errors import InputError
 from fedcore.messages.message import Reveals, Weights
 from fedcore.models.encoder_store import build_encoder, find_encoder
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.folder import RunFolder
@@ -229,7 +229,7 @@ def test_what_the_policy_forbids_begins_nothing(tmp_path: Path) -> None:
 
 
 RECIPE = """
-encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}
+encoder: {class_path: fedcore.models.resnet.ResNet, init_args: {depth: 10, stem: 8}}
 method: {class_path: fedssl.methods.moco.MoCo, init_args: {bank: 32, remote: 32, hidden: 16, dim: 8}}
 data: {manifest: phantom, size: 32, phantom: {sites: 2, images_per_site: 24}}
 exchange: {class_path: fedssl.bank.vectors.ShareVectors, init_args: {per_site: 8, draw: 8}}

@@ -13,7 +13,8 @@ from fedcore.algorithms.base import FedAvg, share_of
 from fedcore.algorithms.fedbn import FedBN
 from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
-from fedcore.models.encoders import ResNet, ViT
+from fedcore.models.resnet import ResNet
+from fedcore.models.vit import ViT
 from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round, Site
 from fedcore.training.visit import Visit

@@ -138,7 +138,7 @@ def test_mistakes_on_the_command_line(words: list[str], told: str) -> None:
         ),
         ("encoder: {class_path: torch.optim.SGD}", "encoder: torch.optim.*SGD is not a .*Encoder"),
         (
-            "encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 11}}",
+            "encoder: {class_path: fedcore.models.resnet.ResNet, init_args: {depth: 11}}",
             "encoder.depth must be one of 10, 18, 34, 50, got 11",
         ),
         ("visit: 3", "visit must hold keys and values, found 3"),
@@ -238,7 +238,7 @@ def test_reading_a_recipe_writes_nothing() -> None:
     [
         (
             pretrain,
-            ["fedssl.methods.byol.BYOL", "fedssl.methods.mae.MAE", "fedcore.models.encoders.ViT"],
+            ["fedssl.methods.byol.BYOL", "fedssl.methods.mae.MAE", "fedcore.models.vit.ViT"],
             "fedssl.methods.base.Method",
         ),
         (segment, ["SegResNet", "SwinUNETR"], "torch.nn"),

@@ -20,7 +20,7 @@ from fedcore.models.encoder_store import (
     load_encoder,
     save_encoder,
 )
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.models.weights import differences
 from tests.fedcore.toys import same
 
@@ -84,7 +84,7 @@ def test_another_architecture_names_both(folder: Path, other: Any, named: str) -
     text = str(caught.value)
     assert f"{folder} holds another architecture" in text
     assert "It is ResNet(spatial_dims=2, channels=1, depth=10, stem=4, norm=batch)" in text
-    assert named in text.split("ask for ResNet(")[1]
+    assert named in text.split("need ResNet(")[1]
     assert same(wanted.state_dict(), before)
 
 
@@ -125,7 +125,7 @@ def test_a_class_that_is_not_an_encoder_of_ours_is_not_looked_up(
     (tmp_path / "trap.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     edit(folder, encoder=name)
-    with pytest.raises(InputError, match=rf"names the encoder '{name}', which fedcore\.models\.encoders does not have"):
+    with pytest.raises(InputError, match=rf"names the encoder '{name}', which fedcore\.models does not have"):
         build_encoder(folder)
     assert "trap" not in sys.modules
 

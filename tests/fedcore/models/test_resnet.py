@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 
 BOTH = pytest.mark.parametrize("dims", [2, 3])
 

@@ -1,4 +1,4 @@
-"""The transformer among fedcore.models.encoders."""
+"""ViT, the vision transformer of fedcore.models.vit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn.functional import layer_norm
 
 from fedcore.errors import Refused
 from fedcore.models.encoder_store import build_encoder, save_encoder
-from fedcore.models.encoders import EPS, ViT, positions, transformer
+from fedcore.models.vit import EPS, ViT, positions, transformer
 from tests.fedcore.toys import same
 
 CPU = torch.device("cpu")

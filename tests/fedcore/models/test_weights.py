@@ -10,13 +10,13 @@ from torch import nn
 
 from fedcore.errors import InputError
 from fedcore.files.checksums import SUMS, require_sums, write_sums
-from fedcore.models.weights import built_for, read_weights, save_weights
+from fedcore.models.weights import build_with_weights, read_weights, save_weights
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     (tmp_path / "plan.json").write_text("{}")
-    save_weights(tmp_path / "net.safetensors", nn.Linear(3, 2), targets=("plan.json",))
+    save_weights(tmp_path / "net.safetensors", nn.Linear(3, 2), other_files=("plan.json",))
     return tmp_path
 
 
@@ -73,7 +73,7 @@ def test_weights_that_are_none(tmp_path: Path) -> None:
 
 def test_a_module_has_the_weights_it_is_built_for() -> None:
     like = nn.Linear(3, 2)
-    made = built_for(like.state_dict(), lambda: nn.Linear(3, 2), lambda module: module)
+    made = build_with_weights(like.state_dict(), lambda: nn.Linear(3, 2), lambda module: module)
     assert torch.equal(made.weight, like.weight)
     assert made.weight.device.type == "cpu"
 
@@ -92,7 +92,7 @@ def test_a_module_has_the_weights_it_is_built_for() -> None:
 def test_what_does_not_fit_is_never_built(build: Callable[[], nn.Module], told: str) -> None:
     """A billion by a billion numbers, and a billion layers."""
     with pytest.raises(ValueError, match=told):
-        built_for(nn.Linear(3, 2).state_dict(), build, lambda module: module)
+        build_with_weights(nn.Linear(3, 2).state_dict(), build, lambda module: module)
 
 
 class Tied(nn.Module):
@@ -115,4 +115,4 @@ def test_tensors_that_share_memory_come_back_as_they_were(tmp_path: Path) -> Non
     other.load_state_dict(found)
     assert other.outward.weight is other.inward.weight
     assert torch.equal(other.outward.weight, module.inward.weight)
-    assert torch.equal(built_for(found, Tied, lambda made: made).inward.weight, module.inward.weight)
+    assert torch.equal(build_with_weights(found, Tied, lambda made: made).inward.weight, module.inward.weight)

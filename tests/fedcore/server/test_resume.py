@@ -18,7 +18,7 @@ from fedcore.runs.checkpoint import Checkpoint
 from tests.fedcore.toys import same
 
 RECIPE = """
-encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}
+encoder: {class_path: fedcore.models.resnet.ResNet, init_args: {depth: 10, stem: 8}}
 method: {class_path: fedssl.methods.moco.MoCo, init_args: {bank: 64, remote: 64, hidden: 16, dim: 16}}
 data: {size: 32, phantom: {images_per_site: 24, sites: 3}}
 exchange: {class_path: fedssl.bank.vectors.ShareVectors, init_args: {per_site: 16, draw: 24, wire: int8}}

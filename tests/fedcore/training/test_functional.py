@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.training.functional import aside, evaluating
 from fedtune.classification.classifier import Classifier
 from tests.fedcore.toys import images, same

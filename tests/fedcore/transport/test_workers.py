@@ -317,7 +317,7 @@ def test_what_a_worker_cannot_import_is_told_once(workers: Workers, capfd: pytes
 
 
 RECIPE = """
-encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}
+encoder: {class_path: fedcore.models.resnet.ResNet, init_args: {depth: 10, stem: 8}}
 method: {class_path: fedssl.methods.moco.MoCo, init_args: {bank: 64, remote: 64, hidden: 16, dim: 16}}
 data: {size: 32, phantom: {images_per_site: 24, sites: 3}}
 exchange: {class_path: fedssl.bank.statistics.ShareStatistics, init_args: {draw: 24, at_least: 2}}

@@ -14,8 +14,8 @@ from fedcore.data.synthetic.audit_record import AuditRecord
 from fedcore.data.synthetic.release_criteria import LEAST_HELD, LEAST_RATE
 from fedcore.errors import InputError
 from fedcore.models.encoder_store import save_encoder
-from fedcore.models.encoders import ResNet
 from fedcore.models.features import embed
+from fedcore.models.resnet import ResNet
 from fedgen.auditing import run as inspection
 from fedgen.auditing.membership import LEAST as LEAST_MEMBERS
 from fedgen.auditing.moments import Moments, frechet

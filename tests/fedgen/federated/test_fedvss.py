@@ -25,7 +25,8 @@ from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import Refused
 from fedcore.messages.message import Tensors
-from fedcore.models.encoders import Encoder, ResNet
+from fedcore.models.base import Encoder
+from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.runs.classifiers import MODEL
 from fedcore.runs.folder import RunFolder

@@ -39,7 +39,7 @@ def tuned(folder: Path, *words: str, algorithm: str = "fedcore.algorithms.local_
     words = (*SMALL, "--rounds.count", "1", "--visit.batch_size", "8", "--visit.accelerator", "cpu", *words)
     encoder = [
         "--encoder",
-        "fedcore.models.encoders.ResNet",
+        "fedcore.models.resnet.ResNet",
         "--encoder.init_args.depth",
         "10",
         "--encoder.init_args.stem",
@@ -244,7 +244,7 @@ def test_what_does_not_fit_is_said(alone: Path, together: Path, tmp_path: Path) 
 def test_classifiers_without_batch_norm_are_refused_unless_wanted(tmp_path: Path) -> None:
     vit = [
         "--encoder",
-        "fedcore.models.encoders.ViT",
+        "fedcore.models.vit.ViT",
         "--encoder.init_args.patch",
         "8",
         "--encoder.init_args.width",
@@ -263,7 +263,7 @@ def test_a_damaged_run_is_refused(broken: str, tmp_path: Path) -> None:
     if broken == "weights":
         (run / MODEL).write_bytes(b"nonsense")
     else:
-        changed = "seed: 0" if broken == "recipe" else recipe.replace("fedcore.models.encoders.ResNet", "gone.Encoder")
+        changed = "seed: 0" if broken == "recipe" else recipe.replace("fedcore.models.resnet.ResNet", "gone.Encoder")
         (run / "recipe.yaml").write_text(changed)
     with pytest.raises(InputError, match=r"corrupted|damaged|the recipe's encoder cannot be built"):
         invert(run, tmp_path / "set", 2, **QUICK)

@@ -11,7 +11,7 @@ from fedcore.runs.folder import RunFolder
 from fedssl.evaluation.command import USAGE, pooled, probe
 
 RECIPE = """
-encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}
+encoder: {class_path: fedcore.models.resnet.ResNet, init_args: {depth: 10, stem: 8}}
 method: {class_path: fedssl.methods.simclr.SimCLR, init_args: {hidden: 16, dim: 8}}
 algorithm: {class_path: ALGORITHM}
 policy: {min_patients: 1}

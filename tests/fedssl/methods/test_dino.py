@@ -13,7 +13,8 @@ from torch.optim import SGD
 from fedcore.algorithms.base import FedAvg
 from fedcore.augment.views import Views
 from fedcore.data.dataset import Images
-from fedcore.models.encoders import ResNet, ViT
+from fedcore.models.resnet import ResNet
+from fedcore.models.vit import ViT
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds, federate
 from fedcore.site.site import Round

@@ -20,7 +20,7 @@ from fedcore.data.source import Data
 from fedcore.errors import InputError
 from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import Refusal, Reveals, Weights
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.runs.folder import RunFolder
 from fedcore.seeds import seeded

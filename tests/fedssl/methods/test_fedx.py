@@ -14,7 +14,7 @@ from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.errors import Refused
 from fedcore.messages.message import Weights
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.seeds import seeded
 from fedcore.server.rounds import Rounds, federate

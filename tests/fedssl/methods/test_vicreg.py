@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedssl.methods.vicreg import VICReg
 
 WEIGHTS = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0}

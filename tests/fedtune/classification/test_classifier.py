@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from fedcore.data.dataset import Images
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit

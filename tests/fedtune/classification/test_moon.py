@@ -24,7 +24,7 @@ from fedcore.algorithms.quantised import Quantised
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.messages.message import Tensors, weights_of
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.server.rounds import NoSiteLeft, Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer

@@ -12,7 +12,7 @@ import torch
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError
 from fedcore.messages.message import Contribution, Reveals, Weights, exposure, flatten, nbytes
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.privacy.policy import Policy
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer

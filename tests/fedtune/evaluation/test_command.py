@@ -16,7 +16,7 @@ from fedtune.evaluation.command import USAGE, evaluated
 from tests.runs import seal
 
 RECIPE = """
-encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}
+encoder: {class_path: fedcore.models.resnet.ResNet, init_args: {depth: 10, stem: 8}}
 classifier: {class_path: fedtune.classification.classifier.Classifier, init_args: {frozen: FROZEN}}
 algorithm: {class_path: ALGORITHM}
 data: {manifest: phantom, size: 32, phantom: {sites: 2, images_per_site: 24}}

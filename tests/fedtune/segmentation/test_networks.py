@@ -9,7 +9,8 @@ from monai.networks.nets.dynunet import DynUNet as MonaiDynUNet
 from monai.networks.nets.flexible_unet import FlexibleUNet
 from torch import nn
 
-from fedcore.models.encoders import ResNet, ViT
+from fedcore.models.resnet import ResNet
+from fedcore.models.vit import ViT
 from fedtune.segmentation.networks import DynUNet, SegResNet, SwinUNETR, UShaped
 
 SMALL = partial(UShaped, encoder=partial(ResNet, depth=10, stem=8), widths=(16, 16, 8, 8, 8))
@@ -79,7 +80,7 @@ def test_sides_that_are_multiples_work(make: Callable[..., nn.Module], dims: int
 
 
 def test_what_cannot_be_built_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"maps of five sizes, as fedcore.models.encoders.ResNet; ViT has none"):
+    with pytest.raises(ValueError, match=r"maps of five sizes, as fedcore.models.resnet.ResNet; ViT has none"):
         UShaped(2, 1, 2, encoder=partial(ViT, width=24, heads=3, depth=1))
     with pytest.raises(ValueError, match=r"network.deep lie in 0..4, got .* and 5"):
         SMALL(2, 1, 2, deep=5)

@@ -8,7 +8,7 @@ from torch import nn
 
 from fedcore.augment.views import Views
 from fedcore.errors import InputError
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedtune.segmentation.losses import boundary, deep_dice_ce
 from fedtune.segmentation.networks import SegResNet, UShaped
 from fedtune.segmentation.segmenter import Segmenter

@@ -1,0 +1,1 @@
+"""Encoders under the names of MONAI, timm and torchvision; classifiers and segmenters as ONNX."""
