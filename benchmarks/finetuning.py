@@ -109,21 +109,18 @@ RATES = {"class_path": "fedcore.training.lr_schedule.Cosine", "init_args": {"war
 """They rise for three rounds, then fall by half a cosine."""
 
 
-def by(algorithm: str, *guides: str, at: str = "--algorithm") -> tuple[str, ...]:
-    """In place of the recipe's algorithm."""
-    return (at, algorithm, f"{at}.init_args.guides", json.dumps([*guides, RATES]))
+def by(algorithm: str, *callbacks: str) -> tuple[str, ...]:
+    """In place of the recipe's algorithm and callbacks."""
+    return ("--algorithm", algorithm, "--visit.callbacks", json.dumps([*callbacks, RATES]))
 
 
-FEDAVG = "fedcore.algorithms.base.FedAvg"
+FEDAVG = "fedcore.algorithms.fedavg.FedAvg"
 FEDADAM = (
-    "--algorithm", "fedcore.algorithms.fedopt.FedOpt",
+    *by("fedcore.algorithms.fedopt.FedOpt"),
     "--algorithm.init_args.rule", '{"class_path": "fedcore.algorithms.fedopt.Adam", "init_args": {"eta": 0.01}}',
-    *by(FEDAVG, at="--algorithm.init_args.algorithm"),
 )  # fmt: skip
 DITTO = (
-    "--algorithm", "fedcore.algorithms.ditto.Ditto", "--algorithm.init_args.lam", "0.1",
-    "--algorithm.init_args.guides", json.dumps([RATES]), *by(FEDAVG, at="--algorithm.init_args.algorithm"),
-    "--visit.keep_optimizer", "false",
+    *by("fedcore.algorithms.ditto.Ditto"), "--algorithm.init_args.lam", "0.1", "--visit.keep_optimizer", "false",
 )  # fmt: skip
 WAYS = {
     "scratch": Way(by(FEDAVG), fractions=FRACTIONS),

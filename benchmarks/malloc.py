@@ -25,7 +25,7 @@ def visit(keep: bool) -> dict[str, float]:
     from torch.optim import AdamW
 
     from benchmarks.visit_overhead import make_sites
-    from fedcore.algorithms.base import FedAvg
+    from fedcore.algorithms.fedavg import FedAvg
     from fedcore.models.resnet import ResNet
     from fedcore.site.site import Round, Site
     from fedcore.training.local_trainer import LocalTrainer

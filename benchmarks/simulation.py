@@ -55,12 +55,13 @@ from torch import nn
 
 from benchmarks.flower_app import BATCH, IMAGES, WAYS, resnet18, small, train
 from benchmarks.visit_overhead import Net, make_sites
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.messages.message import Message
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import Rounds, federate
-from fedcore.training.local_trainer import LocalTrainer, channels_last
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.memory_format import channels_last
 from fedcore.training.visit import Visit
 from fedcore.transport.in_process import InProcess, Transport
 from fedcore.transport.workers import Workers

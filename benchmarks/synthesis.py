@@ -64,7 +64,9 @@ GENERATORS = {
 }
 CHEAP = {
     "diffusion_int8": Generating(
-        "diffusion_cheap", (*DIFFUSION, "--algorithm.init_args.algorithm", "fedcore.algorithms.base.FedAvg"), told=True
+        "diffusion_cheap",
+        (*DIFFUSION, "--algorithm.init_args.algorithm", "fedcore.algorithms.fedavg.FedAvg"),
+        told=True,
     ),
     "diffusion_halves": Generating("diffusion_cheap", told=True),
 }

@@ -26,7 +26,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.visit_overhead import interleaved, make_sites
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.models.resnet import ResNet
 from fedcore.server.rounds import Rounds, federate
 from fedcore.site.site import Round

@@ -34,7 +34,7 @@ class Generative(pl.LightningModule):
         self.canvas, self.known = canvas, known
         self.site = UNCONDITIONED
 
-    def arrive(self, site: str, turn: Round) -> None:
+    def on_visit_start(self, site: str, turn: Round) -> None:
         """Images of this visit are of this site, where the generator tells sites apart."""
         if not self.known.sites:
             return

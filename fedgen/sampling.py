@@ -18,7 +18,7 @@ from fedcore.files.writing import require_writable
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import Counting
 from fedcore.site.one_shot import hand_over
-from fedcore.training.local_trainer import channels_last
+from fedcore.training.memory_format import channels_last
 from fedgen.diffusion.sampler import Sampler, noise_of
 from fedgen.generator import Generator, InSteps
 from fedgen.oneshot.joint_generator import JointGenerator, load_drawing

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Cohort, Images, Target
 from fedcore.data.describe import describe
 from fedcore.data.findings import findings_of, several, with_findings
@@ -56,7 +57,7 @@ def train(
         label_fraction: Fraction of the patients of each class whose labels are used, in (0, 1], and of those with a
             mask whose masks are; all images are trained on. With the same seed finetune and segment use the same.
         data: The images.
-        algorithm: How sites cooperate; null: fedcore.algorithms.base.FedAvg. Where a part of the generator does not
+        algorithm: How sites cooperate; null: fedcore.algorithms.fedavg.FedAvg. Where a part of the generator does not
         travel
             (fedgen.federated.feddiffuse.UDec, fedcore.algorithms.local_only.LocalOnly), sites/NAME/generator is each
             site's own.

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Cohort, Images
 from fedcore.data.describe import describe
 from fedcore.data.source import Data
@@ -27,7 +28,7 @@ from fedcore.runs.progress import load
 from fedcore.seeds import seeded
 from fedcore.server.job import Job
 from fedcore.server.rounds import PeriodicEvaluation, Rounds
-from fedcore.training.local_trainer import MODULE, personal
+from fedcore.training.site_state import MODULE, personal_weights
 from fedcore.training.visit import Visit
 from fedcore.transport.in_process import InProcess
 from fedssl.card import card
@@ -62,7 +63,7 @@ def pretrain(
         encoder: What is pretrained.
         method: The self-supervised objective.
         data: The images.
-        algorithm: How sites cooperate; null: fedcore.algorithms.base.FedAvg.
+        algorithm: How sites cooperate; null: fedcore.algorithms.fedavg.FedAvg.
         exchange: What they share besides weights, e.g. feature banks; null shares weights alone.
         visit: Local training in one round.
         rounds: The schedule.
@@ -83,7 +84,7 @@ def pretrain(
     _require_views(module, cohort)
     job = Job(
         train=cohort.split("train"), test=cohort.split("test"),
-        algorithm=WithExchange(algorithm, exchange) if exchange else algorithm, visit=visit, rounds=rounds,
+        algorithm=WithExchange(algorithm, exchange=exchange) if exchange else algorithm, visit=visit, rounds=rounds,
         policy=policy, survey=PeriodicEvaluation(probe, probe.every) if probe else None, loggers=loggers, seed=seed,
         workers=workers,
     )  # fmt: skip
@@ -142,7 +143,7 @@ def _save(run: RunFolder, cohort: Cohort, module: Method, transport: InProcess) 
     owners = [site for site in sites if has_own_encoder(site.memory)]
     for site in owners:
         with local.at(site):
-            local.load(shared | personal(site.memory))
+            local.load(shared | personal_weights(site.memory))
             text = card(run, module, site=site.name, alone=len(stays) == len(names))
             save_encoder(run.site(site.name) / "encoder", module.encoder, about, text)
     local.load(shared)  # a personal model was in their place
@@ -172,7 +173,7 @@ def _last_score(rounds: Sequence[Mapping[str, Any]]) -> str:
 
 def has_own_encoder(memory: Tensors) -> bool:
     """Whether a part of the encoder, or all of it, is the site's own."""
-    own = {name.removeprefix(MODULE) for name in memory if name.startswith(MODULE)} | personal(memory).keys()
+    own = {name.removeprefix(MODULE) for name in memory if name.startswith(MODULE)} | personal_weights(memory).keys()
     return any(name.startswith("encoder.") for name in own)
 
 

@@ -47,7 +47,8 @@ def resample(
     images: Float[Tensor, "n c *space"], linear: Float[Tensor, "n d d"], centre: Float[Tensor, "n d"],
     mode: Literal["bilinear", "nearest"] = "bilinear",
 ) -> Float[Tensor, "n c *space"]:  # fmt: skip
-    """view(x) = image(linear x + centre), x in [-1, 1] along each axis (in the order of `space`), interpolated linearly.
+    """view(x) = image(linear x + centre), x in [-1, 1] along each axis (in the order of `space`), interpolated
+    linearly.
 
     No antialiasing: a window no larger than the image magnifies, and a rotation keeps the distance between samples.
     Outside the image, the nearest voxel is repeated: scans end in background, and reflection takes up to twice as

@@ -1,8 +1,8 @@
 """Random views of images, made in batches on the images' device, in 2D and 3D by the same code.
 
-One resampling applies crop, flip and rotation; blur, gamma, contrast, brightness and noise follow. Each sample has random
-parameters of its own. Colour is not changed: CT, MR and X-ray are grey. There is no solarisation, because it breaks the
-order of intensities.
+One resampling applies crop, flip and rotation; blur, gamma, contrast, brightness and noise follow. Each sample has
+random parameters of its own. Colour is not changed: CT, MR and X-ray are grey. There is no solarisation, because it
+breaks the order of intensities.
 
 Why not a library: on one CPU thread kornia takes 2.2 to 2.4 times as long for the same changes (1.7 times with a
 looser crop), and it has no resized crop, blur or intensity changes for volumes. MONAI has them, but for one image

@@ -82,7 +82,8 @@ def portable(encoder: Encoder, to: Library, size: tuple[int, ...] = ()) -> Porta
     if isinstance(encoder, ViT):
         return portable_vit(encoder, to, size)
     raise InputError(
-        f"export does not support {type(encoder).__name__}; in Python, fedcore.models.encoder_store.build_encoder loads it"
+        f"export does not support {type(encoder).__name__}; in Python, load it with "
+        "fedcore.models.encoder_store.build_encoder"
     )
 
 

@@ -18,7 +18,8 @@ class DenseNet(MonaiDenseNet, Encoder):
     """MONAI's densely connected network (Huang et al. 2017, arXiv 1608.06993) without its classifier, 121 layers deep.
 
     The usual backbone for chest X-rays since CheXNet (Rajpurkar et al. 2017, arXiv 1711.05225). It has 7 million
-    weights, ResNet-50 has 24 million; but each layer reads all earlier maps of its block, which training keeps in memory.
+    weights, ResNet-50 has 24 million; but each layer reads all earlier maps of its block, which training keeps in
+    memory.
     """
 
     class_layers: nn.Sequential

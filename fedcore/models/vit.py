@@ -54,7 +54,8 @@ class ViT(Encoder):
         self.token = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02))
         self.blocks = transformer(width, depth, heads, mlp_ratio, spatial_dims)
         self.norm = nn.LayerNorm(width, EPS)
-        # Initialised as a linear layer on pixels (MAE); torch's initialisation of a convolution is several times smaller.
+        # Initialised as a linear layer on pixels (MAE); torch's initialisation of a convolution is several times
+        # smaller.
         nn.init.xavier_uniform_(self.patches.weight.flatten(1))
         self.patch, self.width = patch, width
         self.config = {

@@ -1,7 +1,7 @@
 """Weights on disk: a safetensors file with its checksum, and modules built from a description to load it.
 
-The description may be wrong, by accident or on purpose, and describe a network of terabytes. So the module is first built
-without memory, on torch's meta device, and its names and shapes are compared with those of the weights.
+The description may be wrong, by accident or on purpose, and describe a network of terabytes. So the module is first
+built without memory, on torch's meta device, and its names and shapes are compared with those of the weights.
 """
 
 from __future__ import annotations

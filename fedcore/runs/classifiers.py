@@ -17,7 +17,7 @@ from fedcore.models.weights import build_with_weights, read_weights, save_weight
 from fedcore.runs.folder import RunFolder
 from fedcore.seeds import seeded
 from fedcore.site.memory import Memories
-from fedcore.training.local_trainer import MODULE, personal
+from fedcore.training.site_state import MODULE, personal_weights
 
 Network = TypeVar("Network", bound=nn.Module)
 _ADVICE = "give a finished run, or copy its folder anew"
@@ -119,6 +119,6 @@ def own_parts(memories: Memories, sites: Iterable[str]) -> dict[str, Tensors]:
     found: dict[str, Tensors] = {}
     for site in sites:
         memory = memories.get(site)
-        own = {k.removeprefix(MODULE): t for k, t in memory.items() if k.startswith(MODULE)} | personal(memory)
+        own = {k.removeprefix(MODULE): t for k, t in memory.items() if k.startswith(MODULE)} | personal_weights(memory)
         found |= {site: own} if own else {}
     return found

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from pytorch_lightning import LightningModule
 
-from fedcore.algorithms.base import Algorithm, count_user, sent_by, share_of
+from fedcore.algorithms.base import Algorithm
+from fedcore.algorithms.properties import message_types, metric_weight_of, round_count_user, share_of
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError
 from fedcore.messages.message import Empty, Message, weights_of
@@ -53,13 +54,13 @@ class Job:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise InputError(f"workers must be at least 1, got {self.workers}")
-        if weight := metric_of(self.algorithm):
+        if weight := metric_weight_of(self.algorithm):
             self.policy.require_metrics(f"an average weighted by the metric {weight}")
         for part in (self.algorithm, self.survey and self.survey.visitor):
-            for kind in sent_by(part):
+            for kind in message_types(part):
                 self.policy.foresee(kind)
         for images in self.train.values():
-            self.visit.require_sound(images.space)
+            self.visit.require_supported(images.space)
 
     def train_in(self, run: RunFolder, module: LightningModule, about: dict[str, Any]) -> InProcess:
         """Runs or resumes the job; afterwards `module` holds the server's weights.
@@ -107,7 +108,7 @@ class Job:
     def _require_same_schedule(self, run: RunFolder) -> None:
         """Raises InputError where a run is resumed with another number of rounds and what was done depends on it."""
         before = run.about().get("rounds", self.rounds.count)
-        if before != self.rounds.count and run.rounds() and (part := count_user(self.algorithm)):
+        if before != self.rounds.count and run.rounds() and (part := round_count_user((self.algorithm, self.visit))):
             raise InputError(
                 f"{run.path} was started with rounds.count {before}, and {part} depends on that number, so "
                 f"{self.rounds.count} rounds would be another run; resume with --rounds.count {before}, or choose "
@@ -116,7 +117,7 @@ class Job:
 
     def _asked(self) -> tuple[PeriodicEvaluation | None, list[str]]:
         """The survey, where sites may send what it asks for; else none, and a note that says so."""
-        sends = set(sent_by(self.survey.visitor)) if self.survey else set()
+        sends = set(message_types(self.survey.visitor)) if self.survey else set()
         if sends != {Empty} or self.policy.allows_metrics:
             return self.survey, []
         told = (
@@ -129,14 +130,6 @@ class Job:
 
     def _transport(self, sites: InProcess) -> AbstractContextManager[Transport]:
         return Workers(sites, self.workers) if self.workers > 1 else nullcontext(sites)
-
-
-def metric_of(algorithm: Any) -> str | None:
-    """The metric by which an algorithm's average weights sites, if it is one."""
-    while not hasattr(algorithm, "aggregator") and hasattr(algorithm, "algorithm"):
-        algorithm = algorithm.algorithm
-    weight = getattr(getattr(algorithm, "aggregator", None), "weight", None)
-    return weight if isinstance(weight, str) and weight not in ("examples", "equal") else None
 
 
 def _parameters(module: LightningModule) -> int:

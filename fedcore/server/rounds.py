@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fedcore.algorithms.base import Algorithm, Visitor, draws_of
+from fedcore.algorithms.base import Algorithm, Visitor
+from fedcore.algorithms.properties import chooser_of
 from fedcore.errors import InputError
 from fedcore.messages.message import Contribution, Message, Refusal, Weights, is_finite, leaves, weights_of
 from fedcore.runs.communication import RoundRecord
@@ -81,7 +82,7 @@ def federate(
     for index in range(begin, rounds.count):
         turn, record, clock = Round(index, rounds.count, seed), RoundRecord(index), time.perf_counter()
         sent = _Sent(state, algorithm)
-        asked = _asked(algorithm, rounds, transport.names(), turn)
+        asked = _asked(algorithm, state, rounds, transport.names(), turn)
         tasks = _broadcast(algorithm, sent, asked, turn, record)
         state = algorithm.merge(state, _arriving(transport.ask(algorithm, tasks, turn), sent, record))
         if survey and survey.due(turn):
@@ -93,23 +94,24 @@ def federate(
     return state
 
 
-def _asked(algorithm: Algorithm, rounds: Rounds, names: Sequence[str], turn: Round) -> list[str]:
-    draws = draws_of(algorithm)
-    if draws is None:
+def _asked(algorithm: Algorithm, state: Message, rounds: Rounds, names: Sequence[str], turn: Round) -> list[str]:
+    found = chooser_of(algorithm, state)
+    if found is None:
         return rounds.draw(names, turn)
+    chooser, own_state = found
     if rounds.per_round is not None:
         raise InputError(
-            f"rounds.per_round must be null, because {type(draws).__name__} says itself which sites a round asks, "
+            f"rounds.per_round must be null, because {type(chooser).__name__} chooses the sites of a round itself, "
             f"got {rounds.per_round}"
         )
-    return draws.draw(names, turn)
+    return chooser.choose(own_state, names, turn)
 
 
 class _Sent:
     """The server's state while sites are visited.
 
     Sites are sent its own tensors, since a copy would be a model of memory a site. Torch counts what is written into a
-    tensor, so a merge, a visit or a guide that does so is found before anything wrong is sent to the next site.
+    tensor, so a merge, a visit or a callback that does so is found before anything wrong is sent to the next site.
     """
 
     def __init__(self, state: Message, part: Any):

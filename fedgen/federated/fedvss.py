@@ -1,11 +1,9 @@
 """FedVSS: a classifier also learns from virtual samples of its images (Zhu & Luo 2022, MICCAI, LNCS 13433:728).
 
 A local virtual sample is where the site's own model changes its mind most, a global one where the model that the
-server sent is surest of the label; both are made anew at every step, stay at the site, and guide any classifier:
+server sent is surest of the label; both are made anew at every step and stay at the site, for any classifier:
 
-    algorithm:
-      class_path: fedcore.algorithms.base.FedAvg
-      init_args: {guides: [fedgen.federated.fedvss.VirtualSamples]}
+    visit: {callbacks: [fedgen.federated.fedvss.VirtualSamples]}
 
 Our reading: the abstract names both kinds of sample, and all formulas and default values here are ours. The local
 search is that of virtual adversarial training (Miyato et al. 2018, arXiv 1704.03976). At a global sample the model is
@@ -29,7 +27,7 @@ from torch.utils.hooks import RemovableHandle
 from fedcore.errors import Refused
 from fedcore.messages.message import Tensors
 from fedcore.site.site import Round, Site
-from fedcore.training.functional import Network, aside, evaluating
+from fedcore.training.functional import Network, evaluating, functional
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ class _Learn(Callback):
 
     def on_after_backward(self, trainer: Trainer, module: LightningModule) -> None:
         self._look_away()
-        how, images, labels, f = self.how, self.images, self.labels, aside(module)
+        how, images, labels, f = self.how, self.images, self.labels, functional(module)
         self.count += len(images)
         # The searches are outside the trainer's precision: their differences are smaller than bfloat16's rounding, and
         # small gradients vanish in float16.
@@ -105,7 +103,7 @@ class _Learn(Callback):
             virtual = adverse(f, images, answer, how.eps, how.xi)
             self._add(trainer, "virtual_local", how.lambda_l, lambda: divergence(answer, f(virtual)))
         if how.lambda_g:
-            sent = aside(module, self.anchor)
+            sent = functional(module, self.anchor)
             with evaluating(module):
                 sure = confident(sent, images, labels, how.eps)
                 with torch.no_grad():

@@ -2,7 +2,7 @@
 
 Which network travels is the choice of the federation:
 
-- FedGAN (Rasouli et al. 2020, arXiv 2006.07228): both are averaged; `fedcore.algorithms.base.FedAvg`.
+- FedGAN (Rasouli et al. 2020, arXiv 2006.07228): both are averaged; `fedcore.algorithms.fedavg.FedAvg`.
 - The painter alone is averaged, each site's critic stays at home: `CriticsStay`.
 - MD-GAN (Hardy et al. 2019, arXiv 1811.03850): the painter never leaves the server; `fedgen.gan.mdgan`.
 """
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import InputError
 from fedcore.messages.message import Levels, Reveals
 from fedgen.ema import follow
@@ -165,4 +165,5 @@ def _require_free_slope(objective: Objective, critic: Critic) -> None:
 class CriticsStay(FedAvg):
     """FedAvg of the painter alone; each site's critic, which has seen its images, never leaves it."""
 
-    share: ClassVar[tuple[str, ...]] = PAINTER
+    def share(self, module: Any) -> tuple[str, ...]:
+        return PAINTER

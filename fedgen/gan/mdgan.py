@@ -17,14 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from fedcore.algorithms.base import LocalCallback
 from fedcore.errors import InputError, Refused
 from fedcore.messages.message import STATISTICS, WEIGHTS, Contribution, Message
 from fedcore.site.site import Round, Site
@@ -75,21 +74,20 @@ class MDGAN:
     the gradients of a site count as its images, AsynDGAN's weights; MD-GAN's sites have equally many.
     """
 
-    share: ClassVar[tuple[str, ...]] = PAINTER
-    """What the server holds of the module; it sends none of it."""
-
     fakes: int = 64
     """Images that a critic learns from in a round, and as many that it judges; more make a steadier step."""
     optimizer: OptimizerFactory = adam
     """Builds the painter's optimizer, whose state goes on from round to round."""
-    guides: tuple[LocalCallback, ...] = ()
-    """What acts on the critics' training; the weights a guide is anchored to are empty."""
     accelerator: Literal["auto", "cpu"] = "auto"
     """The server's; `auto` takes a GPU where there is one."""
 
     def __post_init__(self) -> None:
         if self.fakes < 1:
             raise ValueError(f"fakes must be at least 1, got {self.fakes}")
+
+    def share(self, module: Any) -> tuple[str, ...]:
+        """What the server holds of the module; it sends none of it."""
+        return PAINTER
 
     def start(self, local: LocalTrainer) -> Studio:
         if not isinstance(local.module, GAN):
@@ -106,7 +104,7 @@ class MDGAN:
     def visit(self, site: Site, down: Fakes, local: LocalTrainer, turn: Round) -> Contribution[Critique]:
         gan: Any = local.module
         judging = _Judging(down)
-        metrics = local.fit(site, turn, [judging, *(g.callback({}, site, turn) for g in self.guides)])
+        metrics = local.fit(site, turn, {}, [judging])
         if judging.gradient is None or not judging.gradient.isfinite().all():
             raise Refused("the critic took no step, or its gradient is no longer finite")
         labels = _counted(site.images.labels, len(gan.known.classes))

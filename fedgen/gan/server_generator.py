@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedcore.files.reading import json_of
 from fedcore.messages.message import STATISTICS, WEIGHTS, Message, Tensors, Weights
-from fedcore.training.optimizer_state import resume, state_of
+from fedcore.training.optimizer_state import load_state, state_of
 from fedgen.diffusion.sampler import noise_of
 from fedgen.ema import follow
 from fedgen.gan.gan import GAN
@@ -87,7 +87,7 @@ class Studio(Message):
     def stepped(self, painter: Generator, optimizer: OptimizerFactory, images: int, labels: Tensors) -> Studio:
         """The painter after a step by the gradients it holds, which came from so many images."""
         stepping = optimizer(painter.network.parameters())
-        resume(stepping, self.optimizer)
+        load_state(stepping, self.optimizer)
         stepping.step()
         device = next(painter.network.parameters()).device
         average, steps = self.painter(device, "average.").network, self.weights.tensors["steps"].clone()

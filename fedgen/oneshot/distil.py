@@ -26,8 +26,7 @@ from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import Counting
 from fedcore.seeds import seeded
 from fedcore.site.site import Round
-from fedcore.training.optimizer_state import resume as restore
-from fedcore.training.optimizer_state import state_of
+from fedcore.training.optimizer_state import load_state, state_of
 from fedgen.oneshot.distillation import Distillation, Lesson
 from fedgen.oneshot.ensemble import Tuned
 from fedgen.oneshot.inversion import Inversion
@@ -121,7 +120,7 @@ class Learned(Message):
 
     def into(self, student: nn.Module, optimizer: SGD) -> None:
         student.load_state_dict(self.student)
-        restore(optimizer, self.optimizer)
+        load_state(optimizer, self.optimizer)
 
 
 def _learn(

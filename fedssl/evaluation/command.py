@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedcore.algorithms.base import FedAvg, share_of
+from fedcore.algorithms.fedavg import FedAvg
+from fedcore.algorithms.properties import share_of
 from fedcore.config.recipe import read_recipe
 from fedcore.errors import InputError, building
 from fedcore.messages.message import Refusal, Weights

@@ -20,7 +20,7 @@ from fedcore.errors import Refused
 from fedcore.models.features import embed
 from fedcore.site.figures import SIDE, Arrays, evenly, kept_by_each, thumbnails
 from fedcore.site.site import Site
-from fedcore.training.local_trainer import personal
+from fedcore.training.site_state import personal_weights
 from fedcore.transport.in_process import InProcess
 
 FILE = "gallery.npz"
@@ -52,7 +52,7 @@ class Gallery:
 
         def arrays(site: Site) -> Arrays:
             with local.at(site), local.measuring() as device:
-                local.load(shared | personal(site.memory))
+                local.load(shared | personal_weights(site.memory))
                 return self.arrays(local.module.encoder, site.images, site.test, device)
 
         notes = kept_by_each(transport, "gallery", FILE, arrays)

@@ -22,7 +22,8 @@ from fedcore.errors import Refused
 from fedcore.messages.message import Contribution, Empty, Tensors, Weights
 from fedcore.models.features import embed, evenly_spaced
 from fedcore.site.site import Round, Site
-from fedcore.training.local_trainer import LocalTrainer, personal
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.site_state import personal_weights
 from fedssl.evaluation.linear import linear_probe
 
 SHARED = "shared_"
@@ -46,7 +47,7 @@ class Probe:
             raise ValueError(f"every, k and images must be at least 1, got {self}")
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Empty]:
-        own = personal(site.memory)
+        own = personal_weights(site.memory)
         metrics = self._of(down.tensors | own, site, local)
         encoder = {name for name in own if name.startswith("encoder.")}
         if encoder and encoder <= down.tensors.keys():  # else there is no encoder of the federation

@@ -11,11 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import Refused
 from fedcore.messages.message import Contribution, Message, Tensors, Weights
 from fedcore.site.site import Round, Site
-from fedcore.training.local_trainer import OWN, LocalTrainer
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.site_state import OWN
 
 ENCODER, LAST, NOTES = "encoder.", "last/", "rejoin/"
 
@@ -24,7 +26,7 @@ ENCODER, LAST, NOTES = "encoder.", "last/", "rejoin/"
 class Rejoin(ABC):
     """Runs `algorithm` from a mix of the weights it sends and those the site ended its last visit with.
 
-    What is sent and averaged is as ever; only where a site begins differs, and so also what a guide such
+    What is sent and averaged is as ever; only where a site begins differs, and so also what a callback such
     as FedProx is anchored to. A site's own weights stay in its memory: a model of disk a site. It is
     measured by them, and its encoder is saved beside the federation's, which is measured too (`shared_*`).
     At its first visit a site takes what was sent. Later visits report the metrics `divergence` (see below) and
@@ -35,7 +37,7 @@ class Rejoin(ABC):
     """Prefixes of what is taken as it was sent, whatever the mixing: of that the site has nothing of its own."""
 
     algorithm: Algorithm | None = None
-    """What is wrapped; it sends weights alone. null: fedcore.algorithms.base.FedAvg."""
+    """What is wrapped; it sends weights alone. null: fedcore.algorithms.fedavg.FedAvg."""
 
     @abstractmethod
     def mixing(self, divergence: float, notes: Tensors) -> tuple[float, Tensors]:

@@ -5,10 +5,10 @@ representational dissimilarity matrices of a fixed local batch before and after 
 weight in the mean is proportional to 1 - r, so sites from which the encoder learned more count
 more. The formula of the weight is our reading. In a recipe::
 
+    visit: {callbacks: [fedssl.federation.similarity.RepresentationChange]}
     algorithm:
-      class_path: fedcore.algorithms.base.FedAvg
+      class_path: fedcore.algorithms.fedavg.FedAvg
       init_args:
-        guides: [fedssl.federation.similarity.RepresentationChange]
         aggregator: {class_path: fedcore.aggregation.mean.Mean, init_args: {weight: representation_change}}
 """
 

@@ -55,7 +55,7 @@ class BYOL(Method):
         self.register_buffer("begun", torch.tensor(False))
         self.criterion, self.momentum = NegativeCosineSimilarity(), momentum
 
-    def arrive(self, site: str, turn: Round) -> None:
+    def on_visit_start(self, site: str, turn: Round) -> None:
         """At a site's first visit the target is a copy of what was sent.
 
         Our reading: in the papers all sites begin together. A site that joins late would else

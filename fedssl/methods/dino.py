@@ -35,7 +35,7 @@ class DINO(Method):
     reading: the paper has one centre, which begins at 0 and has thousands of steps to find its place. In visits of a
     few steps it trailed behind the teacher, and all images chose one prototype before it came.
 
-    The result is the student, on which guides and algorithms act, as in every method here; the paper takes the
+    The result is the student, on which callbacks and algorithms act, as in every method here; the paper takes the
     teacher, which the saved state holds as well.
 
     Momentum and temperature change between rounds, not steps, because rounds are what all sites share.
@@ -92,7 +92,7 @@ class DINO(Method):
         self.teacher_temperature, self.warmup = teacher_temperature, warmup
         self.turn, self.arrived = Round(0, 1, seed=0), True
 
-    def arrive(self, site: str, turn: Round) -> None:
+    def on_visit_start(self, site: str, turn: Round) -> None:
         """Momentum and temperature are those of this round, the centre is measured anew."""
         self.turn, self.arrived = turn, True
 

@@ -68,7 +68,7 @@ class FCL(Method):
         self.parts, self.temperature, self.momentum = parts, temperature, momentum
         self.stamp = (0, 0)
 
-    def arrive(self, site: str, turn: Round) -> None:
+    def on_visit_start(self, site: str, turn: Round) -> None:
         """New entries of the bank are marked with this site and round."""
         self.stamp = (site_number(site), turn.index)
 

@@ -64,7 +64,7 @@ class FedX(Method):
         self.relation_temperature = relation_temperature
         self.teacher = Frozen(_frozen_copy(self.encoder, self.head))
 
-    def arrive(self, site: str, turn: Round) -> None:
+    def on_visit_start(self, site: str, turn: Round) -> None:
         """What the server sent becomes the frozen global model of this visit; it is made anew, never stored."""
         self.teacher.network = _frozen_copy(self.encoder, self.head)
 

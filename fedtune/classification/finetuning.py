@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Cohort, Images
 from fedcore.data.describe import describe
 from fedcore.data.findings import findings_of, several, with_findings
@@ -59,7 +60,7 @@ def finetune(
         label_fraction: Fraction of the patients of each class whose labels are used, in (0, 1]; labels of sites from
             `data.extra_manifests` cost nothing and are all used.
         data: The images.
-        algorithm: How sites cooperate; null: fedcore.algorithms.base.FedAvg.
+        algorithm: How sites cooperate; null: fedcore.algorithms.fedavg.FedAvg.
         visit: Local training in one round.
         rounds: The schedule.
         policy: What sites agree to send.

@@ -1,11 +1,9 @@
 """MOON: features stay near those of the federation's model and away from the site's last (Li et al. 2021).
 
 arXiv 2103.16257; model-contrastive learning of classifiers has also been proposed as FedCL (Liu et al. 2023), of which
-we know no more than that. It guides any module with an `encoder`, a classifier first of all. In a recipe::
+we know no more than that. A callback for any module with an `encoder`, a classifier first of all. In a recipe::
 
-    algorithm:
-      class_path: fedcore.algorithms.base.FedAvg
-      init_args: {guides: [fedtune.classification.moon.ModelContrast]}
+    visit: {callbacks: [fedtune.classification.moon.ModelContrast]}
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from fedcore.errors import Refused
 from fedcore.messages.message import Tensors
 from fedcore.site.site import Round, Site
-from fedcore.training.functional import aside, evaluating
+from fedcore.training.functional import evaluating, functional
 
 LAST, ENCODER = "moon/", "encoder."
 
@@ -80,7 +78,9 @@ class _Contrast(Callback):
             return
         self._look_away()
         with torch.no_grad(), evaluating(_encoder(module)), trainer.precision_plugin.forward_context():
-            sent, last = (aside(_encoder(module), weights)(self.images).float() for weights in (self.sent, self.last))
+            sent, last = (
+                functional(_encoder(module), weights)(self.images).float() for weights in (self.sent, self.last)
+            )
         z = self.features.detach().float().requires_grad_()
         contrast = model_contrast(z, sent, last, self.how.tau)
         (slope,) = torch.autograd.grad(self.how.mu * contrast, z)

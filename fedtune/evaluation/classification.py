@@ -20,7 +20,8 @@ from fedcore.errors import InputError
 from fedcore.messages.message import STATISTICS, Contribution, Message, Refusal, Weights
 from fedcore.privacy.policy import Policy
 from fedcore.site.site import Round, Site
-from fedcore.training.local_trainer import LocalTrainer, personal
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.site_state import personal_weights
 from fedcore.transport.in_process import InProcess
 from fedtune.evaluation.calibration import calibration
 from fedtune.evaluation.counts import Cells, Counts, cells, cells_of_findings, withheld
@@ -64,7 +65,7 @@ class Evaluate:
     """Count patients instead of images (`fedtune.evaluation.patients`)."""
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[SiteCounts]:
-        local.load(down.tensors | personal(site.memory))
+        local.load(down.tensors | personal_weights(site.memory))
         assert site.test is not None, "only sites with test images are asked"
         truth, owner = _truth(site.test, _kind(local)), torch.from_numpy(site.test.patients)
         with local.measuring() as device:

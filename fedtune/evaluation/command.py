@@ -8,7 +8,8 @@ from typing import Any
 
 from pytorch_lightning import LightningModule
 
-from fedcore.algorithms.base import FedAvg, share_of
+from fedcore.algorithms.fedavg import FedAvg
+from fedcore.algorithms.properties import share_of
 from fedcore.config.recipe import read_recipe
 from fedcore.data.dataset import Cohort, Images, relabelled
 from fedcore.data.findings import with_findings

@@ -22,7 +22,8 @@ from fedcore.privacy.policy import Policy
 from fedcore.report.units import measured_on
 from fedcore.site.site import Round, Site
 from fedcore.tables import grid, terminal
-from fedcore.training.local_trainer import LocalTrainer, personal
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.site_state import personal_weights
 from fedcore.transport.in_process import InProcess
 from fedtune.evaluation.classification import POOLED, Table, answers, too_few
 from fedtune.evaluation.native_grid import Files, Sides
@@ -53,7 +54,7 @@ class EvaluateMasks:
     """The distance of a structure that mask or prediction lacks: none, or the image's diagonal."""
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[SiteSums]:
-        local.load(down.tensors | personal(site.memory))
+        local.load(down.tensors | personal_weights(site.memory))
         assert site.test is not None, "only sites with test images are asked"
         places = self.files.places(site.test) if self.files else np.arange(len(site.test))
         sides = self.files.sides if self.files else _fitted

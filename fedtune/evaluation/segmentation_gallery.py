@@ -17,7 +17,8 @@ from fedcore.data.preprocess.decode import UNLABELED
 from fedcore.errors import Refused
 from fedcore.site.figures import Arrays, axial, evenly, kept_by_each, small_masks, thumbnails
 from fedcore.site.site import Site
-from fedcore.training.local_trainer import LocalTrainer, personal
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.site_state import personal_weights
 from fedcore.transport.in_process import InProcess
 from fedtune.evaluation.segmentation_metrics import dice_by_structure
 
@@ -48,7 +49,7 @@ class Outlines:
         def arrays(site: Site) -> Arrays:
             assert site.test is not None, "only sites with test images are asked"
             with sites.local.at(site), sites.local.measuring() as device:
-                sites.local.load(weights | personal(site.memory))
+                sites.local.load(weights | personal_weights(site.memory))
                 return self.arrays(sites.local, site.test, structures, device)
 
         return kept_by_each(replace(sites, train=sites.test), "outlines", FILE, arrays)

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
-from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Cohort, Images
 from fedcore.data.describe import describe
 from fedcore.data.labels import of_patients, require_fraction, with_mask
@@ -65,7 +66,7 @@ def segment(
         segmenter: How it is trained, and used on images larger than its patches.
         label_fraction: Fraction of the patients whose masks are used, in (0, 1].
         data: The images; the manifest's column `mask` names their masks of class numbers, 0 for background.
-        algorithm: How sites cooperate; null: fedcore.algorithms.base.FedAvg.
+        algorithm: How sites cooperate; null: fedcore.algorithms.fedavg.FedAvg.
         visit: Local training in one round.
         rounds: The schedule.
         policy: What sites agree to send.

@@ -56,7 +56,7 @@ def without_time(run: RunFolder) -> list[dict[str, Any]]:
     return records
 
 
-def require_sound(run: RunFolder) -> None:
+def require_supported(run: RunFolder) -> None:
     assert run.about()["status"] == "finished"
     assert [(r["round"], r["refused"]) for r in run.rounds()] == [(0, {}), (1, {})]
     encoder = build_encoder(run.path / "encoder").eval()
@@ -86,7 +86,7 @@ def test_two_rounds_are_repeatable_to_the_bit(
     for name in ("first", "second"):
         torch.rand(7)  # whatever the caller's generator has come to
         runs.append(ran(tmp_path / name, method, data, **more))
-        require_sound(runs[-1])
+        require_supported(runs[-1])
     first, second = (run.path / "encoder/encoder.safetensors" for run in runs)
     assert first.read_bytes() == second.read_bytes()
     assert without_time(runs[0]) == without_time(runs[1])
@@ -181,7 +181,7 @@ def lonely(tmp_path: Path) -> Data:
 
 def test_a_site_with_one_image_takes_part_in_simclr(tmp_path: Path, lonely: Data) -> None:
     run = ran(tmp_path / "run", SimCLR, lonely)
-    require_sound(run)
+    require_supported(run)
     assert {site: r["examples"] for site, r in run.rounds()[-1]["sites"].items()} == {"large": 8, "small": 1}
 
 

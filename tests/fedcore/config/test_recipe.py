@@ -6,18 +6,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.config.recipe import Recipe, read_recipe
 from fedcore.errors import InputError, InputErrors
 from fedssl.pretraining import pretrain
 from fedtune.segmentation.training import segment
 
-GUIDED = """
-algorithm:
-  class_path: fedcore.algorithms.base.FedAvg
-  init_args:
-    guides: [{class_path: fedcore.algorithms.fedprox.ProximalTerm, init_args: {mu: 0.5}}]
+FEDPROX = """
+algorithm: fedcore.algorithms.fedavg.FedAvg
+visit: {callbacks: [{class_path: fedcore.algorithms.fedprox.ProximalTerm, init_args: {mu: 0.5}}]}
 rounds: {count: 7}
 """
 
@@ -33,8 +31,9 @@ def read(text: str, *overrides: str) -> Recipe:
 
 
 def test_values_become_the_stages_arguments() -> None:
-    built = read(GUIDED, "--visit.batch_size", "16").build()
-    assert built["algorithm"] == FedAvg(guides=(ProximalTerm(mu=0.5),))
+    built = read(FEDPROX, "--visit.batch_size", "16").build()
+    assert built["algorithm"] == FedAvg()
+    assert built["visit"].callbacks == (ProximalTerm(mu=0.5),)
     assert (built["rounds"].count, built["visit"].batch_size) == (7, 16)
     assert "out" not in built
     assert "run" not in built
@@ -61,7 +60,7 @@ def test_the_command_line_has_the_last_word(override: str, value: object, path: 
 
 
 def test_the_resolved_recipe_gives_itself() -> None:
-    first = read(GUIDED)
+    first = read(FEDPROX)
     Path("resolved.yaml").write_text(first.text)
     again = read_recipe(pretrain, "pretrain", ["resolved.yaml"])
     assert yaml.safe_load(again.text) == yaml.safe_load(first.text)
@@ -69,20 +68,18 @@ def test_the_resolved_recipe_gives_itself() -> None:
 
 
 def test_the_folder_is_named_after_the_recipe() -> None:
-    assert read(GUIDED).out == Path("checkpoints/mine")
-    assert read(GUIDED, "--out", "there").out == Path("there")
+    assert read(FEDPROX).out == Path("checkpoints/mine")
+    assert read(FEDPROX, "--out", "there").out == Path("there")
     assert read_recipe(pretrain, "pretrain", []).out == Path("checkpoints/pretrain")
 
 
 def test_every_unknown_key_is_told_with_the_nearest_right_one() -> None:
     text = """
 visti: {batch_size: 4}
+visit: {callbacks: [{class_path: fedcore.algorithms.fedprox.ProximalTerm, init_args: {muu: 1}}]}
 rounds: {cuont: 3}
 zebra: 1
 method: {class_path: fedssl.methods.moco.MoCo, init_args: {tempreature: 0.1, bonk: 3}}
-algorithm:
-  class_path: fedcore.algorithms.base.FedAvg
-  init_args: {guides: [{class_path: fedcore.algorithms.fedprox.ProximalTerm, init_args: {muu: 1}}]}
 """
     with pytest.raises(InputErrors) as caught:
         read(text)
@@ -93,8 +90,7 @@ algorithm:
         "unknown option 'zebra'",
         "unknown option 'method.init_args.tempreature' (did you mean 'method.init_args.temperature'?)",
         "unknown option 'method.init_args.bonk' (did you mean 'method.init_args.bank'?)",
-        "unknown option 'algorithm.init_args.guides.init_args.muu' "
-        "(did you mean 'algorithm.init_args.guides.init_args.mu'?)",
+        "unknown option 'visit.callbacks.init_args.muu' (did you mean 'visit.callbacks.init_args.mu'?)",
     }
     assert str(caught.value).startswith("mine.yaml: 6 faults\n")
 
@@ -216,8 +212,8 @@ def test_the_default_class_is_there_for_those_who_only_set_its_arguments(tmp_pat
             "every, k and images must be at least 1, got Probe(every=0, k=20, images=1000, linear=False)",
         ),
         (
-            "algorithm: {class_path: fedcore.algorithms.base.FedAvg, init_args: {aggregator: "
-            "{class_path: fedcore.aggregation.mean.TrimmedMean, init_args: {trim: 0.7}}}}",
+            "algorithm: {class_path: fedcore.algorithms.fedavg.FedAvg, init_args: {aggregator: "
+            "{class_path: fedcore.aggregation.robust.TrimmedMean, init_args: {trim: 0.7}}}}",
             "trim must lie in [0, 0.5), got 0.7",
         ),
     ],
@@ -229,7 +225,7 @@ def test_of_a_union_the_refusal_that_says_why_is_told(text: str, told: str) -> N
 
 
 def test_reading_a_recipe_writes_nothing() -> None:
-    read(GUIDED).build()
+    read(FEDPROX).build()
     assert [p.name for p in Path().iterdir()] == ["mine.yaml"]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import InputError
 from fedcore.messages.message import Contribution, Empty, Tensors, Weights
 from fedcore.privacy.policy import Policy
@@ -20,7 +20,7 @@ from fedcore.server.rounds import NoSiteLeft, PeriodicEvaluation, Rounds, federa
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.transport.in_process import InProcess
-from tests.fedcore.toys import Sender, broken, hospitals, images, local, same
+from tests.fedcore.toys import Sender, broken, hospitals, images, local, same, with_callbacks
 
 
 def run(
@@ -147,7 +147,7 @@ def test_a_survey_is_due_every_fifth_round_and_after_the_last_unless_it_says_oth
 
 def test_a_survey_is_sent_the_weights_and_nothing_else() -> None:
     from fedcore.exchanges.base import WithExchange
-    from tests.fedcore.exchanges.test_base import Tally
+    from tests.fedcore.toys import ShareTotals
 
     heard: list[object] = []
 
@@ -157,7 +157,7 @@ def test_a_survey_is_sent_the_weights_and_nothing_else() -> None:
             return super().visit(site, down, local, turn)
 
     transport = InProcess(hospitals("a"), local())
-    carry = WithExchange(FedAvg(), Tally())
+    carry = WithExchange(FedAvg(), exchange=ShareTotals())
     federate(carry, transport, carry.start(transport.local), Rounds(1), 0, survey=PeriodicEvaluation(Listener()))
     assert heard == [Weights]
 
@@ -228,18 +228,18 @@ class Measuring(Curious):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "survey", "names", "who"),
+    ("algorithm", "callbacks", "survey", "names", "who"),
     [
-        (InPlace(), None, "ab", "InPlace"),
-        (FedAvg(guides=(Scribbling(),)), None, "a", "FedAvg"),
-        (FedAvg(), PeriodicEvaluation(Measuring(), every=1), "a", "Measuring"),
+        (InPlace(), (), None, "ab", "InPlace"),
+        (FedAvg(), (Scribbling(),), None, "a", "FedAvg"),
+        (FedAvg(), (), PeriodicEvaluation(Measuring(), every=1), "a", "Measuring"),
     ],
-    ids=["merge", "guide", "survey"],
+    ids=["merge", "callback", "survey"],
 )
 def test_what_writes_into_the_servers_state_ends_the_run(
-    algorithm: FedAvg, survey: PeriodicEvaluation | None, names: str, who: str
+    algorithm: FedAvg, callbacks: tuple[Scribbling, ...], survey: PeriodicEvaluation | None, names: str, who: str
 ) -> None:
-    transport = InProcess(hospitals(names), local())
+    transport = with_callbacks(InProcess(hospitals(names), local()), *callbacks)
     seen: list[str] = []
     transport.on_visit = seen.append
     with pytest.raises(InputError, match=rf"{who} .* wrote into tensors/layer.*, a tensor of the server's state"):

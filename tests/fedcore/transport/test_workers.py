@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 import torch
 
-from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.fednova import FedNova
 from fedcore.algorithms.fedopt import FedOpt
 from fedcore.algorithms.fedprox import ProximalTerm
@@ -40,9 +41,8 @@ from fedcore.transport.in_process import Answer, InProcess, Transport
 from fedcore.transport.pickling import pack, unpack
 from fedcore.transport.worker import gpu_of, rebuilt
 from fedcore.transport.workers import Workers
-from tests.fedcore.exchanges.test_base import Tally
 from tests.fedcore.privacy.test_audit_log import RICH
-from tests.fedcore.toys import Sender, Toy, broken, hospitals, images, local, same
+from tests.fedcore.toys import Sender, ShareTotals, Toy, broken, hospitals, images, local, same
 
 TURN = Round(4, 9, 0)
 HEAVY = Weights({"w": torch.zeros(3)})
@@ -52,7 +52,8 @@ PATIENCE = 60.0
 
 def make_sites(folder: Path, module: Toy | None = None) -> InProcess:
     """Ten hospitals, and one whose loss is NaN."""
-    trainer = local(Visit(batch_size=4, accelerator="cpu", keep_optimizer=True), module)
+    visit = Visit(batch_size=4, accelerator="cpu", keep_optimizer=True, callbacks=(ProximalTerm(0.1),))
+    trainer = local(visit, module)
     return InProcess(hospitals(NAMES) | {"nan": broken("nan")}, trainer, policy=Policy(), folder=folder)
 
 
@@ -142,13 +143,13 @@ def trained(transport: Transport, sites: InProcess, algorithm: Algorithm, rounds
 @pytest.mark.parametrize(
     ("algorithm", "rounds"),
     [
-        (FedAvg(guides=(ProximalTerm(0.1),)), Rounds(2)),
+        (FedAvg(), Rounds(2)),
         (FedAvg(), Rounds(3, per_round=3)),
-        (WithExchange(FedAvg(), Tally()), Rounds(2)),
+        (WithExchange(FedAvg(), exchange=ShareTotals()), Rounds(2)),
         (FedOpt(Scaffold(sites=11)), Rounds(2)),
         (FedNova(), Rounds(2)),
     ],
-    ids=["guide", "some", "exchange", "controls", "lengths"],
+    ids=["all", "some", "exchange", "controls", "lengths"],
 )
 def test_a_run_by_workers_equals_one_in_one_process_to_the_bit(
     workers: Workers, tmp_path: Path, algorithm: Algorithm, rounds: Rounds

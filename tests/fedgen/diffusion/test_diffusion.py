@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import InputError, Refused
 from fedcore.server.rounds import Rounds, federate
 from fedcore.site.site import Round
@@ -44,7 +44,7 @@ def batch(count: int = 4) -> tuple[Tensor, Tensor]:
 def test_the_loss_equals_the_papers_algorithm(predicts: Any) -> None:
     """Algorithm 1 of Ho et al., one image after another, with the same draws."""
     module, (images, labels) = diffusion(noise=Noise(predicts), dropped=0.0), batch()
-    module.arrive("b", TURN)
+    module.on_visit_start("b", TURN)
     torch.manual_seed(3)
     loss = module.training_step((images, labels), 0)
     torch.manual_seed(3)
@@ -179,7 +179,7 @@ def test_sites_train_together_and_all_of_it_travels() -> None:
 
 def test_a_site_that_is_not_known_takes_no_part() -> None:
     with pytest.raises(Refused, match="knows the sites a, b, c and was sent to another"):
-        diffusion().arrive("d", TURN)
+        diffusion().on_visit_start("d", TURN)
 
 
 def test_what_is_not_known_is_named_with_what_is() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.augment.views import Views
 from fedcore.data.dataset import Images
@@ -35,7 +35,7 @@ from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedgen.federated.fedvss import VirtualSamples, adverse, aside, confident, divergence, evaluating, moved, unit
+from fedgen.federated.fedvss import VirtualSamples, adverse, confident, divergence, evaluating, functional, moved, unit
 from fedtune.classification.classifier import MILD, Classifier
 from fedtune.classification.finetuning import finetune
 from tests.fedgen.members import shapes, untrained
@@ -61,13 +61,14 @@ def classifier(encoder: Encoder, rate: float = 0.1, **more: Any) -> Classifier:
 
 
 def visited(
-    module: Classifier, *guides: Any, site: Site | None = None, **visit: Any
+    module: Classifier, *callbacks: Any, site: Site | None = None, **visit: Any
 ) -> tuple[Tensors, dict[str, float]]:
     """The module's state behind one visit under FedAvg, and what was reported."""
     local = LocalTrainer(
-        module, module.share, Visit(**{"batch_size": 4, "accelerator": "cpu", "max_epochs": 2, **visit})
-    )
-    algorithm = FedAvg(guides=guides)
+        module, module.share,
+        Visit(**{"batch_size": 4, "accelerator": "cpu", "max_epochs": 2, "callbacks": callbacks, **visit}),
+    )  # fmt: skip
+    algorithm = FedAvg()
     metrics = algorithm.visit(site or hospital(), algorithm.start(local), local, TURN).metrics
     return {k: t.clone() for k, t in module.state_dict().items()}, metrics
 
@@ -196,7 +197,7 @@ def test_the_probe_of_float32_finds_what_that_of_float64_finds(toy: Callable[...
     rough = copy.deepcopy(exact).float()
     found = []
     for module, images in ((exact, x), (rough, x.float())):
-        f = aside(module)
+        f = functional(module)
         r = (XI * unit(torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)))).to(images)
         with torch.no_grad():
             answer = f(images)
@@ -225,7 +226,7 @@ def beside_cross_entropy(how: VirtualSamples) -> tuple[float, float]:
     def length(loss: Tensor) -> float:
         return float(torch.cat([t.flatten() for t in torch.autograd.grad(loss, list(module.parameters()))]).norm())
 
-    f, server = aside(module), aside(module, sent)
+    f, server = functional(module), functional(module, sent)
     task, answer = cross_entropy(f(x), y), f(x).detach()
     local = divergence(answer, f(adverse(f, x, answer, how.eps, how.xi)))
     with evaluating(module):
@@ -258,18 +259,18 @@ def test_a_model_that_answers_as_the_server_s_has_nothing_to_learn_of_global_sam
 def test_beside_the_module_nothing_is_written_into_it(toy: Callable[..., Encoder]) -> None:
     module, x, labels = classifier(toy()).train(), hospital().images.batch(range(12)), torch.arange(12) % 3
     before = copy.deepcopy(module.state_dict())
-    adverse(aside(module), x, aside(module)(x).detach(), EPS, XI)
+    adverse(functional(module), x, functional(module)(x).detach(), EPS, XI)
     with evaluating(module):
-        confident(aside(module, dict(module.state_dict())), x, labels, EPS)
+        confident(functional(module, dict(module.state_dict())), x, labels, EPS)
     assert same(dict(module.state_dict()), before)
     assert all(p.grad is None for p in module.parameters())
-    assert torch.equal(aside(module)(x), module(x))  # it is the module, in its own mode
+    assert torch.equal(functional(module)(x), module(x))  # it is the module, in its own mode
     assert not same(dict(module.state_dict()), before)  # and the module itself does write
 
 
 def test_running_statistics_stay_those_of_real_images(toy: Callable[..., Encoder]) -> None:
     start = copy.deepcopy(classifier(toy()).state_dict())
-    plain, guided = (visited(classifier(toy(), rate=0.0), *guides)[0] for guides in ((), (VirtualSamples(),)))
+    plain, guided = (visited(classifier(toy(), rate=0.0), *callbacks)[0] for callbacks in ((), (VirtualSamples(),)))
     assert same(plain, guided)
     assert not torch.equal(plain["encoder.layers.2.running_mean"], start["encoder.layers.2.running_mean"])
 
@@ -405,8 +406,8 @@ def test_gradients_that_are_scaled_for_float16_are_met_at_their_scale(
 
 def test_a_site_alone_has_its_own_model_for_the_server_s(toy: Callable[..., Encoder]) -> None:
     module = classifier(toy())
-    local = LocalTrainer(module, (), Visit(batch_size=4, accelerator="cpu"))
-    algorithm = LocalOnly(guides=(VirtualSamples(),))
+    local = LocalTrainer(module, (), Visit(batch_size=4, accelerator="cpu", callbacks=(VirtualSamples(),)))
+    algorithm = LocalOnly()
     metrics = algorithm.visit(hospital(), algorithm.start(local), local, TURN).metrics
     assert metrics.keys() == {"loss", "virtual_local", "virtual_global"}
 
@@ -427,7 +428,7 @@ def finetuned(folder: Path, dims: int, resume: bool = False) -> Path:
         run, data=Data(size=16, phantom=Phantoms(sites=2, images_per_site=16, spatial_dims=dims)),
         encoder=lambda dims, channels: ResNet(dims, channels, depth=10, stem=4), rounds=Rounds(2),
         policy=Policy(min_patients=1),
-        visit=Visit(batch_size=4, accelerator="cpu"), algorithm=FedAvg(guides=(VirtualSamples(),)), loggers=(),
+        visit=Visit(batch_size=4, accelerator="cpu", callbacks=(VirtualSamples(),)), loggers=(),
     )  # fmt: skip
     return run.path / MODEL
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-from fedcore.algorithms.base import FedAvg, share_of
+from fedcore.algorithms.fedavg import FedAvg
+from fedcore.algorithms.properties import share_of
 from fedcore.config.recipe import read_recipe
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
@@ -151,7 +152,9 @@ def test_a_visit_counts_the_steps_of_both() -> None:
 
 
 def test_a_step_that_the_module_takes_itself_is_not_clipped() -> None:
-    with pytest.raises(InputError, match=r"visit\.gradient_clip_val must be null for GAN, which steps its optimizers"):
+    with pytest.raises(
+        InputError, match=r"visit\.gradient_clip_val must be null for GAN, which steps its own optimizers"
+    ):
         LocalTrainer(gan(), GAN.share, Visit(gradient_clip_val=1.0))
 
 
@@ -208,7 +211,7 @@ def test_the_recipe_takes_wasserstein() -> None:
 
 def test_a_site_that_is_not_known_takes_no_part() -> None:
     with pytest.raises(Refused, match="knows the sites a, b, c and was sent to another"):
-        gan().arrive("d", Round(0, 1, 0))
+        gan().on_visit_start("d", Round(0, 1, 0))
 
 
 @pytest.mark.parametrize("settings", [{"dropped": 1.0}, {"halflife": -1.0}, {"critic_steps": 0}])

@@ -12,14 +12,15 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.optim import SGD
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.loader import loader
 from fedcore.errors import InputError
 from fedcore.messages.message import Tensors
 from fedcore.seeds import seeded
 from fedcore.server.rounds import Rounds, federate
 from fedcore.site.site import Round
-from fedcore.training.local_trainer import LocalTrainer, channels_last
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.memory_format import channels_last
 from fedcore.training.visit import Visit
 from fedcore.transport.in_process import InProcess
 from fedgen.diffusion.sampler import noise_of

@@ -18,7 +18,7 @@ from fedcore.files.writing import write_json
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.classifiers import MODEL, classifiers_of
 from fedcore.runs.folder import RunFolder
-from fedcore.training.local_trainer import personal
+from fedcore.training.site_state import personal_weights
 from fedgen.auditing.run import inspect
 from fedgen.diffusion.sampler import noise_of
 from fedgen.oneshot.ensemble import Ensemble, Tuned
@@ -60,7 +60,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tuned(tmp_path_factory.mktemp("tuned") / "together", algorithm="fedcore.algorithms.base.FedAvg")
+    return tuned(tmp_path_factory.mktemp("tuned") / "together", algorithm="fedcore.algorithms.fedavg.FedAvg")
 
 
 def pixels(folder: Path) -> dict[str, np.ndarray]:
@@ -85,7 +85,7 @@ def test_a_site_with_a_personal_classifier_has_that_one(tmp_path: Path) -> None:
     run = tuned(tmp_path / "own", algorithm="fedcore.algorithms.ditto.Ditto")
     memories = Checkpoint.open(run / "state")
     for site, network in classifiers_of(RunFolder(run)).items():
-        assert same(dict(network.state_dict()), personal(memories.get(str(site))))
+        assert same(dict(network.state_dict()), personal_weights(memories.get(str(site))))
 
 
 def test_the_kit_reads_the_set_as_a_further_site(alone: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
 from fedcore.exchanges.base import Combined, WithExchange
@@ -211,7 +211,7 @@ def test_over_rounds_every_site_contrasts_with_the_others_alone(
     toy: Callable[..., nn.Module], images: Callable[..., Images]
 ) -> None:
     module = moco(toy(), remote=32)
-    algorithm = WithExchange(FedAvg(), ShareVectors(per_site=8, draw=10, wire="int8"))
+    algorithm = WithExchange(FedAvg(), exchange=ShareVectors(per_site=8, draw=10, wire="int8"))
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
     sites = InProcess({name: images(name) for name in "abc"}, local, policy=Policy(Reveals.FEATURES))
     state = federate(algorithm, sites, algorithm.start(local), Rounds(3), seed=0)

@@ -36,7 +36,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Said:
     return run
 
 
-@pytest.fixture(params=["fedcore.algorithms.base.FedAvg"])
+@pytest.fixture(params=["fedcore.algorithms.fedavg.FedAvg"])
 def finished(request: pytest.FixtureRequest, tmp_path: Path, said: Said) -> Path:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.replace("ALGORITHM", request.param))
@@ -50,7 +50,7 @@ OWN = ["fedcore.algorithms.local_only.LocalOnly", "fedcore.algorithms.fedbn.FedB
 
 @pytest.mark.parametrize(
     "finished",
-    ["fedcore.algorithms.base.FedAvg", "fedcore.algorithms.ditto.Ditto", "fedssl.federation.fedema.FedEMA", *OWN],
+    ["fedcore.algorithms.fedavg.FedAvg", "fedcore.algorithms.ditto.Ditto", "fedssl.federation.fedema.FedEMA", *OWN],
     indirect=True,
 )
 def test_it_finds_what_the_runs_own_last_survey_found(finished: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.data.dataset import Images
 from fedcore.messages.message import Tensors
@@ -65,7 +66,7 @@ def written_plainly(sites: InProcess, rounds: int, tau: float) -> Tensors:
                         if t.is_floating_point():
                             start[key] = mu * own[name][key] + (1 - mu) * t
                 local.load(start)
-                local.fit(site, Round(index, rounds, seed=0))
+                local.fit(site, Round(index, rounds, seed=0), {})
                 own[name] = local.shared()
         images = sum(SIZES.values())
         world = {
@@ -90,7 +91,7 @@ def test_without_mixing_it_is_fedavg_to_the_bit(sites: Sites) -> None:
 
 def test_with_nothing_but_its_own_every_site_is_alone(sites: Sites) -> None:
     """tau so great that mu is always 1; the counters of norms, which train nothing, are the federation's."""
-    together, apart = sites(), sites(share=LocalOnly.share)
+    together, apart = sites(), sites(share=())
     run(FedEMA(tau=1e9), together)
     run(LocalOnly(), apart)
     for name in SIZES:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.data.dataset import Images
@@ -21,7 +22,8 @@ from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import NoSiteLeft, Rounds, federate
 from fedcore.site.site import Round
-from fedcore.training.local_trainer import LocalTrainer, personal
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.site_state import personal_weights
 from fedcore.training.visit import Visit
 from fedcore.transport.in_process import InProcess
 from fedssl.bank.statistics import ShareStatistics
@@ -30,7 +32,7 @@ from fedssl.federation.fedu import FedU
 from fedssl.federation.personalised_start import Rejoin, divergence, mix
 from fedssl.methods.byol import BYOL
 from fedssl.methods.moco import MoCo
-from tests.fedcore.toys import same
+from tests.fedcore.toys import same, with_callbacks
 
 Sites = Callable[[str], InProcess]
 both = pytest.mark.parametrize("algorithm", [FedEMA(), FedU(mu=0.05)], ids=["fedema", "fedu"])
@@ -112,7 +114,7 @@ def test_a_site_begins_with_what_is_sent_and_then_has_its_own(algorithm: Rejoin,
             assert 0 <= site.metrics["mixing"] <= 1
     kept = ended(transport.memories.get("a"))
     assert kept.keys() == state.tensors.keys()
-    own = personal(transport.memories.get("a"))
+    own = personal_weights(transport.memories.get("a"))
     assert own.keys() == {k for k in kept if not k.startswith(algorithm.always_global)}
     assert any(k.startswith("module/target_") for k in transport.memories.get("a"))
 
@@ -182,7 +184,7 @@ def test_a_failed_visit_leaves_the_memory_as_it_was(algorithm: Rejoin, sites: Si
 @both
 def test_an_exchange_is_carried_around_it(algorithm: Rejoin, sites: Sites) -> None:
     banks = {"bank": 16, "remote": 16}
-    carry = WithExchange(algorithm, ShareStatistics(draw=8, at_least=4))
+    carry = WithExchange(algorithm, exchange=ShareStatistics(draw=8, at_least=4))
     transport = sites("ab", MoCo, **banks)
     state, records = run(carry, transport)
     assert isinstance(state, Combined)
@@ -193,9 +195,9 @@ def test_an_exchange_is_carried_around_it(algorithm: Rejoin, sites: Sites) -> No
     assert records[1].sites["a"].metrics["divergence"] > 0
 
 
-def test_guides_are_those_of_the_wrapped_algorithm(sites: Sites) -> None:
-    stiff = FedEMA(FedAvg(guides=(ProximalTerm(5.0),)))
-    assert not same(run(stiff, sites("ab"))[0].tensors, run(FedEMA(), sites("ab"))[0].tensors)
+def test_local_callbacks_act_on_local_training(sites: Sites) -> None:
+    with_term = with_callbacks(sites("ab"), ProximalTerm(5.0))
+    assert not same(run(FedEMA(), with_term)[0].tensors, run(FedEMA(), sites("ab"))[0].tensors)
 
 
 @both

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import SGD
 
 from fedcore.aggregation.mean import Mean
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError, Refused
 from fedcore.messages.message import Contribution, Weights
@@ -20,6 +20,7 @@ from fedcore.training.visit import Visit
 from fedcore.transport.in_process import InProcess
 from fedssl.federation.similarity import RepresentationChange, correlation, dissimilarity
 from fedssl.methods.simclr import SimCLR
+from tests.fedcore.toys import with_callbacks
 
 TURN = Round(0, 1, seed=0)
 BY_CHANGE = Mean(weight="representation_change")
@@ -67,7 +68,7 @@ def test_a_visit_that_changes_nothing_reports_nothing(
     toy: Callable[..., nn.Module], images: Callable[..., Images]
 ) -> None:
     local, site = trainer(toy(norm=False), rate=0.0), Site("a", images())
-    metrics = local.fit(site, TURN, [RepresentationChange().callback({}, site, TURN)])
+    metrics = local.fit(site, TURN, {}, [RepresentationChange().callback({}, site, TURN)])
     assert metrics["representation_change"] == pytest.approx(0, abs=1e-6)
 
 
@@ -76,7 +77,7 @@ def test_a_visit_reports_a_change_from_0_to_2(
     toy: Callable[..., nn.Module], images: Callable[..., Images], n: int
 ) -> None:
     local, site = trainer(toy(), rate=1.0), Site("a", images(n=n))
-    metrics = local.fit(site, TURN, [RepresentationChange().callback({}, site, TURN)])
+    metrics = local.fit(site, TURN, {}, [RepresentationChange().callback({}, site, TURN)])
     assert 1e-3 < metrics["representation_change"] <= 2
 
 
@@ -87,14 +88,14 @@ def test_a_site_that_has_no_two_pairs_of_images_declines(images: Callable[..., I
 
 
 def test_comparing_leaves_no_trace_in_the_encoder(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:
-    """A visit with the guide ends with the same weights and batch norm statistics as one without."""
+    """A visit with the callback ends with the same weights and batch norm statistics as one without."""
     states = []
-    for guided in (True, False):
+    for with_callback in (True, False):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
             local = trainer(toy(), rate=0.1)
         site = Site("a", images())
-        local.fit(site, TURN, [RepresentationChange(images=5).callback({}, site, TURN)] if guided else [])
+        local.fit(site, TURN, {}, [RepresentationChange(images=5).callback({}, site, TURN)] if with_callback else [])
         states.append(local.shared())
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[1])
 
@@ -108,8 +109,8 @@ def test_the_mean_by_hand() -> None:
 def test_sites_that_taught_the_encoder_more_count_more(
     toy: Callable[..., nn.Module], images: Callable[..., Images]
 ) -> None:
-    algorithm, local = FedAvg(BY_CHANGE, (RepresentationChange(),)), trainer(toy(), rate=0.5)
-    sites = InProcess({"a": images("a", 12), "b": images("b", 24)}, local)
+    algorithm, local = FedAvg(BY_CHANGE), trainer(toy(), rate=0.5)
+    sites = with_callbacks(InProcess({"a": images("a", 12), "b": images("b", 24)}, local), RepresentationChange())
     state = algorithm.start(local)
     answers = list(sites.ask(algorithm, ((name, state) for name in "ab"), TURN))
     a, b = (answer.message.tensors["head.layers.0.weight"] for answer in answers)  # type: ignore[union-attr]

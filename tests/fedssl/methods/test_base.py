@@ -32,7 +32,7 @@ class Repeller(Method):
 
 def visited(module: Method, images: Images) -> dict[str, float]:
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
-    return local.fit(Site(images.site, images), Round(0, 1, seed=0))
+    return local.fit(Site(images.site, images), Round(0, 1, seed=0), {})
 
 
 def test_a_method_is_its_loss_on_the_views_of_a_batch(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.augment.views import Views
 from fedcore.data.dataset import Images
 from fedcore.models.resnet import ResNet
@@ -67,7 +67,7 @@ def equation_3(teacher: list[Tensor], student: list[Tensor], center: Tensor, tau
 @pytest.mark.parametrize(("small", "turn"), [(0, 0), (3, 0), (3, 4), (0, 50)])
 def test_the_loss_equals_the_papers_written_as_loops(toy: Callable[..., nn.Module], small: int, turn: int) -> None:
     module, seen = dino(toy(norm=False), momentum=1.0), views(2 + small)
-    module.arrive("a", Round(turn, 100, seed=0))
+    module.on_visit_start("a", Round(turn, 100, seed=0))
     moved(module)
     center = module.criterion.center.flatten().clone()
     teacher = [module.teacher_head(module.teacher_encoder(v)) for v in seen[:2]]
@@ -88,7 +88,7 @@ def test_the_centre_is_the_moving_mean_of_the_teachers_outputs(toy: Callable[...
 
 def test_a_visit_measures_the_centre_by_its_first_batch(toy: Callable[..., nn.Module]) -> None:
     module, (first, second) = moved(dino(toy(norm=False), momentum=1.0)), (views(), views())
-    module.arrive("a", Round(3, 9, seed=0))
+    module.on_visit_start("a", Round(3, 9, seed=0))
     means = [module.teacher_head(module.teacher_encoder(torch.cat(pair))).mean(0) for pair in (first, second)]
     module.loss(first)
     torch.testing.assert_close(module.criterion.center.flatten(), means[0])
@@ -109,7 +109,7 @@ def test_a_teacher_that_tells_no_image_from_another_aims_at_nothing(toy: Callabl
     torch.testing.assert_close(module.criterion.center.flatten(), collapsed, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(module.loss(seen), uniform, rtol=1e-4, atol=1e-5)
     module.criterion.center.zero_()
-    module.arrive("a", Round(0, 1, seed=0))  # a visit's first batch needs no time to find the centre
+    module.on_visit_start("a", Round(0, 1, seed=0))  # a visit's first batch needs no time to find the centre
     torch.testing.assert_close(module.loss(seen), uniform, rtol=1e-4, atol=1e-5)
 
 
@@ -226,7 +226,7 @@ def test_one_site_equals_central_training(toy: Callable[..., nn.Module], images:
 
     optimizer, batch = alone.configure_optimizers(), images("a").batch(range(12))
     for index in range(3):
-        alone.arrive("a", Round(index, 3, seed=0))
+        alone.on_visit_start("a", Round(index, 3, seed=0))
         optimizer.zero_grad()
         alone.training_step(batch, 0).backward()
         optimizer.step()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.data.phantom.phantoms import Phantoms
@@ -138,7 +138,7 @@ def test_parts_out_of_range_are_refused(toy: Callable[..., nn.Module], parts: in
 
 def test_the_bank_is_told_site_round_and_part(toy: Callable[..., nn.Module]) -> None:
     module = fcl(toy(), parts=2)
-    module.arrive("north", Round(3, 10, seed=0))
+    module.on_visit_start("north", Round(3, 10, seed=0))
     module.loss(views(3), torch.tensor([0.0, 0.6, 0.4])).backward()
     assert (module.bank.site[:3] == site_number("north")).all()
     assert module.bank.born[:3].tolist() == [3] * 3
@@ -155,7 +155,7 @@ def test_sites_share_parts_with_their_features(toy: Callable[..., nn.Module], im
     module = fcl(toy(), parts=3, bank=24)
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
     sites = InProcess(hospitals(images), local, policy=Policy(Reveals.FEATURES))
-    carry = WithExchange(FedAvg(), SHARED)
+    carry = WithExchange(FedAvg(), exchange=SHARED)
     federate(carry, sites, carry.start(local), Rounds(2), seed=0)
     for name in "abc":
         memory = sites.memories.get(name)
@@ -170,7 +170,7 @@ def test_statistics_serve_as_well(toy: Callable[..., nn.Module], images: Callabl
     module = fcl(toy())
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
     sites = InProcess(hospitals(images), local, policy=Policy(min_patients=1))
-    carry = WithExchange(FedAvg(), ShareStatistics(draw=10, at_least=2))
+    carry = WithExchange(FedAvg(), exchange=ShareStatistics(draw=10, at_least=2))
     federate(carry, sites, carry.start(local), Rounds(2), seed=0)
     memory = sites.memories.get("a")
     assert int((memory["module/remote.born"] >= 0).sum()) == 10
@@ -195,7 +195,7 @@ def test_one_site_is_central_training(toy: Callable[..., nn.Module], images: Cal
     for index in range(2):
         turn, optimizer = Round(index, 2, seed=0), twin.configure_optimizers()
         order = torch.Generator().manual_seed(turn.seed_of("a", "order"))
-        twin.arrive("a", turn)
+        twin.on_visit_start("a", turn)
         with seeded(turn.seed_of("a")):
             for batch in loader(site, 4, True, True, "positions", order):
                 optimizer.zero_grad()
@@ -222,15 +222,15 @@ def ran(folder: Path, count: int = 3, resume: bool = False, data: Data = VOLUMES
 
 def test_stopped_and_resumed_it_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ran(tmp_path / "whole")
-    arrive = FCL.arrive
+    on_visit_start = FCL.on_visit_start
 
     def stop(self: FCL, site: str, turn: Round) -> None:
         if turn.index == 2:
             raise KeyboardInterrupt
-        arrive(self, site, turn)
+        on_visit_start(self, site, turn)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FCL, "arrive", stop)
+        patch.setattr(FCL, "on_visit_start", stop)
         with pytest.raises(KeyboardInterrupt):
             ran(tmp_path / "parts")
     parts = ran(tmp_path / "parts", resume=True)

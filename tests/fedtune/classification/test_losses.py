@@ -125,7 +125,7 @@ def test_a_visit_learns_by_the_weights_of_its_own_site(
     module = Classifier(toy(), 3, True, None, lambda p: SGD(p, lr=0.0), loss)
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
     for site in sites:
-        local.fit(Site(site.site, site), Round(0, 1, seed=0))
+        local.fit(Site(site.site, site), Round(0, 1, seed=0), {})
         torch.testing.assert_close(module.weights, loss.weights(site, 3))
     assert "weights" not in module.state_dict()
 
@@ -140,7 +140,7 @@ def test_nothing_of_another_site_is_left_in_a_visit(toy: Callable[[], Encoder], 
         start = local.shared()
         for site in sites:
             local.reset(start)
-            local.fit(Site(site.site, site), Round(0, 1, seed=0))
+            local.fit(Site(site.site, site), Round(0, 1, seed=0), {})
         return local.shared()
 
     visit = Visit(batch_size=4, max_epochs=2, accelerator="cpu")
@@ -156,5 +156,5 @@ def test_a_visit_learns_findings_that_are_in_the_images(toy: Callable[[], Encode
     site.pixels[:] = halves.reshape(site.pixels.shape)
     module = Classifier(toy(), 2, augment=None, optimizer=lambda p: SGD(p, lr=0.3), loss=BinaryCrossEntropy(0.5))
     local = LocalTrainer(module, module.share, Visit(batch_size=4, max_epochs=15, accelerator="cpu"))
-    local.fit(Site("a", site), Round(0, 1, seed=0))
+    local.fit(Site("a", site), Round(0, 1, seed=0), {})
     assert torch.equal((module.eval()(site.batch(range(16))) > 0).byte(), site.findings)

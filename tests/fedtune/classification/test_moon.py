@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
-from fedcore.algorithms.base import FedAvg
 from fedcore.algorithms.ditto import Ditto
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.fedbn import FedBN
 from fedcore.algorithms.local_only import LocalOnly
+from fedcore.algorithms.properties import share_of
 from fedcore.algorithms.quantised import Quantised
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
@@ -32,7 +33,7 @@ from fedcore.training.visit import Visit
 from fedcore.transport.in_process import InProcess
 from fedtune.classification.classifier import Classifier
 from fedtune.classification.moon import ModelContrast, model_contrast
-from tests.fedcore.toys import assert_resumes, run, same
+from tests.fedcore.toys import assert_resumes, run, same, with_callbacks
 
 VISIT = Visit(batch_size=4, max_epochs=2, accelerator="cpu")
 RATE = 0.1
@@ -60,8 +61,8 @@ def sites(toy: Callable[..., Encoder], data: dict[str, Images]) -> Sites:
     return make
 
 
-def moon(**settings: float) -> FedAvg:
-    return FedAvg(guides=(ModelContrast(**settings),))
+def moon(transport: InProcess, **settings: float) -> InProcess:
+    return with_callbacks(transport, ModelContrast(**settings))
 
 
 def vectors(seed: int, count: int) -> list[Tensor]:
@@ -132,7 +133,7 @@ def as_loops(module: Classifier, data: dict[str, Images], rounds: int, mu: float
 def test_a_run_equals_the_paper_as_loops(
     sites: Sites, toy: Callable[..., Encoder], data: dict[str, Images], mu: float, tau: float
 ) -> None:
-    found = run(moon(mu=mu, tau=tau), sites()).tensors
+    found = run(FedAvg(), moon(sites(), mu=mu, tau=tau)).tensors
     expected = as_loops(classifier(toy()), data, 3, mu, tau)
     assert found.keys() == expected.keys()
     for k, t in expected.items():
@@ -141,18 +142,18 @@ def test_a_run_equals_the_paper_as_loops(
 
 
 def test_without_weight_it_is_fedavg(sites: Sites) -> None:
-    found, expected = run(moon(mu=0.0), sites()).tensors, run(FedAvg(), sites()).tensors
+    found, expected = run(FedAvg(), moon(sites(), mu=0.0)).tensors, run(FedAvg(), sites()).tensors
     for k, t in expected.items():
         torch.testing.assert_close(found[k], t)
 
 
 def test_a_first_visit_has_nothing_to_turn_from(sites: Sites) -> None:
     """It is FedAvg's to the bit, and tells no contrast."""
-    assert same(run(moon(), sites(), Rounds(1)).tensors, run(FedAvg(), sites(), Rounds(1)).tensors)
-    transport = sites()
+    assert same(run(FedAvg(), moon(sites()), Rounds(1)).tensors, run(FedAvg(), sites(), Rounds(1)).tensors)
+    transport = moon(sites())
     state = FedAvg().start(transport.local)
     first, second = (
-        next(iter(transport.ask(moon(), [("a", state)], Round(index, 2, 0)))).metrics  # type: ignore[union-attr]
+        next(iter(transport.ask(FedAvg(), [("a", state)], Round(index, 2, 0)))).metrics  # type: ignore[union-attr]
         for index in range(2)
     )
     assert "contrast" not in first
@@ -160,8 +161,8 @@ def test_a_first_visit_has_nothing_to_turn_from(sites: Sites) -> None:
 
 
 def test_the_encoder_of_the_last_visit_stays_at_its_site(sites: Sites) -> None:
-    transport = sites()
-    run(moon(), transport, Rounds(1))
+    transport = moon(sites())
+    run(FedAvg(), transport, Rounds(1))
     with transport.local.at(transport.site("b")):
         encoder = transport.local.module.encoder.state_dict()  # the module as the last site left it
         memory = transport.memories.get("b")
@@ -170,13 +171,13 @@ def test_the_encoder_of_the_last_visit_stays_at_its_site(sites: Sites) -> None:
 
 
 def test_no_one_looks_on_when_the_visit_is_over(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
-    transport = sites()
-    run(moon(), transport, Rounds(2))
+    transport = moon(sites())
+    run(FedAvg(), transport, Rounds(2))
     module = transport.local.module
     assert not module.encoder._forward_hooks
     monkeypatch.setattr(module.head, "forward", lambda z: 1 / 0)
     state = FedAvg().start(sites().local)
-    list(transport.ask(moon(), [("a", state)], Round(1, 2, 0)))
+    list(transport.ask(FedAvg(), [("a", state)], Round(1, 2, 0)))
     assert not module.encoder._forward_hooks
 
 
@@ -186,9 +187,9 @@ def test_a_step_in_mixed_precision_goes_nearly_the_same_way(
 ) -> None:
     module = classifier(toy())
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu", precision=precision))
-    found = run(moon(mu=5.0), InProcess(data, local), Rounds(2)).tensors
+    found = run(FedAvg(), moon(InProcess(data, local), mu=5.0), Rounds(2)).tensors
     plain = LocalTrainer(classifier(toy()), module.share, Visit(batch_size=4, accelerator="cpu"))
-    expected = run(moon(mu=5.0), InProcess(data, plain), Rounds(2)).tensors
+    expected = run(FedAvg(), moon(InProcess(data, plain), mu=5.0), Rounds(2)).tensors
     torch.testing.assert_close(found["head.weight"], expected["head.weight"], rtol=0.05, atol=0.02)
 
 
@@ -203,29 +204,41 @@ def test_where_the_loss_is_scaled_so_is_the_slope_that_joins_it(sites: Sites, mo
         )  # fmt: skip
 
     name = "encoder.layers.1.weight"
-    without, full = (run(a, sites(), Rounds(2)).tensors[name] for a in (FedAvg(), moon(mu=20.0)))
+    without, full = (run(FedAvg(), s, Rounds(2)).tensors[name] for s in (sites(), moon(sites(), mu=20.0)))
     monkeypatch.setattr(Visit, "trainer", trainer)
-    scaled = run(moon(mu=20.0), sites(), Rounds(2)).tensors[name]
+    scaled = run(FedAvg(), moon(sites(), mu=20.0), Rounds(2)).tensors[name]
     assert (scaled - full).norm() < 0.05 * (full - without).norm()
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda a: a, Quantised, Ditto, lambda a: FedBN(guides=a.guides)], ids=["alone", "int8", "ditto", "fedbn"]
+    "algorithm", [FedAvg(), Quantised(), Ditto(), FedBN()], ids=["fedavg", "int8", "ditto", "fedbn"]
 )
-def test_a_stopped_run_resumes_to_the_bit(sites: Sites, tmp_path: Path, wrap: Callable[[FedAvg], Any]) -> None:
-    algorithm = wrap(moon())
-    share = tuple(algorithm.share(sites().local.module)) if isinstance(algorithm, FedBN) else None
-    assert_resumes(algorithm, lambda: sites(share), tmp_path, Rounds(4))
-    assert weights_of(run(algorithm, sites(share)))
+def test_a_stopped_run_resumes_to_the_bit(sites: Sites, tmp_path: Path, algorithm: Any) -> None:
+    share = share_of(algorithm, sites().local.module)
+    assert_resumes(algorithm, lambda: moon(sites(share)), tmp_path, Rounds(4))
+    assert weights_of(run(algorithm, moon(sites(share))))
+
+
+def test_with_ditto_each_of_a_sites_two_models_is_compared_with_its_own_last_one(sites: Sites) -> None:
+    transport = moon(sites())
+    run(Ditto(), transport, Rounds(1))
+    with transport.local.at(transport.site("b")):
+        encoder = transport.local.module.encoder.state_dict()
+        memory = transport.memories.get("b")
+    for name in encoder:
+        assert torch.equal(memory[f"ditto/moon/{name}"], memory[f"personal/encoder.{name}"])
+    alone = moon(sites())
+    run(FedAvg(), alone, Rounds(1))
+    assert all(torch.equal(memory[f"moon/{name}"], alone.memories.get("b")[f"moon/{name}"]) for name in encoder)
 
 
 def test_a_frozen_encoder_and_one_that_was_not_sent_are_refused(sites: Sites) -> None:
     with pytest.raises(NoSiteLeft, match=r"nothing named encoder.\* was"):
-        run(moon(), sites(frozen=True))
+        run(FedAvg(), moon(sites(frozen=True)))
     with pytest.raises(NoSiteLeft, match=r"nothing named encoder.\* was"):
-        run(LocalOnly((ModelContrast(),)), sites(()))
+        run(LocalOnly(), moon(sites(())))
     with pytest.raises(NoSiteLeft, match="MOON pulls at an encoder, and this one is frozen"):
-        run(moon(), sites(("encoder.", "head."), frozen=True))
+        run(FedAvg(), moon(sites(("encoder.", "head."), frozen=True)))
 
 
 @pytest.mark.parametrize("wrong", [{"mu": -1.0}, {"tau": 0.0}])

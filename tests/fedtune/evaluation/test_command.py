@@ -42,8 +42,8 @@ def said(capsys: pytest.CaptureFixture[str]) -> Said:
 
 
 WAYS = {
-    "together": ("false", "fedcore.algorithms.base.FedAvg"),
-    "frozen": ("true", "fedcore.algorithms.base.FedAvg"),
+    "together": ("false", "fedcore.algorithms.fedavg.FedAvg"),
+    "frozen": ("true", "fedcore.algorithms.fedavg.FedAvg"),
     "alone": ("false", "fedcore.algorithms.local_only.LocalOnly"),
 }
 
@@ -137,7 +137,7 @@ def test_help(said: Said) -> None:
 
 @pytest.mark.parametrize(
     "algorithm",
-    ["fedcore.algorithms.base.FedAvg", "fedcore.algorithms.local_only.LocalOnly", "fedcore.algorithms.ditto.Ditto"],
+    ["fedcore.algorithms.fedavg.FedAvg", "fedcore.algorithms.local_only.LocalOnly", "fedcore.algorithms.ditto.Ditto"],
 )
 def test_a_segmenter_is_evaluated_as_its_run_was(algorithm: str, tmp_path: Path, said: Said) -> None:
     small = ["--network.init_args.encoder.init_args.stem", "8", "--data.size", "32", "--data.phantom.sites", "2",
