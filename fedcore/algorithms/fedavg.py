@@ -1,4 +1,4 @@
-"""FedAvg: sites train separately, and the server averages (McMahan et al. 2017, arXiv 1602.05629)."""
+"""FedAvg (McMahan et al. 2017, arXiv 1602.05629)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedcore.training.local_trainer import LocalTrainer
 
 @dataclass(frozen=True)
 class FedAvg:
-    """Each site trains the weights that it is sent; the server combines the results by `aggregator`."""
+    """Sites train separately, and the server averages (McMahan et al. 2017, arXiv 1602.05629)."""
 
     aggregator: Aggregator | None = None
     """The server's aggregation rule; null: the mean weighted by images."""

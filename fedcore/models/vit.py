@@ -16,8 +16,9 @@ EPS = 1e-6
 
 
 class ViT(Encoder):
-    """A vision transformer (Dosovitskiy et al. 2020, arXiv 2010.11929) for images and volumes of any size
-    whose sides are multiples of the patch.
+    """A vision transformer (Dosovitskiy et al. 2020, arXiv 2010.11929), for images and volumes.
+
+    The sides of an image may be any multiples of the patch.
 
     Positions are fixed sines and cosines (MAE, He et al. 2021, arXiv 2111.06377). They are computed for the size of
     the input, so they are not in the state. Blocks are torch's own: MONAI's need einops and hold a norm of `width`
