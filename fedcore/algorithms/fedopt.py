@@ -119,8 +119,7 @@ class Adam(Adaptive):
 
 @dataclass(frozen=True)
 class Yogi(Adaptive):
-    """FedYogi: v <- v - (1 - beta2) delta^2 sign(v - delta^2); v decreases more slowly after a large change than
-    Adam's."""
+    """FedYogi: v <- v - (1 - beta2) delta^2 sign(v - delta^2), which falls more slowly than Adam's v."""
 
     beta2: float = 0.99
     """In [0, 1)."""

@@ -24,9 +24,10 @@ from fedcore.training.local_trainer import LocalTrainer
 class FedRep(FedAvg):
     """A visit trains the site's head, then the body that was sent; the body travels, and the head stays.
 
-    The head trains with the body as it was sent, the body with the trained head. A site is evaluated with its own head.
-    A site that never trained and the server have the initial head and cannot classify. Our reading: one optimizer trains
-    both parts, and the body's running statistics are updated in both.
+    The head trains with the body as it was sent, the body with the trained head. A site is evaluated with its own
+    head.
+    A site that never trained and the server have the initial head and cannot classify. Our reading: one optimizer
+    trains both parts, and the body's running statistics are updated in both.
     """
 
     head_epochs: int = 10

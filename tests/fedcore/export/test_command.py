@@ -18,7 +18,7 @@ from tests.fedcore.export.loading import batch, require_equal, resnet
 CARD_TEXT = "---\nlicense: unknown\n---\n\n# Encoder of three sites\n\nFacts.\n"
 
 
-def test_an_encoder_of_another_kind_is_named(toy: Callable[..., Encoder]) -> None:
+def test_an_unknown_encoder_is_an_error(toy: Callable[..., Encoder]) -> None:
     with pytest.raises(InputError, match="export does not support Toy"):
         portable(toy(), "monai")
 
@@ -55,7 +55,7 @@ def trained_from(folder: Path) -> ResNet:
     return encoder.eval()
 
 
-def test_nothing_is_replaced_unasked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_are_replaced_only_with_overwrite(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = folder.parent / "mine.safetensors"
     words = ["export", str(folder), "--out", str(file)]
     for taken in (file, file.with_suffix(".md")):
@@ -74,17 +74,17 @@ def test_nothing_is_replaced_unasked(folder: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("name", [TENSORS, "README.safetensors"])
-def test_the_encoder_itself_is_never_replaced(folder: Path, name: str) -> None:
+def test_the_encoders_own_files_are_never_replaced(folder: Path, name: str) -> None:
     with pytest.raises(InputError, match="is a file of the encoder"):
         command([str(folder), "--out", str(folder / name), "--overwrite", "true"])
     assert (folder / CARD).read_text() == CARD_TEXT
 
 
-def test_tensors_are_named_as_such(folder: Path) -> None:
+def test_out_must_end_in_safetensors(folder: Path) -> None:
     with pytest.raises(InputError, match=r"--out must name a \.safetensors file, got .*mine\.pt"):
         command([str(folder), "--out", str(folder / "mine.pt")])
 
 
-def test_another_library_is_named(folder: Path) -> None:
+def test_an_unknown_library_is_an_error_that_lists_the_known_ones(folder: Path) -> None:
     with pytest.raises(InputError, match="monai"):
         command([str(folder), "--to", "keras"])

@@ -25,7 +25,7 @@ def test_monais_network_gives_our_features(dims: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("to", "channels"), [("torchvision", 1), ("torchvision", 3), ("timm", 1)])
-def test_the_plain_networks_of_others_give_our_features(to: Library, channels: int, tmp_path: Path) -> None:
+def test_the_networks_of_timm_and_torchvision_give_our_features(to: Library, channels: int, tmp_path: Path) -> None:
     pytest.importorskip(to)
     encoder, images = with_random_norms(DenseNet(2, channels)), batch(2, channels)
     model = load(encoder, to, tmp_path)
@@ -44,7 +44,7 @@ def test_the_plain_networks_of_others_give_our_features(to: Library, channels: i
         ("torchvision", {"channels": 2}, "torchvision's DenseNet reads 3 channels, this encoder 2"),
     ],
 )
-def test_what_others_cannot_build_is_refused(to: Library, arguments: dict[str, Any], text: str) -> None:
+def test_what_other_libraries_cannot_build_is_an_error(to: Library, arguments: dict[str, Any], text: str) -> None:
     with torch.device("meta"):
         encoder = DenseNet(**arguments)
     with pytest.raises(InputError, match=text):

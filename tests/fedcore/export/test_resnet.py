@@ -61,12 +61,12 @@ def test_timms_plain_network_gives_our_features(depth: Any, channels: int, tmp_p
 
 
 @pytest.mark.parametrize("to", ["timm", "torchvision"])
-def test_group_norm_is_for_monai_alone(to: Library) -> None:
+def test_group_norm_is_an_error_but_for_monai(to: Library) -> None:
     with pytest.raises(InputError, match="has batch norm, this encoder group norm; use `--to monai`"):
         portable(ResNet(norm="group"), to)
 
 
-def test_the_shortcut_is_exact_where_it_stands_alone() -> None:
+def test_a_shortcut_by_itself_is_exact() -> None:
     """Every second pixel, channels padded by zeros: a 1x1 convolution and a norm, to one rounding."""
     encoder, x = resnet(2, 1, 18), torch.randn(2, 64, 7, 8)
     padded = encoder.layer2[0].downsample(x)
@@ -86,7 +86,7 @@ def test_the_shortcut_is_exact_where_it_stands_alone() -> None:
         ((2, 1, 10, 32), "this encoder one of 32"),
     ],
 )
-def test_what_a_library_cannot_build_is_refused(to: Any, shape: Any, text: str) -> None:
+def test_what_a_library_cannot_build_is_an_error(to: Any, shape: Any, text: str) -> None:
     with pytest.raises(InputError, match=re.escape(text)):
         portable(ResNet(*shape), to)
 
@@ -96,7 +96,7 @@ def test_torchvision_reads_grey_or_colour() -> None:
         portable(ResNet(2, 2, 10), "torchvision")
 
 
-def test_exporting_leaves_the_encoder_as_it_was() -> None:
+def test_exporting_does_not_change_the_encoder() -> None:
     encoder = resnet(2, 1, 18)
     before = {name: t.clone() for name, t in encoder.state_dict().items()}
     portable(encoder, "torchvision")

@@ -33,6 +33,6 @@ def test_timms_plain_vit_gives_our_features(tmp_path: Path) -> None:
         (2, "timm", (), "encoder.json names none"),
     ],
 )
-def test_where_a_vit_does_not_fit_it_says_what_does(dims: int, to: Any, size: tuple[int, ...], text: str) -> None:
+def test_an_error_names_the_library_that_supports_a_vit(dims: int, to: Any, size: tuple[int, ...], text: str) -> None:
     with pytest.raises(InputError, match=re.escape(text)):
         portable(ViT(dims, 1, 16, 24, 1, 3), to, size)

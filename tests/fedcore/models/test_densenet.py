@@ -34,7 +34,7 @@ def test_by_default_it_is_densenet_121() -> None:
 
 
 @BOTH
-def test_it_is_kept_and_built_again(dims: int, tmp_path: Path) -> None:
+def test_it_is_saved_and_built_again(dims: int, tmp_path: Path) -> None:
     encoder = with_random_norms(DenseNet(dims, 1, **SMALL))
     folder = save_encoder(tmp_path / "encoder", encoder, {"size": [32] * dims}, "# Card\n")
     again = build_encoder(folder)
@@ -45,6 +45,6 @@ def test_it_is_kept_and_built_again(dims: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"growth": 0}, {"blocks": []}, {"blocks": [2, 0]}])
-def test_nothing_of_it_may_be_empty(wrong: dict[str, Any]) -> None:
+def test_growth_and_blocks_must_be_positive(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"encoder\.growth and encoder\.blocks must be at least 1"):
         DenseNet(**wrong)

@@ -74,7 +74,7 @@ def test_a_feature_equals_the_network_written_out(space: tuple[int, ...]) -> Non
 
 
 @BOTH
-def test_a_place_is_told_by_sines_and_cosines_of_each_axis(space: tuple[int, ...]) -> None:
+def test_positions_are_sines_and_cosines_along_each_axis(space: tuple[int, ...]) -> None:
     grid, dims = tuple(side // 4 for side in space), len(space)
     count, told = 24 // (2 * dims), positions(grid, 24, CPU)
     for number, place in enumerate(torch.cartesian_prod(*[torch.arange(side) for side in grid])):
@@ -88,7 +88,7 @@ def test_a_place_is_told_by_sines_and_cosines_of_each_axis(space: tuple[int, ...
     assert len(told.unique(dim=0)) == len(told)
 
 
-def test_places_are_monais() -> None:
+def test_positions_equal_monais() -> None:
     from monai.networks.blocks.pos_embed_utils import build_sincos_position_embedding
 
     with warnings.catch_warnings():
@@ -97,7 +97,7 @@ def test_places_are_monais() -> None:
     torch.testing.assert_close(positions((3, 5), 24, CPU), theirs[0].data)
 
 
-def test_places_made_while_measuring_serve_training() -> None:
+def test_positions_cached_in_inference_mode_can_be_used_in_training() -> None:
     encoder, images = vit(), noise(2, 1, 20, 28)
     positions.cache_clear()
     with torch.inference_mode():
@@ -108,7 +108,7 @@ def test_places_made_while_measuring_serve_training() -> None:
 
 
 @BOTH
-def test_tokens_may_come_in_any_order_and_number(space: tuple[int, ...]) -> None:
+def test_tokens_may_have_any_order_and_number(space: tuple[int, ...]) -> None:
     encoder = vit(len(space))
     tokens = encoder.tokens(noise(2, 1, *space))
     order = torch.randperm(tokens.shape[1])
@@ -118,7 +118,7 @@ def test_tokens_may_come_in_any_order_and_number(space: tuple[int, ...]) -> None
     assert encoder.encode(tokens[:, :3]).shape == (2, 4, 24)
 
 
-def test_without_places_a_picture_would_be_a_bag_of_patches() -> None:
+def test_without_positions_the_order_of_patches_does_not_matter() -> None:
     encoder, image = vit(), noise(1, 1, 16, 16)
     moved = image.roll(4, dims=3)  # the same patches in other places
     bag = [encoder.patches(x).flatten(2).mT for x in (image, moved)]
@@ -127,14 +127,14 @@ def test_without_places_a_picture_would_be_a_bag_of_patches() -> None:
 
 
 @pytest.mark.parametrize("space", [(4, 4), (12, 40), (8, 8, 4), (4, 12, 8)])
-def test_any_size_that_patches_tile(space: tuple[int, ...]) -> None:
+def test_sides_may_be_any_multiples_of_the_patch(space: tuple[int, ...]) -> None:
     encoder = vit(len(space))
     assert encoder.tokens(noise(2, 1, *space)).shape == (2, torch.Size(space).numel() // 4 ** len(space), 24)
     assert encoder(noise(2, 1, *space)).shape == (2, 24) == (2, encoder.width)
 
 
 @pytest.mark.parametrize("space", [(16, 18), (8, 9, 8)])
-def test_a_size_that_patches_do_not_tile_is_refused(space: tuple[int, ...]) -> None:
+def test_a_side_that_is_no_multiple_of_the_patch_is_refused(space: tuple[int, ...]) -> None:
     told = rf"patches of 4 pixels do not tile images of {' x '.join(map(str, space))}; .* a multiple of 4: change data"
     with pytest.raises(Refused, match=told):
         vit(len(space))(noise(1, 1, *space))
@@ -152,13 +152,13 @@ def test_a_size_that_patches_do_not_tile_is_refused(space: tuple[int, ...]) -> N
         (2, {"mlp_ratio": 0.0}, r"encoder\.mlp_ratio positive"),
     ],
 )
-def test_what_cannot_be_built_says_why(dims: int, settings: dict[str, Any], told: str) -> None:
+def test_settings_are_checked(dims: int, settings: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         vit(dims, **settings)
 
 
 @BOTH
-def test_it_comes_back_from_disk_to_the_bit(space: tuple[int, ...], tmp_path: Path) -> None:
+def test_it_is_saved_and_built_again_exactly(space: tuple[int, ...], tmp_path: Path) -> None:
     encoder = vit(len(space))
     built = build_encoder(save_encoder(tmp_path / "encoder", encoder, {}, ""))
     assert type(built) is ViT
@@ -176,7 +176,7 @@ def test_norms_have_timms_eps() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # what timm's imports of others say is not ours to mend
 @torch.no_grad()
-def test_timms_transformer_gives_our_features_from_the_tensors_by_other_names() -> None:
+def test_timms_transformer_gives_our_features_with_renamed_tensors() -> None:
     models = pytest.importorskip("timm.models.vision_transformer")
     encoder, images = vit().eval(), noise(2, 1, 16, 24)
     theirs = models.VisionTransformer(
