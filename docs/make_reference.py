@@ -31,9 +31,9 @@ CHOICES = {
     ],
     "Views (`views` of methods, `augment` of classifiers and segmenters)": [VIEWS],
     "Encoders (`encoder`)": [
-        "fedcore.models.encoders.ResNet", "fedcore.models.encoders.DenseNet", "fedcore.models.encoders.ViT"],
+        "fedcore.models.resnet.ResNet", "fedcore.models.densenet.DenseNet", "fedcore.models.vit.ViT"],
     "Algorithms (`algorithm`)": [
-        "fedcore.algorithms.base.FedAvg", "fedcore.algorithms.local_only.LocalOnly",
+        "fedcore.algorithms.fedavg.FedAvg", "fedcore.algorithms.local_only.LocalOnly",
         "fedcore.algorithms.scaffold.Scaffold",
         "fedcore.algorithms.fednova.FedNova", "fedcore.algorithms.fedopt.FedOpt", "fedcore.algorithms.fedbn.FedBN",
         "fedcore.algorithms.fedrep.FedRep",
@@ -43,7 +43,7 @@ CHOICES = {
         "fedgen.federated.feddiffuse.ULatDec",
         "fedgen.federated.feddiffuse.UDec", "fedgen.gan.gan.LocalDiscriminators", "fedgen.gan.mdgan.MDGAN",
     ],
-    "Guides (`algorithm.init_args.guides`)": [
+    "Local callbacks (`visit.callbacks`)": [
         "fedcore.algorithms.fedprox.ProximalTerm", "fedcore.training.lr_schedule.Cosine",
         "fedssl.federation.similarity.RepresentationChange",
         "fedgen.federated.fedvss.FedVSS", "fedtune.classification.moon.MOON",
@@ -53,7 +53,7 @@ CHOICES = {
         "fedcore.algorithms.fedopt.Yogi",
     ],
     "Aggregators (`algorithm.init_args.aggregator`)": [
-        "fedcore.aggregation.mean.Mean", "fedcore.aggregation.mean.TrimmedMean", "fedcore.aggregation.mean.Median",
+        "fedcore.aggregation.mean.Mean", "fedcore.aggregation.robust.TrimmedMean", "fedcore.aggregation.robust.Median",
         "fedssl.federation.ldawa.LDAWA",
     ],
     "Exchanges (`exchange`)": ["fedssl.bank.vectors.ShareVectors", "fedssl.bank.statistics.ShareStatistics"],

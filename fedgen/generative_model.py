@@ -34,7 +34,7 @@ class GenerativeModel(pl.LightningModule):
         self.image_shape, self.conditions = image_shape, conditions
         self.site = UNCONDITIONED
 
-    def arrive(self, site: str, turn: Round) -> None:
+    def on_visit_start(self, site: str, turn: Round) -> None:
         """Conditions the images of this visit on the site, if the model has sites."""
         if not self.conditions.sites:
             return

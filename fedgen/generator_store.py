@@ -13,7 +13,7 @@ from fedcore.errors import InputError
 from fedcore.files.reading import read_json
 from fedcore.files.writing import write_json
 from fedcore.messages.message import Tensors
-from fedcore.models.weights import built_for, read_weights, save_weights
+from fedcore.models.weights import build_with_weights, read_weights, save_weights
 from fedgen.generator import Conditions, Generator, ImageShape
 
 GENERATOR = "generator"
@@ -33,7 +33,7 @@ _ADVICE = "copy the run's folder again"
 
 def save_generator(folder: Path, generator: Generator) -> None:
     write_json(folder / CONFIG, config_of(generator))
-    save_weights(folder / TENSORS, generator.network, targets=(CONFIG,))
+    save_weights(folder / TENSORS, generator.network, other_files=(CONFIG,))
 
 
 def load_generator(folder: Path) -> Generator:
@@ -46,7 +46,7 @@ def load_generator(folder: Path) -> Generator:
         raise InputError(f"{folder} holds no generator ({CONFIG}); give the folder of a finished training")
     config = read_json(folder / CONFIG, _ADVICE)
     try:
-        generator = built_for(_tensors(folder), lambda: build_generator(config), lambda made: made.network)
+        generator = build_with_weights(_tensors(folder), lambda: build_generator(config), lambda made: made.network)
     except ValueError as e:
         raise InputError(f"{folder / CONFIG} does not fit its weights: {e}; {_ADVICE}") from e
     generator.network.eval()
@@ -81,4 +81,4 @@ def _conditions(config: Mapping[str, Any]) -> Conditions:
 
 
 def _tensors(folder: Path) -> Tensors:
-    return read_weights(folder / TENSORS, _ADVICE, targets=(CONFIG,))
+    return read_weights(folder / TENSORS, _ADVICE, other_files=(CONFIG,))

@@ -17,7 +17,7 @@ from fedcore.files.lock import locked
 from fedcore.files.writing import require_writable
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import Counting
-from fedcore.training.local_trainer import channels_last
+from fedcore.training.memory_format import channels_last
 from fedcore.transport.simulation import hand_over
 from fedgen.diffusion.sampler import Sampler, noise_of
 from fedgen.generator import Generator, IterativeGenerator

@@ -8,7 +8,9 @@ from typing import Literal, cast
 
 from pytorch_lightning import LightningModule
 
-from fedcore.algorithms.base import Algorithm, FedAvg, Visitor, share_of
+from fedcore.algorithms.base import Algorithm, Visitor
+from fedcore.algorithms.fedavg import FedAvg
+from fedcore.algorithms.properties import share_of
 from fedcore.data.cohort import Cohort
 from fedcore.data.dataset import Images, Target
 from fedcore.data.findings import findings_of, is_multi_label, with_findings
@@ -73,7 +75,7 @@ def train(
             with masks whose masks are used; all images are used. finetune and segment choose the same patients if the
             seed is the same.
         data: The images.
-        algorithm: The federated algorithm; null: fedcore.algorithms.base.FedAvg. If a part of the generator stays at
+        algorithm: The federated algorithm; null: fedcore.algorithms.fedavg.FedAvg. If a part of the generator stays at
             the sites (fedgen.federated.feddiffuse.UDec, fedcore.algorithms.local_only.LocalOnly), each site has its own
             in sites/NAME/generator.
         visit: Local training in one round.

@@ -10,7 +10,9 @@ from typing import Any, Literal, cast
 import torch
 from pytorch_lightning import LightningModule
 
-from fedcore.algorithms.base import Algorithm, FedAvg, Visitor, share_of
+from fedcore.algorithms.base import Algorithm, Visitor
+from fedcore.algorithms.fedavg import FedAvg
+from fedcore.algorithms.properties import share_of
 from fedcore.data.cohort import Cohort
 from fedcore.data.dataset import Images
 from fedcore.data.source import Data
@@ -20,8 +22,9 @@ from fedcore.exchanges.base import Exchange, WithExchange
 from fedcore.messages.agreement import Agreement
 from fedcore.messages.request import EVALUATE, FAREWELL, TRAIN
 from fedcore.messages.round import Round
+from fedcore.models.base import Encoder
 from fedcore.models.encoder_store import save_encoder
-from fedcore.models.encoders import Encoder, ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import load
@@ -69,7 +72,7 @@ def pretrain(
         encoder: The encoder to pretrain.
         method: The self-supervised objective.
         data: The images.
-        algorithm: The federated algorithm; null: fedcore.algorithms.base.FedAvg.
+        algorithm: The federated algorithm; null: fedcore.algorithms.fedavg.FedAvg.
         exchange: What sites share in addition to weights, e.g. features; null: weights alone.
         visit: Local training in one round.
         rounds: The schedule.
@@ -140,7 +143,7 @@ def task_of(recipe: Mapping[str, Any]) -> Pretraining:
 
 def _cooperation(algorithm: Algorithm | None, exchange: Exchange | None) -> Algorithm:
     algorithm = algorithm or FedAvg()
-    return WithExchange(algorithm, exchange) if exchange else algorithm
+    return WithExchange(algorithm, exchange=exchange) if exchange else algorithm
 
 
 def finish(run: RunFolder, sites: Sites, local: LocalTrainer, seed: int) -> None:
@@ -188,7 +191,7 @@ def _require_config(module: Method) -> None:
     if not isinstance(getattr(module.encoder, "config", None), dict):
         raise InputError(
             f"encoder: {type(module.encoder).__name__} needs an attribute `config`, a dict of the arguments that "
-            "build it (see fedcore.models.encoders.Encoder)"
+            "build it (see fedcore.models.base.Encoder)"
         )
     try:
         json.dumps(module.encoder.config)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor, nn
 
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 
 _REPOSITORY = Path(__file__).parents[1]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-STEM = {"class_path": "fedcore.models.encoders.ResNet", "init_args": {"depth": 10, "stem": 8}}
+STEM = {"class_path": "fedcore.models.resnet.ResNet", "init_args": {"depth": 10, "stem": 8}}
 SHORT = {"rounds.count": 1, "visit.max_steps": 2, "visit.precision": "32-true", "data.size": 32}
 SMALL = {
     "pretrain": {"encoder": STEM},

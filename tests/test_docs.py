@@ -17,7 +17,7 @@ from fedcore.config.recipe import parser_of, read_recipe
 from fedcore.config.trust import split_trust, trusting
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.models.encoder_store import save_encoder
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from tests.pipelines import make_small
 
 ROOT = Path(__file__).parents[1]

@@ -24,7 +24,7 @@ data: {size: 32, phantom: {images_per_site: 16, sites: 2}}
 visit: {batch_size: 8, keep_optimizer: true, accelerator: cpu}
 rounds: {count: 4}
 """
-STEM = "{class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}"
+STEM = "{class_path: fedcore.models.resnet.ResNet, init_args: {depth: 10, stem: 8}}"
 UNET = "{class_path: fedgen.diffusion.unet.UNet, init_args: {widths: [8, 16]}}"
 GENERATOR_NETWORK = "{class_path: fedgen.gan.generator_network.GeneratorNetwork, init_args: {widths: [8, 16]}}"
 DISCRIMINATOR = "{class_path: fedgen.gan.discriminator.Discriminator, init_args: {widths: [8, 16]}}"

@@ -27,7 +27,7 @@ from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import InputError
 from fedcore.messages.message import Contribution, Leaf, Reveals, leaves
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.privacy.audit_log import AuditLog, is_metric
 from fedcore.privacy.policy import Policy
 from fedcore.report import write_comparison, write_report
@@ -62,7 +62,7 @@ from fedtune.segmentation.training import segment
 
 README = Path(__file__).parents[1] / "README.md"
 WORDS = ["--data.size", "16", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "100"]
-ENCODER_WORDS = ["--encoder", "fedcore.models.encoders.ResNet", "--encoder.depth", "10", "--encoder.stem", "2"]
+ENCODER_WORDS = ["--encoder", "fedcore.models.resnet.ResNet", "--encoder.depth", "10", "--encoder.stem", "2"]
 DATA = Data(size=16, phantom=Phantoms(sites=2, images_per_site=100, test_fraction=0.4))
 ENCODER = partial(ResNet, depth=10, stem=2)
 MOCO = partial(MoCo, bank_size=64, remote_bank_size=64, hidden_dim=16, projection_dim=8)

@@ -140,7 +140,7 @@ def test_no_output_holds_a_name_from_a_header(manifest: Path, monkeypatch: pytes
     out, scans = manifest.parent / "results", manifest.parent / "scans"
     out.mkdir()
     common = ["--data.manifest", manifest, "--data.size", 32, "--rounds.count", 1, "--visit.batch_size", 8]
-    encoder = ["--encoder", "fedcore.models.encoders.ResNet", "--encoder.depth", 10, "--encoder.stem", 2]
+    encoder = ["--encoder", "fedcore.models.resnet.ResNet", "--encoder.depth", 10, "--encoder.stem", 2]
     small = ["--network.init_args.encoder.init_args.stem", 4, "--network.init_args.widths", "[8,8,8,8,8]"]
     run_command("data", "preview", manifest, "--out", out / "preview.png")
     run_command("pretrain", "simclr", *common, *encoder, "--out", out / "enc")

@@ -24,7 +24,7 @@ STRANGER = "canary_of_a_stranger"
 CODE = """
 import pathlib
 pathlib.Path({mark!r}).touch()
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 class Net(ResNet): pass
 def make(*words, **values): pass
 """
@@ -44,7 +44,7 @@ FORMS = {
     "text": "KEY: canary_of_a_stranger.Net",
     "callable in a class": "KEY: {init_args: {optimizer: canary_of_a_stranger.make}}",
     "class in a class": "KEY: {init_args: {encoder: canary_of_a_stranger.Net}}",
-    "list": "algorithm: {class_path: fedcore.algorithms.base.FedAvg, init_args: {guides: [canary_of_a_stranger.make]}}",
+    "list": "visit: {callbacks: [canary_of_a_stranger.make]}",
     "group": "data: {class_path: canary_of_a_stranger.Net}",
     "value of a group": "data: {scaling: canary_of_a_stranger.make}",
     "another's import": "KEY: {class_path: fedcore.pipelines.run.shutil.rmtree}",

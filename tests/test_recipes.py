@@ -19,8 +19,8 @@ SMALL = [
 ]  # fmt: skip
 NARROW = {
     "fedtune.segmentation.networks.EncoderUNet": ["--network.init_args.encoder.init_args.stem", "8"],
-    "fedcore.models.encoders.ResNet": ["--encoder.init_args.stem", "8"],
-    "fedcore.models.encoders.ViT": ["--encoder.init_args.width", "48"],
+    "fedcore.models.resnet.ResNet": ["--encoder.init_args.stem", "8"],
+    "fedcore.models.vit.ViT": ["--encoder.init_args.width", "48"],
     "fedgen.gan.generator_network.GeneratorNetwork": [
         "--generator.init_args.generator_network.init_args.widths", "[8,16]",
         "--generator.init_args.discriminator.init_args.widths", "[8,16]",

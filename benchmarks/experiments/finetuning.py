@@ -114,7 +114,7 @@ def algorithm_options(algorithm: str, *guides: str, at: str = "--algorithm") -> 
     return (at, algorithm, f"{at}.init_args.guides", json.dumps([*guides, LR_SCHEDULE]))
 
 
-FEDAVG = "fedcore.algorithms.base.FedAvg"
+FEDAVG = "fedcore.algorithms.fedavg.FedAvg"
 FEDADAM = (
     "--algorithm", "fedcore.algorithms.fedopt.FedOpt",
     "--algorithm.init_args.rule", '{"class_path": "fedcore.algorithms.fedopt.Adam", "init_args": {"eta": 0.01}}',

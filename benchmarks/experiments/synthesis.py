@@ -65,7 +65,7 @@ GENERATORS = {
 SMALL_MESSAGES = {
     "diffusion_int8": Variant(
         "diffusion_cheap",
-        (*DIFFUSION, "--algorithm.init_args.algorithm", "fedcore.algorithms.base.FedAvg"),
+        (*DIFFUSION, "--algorithm.init_args.algorithm", "fedcore.algorithms.fedavg.FedAvg"),
         quality_only=True,
     ),
     "diffusion_halves": Variant("diffusion_cheap", quality_only=True),

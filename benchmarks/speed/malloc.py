@@ -25,8 +25,8 @@ def visit(keep: bool) -> dict[str, float]:
     from torch.optim import AdamW
 
     from benchmarks.speed.visit_overhead import make_sites
-    from fedcore.algorithms.base import FedAvg
-    from fedcore.models.encoders import ResNet
+    from fedcore.algorithms.fedavg import FedAvg
+    from fedcore.models.resnet import ResNet
     from fedcore.site.site import Round, Site
     from fedcore.training.local_trainer import LocalTrainer
     from fedcore.training.malloc import keep_large_blocks

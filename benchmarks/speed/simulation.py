@@ -56,7 +56,7 @@ from torch import nn
 
 from benchmarks.speed.flower_app import BATCH, IMAGES, TRAINERS, resnet18, small, train
 from benchmarks.speed.visit_overhead import Net, make_sites
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.messages.message import Message
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.communication import RoundRecord

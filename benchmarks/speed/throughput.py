@@ -46,12 +46,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_pil_image
 
 from benchmarks.speed.visit_overhead import make_sites
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds, federate
-from fedcore.training.local_trainer import LocalTrainer, channels_last
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.memory_format import channels_last
 from fedcore.training.visit import Visit
 from fedcore.transport.in_process import InProcess
 from fedssl.methods.base import Method

@@ -35,16 +35,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.messages.message import Contribution
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds, federate
 from fedcore.site.site import Round
-from fedcore.training.local_trainer import LocalTrainer, channels_last
+from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.malloc import keep_large_blocks
+from fedcore.training.memory_format import channels_last
 from fedcore.training.visit import Visit
 from fedcore.transport.in_process import InProcess
 

@@ -41,9 +41,10 @@ from torch.optim import AdamW
 from fedcore.data.dataset import Images
 from fedcore.data.partition import Pooled
 from fedcore.data.source import Data
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.site.site import Round, Site
-from fedcore.training.local_trainer import LocalTrainer, channels_last
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.memory_format import channels_last
 from fedcore.training.visit import Visit
 from fedtune.segmentation.networks import EncoderUNet
 from fedtune.segmentation.segmenter import Segmenter
@@ -64,7 +65,7 @@ def kit_epoch(images: Images) -> Callable[[], None]:
     site = Site("all", images)
 
     def epoch() -> None:
-        local.fit(site, Round(0, 1, 0))
+        local.fit(site, Round(0, 1, 0), {})
 
     return epoch
 

@@ -26,8 +26,8 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.speed.visit_overhead import interleaved, make_sites
-from fedcore.algorithms.base import FedAvg
-from fedcore.models.encoders import ResNet
+from fedcore.algorithms.fedavg import FedAvg
+from fedcore.models.resnet import ResNet
 from fedcore.server.rounds import Rounds, federate
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer

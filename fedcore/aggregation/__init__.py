@@ -1,1 +1,1 @@
-"""Server rules that turn the contributions of a round into one set of tensors."""
+"""Aggregation rules at the server."""

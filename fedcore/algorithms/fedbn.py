@@ -1,6 +1,6 @@
-"""FedBN: the norms of a network are each site's own, all else is everybody's (Li et al. 2021, arXiv 2102.07623).
+"""FedBN: each site has its own normalisation layers; everything else is shared (Li et al. 2021, arXiv 2102.07623).
 
-Scanners differ in the statistics of what they make, and norms are where a network keeps these. In a recipe::
+Images of different scanners have different statistics, which norms adapt to. In a recipe::
 
     algorithm: fedcore.algorithms.fedbn.FedBN
 """
@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import InputError
 
 BATCH = (_BatchNorm,)
@@ -23,33 +23,32 @@ ALL = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 
 @dataclass(frozen=True)
 class FedBN(FedAvg):
-    """FedAvg in which scale, shift and running statistics of norms neither leave a site nor come to it.
+    """FedAvg in which scale, shift and running statistics of norms stay at the sites.
 
-    The server's own model keeps the norms that it was made with, or began with, so it is no model by itself: it is
-    the sites that are evaluated, each with its norms. One that never trained has those of the server, and is best
-    visited first, if only to learn its norms.
+    The server's norms keep their initial values, so the server's model cannot be used by itself: each site is evaluated
+    with its own norms. A site that never trained has the server's norms; let it take part once to train its own.
     """
 
     norms: Literal["batch", "all"] = "batch"
-    """`batch` is the paper's, whose argument is about the running statistics. `all` keeps instance, group and layer
-    norms at their sites too, which have none: then only scale and shift are personal."""
+    """`batch`, as in the paper, whose argument is about running statistics. `all` keeps instance, group and layer norms
+    at the sites too; they have no running statistics, so only scale and shift are personal."""
 
     def share(self, module: Any) -> tuple[str, ...]:
-        """All that the module shares but its norms, name by name.
+        """Full names of all tensors that the module shares, without its norms.
 
         Raises:
-            InputError: No norm would stay, or one would travel because its name begins as another tensor's does.
+            InputError: The module shares no norm, or a norm's name starts with the full name of a tensor that travels.
         """
         names = [name for name in module.state_dict() if name.startswith(module.share)]
         stays = tuple(f"{name}." for name, part in module.named_modules() if isinstance(part, self._kinds))
         travels = tuple(name for name in names if not name.startswith(stays))
         if len(travels) == len(names):
             raise InputError(
-                f"FedBN(norms={self.norms!r}) keeps norms at their sites, but of those {type(module).__name__} shares "
-                "none; take FedAvg, or norms: all where it has group, instance or layer norms"
+                f"FedBN(norms={self.norms!r}) keeps norms at their sites, but {type(module).__name__} shares no such "
+                "norm; use FedAvg, or set norms: all where it has group, instance or layer norms"
             )
         if clash := [name for name in names if name.startswith(stays) and name.startswith(travels)]:
-            raise InputError(f"{clash[0]} of a norm begins with the whole name of what travels; rename one of the two")
+            raise InputError(f"{clash[0]}, of a norm, starts with the full name of a tensor that travels; rename one")
         return travels
 
     @property

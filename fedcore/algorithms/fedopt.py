@@ -1,4 +1,4 @@
-"""FedOpt: the server takes what a round changed for a gradient, and steps as an optimizer does.
+"""FedOpt: the server uses the change of a round as a gradient, and takes a step of an optimizer.
 
 FedAvgM by Hsu et al. 2019, arXiv 1909.06335; FedAdagrad, FedAdam and FedYogi by Reddi et al. 2021, arXiv 2003.00295.
 In a recipe::
@@ -20,11 +20,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedcore.algorithms.base import Algorithm, FedAvg
-from fedcore.algorithms.trainable import learned
+from fedcore.algorithms.trainable import trainable_names
+from fedcore.algorithms.wrapper import Wrapper
 from fedcore.errors import InputError
 from fedcore.messages.message import WEIGHTS, Contribution, Message, Tensors, Weights, replaced, weights_of
-from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
 
 Entries = Float[Tensor, "..."]
@@ -33,23 +32,23 @@ Step = tuple[Entries, Entries, Entries]
 
 @runtime_checkable
 class Rule(Protocol):
-    """What the server does with one tensor's pseudo-gradient."""
+    """The server's optimizer: a step from the pseudo-gradient of one tensor."""
 
     def start(self) -> tuple[float, float]:
-        """Where the moments m and v begin."""
+        """Initial values of the moments m and v."""
 
     def step(self, delta: Entries, m: Entries, v: Entries) -> Step:
-        """What to add to the tensor, and the moments after it; `delta` is the round's mean less the tensor."""
+        """The step to add to the tensor, and the new moments; `delta` is the mean of the round minus the tensor."""
 
 
 @dataclass(frozen=True)
 class Momentum:
-    """FedAvgM: m <- beta m + delta, a step of eta m. With beta 0 and eta 1 it is FedAvg to the bit."""
+    """FedAvgM: m <- beta m + delta, a step of eta m. With beta 0 and eta 1 it is exactly FedAvg."""
 
     eta: float = 1.0
     """The server's learning rate, positive."""
     beta: float = 0.9
-    """In [0, 1). Where rounds agree, steps grow to 1 / (1 - beta) times their length; a smaller eta makes up for it."""
+    """In [0, 1). Where rounds agree, steps grow to 1 / (1 - beta) times their length; reduce eta accordingly."""
 
     def __post_init__(self) -> None:
         if not (self.eta > 0 and 0 <= self.beta < 1):
@@ -65,18 +64,19 @@ class Momentum:
 
 @dataclass(frozen=True)
 class Adaptive(ABC):
-    """m <- beta1 m + (1 - beta1) delta, a v of the rule's own, a step of eta m / (sqrt(v) + tau).
+    """m <- beta1 m + (1 - beta1) delta, v as the subclass defines it, a step of eta m / (sqrt(v) + tau).
 
-    As in the paper v begins at tau^2 and no moment is corrected for its beginning.
+    As in the paper, v starts at tau^2, and there is no bias correction.
     """
 
     eta: float = 0.01
-    """The server's learning rate, positive: how far a weight moves in a round, whatever its change. The paper tunes it
-    for each data set."""
+    """The server's learning rate, positive: the distance that a weight moves in a round, whatever its change. The paper
+    tunes it for each data set."""
     beta1: float = 0.9
     """In [0, 1)."""
     tau: float = 1e-3
-    """Positive. Weights that change by much less in a round hardly move; with a large one all move in proportion."""
+    """Positive. Weights whose change in a round is much smaller hardly move; with a large tau, steps are proportional
+    to changes."""
 
     def __post_init__(self) -> None:
         betas = [value for name, value in vars(self).items() if name.startswith("beta")]
@@ -97,7 +97,7 @@ class Adaptive(ABC):
 
 @dataclass(frozen=True)
 class Adagrad(Adaptive):
-    """FedAdagrad: v <- v + delta^2. Steps only get shorter."""
+    """FedAdagrad: v <- v + delta^2, so steps only get shorter."""
 
     beta1: float = 0.0
     """In [0, 1)."""
@@ -119,7 +119,7 @@ class Adam(Adaptive):
 
 @dataclass(frozen=True)
 class Yogi(Adaptive):
-    """FedYogi: v <- v - (1 - beta2) delta^2 sign(v - delta^2), which forgets a great change more slowly than Adam."""
+    """FedYogi: v <- v - (1 - beta2) delta^2 sign(v - delta^2), which falls more slowly than Adam's v."""
 
     beta2: float = 0.99
     """In [0, 1)."""
@@ -129,70 +129,61 @@ class Yogi(Adaptive):
 
 
 @dataclass(frozen=True)
-class Stepped(Message):
-    """The server's state: the wrapped algorithm's, and the moments of what is learned."""
+class FedOptState(Message):
+    """The server's state: that of the wrapped algorithm, and the moments of the trainable weights."""
 
     algorithm: Message
-    first: Tensors = field(metadata=WEIGHTS)
-    second: Tensors = field(metadata=WEIGHTS)
+    first_moment: Tensors = field(metadata=WEIGHTS)
+    second_moment: Tensors = field(metadata=WEIGHTS)
 
 
 @dataclass(frozen=True)
-class FedOpt:
-    """Runs `algorithm`, and steps from the server's weights by `rule` towards what it made of a round.
+class FedOpt(Wrapper):
+    """Runs `algorithm`; the server then steps by `rule` from its weights towards the result of the round.
 
-    The sites notice nothing. The server keeps two more models. Running statistics are what the wrapped algorithm makes
-    them; only what is learned takes steps.
+    Sites work as without it. The server stores two more models. Only trainable weights take steps; running statistics
+    are those of the wrapped algorithm.
     """
 
-    algorithm: Algorithm | None = None
-    """What is wrapped; null: fedcore.algorithms.base.FedAvg."""
     rule: Rule | None = None
-    """The server's optimizer: Momentum, Adagrad, Adam or Yogi of this file; null: Adam."""
+    """The server's optimizer: Momentum, Adagrad, Adam or Yogi of this module; null: Adam."""
 
-    def start(self, local: LocalTrainer) -> Stepped:
-        state = self._inner.start(local)
-        if (sets := _sets(state)) != 1:
+    def inner_state(self, state: FedOptState) -> Message:
+        return state.algorithm
+
+    def start(self, local: LocalTrainer) -> FedOptState:
+        state = self.inner.start(local)
+        if (count := _count_weights(state)) != 1:
             raise InputError(
-                f"FedOpt steps the one set of weights of the server, of which {type(self._inner).__name__} has {sets}; "
-                "to send what it makes as int8, wrap it into Quantised instead"
+                f"FedOpt needs a server with one set of weights, but {type(self.inner).__name__} has {count}; "
+                "to send FedOpt's messages as int8, wrap it into Quantised instead"
             )
         m, v = self._rule.start()
         weights = weights_of(state)
-        return Stepped(
+        return FedOptState(
             state,
-            {name: torch.full_like(weights[name], m) for name in learned(local)},
-            {name: torch.full_like(weights[name], v) for name in learned(local)},
+            {name: torch.full_like(weights[name], m) for name in trainable_names(local)},
+            {name: torch.full_like(weights[name], v) for name in trainable_names(local)},
         )
 
-    def broadcast(self, state: Stepped, site: str, turn: Round) -> Any:
-        return self._inner.broadcast(state.algorithm, site, turn)
-
-    def visit(self, site: Site, down: Message, local: LocalTrainer, turn: Round) -> Contribution[Any]:
-        return self._inner.visit(site, down, local, turn)
-
-    def merge(self, state: Stepped, contributions: Iterable[Contribution[Any]]) -> Stepped:
-        before, merged = weights_of(state.algorithm), self._inner.merge(state.algorithm, contributions)
+    def merge(self, state: FedOptState, contributions: Iterable[Contribution[Any]]) -> FedOptState:
+        before, merged = weights_of(state.algorithm), self.inner.merge(state.algorithm, contributions)
         weights, first, second = dict(weights_of(merged)), dict[str, Tensor](), dict[str, Tensor]()
-        for name, m in state.first.items():
+        for name, m in state.first_moment.items():
             delta = weights[name] - before[name]
-            step, first[name], second[name] = self._rule.step(delta, m, state.second[name])
-            # before + step, seen from the mean: so that a step of just delta is the mean to the bit.
+            step, first[name], second[name] = self._rule.step(delta, m, state.second_moment[name])
+            # before + step, written as mean + (step - delta): a step of exactly delta then gives exactly the mean.
             weights[name] = weights[name] + (step - delta)
-        return Stepped(replaced(merged, Weights, lambda _: Weights(weights)), first, second)
-
-    @property
-    def _inner(self) -> Algorithm:
-        return self.algorithm or FedAvg()
+        return FedOptState(replaced(merged, Weights, lambda _: Weights(weights)), first, second)
 
     @property
     def _rule(self) -> Rule:
         return self.rule or Adam()
 
 
-def _sets(state: Message) -> int:
-    """How many `Weights` the state holds, however deep."""
+def _count_weights(state: Message) -> int:
+    """Number of `Weights` in the state, nested messages included."""
     if isinstance(state, Weights):
         return 1
     parts = (getattr(state, f.name) for f in dataclasses.fields(state))
-    return sum(_sets(part) for part in parts if isinstance(part, Message))
+    return sum(_count_weights(part) for part in parts if isinstance(part, Message))

@@ -1,7 +1,9 @@
-"""FedProx: a spring between the local and the global weights (Li et al. 2020, arXiv 1812.06127).
+"""FedProx: a proximal term keeps local weights near the global ones (Li et al. 2020, arXiv 1812.06127).
 
-The whole method is this file. It guides any LightningModule, because the spring acts on gradients
-and not on losses: in a recipe, FedAvg with `guides: [fedcore.algorithms.fedprox.ProximalTerm]`.
+It works with any LightningModule, because the term acts on gradients and not on losses. In a recipe, FedProx is FedAvg
+(the default algorithm) with this callback::
+
+    visit: {callbacks: [fedcore.algorithms.fedprox.ProximalTerm]}
 """
 
 from __future__ import annotations
@@ -21,17 +23,17 @@ class ProximalTerm:
     """Adds mu * (w - w_global) to the gradient, the derivative of the paper's proximal term."""
 
     mu: float = 0.01
-    """Stiffness, >= 0; 0 is FedAvg."""
+    """Weight of the proximal term, >= 0; 0 is FedAvg."""
 
     def __post_init__(self) -> None:
         if self.mu < 0:
             raise ValueError(f"mu must be >= 0, got {self.mu}")
 
     def callback(self, anchor: Tensors, site: Site, turn: Round) -> Callback:
-        return _Pull(self.mu, anchor)
+        return _AddGradient(self.mu, anchor)
 
 
-class _Pull(Callback):
+class _AddGradient(Callback):
     def __init__(self, mu: float, anchor: Tensors):
         self.mu, self.anchor = mu, anchor
 
@@ -40,7 +42,7 @@ class _Pull(Callback):
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
-        pulled = [(p, self.anchor[k]) for k, p in module.named_parameters() if p.grad is not None and k in self.anchor]
-        if pulled:
-            weights, anchors = map(list, zip(*pulled, strict=True))
+        pairs = [(p, self.anchor[k]) for k, p in module.named_parameters() if p.grad is not None and k in self.anchor]
+        if pairs:
+            weights, anchors = map(list, zip(*pairs, strict=True))
             torch._foreach_add_([p.grad for p in weights], torch._foreach_sub(weights, anchors), alpha=self.mu)

@@ -1,4 +1,4 @@
-"""FedRep: sites learn a representation together and a head each for itself (Collins et al. 2021, arXiv 2102.07078).
+"""FedRep: a shared representation, and a personal head at each site (Collins et al. 2021, arXiv 2102.07078).
 
 In a recipe, with `visit: {max_epochs: 11}`::
 
@@ -13,7 +13,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import InputError
 from fedcore.messages.message import Contribution, Weights
 from fedcore.site.site import Round, Site
@@ -22,17 +22,19 @@ from fedcore.training.local_trainer import LocalTrainer
 
 @dataclass(frozen=True)
 class FedRep(FedAvg):
-    """A visit trains the site's head on the body that was sent, then the body under that head; the body travels.
+    """A visit trains the site's head, then the body that was sent; the body travels, and the head stays.
 
-    The head stays at its site, which is evaluated with it. One that never trained has the head that the model began
-    with, as has the server's own model: neither can classify yet. Our reading: one optimizer serves both parts, and
-    running statistics of the body follow the images in either.
+    The head trains with the body as it was sent, the body with the trained head. A site is evaluated with its own
+    head.
+    A site that never trained and the server have the initial head and cannot classify. Our reading: one optimizer
+    trains both parts, and the body's running statistics are updated in both.
     """
 
     head_epochs: int = 10
-    """The first of the visit's epochs, for the head; those left are the body's. The paper takes 10, then 1 to 5."""
+    """Number of epochs for the head, at the start of a visit; the remaining epochs are for the body. The paper has 10,
+    then 1 to 5."""
     head: str = "head."
-    """Prefix of what stays."""
+    """Prefix of the tensors that stay."""
 
     def __post_init__(self) -> None:
         if self.head_epochs < 1 or not self.head:
@@ -41,17 +43,17 @@ class FedRep(FedAvg):
             )
 
     def share(self, module: Any) -> tuple[str, ...]:
-        """All that the module shares but its head, name by name.
+        """Full names of all tensors that the module shares, without its head.
 
         Raises:
-            InputError: It shares no head, or nothing else.
+            InputError: The module shares no head, or nothing else.
         """
         names = [name for name in module.state_dict() if name.startswith(tuple(module.share))]
         body = tuple(name for name in names if not name.startswith(self.head))
         if not body or len(body) == len(names):
             raise InputError(
                 f"FedRep shares a body and keeps a head named {self.head}*, but {type(module).__name__} shares "
-                f"{sorted({name.split('.')[0] + '.' for name in names}) or 'nothing'}; is its encoder frozen?"
+                f"{sorted({name.split('.')[0] + '.' for name in names}) or 'nothing'}; check that its encoder trains"
             )
         return body
 
@@ -59,40 +61,39 @@ class FedRep(FedAvg):
         visit = local.visit
         if visit.max_epochs <= self.head_epochs or visit.max_steps != -1:
             raise InputError(
-                f"visit.max_epochs must be above FedRep's head_epochs, {self.head_epochs}, for the body to train, and "
-                f"visit.max_steps -1, got {visit.max_epochs} and {visit.max_steps}"
+                f"visit.max_epochs must be above FedRep's head_epochs, {self.head_epochs}, to train the body, and "
+                f"visit.max_steps must be -1, got {visit.max_epochs} and {visit.max_steps}"
             )
         return super().start(local)
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Weights]:
         local.load(down.tensors)
-        guides = [g.callback(down.tensors, site, turn) for g in self.guides]
-        metrics = local.fit(site, turn, [_Alternate(self.head, self.head_epochs), *guides])
+        metrics = local.fit(site, turn, down.tensors, [_HeadThenBody(self.head, self.head_epochs)])
         return Contribution(site.name, Weights(local.shared()), site.size, metrics)
 
 
-class _Alternate(Callback):
-    """Lets gradients reach the head alone, and after so many epochs all but the head."""
+class _HeadThenBody(Callback):
+    """Trains the head only, and after a number of epochs everything but the head."""
 
     def __init__(self, head: str, epochs: int):
         self.head, self.epochs = head, epochs
-        self.trained: list[tuple[str, nn.Parameter]] = []
+        self.trainable: list[tuple[str, nn.Parameter]] = []
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self.trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        self.trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        at_head = trainer.current_epoch < self.epochs
-        for name, p in self.trained:
-            p.requires_grad_(name.startswith(self.head) == at_head)
+        train_head = trainer.current_epoch < self.epochs
+        for name, p in self.trainable:
+            p.requires_grad_(name.startswith(self.head) == train_head)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._release()
+        self._unfreeze()
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        self._release()
+        self._unfreeze()
 
-    def _release(self) -> None:
-        """The module goes on to other sites, and to algorithms that train all of it."""
-        for _, p in self.trained:
+    def _unfreeze(self) -> None:
+        """The module goes to other sites, and other algorithms train all of it."""
+        for _, p in self.trainable:
             p.requires_grad_()

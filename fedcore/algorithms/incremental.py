@@ -1,40 +1,41 @@
 """Institutional incremental learning: the model goes from site to site (Sheller et al. 2020, Sci Rep 10:12598).
 
-Each site trains on what the site before it left, and passes that on; nothing is averaged. How often the model comes
-round is the schedule's::
+Each site trains the weights that the site before it sent; nothing is averaged. The number of cycles follows from the
+schedule::
 
     algorithm: fedcore.algorithms.incremental.Incremental
     visit: {max_epochs: 50}
-    rounds: {count: 4}      # as many as sites: IIL, each site trains once, for as long as it will
+    rounds: {count: 4}      # number of sites: IIL, each site trains once, to convergence
 
     visit: {max_epochs: 1}
-    rounds: {count: 80}     # 20 times as many: CIIL, cyclic, where what was learned first is not forgotten last
+    rounds: {count: 80}     # 20 times the number of sites: CIIL, cyclic, which forgets less of the first sites
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import InputError
 from fedcore.site.site import Round
 
 
 @dataclass(frozen=True)
 class Incremental(FedAvg):
-    """A round is the visit of one site, in the order in which the data names them.
+    """A round is the visit of one site; the sites follow each other in the order of the data.
 
-    It is FedAvg with one site a round, whose mean is that site's own model, running statistics included: weights that
-    no mean hides among others. A site that refuses in its turn ends the run with its reason, for nobody is left out
-    unseen; resumed, the run asks it again.
+    It is FedAvg with one site per round. The mean is this site's model, running statistics included, so no mean hides
+    it among others. If a site declines, the run ends with its reason, because no site may be skipped; when the run is
+    resumed, this site is asked again.
     """
 
-    def draw(self, names: Sequence[str], turn: Round) -> list[str]:
-        """The one site of this round.
+    def choose(self, state: Any, names: Sequence[str], turn: Round) -> list[str]:
+        """The site of this round.
 
         Raises:
-            InputError: The schedule ends before every site had its turn.
+            InputError: The schedule is too short for all sites to train.
         """
         if turn.count < len(names):
             raise InputError(

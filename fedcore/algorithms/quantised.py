@@ -1,18 +1,18 @@
 """Weights that travel as int8, both ways, after FedDM (Vora et al. 2024, arXiv 2407.14730): a quarter of the bytes.
 
-What is rounded is never the weights but how far the receiver's copy is from them. Differences get smaller as the
-learning rate falls, and what rounding loses with them; rounded weights would stay as far off as int8 is coarse.
-Nothing that rounding loses is lost for ever:
+Not the weights are rounded, but their difference to the receiver's copy. Differences become smaller as the learning
+rate falls, and so do rounding errors; the error of rounded weights would stay as large as the steps of int8. No error
+is lost for good:
 
-- down, the server knows what its sites hold and sends what that lacks. What one message leaves out is still lacking,
-  and is in the next;
-- up, a site sends how far it trained from its copy, and keeps what that left out for its next visit (error feedback:
-  Seide et al. 2014; Karimireddy et al. 2019, arXiv 1901.09847). The server adds it to its own weights, which are
-  exact, and not to the copy.
+- down, the server stores the copy that the sites have, and sends the difference between its weights and this copy. The
+  rounding error of one message is part of the next difference;
+- up, a site sends the change of its weights from its copy, and stores the rounding error for its next visit (error
+  feedback: Seide et al. 2014; Karimireddy et al. 2019, arXiv 1901.09847). The server adds the change to its own
+  weights, which are exact, and not to the copy.
 
-So a mean at the server is, at any time, that of exact messages from the same visits less the mean of what the sites
-still keep. That the difference is what is rounded, the feedback, and a step for each output channel are our reading
-of FedDM, whose abstract speaks of quantised updates.
+So at any time, the server's mean is that of exact messages from the same visits, minus the mean of the errors that
+sites have stored. Rounding of differences, error feedback, and one scale for each output channel are our reading of
+FedDM, whose abstract says only "quantised updates".
 """
 
 from __future__ import annotations
@@ -23,133 +23,127 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.wrapper import Wrapper
 from fedcore.errors import InputError, Refused
 from fedcore.messages.int8 import from_int8, to_int8
 from fedcore.messages.message import WEIGHTS, Contribution, Message, Tensors, Weights, replaced, weights_of
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.site_state import with_prefix
 
-COPY, LOST = "quantised/copy/", "quantised/lost/"
+COPY, RESIDUAL = "quantised/copy/", "quantised/lost/"
 
 
 @dataclass(frozen=True)
-class Rounded(Message):
-    """What a receiver's copy lacks, and tensors that travel whole."""
+class Int8Delta(Message):
+    """The difference to the receiver's copy, and tensors that are not rounded."""
 
     levels: Tensors = field(metadata=WEIGHTS)
     """int8."""
-    steps: Tensors = field(metadata=WEIGHTS)
-    """How much one level is, for each output channel."""
-    whole: Tensors = field(metadata=WEIGHTS)
+    scales: Tensors = field(metadata=WEIGHTS)
+    """The value of one level, for each output channel."""
+    unquantised: Tensors = field(metadata=WEIGHTS)
 
 
 @dataclass(frozen=True)
-class Followed(Message):
-    """The server's state: the wrapped algorithm's, and what the sites know of it."""
+class QuantisedState(Message):
+    """The server's state: that of the wrapped algorithm, and the copy of its weights that sites have."""
 
     algorithm: Message
     copy: Weights
-    """What a site holds once it has received `news`."""
-    news: Rounded
-    """What the sites of the last round lack."""
-    followers: Tensors = field(metadata=WEIGHTS)
-    """The names of these sites; a tensor each, because that is what a message holds."""
+    """What a site has after it received `delta`."""
+    delta: Int8Delta
+    """From the copy before the last round to this one: what the sites of the last round still need."""
+    last_sites: Tensors = field(metadata=WEIGHTS)
+    """Names of the sites of the last round; one tensor each, because messages hold tensors."""
 
 
 @dataclass(frozen=True)
-class Quantised:
-    """Runs `algorithm` on weights that travel as int8.
+class Quantised(Wrapper):
+    """Runs `algorithm` with weights that travel as int8.
 
-    It must send the server's weights to all sites alike. Whatever else it sends stays as it is (an exchange's part),
-    and so do vectors, scalars and what is not float32: norms, biases, running statistics and counters are few
-    (0.3 % of a U-Net), and a rounded variance may be negative.
+    The algorithm must send the server's weights to all sites alike. Other parts of its messages (an exchange's) stay as
+    they are, and so do vectors, scalars and tensors that are not float32: norms, biases, running statistics and
+    counters are few (0.3 % of a U-Net), and a rounded variance may become negative.
 
-    A site keeps two models in its memory, the server one and a quarter beside its own. A site that was not in the last
-    round is sent all in full: where `rounds.per_round` is far below the number of sites, only the way up is short.
+    A site stores two models in its memory; the server stores one and a quarter more. A site that was not in the last
+    round is sent the weights in full: if `rounds.per_round` is much smaller than the number of sites, only messages to
+    the server become smaller.
     """
 
-    algorithm: Algorithm | None = None
-    """What is wrapped; null: fedcore.algorithms.base.FedAvg."""
+    def inner_state(self, state: QuantisedState) -> Message:
+        return state.algorithm
 
-    def start(self, local: LocalTrainer) -> Followed:
-        state = self._inner.start(local)
-        return Followed(state, Weights(weights_of(state)), Rounded({}, {}, {}), {})
+    def start(self, local: LocalTrainer) -> QuantisedState:
+        state = self.inner.start(local)
+        return QuantisedState(state, Weights(weights_of(state)), Int8Delta({}, {}, {}), {})
 
-    def broadcast(self, state: Followed, site: str, turn: Round) -> Message:
-        news = state.news if site in state.followers else Rounded({}, {}, state.copy.tensors)
+    def broadcast(self, state: QuantisedState, site: str, turn: Round) -> Message:
+        delta = state.delta if site in state.last_sites else Int8Delta({}, {}, state.copy.tensors)
+        name = type(self.inner).__name__
 
-        name = type(self._inner).__name__
-
-        def shorten(sent: Weights) -> Rounded:
+        def quantise(sent: Weights) -> Int8Delta:
             if sent.tensors is not weights_of(state.algorithm):
-                raise InputError(f"Quantised needs an algorithm that sends all sites the server's weights, not {name}")
-            return news
+                raise InputError(
+                    f"Quantised needs an algorithm that sends the server's weights to all sites, and {name} does not"
+                )
+            return delta
 
-        return replaced(self._inner.broadcast(state.algorithm, site, turn), Weights, shorten)
+        return replaced(self.inner.broadcast(state.algorithm, site, turn), Weights, quantise)
 
     def visit(self, site: Site, down: Message, local: LocalTrainer, turn: Round) -> Contribution[Any]:
-        held, lost = _under(COPY, site.memory), _under(LOST, site.memory)
-        opened = replaced(down, Rounded, lambda news: Weights(caught_up(held, news)))
-        contribution = self._inner.visit(site, opened, local, turn)
-        copy = weights_of(opened)
-        up, left = rounded(weights_of(contribution.message), copy, lost)
-        kept = {COPY + k: t for k, t in copy.items()} | {LOST + k: t for k, t in (lost | left).items()}
-        site.memory = site.memory | kept
+        held, residual = with_prefix(COPY, site.memory), with_prefix(RESIDUAL, site.memory)
+        exact = replaced(down, Int8Delta, lambda delta: Weights(apply_delta(held, delta)))
+        contribution = self.inner.visit(site, exact, local, turn)
+        copy = weights_of(exact)
+        up, error = int8_delta(weights_of(contribution.message), copy, residual)
+        stored = {COPY + k: t for k, t in copy.items()} | {RESIDUAL + k: t for k, t in (residual | error).items()}
+        site.memory = site.memory | stored
         return dataclasses.replace(contribution, message=replaced(contribution.message, Weights, lambda _: up))
 
-    def merge(self, state: Followed, contributions: Iterable[Contribution[Any]]) -> Followed:
-        arriving = _Opened(contributions, weights_of(state.algorithm))
-        merged = self._inner.merge(state.algorithm, arriving)
-        # What the last round's news left out is lacking still: the copy is behind the weights by that much more.
-        news, _ = rounded(weights_of(merged), state.copy.tensors, {})
-        return Followed(merged, Weights(caught_up(state.copy.tensors, news)), news, arriving.followers)
-
-    @property
-    def _inner(self) -> Algorithm:
-        return self.algorithm or FedAvg()
+    def merge(self, state: QuantisedState, contributions: Iterable[Contribution[Any]]) -> QuantisedState:
+        incoming = _Dequantised(contributions, weights_of(state.algorithm))
+        merged = self.inner.merge(state.algorithm, incoming)
+        # No residual here: the copy already differs from the weights by the rounding error of the last delta.
+        delta, _ = int8_delta(weights_of(merged), state.copy.tensors, {})
+        return QuantisedState(merged, Weights(apply_delta(state.copy.tensors, delta)), delta, incoming.sites)
 
 
 @dataclass
-class _Opened:
-    """Contributions as the wrapped algorithm knows them: the server's weights with what each site has learned."""
+class _Dequantised:
+    """Contributions as the wrapped algorithm expects them: the server's weights plus the change of each site."""
 
     contributions: Iterable[Contribution[Any]]
     weights: Tensors
-    followers: Tensors = field(default_factory=dict)
+    sites: Tensors = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Contribution[Any]]:
         for c in self.contributions:
-            self.followers[c.site] = torch.ones(1, dtype=torch.bool)
-            opened = replaced(c.message, Rounded, lambda up: Weights(caught_up(self.weights, up)))
-            yield dataclasses.replace(c, message=opened)
+            self.sites[c.site] = torch.ones(1, dtype=torch.bool)
+            exact = replaced(c.message, Int8Delta, lambda delta: Weights(apply_delta(self.weights, delta)))
+            yield dataclasses.replace(c, message=exact)
 
 
-def rounded(tensors: Tensors, copy: Tensors, lost: Tensors) -> tuple[Rounded, Tensors]:
-    """What the holder of `copy` is sent to come to `tensors` with what was `lost` before, and what that leaves out.
+def int8_delta(tensors: Tensors, copy: Tensors, residual: Tensors) -> tuple[Int8Delta, Tensors]:
+    """tensors - copy + residual, rounded to int8, and the rounding error.
 
     Raises:
         Refused: A difference is not finite.
     """
-    levels, steps, left = {}, {}, {}
+    levels, scales, error = {}, {}, {}
     for name, t in tensors.items():
         if t.dim() < 2 or t.dtype != torch.float32:
             continue
-        lacking = t - copy[name] + lost.get(name, 0.0)
-        if not lacking.isfinite().all():
+        difference = t - copy[name] + residual.get(name, 0.0)
+        if not difference.isfinite().all():
             raise Refused(f"{name} is not finite and cannot be rounded; a lower learning rate may help")
-        levels[name], steps[name] = to_int8(lacking)
-        left[name] = lacking - from_int8(levels[name], steps[name])
-    return Rounded(levels, steps, {k: t.clone() for k, t in tensors.items() if k not in levels}), left
+        levels[name], scales[name] = to_int8(difference)
+        error[name] = difference - from_int8(levels[name], scales[name])
+    return Int8Delta(levels, scales, {k: t.clone() for k, t in tensors.items() if k not in levels}), error
 
 
-def caught_up(copy: Tensors, news: Rounded) -> Tensors:
-    """The tensors of `news`, as far as the holder of `copy` can know them."""
-    moved = {k: copy[k] + from_int8(t, news.steps[k]) for k, t in news.levels.items()}
-    return moved | {k: t.clone() for k, t in news.whole.items()}  # a file takes no two names for one memory
-
-
-def _under(prefix: str, memory: Tensors) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): t for k, t in memory.items() if k.startswith(prefix)}
+def apply_delta(copy: Tensors, delta: Int8Delta) -> Tensors:
+    """The copy plus the difference, and the tensors that are not rounded."""
+    moved = {k: copy[k] + from_int8(t, delta.scales[k]) for k, t in delta.levels.items()}
+    return moved | {k: t.clone() for k, t in delta.unquantised.items()}  # safetensors does not accept shared memory

@@ -1,4 +1,4 @@
-"""SCAFFOLD: each step is corrected by how a site's gradients differ from everybody's.
+"""SCAFFOLD: control variates correct each step for the difference between a site's gradients and the mean over sites.
 
 Karimireddy et al. 2020, arXiv 1910.06378. In a recipe::
 
@@ -15,8 +15,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
 from fedcore.aggregation.mean import Mean
-from fedcore.algorithms.base import LocalCallback
-from fedcore.algorithms.trainable import learned, require_one_optimizer, stepped
+from fedcore.algorithms.trainable import require_one_optimizer, step_towards, trainable_names
 from fedcore.errors import InputError
 from fedcore.messages.message import WEIGHTS, Contribution, Message, Tensors, Weights, weights_of
 from fedcore.site.site import Round, Site
@@ -26,103 +25,107 @@ OWN = "scaffold/"
 
 
 @dataclass(frozen=True)
-class Steered(Message):
-    """Weights and a control variate: down c; up how far the site's own c_i has moved."""
+class ScaffoldMessage(Message):
+    """Weights and a control variate: to the site c, from the site the change of its c_i."""
 
     weights: Message
-    """Weights, or what they travel as."""
+    """Weights, or the message in which a wrapper sends them."""
     control: Tensors = field(metadata=WEIGHTS)
-    """A mean of gradients, which gives away what a difference of weights does."""
+    """A mean of gradients, which reveals as much as a difference of weights."""
 
 
 @dataclass(frozen=True)
-class Steering(Message):
+class ScaffoldState(Message):
     """The server's state."""
 
     weights: Weights
     control: Tensors = field(metadata=WEIGHTS)
-    heard: Tensors = field(metadata=WEIGHTS)
-    """The names of the sites that ever answered; a tensor each, because that is what a message holds."""
+    participants: Tensors = field(metadata=WEIGHTS)
+    """Names of the sites that have contributed in any round; one tensor each, because messages hold tensors."""
 
 
 @dataclass(frozen=True)
 class Scaffold:
     """y <- y - eta_l (g(y) - c_i + c) at the sites; x <- x + eta mean(y_i - x) and c = mean(c_i) at the server.
 
-    c_i, a model of memory at its site, is the mean of the gradients of its last visit. With plain SGD at a constant
-    rate that is option II of the paper, c_i - c + (x - y_i) / (K eta_l), and the algorithm is the paper's. By any
-    other optimizer (x - y_i) / (K eta_l) is no gradient, and the mean still is one: what holds is that the optimizer
-    is shown gradients without the site's bias, on the average of a visit; the paper's bounds are not claimed. Momentum
-    then has no such bias either. Adam still divides by second moments that are the site's own.
+    c_i, which takes the memory of one model at its site, is the mean of the gradients of the site's last visit. For
+    plain SGD at a constant rate this is option II of the paper, c_i - c + (x - y_i) / (K eta_l), and the algorithm is
+    the paper's. For other optimizers (x - y_i) / (K eta_l) is no gradient, but the mean still is: then the gradients
+    given to the optimizer are, on average over a visit, without the site's bias; the paper's bounds are not claimed.
+    Momentum has no such bias either; the second moments of Adam are still the site's own.
 
-    What guides add (a spring), weight decay and clipping come behind the correction and are in no c_i. Running
-    statistics are averaged. All sites count alike, as in the paper, however many images they have.
+    Gradients of `visit.callbacks` (proximal term), weight decay and clipping come after the correction and are in no
+    c_i. Running statistics are averaged. All sites have the same weight, as in the paper, whatever their number of
+    images.
     """
 
     eta: float = 1.0
-    """The server's learning rate, positive; 1 takes the mean of the sites."""
+    """The server's learning rate, positive; 1 takes the mean over sites."""
     sites: int | None = None
-    """N, the sites of the run, by which c is a mean; a site that has not answered yet has c_i = 0. null: those that
-    have answered so far. Both are the same where all are asked each round; with `rounds.per_round` say it: a c from
-    few sites at full weight doubles the first steps of the next."""
-    guides: tuple[LocalCallback, ...] = ()
-    """What else acts on local training, behind the correction."""
+    """N, the number of sites of the run, over which c is the mean; a site that has not contributed yet has c_i = 0.
+    null: the number of sites that have contributed so far. Both are the same if every round has all sites. With
+    `rounds.per_round` set it: a c from few sites at full weight would double the first steps of the next sites."""
 
     def __post_init__(self) -> None:
         if self.eta <= 0 or (self.sites is not None and self.sites < 1):
             raise ValueError(f"eta must be positive and sites at least 1 or null, got {self.eta} and {self.sites}")
 
-    def start(self, local: LocalTrainer) -> Steering:
+    def start(self, local: LocalTrainer) -> ScaffoldState:
         require_one_optimizer(self, local)
         shared = local.shared()
-        return Steering(Weights(shared), {name: torch.zeros_like(shared[name]) for name in learned(local)}, {})
+        zeros = {name: torch.zeros_like(shared[name]) for name in trainable_names(local)}
+        return ScaffoldState(Weights(shared), zeros, {})
 
-    def broadcast(self, state: Steering, site: str, turn: Round) -> Steered:
-        return Steered(state.weights, state.control)
+    def broadcast(self, state: ScaffoldState, site: str, turn: Round) -> ScaffoldMessage:
+        return ScaffoldMessage(state.weights, state.control)
 
-    def visit(self, site: Site, down: Steered, local: LocalTrainer, turn: Round) -> Contribution[Steered]:
-        anchor, zero = weights_of(down), torch.zeros(())
+    def visit(
+        self, site: Site, down: ScaffoldMessage, local: LocalTrainer, turn: Round
+    ) -> Contribution[ScaffoldMessage]:  # fmt: skip
+        sent, zero = weights_of(down), torch.zeros(())
         before = {k: site.memory.get(OWN + k, zero).expand_as(c) for k, c in down.control.items()}
-        local.load(anchor)
-        steer = _Steer({k: c - before[k] for k, c in down.control.items()})
-        metrics = local.fit(site, turn, [steer, *(g.callback(anchor, site, turn) for g in self.guides)])
-        after = steer.mean()
+        local.load(sent)
+        correct = _CorrectGradients({k: c - before[k] for k, c in down.control.items()})
+        metrics = local.fit(site, turn, sent, [correct])
+        after = correct.mean_gradients()
         site.memory = site.memory | {OWN + k: t for k, t in after.items()}
         change = {k: t - before[k] for k, t in after.items()}
-        return Contribution(site.name, Steered(Weights(local.shared()), change), site.size, metrics)
+        return Contribution(site.name, ScaffoldMessage(Weights(local.shared()), change), site.size, metrics)
 
-    def merge(self, state: Steering, contributions: Iterable[Contribution[Steered]]) -> Steering:
-        current, arriving = state.weights.tensors, _Arriving(contributions)
-        mean = Mean("equal").combine(arriving, current)
-        heard = state.heard | arriving.heard
-        before, now = self._count(state.heard), self._count(heard)
-        control = {k: c * (before / now) + arriving.change.get(k, 0.0) / now for k, c in state.control.items()}
-        return Steering(Weights(stepped(current, mean, control, self.eta)), control, heard)
+    def merge(self, state: ScaffoldState, contributions: Iterable[Contribution[ScaffoldMessage]]) -> ScaffoldState:
+        current, incoming = state.weights.tensors, _Incoming(contributions)
+        mean = Mean("equal").combine(incoming, current)
+        participants = state.participants | incoming.participants
+        before, now = self._count(state.participants), self._count(participants)
+        control = {k: c * (before / now) + incoming.change.get(k, 0.0) / now for k, c in state.control.items()}
+        return ScaffoldState(Weights(step_towards(mean, current, control, self.eta)), control, participants)
 
-    def _count(self, heard: Tensors) -> int:
-        if self.sites is not None and len(heard) > self.sites:
-            raise InputError(f"sites must be the number of all sites, got {self.sites}, and {len(heard)} have answered")
-        return self.sites or len(heard)
+    def _count(self, participants: Tensors) -> int:
+        if self.sites is not None and len(participants) > self.sites:
+            raise InputError(
+                f"sites must be the number of all sites, got {self.sites}, and {len(participants)} have contributed"
+            )
+        return self.sites or len(participants)
 
 
 @dataclass
-class _Arriving:
-    """Streams the weights on and adds up the rest."""
+class _Incoming:
+    """Passes the weights on as a stream; adds up changes of control variates and notes the sites."""
 
-    contributions: Iterable[Contribution[Steered]]
+    contributions: Iterable[Contribution[ScaffoldMessage]]
     change: Tensors = field(default_factory=dict)
-    heard: Tensors = field(default_factory=dict)
+    participants: Tensors = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Contribution[Weights]]:
         for c in self.contributions:
-            self.heard[c.site] = torch.ones(1, dtype=torch.bool)
+            self.participants[c.site] = torch.ones(1, dtype=torch.bool)
             for name, t in c.message.control.items():
                 self.change[name] = self.change[name] + t if name in self.change else t
             yield Contribution(c.site, Weights(weights_of(c.message)), c.examples, c.metrics)
 
 
-class _Steer(Callback):
-    """Adds the correction to each gradient, and keeps the mean of those that came without it."""
+class _CorrectGradients(Callback):
+    """Adds the correction to each gradient, and takes the mean of the uncorrected gradients."""
 
     def __init__(self, correction: Tensors):
         self.correction, self.total, self.steps = correction, dict[str, torch.Tensor](), 0
@@ -139,6 +142,6 @@ class _Steer(Callback):
             torch._foreach_add_([self.total[k] for k in grads], list(grads.values()))
             torch._foreach_add_(list(grads.values()), [self.correction[k] for k in grads])
 
-    def mean(self) -> Tensors:
-        """Empty where no step was taken."""
+    def mean_gradients(self) -> Tensors:
+        """Empty if there was no step."""
         return {k: (t / self.steps).cpu() for k, t in self.total.items()} if self.steps else {}

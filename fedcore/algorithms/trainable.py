@@ -1,4 +1,4 @@
-"""What gradients move, of all that travels, for algorithms that treat it otherwise than running statistics."""
+"""The trainable part of what travels, for algorithms that treat it differently from running statistics."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from fedcore.messages.message import Tensors
 from fedcore.training.local_trainer import LocalTrainer
 
 
-def learned(local: LocalTrainer) -> tuple[str, ...]:
-    """Names of the parameters that travel and train; statistics, slow copies and what is frozen are none."""
+def trainable_names(local: LocalTrainer) -> tuple[str, ...]:
+    """Names of the parameters that travel and train; without statistics, moving averages and frozen parameters."""
     names = tuple(local.shared())
     return tuple(name for name, p in local.module.named_parameters() if p.requires_grad and name in names)
 
 
 def require_one_optimizer(algorithm: Any, local: LocalTrainer) -> None:
-    """Raises InputError where a step is not one step of one optimizer with the gradient that is seen before it."""
+    """Raises InputError unless each step is a step of one optimizer with the gradient that callbacks see before it."""
     name, module = type(algorithm).__name__, type(local.module).__name__
     if not local.module.automatic_optimization:
-        raise InputError(f"{name} follows the steps of one optimizer, but {module} steps its own; take FedAvg")
+        raise InputError(f"{name} needs the steps of one optimizer, but {module} steps its own; use FedAvg")
     if local.visit.precision == "16-mixed":
-        raise InputError(f"{name} counts steps, of which 16-mixed leaves some out; take visit.precision bf16-mixed")
+        raise InputError(f"{name} counts steps, and 16-mixed skips some; set visit.precision bf16-mixed")
 
 
-def stepped(current: Tensors, mean: Tensors, names: Iterable[str], eta: float) -> Tensors:
-    """current + eta (mean - current) for what is learned, the mean for all else; at eta 1 the mean to the bit.
+def step_towards(mean: Tensors, current: Tensors, names: Iterable[str], eta: float) -> Tensors:
+    """current + eta (mean - current) for the tensors of these names, the mean for the others; eta 1 gives exactly the
+    mean.
 
-    A step beyond the mean may make a variance negative, so statistics never take one.
+    Statistics take no step, because one beyond the mean could make a variance negative.
     """
     return mean | {name: torch.lerp(current[name], mean[name], eta) for name in names}

@@ -1,1 +1,1 @@
-"""Random augmentations, made in batches on the images' device, in 2D and 3D."""
+"""Random augmentations in batches on the images' device, in 2D and 3D."""

@@ -1,1 +1,1 @@
-"""What sites share besides weights."""
+"""Exchanges: what sites share in addition to weights."""

@@ -1,11 +1,11 @@
-"""Our DenseNet as MONAI's, torchvision's and timm's, which differ in one level of names."""
+"""Our DenseNet for MONAI, torchvision and timm; the names of the tensors differ in one level."""
 
 from __future__ import annotations
 
 from fedcore.errors import InputError
 from fedcore.export.portable import Library, Portable
 from fedcore.messages.message import Tensors
-from fedcore.models.encoders import BLOCKS_121, DenseNet
+from fedcore.models.densenet import BLOCKS_121, DenseNet
 
 
 def portable_densenet(encoder: DenseNet, to: Library) -> Portable:
@@ -34,37 +34,37 @@ def _monai(encoder: DenseNet) -> Portable:
 def _timm(encoder: DenseNet) -> Portable:
     channels = _require_plain(encoder, "timm")
     build = f'model = timm.create_model("densenet121", in_chans={channels}, num_classes=0)'
-    return Portable(_flat(encoder), ("import timm",), (build,), encoder.width)
+    return Portable(_renamed(encoder), ("import timm",), (build,), encoder.width)
 
 
 def _torchvision(encoder: DenseNet) -> Portable:
     channels = _require_plain(encoder, "torchvision")
     if channels not in (1, 3):
-        raise InputError(f"torchvision's DenseNet reads 3 channels, this encoder {channels}; `--to timm` fits")
-    tensors, notes = _flat(encoder), tuple[str, ...]()
+        raise InputError(f"torchvision's DenseNet reads 3 channels, this encoder {channels}; use `--to timm`")
+    tensors, notes = _renamed(encoder), tuple[str, ...]()
     if channels == 1:
         first = "features.conv0.weight"
         tensors[first] = tensors[first].expand(-1, 3, -1, -1) / 3
-        notes = ("It reads 3 channels: give it grey images as `images.expand(-1, 3, -1, -1)`.",)
+        notes = ("The model reads 3 channels: pass grey images as `images.expand(-1, 3, -1, -1)`.",)
     imports = ("import torch", "from torchvision.models import densenet121")
     build = ("model = densenet121()", "model.classifier = torch.nn.Identity()")
     return Portable(tensors, imports, build, encoder.width, notes)
 
 
 def _require_plain(encoder: DenseNet, library: str) -> int:
-    """The channels of its images; raises InputError for what only MONAI's constructor can build."""
+    """The encoder's input channels; raises InputError for what only MONAI's constructor can build."""
     c = encoder.config
     if c["spatial_dims"] != 2:
-        raise InputError(f"{library}'s DenseNet reads 2D images, this encoder volumes; `--to monai` fits")
+        raise InputError(f"{library}'s DenseNet reads 2D images, this encoder reads volumes; use `--to monai`")
     if (c["growth"], tuple(c["blocks"])) != (32, BLOCKS_121):
         raise InputError(
             f"{library}'s DenseNet-121 has a growth of 32 and blocks of {list(BLOCKS_121)} layers, this encoder "
-            f"{c['growth']} and {c['blocks']}; `--to monai` fits any"
+            f"{c['growth']} and {c['blocks']}; use `--to monai`"
         )
     channels: int = c["channels"]
     return channels
 
 
-def _flat(encoder: DenseNet) -> Tensors:
-    """MONAI keeps a layer's norms and convolutions in `layers`, the others in the layer itself."""
+def _renamed(encoder: DenseNet) -> Tensors:
+    """Removes the level `layers`, in which MONAI puts the norms and convolutions of a layer."""
     return {name.replace(".layers.", "."): t for name, t in encoder.state_dict().items()}

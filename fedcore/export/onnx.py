@@ -1,4 +1,4 @@
-"""Classifiers and segmenters of finished runs as ONNX, whose answers are those of the run's own model."""
+"""Classifiers and segmenters of finished runs as ONNX, with outputs equal to those of the run's model."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ TASKS = {"finetune": "classifier", "segment": "segmenter"}
 
 
 def export_onnx(run: RunFolder, file: Path, site: str | None = None) -> str:
-    """Writes the model of a finished run, for any number of images of the size in training; returns how to use it.
+    """Writes the model of a finished run, for any number of images of the training size; returns how to use it.
 
-    Where a segmenter learned from patches the file holds the network of one patch: sliding it over larger images is
-    left to who uses it.
+    For a segmenter that was trained on patches the file holds the network for one patch; the user slides it over larger
+    images.
 
     Raises:
-        InputError: onnx and onnxscript are not installed, or torch cannot say the model in ONNX.
+        InputError: onnx or onnxscript is not installed, or torch cannot convert the model.
     """
     if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
         raise InputError(f"ONNX needs {' and '.join(missing)}: pip install fedpretrain[onnx]")
-    about, known = run.about(), classifiers_of(run)
-    if site not in known:
-        raise InputError(f"sites have a model each, so name one with --site: {', '.join(filter(None, known))}")
-    module, size = known[site], tuple(about["size"])
-    if (patch := getattr(module, "patch_size", None)) is not None:
+    about, models = run.about(), classifiers_of(run)
+    if site not in models:
+        raise InputError(f"each site has its own model; name a site with --site: {', '.join(filter(None, models))}")
+    module, size = models[site], tuple(about["size"])
+    if (patch := getattr(module, "patch", None)) is not None:
         module, size = module.network, patch  # type: ignore[assignment]
     images = torch.zeros(2, about["channels"], *size)
     with torch.no_grad(), warnings.catch_warnings(), _silent():
         warnings.simplefilter("ignore")
-        module(images)  # what a network makes once for a size, as positions, must be there before it is traced
+        module(images)  # tensors that a network caches for a size (positions) must exist before tracing
         try:
             program = torch.onnx.export(
                 module, (images,), dynamo=True, input_names=[INPUT], output_names=[OUTPUT],
@@ -50,7 +50,7 @@ def export_onnx(run: RunFolder, file: Path, site: str | None = None) -> str:
             )  # fmt: skip
         except Exception as e:
             raise InputError(
-                f"torch cannot say {type(module).__name__} in ONNX ({type(e).__name__}); use it through predict"
+                f"torch cannot convert {type(module).__name__} to ONNX ({type(e).__name__}); use fedpretrain predict"
             ) from e
     assert program is not None
     with replacing(file) as part:
@@ -61,31 +61,32 @@ def export_onnx(run: RunFolder, file: Path, site: str | None = None) -> str:
 def usage(run: RunFolder, file: Path, size: tuple[int, ...]) -> str:
     about = run.about()
     shape = ", ".join(["n", str(about["channels"]), *map(str, size)])
-    meaning = (
-        f"class numbers of masks, 0 to {about['mask_classes'] - 1}" if about["command"] == "segment"
-        else f"the classes {', '.join(about['classes'])}"
-    )  # fmt: skip
+    outputs = (
+        f"(n, {about['structures']}, {', '.join(map(str, size))}), one channel for each class number of the masks"
+        if about["command"] == "segment"
+        else f"(n, {len(about['classes'])}), one column for each of the classes {', '.join(about['classes'])}"
+    )
     return f"""import onnxruntime
 
 session = onnxruntime.InferenceSession("{file}")
 (logits,) = session.run(None, {{"{INPUT}": images}})
 
 - images: float32, ({shape}) in [-1, 1], intensities scaled by {_scaling(run)}
-- logits: one along the second axis for each of {meaning}"""
+- logits: {outputs}"""
 
 
 def _scaling(run: RunFolder) -> str:
-    """The class of `fedcore.data.preprocess.scaling` that the run's images went through, with its values."""
+    """The class of `fedcore.data.preprocess.scaling` that scaled the run's images, with its values."""
     scaling = (read_yaml(run.path / "recipe.yaml").get("data") or {}).get("scaling")
     if not scaling:
-        return f"fedcore.data.preprocess.scaling.{Percentiles()}, each image by itself"
+        return f"fedcore.data.preprocess.scaling.{Percentiles()}, for each image by itself"
     values = ", ".join(f"{key}={value}" for key, value in (scaling.get("init_args") or {}).items())
     return f"{scaling['class_path']}({values})"
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """The exporter logs its steps; nobody asked."""
+    """Without the exporter's log of its steps."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

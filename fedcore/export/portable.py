@@ -1,4 +1,4 @@
-"""What another library needs of an encoder: tensors under its names, and the lines that load them."""
+"""An encoder for another library: tensors under its names, and the Python lines that load them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Library = Literal["monai", "timm", "torchvision"]
 
 @dataclass(frozen=True)
 class Portable:
-    """Weights that the model built by `imports` and `build` loads with `strict=True`, outputs equal."""
+    """Weights, and lines that build a model; it loads them with `strict=True` and has equal outputs."""
 
     tensors: Tensors
     imports: tuple[str, ...]
-    """Lines of Python; torch and safetensors are imported anyway."""
+    """Lines of Python, besides the import of safetensors."""
     build: tuple[str, ...]
-    """Lines of Python that name the untrained model `model`."""
+    """Lines of Python that assign the untrained model to `model`."""
     width: int
     """Length of a feature."""
     notes: tuple[str, ...] = ()
-    """Sentences a user of the model must know besides."""
+    """Further sentences for the user of the model."""
 
     def snippet(self, file: str) -> str:
         """Python that builds the model, loads `file` into it and puts it in evaluation mode."""

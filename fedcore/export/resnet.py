@@ -1,8 +1,8 @@
-"""Our ResNet as MONAI's, torchvision's and timm's.
+"""Our ResNet for MONAI, torchvision and timm.
 
-All three share names (`layer1.0.conv1`, ...), strides and pooling. They differ in the shortcut of ResNet-18 and -34:
-MONAI's type A takes every second pixel and pads the channels with zeros, the others have a 1x1 convolution and a norm.
-The former is the latter with an identity for weights and a norm that changes nothing, so the outputs stay equal.
+All three have the same names (`layer1.0.conv1`, ...), strides and pooling. They differ in the shortcut of ResNet-18 and
+-34: MONAI's type A takes every second pixel and pads the channels with zeros, the others have a 1x1 convolution and a
+norm. With the identity as weights and a norm that changes nothing, the second equals the first, and outputs stay equal.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import nn
 from fedcore.errors import InputError
 from fedcore.export.portable import Library, Portable
 from fedcore.messages.message import Tensors
-from fedcore.models.encoders import NORMS, ResNet
+from fedcore.models.resnet import NORMS, ResNet
 
 
 def portable_resnet(encoder: ResNet, to: Library) -> Portable:
@@ -44,11 +44,11 @@ def _monai(encoder: ResNet) -> Portable:
     else:
         imports = ("from functools import partialmethod", *imports)
         build = (
-            "class Grouped(ResNet):  # MONAI hands its norm to the stem alone",
+            "class Grouped(ResNet):  # MONAI applies `norm` to the stem only",
             f"    _make_layer = partialmethod(ResNet._make_layer, norm={norm})", "",
             "model = Grouped(", *stages, *settings, f"    norm={norm},", ")",
         )  # fmt: skip
-    notes = (f'The tensors fit `ResNetFeatures("{name}")` and the encoder of a `FlexibleUNet` too.',) if plain else ()
+    notes = (f'`ResNetFeatures("{name}")` and the encoder of a `FlexibleUNet` load the tensors too.',) if plain else ()
     return Portable(encoder.state_dict(), imports, build, encoder.width, notes)
 
 
@@ -60,22 +60,22 @@ def _timm(encoder: ResNet) -> Portable:
     else:
         imports = ("import timm",)
         build = f'model = timm.create_model("resnet{depth}", in_chans={channels}, num_classes=0)'
-    return Portable(_convolved(encoder), imports, (build,), encoder.width, _norm_note(encoder))
+    return Portable(_with_conv_shortcuts(encoder), imports, (build,), encoder.width, _norm_note(encoder))
 
 
 def _torchvision(encoder: ResNet) -> Portable:
     _, channels, depth, _ = _require_plain(encoder, "torchvision")
     if channels not in (1, 3):
-        raise InputError(f"torchvision's ResNet reads 3 channels, this encoder {channels}; `--to timm` fits")
+        raise InputError(f"torchvision's ResNet reads 3 channels, this encoder {channels}; use `--to timm`")
     if depth == 10:
         imports = ("import torch", "from torchvision.models.resnet import BasicBlock, ResNet")
         build = "model = ResNet(BasicBlock, [1, 1, 1, 1])"
     else:
         imports, build = ("import torch", f"from torchvision.models import resnet{depth}"), f"model = resnet{depth}()"
-    tensors, notes = _convolved(encoder), _norm_note(encoder)
+    tensors, notes = _with_conv_shortcuts(encoder), _norm_note(encoder)
     if channels == 1:
         tensors["conv1.weight"] = tensors["conv1.weight"].expand(-1, 3, -1, -1) / 3
-        notes = ("It reads 3 channels: give it grey images as `images.expand(-1, 3, -1, -1)`.", *notes)
+        notes = ("The model reads 3 channels: pass grey images as `images.expand(-1, 3, -1, -1)`.", *notes)
     return Portable(tensors, imports, (build, "model.fc = torch.nn.Identity()"), encoder.width, notes)
 
 
@@ -89,22 +89,22 @@ def _require_plain(encoder: ResNet, library: str) -> tuple[int, int, int, int]:
     """Raises InputError for what only MONAI's constructors can build."""
     dims, _, _, stem = shape = _shape(encoder)
     if dims != 2:
-        raise InputError(f"{library}'s ResNet reads 2D images, this encoder volumes; `--to monai` fits")
+        raise InputError(f"{library}'s ResNet reads 2D images, this encoder reads volumes; use `--to monai`")
     if encoder.norm != "batch":
-        raise InputError(f"{library}'s ResNet has batch norm, this encoder {encoder.norm} norm; `--to monai` fits")
+        raise InputError(f"{library}'s ResNet has batch norm, this encoder {encoder.norm} norm; use `--to monai`")
     if stem != 64:
         raise InputError(
-            f"{library}'s ResNet has a stem of 64 channels, this encoder one of {stem}; `--to monai` fits any, "
+            f"{library}'s ResNet has a stem of 64 channels, this encoder one of {stem}; use `--to monai`, "
             "or pretrain with --encoder.init_args.stem 64"
         )
     return shape
 
 
-def _convolved(encoder: ResNet) -> Tensors:
-    """Its tensors, with a convolution and a norm in place of each zero-padded shortcut."""
+def _with_conv_shortcuts(encoder: ResNet) -> Tensors:
+    """The encoder's tensors, with a convolution and a norm in place of each zero-padded shortcut."""
     tensors = encoder.state_dict()
     for name, block in encoder.named_modules():
-        # A type A shortcut is a function without parameters, so it is no module.
+        # A type A shortcut is a function without parameters and not a module.
         if callable(pad := getattr(block, "downsample", None)) and not isinstance(pad, nn.Module):
             tensors |= _shortcut(
                 f"{name}.downsample.", block.conv1.in_channels, block.conv2.out_channels, block.bn1.eps
@@ -117,7 +117,7 @@ def _shortcut(prefix: str, narrow: int, wide: int, eps: float) -> Tensors:
     tensors = {
         "0.weight": torch.eye(wide, narrow)[:, :, None, None], "1.weight": torch.ones(wide),
         "1.bias": torch.zeros(wide), "1.running_mean": torch.zeros(wide),
-        # The norm divides by the root of variance plus eps.
+        # The norm divides by sqrt(variance + eps).
         "1.running_var": torch.full((wide,), 1 - eps), "1.num_batches_tracked": torch.tensor(0),
     }  # fmt: skip
     return {prefix + name: t for name, t in tensors.items()}
@@ -126,4 +126,4 @@ def _shortcut(prefix: str, narrow: int, wide: int, eps: float) -> Tensors:
 def _norm_note(encoder: ResNet) -> tuple[str, ...]:
     if resnet_params[f"resnet{encoder.config['depth']}"][2] != "A":
         return ()
-    return ("Outputs are equal in evaluation mode; in training mode its shortcuts are normalised, MONAI's are not.",)
+    return ("Outputs are equal in evaluation mode; in training mode these shortcuts are normalised, MONAI's are not.",)

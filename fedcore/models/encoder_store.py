@@ -1,6 +1,7 @@
-"""Encoders on disk: `encoder.safetensors`, `encoder.json` that says how to build it, and a card.
+"""Encoders on disk: `encoder.safetensors`, `encoder.json` with class and arguments, and a model card.
 
-Reading one never runs code: the JSON names a class of `fedcore.models.encoders`, nothing else is looked up.
+Reading an encoder never runs code from elsewhere: `encoder.json` names one of the classes in `ENCODERS`, and nothing is
+imported by name.
 """
 
 from __future__ import annotations
@@ -15,37 +16,42 @@ from fedcore.errors import InputError
 from fedcore.files.reading import read_json
 from fedcore.files.writing import write_atomically, write_json
 from fedcore.messages.message import Tensors
-from fedcore.models.encoders import Encoder
-from fedcore.models.weights import built_for, differences, read_weights, save_weights
+from fedcore.models.base import Encoder
+from fedcore.models.densenet import DenseNet
+from fedcore.models.resnet import ResNet
+from fedcore.models.vit import ViT
+from fedcore.models.weights import build_with_weights, differences, read_weights, save_weights
 
+ENCODERS: dict[str, type[Encoder]] = {kind.__name__: kind for kind in (ResNet, DenseNet, ViT)}
+"""What `encoder.json` may name."""
 TENSORS, CONFIG, CARD = "encoder.safetensors", "encoder.json", "README.md"
-_ADVICE = "copy the encoder's folder anew"
+_ADVICE = "copy the encoder's folder again"
 
 
 def save_encoder(folder: Path, encoder: Encoder, about: Mapping[str, Any], card: str) -> Path:
-    """Writes `encoder` (an encoder with `config`) with what is known about it and a card in Markdown."""
+    """Writes `encoder`, which must have a `config`, with the facts `about` it and a model card in Markdown."""
     write_json(folder / CONFIG, {"encoder": type(encoder).__name__, "init_args": encoder.config, **about})
-    save_weights(folder / TENSORS, encoder, targets=(CONFIG,))
+    save_weights(folder / TENSORS, encoder, other_files=(CONFIG,))
     write_atomically(folder / CARD, card.encode())
     return folder
 
 
 def find_encoder(path: Path) -> Path:
-    """The encoder's folder, given it or the run that made it.
+    """The folder of an encoder; `path` is this folder or the run that wrote it.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no encoder.
     """
     for folder in (path, path / "encoder"):
         if (folder / TENSORS).exists():
             return folder
-    held = sorted(path.glob(f"sites/*/encoder/{TENSORS}"))
-    hint = f"; each site has its own, so name one: {held[0].parent}" if held else ""
+    by_site = sorted(path.glob(f"sites/*/encoder/{TENSORS}"))
+    hint = f"; each site has its own, so name one: {by_site[0].parent}" if by_site else ""
     raise InputError(f"{path} holds no encoder ({TENSORS}){hint or '; give the folder of a finished pretraining run'}")
 
 
 def encoder_config(folder: Path) -> dict[str, Any]:
-    """What `encoder.json` says."""
+    """The content of `encoder.json`."""
     config = read_json(folder / CONFIG, _ADVICE)
     if not isinstance(config.get("encoder"), str) or not isinstance(config.get("init_args"), dict):
         raise InputError(f"{folder / CONFIG} is damaged: it must hold encoder and init_args; {_ADVICE}")
@@ -53,24 +59,22 @@ def encoder_config(folder: Path) -> dict[str, Any]:
 
 
 def build_encoder(folder: Path) -> Encoder:
-    """The encoder of `folder`, built as it was and with its weights, in evaluation mode.
+    """The encoder of `folder` with its weights, in evaluation mode.
 
-    Features of an image then do not depend on the other images of its batch; `.train()` before it is trained further.
+    In evaluation mode, features of an image do not depend on the other images of its batch; call `.train()` to train it
+    further.
 
     Raises:
-        InputError: It is damaged, or asks for what its weights are not.
+        InputError: The files are damaged, or description and weights do not fit each other.
     """
-    from fedcore.models import encoders
-
     config = encoder_config(folder)
-    kind = getattr(encoders, config["encoder"], None)
-    if not (isinstance(kind, type) and issubclass(kind, encoders.Encoder) and kind.__module__ == encoders.__name__):
+    if (kind := ENCODERS.get(config["encoder"])) is None:
         raise InputError(
-            f"{folder / CONFIG} names the encoder {config['encoder']!r}, which fedcore.models.encoders does not have; "
-            "set `encoder` in the recipe"
+            f"{folder / CONFIG} names the encoder {config['encoder']!r}, which fedcore.models does not have "
+            f"({', '.join(ENCODERS)}); set `encoder` in the recipe"
         )
     try:
-        return built_for(_tensors(folder), lambda: kind(**config["init_args"]), lambda encoder: encoder).eval()
+        return build_with_weights(_tensors(folder), lambda: kind(**config["init_args"]), lambda encoder: encoder).eval()
     except ValueError as e:
         raise InputError(f"{folder / CONFIG} does not fit its weights: {e}; {_ADVICE}") from e
 
@@ -79,21 +83,21 @@ def load_encoder(folder: Path, encoder: nn.Module) -> None:
     """Copies the weights of `folder` into `encoder`.
 
     Raises:
-        InputError: They are damaged, or of another architecture; the text names what differs.
+        InputError: The files are damaged, or of another architecture; the text names the differences.
     """
     tensors = _tensors(folder)
     if differing := differences(encoder.state_dict(), tensors):
         config = encoder_config(folder)
         raise InputError(
             f"{folder} holds another architecture ({len(differing)} tensors differ, e.g. {differing[0]}).\n"
-            f"  It is {config['encoder']}({_arguments(config['init_args'])}), the recipe and its data ask for "
+            f"  It is {config['encoder']}({_arguments(config['init_args'])}), recipe and data need "
             f"{type(encoder).__name__}({_arguments(getattr(encoder, 'config', {}))}); make them the same"
         )
     encoder.load_state_dict(tensors)
 
 
 def _tensors(folder: Path) -> Tensors:
-    return read_weights(folder / TENSORS, _ADVICE, targets=(CONFIG,))
+    return read_weights(folder / TENSORS, _ADVICE, other_files=(CONFIG,))
 
 
 def _arguments(config: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
-"""Weights on disk: safetensors and their checksum, and the module that a description beside them builds.
+"""Weights on disk: a safetensors file with its checksum, and modules built from a description to load it.
 
-The description may be wrong, by chance or by intent, and ask for terabytes. The weights are there and say how large the
-module is, so it is first built without memory, on torch's meta device, and held against them.
+The description may be wrong, by accident or on purpose, and describe a network of terabytes. So the module is first
+built without memory, on torch's meta device, and its names and shapes are compared with those of the weights.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from fedcore.messages.message import Tensors
 Made = TypeVar("Made")
 
 
-def save_weights(file: Path, module: nn.Module, targets: tuple[str, ...] = ()) -> None:
-    """Writes a module's tensors, then the checksums of that file and of those `beside` it, which must be there."""
-    write_atomically(file, safetensors.torch.save(apart(module.state_dict())))
-    write_sums(file.parent, [file.name, *targets])
+def save_weights(file: Path, module: nn.Module, other_files: tuple[str, ...] = ()) -> None:
+    """Writes a module's tensors, then the checksums of this file and of `other_files`, existing files of its folder."""
+    write_atomically(file, safetensors.torch.save(for_safetensors(module.state_dict())))
+    write_sums(file.parent, [file.name, *other_files])
 
 
-def apart(tensors: Mapping[str, Tensor]) -> Tensors:
-    """The tensors as a safetensors file takes them; those that share memory (tied weights) as copies."""
+def for_safetensors(tensors: Mapping[str, Tensor]) -> Tensors:
+    """The tensors in the form that safetensors accepts: on the CPU, contiguous, and copied where two share memory."""
     seen: set[int] = set()
-    found = {}
+    result = {}
     for name, t in tensors.items():
-        whole = t.detach().cpu().contiguous()
-        place = whole.untyped_storage().data_ptr()
-        found[name] = whole.clone() if place in seen else whole
-        seen.add(place)
-    return found
+        dense = t.detach().cpu().contiguous()
+        address = dense.untyped_storage().data_ptr()
+        result[name] = dense.clone() if address in seen else dense
+        seen.add(address)
+    return result
 
 
-def read_weights(file: Path, advice: str, targets: tuple[str, ...] = ()) -> Tensors:
-    """What `save_weights` wrote.
+def read_weights(file: Path, advice: str, other_files: tuple[str, ...] = ()) -> Tensors:
+    """The tensors that `save_weights` wrote.
 
     Raises:
-        InputError: It is missing, or it or what lies `beside` it is not what was written; `advice` ends the text.
+        InputError: The file is missing, or a checksum of it or of `other_files` differs; the text ends with `advice`.
     """
-    require_sums(file.parent, [file.name, *targets], advice)
+    require_sums(file.parent, [file.name, *other_files], advice)
     try:
         tensors: Tensors = safetensors.torch.load_file(file)
     except (OSError, SafetensorError) as e:
@@ -57,18 +57,20 @@ def read_weights(file: Path, advice: str, targets: tuple[str, ...] = ()) -> Tens
     return tensors
 
 
-def built_for(tensors: Mapping[str, Tensor], build: Callable[[], Made], network: Callable[[Made], nn.Module]) -> Made:
-    """What `build` makes, with these weights, once its network is known to have their names and shapes.
+def build_with_weights(
+    tensors: Mapping[str, Tensor], build: Callable[[], Made], network: Callable[[Made], nn.Module]
+) -> Made:
+    """The result of `build`, with these weights in its network; it is built in memory only if names and shapes agree.
 
     Raises:
-        ValueError: It has others, or cannot be built; the text says why.
+        ValueError: Names or shapes differ, or `build` fails; the text gives the reason.
     """
     try:
-        with torch.device("meta"), _no_more_than(len(tensors)):
+        with torch.device("meta"), _max_parameters(4 * len(tensors) + 64, len(tensors)):
             planned = network(build()).state_dict()
     except InputError:
         raise
-    except Exception as e:  # what constructors raise of wrong values is theirs: any kind
+    except Exception as e:  # constructors raise errors of any kind for wrong values
         raise ValueError(f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else 'no reason given'}") from e
     if wrong := differences(planned, tensors):
         raise ValueError(f"another architecture ({len(wrong)} tensors differ, e.g. {wrong[0]})")
@@ -78,30 +80,30 @@ def built_for(tensors: Mapping[str, Tensor], build: Callable[[], Made], network:
 
 
 def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """Tensors that are missing, unknown or of another shape, in words."""
-    words = []
+    """A line for each tensor that is missing, unknown or of another shape."""
+    lines = []
     for name in sorted(wanted.keys() | found.keys()):
-        shapes = [tuple(side[name].shape) if name in side else "missing" for side in (found, wanted)]
-        if shapes[0] != shapes[1]:
-            words.append(f"{name}: {shapes[0]} there, {shapes[1]} here")
-    return words
+        there, here = (tuple(side[name].shape) if name in side else "missing" for side in (found, wanted))
+        if there != here:
+            lines.append(f"{name}: {there} there, {here} here")
+    return lines
 
 
 @contextmanager
-def _no_more_than(tensors: int) -> Iterator[None]:
-    """A network of millions of layers takes no memory for its tensors here, but time: it is stopped on the way.
+def _max_parameters(limit: int, tensors: int) -> Iterator[None]:
+    """Stops the construction of a network of millions of layers: on the meta device it takes no memory, but time.
 
-    Some layers replace a parameter by others (weight norm), so there may be more on the way than at the end.
+    The limit is above the number of tensors, because some layers replace a parameter by others (weight norm).
     """
     count = 0
 
-    def counted(*_: Any) -> None:
+    def check(*_: Any) -> None:
         nonlocal count
         count += 1
-        if count > 4 * tensors + 64:
-            raise ValueError(f"more than {count - 1} parameters, where the weights have {tensors} tensors")
+        if count > limit:
+            raise ValueError(f"more than {limit} parameters, where the weights have {tensors} tensors")
 
-    handle = register_module_parameter_registration_hook(counted)
+    handle = register_module_parameter_registration_hook(check)
     try:
         yield
     finally:

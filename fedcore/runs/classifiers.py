@@ -12,12 +12,12 @@ from fedcore.config.recipe import build_part
 from fedcore.errors import InputError, building
 from fedcore.files.reading import ADVICE, read_yaml
 from fedcore.messages.message import Tensors
-from fedcore.models.encoders import Encoder
-from fedcore.models.weights import built_for, read_weights, save_weights
+from fedcore.models.base import Encoder
+from fedcore.models.weights import build_with_weights, read_weights, save_weights
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.record import SiteMemories
 from fedcore.seeds import seeded
-from fedcore.training.local_trainer import MODULE, personal
+from fedcore.training.site_state import MODULE, personal_weights
 
 Network = TypeVar("Network", bound=nn.Module)
 _ADVICE = "give a finished run, or copy its folder anew"
@@ -36,7 +36,7 @@ def trained(run: RunFolder, fresh: Callable[[], Network], path: str = MODEL) -> 
     """
     tensors = read_weights(run.path / path, _ADVICE)
     try:
-        return built_for(tensors, fresh, lambda network: network)
+        return build_with_weights(tensors, fresh, lambda network: network)
     except ValueError as e:
         raise InputError(f"{run.path / path} does not fit the run's recipe: {e}") from e
 
@@ -119,6 +119,6 @@ def own_parts(memories: SiteMemories, sites: Iterable[str]) -> dict[str, Tensors
     found: dict[str, Tensors] = {}
     for site in sites:
         memory = memories.get(site)
-        own = {k.removeprefix(MODULE): t for k, t in memory.items() if k.startswith(MODULE)} | personal(memory)
+        own = {k.removeprefix(MODULE): t for k, t in memory.items() if k.startswith(MODULE)} | personal_weights(memory)
         found |= {site: own} if own else {}
     return found

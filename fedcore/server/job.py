@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from pytorch_lightning import LightningModule
 
-from fedcore.algorithms.base import Algorithm, count_user
+from fedcore.algorithms.base import Algorithm
+from fedcore.algorithms.properties import round_count_user
 from fedcore.errors import InputError
 from fedcore.messages.message import Message, weights_of
 from fedcore.runs.communication import ANSWERS, RoundRecord
@@ -25,6 +26,7 @@ from fedcore.server.rounds import PeriodicEvaluation, Rounds, federate
 from fedcore.server.sites import Sites
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.malloc import keep_large_blocks
+from fedcore.training.visit import Visit
 from fedcore.transport.base import Transport
 
 Through = Callable[[Transport], AbstractContextManager[Transport]]
@@ -60,7 +62,7 @@ class Job:
         keep_large_blocks()
         local.optimizers()
         state = self.algorithm.start(local)
-        self._require_same_schedule(run)
+        self._require_same_schedule(run, local.visit)
         about |= {"rounds": self.rounds.count, "parameters": _parameters(local.module)}
         about |= {"buffers": {name: level.name for name, level in local.levels.items()}}
         checkpoint = run.begin(about)
@@ -92,10 +94,10 @@ class Job:
         run.close("trained", seconds=round(spent + time.perf_counter() - begun, 1))
         return replace(sites, transport=transport, record=run.path / ANSWERS, on_request=None)
 
-    def _require_same_schedule(self, run: RunFolder) -> None:
+    def _require_same_schedule(self, run: RunFolder, visit: Visit) -> None:
         """Raises InputError where a run is resumed with another number of rounds and what was done depends on it."""
         before = run.about().get("rounds", self.rounds.count)
-        if before != self.rounds.count and run.rounds() and (part := count_user(self.algorithm)):
+        if before != self.rounds.count and run.rounds() and (part := round_count_user((self.algorithm, visit))):
             raise InputError(
                 f"{run.path} was started with rounds.count {before}, and {part} depends on that number, so "
                 f"{self.rounds.count} rounds would be another run; resume with --rounds.count {before}, or choose "

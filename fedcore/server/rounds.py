@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedcore.algorithms.base import Algorithm, draws_of
+from fedcore.algorithms.base import Algorithm
+from fedcore.algorithms.properties import chooser_of
 from fedcore.errors import InputError
-from fedcore.messages.message import Contribution, Empty, Refusal, Weights
+from fedcore.messages.message import Contribution, Empty, Message, Refusal, Weights
 from fedcore.messages.request import EVALUATE, TRAIN, Answer
 from fedcore.messages.round import Round
 from fedcore.runs.communication import RoundRecord
@@ -93,7 +94,7 @@ def federate(
     """
     for index in range(begin, rounds.count):
         turn, record, clock = Round(index, rounds.count, seed), RoundRecord(index), time.perf_counter()
-        asked = _asked(algorithm, rounds, sites.training, turn)
+        asked = _asked(algorithm, state, rounds, sites.training, turn)
         state = _with_quorum(algorithm, sites, state, asked, turn, rounds, record)
         if evaluation and evaluation.due(turn):
             everybody = index + 1 == rounds.count
@@ -103,16 +104,17 @@ def federate(
     return state
 
 
-def _asked(algorithm: Algorithm, rounds: Rounds, names: Sequence[str], turn: Round) -> list[str]:
-    draws = draws_of(algorithm)
-    if draws is None:
+def _asked(algorithm: Algorithm, state: Message, rounds: Rounds, names: Sequence[str], turn: Round) -> list[str]:
+    found = chooser_of(algorithm, state)
+    if found is None:
         return rounds.draw(names, turn)
+    chooser, own_state = found
     if rounds.per_round is not None:
         raise InputError(
-            f"rounds.per_round must be null, because {type(draws).__name__} says itself which sites a round asks, "
+            f"rounds.per_round must be null, because {type(chooser).__name__} chooses the sites of a round itself, "
             f"got {rounds.per_round}"
         )
-    return draws.draw(names, turn)
+    return chooser.choose(own_state, names, turn)
 
 
 def _with_quorum(

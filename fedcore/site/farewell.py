@@ -14,7 +14,8 @@ from fedcore.messages.farewell import FarewellNotes
 from fedcore.messages.message import Contribution, Weights
 from fedcore.messages.tensors import Tensors
 from fedcore.site.site import Round, Site
-from fedcore.training.local_trainer import MODULE, LocalTrainer, personal
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.site_state import MODULE, personal_weights
 
 
 @runtime_checkable
@@ -40,7 +41,7 @@ class Farewell:
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[FarewellNotes]:
         notes = []
         for file in self.files:
-            local.load(down.tensors | personal(site.memory))
+            local.load(down.tensors | personal_weights(site.memory))
             try:
                 file.make(site, local)
             except Refused as e:
@@ -54,4 +55,4 @@ class Farewell:
 
 def own_part(memory: Tensors) -> Tensors:
     """What a site has of the model in place of what travels, by the module's names."""
-    return {k.removeprefix(MODULE): t for k, t in memory.items() if k.startswith(MODULE)} | personal(memory)
+    return {k.removeprefix(MODULE): t for k, t in memory.items() if k.startswith(MODULE)} | personal_weights(memory)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from fedcore.algorithms.base import share_of
+from fedcore.algorithms.properties import share_of
 from fedcore.algorithms.task import Task
 from fedcore.data.cohort import Cohort, with_classes
 from fedcore.data.fingerprint import fingerprint
@@ -74,7 +74,7 @@ class OwnData:
         train, test = self.task.parts(cohort, module)
         held = test.get(self.name)
         own = train.get(self.name, cohort.sites[self.name].take([]))
-        self.task.visit.require_sound(own.space)
+        self.task.visit.require_supported(own.space)
         return Workplace(own, held, local, words, checksum)
 
     def _cohort(self, data: Data) -> Cohort:

@@ -1,4 +1,4 @@
-"""Asking a module in the middle of its training, with other weights or in another mode, without a trace in it."""
+"""A module as a function during its training, with other weights or in evaluation mode, without side effects on it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch.func import functional_call
 from fedcore.messages.message import Tensors
 
 Network = Callable[[Tensor], Tensor]
-"""Images (n, c, *space) to what the module answers, such as logits (n, k)."""
+"""Images (n, c, *space) to outputs, such as logits (n, k)."""
 
 
-def aside(module: nn.Module, weights: Tensors | None = None) -> Network:
-    """The module with `weights` in place of its own, as a function that leaves no trace in its buffers.
+def functional(module: nn.Module, weights: Tensors | None = None) -> Network:
+    """The module with `weights` in place of its own, as a function that does not change its buffers.
 
-    So batch norm takes the statistics of the batch that it is asked about, but its running ones stay those of the
-    images that train it, on whose like it will be evaluated. (Miyato et al.'s code does so for virtual images, which
-    have other statistics: Xie et al. 2020, arXiv 1911.09665.)
+    Batch norm uses the statistics of the batch, but its running statistics stay those of the training images, with
+    which the module is evaluated. (Miyato et al.'s code does so for virtual images, which have other statistics: Xie et
+    al. 2020, arXiv 1911.09665.)
     """
 
     def f(images: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def aside(module: nn.Module, weights: Tensors | None = None) -> Network:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode; then each part in its own again, as a frozen encoder differs from its head."""
+    """The module in evaluation mode; afterwards each part has its mode again (a frozen encoder may differ)."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:

@@ -1,4 +1,4 @@
-"""Learning rates over the rounds of a run."""
+"""Learning rate schedules over the rounds of a run."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from fedcore.site.site import Round, Site
 
 @dataclass(frozen=True)
 class Cosine:
-    """Scales the method's learning rate: a rise, then half a cosine (Loshchilov & Hutter 2017, arXiv 1608.03983).
+    """Scales the method's learning rate: warm-up, then half a cosine (Loshchilov & Hutter 2017, arXiv 1608.03983).
 
-    The rate is constant within a round, because rounds are what all sites share.
+    The rate is constant within a round, because sites have different numbers of steps, but the same rounds.
     """
 
     uses_count: ClassVar[bool] = True
     warmup: int = 0
-    """Rounds of the rise; the first trains at 1 / (warmup + 1) of the rate."""
+    """Rounds of the warm-up; the first has 1 / (warmup + 1) of the rate."""
     floor: float = 0.0
-    """Fraction of the rate that is left at the end, in [0, 1]."""
+    """Fraction of the rate at the end, in [0, 1]."""
 
     def factor(self, turn: Round) -> float:
         if turn.index < self.warmup:

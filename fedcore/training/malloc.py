@@ -1,8 +1,8 @@
-"""Large blocks of memory stay with the process between steps, instead of going back to the system at each of them.
+"""Makes glibc keep large blocks of memory between training steps, instead of returning them to the system in each step.
 
-glibc asks the system anew for every block above 32 MB, or less, and the system fills it with zeros, page by page: a
-tenth of the time of a training whose layers answer with such blocks. Torch keeps blocks of a GPU by itself, those of a
-CPU it does not (benchmarks/speed/malloc.py).
+For each block above 32 MB, or less, glibc requests new memory from the system, which fills it with zeros page by page:
+a tenth of the training time where outputs of layers are that large. Torch caches blocks of a GPU, but not of a CPU
+(benchmarks/malloc.py).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import os
 import platform
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
-"""What `mallopt` calls them (malloc.h)."""
+"""Parameters of `mallopt` (malloc.h)."""
 LARGE = 1 << 30
-"""Bytes. Blocks up to this size are kept, and that much free memory at the end of the heap."""
+"""Bytes: blocks up to this size are kept, and up to this much free memory at the end of the heap."""
 _LARGEST_BEFORE_2_35 = 1 << 25
-"""Bytes; an older glibc refuses a greater MMAP_THRESHOLD."""
+"""Bytes: glibc before 2.35 rejects a larger MMAP_THRESHOLD."""
 _CHOSEN_BY_USER = (
     "GLIBC_TUNABLES",
     "MALLOC_MMAP_THRESHOLD_",
@@ -27,10 +27,10 @@ _CHOSEN_BY_USER = (
 
 
 def keep_large_blocks() -> bool:
-    """Tells glibc to keep them, for the rest of the process; whether it does.
+    """Sets glibc's thresholds for the rest of the process; returns whether it accepted them.
 
-    Nothing is done where the C library is another one, or where the environment chooses an allocator or its settings.
-    The process then holds its peak of memory longer; the peak itself grows by what lies between blocks in use.
+    Does nothing with another C library, or where the environment sets an allocator or its options. The process then
+    holds its peak memory longer; the peak grows by the free memory between blocks in use.
     """
     if platform.libc_ver()[0] != "glibc" or any(map(os.environ.get, _CHOSEN_BY_USER)):
         return False

@@ -1,4 +1,4 @@
-"""What a module's `configure_optimizers` returns, looked at before the first visit."""
+"""The return value of a module's `configure_optimizers`, checked before the first visit."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 from torch.optim import Optimizer
 
 SCHEDULES = (
-    "a learning rate schedule, which would begin anew at each visit; return the optimizer alone, and let rates follow "
-    "the rounds by a guide of the algorithm: guides: [fedcore.training.lr_schedule.Cosine]"
+    "a learning rate schedule, which would start again in each visit; return the optimizer alone, and set a schedule "
+    "over rounds: visit.callbacks: [fedcore.training.lr_schedule.Cosine]"
 )
 
 
-def taken_apart(made: Any) -> tuple[list[Optimizer], bool]:
-    """The optimizers in what `configure_optimizers` returned, and whether schedules came with them."""
-    if isinstance(made, Mapping):
-        return [made["optimizer"]], made.get("lr_scheduler") is not None
-    if isinstance(made, Optimizer) or made is None:
-        return [made] if made else [], False
-    if len(made) == 2 and all(isinstance(part, list | tuple) for part in made):
-        return list(made[0]), bool(made[1])
-    parts = [taken_apart(part) for part in made]
-    return [optimizer for found, _ in parts for optimizer in found], any(schedules for _, schedules in parts)
+def split_optimizers(configured: Any) -> tuple[list[Optimizer], bool]:
+    """The optimizers in the return value of `configure_optimizers`, and whether it also has schedules."""
+    if isinstance(configured, Mapping):
+        return [configured["optimizer"]], configured.get("lr_scheduler") is not None
+    if isinstance(configured, Optimizer) or configured is None:
+        return [configured] if configured else [], False
+    if len(configured) == 2 and all(isinstance(part, list | tuple) for part in configured):
+        return list(configured[0]), bool(configured[1])
+    parts = [split_optimizers(part) for part in configured]
+    return [optimizer for found, _ in parts for optimizer in found], any(has_schedules for _, has_schedules in parts)

@@ -1,7 +1,7 @@
-"""What a module holds that its `state_dict()` does not: buffers that are not persistent, tensors in plain attributes.
+"""Tensors of a module that its `state_dict()` does not have: buffers that are not persistent, and plain attributes.
 
-One module visits all sites of a process. Its state is put into place at each of them; what is no part of the state
-would walk from site to site, unseen by policy and audit file. So it is put back as it was before each visit.
+One module visits all sites of a process. Its state is loaded for each site; tensors outside of the state would move
+from site to site, unseen by policy and audit log. So their initial values are restored before each visit.
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 _FRAMEWORK = frozenset(vars(LightningModule()))
-"""Attributes that torch and Lightning keep themselves."""
+"""Attributes of torch and Lightning."""
 
 
-class Unsaved:
-    """A copy of what `state_dict()` leaves out. Tensors are found in attributes and in lists, tuples, deques and dicts
-    of them; what other objects hold is not seen.
+class UnsavedState:
+    """A copy of the tensors that are not in `state_dict()`.
+
+    Tensors are found in attributes and in lists, tuples, deques and dicts of these; not in other objects.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._held = [(part, _buffers(part), _attributes(part)) for part in module.modules()]
+        self._copies = [(part, _buffers(part), _attributes(part)) for part in module.modules()]
 
     def restore(self) -> None:
-        """Puts all of it back as it was; what has come since is removed."""
-        for part, buffers, attributes in self._held:
+        """Restores the copies and removes attributes with tensors that are newer."""
+        for part, buffers, attributes in self._copies:
             for name, buffer in buffers.items():
                 part._buffers[name] = _copy(buffer)
             for name, value in list(_own(part).items()):
                 if name not in attributes:
-                    if _tensors(value):
+                    if _has_tensors(value):
                         delattr(part, name)
-                elif _tensors(value) or _tensors(attributes[name]):
+                elif _has_tensors(value) or _has_tensors(attributes[name]):
                     setattr(part, name, _copy(attributes[name]))
 
 
@@ -49,15 +50,15 @@ def _own(part: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(part).items() if name not in _FRAMEWORK}
 
 
-def _tensors(value: Any) -> bool:
-    """Whether it is a tensor or holds one."""
+def _has_tensors(value: Any) -> bool:
+    """Whether the value is a tensor or contains one."""
     if isinstance(value, dict):
-        return any(map(_tensors, value.values()))
-    return isinstance(value, Tensor) or (isinstance(value, list | tuple | deque) and any(map(_tensors, value)))
+        return any(map(_has_tensors, value.values()))
+    return isinstance(value, Tensor) or (isinstance(value, list | tuple | deque) and any(map(_has_tensors, value)))
 
 
 def _copy(value: Any) -> Any:
-    """Tensors and what holds them are copied; all else is the same object."""
+    """Copies tensors and their containers; other objects are returned as they are."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if type(value) in (list, deque, tuple):

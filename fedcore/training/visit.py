@@ -1,4 +1,4 @@
-"""How a site trains in one round: the settings of a visit, and the quiet Lightning Trainer that it takes."""
+"""The settings of a visit (how a site trains in one round), and the quiet Lightning Trainer that it uses."""
 
 from __future__ import annotations
 
@@ -15,34 +15,39 @@ from lightning_fabric.utilities import registry
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from fedcore.errors import InputError
+from fedcore.training.callbacks import LocalCallback
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
 @dataclass(frozen=True)
 class Visit:
-    """How long and how a site trains in one round; the names are those of Lightning's Trainer."""
+    """How long and how a site trains in one round; options have the names of Lightning's Trainer."""
 
     batch_size: int = 64
-    """Images a step. A site with fewer trains on all of them at once."""
+    """Images per step. A site with fewer images trains on all of them at once."""
     max_epochs: int = 1
     """Passes over the site's images."""
     max_steps: int = -1
-    """Optimizer steps at most; -1: as many as the epochs hold, 0: none."""
+    """Maximum number of optimizer steps; -1: no maximum, 0: no step."""
     accelerator: str = "auto"
-    """`auto` takes a GPU where there is one."""
+    """`auto` uses a GPU if there is one."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     """bf16-mixed about halves time and memory on a recent GPU; a CPU with bf16 instructions (AVX512-BF16, AMX) trains
-    1.6 to 1.9 times as fast with it, an older CPU more slowly. 16-mixed looks for its scale anew at each visit and may
-    leave out the first steps; take bf16-mixed where visits are short."""
+    1.6 to 1.9 times as fast with it, an older CPU more slowly. 16-mixed searches its loss scale again in each visit and
+    may skip the first steps; use bf16-mixed where visits are short."""
     gradient_clip_val: float | None = None
-    """Largest gradient norm; null does not clip."""
+    """Maximum gradient norm; null: no clipping."""
     keep_optimizer: bool = False
-    """Momentum and the like stay at the site between visits (Adam: two models of disk a site); else it starts anew."""
+    """Keep the optimizer's state (momentum and the like) at the site between visits; on disk this takes, for Adam, the
+    size of two models per site. false: each visit starts with a new optimizer."""
     compile: bool = False
-    """Let torch compile what travels: a minute at the first step and again at each new size of a batch (eight at
-    most), for long runs. On a CPU it takes a C++ compiler; MoCo with ResNet-10 then trains 1.3 times as fast in
-    32-true, and no faster in bf16-mixed. A resumed run may differ in the last digits."""
+    """Compile the part of the module that travels with torch.compile: takes a minute at the first step and again for
+    each new batch size (at most eight), so use it for long runs. On a CPU it needs a C++ compiler; MoCo with ResNet-10
+    then trains 1.3 times as fast in 32-true, and no faster in bf16-mixed. A resumed run may differ in the last
+    digits."""
+    callbacks: tuple[LocalCallback, ...] = ()
+    """Callbacks of local training, such as the proximal term of FedProx or a learning rate schedule."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.max_epochs < 1 or self.max_steps < -1:
@@ -56,28 +61,28 @@ class Visit:
             raise ValueError(f"visit.accelerator must be one of {', '.join(ACCELERATORS)}, got {self.accelerator!r}")
         if self.accelerator in ("gpu", "cuda", "mps") and not torch.accelerator.is_available():
             raise ValueError(
-                f"visit.accelerator is {self.accelerator}, but torch finds no GPU; see fedpretrain doctor, or take auto"
+                f"visit.accelerator is {self.accelerator}, but torch finds no GPU; run fedpretrain doctor, or set auto"
             )
 
     @property
     def device(self) -> torch.device:
-        """Where visits train and measure."""
+        """The device of training and evaluation."""
         return torch.device("cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
-    def require_sound(self, space: tuple[int, ...]) -> None:
-        """Raises InputError where torch would train wrongly on images of that size.
+    def require_supported(self, space: tuple[int, ...]) -> None:
+        """Raises InputError where torch computes wrong gradients for images of this size.
 
-        In torch 2.15 the CPU's bf16 gradients of convolutions are random on the smallest maps: of 2 voxels in 3D,
-        of 1 pixel in 2D, which an encoder that divides by 32 reaches below 32 pixels. Losses look as ever.
+        In torch 2.15 on a CPU, bf16 gradients of convolutions are random on the smallest maps: of 2 voxels in 3D, and
+        of 1 pixel in 2D, which an encoder that divides by 32 reaches below 32 pixels. Losses do not show it.
         """
         if self.precision == "bf16-mixed" and self.device.type == "cpu" and (len(space) > 2 or min(space) < 32):
             raise InputError(
-                "visit.precision bf16-mixed takes images of at least 32 x 32 pixels on a CPU, and no volumes, because "
-                f"torch's gradients of small maps are wrong; these are {' x '.join(map(str, space))}: take 32-true"
+                "visit.precision bf16-mixed needs images of at least 32 x 32 pixels on a CPU, and no volumes, because "
+                f"torch's gradients of small maps are wrong; these are {' x '.join(map(str, space))}: set 32-true"
             )
 
     def trainer(self, callbacks: Sequence[Callback]) -> Trainer:
-        """A Trainer that says, writes and checks nothing of its own."""
+        """A Trainer that prints, writes and validates nothing."""
         registry.entry_points = _entry_points  # type: ignore[attr-defined, assignment]
         return Trainer(
             max_epochs=self.max_epochs, max_steps=self.max_steps, accelerator=self.accelerator, devices=1,
@@ -88,20 +93,23 @@ class Visit:
 
 
 class ClipFused(Callback):
-    """Lightning refuses to clip for a fused optimizer in mixed precision, where a scaler hides sizes; bf16 has none."""
+    """Lets Lightning clip gradients of a fused optimizer in bf16.
+
+    Lightning refuses this in mixed precision, because a loss scaler changes the size of gradients; bf16 has no scaler.
+    """
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         for optimizer in trainer.optimizers:
             optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
 
-# Every Trainer looks through all installed distributions for plug-ins: 6 ms, half of a visit's cost beside its steps.
+# Each Trainer searches all installed distributions for plug-ins: 6 ms, half of a visit's time besides its steps.
 _entry_points = cache(registry.entry_points)  # type: ignore[attr-defined]
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Lightning repeats hardware lines and loader advice at every fit; a visit is no place for either."""
+    """Without the hardware lines and loader advice that Lightning prints at every fit."""
     logger = logging.getLogger("pytorch_lightning")
     before = logger.level
     with warnings.catch_warnings():

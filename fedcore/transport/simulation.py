@@ -58,7 +58,7 @@ def simulate(
     if train and TRAIN in words:
         require_allowed(policy, words, local.levels)
         for images in train.values():
-            local.visit.require_sound(images.space)
+            local.visit.require_supported(images.space)
     sites = {}
     for name in dict.fromkeys([*train, *test]):
         own, held = train.get(name, test[name].take([]) if name in test else None), test.get(name)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fedcore.augment.views import resample, turn
+from fedcore.augment.geometry import resample, rotation
 
 STEPS = 6
 _MAX_TRANSFORM = 0.3, 0.2, radians(15)
@@ -44,7 +44,7 @@ def mirrored_transforms(transforms: Float[Tensor, "n p"], signs: Float[Tensor, "
 def warp(images: Float[Tensor, "n c *space"], transforms: Float[Tensor, "n p"]) -> Float[Tensor, "n c *space"]:
     """Each image under its own transform. Rotations take each axis as [-1, 1]."""
     dims = images.dim() - 2
-    linear = turn(transforms[:, dims + 1 :], (1,) * dims) * transforms[:, dims].exp()[:, None, None]
+    linear = rotation(transforms[:, dims + 1 :], (1,) * dims) * transforms[:, dims].exp()[:, None, None]
     return resample(images, linear, transforms[:, :dims])
 
 

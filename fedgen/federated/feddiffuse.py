@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from pytorch_lightning import LightningModule
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import InputError
 from fedcore.messages.message import Contribution, Weights
 from fedcore.site.site import Round, Site

@@ -4,9 +4,7 @@ Local virtual samples are adversarial: at them, the site's own model changes its
 are high-confidence: at them, the model that the server sent is more certain of the label. Both are made anew at every
 step and stay at the site. A local callback of any classifier adds their losses:
 
-    algorithm:
-      class_path: fedcore.algorithms.base.FedAvg
-      init_args: {guides: [fedgen.federated.fedvss.FedVSS]}
+    visit: {callbacks: [fedgen.federated.fedvss.FedVSS]}
 
 Our reading: the abstract names both kinds of sample, and all formulas and default values here are ours. The search for
 adversarial samples is that of virtual adversarial training (Miyato et al. 2018, arXiv 1704.03976). At a high-confidence
@@ -28,7 +26,7 @@ from torch.utils.hooks import RemovableHandle
 from fedcore.errors import Refused
 from fedcore.messages.message import Tensors
 from fedcore.site.site import Round, Site
-from fedcore.training.functional import aside, evaluating
+from fedcore.training.functional import evaluating, functional
 from fedgen.federated.virtual_samples import adversarial_samples, confident_samples, kl_divergence
 
 
@@ -97,7 +95,7 @@ class _FedVSSCallback(Callback):
 
     def on_after_backward(self, trainer: Trainer, module: LightningModule) -> None:
         self._remove_hook()
-        settings, images, labels, f = self.settings, self.images, self.labels, aside(module)
+        settings, images, labels, f = self.settings, self.images, self.labels, functional(module)
         self.count += len(images)
         # The searches do not use the trainer's precision: their differences are smaller than bfloat16's rounding, and
         # small gradients vanish in float16.
@@ -107,7 +105,7 @@ class _FedVSSCallback(Callback):
             adversarial = adversarial_samples(f, images, logits, settings.eps, settings.xi)
             self._add(trainer, "adversarial_kl", settings.lambda_l, lambda: kl_divergence(logits, f(adversarial)))
         if settings.lambda_g:
-            server_model = aside(module, self.anchor)
+            server_model = functional(module, self.anchor)
             with evaluating(module):
                 confident = confident_samples(server_model, images, labels, settings.eps)
                 with torch.no_grad():

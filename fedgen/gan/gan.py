@@ -2,7 +2,7 @@
 
 The algorithm determines which network travels:
 
-- FedGAN (Rasouli et al. 2020, arXiv 2006.07228): both are averaged; `fedcore.algorithms.base.FedAvg`.
+- FedGAN (Rasouli et al. 2020, arXiv 2006.07228): both are averaged; `fedcore.algorithms.fedavg.FedAvg`.
 - The generator network alone is averaged, each site keeps its discriminator: `LocalDiscriminators`.
 - MD-GAN (Hardy et al. 2019, arXiv 1811.03850): the generator network stays at the server; `fedgen.gan.mdgan`.
 """
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import InputError
 from fedcore.messages.message import Levels, Reveals
 from fedgen.ema import update_ema
@@ -176,4 +176,5 @@ def _require_no_spectral_norm(loss: AdversarialLoss, discriminator: Discriminato
 class LocalDiscriminators(FedAvg):
     """FedAvg of the generator network alone; each site's discriminator, which has seen its images, stays there."""
 
-    share: ClassVar[tuple[str, ...]] = GENERATOR_PREFIXES
+    def share(self, module: Any) -> tuple[str, ...]:
+        return GENERATOR_PREFIXES

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from fedcore.algorithms.base import LocalCallback
 from fedcore.errors import InputError, Refused
 from fedcore.messages.message import STATISTICS, WEIGHTS, Contribution, Message
 from fedcore.site.site import Round, Site
@@ -85,18 +84,17 @@ class MDGAN:
     MD-GAN have equally many.
     """
 
-    share: ClassVar[tuple[str, ...]] = GENERATOR_PREFIXES
-    """What the server holds of the module; it sends none of it."""
-
     generated_batch_size: int = 64
     """Generated images per site and round for the discriminator, and as many for the generator; more make a steadier
     step."""
     optimizer: OptimizerFactory = adam
     """Builds the generator network's optimizer, whose state continues from round to round."""
-    guides: tuple[LocalCallback, ...] = ()
-    """What acts on the critics' training; the weights a guide is anchored to are empty."""
     accelerator: Literal["auto", "cpu"] = "auto"
     """The server's; `auto` uses a GPU if there is one."""
+
+    def share(self, module: Any) -> tuple[str, ...]:
+        """What the server holds of the module; it sends none of it."""
+        return GENERATOR_PREFIXES
 
     def __post_init__(self) -> None:
         if self.generated_batch_size < 1:
@@ -117,7 +115,7 @@ class MDGAN:
     def visit(self, site: Site, down: GeneratedBatch, local: LocalTrainer, turn: Round) -> Contribution[Feedback]:
         gan: Any = local.module
         feedback = _FeedbackCallback(down)
-        metrics = local.fit(site, turn, [feedback, *(g.callback({}, site, turn) for g in self.guides)])
+        metrics = local.fit(site, turn, {}, [feedback])
         if feedback.gradient is None or not feedback.gradient.isfinite().all():
             raise Refused("the discriminator took no step, or its gradient is no longer finite")
         counts = _class_counts(site.images.labels, len(gan.conditions.classes))

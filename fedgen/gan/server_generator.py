@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedcore.files.reading import parse_json
 from fedcore.messages.message import STATISTICS, WEIGHTS, Message, Tensors, Weights
-from fedcore.training.optimizer_state import resume, state_of
+from fedcore.training.optimizer_state import load_state, state_of
 from fedgen.diffusion.sampler import noise_of
 from fedgen.ema import update_ema
 from fedgen.gan.gan import GAN
@@ -92,7 +92,7 @@ class ServerGenerator(Message):
     ) -> ServerGenerator:
         """The state after an optimizer step with the generator's gradients, which came from so many images."""
         stepping = optimizer(generator.network.parameters())
-        resume(stepping, self.optimizer)
+        load_state(stepping, self.optimizer)
         stepping.step()
         device = next(generator.network.parameters()).device
         ema, ema_steps = self.generator(device, "ema.").network, self.weights.tensors["ema_steps"].clone()

@@ -25,8 +25,7 @@ from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import Counting
 from fedcore.seeds import seeded
 from fedcore.site.site import Round
-from fedcore.training.optimizer_state import resume as restore
-from fedcore.training.optimizer_state import state_of
+from fedcore.training.optimizer_state import load_state, state_of
 from fedgen.oneshot.distillation import Distillation, TeacherBatch
 from fedgen.oneshot.ensemble import TrainedClassifiers
 from fedgen.oneshot.inversion import Inversion
@@ -123,7 +122,7 @@ class StudentState(Message):
 
     def load_into(self, student: nn.Module, optimizer: SGD) -> None:
         student.load_state_dict(self.student)
-        restore(optimizer, self.optimizer)
+        load_state(optimizer, self.optimizer)
 
 
 def _train(

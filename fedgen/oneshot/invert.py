@@ -20,7 +20,7 @@ from fedcore.data.synthetic.synthetic_set import SETTINGS
 from fedcore.errors import InputError
 from fedcore.files.lock import locked
 from fedcore.files.writing import require_writable, write_json
-from fedcore.models.weights import apart
+from fedcore.models.weights import for_safetensors
 from fedcore.runs.progress import Counting
 from fedgen.diffusion.sampler import noise_of
 from fedgen.generator import Conditions
@@ -166,7 +166,7 @@ def require_batch_norm(trained: TrainedClassifiers, inversion: Inversion) -> Non
     if inversion.batch_norm and not all(has_running_statistics(network) for network in trained.networks.values()):
         raise InputError(
             "the classifiers have no batch norm, whose statistics keep images close to real ones; train with such an "
-            "encoder (fedcore.models.encoders.ResNet), or set --inversion.batch_norm 0"
+            "encoder (fedcore.models.resnet.ResNet), or set --inversion.batch_norm 0"
         )
 
 
@@ -177,4 +177,4 @@ def digests(networks: Mapping[str | None, nn.Module]) -> dict[str, object]:
 
 
 def digest_of_weights(network: nn.Module) -> str:
-    return hashlib.sha256(safetensors.torch.save(apart(network.state_dict()))).hexdigest()
+    return hashlib.sha256(safetensors.torch.save(for_safetensors(network.state_dict()))).hexdigest()

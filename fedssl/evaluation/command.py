@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
-from fedcore.algorithms.base import share_of
+from fedcore.algorithms.properties import share_of
 from fedcore.config.recipe import read_recipe
 from fedcore.errors import InputError
 from fedcore.messages.message import Weights
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
+from fedcore.models.base import Encoder
 from fedcore.models.encoder_store import find_encoder, load_encoder
-from fedcore.models.encoders import Encoder
 from fedcore.runs.communication import ANSWERS
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import load
@@ -70,7 +71,7 @@ def probe(path: Path, overrides: Sequence[str] = ()) -> Table:
 
 def _weights(path: Path, local: LocalTrainer, names: Sequence[str]) -> Tensors:
     """The run's encoder; of one that is no site's alone, what sites share of it, the rest being in their memories."""
-    encoder: Encoder = local.module.encoder  # type: ignore[assignment]
+    encoder = cast(Encoder, local.module.encoder)
     if all(f"encoder.{name}".startswith(local.share) for name in encoder.state_dict()):
         load_encoder(find_encoder(path), encoder)
         return local.shared()

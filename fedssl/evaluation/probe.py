@@ -21,9 +21,10 @@ from torch.nn.functional import normalize
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
 from fedcore.messages.message import Contribution, Empty, Tensors, Weights
-from fedcore.models.features import embed, evenly
+from fedcore.models.features import embed, evenly_spaced
 from fedcore.site.site import Round, Site
-from fedcore.training.local_trainer import LocalTrainer, personal
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.site_state import personal_weights
 from fedssl.evaluation.linear import linear_probe
 
 SHARED = "shared_"
@@ -47,7 +48,7 @@ class Probe:
             raise ValueError(f"every, knn_k and max_images must be at least 1, got {self}")
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Empty]:
-        own = personal(site.memory)
+        own = personal_weights(site.memory)
         metrics = self._measure_weights(down.tensors | own, site, local)
         encoder = {name for name in own if name.startswith("encoder.")}
         if encoder and encoder <= down.tensors.keys():  # else there is no global encoder
@@ -87,7 +88,7 @@ class Probe:
 
 def _count_patients(images: Images, max_images: int, selected: Tensor | slice = slice(None)) -> int:
     """Patients of the images that `embed` takes, or of the `selected` ones of them."""
-    return len(torch.from_numpy(images.patients)[evenly(len(images), max_images)][selected].unique())
+    return len(torch.from_numpy(images.patients)[evenly_spaced(len(images), max_images)][selected].unique())
 
 
 def _accuracy(predicted: Int[Tensor, "n"], truth: Int[Tensor, "n"]) -> float:

@@ -4,7 +4,7 @@ arXiv 2204.04385. In a recipe, with `method: fedssl.methods.byol.BYOL`::
 
     algorithm:
       class_path: fedssl.federation.fedema.FedEMA
-      init_args: {tau: 0.7, algorithm: {class_path: fedcore.algorithms.base.FedAvg}}
+      init_args: {tau: 0.7, algorithm: {class_path: fedcore.algorithms.fedavg.FedAvg}}
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ arXiv 2108.06492. In a recipe, with `method: fedssl.methods.byol.BYOL`::
 
     algorithm:
       class_path: fedssl.federation.fedu.FedU
-      init_args: {mu: 0.4, algorithm: {class_path: fedcore.algorithms.base.FedAvg}}
+      init_args: {mu: 0.4, algorithm: {class_path: fedcore.algorithms.fedavg.FedAvg}}
 """
 
 from __future__ import annotations

@@ -11,11 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import Refused
 from fedcore.messages.message import Contribution, Message, Tensors, Weights
 from fedcore.site.site import Round, Site
-from fedcore.training.local_trainer import OWN, LocalTrainer
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.site_state import OWN
 
 ENCODER, LAST, SITE_STATE = "encoder.", "last/", "personalised_start/"
 
@@ -35,7 +37,7 @@ class PersonalisedStart(ABC):
     """Prefixes of state that is always taken as it was sent, so a site has none of its own."""
 
     algorithm: Algorithm | None = None
-    """The wrapped algorithm, which sends weights alone. null: fedcore.algorithms.base.FedAvg."""
+    """The wrapped algorithm, which sends weights alone. null: fedcore.algorithms.fedavg.FedAvg."""
 
     @abstractmethod
     def own_weight(self, divergence: float, site_state: Tensors) -> tuple[float, Tensors]:

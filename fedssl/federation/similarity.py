@@ -4,10 +4,10 @@ r is the correlation of the representational dissimilarity matrices of a fixed l
 A site's weight in the mean is proportional to 1 - r, so sites whose visit changed the representation more count more.
 The formula of the weight is our reading. In a recipe::
 
+    visit: {callbacks: [fedssl.federation.similarity.RepresentationChange]}
     algorithm:
-      class_path: fedcore.algorithms.base.FedAvg
+      class_path: fedcore.algorithms.fedavg.FedAvg
       init_args:
-        guides: [fedssl.federation.similarity.RepresentationChange]
         aggregator: {class_path: fedcore.aggregation.mean.Mean, init_args: {weight: representation_change}}
 """
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from fedcore.augment.views import Views
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 """Builds the optimizer of a visit from the parameters."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import SGD
 
 from fedcore.augment.views import Views
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.site.site import Round
 from fedssl.methods.base import Method, OptimizerFactory
 from fedssl.methods.momentum_encoder import momentum_copy
@@ -52,7 +52,7 @@ class BYOL(Method):
         self.register_buffer("target_initialised", torch.tensor(False))
         self.criterion, self.momentum = NegativeCosineSimilarity(), momentum
 
-    def arrive(self, site: str, turn: Round) -> None:
+    def on_visit_start(self, site: str, turn: Round) -> None:
         """At a site's first visit the target network becomes a copy of the network that was sent.
 
         Our reading: in the papers all sites start together. Otherwise a site that joins late would predict the

@@ -14,7 +14,7 @@ from torch.nn.functional import linear, normalize
 from torch.optim import AdamW
 
 from fedcore.augment.views import Views
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.site.site import Round
 from fedssl.methods.base import Method, OptimizerFactory
 from fedssl.methods.momentum_encoder import momentum_copy
@@ -93,7 +93,7 @@ class DINO(Method):
         self.teacher_temperature, self.temperature_warmup_rounds = teacher_temperature, temperature_warmup_rounds
         self.turn, self.center_outdated = Round(0, 1, seed=0), True
 
-    def arrive(self, site: str, turn: Round) -> None:
+    def on_visit_start(self, site: str, turn: Round) -> None:
         """Momentum and temperature follow this round; the first batch measures the center anew."""
         self.turn, self.center_outdated = turn, True
 

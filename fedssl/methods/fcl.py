@@ -19,7 +19,7 @@ from torch.optim import SGD
 
 from fedcore.augment.views import Views
 from fedcore.data.dataset import Target
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.site.site import Round
 from fedssl.bank.feature_bank import UNKNOWN_BIN, FeatureBank, site_id
 from fedssl.methods.base import Method, OptimizerFactory
@@ -71,7 +71,7 @@ class FCL(Method):
         self.position_bins, self.temperature, self.momentum = position_bins, temperature, momentum
         self.key_origin = (0, 0)
 
-    def arrive(self, site: str, turn: Round) -> None:
+    def on_visit_start(self, site: str, turn: Round) -> None:
         """Stores the site and the round, with which new keys are pushed to the bank."""
         self.key_origin = (site_id(site), turn.index)
 

@@ -19,7 +19,7 @@ from torch.nn.functional import log_softmax, normalize
 from torch.optim import SGD
 
 from fedcore.augment.views import Views
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.site.site import Round
 from fedssl.methods.base import Method, OptimizerFactory
 from fedssl.methods.two_views import two_views
@@ -64,7 +64,7 @@ class FedX(Method):
         self.relation_temperature = relation_temperature
         self.global_model = Unregistered(_frozen_copy(self.encoder, self.head))
 
-    def arrive(self, site: str, turn: Round) -> None:
+    def on_visit_start(self, site: str, turn: Round) -> None:
         """Copies the model that the server sent as the frozen global model of this visit; it is never stored."""
         self.global_model.network = _frozen_copy(self.encoder, self.head)
 

@@ -14,7 +14,8 @@ from torch.nn.functional import layer_norm
 from torch.optim import AdamW
 
 from fedcore.augment.views import Views
-from fedcore.models.encoders import EPS, Encoder, ViT, positions, transformer
+from fedcore.models.base import Encoder
+from fedcore.models.vit import EPS, ViT, positions, transformer
 from fedssl.methods.base import Method, OptimizerFactory
 from fedssl.methods.masking import gather_tokens, masked_mse, patchify, random_masking, scatter_tokens
 
@@ -43,7 +44,7 @@ class MAE(Method):
     ):  # fmt: skip
         """
         Args:
-            encoder: fedcore.models.encoders.ViT; other encoders need all patches.
+            encoder: fedcore.models.vit.ViT; other encoders need all patches.
             views: Random transforms of an image; one view.
             optimizer: Builds the optimizer of a visit.
             mask_ratio: Fraction of the patches that is masked, in (0, 1); Fed-MAE's 0.6. MAE's 0.75 is for natural
@@ -57,7 +58,7 @@ class MAE(Method):
         if not isinstance(encoder, ViT):
             raise ValueError(
                 f"MAE needs an encoder that works on a subset of the patches, and {type(encoder).__name__} does not; "
-                "set encoder.class_path to fedcore.models.encoders.ViT"
+                "set encoder.class_path to fedcore.models.vit.ViT"
             )
         if not 0 < mask_ratio < 1:
             raise ValueError(f"mask_ratio must lie in (0, 1), got {mask_ratio}")

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from fedcore.augment.views import Views
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.site.site import Round
 from fedssl.bank.feature_bank import FeatureBank, site_id
 from fedssl.methods.base import Method, OptimizerFactory
@@ -62,7 +62,7 @@ class MoCo(Method):
         self.temperature, self.momentum = temperature, momentum
         self.key_origin = (0, 0)
 
-    def arrive(self, site: str, turn: Round) -> None:
+    def on_visit_start(self, site: str, turn: Round) -> None:
         """Stores the site and the round, with which new keys are pushed to the bank."""
         self.key_origin = (site_id(site), turn.index)
 

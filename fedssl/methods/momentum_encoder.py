@@ -14,7 +14,7 @@ from lightly.models.utils import deactivate_requires_grad, update_momentum
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

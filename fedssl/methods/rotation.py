@@ -14,7 +14,7 @@ from torch.optim import SGD
 
 from fedcore.augment.views import Views
 from fedcore.errors import Refused
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedssl.methods.base import Method, OptimizerFactory
 
 NUM_ROTATIONS = 4

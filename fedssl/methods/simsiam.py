@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import SGD
 
 from fedcore.augment.views import Views
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedssl.methods.base import Method, OptimizerFactory
 from fedssl.methods.two_views import two_views
 

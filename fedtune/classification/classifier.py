@@ -12,7 +12,7 @@ from torch.optim import AdamW, Optimizer
 
 from fedcore.augment.views import Views
 from fedcore.data.dataset import Images, Target
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedtune.classification.losses import CrossEntropy, Loss
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]

@@ -9,7 +9,9 @@ from typing import Any, Literal, cast
 
 from pytorch_lightning import LightningModule
 
-from fedcore.algorithms.base import Algorithm, FedAvg, Visitor, share_of
+from fedcore.algorithms.base import Algorithm, Visitor
+from fedcore.algorithms.fedavg import FedAvg
+from fedcore.algorithms.properties import share_of
 from fedcore.data.cohort import Cohort
 from fedcore.data.dataset import Images
 from fedcore.data.findings import findings_of, is_multi_label, with_findings
@@ -20,8 +22,9 @@ from fedcore.errors import InputError, building
 from fedcore.messages.agreement import Agreement
 from fedcore.messages.request import EVALUATE, FAREWELL, TRAIN
 from fedcore.messages.round import Round
+from fedcore.models.base import Encoder
 from fedcore.models.encoder_store import find_encoder, load_encoder
-from fedcore.models.encoders import Encoder, ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.runs.classifiers import MODEL, save_classifier
 from fedcore.runs.folder import RunFolder
@@ -76,7 +79,7 @@ def finetune(
         label_fraction: Fraction of the patients of each class whose labels are used, in (0, 1]; the labels of sites
             from `data.extra_manifests` are all used.
         data: The images.
-        algorithm: The federated algorithm; null: fedcore.algorithms.base.FedAvg.
+        algorithm: The federated algorithm; null: fedcore.algorithms.fedavg.FedAvg.
         visit: Local training in one round.
         rounds: Number of rounds and sites per round.
         policy: The data that sites allow to be sent.

@@ -4,9 +4,7 @@ Features stay near those of the received model and away from those of the site's
 2023) also proposes model-contrastive learning of classifiers; we have not seen more of it than that. MOON works with
 any module that has an `encoder`, such as a classifier. In a recipe::
 
-    algorithm:
-      class_path: fedcore.algorithms.base.FedAvg
-      init_args: {guides: [fedtune.classification.moon.MOON]}
+    visit: {callbacks: [fedtune.classification.moon.MOON]}
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from fedcore.errors import Refused
 from fedcore.messages.message import Tensors
 from fedcore.site.site import Round, Site
-from fedcore.training.functional import aside, evaluating
+from fedcore.training.functional import evaluating, functional
 
 PREVIOUS, ENCODER = "moon/", "encoder."
 """Prefixes: of the previous encoder in the site's memory, and of the encoder in the module."""
@@ -90,7 +88,7 @@ class _MOONCallback(Callback):
         self._remove_hook()
         with torch.no_grad(), evaluating(_encoder(module)), trainer.precision_plugin.forward_context():
             received, previous = (
-                aside(_encoder(module), weights)(self.images).float() for weights in (self.received, self.previous)
+                functional(_encoder(module), weights)(self.images).float() for weights in (self.received, self.previous)
             )
         z = self.features.detach().float().requires_grad_()
         contrastive = moon_loss(z, received, previous, self.settings.tau)

@@ -22,7 +22,8 @@ from fedcore.messages.tensors import Tensors
 from fedcore.privacy.policy import Policy
 from fedcore.server.sites import Sites
 from fedcore.site.site import Site
-from fedcore.training.local_trainer import LocalTrainer, personal
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.site_state import personal_weights
 from fedtune.evaluation.calibration import calibration_error
 from fedtune.evaluation.counts import CellIndices, Counts, cell_indices, multilabel_cell_indices, withheld_classes
 from fedtune.evaluation.intervals import design_effects, score_gradients, variance_bound, wilson_interval
@@ -66,7 +67,7 @@ class EvaluateClassifier:
     """Count patients instead of images (`fedtune.evaluation.patients`)."""
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[SiteCounts]:
-        local.load(down.tensors | personal(site.memory))
+        local.load(down.tensors | personal_weights(site.memory))
         assert site.test is not None, "only sites with test images are visited"
         truth, patients = _truth(site.test, _target(local)), torch.from_numpy(site.test.patients)
         with local.measuring() as device:

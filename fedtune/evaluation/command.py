@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedcore.algorithms.base import FedAvg, Visitor, share_of
+from fedcore.algorithms.base import Visitor
+from fedcore.algorithms.fedavg import FedAvg
+from fedcore.algorithms.properties import share_of
 from fedcore.config.recipe import read_recipe
 from fedcore.data.cohort import Cohort, with_classes
 from fedcore.data.dataset import Images

@@ -24,7 +24,8 @@ from fedcore.report.units import measured_on
 from fedcore.server.sites import Sites
 from fedcore.site.site import Round, Site
 from fedcore.tables import terminal, text_table
-from fedcore.training.local_trainer import LocalTrainer, personal
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.site_state import personal_weights
 from fedtune.evaluation.classification import POOLED, Table, evaluate_sites, too_few
 from fedtune.evaluation.native_grid import MaskPair, NativeFiles
 from fedtune.evaluation.scores import Score
@@ -61,7 +62,7 @@ class EvaluateSegmenter:
     """The distance of a structure that mask or prediction lacks: undefined, or the image's diagonal."""
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[SiteSums]:
-        local.load(down.tensors | personal(site.memory))
+        local.load(down.tensors | personal_weights(site.memory))
         assert site.test is not None, "only sites with test images are visited"
         indices = self.files.indices(site.test) if self.files else np.arange(len(site.test))
         mask_pair = self.files.mask_pair if self.files else _resized_mask_pair

@@ -19,7 +19,8 @@ from monai.networks.nets.swin_unetr import SwinUNETR as MonaiSwinUNETR
 from torch import Tensor, nn
 
 from fedcore.messages.message import Levels, Reveals
-from fedcore.models.encoders import NORMS, Encoder, ResNet
+from fedcore.models.base import Encoder
+from fedcore.models.resnet import NORMS, ResNet
 
 FLEXIBLE = ("batch", {"eps": 1e-3, "momentum": 0.1})
 """The norm of MONAI's `FlexibleUNet`."""
@@ -51,7 +52,7 @@ class EncoderUNet(nn.Module):
         self.encoder: Any = encoder(spatial_dims, channels)
         if not isinstance(self.encoder, ResNet):
             raise ValueError(
-                f"network.encoder must have feature maps of five sizes, as fedcore.models.encoders.ResNet; "
+                f"network.encoder must have feature maps of five sizes, as fedcore.models.resnet.ResNet; "
                 f"{type(self.encoder).__name__} has not"
             )
         if len(decoder_channels) != 5 or not 0 <= deep_supervision <= 4:

@@ -11,7 +11,9 @@ import numpy as np
 from pytorch_lightning import LightningModule
 from torch import nn
 
-from fedcore.algorithms.base import Algorithm, FedAvg, Visitor, share_of
+from fedcore.algorithms.base import Algorithm, Visitor
+from fedcore.algorithms.fedavg import FedAvg
+from fedcore.algorithms.properties import share_of
 from fedcore.data.cohort import Cohort
 from fedcore.data.dataset import Images
 from fedcore.data.io.class_numbers import UNLABELED
@@ -82,7 +84,7 @@ def segment(
         segmenter: The training of the network, and its use on images larger than its patches.
         label_fraction: Fraction of the patients whose masks are used, in (0, 1].
         data: The images; the manifest's column `mask` names their masks of class numbers, 0 for background.
-        algorithm: The federated algorithm; null: fedcore.algorithms.base.FedAvg.
+        algorithm: The federated algorithm; null: fedcore.algorithms.fedavg.FedAvg.
         visit: Local training in one round.
         rounds: Number of rounds and sites per round.
         policy: The data that sites allow to be sent.

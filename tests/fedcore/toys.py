@@ -1,4 +1,4 @@
-"""The smallest hospitals and module that have everything a real one has: weights, buffers, private state."""
+"""The smallest hospitals, module and exchange with all kinds of tensors: weights, buffers, and state that stays."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from fedcore.server.rounds import PeriodicEvaluation, Rounds
 from fedcore.server.sites import Sites
 from fedcore.site.memory import FOLDER, MemoryInRam, MemoryOnDisk
 from fedcore.site.site import Round, Site
+from fedcore.training.callbacks import LocalCallback
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedcore.transport.simulation import simulate
@@ -42,7 +43,7 @@ def plain(parameters: Iterable[nn.Parameter]) -> Optimizer:
 
 
 class Toy(pl.LightningModule):
-    """A linear layer and a batch norm that travel, and a sum over the images seen that stays at its site."""
+    """A linear layer and a batch norm, which travel, and a sum over the images seen, which stays at its site."""
 
     share = ("layer.", "norm.")
     seen: Tensor
@@ -69,14 +70,14 @@ class Toy(pl.LightningModule):
 
 
 def images(site: str = "a", count: int = 12, shift: float = 0.0) -> Images:
-    """Noise of 8 x 8 pixels around `shift`, another for every site; all of it to train on."""
+    """Training images of 8 x 8 pixels of noise around `shift`, different for each site."""
     rng = np.random.default_rng(list(site.encode()))
     pixels = (rng.uniform(-0.5, 0.5, (count, 1, 8, 8)) + shift).astype(np.float16)
     return Images(site, pixels, np.array(["train"] * count), torch.arange(count) % 2, np.arange(count))
 
 
 def of_labels(labels: list[int], patients: list[int] | None = None, name: str = "a") -> Images:
-    """A site's random 8 x 8 images of these labels; patients of their own if not given."""
+    """A site's random 8 x 8 images with these labels; each image is of another patient unless `patients` are given."""
     rng, n = np.random.default_rng(list(name.encode())), len(labels)
     pixels = rng.uniform(-1, 1, (n, 1, 8, 8)).astype(np.float16)
     owner = np.array(range(n) if patients is None else patients, dtype=np.int64)
@@ -105,6 +106,12 @@ def local(visit: Visit | None = None, module: pl.LightningModule | None = None, 
     return LocalTrainer(module, share, visit or Visit(batch_size=4, accelerator="cpu"), **kwargs)
 
 
+def with_callbacks(transport: Hospitals, *callbacks: LocalCallback) -> Hospitals:
+    """The same transport, with these callbacks in its visits."""
+    transport.local.visit = replace(transport.local.visit, callbacks=callbacks)
+    return transport
+
+
 def central(module: Toy, data: Images, visit: Visit, rounds: int, begin: int = 0) -> Tensors:
     """Plain training on one site's images in the order of its visits; returns all of the module's state."""
     optimizer = module.configure_optimizers()
@@ -119,11 +126,11 @@ def central(module: Toy, data: Images, visit: Visit, rounds: int, begin: int = 0
 
 
 def batches(data: Images, visit: Visit, turn: Round) -> Iterator[Tensor]:
-    """What a site trains on in its visit, in the order in which it does."""
+    """The batches that a site trains on in its visit, in the same order."""
     order = torch.Generator().manual_seed(turn.seed_of(data.site, "order"))
-    held = loader(data, visit.batch_size, True, True, generator=order)
+    epoch = loader(data, visit.batch_size, True, True, generator=order)
     for _ in range(visit.max_epochs):
-        yield from held
+        yield from epoch
 
 
 def contribution(site: str, examples: int = 1, metrics: dict[str, float] | None = None, **tensors: Any) -> Any:
@@ -133,7 +140,7 @@ def contribution(site: str, examples: int = 1, metrics: dict[str, float] | None 
 
 
 def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    """Equal to the bit, in names, types and values."""
+    """Whether names, dtypes and values are exactly equal."""
     return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
 
 
@@ -217,7 +224,7 @@ def run(algorithm: Any, hospitals: Hospitals, rounds: Rounds = Rounds(3)) -> Any
 
 
 class Stop(Exception):
-    """A run ends here, with the round committed."""
+    """Ends a run after a round is committed."""
 
 
 def assert_resumes(algorithm: Any, make: Callable[[], Hospitals], folder: Path, rounds: Rounds = Rounds(4)) -> None:
@@ -252,7 +259,7 @@ def assert_resumes(algorithm: Any, make: Callable[[], Hospitals], folder: Path, 
 
 @dataclass
 class Sender:
-    """An algorithm that trains nothing: every site sends what `sends` holds for it, or raises it."""
+    """An algorithm that trains nothing: each site sends its message in `sends`, or raises its exception."""
 
     sends: Mapping[str, Message | Exception]
     metrics: dict[str, float] = field(default_factory=dict)
@@ -274,3 +281,36 @@ class Sender:
     def merge(self, state: Weights, contributions: Iterable[Contribution[Any]]) -> Weights:
         self.merged.extend(c.site for c in contributions)
         return state
+
+
+@dataclass(frozen=True)
+class Total(Message):
+    seen: Tensor = field(metadata=STATISTICS)
+
+
+@dataclass(frozen=True)
+class Totals(Message):
+    by_site: Tensors = field(metadata=STATISTICS)
+
+
+@dataclass
+class ShareTotals:
+    """An exchange of the sum of pixels that each site has seen; lists its calls in order."""
+
+    events: list[tuple[str, Any]] = field(default_factory=list)
+
+    def start(self) -> Totals:
+        return Totals({})
+
+    def broadcast(self, pool: Totals, site: str, turn: Round) -> Totals:
+        return Totals({name: t for name, t in pool.by_site.items() if name != site})
+
+    def receive(self, module: Toy, down: Totals, turn: Round) -> None:
+        self.events.append(("receive", (sorted(down.by_site), float(module.seen))))
+
+    def collect(self, module: Toy, site: Site, turn: Round) -> Total:
+        self.events.append(("collect", float(module.seen)))
+        return Total(module.seen.clone())
+
+    def merge(self, pool: Totals, uploads: dict[str, Total]) -> Totals:
+        return Totals(pool.by_site | {site: up.seen for site, up in uploads.items()})

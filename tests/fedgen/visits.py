@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.messages.message import Tensors
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit

@@ -10,8 +10,9 @@ import torch
 import yaml
 
 from fedcore.files.writing import write_json
+from fedcore.models.base import Encoder
 from fedcore.models.encoder_store import save_encoder
-from fedcore.models.encoders import Encoder, ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.runs.communication import highest
 from fedcore.runs.folder import RunFolder
 from fedssl.card import encoder_card

@@ -21,7 +21,7 @@ from fedcore.data.source import Data
 from fedcore.errors import InputError
 from fedcore.messages.message import Reveals, Weights
 from fedcore.models.encoder_store import build_encoder, find_encoder
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.folder import RunFolder
@@ -233,7 +233,7 @@ def test_no_run_starts_that_the_policy_forbids(tmp_path: Path) -> None:
 
 
 RECIPE = """
-encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}
+encoder: {class_path: fedcore.models.resnet.ResNet, init_args: {depth: 10, stem: 8}}
 method:
   class_path: fedssl.methods.moco.MoCo
   init_args: {bank_size: 32, remote_bank_size: 32, hidden_dim: 16, projection_dim: 8}

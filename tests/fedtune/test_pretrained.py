@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fedcore.models.encoder_store import save_encoder
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedtune.pretrained import preprocessing_notes
 
 WINDOW = "{class_path: fedcore.data.preprocess.scaling.Window, init_args: {low: -1000, high: 400}}"

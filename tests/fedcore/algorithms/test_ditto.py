@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning import Callback
 
 from fedcore.aggregation.mean import Mean
-from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm
 from fedcore.algorithms.ditto import Ditto
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.algorithms.quantised import Quantised
 from fedcore.algorithms.scaffold import Scaffold
@@ -16,12 +19,23 @@ from fedcore.errors import InputError
 from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import Tensors, flatten
 from fedcore.server.rounds import QuorumMissed, Rounds
-from fedcore.site.site import Round
-from fedcore.training.local_trainer import personal
+from fedcore.site.site import Round, Site
 from fedcore.training.lr_schedule import Cosine
+from fedcore.training.site_state import personal_weights
 from fedcore.training.visit import Visit
-from tests.fedcore.exchanges.test_base import Tally
-from tests.fedcore.toys import Hospitals, Toy, assert_resumes, batches, hospitals, local, plain, run, same
+from tests.fedcore.toys import (
+    Hospitals,
+    ShareTotals,
+    Toy,
+    assert_resumes,
+    batches,
+    hospitals,
+    local,
+    plain,
+    run,
+    same,
+    with_callbacks,
+)
 
 VISIT = Visit(batch_size=4, max_epochs=2, accelerator="cpu")
 
@@ -31,11 +45,11 @@ def sites(names: str = "abc", share: tuple[str, ...] = Toy.share) -> Hospitals:
 
 
 def own(transport: Hospitals, name: str) -> Tensors:
-    return personal(transport.memories.get(name))
+    return personal_weights(transport.memories.get(name))
 
 
 def as_loops(names: str, rounds: int, lam: float) -> dict[str, Tensors]:
-    """Algorithm 1 of the paper: w by FedAvg, and each v with a spring to the w of its round."""
+    """Algorithm 1 of the paper: w by FedAvg, and each v with a proximal term towards the w of its round."""
     data, rate = hospitals(names), 0.1
     total = sum(len(d) for d in data.values())
     world = {k: t.clone() for k, t in Toy(plain).state_dict().items()}
@@ -70,7 +84,7 @@ def test_personal_models_equal_the_paper_as_loops(lam: float) -> None:
             torch.testing.assert_close(found[k], t, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("inner", [FedAvg(), FedAvg(Mean("equal"), (Cosine(),)), Scaffold()])
+@pytest.mark.parametrize("inner", [FedAvg(), FedAvg(Mean("equal")), Scaffold()])
 def test_the_federation_is_that_of_the_wrapped_algorithm_to_the_bit(inner: Algorithm) -> None:
     """Its weights, and what its module keeps at the sites."""
     both, alone = sites(), sites()
@@ -80,7 +94,7 @@ def test_the_federation_is_that_of_the_wrapped_algorithm_to_the_bit(inner: Algor
         assert same(memory, alone.memories.get(name))
 
 
-def test_without_a_spring_every_site_is_alone_to_the_bit() -> None:
+def test_with_lam_0_each_site_trains_exactly_as_alone() -> None:
     together, apart = sites(), sites(share=())
     run(Ditto(lam=0.0), together)
     run(LocalOnly(), apart)
@@ -88,7 +102,7 @@ def test_without_a_spring_every_site_is_alone_to_the_bit() -> None:
         assert same({f"module/{k}": t for k, t in own(together, name).items()}, apart.memories.get(name))
 
 
-def test_a_stiffer_spring_ends_nearer_to_the_federation() -> None:
+def test_with_larger_lam_personal_models_end_nearer_to_the_federations() -> None:
     far = []
     for lam in (0.0, 1.0, 5.0):
         transport = sites()
@@ -97,7 +111,7 @@ def test_a_stiffer_spring_ends_nearer_to_the_federation() -> None:
     assert far[0] > far[1] > far[2] > 0
 
 
-def test_its_loss_is_told_beside_the_federations() -> None:
+def test_the_loss_of_the_personal_model_is_a_metric_too() -> None:
     transport = sites("a")
     algorithm = Ditto()
     task = [("a", algorithm.start(transport.local))]
@@ -105,19 +119,35 @@ def test_its_loss_is_told_beside_the_federations() -> None:
     assert answer.metrics.keys() == {"loss", "personal_loss"}  # type: ignore[union-attr]
 
 
-def test_guides_of_its_own_act_on_the_personal_model_alone() -> None:
-    guided, free = sites(), sites()
-    assert same(run(Ditto(guides=(Cosine(),)), guided).tensors, run(Ditto(), free).tensors)
-    assert not same(own(guided, "a"), own(free, "a"))
+def test_local_callbacks_act_on_both_models() -> None:
+    scheduled, constant = with_callbacks(sites(), Cosine()), sites()
+    assert not same(run(Ditto(), scheduled).tensors, run(Ditto(), constant).tensors)
+    assert not same(own(scheduled, "a"), own(constant, "a"))
 
 
-def test_an_algorithm_that_sends_no_weights_is_refused() -> None:
+@dataclass(frozen=True)
+class CountVisits:
+    """A callback that counts its visits in the site's memory."""
+
+    def callback(self, anchor: Tensors, site: Site, turn: Round) -> Callback:
+        site.memory = site.memory | {"visits": site.memory.get("visits", torch.tensor(0)) + 1}
+        return Callback()
+
+
+def test_what_callbacks_store_for_the_personal_model_is_kept_apart() -> None:
+    transport = with_callbacks(sites("a"), CountVisits())
+    run(Ditto(), transport)
+    memory = transport.memories.get("a")
+    assert (memory["visits"], memory["ditto/visits"]) == (3, 3)
+
+
+def test_an_algorithm_that_sends_no_weights_is_an_error() -> None:
     with pytest.raises(QuorumMissed, match="LocalOnly sends none; wrap FedAvg, and wrap Ditto itself into Quantised"):
         run(Ditto(LocalOnly()), sites("a", share=()))
 
 
 @pytest.mark.parametrize(
-    "algorithm", [Ditto(), Ditto(Scaffold(sites=3)), Quantised(Ditto()), WithExchange(Ditto(), Tally())]
+    "algorithm", [Ditto(), Ditto(Scaffold(sites=3)), Quantised(Ditto()), WithExchange(Ditto(), exchange=ShareTotals())]
 )
 def test_a_stopped_run_resumes_to_the_bit(tmp_path: Path, algorithm: Any) -> None:
     assert_resumes(algorithm, sites, tmp_path, Rounds(4, per_round=2))

@@ -9,11 +9,13 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from fedcore.algorithms.base import FedAvg, share_of
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.fedbn import FedBN
+from fedcore.algorithms.properties import share_of
 from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
-from fedcore.models.encoders import ResNet, ViT
+from fedcore.models.resnet import ResNet
+from fedcore.models.vit import ViT
 from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round, Site
 from fedcore.training.visit import Visit
@@ -37,13 +39,13 @@ class Holding(pl.LightningModule):
         self.share = tuple(f"{name}." for name in parts)
 
 
-def test_norms_stay_and_all_else_travels() -> None:
+def test_norms_stay_and_everything_else_travels() -> None:
     assert share_of(FedBN(), Toy()) == ("layer.weight", "layer.bias")
     assert share_of(Quantised(FedBN()), Toy()) == ("layer.weight", "layer.bias")
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_residual_network_keeps_every_batch_norm(dims: int) -> None:
+def test_all_batch_norms_of_a_resnet_stay(dims: int) -> None:
     module = Holding(encoder=ResNet(dims, depth=10, stem=4), head=nn.Linear(4, 2))
     stays = set(module.state_dict()) - set(share_of(FedBN(), module))
     norms = [n for n, part in module.named_modules() if isinstance(part, nn.BatchNorm2d | nn.BatchNorm3d)]
@@ -51,7 +53,7 @@ def test_a_residual_network_keeps_every_batch_norm(dims: int) -> None:
     assert "head.weight" in share_of(FedBN(), module)
 
 
-def test_norms_without_statistics_stay_only_when_asked() -> None:
+def test_norms_without_running_statistics_stay_only_with_norms_all() -> None:
     module = Holding(a=nn.GroupNorm(1, 2), b=nn.LayerNorm(2), c=nn.InstanceNorm2d(2, affine=True), d=nn.BatchNorm1d(2))
     more = Holding(e=nn.Linear(2, 2), **dict(module.named_children()))
     assert not any(name.startswith("d.") for name in share_of(FedBN(), more))
@@ -59,18 +61,18 @@ def test_norms_without_statistics_stay_only_when_asked() -> None:
     assert {name[0] for name in share_of(FedBN(norms="all"), more)} == {"e"}
 
 
-def test_a_network_without_such_norms_is_refused() -> None:
+def test_a_module_without_such_norms_is_an_error() -> None:
     transformer = Holding(encoder=ViT(patch=4, width=24, depth=1))
-    with pytest.raises(InputError, match="of those Holding shares none; take FedAvg, or norms: all"):
+    with pytest.raises(InputError, match="but Holding shares no such norm; use FedAvg, or set norms: all"):
         share_of(FedBN(), transformer)
     assert "encoder.token" in share_of(FedBN(norms="all"), transformer)
 
 
-def test_a_name_that_would_take_a_norm_along_is_refused() -> None:
+def test_a_full_name_that_is_a_prefix_of_a_norm_is_an_error() -> None:
     module = Holding(e=nn.Linear(2, 2))
     module.e.register_parameter("n", nn.Parameter(torch.zeros(1)))
     module.e.add_module("n2", nn.BatchNorm1d(2))
-    with pytest.raises(InputError, match=r"e\.n2\.weight of a norm begins with the whole name of what travels"):
+    with pytest.raises(InputError, match=r"e\.n2\.weight, of a norm, starts with the full name of a tensor"):
         share_of(FedBN(), module)
 
 
@@ -114,7 +116,7 @@ def test_one_site_equals_central_training_to_the_bit() -> None:
     assert same(found, central(Toy(plain), hospitals("a")["a"], VISIT, rounds=3))
 
 
-def test_a_site_that_never_trained_has_the_norms_that_the_model_began_with() -> None:
+def test_a_site_that_never_trained_has_the_initial_norms() -> None:
     transport = sites()
     state = run(FedBN(), transport)
     newcomer = Site("d", hospitals("abcd")["d"])

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import SGD, Adam, AdamW
 
-from fedcore.algorithms.base import FedAvg
-from fedcore.algorithms.fednova import FedNova, Walked
+from fedcore.algorithms.fedavg import FedAvg
+from fedcore.algorithms.fednova import FedNova, FedNovaMessage
 from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
@@ -21,10 +21,10 @@ from fedcore.server.rounds import QuorumMissed, Rounds
 from fedcore.site.site import Round
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.visit import Visit
-from tests.fedcore.exchanges.test_base import Tally
 from tests.fedcore.toys import (
     Factory,
     Hospitals,
+    ShareTotals,
     Toy,
     assert_resumes,
     batches,
@@ -49,9 +49,9 @@ def sites(names: str = "abc", optimizer: Factory = plain, visit: Visit = VISIT) 
     return Hospitals(hospitals(names), local(visit, Toy(optimizer)))
 
 
-def length(optimizer: Factory, steps: int, *guides: Any) -> float:
-    visit = Visit(batch_size=4, max_epochs=steps, accelerator="cpu")
-    transport, algorithm = Hospitals({"a": images(count=4)}, local(visit, Toy(optimizer))), FedNova(guides)
+def length(optimizer: Factory, steps: int, *callbacks: Any) -> float:
+    visit = Visit(batch_size=4, max_epochs=steps, accelerator="cpu", callbacks=callbacks)
+    transport, algorithm = Hospitals({"a": images(count=4)}, local(visit, Toy(optimizer))), FedNova()
     turn = Round(0, 1, 0)
     (answer,) = transport.ask(algorithm, [("a", algorithm.start(transport.local))], turn)
     return float(answer.message.length)  # type: ignore[union-attr]
@@ -91,7 +91,7 @@ def weights_follow_gradients(steps: int) -> list[float]:
     return [sum(RHO**later for later in range(steps - j)) for j in range(steps)]
 
 
-def test_the_length_is_the_sum_of_all_parts_of_gradients() -> None:
+def test_the_length_is_the_sum_of_the_coefficients_of_all_gradients() -> None:
     assert length(sgd(momentum=RHO), 6) == pytest.approx(RATE * sum(weights_follow_gradients(6)))
 
 
@@ -148,8 +148,8 @@ def test_one_site_equals_central_training_to_the_bit() -> None:
     assert same(run(FedNova(), sites("a")).tensors, {k: t for k, t in expected.items() if k != "seen"})
 
 
-def sent(site: str, examples: int, steps: float, w: float, statistic: float = 0.0) -> Contribution[Walked]:
-    up = Walked(Weights({"w": torch.tensor(w)}), {"var": torch.tensor(statistic)}, torch.tensor(float(steps)))
+def sent(site: str, examples: int, steps: float, w: float, statistic: float = 0.0) -> Contribution[FedNovaMessage]:
+    up = FedNovaMessage(Weights({"w": torch.tensor(w)}), {"var": torch.tensor(statistic)}, torch.tensor(float(steps)))
     return Contribution(site, up, examples)
 
 
@@ -162,7 +162,9 @@ def test_a_round_by_hand() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.floats(0.1, 9), st.floats(-9, 9)), min_size=2, max_size=5), st.data())
-def test_order_and_a_common_rate_are_of_no_matter(visits: list[tuple[int, float, float]], data: Any) -> None:
+def test_the_order_of_contributions_and_a_common_rate_do_not_matter(
+    visits: list[tuple[int, float, float]], data: Any
+) -> None:
     state = Weights({"w": torch.tensor(0.5), "var": torch.tensor(0.0)})
     answers = [sent(str(k), n, a, w) for k, (n, a, w) in enumerate(visits)]
     scaled = [sent(str(k), n, 7 * a, w) for k, (n, a, w) in enumerate(visits)]
@@ -172,20 +174,22 @@ def test_order_and_a_common_rate_are_of_no_matter(visits: list[tuple[int, float,
     torch.testing.assert_close(FedNova().merge(state, scaled).tensors["w"], one, rtol=1e-4, atol=1e-4)
 
 
-def test_a_site_that_takes_no_step_refuses() -> None:
-    with pytest.raises(QuorumMissed, match="FedNova divides by how far a site's steps go, and it took none"):
+def test_a_site_without_a_step_declines() -> None:
+    with pytest.raises(
+        QuorumMissed, match="FedNova divides by the length of a site's steps, and the site took no step"
+    ):
         run(FedNova(), sites("a", visit=Visit(max_steps=0, accelerator="cpu")))
 
 
-def test_modules_that_step_themselves_are_refused() -> None:
+def test_manual_optimization_is_an_error() -> None:
     module = Toy(plain)
     module.automatic_optimization = False
-    with pytest.raises(InputError, match="FedNova follows the steps of one optimizer"):
+    with pytest.raises(InputError, match="FedNova needs the steps of one optimizer"):
         FedNova().start(local(module=module))
 
 
 @pytest.mark.parametrize(
-    "algorithm", [FedNova((ProximalTerm(0.1),)), Quantised(FedNova()), WithExchange(FedNova(), Tally())],
+    "algorithm", [FedNova(), Quantised(FedNova()), WithExchange(FedNova(), exchange=ShareTotals())],
     ids=["alone", "int8", "with an exchange"],
 )  # fmt: skip
 def test_a_stopped_run_resumes_to_the_bit(tmp_path: Path, algorithm: Any) -> None:
@@ -202,12 +206,15 @@ class Wrapped(SGD):
 @pytest.mark.parametrize(
     ("optimizer", "text"),
     [
-        (lambda p: SGD([{"params": list(p)[:2]}, {"params": list(p)[2:], "lr": 0.01}], lr=RATE), "one rate for all"),
-        (lambda p: Wrapped(SGD(p, lr=RATE)), r"Wrapped cannot be made anew from its groups \(TypeError\)"),
+        (
+            lambda p: SGD([{"params": list(p)[:2]}, {"params": list(p)[2:], "lr": 0.01}], lr=RATE),
+            "same settings for all",
+        ),
+        (lambda p: Wrapped(SGD(p, lr=RATE)), r"Wrapped cannot be built from its groups \(TypeError\)"),
     ],
     ids=["groups", "wrapper"],
 )
-def test_optimizers_that_one_number_cannot_follow_are_refused_at_the_start(optimizer: Any, text: str) -> None:
+def test_optimizers_that_cannot_be_built_for_one_number_are_errors_at_the_start(optimizer: Any, text: str) -> None:
     def fresh(parameters: Any) -> Any:
         return optimizer(list(parameters))
 
@@ -215,7 +222,7 @@ def test_optimizers_that_one_number_cannot_follow_are_refused_at_the_start(optim
         FedNova().start(local(module=Toy(fresh)))
 
 
-def test_groups_that_differ_in_their_decay_are_one_rate() -> None:
+def test_groups_may_differ_in_weight_decay() -> None:
     def grouped(parameters: Any) -> SGD:
         first, *rest = parameters
         return SGD([{"params": [first], "weight_decay": 0.1}, {"params": rest}], lr=RATE)

@@ -7,16 +7,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedcore.algorithms.base import share_of
 from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.algorithms.fedrep import FedRep
+from fedcore.algorithms.properties import share_of
 from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
 from fedcore.messages.message import Tensors
 from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.visit import Visit
-from tests.fedcore.toys import Hospitals, Toy, assert_resumes, batches, broken, hospitals, local, plain, run, same
+from tests.fedcore.toys import (
+    Hospitals,
+    Toy,
+    assert_resumes,
+    batches,
+    broken,
+    hospitals,
+    local,
+    plain,
+    run,
+    same,
+    with_callbacks,
+)
 
 VISIT = Visit(batch_size=4, max_epochs=3, accelerator="cpu")
 REP = FedRep(head_epochs=2, head="norm.")  # the toy's norm is its last layer
@@ -77,7 +89,7 @@ def test_the_head_stays() -> None:
 
 
 @pytest.mark.parametrize("head", ["other.", "layer.", ""])
-def test_a_body_and_a_head_there_must_be(head: str) -> None:
+def test_a_module_must_share_a_body_and_a_head(head: str) -> None:
     module = Toy()
     module.share = ("layer.",)
     with pytest.raises((InputError, ValueError), match=r"FedRep shares a body and keeps a head|head a prefix"):
@@ -85,7 +97,7 @@ def test_a_body_and_a_head_there_must_be(head: str) -> None:
 
 
 class Watching(Toy):
-    """Notes which parts took gradients, epoch by epoch."""
+    """Lists which parts had gradients in each epoch."""
 
     def on_train_epoch_end(self) -> None:
         seen = {k.split(".")[0] for k, p in self.named_parameters() if p.grad is not None}
@@ -98,7 +110,7 @@ def test_the_head_trains_first_and_then_the_body() -> None:
     assert module.noted == [{"norm"}, {"norm"}, {"layer"}] * 2
 
 
-def test_a_module_leaves_as_it_came_whatever_happens() -> None:
+def test_after_a_visit_the_same_parameters_require_gradients_also_after_an_error() -> None:
     module = Toy(plain)
     module.norm.bias.requires_grad_(False)
     before = {k: p.requires_grad for k, p in module.named_parameters()}
@@ -115,9 +127,9 @@ def test_a_module_leaves_as_it_came_whatever_happens() -> None:
     assert {k: p.requires_grad for k, p in module.named_parameters()} == before
 
 
-def test_guides_act_here_too() -> None:
-    guided = FedRep(head_epochs=2, head="norm.", guides=(ProximalTerm(5.0),))
-    assert not same(run(guided, sites()).tensors, run(REP, sites()).tensors)
+def test_local_callbacks_act_on_local_training() -> None:
+    with_term = with_callbacks(sites(), ProximalTerm(5.0))
+    assert not same(run(REP, with_term).tensors, run(REP, sites()).tensors)
 
 
 @pytest.mark.parametrize("algorithm", [REP, Quantised(REP)], ids=["alone", "int8"])
@@ -126,8 +138,10 @@ def test_a_stopped_run_resumes_to_the_bit(tmp_path: Path, algorithm: Any) -> Non
 
 
 @pytest.mark.parametrize("visit", [{"max_epochs": 2}, {"max_epochs": 3, "max_steps": 2}])
-def test_a_visit_that_ends_before_the_body_is_refused(visit: dict[str, int]) -> None:
-    with pytest.raises(InputError, match=r"visit.max_epochs must be above FedRep's head_epochs, 2, .*max_steps -1"):
+def test_a_visit_too_short_for_the_body_is_an_error(visit: dict[str, int]) -> None:
+    with pytest.raises(
+        InputError, match=r"visit.max_epochs must be above FedRep's head_epochs, 2, .*max_steps must be -1"
+    ):
         REP.start(local(Visit(accelerator="cpu", **visit)))
 
 

@@ -4,25 +4,26 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.algorithms.base import FedAvg, draws_of
+from fedcore.algorithms.ditto import Ditto
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.incremental import Incremental
-from fedcore.algorithms.quantised import Quantised
+from fedcore.algorithms.properties import chooser_of
+from fedcore.algorithms.quantised import Int8Delta, Quantised, QuantisedState
 from fedcore.errors import InputError
-from fedcore.exchanges.base import WithExchange
-from fedcore.messages.message import Tensors
+from fedcore.exchanges.base import Combined, WithExchange
+from fedcore.messages.message import Empty, Tensors, Weights
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import QuorumMissed, Rounds
 from fedcore.site.site import Round
 from fedcore.training.visit import Visit
-from tests.fedcore.exchanges.test_base import Tally
 from tests.fedcore.toys import (
     Hospitals,
+    ShareTotals,
     Toy,
     assert_resumes,
     batches,
     broken,
     central,
-    federate,
     hospitals,
     local,
     plain,
@@ -50,11 +51,11 @@ def as_loops(order: str) -> Tensors:
 
 
 @pytest.mark.parametrize("order", ["abc", "abcabc", "abcab"], ids=["IIL", "CIIL", "a cycle and a part"])
-def test_equals_one_model_that_goes_from_site_to_site_to_the_bit(order: str) -> None:
+def test_it_equals_one_model_trained_on_one_site_after_another(order: str) -> None:
     assert same(run(Incremental(), sites(), Rounds(len(order))).tensors, as_loops(order))
 
 
-def test_a_round_asks_one_site_and_sends_nothing_to_the_others() -> None:
+def test_a_round_has_one_site_and_sends_nothing_to_the_others() -> None:
     records: list[RoundRecord] = []
     transport = sites()
     start = Incremental().start(transport.local)
@@ -68,24 +69,27 @@ def test_one_site_equals_central_training_to_the_bit() -> None:
     assert same(found, {k: t for k, t in expected.items() if k != "seen"})
 
 
-def test_who_is_asked_is_known_through_what_wraps_it() -> None:
-    inner = Incremental()
-    assert draws_of(Quantised(inner)) is inner
-    assert draws_of(WithExchange(Quantised(inner), Tally())) is inner
-    assert draws_of(FedAvg()) is None
-    assert draws_of(Quantised()) is None
+def test_it_chooses_the_sites_also_when_wrapped() -> None:
+    inner, state = Incremental(), Weights({})
+    wrapped = QuantisedState(state, state, Int8Delta({}, {}, {}), {})
+    assert chooser_of(Quantised(inner), wrapped) == (inner, state)
+    algorithm = WithExchange(Quantised(inner), exchange=ShareTotals())
+    assert chooser_of(algorithm, Combined(wrapped, Empty())) == (inner, state)
+    assert chooser_of(Ditto(inner), state) == (inner, state)
+    assert chooser_of(FedAvg(), state) is None
+    assert chooser_of(Quantised(), wrapped) is None
     transport = sites()
     run(Quantised(inner), transport, Rounds(3))
     assert all(transport.memories.get(name) for name in "abc")
 
 
-def test_a_schedule_that_leaves_sites_out_is_refused() -> None:
+def test_a_schedule_too_short_for_all_sites_is_an_error() -> None:
     with pytest.raises(InputError, match=r"rounds.count must be at least the number of sites, 3, .* got 2"):
         run(Incremental(), sites(), Rounds(2))
 
 
-def test_schedule_and_algorithm_do_not_both_draw() -> None:
-    with pytest.raises(InputError, match=r"rounds.per_round must be null, because Incremental says itself"):
+def test_schedule_and_algorithm_cannot_both_choose_sites() -> None:
+    with pytest.raises(InputError, match=r"rounds.per_round must be null, because Incremental chooses the sites"):
         run(Incremental(), sites(), Rounds(3, per_round=2))
 
 

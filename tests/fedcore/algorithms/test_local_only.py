@@ -1,20 +1,20 @@
 from __future__ import annotations
 
-from fedcore.algorithms.base import LocalCallback
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.messages.message import Empty
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import Rounds
+from fedcore.training.callbacks import LocalCallback
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.visit import Visit
-from tests.fedcore.toys import Hospitals, Toy, central, federate, hospitals, local, same
+from tests.fedcore.toys import Hospitals, Toy, central, federate, hospitals, local, same, with_callbacks
 
 VISIT = Visit(batch_size=4, accelerator="cpu", keep_optimizer=True)
 
 
-def run(names: str, rounds: int = 3, *guides: LocalCallback) -> tuple[Hospitals, list[RoundRecord]]:
-    algorithm, records = LocalOnly(guides), list[RoundRecord]()
-    transport = Hospitals(hospitals(names), local(VISIT, share=LocalOnly.share))
+def run(names: str, rounds: int = 3, *callbacks: LocalCallback) -> tuple[Hospitals, list[RoundRecord]]:
+    algorithm, records = LocalOnly(), list[RoundRecord]()
+    transport = with_callbacks(Hospitals(hospitals(names), local(VISIT, share=())), *callbacks)
     state = federate(
         algorithm, transport, algorithm.start(transport.local), Rounds(rounds), 0,
         finished=lambda record, state: records.append(record),
@@ -23,7 +23,7 @@ def run(names: str, rounds: int = 3, *guides: LocalCallback) -> tuple[Hospitals,
     return transport, records
 
 
-def test_every_site_trains_as_if_it_were_alone_in_the_world() -> None:
+def test_each_site_trains_exactly_as_central_training_on_its_images() -> None:
     transport, _ = run("abc")
     for site, data in hospitals("abc").items():
         memory = transport.memories.get(site)
@@ -38,6 +38,6 @@ def test_nothing_but_metrics_leaves() -> None:
         assert site.metrics.keys() == {"loss"}
 
 
-def test_guides_act_here_too() -> None:
-    guided, _ = run("a", 3, Cosine())
-    assert not same(guided.memories.get("a"), run("a")[0].memories.get("a"))
+def test_local_callbacks_act_on_local_training() -> None:
+    scheduled, _ = run("a", 3, Cosine())
+    assert not same(scheduled.memories.get("a"), run("a")[0].memories.get("a"))

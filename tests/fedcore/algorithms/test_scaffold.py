@@ -11,22 +11,23 @@ from torch import Tensor
 from torch.optim import SGD, Adam
 
 from fedcore.aggregation.mean import Mean
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.algorithms.quantised import Quantised
-from fedcore.algorithms.scaffold import Scaffold, Steered, Steering
+from fedcore.algorithms.scaffold import Scaffold, ScaffoldMessage, ScaffoldState
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError
 from fedcore.exchanges.base import WithExchange
-from fedcore.messages.message import Contribution, Reveals, Tensors, Weights, exposure
+from fedcore.messages.message import Contribution, Reveals, Weights, exposure
 from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round, Site
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.visit import Visit
-from tests.fedcore.exchanges.test_base import Tally
+from tests.fedcore.algorithms.scaffold_paper import RATE, VISIT, Paper
 from tests.fedcore.toys import (
     Factory,
     Hospitals,
+    ShareTotals,
     Toy,
     assert_resumes,
     batches,
@@ -36,65 +37,16 @@ from tests.fedcore.toys import (
     plain,
     run,
     same,
+    with_callbacks,
 )
-
-VISIT = Visit(batch_size=4, max_epochs=2, accelerator="cpu")
-RATE = 0.1
 
 
 def sites(names: str = "abc", optimizer: Factory = plain, visit: Visit = VISIT) -> Hospitals:
     return Hospitals(hospitals(names), local(visit, Toy(optimizer)))
 
 
-def learned(module: Toy) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in module.named_parameters()}
-
-
-class Paper:
-    """Algorithm 1 with option II, in float64; buffers averaged."""
-
-    def __init__(self, names: str, eta: float, visit: Visit = VISIT):
-        self.data, self.eta, self.visit = hospitals(names), eta, visit
-        self.world = {k: t for k, t in Toy(plain).double().state_dict().items() if k != "seen"}
-        self.c = {k: torch.zeros_like(t) for k, t in learned(Toy(plain).double()).items()}
-        self.own = {name: dict(self.c) for name in names}
-
-    def go(self, asked: str, turn: Round) -> None:
-        moves, changes, models = [], [], []
-        for name in asked:
-            y, change = self.at(name, turn)
-            models.append(y)
-            moves.append({k: y[k] - self.world[k] for k in self.c})
-            changes.append(change)
-        for k in self.world:
-            if k in self.c:
-                self.world[k] = self.world[k] + self.eta * sum(m[k] for m in moves) / len(asked)
-            else:
-                mean = sum(m[k].double() for m in models) / len(asked)
-                self.world[k] = mean if self.world[k].is_floating_point() else mean.round().long()
-        for k in self.c:
-            share = len(asked) / len(self.data)
-            self.c[k] = self.c[k] + share * sum(d[k] for d in changes) / len(asked)
-
-    def at(self, name: str, turn: Round) -> tuple[Tensors, Tensors]:
-        module, steps = Toy(plain).double(), 0
-        module.load_state_dict(self.world, strict=False)
-        for batch in batches(self.data[name], self.visit, turn):
-            module.zero_grad()
-            module.loss(batch.double()).backward()
-            with torch.no_grad():
-                for k, p in module.named_parameters():
-                    p -= RATE * (p.grad - self.own[name][k] + self.c[k])
-            steps += 1
-        y = {k: t.clone() for k, t in module.state_dict().items()}
-        after = {k: self.own[name][k] - self.c[k] + (self.world[k] - y[k]) / (steps * RATE) for k in self.c}
-        change = {k: after[k] - self.own[name][k] for k in self.c}
-        self.own[name] = after
-        return y, change
-
-
-def assert_paper(state: Steering, transport: Hospitals, paper: Paper) -> None:
-    for k, t in paper.world.items():
+def assert_paper(state: ScaffoldState, transport: Hospitals, paper: Paper) -> None:
+    for k, t in paper.weights.items():
         torch.testing.assert_close(state.weights.tensors[k].double(), t.double(), rtol=1e-4, atol=1e-5)
     for k, t in paper.c.items():
         torch.testing.assert_close(state.control[k].double(), t, rtol=1e-4, atol=1e-5)
@@ -108,35 +60,35 @@ def test_plain_sgd_equals_algorithm_1_with_option_ii(eta: float) -> None:
     transport, paper = sites(), Paper("abc", eta)
     state = run(Scaffold(eta=eta), transport)
     for index in range(3):
-        paper.go("abc", Round(index, 3, 0))
+        paper.run_round("abc", Round(index, 3, 0))
     assert_paper(state, transport, paper)
 
 
-def test_some_sites_a_round_equal_the_paper_where_their_number_is_said() -> None:
+def test_with_some_sites_per_round_and_their_number_given_it_equals_the_paper() -> None:
     transport, paper, rounds = sites("abcd"), Paper("abcd", 1.0), Rounds(4, per_round=2)
     state = run(Scaffold(sites=4), transport, rounds)
     for index in range(4):
         turn = Round(index, 4, 0)
-        paper.go("".join(rounds.draw(list("abcd"), turn)), turn)
+        paper.run_round("".join(rounds.draw(list("abcd"), turn)), turn)
     assert_paper(state, transport, paper)
 
 
-def test_where_it_is_not_said_c_is_the_mean_of_those_who_answered() -> None:
+def test_without_their_number_c_is_the_mean_over_the_sites_that_contributed() -> None:
     transport = sites("abcd")
     state = run(Scaffold(), transport, Rounds(3, per_round=2))
-    heard = [transport.memories.get(name) for name in state.heard]
-    assert 2 <= len(heard) <= 4
+    participants = [transport.memories.get(name) for name in state.participants]
+    assert 2 <= len(participants) <= 4
     for k, c in state.control.items():
-        torch.testing.assert_close(c, sum(m[f"scaffold/{k}"] for m in heard) / len(heard))
+        torch.testing.assert_close(c, sum(m[f"scaffold/{k}"] for m in participants) / len(participants))
 
 
-def test_all_asked_or_their_number_said_is_the_same_to_the_bit() -> None:
-    said, unsaid = run(Scaffold(sites=3), sites(), Rounds(3)), run(Scaffold(), sites(), Rounds(3))
-    assert same(said.weights.tensors, unsaid.weights.tensors)
-    assert same(said.control, unsaid.control)
+def test_with_all_sites_in_each_round_the_number_changes_nothing() -> None:
+    given, counted = run(Scaffold(sites=3), sites(), Rounds(3)), run(Scaffold(), sites(), Rounds(3))
+    assert same(given.weights.tensors, counted.weights.tensors)
+    assert same(given.control, counted.control)
 
 
-def test_the_first_round_is_fedavg_of_sites_that_count_alike_to_the_bit() -> None:
+def test_the_first_round_is_exactly_fedavg_with_equal_weights() -> None:
     assert same(
         run(Scaffold(), sites(), Rounds(1)).weights.tensors,
         run(FedAvg(Mean("equal")), sites(), Rounds(1)).tensors,
@@ -151,7 +103,7 @@ def test_one_site_equals_central_training() -> None:
         torch.testing.assert_close(t, expected[k], rtol=1e-5, atol=1e-6)
 
 
-def test_sites_alike_are_not_steered() -> None:
+def test_equal_sites_are_not_corrected() -> None:
     """The mean of equal c_i is each of them."""
     data = hospitals("a")["a"]
     twins = {name: Images("a", data.pixels, data.splits, data.labels, data.patients) for name in ("a", "b")}
@@ -179,14 +131,14 @@ def test_sites_alike_are_not_steered() -> None:
     [lambda p: SGD(p, lr=RATE, momentum=0.9, weight_decay=0.1), lambda p: Adam(p, lr=0.01)],
     ids=["momentum", "adam"],
 )
-def test_by_any_optimizer_a_sites_control_is_the_mean_of_its_raw_gradients(optimizer: Factory) -> None:
+def test_with_any_optimizer_a_sites_control_is_the_mean_of_its_uncorrected_gradients(optimizer: Factory) -> None:
     transport = sites("ab", optimizer)
     algorithm, turn = Scaffold(), Round(0, 1, 0)
     start = algorithm.start(transport.local)
     c = {k: torch.full_like(t, 0.01) for k, t in start.control.items()}
     site = transport.site("a")
     with transport.local.at(site):
-        algorithm.visit(site, Steered(start.weights, c), transport.local, turn)
+        algorithm.visit(site, ScaffoldMessage(start.weights, c), transport.local, turn)
 
     module, seen = Toy(optimizer), []
     steps = module.configure_optimizers()
@@ -202,26 +154,26 @@ def test_by_any_optimizer_a_sites_control_is_the_mean_of_its_raw_gradients(optim
         torch.testing.assert_close(site.memory[f"scaffold/{k}"], sum(g[k] for g in seen) / len(seen))
 
 
-def test_guides_come_behind_and_are_in_no_control() -> None:
-    """Anchored at where it begins, a spring first pulls at the second step; one step knows none."""
+def test_gradients_of_callbacks_come_after_the_correction_and_are_in_no_control() -> None:
+    """A proximal term is zero at its anchor, so it changes nothing in the first step."""
     visit = Visit(batch_size=4, max_steps=1, accelerator="cpu")
-    stiff, free = (sites("ab", visit=visit) for _ in "ab")
-    found, expected = run(Scaffold(guides=(ProximalTerm(5.0),)), stiff, Rounds(1)), run(Scaffold(), free, Rounds(1))
-    assert same(found.control, expected.control)
-    bent = run(Scaffold(guides=(ProximalTerm(5.0), Cosine())), sites("ab"))
-    assert not same(bent.weights.tensors, run(Scaffold(), sites("ab")).weights.tensors)
+    with_term, without = with_callbacks(sites("ab", visit=visit), ProximalTerm(5.0)), sites("ab", visit=visit)
+    assert same(run(Scaffold(), with_term, Rounds(1)).control, run(Scaffold(), without, Rounds(1)).control)
+    changed = run(Scaffold(), with_callbacks(sites("ab"), ProximalTerm(5.0), Cosine()))
+    assert not same(changed.weights.tensors, run(Scaffold(), sites("ab")).weights.tensors)
 
 
 @given(st.permutations(range(4)), st.integers(0, 9))
-def test_the_order_of_answers_is_of_no_matter(order: list[int], seed: int) -> None:
+def test_the_order_of_contributions_does_not_matter(order: list[int], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
 
     def noise() -> Tensor:
         return torch.randn(3, generator=generator)
 
-    state = Steering(Weights({"w": noise(), "b": noise()}), {"w": noise()}, {})
+    state = ScaffoldState(Weights({"w": noise(), "b": noise()}), {"w": noise()}, {})
     answers = [
-        Contribution(str(n), Steered(Weights({"w": noise(), "b": noise()}), {"w": noise()}), n + 1) for n in range(4)
+        Contribution(str(n), ScaffoldMessage(Weights({"w": noise(), "b": noise()}), {"w": noise()}), n + 1)
+        for n in range(4)
     ]
     one, other = (Scaffold(eta=1.3).merge(state, iter(a)) for a in (answers, [answers[n] for n in order]))
     torch.testing.assert_close(one.weights.tensors, other.weights.tensors)
@@ -230,18 +182,21 @@ def test_the_order_of_answers_is_of_no_matter(order: list[int], seed: int) -> No
 
 def test_a_server_step_by_hand() -> None:
     """x = 1, sites at 2 and 4: the mean is 3, and eta 0.5 goes half of the way; b is a running statistic."""
-    state = Steering(
+    state = ScaffoldState(
         Weights({"w": torch.tensor(1.0), "b": torch.tensor(0.0)}), {"w": torch.tensor(0.5)}, {"x": torch.ones(1)}
     )
-    up = [Contribution(n, Steered(Weights({"w": torch.tensor(w), "b": torch.tensor(w)}), {"w": torch.tensor(d)}), 1)
-          for n, w, d in (("x", 2.0, 1.0), ("y", 4.0, 3.0))]  # fmt: skip
-    merged = Scaffold(eta=0.5, sites=4).merge(state, up)
+
+    def sent(site: str, w: float, change: float) -> Contribution[ScaffoldMessage]:
+        weights = Weights({"w": torch.tensor(w), "b": torch.tensor(w)})
+        return Contribution(site, ScaffoldMessage(weights, {"w": torch.tensor(change)}), 1)
+
+    merged = Scaffold(eta=0.5, sites=4).merge(state, [sent("x", 2.0, 1.0), sent("y", 4.0, 3.0)])
     assert merged.weights.tensors == {"w": 2.0, "b": 3.0}
     assert merged.control == {"w": 0.5 + (1.0 + 3.0) / 4}
-    assert merged.heard.keys() == {"x", "y"}
+    assert merged.participants.keys() == {"x", "y"}
 
 
-def test_where_no_step_is_taken_nothing_changes() -> None:
+def test_without_a_step_nothing_changes() -> None:
     visit = Visit(batch_size=4, max_steps=0, accelerator="cpu")
     transport = sites("ab", visit=visit)
     state = run(Scaffold(), transport, Rounds(2))
@@ -249,33 +204,38 @@ def test_where_no_step_is_taken_nothing_changes() -> None:
     assert not any(c.any() for c in state.control.values())
 
 
-def test_it_reveals_no_more_than_weights() -> None:
+def test_its_messages_have_the_level_of_weights() -> None:
     assert exposure(Scaffold().start(local(module=Toy(plain)))) == Reveals.WEIGHTS
 
 
 @pytest.mark.parametrize(
-    "algorithm", [Scaffold(sites=3), Quantised(Scaffold(sites=3)), WithExchange(Scaffold(sites=3), Tally())],
+    "algorithm",
+    [
+        Scaffold(sites=3),
+        Quantised(Scaffold(sites=3)),
+        WithExchange(Scaffold(sites=3), exchange=ShareTotals()),
+    ],
     ids=["alone", "int8", "with an exchange"],
-)  # fmt: skip
+)
 def test_a_stopped_run_resumes_to_the_bit(tmp_path: Path, algorithm: Any) -> None:
     assert_resumes(algorithm, sites, tmp_path, Rounds(4, per_round=2))
 
 
-def test_more_sites_than_were_said_are_an_error() -> None:
-    with pytest.raises(InputError, match="sites must be the number of all sites, got 2, and 3 have answered"):
+def test_more_sites_than_the_given_number_are_an_error() -> None:
+    with pytest.raises(InputError, match="sites must be the number of all sites, got 2, and 3 have contributed"):
         run(Scaffold(sites=2), sites())
 
 
-def test_modules_and_precisions_whose_steps_cannot_be_followed_are_refused() -> None:
+def test_manual_optimization_and_16_mixed_are_errors() -> None:
     module = Toy(plain)
     module.automatic_optimization = False
-    with pytest.raises(InputError, match="Scaffold follows the steps of one optimizer, but Toy steps its own"):
+    with pytest.raises(InputError, match="Scaffold needs the steps of one optimizer, but Toy steps its own"):
         Scaffold().start(local(module=module))
-    with pytest.raises(InputError, match="Scaffold counts steps, of which 16-mixed leaves some out"):
+    with pytest.raises(InputError, match="Scaffold counts steps, and 16-mixed skips some"):
         Scaffold().start(local(Visit(precision="16-mixed")))
 
 
 @pytest.mark.parametrize("wrong", [{"eta": 0.0}, {"sites": 0}])
-def test_settings_are_sane(wrong: dict[str, Any]) -> None:
+def test_settings_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="eta must be positive and sites at least 1 or null"):
         Scaffold(**wrong)

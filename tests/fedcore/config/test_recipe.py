@@ -6,18 +6,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.config.recipe import Recipe, read_recipe
 from fedcore.errors import InputError, InputErrors
 from fedssl.pretraining import pretrain
 from fedtune.segmentation.training import segment
 
-GUIDED = """
-algorithm:
-  class_path: fedcore.algorithms.base.FedAvg
-  init_args:
-    guides: [{class_path: fedcore.algorithms.fedprox.ProximalTerm, init_args: {mu: 0.5}}]
+FEDPROX = """
+algorithm: fedcore.algorithms.fedavg.FedAvg
+visit: {callbacks: [{class_path: fedcore.algorithms.fedprox.ProximalTerm, init_args: {mu: 0.5}}]}
 rounds: {count: 7}
 """
 
@@ -33,8 +31,9 @@ def read(text: str, *overrides: str) -> Recipe:
 
 
 def test_values_become_the_stages_arguments() -> None:
-    built = read(GUIDED, "--visit.batch_size", "16").build()
-    assert built["algorithm"] == FedAvg(guides=(ProximalTerm(mu=0.5),))
+    built = read(FEDPROX, "--visit.batch_size", "16").build()
+    assert built["algorithm"] == FedAvg()
+    assert built["visit"].callbacks == (ProximalTerm(mu=0.5),)
     assert (built["rounds"].count, built["visit"].batch_size) == (7, 16)
     assert "out" not in built
     assert "run" not in built
@@ -69,19 +68,20 @@ def test_a_resolved_recipe_resolves_to_itself() -> None:
 
 
 def test_the_folder_is_named_after_the_recipe() -> None:
-    assert read(GUIDED).out == Path("checkpoints/mine")
-    assert read(GUIDED, "--out", "there").out == Path("there")
+    assert read(FEDPROX).out == Path("checkpoints/mine")
+    assert read(FEDPROX, "--out", "there").out == Path("there")
     assert read_recipe(pretrain, "pretrain", []).out == Path("checkpoints/pretrain")
 
 
 def test_every_unknown_key_is_reported_with_a_suggestion() -> None:
     text = """
 visti: {batch_size: 4}
+visit: {callbacks: [{class_path: fedcore.algorithms.fedprox.ProximalTerm, init_args: {muu: 1}}]}
 rounds: {cuont: 3}
 zebra: 1
 method: {class_path: fedssl.methods.moco.MoCo, init_args: {tempreature: 0.1, bonk_size: 3}}
 algorithm:
-  class_path: fedcore.algorithms.base.FedAvg
+  class_path: fedcore.algorithms.fedavg.FedAvg
   init_args: {guides: [{class_path: fedcore.algorithms.fedprox.ProximalTerm, init_args: {muu: 1}}]}
 """
     with pytest.raises(InputErrors) as caught:
@@ -137,7 +137,7 @@ def test_mistakes_on_the_command_line(words: list[str], message: str) -> None:
         ),
         ("encoder: {class_path: torch.optim.SGD}", "encoder: torch.optim.*SGD is not a .*Encoder"),
         (
-            "encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 11}}",
+            "encoder: {class_path: fedcore.models.resnet.ResNet, init_args: {depth: 11}}",
             "encoder.depth must be one of 10, 18, 34, 50, got 11",
         ),
         ("visit: 3", "visit must hold keys and values, found 3"),
@@ -217,8 +217,8 @@ def test_arguments_without_a_class_set_those_of_the_default_class(tmp_path: Path
             "got Probe(every=0, knn_k=20, max_images=1000, linear=False)",
         ),
         (
-            "algorithm: {class_path: fedcore.algorithms.base.FedAvg, init_args: {aggregator: "
-            "{class_path: fedcore.aggregation.mean.TrimmedMean, init_args: {trim: 0.7}}}}",
+            "algorithm: {class_path: fedcore.algorithms.fedavg.FedAvg, init_args: {aggregator: "
+            "{class_path: fedcore.aggregation.robust.TrimmedMean, init_args: {trim: 0.7}}}}",
             "trim must lie in [0, 0.5), got 0.7",
         ),
     ],
@@ -230,7 +230,7 @@ def test_of_a_union_the_error_with_a_reason_is_reported(text: str, message: str)
 
 
 def test_reading_a_recipe_writes_nothing() -> None:
-    read(GUIDED).build()
+    read(FEDPROX).build()
     assert [p.name for p in Path().iterdir()] == ["mine.yaml"]
 
 
@@ -239,7 +239,7 @@ def test_reading_a_recipe_writes_nothing() -> None:
     [
         (
             pretrain,
-            ["fedssl.methods.byol.BYOL", "fedssl.methods.mae.MAE", "fedcore.models.encoders.ViT"],
+            ["fedssl.methods.byol.BYOL", "fedssl.methods.mae.MAE", "fedcore.models.vit.ViT"],
             "fedssl.methods.base.Method",
         ),
         (segment, ["SegResNet", "SwinUNETR"], "torch.nn"),

@@ -99,7 +99,7 @@ def test_a_wrong_package_name(name: str) -> None:
         ("predict my.Net images.x out.y", "predict my.Net images.x out.y", []),
         ("finetune --data.manifest there.csv", "finetune --data.manifest there.csv", []),
         ("finetune --data.manifest not/there.csv", "finetune --data.manifest not/there.csv", []),
-        ("finetune --encoder fedcore.models.encoders.ViT --o torch.optim.SGD", None, []),
+        ("finetune --encoder fedcore.models.vit.ViT --o torch.optim.SGD", None, []),
         ("finetune --encoder " + "x" * 5000, None, []),
         ("finetune --out my.run", "finetune --out my.run", []),
         ("finetune --out=my.run --rounds.count 3", "finetune --out=my.run --rounds.count 3", []),

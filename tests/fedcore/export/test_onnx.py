@@ -7,7 +7,7 @@ import torch
 
 from fedcore.cli.main import main
 from fedcore.errors import InputError
-from fedcore.export import export
+from fedcore.export.command import export
 from fedcore.runs.classifiers import classifiers_of
 from fedcore.runs.folder import RunFolder
 
@@ -21,7 +21,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("stage", ["finetune", "segment"])
-def test_its_answers_are_those_of_the_run(
+def test_outputs_equal_those_of_the_runs_model(
     stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     words = ["--data.phantom.sites", "2", "--data.phantom.images_per_site", "16", "--rounds.count", "1",
@@ -45,8 +45,8 @@ def test_its_answers_are_those_of_the_run(
         export(tmp_path / "run", to="onnx", out=tmp_path / "a.bin")
 
 
-def test_what_cannot_be_exported_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="takes a finished finetune or segment run"):
+def test_a_run_that_cannot_be_exported_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="needs a finished finetune or segment run"):
         export(tmp_path, to="onnx")
     with pytest.raises(InputError, match="--site is for --to onnx"):
         export(tmp_path, to="monai", site="hospital_1")

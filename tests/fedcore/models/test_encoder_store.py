@@ -20,7 +20,7 @@ from fedcore.models.encoder_store import (
     load_encoder,
     save_encoder,
 )
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.models.weights import differences
 from tests.fedcore.toys import same
 
@@ -40,7 +40,7 @@ def edit(folder: Path, **changes: Any) -> None:
     (folder / CONFIG).write_text(json.dumps(config | changes))
 
 
-def test_an_encoder_comes_back_to_the_bit(folder: Path, encoder: ResNet) -> None:
+def test_a_saved_encoder_is_built_again_exactly(folder: Path, encoder: ResNet) -> None:
     built = build_encoder(folder)
     assert type(built) is ResNet
     assert built.config == encoder.config
@@ -60,7 +60,7 @@ def test_features_of_an_image_do_not_depend_on_its_batch(folder: Path) -> None:
     assert same(built.state_dict(), statistics)  # batch norm learns nothing from being used
 
 
-def test_weights_are_copied_into_an_encoder_that_is_there(folder: Path, encoder: ResNet) -> None:
+def test_weights_are_loaded_into_an_existing_encoder(folder: Path, encoder: ResNet) -> None:
     other = ResNet(2, 1, 10, 4)
     assert not same(other.state_dict(), encoder.state_dict())
     load_encoder(folder, other)
@@ -76,7 +76,7 @@ def test_weights_are_copied_into_an_encoder_that_is_there(folder: Path, encoder:
         ((2, 1, 18, 4), "depth=18"),
     ],
 )
-def test_another_architecture_names_both(folder: Path, other: Any, named: str) -> None:
+def test_another_architecture_is_an_error_that_names_both(folder: Path, other: Any, named: str) -> None:
     wanted = ResNet(*other)
     before = {k: t.clone() for k, t in wanted.state_dict().items()}
     with pytest.raises(InputError) as caught:
@@ -84,11 +84,11 @@ def test_another_architecture_names_both(folder: Path, other: Any, named: str) -
     text = str(caught.value)
     assert f"{folder} holds another architecture" in text
     assert "It is ResNet(spatial_dims=2, channels=1, depth=10, stem=4, norm=batch)" in text
-    assert named in text.split("ask for ResNet(")[1]
+    assert named in text.split("need ResNet(")[1]
     assert same(wanted.state_dict(), before)
 
 
-def test_differences_in_words(encoder: ResNet) -> None:
+def test_differences_are_listed_by_tensor(encoder: ResNet) -> None:
     mine = encoder.state_dict()
     theirs = dict(mine) | {"extra": mine["conv1.weight"]}
     del theirs["bn1.bias"]
@@ -102,7 +102,7 @@ def test_differences_in_words(encoder: ResNet) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1], ids=["empty", "no header", "no data", "one byte short"])
-def test_a_truncated_file_is_named(folder: Path, encoder: ResNet, keep: int) -> None:
+def test_a_truncated_file_is_an_error(folder: Path, encoder: ResNet, keep: int) -> None:
     (folder / TENSORS).write_bytes((folder / TENSORS).read_bytes()[:keep])
     with pytest.raises(
         InputError, match=rf"{folder / TENSORS} is corrupted, truncated or not what was written: .*; copy"
@@ -111,26 +111,26 @@ def test_a_truncated_file_is_named(folder: Path, encoder: ResNet, keep: int) -> 
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"encoder": "ResNet"}'])
-def test_a_damaged_config_is_named(folder: Path, text: str) -> None:
+def test_a_damaged_config_is_an_error(folder: Path, text: str) -> None:
     (folder / CONFIG).write_text(text)
     with pytest.raises(InputError, match=rf"{folder / CONFIG} is damaged: .*; copy the"):
         build_encoder(folder)
 
 
 @pytest.mark.parametrize("name", ["os.system", "trap.Trap", "MonaiResNet", "resnet_params", "annotations", "__doc__"])
-def test_a_class_that_is_not_an_encoder_of_ours_is_not_looked_up(
+def test_a_class_that_is_not_one_of_our_encoders_is_never_imported(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """A config is data from elsewhere: it must not choose what is imported."""
     (tmp_path / "trap.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     edit(folder, encoder=name)
-    with pytest.raises(InputError, match=rf"names the encoder '{name}', which fedcore\.models\.encoders does not have"):
+    with pytest.raises(InputError, match=rf"names the encoder '{name}', which fedcore\.models does not have"):
         build_encoder(folder)
     assert "trap" not in sys.modules
 
 
-def test_a_config_whose_arguments_are_no_mapping_is_damaged(folder: Path) -> None:
+def test_arguments_that_are_no_mapping_are_an_error(folder: Path) -> None:
     edit(folder, init_args=[])
     with pytest.raises(InputError, match=r"encoder\.json is damaged: it must hold encoder and init_args"):
         build_encoder(folder)
@@ -140,7 +140,7 @@ def test_an_encoder_is_found_in_its_folder_or_its_run(folder: Path) -> None:
     assert find_encoder(folder) == find_encoder(folder.parent) == folder
 
 
-def test_no_encoder_says_where_one_may_be(tmp_path: Path, encoder: ResNet) -> None:
+def test_a_folder_without_encoder_is_an_error_that_names_where_one_is(tmp_path: Path, encoder: ResNet) -> None:
     with pytest.raises(InputError, match=r"holds no encoder .*give the folder of a finished pretraining run"):
         find_encoder(tmp_path)
     for site in ("b", "a"):
@@ -162,7 +162,7 @@ def test_no_encoder_says_where_one_may_be(tmp_path: Path, encoder: ResNet) -> No
     ],
     ids=str,
 )
-def test_a_config_that_does_not_fit_its_weights(folder: Path, init_args: dict[str, Any]) -> None:
+def test_a_config_that_does_not_fit_its_weights_is_an_error(folder: Path, init_args: dict[str, Any]) -> None:
     """Whoever changes it can write its checksum too; nothing of such a size is built."""
     edit(folder, init_args=encoder_config(folder)["init_args"] | init_args)
     write_sums(folder, [TENSORS, CONFIG])

@@ -10,17 +10,17 @@ from torch import nn
 
 from fedcore.errors import InputError
 from fedcore.files.checksums import SUMS, require_sums, write_sums
-from fedcore.models.weights import built_for, read_weights, save_weights
+from fedcore.models.weights import build_with_weights, read_weights, save_weights
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     (tmp_path / "plan.json").write_text("{}")
-    save_weights(tmp_path / "net.safetensors", nn.Linear(3, 2), targets=("plan.json",))
+    save_weights(tmp_path / "net.safetensors", nn.Linear(3, 2), other_files=("plan.json",))
     return tmp_path
 
 
-def test_the_sums_are_those_of_sha256sum(saved: Path) -> None:
+def test_checksums_equal_those_of_sha256sum(saved: Path) -> None:
     done = subprocess.run(["sha256sum", "--check", "--strict", SUMS], cwd=saved, capture_output=True, check=False)
     assert done.returncode == 0
     assert done.stdout.decode().split() == ["net.safetensors:", "OK", "plan.json:", "OK"]
@@ -57,13 +57,13 @@ def damage(folder: Path, what: str) -> None:
         (f"{'0' * 64}  ../net.safetensors\n", "has no line"),
     ],
 )
-def test_what_is_not_there_or_another(saved: Path, what: str, told: str) -> None:
+def test_missing_and_changed_files_are_errors(saved: Path, what: str, told: str) -> None:
     damage(saved, what)
     with pytest.raises(InputError, match=f"{told}.*; copy it anew"):
         read_weights(saved / "net.safetensors", "copy it anew", ("plan.json",))
 
 
-def test_weights_that_are_none(tmp_path: Path) -> None:
+def test_a_file_that_is_no_safetensors_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"no weights")
     write_sums(tmp_path, ["x"])
     require_sums(tmp_path, ["x"], "")
@@ -71,9 +71,9 @@ def test_weights_that_are_none(tmp_path: Path) -> None:
         read_weights(tmp_path / "x", "")
 
 
-def test_a_module_has_the_weights_it_is_built_for() -> None:
+def test_a_module_is_built_with_the_given_weights() -> None:
     like = nn.Linear(3, 2)
-    made = built_for(like.state_dict(), lambda: nn.Linear(3, 2), lambda module: module)
+    made = build_with_weights(like.state_dict(), lambda: nn.Linear(3, 2), lambda module: module)
     assert torch.equal(made.weight, like.weight)
     assert made.weight.device.type == "cpu"
 
@@ -89,10 +89,10 @@ def test_a_module_has_the_weights_it_is_built_for() -> None:
         (lambda: {}["x"], "KeyError"),
     ],
 )
-def test_what_does_not_fit_is_never_built(build: Callable[[], nn.Module], told: str) -> None:
+def test_a_module_that_does_not_fit_is_never_built_in_memory(build: Callable[[], nn.Module], told: str) -> None:
     """A billion by a billion numbers, and a billion layers."""
     with pytest.raises(ValueError, match=told):
-        built_for(nn.Linear(3, 2).state_dict(), build, lambda module: module)
+        build_with_weights(nn.Linear(3, 2).state_dict(), build, lambda module: module)
 
 
 class Tied(nn.Module):
@@ -106,7 +106,7 @@ class Tied(nn.Module):
         self.register_buffer("turned", self.inward.weight.detach().T)
 
 
-def test_tensors_that_share_memory_come_back_as_they_were(tmp_path: Path) -> None:
+def test_tensors_that_share_memory_are_saved_and_read_again(tmp_path: Path) -> None:
     module, other = Tied(), Tied()
     save_weights(tmp_path / "net.safetensors", module)
     found = read_weights(tmp_path / "net.safetensors", "copy it anew")
@@ -115,4 +115,4 @@ def test_tensors_that_share_memory_come_back_as_they_were(tmp_path: Path) -> Non
     other.load_state_dict(found)
     assert other.outward.weight is other.inward.weight
     assert torch.equal(other.outward.weight, module.inward.weight)
-    assert torch.equal(built_for(found, Tied, lambda made: made).inward.weight, module.inward.weight)
+    assert torch.equal(build_with_weights(found, Tied, lambda made: made).inward.weight, module.inward.weight)

@@ -9,7 +9,7 @@ import torch
 from fedcore.exchanges.base import Combined
 from fedcore.messages.message import Contribution, Empty, Refusal, Weights
 from fedcore.runs.communication import ANSWERS, Bytes, RoundRecord, answers, count, highest, note
-from tests.fedcore.exchanges.test_base import Total
+from tests.fedcore.toys import Total
 
 MODEL = Weights({"w": torch.zeros(10), "steps": torch.tensor(1)})  # 40 + 8 bytes
 BOTH = Combined(MODEL, Total(torch.zeros(3, dtype=torch.float16)))  # and 6 of an exchange

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from fedcore.aggregation.mean import Mean
-from fedcore.algorithms.base import Algorithm, FedAvg, share_of
+from fedcore.algorithms.base import Algorithm
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.local_only import LocalOnly
+from fedcore.algorithms.properties import share_of
 from fedcore.algorithms.quantised import Quantised
 from fedcore.algorithms.scaffold import Scaffold
 from fedcore.data.dataset import Images
@@ -30,10 +32,8 @@ from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedcore.transport.simulation import by_workers, simulate
-from tests.fedcore.exchanges.test_base import Tally, Total
-from tests.fedcore.toys import Toy, broken, hospitals, same
+from tests.fedcore.toys import Hospitals, ShareTotals, Total, Toy, broken, hospitals, same
 
 ABOUT = {"command": "test", "data": "abc"}
 
@@ -43,7 +43,7 @@ class Stopping(Toy):
 
     at: tuple[str, int] | None = None
 
-    def arrive(self, site: str, turn: Round) -> None:
+    def on_visit_start(self, site: str, turn: Round) -> None:
         if (site, turn.index) == self.at:
             raise KeyboardInterrupt
 
@@ -70,7 +70,7 @@ class Setup:
     def words(self) -> dict[str, Any]:
         return {TRAIN: self.algorithm} | ({EVALUATE: self.evaluator} if self.evaluator else {})
 
-    def simulation(self, folder: Path, module: Toy) -> tuple[LocalTrainer, InProcess]:
+    def simulation(self, folder: Path, module: Toy) -> tuple[LocalTrainer, Hospitals]:
         local = LocalTrainer(module, share_of(self.algorithm, module), self.visit)
         return local, simulate(self.train, local, self.words, policy=self.policy, folder=folder / "sites")
 
@@ -109,7 +109,7 @@ def told(folder: Path) -> list[Any]:
     [
         (FedAvg(), Rounds(3)),
         (FedAvg(), Rounds(3, per_round=2)),
-        (WithExchange(FedAvg(), Tally()), Rounds(3)),
+        (WithExchange(FedAvg(), exchange=ShareTotals()), Rounds(3)),
         (LocalOnly(), Rounds(3)),
     ],
     ids=["fedavg", "two of three", "exchange", "local"],
@@ -144,7 +144,9 @@ def test_a_run_that_is_done_has_nothing_left_to_do(tmp_path: Path) -> None:
     assert (tmp_path / "rounds.jsonl").read_bytes() == lines
 
 
-@pytest.mark.parametrize("algorithm", [FedAvg(), WithExchange(FedAvg(), Tally()), Scaffold(), Quantised(FedAvg())])
+@pytest.mark.parametrize(
+    "algorithm", [FedAvg(), WithExchange(FedAvg(), exchange=ShareTotals()), Scaffold(), Quantised(FedAvg())]
+)
 def test_a_run_that_gets_more_rounds_is_the_longer_run(algorithm: Algorithm, tmp_path: Path) -> None:
     start(tmp_path / "part", job(algorithm, rounds=Rounds(1)))
     longer = start(tmp_path / "part", job(algorithm), resume=True)
@@ -152,15 +154,17 @@ def test_a_run_that_gets_more_rounds_is_the_longer_run(algorithm: Algorithm, tmp
     assert told(tmp_path / "part") == told(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("wrap", [lambda inner: inner, lambda inner: Quantised(WithExchange(inner, Tally()))])
+@pytest.mark.parametrize(
+    "wrap", [lambda inner: inner, lambda inner: Quantised(WithExchange(inner, exchange=ShareTotals()))]
+)
 def test_what_depends_on_the_number_of_rounds_gets_no_others(wrap: Callable[[Any], Any], tmp_path: Path) -> None:
-    falling = wrap(FedAvg(guides=(Cosine(),)))
-    start(tmp_path, job(falling, rounds=Rounds(2)))
+    falling = {"algorithm": wrap(FedAvg()), "visit": Visit(batch_size=4, accelerator="cpu", callbacks=(Cosine(),))}
+    start(tmp_path, job(**falling, rounds=Rounds(2)))
     before = (tmp_path / "run.json").read_bytes()
     with pytest.raises(InputError, match=r"started with rounds\.count 2, and Cosine depends on that number"):
-        start(tmp_path, job(falling), resume=True)
+        start(tmp_path, job(**falling), resume=True)
     assert (tmp_path / "run.json").read_bytes() == before
-    start(tmp_path, job(falling, rounds=Rounds(2)), resume=True)
+    start(tmp_path, job(**falling, rounds=Rounds(2)), resume=True)
 
 
 def test_the_module_ends_with_the_servers_weights(tmp_path: Path) -> None:
@@ -199,8 +203,8 @@ def test_a_precision_that_trains_wrongly_begins_nothing() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"algorithm": WithExchange(FedAvg(), Tally())},
-        {"algorithm": Quantised(WithExchange(FedAvg(), Tally()))},
+        {"algorithm": WithExchange(FedAvg(), exchange=ShareTotals())},
+        {"algorithm": Quantised(WithExchange(FedAvg(), exchange=ShareTotals()))},
         {"evaluator": Asking()},
     ],
     ids=["exchange", "wrapped", "evaluation"],

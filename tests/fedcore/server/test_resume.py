@@ -18,7 +18,7 @@ from fedcore.runs.checkpoint import Checkpoint
 from tests.fedcore.toys import same
 
 RECIPE = """
-encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}
+encoder: {class_path: fedcore.models.resnet.ResNet, init_args: {depth: 10, stem: 8}}
 method:
   class_path: fedssl.methods.moco.MoCo
   init_args: {bank_size: 64, remote_bank_size: 64, hidden_dim: 16, projection_dim: 16}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import InputError
 from fedcore.messages.message import Contribution, Empty, Tensors, Weights
 from fedcore.privacy.policy import Policy
@@ -146,7 +146,7 @@ def test_a_survey_is_due_every_fifth_round_and_after_the_last_unless_it_says_oth
 
 def test_a_survey_is_sent_the_weights_and_nothing_else() -> None:
     from fedcore.exchanges.base import WithExchange
-    from tests.fedcore.exchanges.test_base import Tally
+    from tests.fedcore.toys import ShareTotals
 
     heard: list[object] = []
 
@@ -156,7 +156,7 @@ def test_a_survey_is_sent_the_weights_and_nothing_else() -> None:
             return super().visit(site, down, local, turn)
 
     transport = Hospitals(hospitals("a"), local())
-    carry = WithExchange(FedAvg(), Tally())
+    carry = WithExchange(FedAvg(), exchange=ShareTotals())
     federate(carry, transport, carry.start(transport.local), Rounds(1), 0, evaluator=Listener())
     assert heard == [Weights]
 
@@ -230,10 +230,10 @@ class Measuring(Curious):
     ("algorithm", "evaluator", "names", "who"),
     [
         (InPlace(), None, "ab", "InPlace"),
-        (FedAvg(guides=(Scribbling(),)), None, "a", "FedAvg"),
+        (FedAvg(), None, "a", "FedAvg"),
         (FedAvg(), Measuring(), "a", "evaluate"),
     ],
-    ids=["merge", "guide", "survey"],
+    ids=["merge", "callback", "survey"],
 )
 def test_what_writes_into_the_servers_state_ends_the_run(
     algorithm: FedAvg, evaluator: object, names: str, who: str

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fedcore.models.encoders import Encoder
-from fedcore.training.functional import aside, evaluating
+from fedcore.models.base import Encoder
+from fedcore.training.functional import evaluating, functional
 from fedtune.classification.classifier import Classifier
 from tests.fedcore.toys import images, same
 
@@ -18,10 +18,10 @@ def classifier(encoder: Encoder) -> Classifier:
     return Classifier(encoder, 3, augment=None)
 
 
-def test_it_is_the_module_in_its_own_mode_and_writes_nothing_into_it(toy: Callable[..., Encoder]) -> None:
+def test_it_equals_the_module_in_its_mode_and_does_not_change_it(toy: Callable[..., Encoder]) -> None:
     module, x = classifier(toy()).train(), images().batch(range(12))
     before = copy.deepcopy(module.state_dict())
-    answer = aside(module)(x)
+    answer = functional(module)(x)
     assert same(dict(module.state_dict()), before)
     assert torch.equal(answer, module(x))
     assert not same(dict(module.state_dict()), before)  # and the module itself does write
@@ -31,12 +31,14 @@ def test_with_other_weights_it_is_another_model(toy: Callable[..., Encoder]) -> 
     ours, other, x = classifier(toy()).eval(), classifier(toy()).eval(), images().batch(range(12))
     for t in other.state_dict().values():
         t += torch.rand_like(t.float()).to(t.dtype)
-    assert torch.equal(aside(ours, other.state_dict())(x), other(x))
+    assert torch.equal(functional(ours, other.state_dict())(x), other(x))
     head = {k: t for k, t in other.state_dict().items() if k.startswith("head.")}
-    assert torch.equal(aside(ours, head)(x), other.head(ours.encoder(x)))  # what does not travel is the module's own
+    assert torch.equal(
+        functional(ours, head)(x), other.head(ours.encoder(x))
+    )  # what does not travel is the module's own
 
 
-def test_each_part_is_in_its_own_mode_again(toy: Callable[..., Encoder]) -> None:
+def test_each_part_has_its_mode_again(toy: Callable[..., Encoder]) -> None:
     module = classifier(toy())
     module.train()
     module.encoder.eval()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import SGD
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.messages.message import Tensors
 from fedcore.site.site import Round, Site
 from fedcore.training.lr_schedule import Cosine
@@ -24,7 +24,7 @@ def test_factors_by_hand() -> None:
 
 
 @given(count=st.integers(1, 60), warmup=st.integers(0, 70), floor=st.floats(0, 1))
-def test_it_rises_then_falls_and_stays_within_its_bounds(count: int, warmup: int, floor: float) -> None:
+def test_it_rises_then_falls_and_stays_in_its_range(count: int, warmup: int, floor: float) -> None:
     f = factors(Cosine(warmup, floor), count)
     rise, fall = f[:warmup], f[warmup:]
     assert rise == sorted(rise)
@@ -34,9 +34,10 @@ def test_it_rises_then_falls_and_stays_within_its_bounds(count: int, warmup: int
 
 
 @pytest.mark.parametrize("index", [0, 2])
-def test_a_visit_trains_at_the_rounds_rate(index: int) -> None:
-    visit, site = Visit(batch_size=4, max_epochs=2, accelerator="cpu"), Site("a", images())
-    algorithm, trainer, turn = FedAvg(guides=(Cosine(),)), local(visit), Round(index, 4, 0)
+def test_a_visit_trains_with_the_rate_of_its_round(index: int) -> None:
+    visit = Visit(batch_size=4, max_epochs=2, accelerator="cpu", callbacks=(Cosine(),))
+    site = Site("a", images())
+    algorithm, trainer, turn = FedAvg(), local(visit), Round(index, 4, 0)
     up = algorithm.visit(site, algorithm.start(trainer), trainer, turn).message.tensors
 
     def at_rate(factor: float) -> Tensors:

@@ -32,7 +32,7 @@ def touched(**environment: str) -> tuple[bool, int]:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_a_freed_block_is_had_again_without_the_system_unless_the_environment_chose() -> None:
+def test_a_freed_block_is_reused_without_the_system_unless_the_environment_sets_an_allocator() -> None:
     kept, pages = touched()
     assert kept
     left, fresh = touched(MALLOC_TRIM_THRESHOLD_="131072")

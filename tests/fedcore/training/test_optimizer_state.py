@@ -10,7 +10,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from fedcore.errors import Refused
 from fedcore.site.site import Round, Site
-from fedcore.training.optimizer_state import resume, state_of
+from fedcore.training.optimizer_state import load_state, state_of
 from fedcore.training.visit import Visit
 from tests.fedcore.toys import Toy, images, local, same
 
@@ -53,7 +53,7 @@ def steps(module: nn.Module, optimizer: Optimizer, count: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [Averaging, lambda p: Adam(p, lr=0.1)], ids=["averaging", "adam"])
-def test_an_optimizer_that_goes_on_equals_one_that_never_stopped(kind: Callable[..., Optimizer]) -> None:
+def test_a_restored_optimizer_equals_one_that_never_stopped(kind: Callable[..., Optimizer]) -> None:
     whole, parted = nn.Linear(3, 2), nn.Linear(3, 2)
     parted.load_state_dict(whole.state_dict())
     one, first = kind(whole.parameters()), kind(parted.parameters())
@@ -63,7 +63,7 @@ def test_an_optimizer_that_goes_on_equals_one_that_never_stopped(kind: Callable[
     steps(parted, first, 3)
     kept = state_of(first, made)
     second = kind(parted.parameters())
-    resume(second, kept)
+    load_state(second, kept)
     steps(parted, second, 2)
     assert same(parted.state_dict(), whole.state_dict())
     for group, other in zip(second.param_groups, one.param_groups, strict=True):
@@ -72,12 +72,12 @@ def test_an_optimizer_that_goes_on_equals_one_that_never_stopped(kind: Callable[
         }
 
 
-def test_a_visit_keeps_what_the_optimizer_changed_of_its_groups() -> None:
+def test_a_visit_stores_the_numbers_of_groups_that_the_optimizer_changed() -> None:
     trainer = local(Visit(batch_size=4, accelerator="cpu", keep_optimizer=True), Toy(Averaging))
     site = Site("a", images())
     for index in range(2):
         with trainer.at(site):
-            trainer.fit(site, Round(index, 2, 0))
+            trainer.fit(site, Round(index, 2, 0), {})
         groups = {k: t for k, t in site.memory.items() if k.startswith("optimizer/0/group/")}
         assert {k.rpartition("/")[2]: t.item() for k, t in groups.items()} == {
             "k": 3 * (index + 1),
@@ -86,7 +86,7 @@ def test_a_visit_keeps_what_the_optimizer_changed_of_its_groups() -> None:
         }
 
 
-def test_what_cannot_be_kept_is_told() -> None:
+def test_state_that_cannot_be_stored_is_refused() -> None:
     trainer = local(Visit(accelerator="cpu", keep_optimizer=True), Toy(lambda p: Historian(p, lr=0.1)))
-    with pytest.raises(Refused, match=r"Historian holds 'losses', a list; set it to false"):
-        trainer.fit(Site("a", images()), Round(0, 1, 0))
+    with pytest.raises(Refused, match=r"Historian has 'losses', a list; set it to false"):
+        trainer.fit(Site("a", images()), Round(0, 1, 0), {})

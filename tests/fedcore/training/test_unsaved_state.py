@@ -7,11 +7,11 @@ import torch
 from lightly.loss import NTXentLoss
 from torch import Tensor
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
-from fedcore.training.unsaved_state import Unsaved
+from fedcore.training.unsaved_state import UnsavedState
 from fedcore.training.visit import Visit
 from tests.fedcore.toys import Hospitals, Toy, hospitals, images, local, plain, run
 
@@ -19,7 +19,7 @@ VISIT = Visit(batch_size=4, accelerator="cpu")
 
 
 class Careless(Toy):
-    """Keeps what it saw of images wherever it can: in a buffer that is not saved, in attributes, in lightly's bank."""
+    """Stores tensors outside of the state dict: in a non-persistent buffer, in attributes, in lightly's bank."""
 
     def __init__(self) -> None:
         super().__init__(plain)
@@ -45,18 +45,18 @@ class Careless(Toy):
             self.late = rows.detach() + 1
         return super().loss(images) + 0.0 * self.contrast(rows, rows)
 
-    def arrive(self, site: str, turn: object) -> None:
+    def on_visit_start(self, site: str, turn: object) -> None:
         self.met.append(site)
 
 
-def test_nothing_of_a_site_walks_to_the_next_but_what_travels() -> None:
+def test_only_what_travels_reaches_the_next_site() -> None:
     module = Careless()
     run(FedAvg(), Hospitals(hospitals("abc"), LocalTrainer(module, Toy.share, VISIT)), Rounds(2))
     found = [met for met in module.met if met != "training"]
     assert found == ["a", "nothing", "b", "nothing", "c", "nothing"] * 2
 
 
-def test_a_site_learns_the_same_whoever_was_visited_before_it() -> None:
+def test_training_does_not_depend_on_the_site_visited_before() -> None:
     states = []
     for names in ("b", "ab"):
         transport = Hospitals(hospitals("ab"), LocalTrainer(Careless(), Toy.share, VISIT))
@@ -66,23 +66,23 @@ def test_a_site_learns_the_same_whoever_was_visited_before_it() -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_what_was_there_at_first_is_there_again_and_the_rest_is_as_it_was() -> None:
+def test_restoring_brings_back_initial_tensors_and_changes_nothing_else() -> None:
     module = Careless()
     module.center += 2
-    unsaved, epochs = Unsaved(module), 7
+    unsaved, epochs = UnsavedState(module), 7
     module.epochs, module.grid = epochs, module.hidden
     module.hidden, module.center = torch.ones(5), module.center + 1
     unsaved.restore()
     assert (module.hidden.tolist(), module.center.tolist()) == ([0.0] * 3, [2.0] * 3)
     assert module.epochs == epochs
     assert not hasattr(module, "grid")
-    module.center += 9  # what is put back is a copy
+    module.center += 9  # a restored tensor is a copy
     unsaved.restore()
     assert module.center.tolist() == [2.0] * 3
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_state_that_is_saved_is_left_to_the_visit(count: int) -> None:
+def test_tensors_of_the_state_dict_are_not_restored(count: int) -> None:
     trainer = local(VISIT, Toy(plain))
     transport = Hospitals({"a": images(count=4 * count)}, trainer)
     run(FedAvg(), transport, Rounds(count))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.transport.pickling import pack, unpack
 from fedssl.methods.simclr import SimCLR

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 import torch
 
-from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.fednova import FedNova
 from fedcore.algorithms.fedopt import FedOpt
-from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.algorithms.scaffold import Scaffold
 from fedcore.cli import main as cli
 from fedcore.errors import InputError, Refused
@@ -40,7 +40,6 @@ from fedcore.transport.in_process import Answer
 from fedcore.transport.pickling import pack, unpack
 from fedcore.transport.worker import gpu_of, rebuilt
 from fedcore.transport.workers import Workers
-from tests.fedcore.exchanges.test_base import Tally
 from tests.fedcore.privacy.test_audit_log import RICH
 from tests.fedcore.toys import Hospitals, Remembered, Sender, Toy, broken, federate, hospitals, images, local, same
 
@@ -142,13 +141,13 @@ def trained(transport: Transport, sites: Hospitals, algorithm: Algorithm, rounds
 @pytest.mark.parametrize(
     ("algorithm", "rounds"),
     [
-        (FedAvg(guides=(ProximalTerm(0.1),)), Rounds(2)),
+        (FedAvg(), Rounds(2)),
         (FedAvg(), Rounds(3, per_round=3)),
-        (WithExchange(FedAvg(), Tally()), Rounds(2)),
+        (WithExchange(FedAvg(), exchange=ShareTotals()), Rounds(2)),
         (FedOpt(Scaffold(sites=11)), Rounds(2)),
         (FedNova(), Rounds(2)),
     ],
-    ids=["guide", "some", "exchange", "controls", "lengths"],
+    ids=["all", "some", "exchange", "controls", "lengths"],
 )
 def test_a_run_by_workers_equals_one_in_one_process_to_the_bit(
     workers: Workers, tmp_path: Path, algorithm: Algorithm, rounds: Rounds
@@ -317,7 +316,7 @@ def test_what_a_worker_cannot_import_is_told_once(workers: Workers, capfd: pytes
 
 
 RECIPE = """
-encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}
+encoder: {class_path: fedcore.models.resnet.ResNet, init_args: {depth: 10, stem: 8}}
 method:
   class_path: fedssl.methods.moco.MoCo
   init_args: {bank_size: 64, remote_bank_size: 64, hidden_dim: 16, projection_dim: 16}

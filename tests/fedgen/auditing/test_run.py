@@ -14,7 +14,6 @@ from fedcore.data.synthetic.audit_record import AuditRecord
 from fedcore.data.synthetic.release_criteria import MIN_HELD_OUT, MIN_HELD_OUT_FOR_TPR
 from fedcore.errors import InputError
 from fedcore.models.encoder_store import save_encoder
-from fedcore.models.encoders import ResNet
 from fedcore.models.features import embed
 from fedgen.auditing import run as run_module
 from fedgen.auditing.moments import Moments, frechet

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import InputError, Refused
 from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
@@ -44,7 +44,7 @@ def batch(count: int = 4) -> tuple[Tensor, Tensor]:
 def test_the_loss_equals_the_papers_algorithm(prediction_type: Any) -> None:
     """Algorithm 1 of Ho et al., one image after another, with the same random numbers."""
     module, (images, labels) = diffusion(schedule=NoiseSchedule(prediction_type), condition_dropout=0.0), batch()
-    module.arrive("b", TURN)
+    module.on_visit_start("b", TURN)
     torch.manual_seed(3)
     loss = module.training_step((images, labels), 0)
     torch.manual_seed(3)
@@ -183,7 +183,7 @@ def test_all_weights_travel() -> None:
 
 def test_an_unknown_site_is_refused() -> None:
     with pytest.raises(Refused, match=r"this site is none of the generator's sites \(a, b, c\)"):
-        diffusion().arrive("d", TURN)
+        diffusion().on_visit_start("d", TURN)
 
 
 def test_the_error_of_an_unknown_condition_names_the_known_ones() -> None:

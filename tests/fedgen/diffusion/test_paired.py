@@ -32,7 +32,7 @@ def module(**settings: Any) -> PairedDiffusion:
     made = narrow(ImageShape(1, (8, 8)), CONDITIONS, **settings)
     for parameter in made.denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    made.arrive("b", Round(0, 1, 0))
+    made.on_visit_start("b", Round(0, 1, 0))
     return made
 
 

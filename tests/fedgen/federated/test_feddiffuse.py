@@ -9,8 +9,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fedcore.algorithms.base import Algorithm, FedAvg, share_of
+from fedcore.algorithms.base import Algorithm
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.local_only import LocalOnly
+from fedcore.algorithms.properties import share_of
 from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
 from fedcore.messages.message import Weights

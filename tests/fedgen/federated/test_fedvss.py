@@ -15,14 +15,15 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.augment.views import Views
 from fedcore.data.loader import loader
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import Refused
-from fedcore.models.encoders import Encoder, ResNet
+from fedcore.models.base import Encoder
+from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.runs.classifiers import MODEL
 from fedcore.runs.folder import RunFolder

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedcore.messages.message import Tensors
-from fedcore.models.encoders import Encoder
-from fedcore.training.functional import aside, evaluating
+from fedcore.models.base import Encoder
+from fedcore.training.functional import evaluating, functional
 from fedgen.federated.fedvss import FedVSS
 from fedgen.federated.virtual_samples import (
     adversarial_samples,
@@ -147,7 +147,7 @@ def test_the_search_in_float32_finds_the_direction_of_float64(toy: Callable[...,
     rough = copy.deepcopy(exact).float()
     found = []
     for module, images in ((exact, x), (rough, x.float())):
-        f = aside(module)
+        f = functional(module)
         r = (XI * unit_rms(torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)))).to(images)
         with torch.no_grad():
             logits = f(images)
@@ -176,7 +176,7 @@ def relative_to_cross_entropy(settings: FedVSS) -> tuple[float, float]:
     def length(loss: Tensor) -> float:
         return float(torch.cat([t.flatten() for t in torch.autograd.grad(loss, list(module.parameters()))]).norm())
 
-    f, server = aside(module), aside(module, sent)
+    f, server = functional(module), functional(module, sent)
     task, logits = cross_entropy(f(x), y), f(x).detach()
     local = kl_divergence(logits, f(adversarial_samples(f, x, logits, settings.eps, settings.xi)))
     with evaluating(module):
@@ -209,10 +209,10 @@ def test_the_confident_loss_has_no_gradient_for_the_servers_own_model() -> None:
 def test_the_searches_do_not_change_the_module(toy: Callable[..., Encoder]) -> None:
     module, x, labels = classifier(toy()).train(), hospital().images.batch(range(12)), torch.arange(12) % 3
     before = copy.deepcopy(module.state_dict())
-    adversarial_samples(aside(module), x, aside(module)(x).detach(), EPS, XI)
+    adversarial_samples(functional(module), x, functional(module)(x).detach(), EPS, XI)
     with evaluating(module):
-        confident_samples(aside(module, dict(module.state_dict())), x, labels, EPS)
+        confident_samples(functional(module, dict(module.state_dict())), x, labels, EPS)
     assert same(dict(module.state_dict()), before)
     assert all(p.grad is None for p in module.parameters())
-    assert torch.equal(aside(module)(x), module(x))  # it is the module, in its own mode
+    assert torch.equal(functional(module)(x), module(x))  # it is the module, in its own mode
     assert not same(dict(module.state_dict()), before)  # while the module itself updates its buffers

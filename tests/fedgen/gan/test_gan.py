@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-from fedcore.algorithms.base import FedAvg, share_of
+from fedcore.algorithms.fedavg import FedAvg
+from fedcore.algorithms.properties import share_of
 from fedcore.config.recipe import read_recipe
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
@@ -211,7 +212,7 @@ def test_the_recipe_takes_wasserstein() -> None:
 
 def test_an_unknown_site_is_refused() -> None:
     with pytest.raises(Refused, match=r"this site is none of the generator's sites \(a, b, c\)"):
-        gan().arrive("d", Round(0, 1, 0))
+        gan().on_visit_start("d", Round(0, 1, 0))
 
 
 @pytest.mark.parametrize("settings", [{"condition_dropout": 1.0}, {"ema_halflife": -1.0}, {"discriminator_steps": 0}])

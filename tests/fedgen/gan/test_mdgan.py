@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-from fedcore.algorithms.base import FedAvg, share_of
+from fedcore.algorithms.fedavg import FedAvg
+from fedcore.algorithms.properties import share_of
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.errors import InputError

@@ -53,14 +53,14 @@ def test_moments_averaged_by_images_are_those_of_all_images_together(counts: tup
     """Variances would not be: the sites' means differ."""
     sites = [torch.randn(n, 2, 4, 4) + 3 * at for at, n in enumerate(counts)]
     none = [torch.zeros_like(latents) for latents in sites]
-    apart, together = [LatentNormalization() for _ in sites], LatentNormalization()
-    for normalization, latents, zero in zip(apart, sites, none, strict=True):
+    for_safetensors, together = [LatentNormalization() for _ in sites], LatentNormalization()
+    for normalization, latents, zero in zip(for_safetensors, sites, none, strict=True):
         normalization.update(latents, zero, 1.0)
     together.update(torch.cat(sites), torch.cat(none), 1.0)
     for name in ("mean", "mean_square"):
-        mean = sum(n * getattr(normalization, name) for n, normalization in zip(counts, apart, strict=True)) / sum(
-            counts
-        )
+        mean = sum(
+            n * getattr(normalization, name) for n, normalization in zip(counts, for_safetensors, strict=True)
+        ) / sum(counts)
         assert float(mean) == pytest.approx(float(getattr(together, name)), rel=1e-12)
     normalized = together.normalize(torch.cat(sites))
     assert (float(normalized.mean()), float(normalized.var(correction=0))) == pytest.approx((0.0, 1.0), abs=1e-5)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.source import Data
 from fedcore.errors import InputError
 from fedcore.runs.communication import RoundRecord

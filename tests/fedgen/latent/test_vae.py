@@ -13,14 +13,15 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as torch_kl_divergence
 from torch.optim import SGD
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.loader import loader
 from fedcore.errors import InputError
 from fedcore.messages.message import Tensors
 from fedcore.seeds import seeded
 from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
-from fedcore.training.local_trainer import LocalTrainer, channels_last
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.memory_format import channels_last
 from fedcore.training.visit import Visit
 from fedgen.diffusion.sampler import noise_of
 from fedgen.generator import UNCONDITIONED, Conditions, ImageShape

@@ -15,7 +15,7 @@ from fedcore.cli.main import main
 from fedcore.errors import InputError
 from fedcore.files.writing import write_json
 from fedcore.models.encoder_store import save_encoder
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.classifiers import MODEL, fresh_classifier
 from fedcore.runs.folder import RunFolder

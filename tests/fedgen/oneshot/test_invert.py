@@ -18,7 +18,7 @@ from fedcore.files.writing import write_json
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.classifiers import MODEL, classifiers_of
 from fedcore.runs.folder import RunFolder
-from fedcore.training.local_trainer import personal
+from fedcore.training.site_state import personal_weights
 from fedgen.auditing.run import audit
 from fedgen.diffusion.sampler import noise_of
 from fedgen.oneshot.ensemble import Ensemble, TrainedClassifiers
@@ -39,7 +39,7 @@ def finetuned(folder: Path, *words: str, algorithm: str = "fedcore.algorithms.lo
     words = (*SMALL, "--rounds.count", "1", "--visit.batch_size", "8", "--visit.accelerator", "cpu", *words)
     encoder = [
         "--encoder",
-        "fedcore.models.encoders.ResNet",
+        "fedcore.models.resnet.ResNet",
         "--encoder.init_args.depth",
         "10",
         "--encoder.init_args.stem",
@@ -60,7 +60,7 @@ def local_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fedavg_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finetuned(tmp_path_factory.mktemp("finetuned") / "fedavg", algorithm="fedcore.algorithms.base.FedAvg")
+    return finetuned(tmp_path_factory.mktemp("finetuned") / "fedavg", algorithm="fedcore.algorithms.fedavg.FedAvg")
 
 
 def pixels(folder: Path) -> dict[str, np.ndarray]:
@@ -85,7 +85,7 @@ def test_a_site_has_its_personal_classifier(tmp_path: Path) -> None:
     run = finetuned(tmp_path / "own", algorithm="fedcore.algorithms.ditto.Ditto")
     memories = Checkpoint.open(run / "state")
     for site, network in classifiers_of(RunFolder(run)).items():
-        assert same(dict(network.state_dict()), personal(memories.get(str(site))))
+        assert same(dict(network.state_dict()), personal_weights(memories.get(str(site))))
 
 
 def test_an_inverted_set_can_be_read_as_a_site(local_run: Path, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_an_error_names_what_does_not_fit(local_run: Path, fedavg_run: Path, tmp
 def test_classifiers_without_batch_norm_are_an_error_unless_its_weight_is_0(tmp_path: Path) -> None:
     vit = [
         "--encoder",
-        "fedcore.models.encoders.ViT",
+        "fedcore.models.vit.ViT",
         "--encoder.init_args.patch",
         "8",
         "--encoder.init_args.width",
@@ -266,7 +266,7 @@ def test_a_damaged_run_is_an_error(broken: str, tmp_path: Path) -> None:
     if broken == "weights":
         (run / MODEL).write_bytes(b"nonsense")
     else:
-        changed = "seed: 0" if broken == "recipe" else recipe.replace("fedcore.models.encoders.ResNet", "gone.Encoder")
+        changed = "seed: 0" if broken == "recipe" else recipe.replace("fedcore.models.resnet.ResNet", "gone.Encoder")
         (run / "recipe.yaml").write_text(changed)
     with pytest.raises(InputError, match=r"corrupted|damaged|the recipe's encoder cannot be built"):
         invert(run, tmp_path / "set", 2, **QUICK)

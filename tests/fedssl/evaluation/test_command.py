@@ -11,7 +11,7 @@ from fedcore.runs.folder import RunFolder
 from fedssl.evaluation.command import USAGE, pooled, probe
 
 RECIPE = """
-encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}
+encoder: {class_path: fedcore.models.resnet.ResNet, init_args: {depth: 10, stem: 8}}
 method: {class_path: fedssl.methods.simclr.SimCLR, init_args: {hidden_dim: 16, projection_dim: 8}}
 algorithm: {class_path: ALGORITHM}
 policy: {min_patients: 1}
@@ -36,7 +36,7 @@ def run_command(capsys: pytest.CaptureFixture[str]) -> Said:
     return run
 
 
-@pytest.fixture(params=["fedcore.algorithms.base.FedAvg"])
+@pytest.fixture(params=["fedcore.algorithms.fedavg.FedAvg"])
 def finished(request: pytest.FixtureRequest, tmp_path: Path, run_command: RunCommand) -> Path:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.replace("ALGORITHM", request.param))
@@ -50,7 +50,7 @@ OWN = ["fedcore.algorithms.local_only.LocalOnly", "fedcore.algorithms.fedbn.FedB
 
 @pytest.mark.parametrize(
     "finished",
-    ["fedcore.algorithms.base.FedAvg", "fedcore.algorithms.ditto.Ditto", "fedssl.federation.fedema.FedEMA", *OWN],
+    ["fedcore.algorithms.fedavg.FedAvg", "fedcore.algorithms.ditto.Ditto", "fedssl.federation.fedema.FedEMA", *OWN],
     indirect=True,
 )
 def test_the_scores_equal_those_of_the_runs_last_evaluation(finished: Path) -> None:

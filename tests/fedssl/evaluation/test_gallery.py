@@ -15,7 +15,8 @@ from fedcore.algorithms.local_only import LocalOnly
 from fedcore.data.dataset import Images
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedcore.models.encoders import Encoder, ResNet
+from fedcore.models.base import Encoder
+from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.report import write_report
 from fedcore.runs.folder import RunFolder

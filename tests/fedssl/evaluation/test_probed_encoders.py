@@ -21,8 +21,8 @@ from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import InputError
 from fedcore.models.encoder_store import build_encoder, find_encoder
-from fedcore.models.encoders import ResNet
 from fedcore.models.features import embed
+from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import load

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.data.dataset import Images
 from fedcore.messages.message import Tensors
@@ -64,7 +65,7 @@ def reference(sites: Hospitals, rounds: int, tau: float) -> Tensors:
                         if t.is_floating_point():
                             start[key] = mu * own[name][key] + (1 - mu) * t
                 local.load(start)
-                local.fit(site, Round(index, rounds, seed=0))
+                local.fit(site, Round(index, rounds, seed=0), {})
                 own[name] = local.shared()
         images = sum(SIZES.values())
         global_model = {

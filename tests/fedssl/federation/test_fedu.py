@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.messages.message import Tensors
 from fedcore.server.rounds import Rounds
@@ -64,7 +65,7 @@ def reference(sites: Hospitals, mu: float) -> Tensors:
                     if diverged >= mu:
                         start |= {k: t for k, t in own[name].items() if t.is_floating_point() and k[:8] != "encoder."}
                 local.load(start)
-                local.fit(site, Round(index, 3, seed=0))
+                local.fit(site, Round(index, 3, seed=0), {})
                 own[name] = local.shared()
         for key, t in global_model.items():
             mean = sum(n * own[name][key].double() for name, n in SIZES.items()) / sum(SIZES.values())

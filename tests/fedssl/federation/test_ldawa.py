@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from fedcore.aggregation.mean import Aggregator, Mean
-from fedcore.algorithms.base import FedAvg
+from fedcore.aggregation.base import Aggregator
+from fedcore.aggregation.mean import Mean
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import InputError
 from fedcore.messages.message import Contribution, Tensors, Weights
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedssl.federation.ldawa import LDAWA, cosine, layers
 from tests.fedcore.toys import same
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from fedcore.algorithms.base import Algorithm, FedAvg
+from fedcore.algorithms.base import Algorithm
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.data.dataset import Images
@@ -21,7 +22,8 @@ from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import QuorumMissed, Rounds
 from fedcore.site.site import Round
-from fedcore.training.local_trainer import LocalTrainer, personal
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.site_state import personal_weights
 from fedcore.training.visit import Visit
 from fedssl.bank.statistics import ShareStatistics
 from fedssl.federation.fedema import FedEMA
@@ -113,7 +115,7 @@ def test_the_first_visit_starts_from_the_global_model_and_later_ones_from_a_mix(
             assert 0 <= site.metrics["own_weight"] <= 1
     kept = last_model(transport.memories.get("a"))
     assert kept.keys() == state.tensors.keys()
-    own = personal(transport.memories.get("a"))
+    own = personal_weights(transport.memories.get("a"))
     assert own.keys() == {k for k in kept if not k.startswith(algorithm.always_global)}
     assert any(k.startswith("module/target_") for k in transport.memories.get("a"))
 

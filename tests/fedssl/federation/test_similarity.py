@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import SGD
 
 from fedcore.aggregation.mean import Mean
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError, Refused
 from fedcore.messages.message import Contribution, Weights
@@ -65,7 +65,7 @@ def test_the_correlation_of_constant_dissimilarities_is_1(features: torch.Tensor
 
 def test_a_visit_that_changes_nothing_reports_0(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:
     local, site = trainer(toy(norm=False), rate=0.0), Site("a", images())
-    metrics = local.fit(site, TURN, [RepresentationChange().callback({}, site, TURN)])
+    metrics = local.fit(site, TURN, {}, [RepresentationChange().callback({}, site, TURN)])
     assert metrics["representation_change"] == pytest.approx(0, abs=1e-6)
 
 
@@ -74,7 +74,7 @@ def test_a_visit_reports_a_change_from_0_to_2(
     toy: Callable[..., nn.Module], images: Callable[..., Images], n: int
 ) -> None:
     local, site = trainer(toy(), rate=1.0), Site("a", images(n=n))
-    metrics = local.fit(site, TURN, [RepresentationChange().callback({}, site, TURN)])
+    metrics = local.fit(site, TURN, {}, [RepresentationChange().callback({}, site, TURN)])
     assert 1e-3 < metrics["representation_change"] <= 2
 
 

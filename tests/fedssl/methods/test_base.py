@@ -32,7 +32,7 @@ class NegativeNorm(Method):
 
 def train_one_visit(module: Method, images: Images) -> dict[str, float]:
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
-    return local.fit(Site(images.site, images), Round(0, 1, seed=0))
+    return local.fit(Site(images.site, images), Round(0, 1, seed=0), {})
 
 
 def test_the_training_step_is_the_loss_of_the_views_of_a_batch(

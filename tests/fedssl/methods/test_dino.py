@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.augment.views import Views
 from fedcore.data.dataset import Images
-from fedcore.models.encoders import ResNet, ViT
+from fedcore.models.resnet import ResNet
+from fedcore.models.vit import ViT
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
@@ -67,7 +68,7 @@ def test_the_loss_equals_the_papers_written_as_loops(
     toy: Callable[..., nn.Module], local_count: int, turn: int
 ) -> None:
     module, batch = dino(toy(norm=False), momentum=1.0), views(2 + local_count)
-    module.arrive("a", Round(turn, 100, seed=0))
+    module.on_visit_start("a", Round(turn, 100, seed=0))
     perturbed(module)
     center = module.criterion.center.flatten().clone()
     teacher = [module.teacher_head(module.teacher_encoder(v)) for v in batch[:2]]
@@ -88,7 +89,7 @@ def test_the_center_is_the_moving_mean_of_the_teachers_outputs(toy: Callable[...
 
 def test_the_first_batch_of_a_visit_measures_the_center(toy: Callable[..., nn.Module]) -> None:
     module, (first, second) = perturbed(dino(toy(norm=False), momentum=1.0)), (views(), views())
-    module.arrive("a", Round(3, 9, seed=0))
+    module.on_visit_start("a", Round(3, 9, seed=0))
     means = [module.teacher_head(module.teacher_encoder(torch.cat(pair))).mean(0) for pair in (first, second)]
     module.loss(first)
     torch.testing.assert_close(module.criterion.center.flatten(), means[0])
@@ -109,7 +110,7 @@ def test_the_targets_of_a_collapsed_teacher_become_uniform(toy: Callable[..., nn
     torch.testing.assert_close(module.criterion.center.flatten(), collapsed, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(module.loss(batch), uniform, rtol=1e-4, atol=1e-5)
     module.criterion.center.zero_()
-    module.arrive("a", Round(0, 1, seed=0))  # the first batch of a visit sets the center at once
+    module.on_visit_start("a", Round(0, 1, seed=0))  # the first batch of a visit sets the center at once
     torch.testing.assert_close(module.loss(batch), uniform, rtol=1e-4, atol=1e-5)
 
 
@@ -231,7 +232,7 @@ def test_one_site_equals_central_training(toy: Callable[..., nn.Module], images:
 
     optimizer, batch = alone.configure_optimizers(), images("a").batch(range(12))
     for index in range(3):
-        alone.arrive("a", Round(index, 3, seed=0))
+        alone.on_visit_start("a", Round(index, 3, seed=0))
         optimizer.zero_grad()
         alone.training_step(batch, 0).backward()
         optimizer.step()

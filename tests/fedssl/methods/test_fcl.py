@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.data.phantom.phantoms import Phantoms
@@ -20,7 +20,7 @@ from fedcore.data.source import Data
 from fedcore.errors import InputError
 from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import Refusal, Reveals, Weights
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.runs.folder import RunFolder
 from fedcore.seeds import seeded
@@ -140,7 +140,7 @@ def test_position_bins_out_of_range_are_rejected(toy: Callable[..., nn.Module], 
 
 def test_the_bank_stores_site_round_and_position_bin(toy: Callable[..., nn.Module]) -> None:
     module = fcl(toy(), position_bins=2)
-    module.arrive("north", Round(3, 10, seed=0))
+    module.on_visit_start("north", Round(3, 10, seed=0))
     module.loss(views(3), torch.tensor([0.0, 0.6, 0.4])).backward()
     assert (module.bank.site_id[:3] == site_id("north")).all()
     assert module.bank.round_index[:3].tolist() == [3] * 3
@@ -201,7 +201,7 @@ def test_one_site_equals_central_training(toy: Callable[..., nn.Module], images:
     for index in range(2):
         turn, optimizer = Round(index, 2, seed=0), twin.configure_optimizers()
         order = torch.Generator().manual_seed(turn.seed_of("a", "order"))
-        twin.arrive("a", turn)
+        twin.on_visit_start("a", turn)
         with seeded(turn.seed_of("a")):
             for batch in loader(site, 4, True, True, "positions", order):
                 optimizer.zero_grad()
@@ -228,15 +228,15 @@ def ran(folder: Path, count: int = 3, resume: bool = False, data: Data = VOLUMES
 
 def test_a_resumed_run_equals_an_uninterrupted_one_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ran(tmp_path / "whole")
-    arrive = FCL.arrive
+    on_visit_start = FCL.on_visit_start
 
     def stop(self: FCL, site: str, turn: Round) -> None:
         if turn.index == 2:
             raise KeyboardInterrupt
-        arrive(self, site, turn)
+        on_visit_start(self, site, turn)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FCL, "arrive", stop)
+        patch.setattr(FCL, "on_visit_start", stop)
         with pytest.raises(KeyboardInterrupt):
             ran(tmp_path / "parts")
     resumed = ran(tmp_path / "parts", resume=True)

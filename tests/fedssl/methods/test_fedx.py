@@ -9,12 +9,12 @@ import torch
 from lightly.loss import NTXentLoss
 from torch import Tensor, nn
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.errors import Refused
 from fedcore.messages.message import Weights
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.seeds import seeded
 from fedcore.server.rounds import Rounds
@@ -68,7 +68,7 @@ def test_the_loss_equals_its_four_terms_as_loops(
     toy: Callable[..., nn.Module], n: int, tau: float, tau_r: float
 ) -> None:
     module, pair = fedx(toy(), temperature=tau, relation_temperature=tau_r), views(n)
-    module.arrive("a", Round(0, 1, seed=0))
+    module.on_visit_start("a", Round(0, 1, seed=0))
     for p in module.parameters():  # the site has trained since the visit started
         p.data.add_(0.1 * torch.randn_like(p))
     loss = module.loss(pair)
@@ -115,7 +115,7 @@ def test_the_global_model_is_the_model_sent_and_does_not_change(toy: Callable[..
     module, batch = fedx(toy()), torch.randn(4, 1, 8, 8)
     for p in module.parameters():
         p.data.add_(torch.randn_like(p))
-    module.arrive("a", Round(0, 1, seed=0))
+    module.on_visit_start("a", Round(0, 1, seed=0))
     sent = nn.Sequential(module.encoder, module.head).eval()(batch).detach()
     module.train()
     before = module.global_model.network(batch)
@@ -142,7 +142,7 @@ def test_the_global_model_is_not_stored(toy: Callable[..., nn.Module], images: C
     sites = Hospitals({name: images(name) for name in "ab"}, local)
     state = federate(FedAvg(), sites, Weights(local.shared()), Rounds(2), seed=0)
     assert all(not sites.memories.get(name) for name in "ab")
-    module.arrive("c", Round(2, 3, seed=0))
+    module.on_visit_start("c", Round(2, 3, seed=0))
     assert state.tensors.keys() == module.state_dict().keys()
 
 
@@ -155,7 +155,7 @@ def test_one_site_equals_central_training(toy: Callable[..., nn.Module], images:
     for index in range(2):
         turn, optimizer = Round(index, 2, seed=0), twin.configure_optimizers()
         order = torch.Generator().manual_seed(turn.seed_of("a", "order"))
-        twin.arrive("a", turn)
+        twin.on_visit_start("a", turn)
         with seeded(turn.seed_of("a")):
             for batch in loader(site, 6, True, True, generator=order):
                 optimizer.zero_grad()
@@ -204,8 +204,8 @@ def test_bfloat16_is_finite_and_close_to_float32(toy: Callable[..., nn.Module], 
     """Without convolutions: on CPUs torch 2.15 (oneDNN) gets bf16 weight gradients wrong on maps of 1 or 2 pixels."""
     module, twin = fedx(toy()), fedx(toy())
     twin.load_state_dict(module.state_dict())
-    twin.arrive("a", Round(0, 1, seed=0))
-    module.arrive("a", Round(0, 1, seed=0))
+    twin.on_visit_start("a", Round(0, 1, seed=0))
+    module.on_visit_start("a", Round(0, 1, seed=0))
     batch = ([torch.rand(4, 1, *space) for _ in range(2)],)
     with torch.autocast("cpu", torch.bfloat16):
         loss = module.loss(*batch)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.augment.views import Views
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
-from fedcore.models.encoders import ResNet, ViT
+from fedcore.models.resnet import ResNet
+from fedcore.models.vit import ViT
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds
 from fedcore.training.local_trainer import LocalTrainer

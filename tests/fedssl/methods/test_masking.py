@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedcore.models.encoders import ViT
+from fedcore.models.vit import ViT
 from fedssl.methods.mae import MAE
 from fedssl.methods.masking import gather_tokens, masked_mse, patchify, random_masking, scatter_tokens
 

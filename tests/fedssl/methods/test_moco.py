@@ -9,7 +9,7 @@ from lightly.loss import NTXentLoss
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fedcore.algorithms.base import FedAvg
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.messages.message import Contribution, Weights
 from fedcore.site.site import Round
@@ -99,7 +99,7 @@ def test_the_momentum_encoder_is_updated_by_the_formula(toy: Callable[..., nn.Mo
 
 def test_the_bank_stores_normalised_keys_with_their_site_and_round(toy: Callable[..., nn.Module]) -> None:
     module, pair = moco(toy()), views(4)
-    module.arrive("north", Round(3, 10, seed=0))
+    module.on_visit_start("north", Round(3, 10, seed=0))
     module.loss(pair)
     key = normalize(module.momentum_head(module.momentum_encoder(pair[1])), dim=1)
     torch.testing.assert_close(module.bank.newest(16)[0], key)

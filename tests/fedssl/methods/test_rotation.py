@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from fedcore.augment.views import Views
 from fedcore.errors import Refused
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedssl.methods.rotation import NUM_ROTATIONS, Rotation, all_rotations
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedssl.methods.simsiam import SimSiam
 
 

@@ -5,7 +5,7 @@ import torch
 
 from fedcore.augment.views import Views
 from fedcore.errors import Refused
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedssl.methods.base import Method
 from fedssl.methods.fcl import FCL
 from fedssl.methods.moco import MoCo

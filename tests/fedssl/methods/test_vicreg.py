@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedssl.methods.vicreg import VICReg
 
 WEIGHTS = {"invariance_weight": 25.0, "variance_weight": 25.0, "covariance_weight": 1.0}

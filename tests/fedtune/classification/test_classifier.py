@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from fedcore.data.dataset import Images
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
@@ -19,7 +19,7 @@ from fedtune.classification.classifier import Classifier
 def visited(module: Classifier, site: Images, **visit: int) -> dict[str, float]:
     how = Visit(batch_size=4, accelerator="cpu", **visit)  # type: ignore[arg-type]
     local = LocalTrainer(module, module.share, how)
-    return local.fit(Site(site.site, site), Round(0, 1, seed=0))
+    return local.fit(Site(site.site, site), Round(0, 1, seed=0), {})
 
 
 def state(module: nn.Module) -> dict[str, Tensor]:

@@ -12,8 +12,8 @@ from fedcore.runs.classifiers import classifiers_of
 from fedcore.runs.folder import RunFolder
 
 BACKBONES = {
-    "ViT": "{class_path: fedcore.models.encoders.ViT, init_args: {patch: 8, width: 48, depth: 2}}",
-    "DenseNet": "{class_path: fedcore.models.encoders.DenseNet, init_args: {growth: 4, blocks: [2, 2]}}",
+    "ViT": "{class_path: fedcore.models.vit.ViT, init_args: {patch: 8, width: 48, depth: 2}}",
+    "DenseNet": "{class_path: fedcore.models.densenet.DenseNet, init_args: {growth: 4, blocks: [2, 2]}}",
 }
 RECIPE = """
 encoder: ENCODER

@@ -19,7 +19,7 @@ from fedcore.data.synthetic.synthetic_set import Synthetic
 from fedcore.errors import InputError, InputErrors
 from fedcore.messages.message import Reveals
 from fedcore.models.encoder_store import save_encoder
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.runs.classifiers import MODEL, save_classifier
 from fedcore.runs.classifiers import trained as with_weights

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from fedcore.data.dataset import Images
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
@@ -158,5 +158,5 @@ def test_a_visit_learns_findings_that_are_in_the_images(toy: Callable[[], Encode
     site.pixels[:] = halves.reshape(site.pixels.shape)
     module = Classifier(toy(), 2, augment=None, optimizer=lambda p: SGD(p, lr=0.3), loss=BinaryCrossEntropy(0.5))
     local = LocalTrainer(module, module.share, Visit(batch_size=4, max_epochs=15, accelerator="cpu"))
-    local.fit(Site("a", site), Round(0, 1, seed=0))
+    local.fit(Site("a", site), Round(0, 1, seed=0), {})
     assert torch.equal((module.eval()(site.batch(range(16))) > 0).byte(), site.findings)

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
-from fedcore.algorithms.base import FedAvg
 from fedcore.algorithms.ditto import Ditto
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.fedbn import FedBN
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.algorithms.quantised import Quantised
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.messages.message import Tensors, weights_of
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.server.rounds import QuorumMissed, Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
@@ -131,7 +131,7 @@ def as_loops(module: Classifier, data: dict[str, Images], rounds: int, mu: float
 def test_a_run_equals_the_papers_algorithm(
     sites: Sites, toy: Callable[..., Encoder], data: dict[str, Images], mu: float, tau: float
 ) -> None:
-    found = run(moon(mu=mu, tau=tau), sites()).tensors
+    found = run(FedAvg(), moon(sites(), mu=mu, tau=tau)).tensors
     expected = as_loops(classifier(toy()), data, 3, mu, tau)
     assert found.keys() == expected.keys()
     for k, t in expected.items():
@@ -151,7 +151,7 @@ def test_the_first_visit_is_fedavg(sites: Sites) -> None:
     transport = sites()
     state = FedAvg().start(transport.local)
     first, second = (
-        next(iter(transport.ask(moon(), [("a", state)], Round(index, 2, 0)))).metrics  # type: ignore[union-attr]
+        next(iter(transport.ask(FedAvg(), [("a", state)], Round(index, 2, 0)))).metrics  # type: ignore[union-attr]
         for index in range(2)
     )
     assert "moon_loss" not in first
@@ -175,7 +175,7 @@ def test_no_hook_is_left_after_a_visit(sites: Sites, monkeypatch: pytest.MonkeyP
     assert not module.encoder._forward_hooks
     monkeypatch.setattr(module.head, "forward", lambda z: 1 / 0)
     state = FedAvg().start(sites().local)
-    list(transport.ask(moon(), [("a", state)], Round(1, 2, 0)))
+    list(transport.ask(FedAvg(), [("a", state)], Round(1, 2, 0)))
     assert not module.encoder._forward_hooks
 
 
@@ -202,14 +202,14 @@ def test_a_grad_scaler_scales_the_added_gradient(sites: Sites, monkeypatch: pyte
         )  # fmt: skip
 
     name = "encoder.layers.1.weight"
-    without, full = (run(a, sites(), Rounds(2)).tensors[name] for a in (FedAvg(), moon(mu=20.0)))
+    without, full = (run(FedAvg(), s, Rounds(2)).tensors[name] for s in (sites(), moon(sites(), mu=20.0)))
     monkeypatch.setattr(Visit, "trainer", trainer)
-    scaled = run(moon(mu=20.0), sites(), Rounds(2)).tensors[name]
+    scaled = run(FedAvg(), moon(sites(), mu=20.0), Rounds(2)).tensors[name]
     assert (scaled - full).norm() < 0.05 * (full - without).norm()
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda a: a, Quantised, Ditto, lambda a: FedBN(guides=a.guides)], ids=["alone", "int8", "ditto", "fedbn"]
+    "algorithm", [FedAvg(), Quantised(), Ditto(), FedBN()], ids=["fedavg", "int8", "ditto", "fedbn"]
 )
 def test_a_resumed_run_is_bit_identical(sites: Sites, tmp_path: Path, wrap: Callable[[FedAvg], Any]) -> None:
     algorithm = wrap(moon())

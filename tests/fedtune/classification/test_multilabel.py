@@ -24,7 +24,7 @@ from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import InputError
 from fedcore.messages.message import flatten
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.runs.folder import RunFolder
 from fedcore.server.rounds import Rounds
@@ -209,7 +209,7 @@ def test_other_images_are_evaluated_with_the_findings_of_the_run(
     run = tmp_path / "run"
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        "encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}\n"
+        "encoder: {class_path: fedcore.models.resnet.ResNet, init_args: {depth: 10, stem: 8}}\n"
         "classifier: {class_path: fedtune.classification.classifier.Classifier, init_args: {loss: "
         "{class_path: fedtune.classification.losses.BinaryCrossEntropy, init_args: {class_balance: 0.5}}}}\n"
         f"data: {{manifest: '{data.manifest}', size: 32}}\n"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedcore.data.dataset import Images
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedtune.classification.classifier import Classifier

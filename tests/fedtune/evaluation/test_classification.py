@@ -12,7 +12,7 @@ import torch
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError
 from fedcore.messages.message import Contribution, Weights, flatten
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.privacy.policy import Policy
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
@@ -66,13 +66,13 @@ def strict(text: str) -> Any:
 
 def test_pooled_scores_equal_those_of_all_images_together(local: LocalTrainer, tests: dict[str, Images]) -> None:
     found = evaluate_classifier(Hospitals(tests, local, tests, ANY), seed=0)
-    apart, images = found.table, found.images
+    for_safetensors, images = found.table, found.images
     one = evaluate_classifier(Hospitals({}, local, {"all": together(tests)}, ANY), seed=0).table
-    for name, score in apart[POOLED].items():
+    for name, score in for_safetensors[POOLED].items():
         assert score.value == pytest.approx(one[POOLED][name].value, abs=1e-12)
         assert score.value == pytest.approx(one["all"][name].value, abs=0.01)  # AUROC without bins
     assert images == SIZES | {POOLED: 77}
-    assert apart.keys() == images.keys()
+    assert for_safetensors.keys() == images.keys()
 
 
 def test_a_sites_scores_are_those_of_its_predictions_and_lie_in_their_intervals(

@@ -16,7 +16,7 @@ from fedtune.evaluation.command import USAGE, evaluate_run
 from tests.runs import seal
 
 RECIPE = """
-encoder: {class_path: fedcore.models.encoders.ResNet, init_args: {depth: 10, stem: 8}}
+encoder: {class_path: fedcore.models.resnet.ResNet, init_args: {depth: 10, stem: 8}}
 classifier: {class_path: fedtune.classification.classifier.Classifier, init_args: {freeze_encoder: FREEZE}}
 algorithm: {class_path: ALGORITHM}
 data: {manifest: phantom, size: 32, phantom: {sites: 2, images_per_site: 24}}
@@ -42,8 +42,8 @@ def run_command(capsys: pytest.CaptureFixture[str]) -> RunCommand:
 
 
 SETTINGS = {
-    "together": ("false", "fedcore.algorithms.base.FedAvg"),
-    "frozen": ("true", "fedcore.algorithms.base.FedAvg"),
+    "together": ("false", "fedcore.algorithms.fedavg.FedAvg"),
+    "frozen": ("true", "fedcore.algorithms.fedavg.FedAvg"),
     "alone": ("false", "fedcore.algorithms.local_only.LocalOnly"),
 }
 
@@ -139,7 +139,7 @@ def test_help(run_command: RunCommand) -> None:
 
 @pytest.mark.parametrize(
     "algorithm",
-    ["fedcore.algorithms.base.FedAvg", "fedcore.algorithms.local_only.LocalOnly", "fedcore.algorithms.ditto.Ditto"],
+    ["fedcore.algorithms.fedavg.FedAvg", "fedcore.algorithms.local_only.LocalOnly", "fedcore.algorithms.ditto.Ditto"],
 )
 def test_evaluate_reproduces_the_table_of_a_segmenter(algorithm: str, tmp_path: Path, run_command: RunCommand) -> None:
     small = ["--network.init_args.encoder.init_args.stem", "8", "--data.size", "32", "--data.phantom.sites", "2",

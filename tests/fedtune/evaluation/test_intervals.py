@@ -125,7 +125,10 @@ def test_sites_of_one_class_each_have_a_pooled_interval() -> None:
     apart = [counts_of_site(logits[labels == c], labels[labels == c], owner[labels == c]) for c in (0, 1)]
     assert isnan(score_sites(apart[:1])["auroc"].value)
     assert isnan(score_sites(apart[:1])["auroc"].low)
-    pooled, together = score_sites(apart)["auroc"], score_sites([counts_of_site(logits, labels, owner)])["auroc"]
+    pooled, together = (
+        score_sites(apart)["auroc"],
+        score_sites([counts_of_site(logits, labels, owner)])["auroc"],
+    )
     assert pooled.value == pytest.approx(together.value)
     assert pooled.low == pytest.approx(together.low, abs=0.01)
 

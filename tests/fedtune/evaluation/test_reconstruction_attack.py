@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedcore.data.dataset import Images
 from fedcore.messages.message import Contribution, Weights, flatten
-from fedcore.models.encoders import Encoder
+from fedcore.models.base import Encoder
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit

@@ -8,7 +8,7 @@ import pytest
 from torch.nn.functional import one_hot
 
 from fedcore.data.dataset import Images
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedtune.classification.classifier import Classifier

@@ -15,7 +15,7 @@ from torch import Tensor
 from fedcore.data.dataset import Images
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.report import write_report
 from fedcore.runs.folder import RunFolder

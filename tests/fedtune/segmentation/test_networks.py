@@ -9,7 +9,8 @@ from monai.networks.nets.dynunet import DynUNet as MonaiDynUNet
 from monai.networks.nets.flexible_unet import FlexibleUNet
 from torch import nn
 
-from fedcore.models.encoders import ResNet, ViT
+from fedcore.models.resnet import ResNet
+from fedcore.models.vit import ViT
 from fedtune.segmentation.networks import DynUNet, EncoderUNet, SegResNet, SwinUNETR
 
 SMALL = partial(EncoderUNet, encoder=partial(ResNet, depth=10, stem=8), decoder_channels=(16, 16, 8, 8, 8))
@@ -81,7 +82,7 @@ def test_sides_that_are_multiples_of_the_divisor_work(make: Callable[..., nn.Mod
 
 
 def test_invalid_networks_are_errors() -> None:
-    with pytest.raises(ValueError, match=r"feature maps of five sizes, as fedcore.models.encoders.ResNet; ViT has not"):
+    with pytest.raises(ValueError, match=r"feature maps of five sizes, as fedcore.models.resnet.ResNet; ViT has not"):
         EncoderUNet(2, 1, 2, encoder=partial(ViT, width=24, heads=3, depth=1))
     with pytest.raises(ValueError, match=r"network.deep_supervision lie in 0..4, got .* and 5"):
         SMALL(2, 1, 2, deep_supervision=5)

@@ -8,7 +8,7 @@ from torch import nn
 
 from fedcore.augment.views import Views
 from fedcore.errors import InputError
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 from fedtune.segmentation.losses import boundary_loss, deep_supervision_loss
 from fedtune.segmentation.networks import EncoderUNet, SegResNet
 from fedtune.segmentation.segmenter import Segmenter

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedcore.models.encoders import ResNet
+from fedcore.models.resnet import ResNet
 
 BOTH = pytest.mark.parametrize("dims", [2, 3])
 
@@ -23,14 +23,14 @@ def theirs(kind: str, name: str, dims: int) -> Any:
 
 @BOTH
 @pytest.mark.parametrize("depth", [18, 50])
-def test_tensors_are_those_of_monais_features(dims: int, depth: Any) -> None:
+def test_names_and_shapes_equal_those_of_monais_features(dims: int, depth: Any) -> None:
     with torch.device("meta"):  # names and shapes alone
         ours, others = ResNet(dims, 1, depth).state_dict(), theirs("features", f"resnet{depth}", dims).state_dict()
     assert {k: t.shape for k, t in ours.items()} == {k: t.shape for k, t in others.items()}
 
 
 @BOTH
-def test_maps_are_those_of_monais_features_to_the_bit(dims: int) -> None:
+def test_maps_equal_those_of_monais_features_exactly(dims: int) -> None:
     ours, others = ResNet(dims).eval(), theirs("features", "resnet18", dims).eval()
     others.load_state_dict(ours.state_dict())
     batch = torch.randn(1, 1, *[32] * dims, generator=torch.Generator().manual_seed(0))
@@ -42,7 +42,7 @@ def test_maps_are_those_of_monais_features_to_the_bit(dims: int) -> None:
 
 
 @BOTH
-def test_blocks_learn_through_the_shortcuts_too(dims: int) -> None:
+def test_gradients_pass_the_shortcuts(dims: int) -> None:
     """MONAI's shortcut of ResNet-18 has no gradient. With the other branch silenced ours is the only way."""
     encoder = ResNet(dims, stem=4)
     for block in (encoder.layer2[0], encoder.layer3[0], encoder.layer4[0]):
@@ -52,7 +52,7 @@ def test_blocks_learn_through_the_shortcuts_too(dims: int) -> None:
 
 
 @BOTH
-def test_weights_fit_into_a_flexible_unet(dims: int) -> None:
+def test_a_flexible_unet_loads_the_weights(dims: int) -> None:
     encoder, unet = ResNet(dims), theirs("unet", "resnet18", dims)
     unet.encoder.load_state_dict(encoder.state_dict(), strict=True)
     assert torch.equal(unet.encoder.layer4[1].conv2.weight, encoder.layer4[1].conv2.weight)
@@ -68,13 +68,13 @@ def test_a_feature_is_the_mean_of_the_last_map(depth: Any, width: int) -> None:
     torch.testing.assert_close(feature, last.mean((2, 3)))
 
 
-def test_a_stem_without_channels_is_refused() -> None:
+def test_a_stem_without_channels_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"encoder\.stem must be at least 1, .* got 0"):
         ResNet(stem=0)
 
 
 @BOTH
-def test_with_group_norm_an_image_is_seen_alone(dims: int) -> None:
+def test_with_group_norm_a_feature_does_not_depend_on_the_batch(dims: int) -> None:
     torch.manual_seed(0)
     images = torch.rand(4, 1, *[32] * dims)
     group, batch = ResNet(dims, depth=10, stem=8, norm="group"), ResNet(dims, depth=10, stem=8)
@@ -83,7 +83,7 @@ def test_with_group_norm_an_image_is_seen_alone(dims: int) -> None:
 
 
 @BOTH
-def test_batch_norm_takes_away_how_bright_a_site_is_and_group_norm_does_not(dims: int) -> None:
+def test_batch_norm_removes_the_brightness_of_a_site_and_group_norm_does_not(dims: int) -> None:
     """The mean of each channel behind the first norm, at a bright site and at a dark one."""
     torch.manual_seed(0)
     bright = torch.rand(4, 1, *[32] * dims) * 0.4 + 0.5
@@ -96,7 +96,7 @@ def test_batch_norm_takes_away_how_bright_a_site_is_and_group_norm_does_not(dims
     assert apart["group"] > 0.5
 
 
-def test_group_norm_needs_channels_for_its_groups() -> None:
+def test_group_norm_needs_a_multiple_of_its_groups() -> None:
     with pytest.raises(ValueError, match="with group norm a multiple of 4, got 6"):
         ResNet(stem=6, norm="group")
 
