@@ -22,8 +22,8 @@ from fedcore.privacy.audit_log import is_metric
 from fedcore.privacy.buffers import levels_of
 from fedcore.seeds import seeded
 from fedcore.site.site import Round, Site
-from fedcore.training.functional import evaluating
 from fedcore.training.callbacks import MetricCallback, SiteAware
+from fedcore.training.functional import evaluating
 from fedcore.training.mean_loss import MeanLoss
 from fedcore.training.memory_format import channels_last
 from fedcore.training.optimizer_state import KeepOptimizer
