@@ -120,7 +120,7 @@ def test_nothing_but_verdicts_and_numbers_leaves_a_site(one_run: Path, drawn: Pa
     ("changed", "said"),
     [
         ({"run": "nowhere"}, "takes a finished run of generate train"),
-        ({"folder": "nowhere"}, "holds no set of drawn images"),
+        ({"folder": "nowhere"}, "holds no synthetic set"),
         ({"encoder": Path("nowhere")}, "holds no encoder"),
         ({"overrides": ["--policy.max_level", "WEIGHTS"]}, "an audit needs metrics of the sites, which are STATISTICS"),
         ({"overrides": ["--policy.metrics", "false"]}, "an audit needs metrics of the sites"),

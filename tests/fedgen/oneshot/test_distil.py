@@ -255,7 +255,7 @@ def test_what_does_not_fit_is_said(alone: Path, tmp_path: Path) -> None:
         distil(alone, tmp_path / "new", batch_size=1)
     with pytest.raises(InputError, match="is not empty and holds no run"):
         distil(alone, tmp_path / "full")
-    with pytest.raises(InputError, match="holds no set of drawn images"):
+    with pytest.raises(InputError, match="holds no synthetic set"):
         distil(alone, tmp_path / "new", tmp_path / "full")
     for path in (tmp_path / "set" / "images").iterdir():
         from PIL import Image

@@ -153,7 +153,7 @@ def test_the_set_says_how_many_images_the_classifier_left_out_recognises(
         )  # the first round leaves out the first
         with torch.no_grad():
             given = found.networks[f"hospital_{3 - maker}"](pixels[None]).softmax(1)[0]
-        label = found.known.label(image.label)
+        label = found.known.class_index(image.label)
         for at, value in enumerate((1, int(given.argmax()) == label, float(given[label]))):
             counts[str(image.label)][at] += value
     told = drawn.settings["teacher_accuracy"]
@@ -220,7 +220,7 @@ def test_a_set_is_audited_against_the_run_it_was_inverted_from(alone: Path, tmp_
 
 def test_what_does_not_fit_is_said(alone: Path, together: Path, tmp_path: Path) -> None:
     cases: list[tuple[str, dict[str, Any]]] = [
-        ("knows no class 'cow'", {"classes": ["cow"]}),
+        ("has no class 'cow'", {"classes": ["cow"]}),
         ("have one classifier together; leave --each out", {"run": together, "each": True}),
         ("count and batch_size must be at least 1, got 0 and 4", {"count": 0}),
         ("inversion.compete must be 0", {"inversion": Inversion(compete=1.0)}),
