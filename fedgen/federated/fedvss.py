@@ -1,7 +1,7 @@
 """FedVSS: a classifier also learns from virtual samples (Zhu & Luo 2022, MICCAI, LNCS 13433:728).
 
 Local virtual samples are adversarial: at them, the site's own model changes its prediction most. Global virtual samples
-are high-confidence: at them, the model that the server sent is more certain of the label. Both are made anew at every
+are high-confidence: at them, the model that the server sent is more certain of the label. Both are made again at every
 step and stay at the site. A local callback of any classifier adds their losses:
 
     visit: {callbacks: [fedgen.federated.fedvss.FedVSS]}

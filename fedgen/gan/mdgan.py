@@ -69,7 +69,7 @@ class Feedback(Message):
 
     gradient: Float[Tensor, "n c *space"] = field(metadata=STATISTICS)
     """Of the generator's mean loss, at the images of the second half."""
-    class_counts: Int[Tensor, " known"] = field(metadata=STATISTICS)
+    class_counts: Int[Tensor, " rows"] = field(metadata=STATISTICS)
     """Images of each class at the site; last, those without a class."""
     seed: Int[Tensor, ""] = field(metadata=WEIGHTS)
     """That of the generated batch."""
@@ -167,5 +167,5 @@ def _gan(module: LightningModule) -> GAN:
     return module
 
 
-def _class_counts(labels: Int[Tensor, " n"], classes: int) -> Int[Tensor, " known"]:
+def _class_counts(labels: Int[Tensor, " n"], classes: int) -> Int[Tensor, " rows"]:
     return torch.bincount(torch.where(labels < 0, classes, labels), minlength=classes + 1)

@@ -81,7 +81,7 @@ class ServerGenerator(Message):
         conditions = drop_conditions(labels, sites, self._settings["condition_dropout"], random)
         return SamplingRequest(noise_of(seed, range(count), generator.noise_shape), *conditions)
 
-    def _class_weights(self, site: str, classes: int) -> Float[Tensor, " known"]:
+    def _class_weights(self, site: str, classes: int) -> Float[Tensor, " rows"]:
         """The site's class counts; equal weights before they are known."""
         if site in self.class_counts:
             return self.class_counts[site].float()

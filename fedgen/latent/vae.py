@@ -71,7 +71,7 @@ class VAE(GenerativeModel):
     def _update_normalization(self, mean: Float[Tensor, "n k *small"], std: Float[Tensor, "n k *small"]) -> None:
         """After an epoch, the moments are those of all its latents; after the round, those of all sites.
 
-        Each epoch starts anew, since latents change with the weights. The server's mean of weights encodes slightly
+        Each epoch starts again, since latents change with the weights. The server's mean of weights encodes slightly
         differently from each site's weights; with a learning rate that ends near 0 the last round has no such gap.
         """
         self.images_seen += len(mean)

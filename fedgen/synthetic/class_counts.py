@@ -32,7 +32,7 @@ ClassAndSite = tuple[str | None, str | None]
 class ClassCounts(Message):
     """A site's training images by class."""
 
-    images: Int[Tensor, " known"] = field(metadata=STATISTICS)
+    images: Int[Tensor, " rows"] = field(metadata=STATISTICS)
     """Of each class; last, those without a class. 0 where they belong to fewer than `policy.min_patients` patients."""
 
 
@@ -47,7 +47,7 @@ class CountClasses:
             site.name, ClassCounts(self.counts(site.images, site.policy.min_patients)), len(site.images)
         )
 
-    def counts(self, images: Images, min_patients: int) -> Int[Tensor, " known"]:
+    def counts(self, images: Images, min_patients: int) -> Int[Tensor, " rows"]:
         rows = torch.where(images.labels < 0, self.classes, images.labels)
         patients = torch.from_numpy(images.patients)
         of = [rows == row for row in range(self.classes + 1)]

@@ -16,7 +16,7 @@ from torch.optim import SGD, Optimizer
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.messages.agreement import Agreement
-from fedcore.messages.message import Contribution, Message, Tensors, Weights, flatten
+from fedcore.messages.message import STATISTICS, Contribution, Message, Tensors, Weights, flatten
 from fedcore.messages.request import EVALUATE, TRAIN, Answer, Counted
 from fedcore.privacy.policy import Policy
 from fedcore.runs.checkpoint import Checkpoint

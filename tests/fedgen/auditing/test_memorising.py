@@ -25,7 +25,7 @@ def audited(folder: Path, images: int, held_out: float, steps: int = 1000) -> Au
     words = ["--data.size", "16", "--data.phantom.sites", "1", "--data.phantom.images_per_site", str(images)]
     recipe = read_recipe(train, "generate train", [*words, "--data.phantom.test_fraction", str(held_out)])
     generator = partial(
-        Diffusion, network=partial(UNet, widths=(16, 32)), halflife=1000.0, optimizer=lambda p: AdamW(p, lr=2e-3)
+        Diffusion, network=partial(UNet, widths=(16, 32)), ema_halflife=1000.0, optimizer=lambda p: AdamW(p, lr=2e-3)
     )
     visit = Visit(batch_size=32, max_epochs=steps, max_steps=steps, accelerator="cpu")
     train(RunFolder(folder / "run", recipe.text), generator, data=recipe.build()["data"], visit=visit, rounds=Rounds(1))

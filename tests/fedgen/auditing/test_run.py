@@ -128,7 +128,7 @@ def test_only_the_copies_and_figures_leave_a_site(one_run: Path, drawn: Path, en
     ("changed", "message"),
     [
         ({"run": "nowhere"}, "takes a finished run of generate train"),
-        ({"folder": "nowhere"}, "holds no set of drawn images"),
+        ({"folder": "nowhere"}, "holds no synthetic set"),
         ({"encoder": Path("nowhere")}, "holds no encoder"),
         ({"overrides": ["--policy.max_level", "WEIGHTS"]}, "an audit needs metrics of the sites, which are STATISTICS"),
         ({"overrides": ["--policy.metrics", "false"]}, "an audit needs metrics of the sites"),

@@ -97,8 +97,8 @@ def test_one_site_is_plain_training() -> None:
         with seeded(turn.seed_of("b")):
             for pixels in loader(images, VISIT.batch_size, True, True, generator=order):
                 step.zero_grad()
-                places = torch.zeros(len(pixels), dtype=torch.int64)
-                module.loss(pixels, places, places).backward()
+                labels = torch.zeros(len(pixels), dtype=torch.int64)
+                module.loss(pixels, labels, labels).backward()
                 step.step()
     assert same(found, module.state_dict())
 

@@ -155,9 +155,9 @@ def test_the_set_holds_the_accuracy_of_the_held_out_classifier(local_run: Path, 
             int(str(image.site_style)[-1]) if per_site else 2 - image.number // 4 % 2
         )  # the first round holds out the first site
         with torch.no_grad():
-            probability = found.networks[f"hospital_{3 - inverted}"](pixels[None]).softmax(1)[0]
-        label = found.conditions.class_index(image.label)
-        for at, value in enumerate((1, int(probability.argmax()) == label, float(probability[label]))):
+            given = found.networks[f"hospital_{3 - maker}"](pixels[None]).softmax(1)[0]
+        label = found.known.class_index(image.label)
+        for at, value in enumerate((1, int(given.argmax()) == label, float(given[label]))):
             counts[str(image.label)][at] += value
     accuracy = synthetic.settings["teacher_accuracy"]
     assert accuracy.keys() == counts.keys()
@@ -223,8 +223,8 @@ def test_a_set_is_audited_against_the_run_it_was_inverted_from(local_run: Path, 
 
 def test_an_error_names_what_does_not_fit(local_run: Path, fedavg_run: Path, tmp_path: Path) -> None:
     cases: list[tuple[str, dict[str, Any]]] = [
-        ("knows no class 'cow'", {"classes": ["cow"]}),
-        ("has one classifier of all sites; remove --per_site", {"run": fedavg_run, "per_site": True}),
+        ("has no class 'cow'", {"classes": ["cow"]}),
+        ("have one classifier together; leave --each out", {"run": together, "each": True}),
         ("count and batch_size must be at least 1, got 0 and 4", {"count": 0}),
         ("inversion.competition must be 0", {"inversion": Inversion(competition=1.0)}),
         ("finished finetune run, .* holds a no run that is missing", {"run": tmp_path}),

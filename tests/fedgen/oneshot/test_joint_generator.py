@@ -55,19 +55,21 @@ def pixels(folder: Path) -> dict[str, np.ndarray]:
     return {p.name: np.asarray(Image.open(p)).astype(int) for p in sorted((folder / "images").iterdir())}
 
 
-def test_each_image_comes_from_the_generator_of_its_site(run: Path) -> None:
-    joint, each = load_run_generator(run), {site: own(seed) for seed, site in enumerate("ab")}
-    assert joint.conditions == Conditions(("cat", "dog"), ("b", "a"))
+def test_each_image_is_as_its_sites_own_generator_draws_it(run: Path) -> None:
+    joint, each = load_drawing(run), {site: own(seed) for seed, site in enumerate("ab")}
+    assert joint.conditions == Conditions(
+        ("cat", "dog"), ("b", "a")
+    )  # the run's order; a site that never trained has none
     noise, sampler = noise_of(0, range(6), joint.noise_shape), Sampler(2)
     labels, sites = torch.tensor([0, 1, 0, 1, 0, UNCONDITIONED]), torch.tensor([0, 0, 1, 1, 0, 1])
     with torch.inference_mode():
-        drawn = joint.draw(noise, labels, sites, sampler)
+        drawn = joint.sample(noise, labels, sites, sampler)
         for i, site in enumerate("bbaaba"):
-            style = torch.tensor([KNOWN.site(site)])
-            alone = each[site].draw(noise[i : i + 1], labels[i : i + 1], style, sampler)
+            look = torch.tensor([KNOWN.site_index(site)])
+            alone = each[site].sample(noise[i : i + 1], labels[i : i + 1], look, sampler)
             torch.testing.assert_close(drawn[i : i + 1], alone)
-    with pytest.raises(ValueError, match="need a site for each image"):
-        joint.draw(noise, labels, torch.full((6,), UNCONDITIONED), sampler)
+    with pytest.raises(ValueError, match="draw for named sites"):
+        joint.sample(noise, labels, torch.full((6,), UNCONDITIONED), sampler)
 
 
 def test_a_joint_generator_is_stored_like_any_other(run: Path, tmp_path: Path) -> None:
@@ -75,10 +77,10 @@ def test_a_joint_generator_is_stored_like_any_other(run: Path, tmp_path: Path) -
     save_generator(tmp_path / "joint", joint)
     again = load_generator(tmp_path / "joint")
     assert isinstance(again, JointGenerator)
-    assert (again.known, again.canvas) == (joint.conditions, joint.image_shape)
+    assert (again.conditions, again.image_shape) == (joint.conditions, joint.image_shape)
     asked = noise_of(0, range(2), joint.noise_shape), torch.tensor([0, 1]), torch.tensor([0, 1]), Sampler(2)
     with torch.inference_mode():
-        assert torch.equal(joint.draw(*asked), again.draw(*asked))
+        assert torch.equal(joint.sample(*asked), again.sample(*asked))
 
 
 def test_the_set_takes_sites_in_turn_and_names_its_generators(run: Path, tmp_path: Path) -> None:
@@ -122,12 +124,12 @@ def test_an_interrupted_set_resumes_to_the_same_result(
     assert names(tmp_path / "set") == names(tmp_path / "whole")
     assert all(np.array_equal(one[name], two[name]) for name in two)
     save_generator(run / "sites" / "a" / "generator", own(5))
-    with pytest.raises(InputError, match="drawn with another generator and generators"):
+    with pytest.raises(InputError, match="has another generator and generators"):
         sample(run, tmp_path / "set", 12, resume=True, **QUICK)
 
 
-def test_the_style_of_a_site_without_a_generator_is_an_error(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="knows no site 'never_trained'; it knows b, a"):
+def test_a_site_without_a_generator_cannot_be_imitated(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no site 'never_trained'; its sites: b, a"):
         sample(run, tmp_path / "set", 2, sites=["never_trained"], **QUICK)
     assert not (tmp_path / "set").exists()
 

@@ -80,11 +80,6 @@ def test_a_site_counts_images_of_classes_with_enough_patients() -> None:
     assert CountClasses(3).counts(images, 3).tolist() == [6, 0, 0, 0]
 
 
-def test_image_counts_of_a_wrong_shape_are_refused() -> None:
-    with pytest.raises(ValueError, match="image_counts must have 2 rows \\(classes\\) of 3 numbers"):
-        replace(SKEWED, image_counts=((1, 2, 3),))
-
-
 def test_the_generator_has_the_counts_and_the_set_lists_what_it_left_out(tmp_path: Path) -> None:
     """Two phantom hospitals of 6 images each."""
     trained(tmp_path / "run", policy=Policy(min_patients=2), rounds=Rounds(1))
