@@ -23,9 +23,9 @@ from fedcore.augment.views import blur
 from fedcore.data.dataset import Images
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
-from fedgen.copies.copies import PixelLooks, together
-from fedgen.copies.matching import working
-from fedgen.copies.registration import moved, transforms
+from fedgen.copies.copies import PixelComparisons, detect_copies_by_any
+from fedgen.copies.matching import at_search_size
+from fedgen.copies.registration import warp, identity_transforms
 
 Transform = Callable[[Float[Tensor, "n c *space"]], Float[Tensor, "n c *space"]]
 NO_COPIES = "honest", "honest, blurred", "honest, noise 0.3", "honest, noise 0.6", "noise alone"
@@ -43,14 +43,14 @@ def transformed_copies(
     for axis in range(dims):
         yield f"mirrored, axis {axis}", copied.flip(axis + 2)
     for pixels in (1, 2, 3):
-        yield f"shift {pixels} px, every axis", moved(copied, translation(copied, pixels))
+        yield f"shift {pixels} px, every axis", warp(copied, translation(copied, pixels))
     for degrees in (2, 5, 10):
-        yield f"turned {degrees} degrees", moved(copied, rotation(copied, degrees))
+        yield f"turned {degrees} degrees", warp(copied, rotation(copied, degrees))
     for zoom in (1.1, 0.9):
-        yield f"zoomed {zoom}", moved(copied, scaling(copied, zoom))
+        yield f"zoomed {zoom}", warp(copied, scaling(copied, zoom))
     yield "gamma 2", 2 * ((copied + 1) / 2) ** 2 - 1
     yield "inverted", -copied
-    yield "mirrored and shifted 1 px", moved(copied.flip(-1), translation(copied, 1))
+    yield "mirrored and shifted 1 px", warp(copied.flip(-1), translation(copied, 1))
     yield "half A, half B", torch.cat([copied[..., :half], other[..., half:]], -1)
     yield "half A, half stranger", torch.cat([copied[..., :half], strangers[..., half:]], -1)
 
@@ -63,7 +63,7 @@ def images_without_copies(originals: Float[Tensor, "n c *space"]) -> list[Float[
 
 
 def translation(images: Float[Tensor, "n c *space"], pixels: float) -> Float[Tensor, "n p"]:
-    found = transforms(len(images), images.dim() - 2)
+    found = identity_transforms(len(images), images.dim() - 2)
     for axis, size in enumerate(images.shape[2:]):
         found[:, axis] = (-1) ** axis * 2 * pixels / size
     return found
@@ -71,14 +71,14 @@ def translation(images: Float[Tensor, "n c *space"], pixels: float) -> Float[Ten
 
 def rotation(images: Float[Tensor, "n c *space"], degrees: float) -> Float[Tensor, "n p"]:
     """Rotation of half of the images in one direction, of the other half in the opposite one."""
-    found = transforms(len(images), images.dim() - 2)
+    found = identity_transforms(len(images), images.dim() - 2)
     found[:, images.dim() - 1] = radians(degrees)
     found[::2] *= -1
     return found
 
 
 def scaling(images: Float[Tensor, "n c *space"], zoom: float) -> Float[Tensor, "n p"]:
-    found = transforms(len(images), images.dim() - 2)
+    found = identity_transforms(len(images), images.dim() - 2)
     found[:, images.dim() - 2] = -np.log(zoom)
     return found
 
@@ -96,8 +96,8 @@ def rates(images: Images, planted: int, seed: int) -> dict[str, tuple[int, int]]
     """Transformation -> (images detected as copies, number of images). Each image is judged independently."""
     trained, held, originals = (images.batch(at) for at in split(images, seed))
     patients = torch.from_numpy(images.patients[split(images, seed)[0].numpy()])
-    looks = PixelLooks.of(working(trained), patients)
-    other = looks.held_out(working(held))
+    looks = PixelComparisons.fit(at_search_size(trained), patients)
+    other = looks.held_out(at_search_size(held))
     chosen = torch.randperm(len(trained), generator=torch.Generator().manual_seed(seed))[: 2 * planted]
     copied, partner = trained[chosen].chunk(2)
     strangers = originals[torch.arange(len(copied)) % len(originals)]
@@ -105,8 +105,8 @@ def rates(images: Images, planted: int, seed: int) -> dict[str, tuple[int, int]]
     images_by_name |= dict(zip(NO_COPIES, images_without_copies(originals), strict=True))
     found = {}
     for name, synthetic in images_by_name.items():
-        suspects = together(looks(working(synthetic)), other)[2].suspects
-        found[name] = (int(suspects.sum()), len(suspects))
+        is_copy = detect_copies_by_any(looks(at_search_size(synthetic)), other)[2].is_copy
+        found[name] = (int(is_copy.sum()), len(is_copy))
     return found
 
 
@@ -151,9 +151,9 @@ def seconds(size: int, dims: int, synthetic: int = 1000, trained: int = 5000) ->
     """Wall-clock and CPU seconds of the pixel search, including 250 held-out images and learning the metrics."""
     held = 250
     images = next(iter(Phantoms(1, synthetic + trained + held, dims, test_fraction=0.0).cohort(size).sites.values()))
-    parts = [working(images.batch(range(first, stop))) for first, stop in ((0, trained), (trained, len(images)))]
+    parts = [at_search_size(images.batch(range(first, stop))) for first, stop in ((0, trained), (trained, len(images)))]
     start = time.perf_counter(), time.process_time()
-    looks = PixelLooks.of(parts[0], torch.from_numpy(images.patients[:trained]))
+    looks = PixelComparisons.fit(parts[0], torch.from_numpy(images.patients[:trained]))
     looks.held_out(parts[1][:held])
     looks(parts[1][held:])
     return time.perf_counter() - start[0], time.process_time() - start[1]

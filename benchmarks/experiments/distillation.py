@@ -25,14 +25,14 @@ from benchmarks.experiments.results import Result
 from fedcore.data.dataset import Images
 from fedcore.data.source import Data
 from fedcore.runs.classifiers import fresh_classifier
-from fedcore.runs.communication import answers
+from fedgen.oneshot.ensemble import teacher_logits
 from fedcore.runs.folder import RunFolder
 from fedgen.oneshot.distil import distil
-from fedgen.oneshot.distillation import Distillation, softened
-from fedgen.oneshot.ensemble import Ensemble, Tuned
+from fedgen.oneshot.distillation import Distillation, soft_targets
+from fedgen.oneshot.ensemble import Ensemble, TrainedClassifiers
 from fedgen.oneshot.inversion import Inversion
 from fedgen.oneshot.invert import invert
-from fedgen.oneshot.teacher_data import Passes
+from fedgen.oneshot.teacher_data import SetData
 from fedgen.synthetic.synthetic_set import read_settings
 from fedtune.evaluation.classification import POOLED
 from fedtune.evaluation.command import evaluate_run
@@ -91,36 +91,36 @@ def _distilled_student(experiment: Experiment, local_run: Path) -> list[Result]:
     else:
         distillation = Distillation(sites, TEMPERATURE, LEARNING_RATE)
         distil(local_run, out, None, distillation, inversion, start, experiment.seed, BATCH, resume=out.exists())
-        rows = RunFolder(out).about()["recognition"].values()
-    recognised = sum(row["recognised"] for row in rows) / sum(row["images"] for row in rows)
+        rows = RunFolder(out).about()["teacher_accuracy"].values()
+    correct = sum(row["correct"] for row in rows) / sum(row["images"] for row in rows)
     score = evaluate_run(RunFolder(out), ()).table[POOLED][ACCURACY].value
-    return [Result(str(experiment), ACCURACY, score), Result(str(experiment), "recognised", recognised)]
+    return [Result(str(experiment), ACCURACY, score), Result(str(experiment), "recognised", correct)]
 
 
 def _local_classifiers(local_run: Path, manifest: str) -> dict[str, float]:
-    tuned, test = Tuned.open(local_run), _images(manifest, "test")
+    tuned, test = TrainedClassifiers.open(local_run), _images(manifest, "test")
     averaged = fresh_classifier(tuned.run, 0)
-    averaged.load_state_dict(tuned.mean())
+    averaged.load_state_dict(tuned.mean_weights())
     return {
         "members": fmean(_accuracy(Ensemble([network]), test) for network in tuned.networks.values()),
         "mean of weights": _accuracy(Ensemble([averaged]), test),
-        "ensemble": _accuracy(tuned.together(), test),
+        "ensemble": _accuracy(tuned.joint(), test),
     }
 
 
 def _student_on_real_images(local_run: Path, manifest: str, seed: int) -> float:
     """Accuracy of a student that trains for the same number of steps on real training images without their labels."""
-    tuned, student = Tuned.open(local_run), fresh_classifier(RunFolder(local_run), seed)
-    (images, _), teacher = _images(manifest, "train"), tuned.together()
-    soft = softened(answers({None: teacher}, [None] * len(images), images, 256), TEMPERATURE)
+    tuned, student = TrainedClassifiers.open(local_run), fresh_classifier(RunFolder(local_run), seed)
+    (images, _), teacher = _images(manifest, "train"), tuned.joint()
+    soft = soft_targets(teacher_logits({None: teacher}, [None] * len(images), images, 256), TEMPERATURE)
     epochs = len(tuned.networks)
-    course, distillation = Passes(images, soft, BATCH, seed), Distillation(epochs, TEMPERATURE, LEARNING_RATE)
-    optimizer, lessons = (
+    course, distillation = SetData(images, soft, BATCH, seed), Distillation(epochs, TEMPERATURE, LEARNING_RATE)
+    optimizer, batches = (
         distillation.optimizer(student),
-        (lesson for at in range(1000) for lesson in course.lessons(at)),
+        (lesson for at in range(1000) for lesson in course.batches(at)),
     )
     for epoch in range(epochs):
-        distillation.teach(student, optimizer, [next(lessons) for _ in range(STEPS)], epoch)
+        distillation.train_epoch(student, optimizer, [next(batches) for _ in range(STEPS)], epoch)
     return _accuracy(Ensemble([student]), _images(manifest, "test"))
 
 

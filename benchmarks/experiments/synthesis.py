@@ -25,7 +25,7 @@ from benchmarks.experiments.results import Result
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.synthetic.audit_record import AuditRecord
 from fedcore.runs.folder import RunFolder
-from fedgen.auditing.run import inspect
+from fedgen.auditing.run import audit
 from fedgen.sampling import sample
 
 RUNS = Path("checkpoints/synthesis")
@@ -132,7 +132,7 @@ def synthetic_manifest(experiment: Experiment, folder: Path) -> Path:
 def _generator_results(experiment: Experiment, folder: Path, variant: Variant) -> list[Result]:
     manifest, home = manifest_of(experiment.dataset, folder), RUNS / str(experiment)
     images, run = synthetic_manifest(experiment, folder), home / "generate"
-    found = inspect(run, home / "set", _encoder(experiment.dataset, manifest))
+    found = audit(run, home / "set", _encoder(experiment.dataset, manifest))
     metrics = _quality(found) | _cost(RunFolder(run))
     results = [Result(str(experiment), name, value) for name, value in metrics.items()]
     if variant.quality_only:
@@ -166,7 +166,7 @@ def _cost(run: RunFolder) -> dict[str, float]:
 
 def _quality(found: AuditRecord) -> dict[str, float]:
     metrics = {f"{name} {key}": value for name, row in found.quality.items() for key, value in row.items()}
-    metrics |= {"copies": float(len(found.copies)), "auc": max(site["auc"] for site in found.sites.values())}
+    metrics |= {"copies": float(len(found.copies)), "auc": max(site["membership_auc"] for site in found.sites.values())}
     return {name: value for name, value in metrics.items() if value is not None}
 
 
