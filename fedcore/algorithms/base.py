@@ -75,13 +75,18 @@ def sent_by(part: Any) -> Iterator[type[Message]]:
     sent as well.
     """
     for name in ("visit", "collect"):
-        said = hints(getattr(part, name, None)).get("return")
-        kind = get_args(said)[0] if get_origin(said) is Contribution else said
-        if isinstance(kind, type) and issubclass(kind, Message):
+        if kind := returned_by(getattr(part, name, None)):
             yield kind
     for name in ("algorithm", "exchange"):
         if hasattr(part, name):
             yield from sent_by(getattr(part, name))
+
+
+def returned_by(method: Any) -> type[Message] | None:
+    """The kind of message that a method says it returns, by itself or in a contribution; None: it says none."""
+    said = hints(method).get("return")
+    kind = get_args(said)[0] if get_origin(said) is Contribution else said
+    return kind if isinstance(kind, type) and issubclass(kind, Message) else None
 
 
 @runtime_checkable

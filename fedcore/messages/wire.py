@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import safetensors.torch
+import torch
+from jaxtyping import jaxtyped
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -22,6 +24,7 @@ from fedcore.errors import InputError
 from fedcore.files.reading import json_of
 from fedcore.messages.agreement import Agreement
 from fedcore.messages.message import Contribution, Empty, Message, Refusal, Reveals, Tensors, flatten, hints
+from fedcore.messages.metric_names import MOST_METRICS, is_metric
 from fedcore.messages.plain import is_plain, to_plain
 from fedcore.messages.request import Answer, Counted, Request
 from fedcore.messages.round import Round
@@ -36,6 +39,13 @@ DEEPEST = 8
 """Messages in messages; an algorithm with an exchange, quantised, has 4."""
 LONGEST_REASON = 500
 """Characters of a refusal that are read."""
+LONGEST_NAME = 255
+"""Characters of a word, a site's name and a run's."""
+TYPES = frozenset((
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+    torch.float16, torch.bfloat16, torch.float32, torch.float64,
+))  # fmt: skip
+"""Of tensors. Of others (complex, 8-bit floats) torch cannot tell whether they are finite."""
 _KEY = "fedpretrain"
 Kinds = Mapping[str, type[Message]]
 
@@ -66,10 +76,12 @@ def request_of(data: bytes, kinds: Kinds) -> Request:
     """
     head, message = decoded(data, kinds)
     with _readable("request"):
-        counted = head["counted"] and Counted(*_typed(head["counted"], int, bool))
+        counted = None if head["counted"] is None else Counted(*_typed(head["counted"], int, bool))
         agreement = None if head["agreement"] is None else _agreement(head["agreement"])
         site, word, run = _typed([head[key] for key in ("site", "word", "run")], str, str, str)
-        return Request(site, word, message, Round(*_typed(head["turn"], int, int, int)), counted, agreement, run)
+        if max(map(len, (site, word, run))) > LONGEST_NAME:
+            raise WireError(f"a name beside its message has more than {LONGEST_NAME} characters")
+        return Request(site, word, message, _round(head["turn"]), counted, agreement, run)
 
 
 def answer_bytes(answer: Answer) -> bytes:
@@ -93,9 +105,11 @@ def answer_of(data: bytes, site: str, kinds: Kinds) -> Answer:
             raise WireError("it names another site than the one that it came from")
         if "refusal" in head:
             (reason,) = _typed([head["refusal"]], str)
-            return Refusal(site, _printable(reason))
+            return Refusal(site, printable(reason))
         examples, keeps, reveals = _typed([head[key] for key in ("examples", "keeps", "reveals")], int, bool, str)
         metrics = {name: _finite(value) for name, value in head["metrics"].items()}
+        if len(metrics) > MOST_METRICS or not all(map(is_metric, metrics)):
+            raise WireError("it has more metrics than it may have, or one whose name is no name of a metric")
         return Contribution(site, message, examples, metrics, _finite(head["seconds"]), Reveals[reveals], keeps)
 
 
@@ -116,10 +130,10 @@ def decoded(data: bytes, kinds: Kinds) -> tuple[dict[str, Any], Message]:
             raise WireError("its header is longer than it may be")
         about = json_of(json_of(data[8 : 8 + length].decode())["__metadata__"][_KEY])
         if about["format"] != FORMAT:
-            raise WireError(
-                f"it is in format {int(about['format'])}, this version reads {FORMAT}; update one of the sides"
-            )
+            raise WireError(f"it is in another format than {FORMAT}, which this version reads; update one of the sides")
         tensors = safetensors.torch.load(data)
+        if not {t.dtype for t in tensors.values()} <= TYPES:
+            raise WireError("it holds a tensor of a type that no message has")
         message = _built(about["message"], tensors, kinds, 0)
         if tensors:
             raise WireError("it holds tensors that its message does not name")
@@ -164,8 +178,10 @@ def _built(tree: Any, tensors: Tensors, kinds: Kinds, depth: int) -> Message:
         else:
             tensor = tensors.pop(str(part))
             values[name] = tensor if _holds_tensor(types.get(name)) else to_plain(tensor, types.get(name))
-        if not _fits(values[name], types.get(name)):
-            raise WireError(f"{kind.__name__}.{name} is not of the type, number of axes or dtype that it declares")
+    with jaxtyped("context"):  # axes of one name have one size in all fields
+        for name, value in values.items():
+            if not _fits(value, types.get(name)):
+                raise WireError(f"{kind.__name__}.{name} is not of the type, shape or dtype that it declares")
     return kind(**values)
 
 
@@ -188,11 +204,19 @@ def _holds_tensor(hint: Any) -> bool:
 def _agreement(tree: Mapping[str, Any]) -> Agreement:
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in tree.items()}
     agreement = Agreement(**values)
+    lists = all(type(values) is tuple for values in (agreement.classes, agreement.sites, agreement.size))
     texts = all(isinstance(name, str) for name in (*agreement.classes, *agreement.sites))
     numbers = all(type(n) is int for n in (*agreement.size, agreement.channels, agreement.structures))
-    if not texts or not numbers:
+    if not lists or not texts or not numbers:
         raise WireError("its agreement has a value of another type")
     return agreement
+
+
+def _round(values: Any) -> Round:
+    turn = Round(*_typed(values, int, int, int))
+    if turn.index < 0 or turn.count < 0:
+        raise WireError("its round is before the first")
+    return turn
 
 
 def _typed(values: Any, *kinds: type) -> list[Any]:
@@ -213,7 +237,7 @@ def _finite(value: Any) -> float:
     return float(value)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A sentence of another process, for a terminal: no control characters, not longer than a few lines."""
     return "".join(c if c.isprintable() else " " for c in text)[:LONGEST_REASON]
 

@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,13 +22,11 @@ from torch import Tensor
 from fedcore.errors import Refused
 from fedcore.files.writing import append
 from fedcore.messages.message import Contribution, Leaf, Levels, Reveals, leaves, revealed
+from fedcore.messages.metric_names import MOST_METRICS, is_metric
 from fedcore.privacy.policy import Policy
 from fedcore.site.site import Round
 
 FILE = "audit.jsonl"
-MOST_METRICS = 32
-"""Of one answer."""
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SCALAR_BYTES = 8
 _TAIL = 1 << 16
 """Bytes at the end of the file, longer than a line."""
@@ -121,11 +118,6 @@ def passed(metrics: Mapping[str, float]) -> dict[str, float]:
     if not all(map(math.isfinite, metrics.values())):
         raise Refused("a metric is not finite; a metric that cannot be computed must be left out")
     return {name: _rounded(value) for name, value in metrics.items()}
-
-
-def is_metric(name: str) -> bool:
-    """Whether a metric may have this name."""
-    return _NAME.fullmatch(name) is not None
 
 
 def _rounded(value: float) -> float:
