@@ -1,62 +1,23 @@
-"""Requests and answers as bytes: one safetensors file each, whose metadata is JSON.
-
-Nothing received is unpickled, imported or executed. The JSON names kinds of messages; they are looked up among the
-subclasses of `Message` that the approved recipe's own modules have defined, and every field must have the type that its
-dataclass declares. So whoever reads must have built the recipe first: a fresh process knows no kinds.
-"""
+"""Requests and answers as bytes: what goes with a message, and the message (`fedcore.messages.encoding`)."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-import safetensors.torch
-import torch
-from jaxtyping import jaxtyped
-from safetensors import SafetensorError
-from torch import Tensor
-
-from fedcore.errors import InputError
-from fedcore.files.reading import json_of
 from fedcore.messages.agreement import Agreement
-from fedcore.messages.message import Contribution, Empty, Message, Refusal, Reveals, Tensors, flatten, hints
+from fedcore.messages.encoding import Kinds, WireError, decoded, encoded, readable
+from fedcore.messages.message import Contribution, Empty, Refusal, Reveals
 from fedcore.messages.metric_names import MOST_METRICS, is_metric
-from fedcore.messages.plain import is_plain, to_plain
 from fedcore.messages.request import Answer, Counted, Request
 from fedcore.messages.round import Round
-from fedcore.messages.tensors import separate
 
-FORMAT = 1
-LARGEST = 8 << 30
-"""Bytes of a request or an answer; a model of 500 million parameters takes 2 GiB."""
-LONGEST_HEADER = 32 << 20
-"""Bytes of the header of the file: names, shapes and the JSON."""
-DEEPEST = 8
-"""Messages in messages; an algorithm with an exchange, quantised, has 4."""
 LONGEST_REASON = 500
 """Characters of a refusal that are read."""
 LONGEST_NAME = 255
 """Characters of a word, a site's name and a run's."""
-TYPES = frozenset((
-    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
-    torch.float16, torch.bfloat16, torch.float32, torch.float64,
-))  # fmt: skip
-"""Of tensors. Of others (complex, 8-bit floats) torch cannot tell whether they are finite."""
-_KEY = "fedpretrain"
-Kinds = Mapping[str, type[Message]]
-
-
-class WireError(InputError):
-    """Bytes that are no request or answer of this program; the text quotes nothing of them."""
-
-
-def kinds_of_messages() -> dict[str, type[Message]]:
-    """All kinds of messages that this process has defined, by module and name."""
-    return {_name(kind): kind for kind in _subclasses(Message)}
 
 
 def request_bytes(request: Request) -> bytes:
@@ -75,7 +36,7 @@ def request_of(data: bytes, kinds: Kinds) -> Request:
         WireError: The bytes are no request, or name a kind of message that is not among `kinds`.
     """
     head, message = decoded(data, kinds)
-    with _readable("request"):
+    with readable("request"):
         counted = None if head["counted"] is None else Counted(*_typed(head["counted"], int, bool))
         agreement = None if head["agreement"] is None else _agreement(head["agreement"])
         site, word, run = _typed([head[key] for key in ("site", "word", "run")], str, str, str)
@@ -99,7 +60,7 @@ def answer_of(data: bytes, site: str, kinds: Kinds) -> Answer:
         WireError: As `request_of`, or the answer names another site.
     """
     head, message = decoded(data, kinds)
-    with _readable("answer"):
+    with readable("answer"):
         (named,) = _typed([head["site"]], str)
         if named != site:
             raise WireError("it names another site than the one that it came from")
@@ -111,94 +72,6 @@ def answer_of(data: bytes, site: str, kinds: Kinds) -> Answer:
         if len(metrics) > MOST_METRICS or not all(map(is_metric, metrics)):
             raise WireError("it has more metrics than it may have, or one whose name is no name of a metric")
         return Contribution(site, message, examples, metrics, _finite(head["seconds"]), Reveals[reveals], keeps)
-
-
-def encoded(head: Mapping[str, Any], message: Message) -> bytes:
-    """`head` is plain JSON that goes with the message."""
-    tensors = {str(at): t for at, t in enumerate(flatten(message).values())}
-    about = {"format": FORMAT, "head": head, "message": _tree(message, iter(range(len(tensors))))}
-    return safetensors.torch.save(separate(tensors), {_KEY: json.dumps(about)})
-
-
-def decoded(data: bytes, kinds: Kinds) -> tuple[dict[str, Any], Message]:
-    """The inverse of `encoded`. Raises WireError."""
-    if len(data) > LARGEST:
-        raise WireError(f"it has {len(data)} bytes, at most {LARGEST} are read")
-    with _readable("message"):
-        length = int.from_bytes(data[:8], "little")
-        if length > min(LONGEST_HEADER, len(data)):
-            raise WireError("its header is longer than it may be")
-        about = json_of(json_of(data[8 : 8 + length].decode())["__metadata__"][_KEY])
-        if about["format"] != FORMAT:
-            raise WireError(f"it is in another format than {FORMAT}, which this version reads; update one of the sides")
-        tensors = safetensors.torch.load(data)
-        if not {t.dtype for t in tensors.values()} <= TYPES:
-            raise WireError("it holds a tensor of a type that no message has")
-        message = _built(about["message"], tensors, kinds, 0)
-        if tensors:
-            raise WireError("it holds tensors that its message does not name")
-        head = about["head"]
-        if not isinstance(head, dict):
-            raise WireError("its head is no object")
-        return head, message
-
-
-def _tree(message: Message, places: Iterator[int]) -> dict[str, Any]:
-    """Kinds and fields, each tensor by its number; dicts keep their order, on which sums over them depend."""
-    parts: dict[str, Any] = {}
-    for f in dataclasses.fields(message):
-        value = getattr(message, f.name)
-        if isinstance(value, Message):
-            parts[f.name] = _tree(value, places)
-        elif isinstance(value, Mapping):
-            parts[f.name] = [[key, next(places)] for key in value]
-        else:
-            parts[f.name] = next(places)
-    return {"kind": _name(type(message)), "parts": parts}
-
-
-def _built(tree: Any, tensors: Tensors, kinds: Kinds, depth: int) -> Message:
-    """Takes what it needs out of `tensors`."""
-    if depth > DEEPEST:
-        raise WireError(f"messages are nested deeper than {DEEPEST}")
-    kind = kinds.get(tree["kind"])
-    if kind is None:
-        raise WireError("it is of a kind that this recipe does not use; are both sides of one version?")
-    fields, types = {f.name for f in dataclasses.fields(kind)}, hints(kind)
-    if tree["parts"].keys() != fields:
-        raise WireError(f"a {kind.__name__} has other fields than those sent; are both sides of one version?")
-    values: dict[str, Any] = {}
-    for name, part in tree["parts"].items():
-        if isinstance(part, dict):
-            values[name] = _built(part, tensors, kinds, depth + 1)
-        elif isinstance(part, list):
-            values[name] = {_text(key): tensors.pop(str(at)) for key, at in part}
-            if len(values[name]) != len(part):
-                raise WireError(f"{kind.__name__}.{name} names a tensor twice")
-        else:
-            tensor = tensors.pop(str(part))
-            values[name] = tensor if _holds_tensor(types.get(name)) else to_plain(tensor, types.get(name))
-    with jaxtyped("context"):  # axes of one name have one size in all fields
-        for name, value in values.items():
-            if not _fits(value, types.get(name)):
-                raise WireError(f"{kind.__name__}.{name} is not of the type, shape or dtype that it declares")
-    return kind(**values)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if isinstance(value, dict):
-        return hint is not None and getattr(hint, "__origin__", None) is dict
-    if is_plain(value):
-        return True  # `to_plain` has checked it
-    try:
-        return hint is None or isinstance(value, hint)
-    except TypeError:  # a union or the like
-        return True
-
-
-def _holds_tensor(hint: Any) -> bool:
-    """jaxtyping's shaped types stand for tensors as Tensor itself does."""
-    return hint is Tensor or hasattr(hint, "array_type")
 
 
 def _agreement(tree: Mapping[str, Any]) -> Agreement:
@@ -225,12 +98,6 @@ def _typed(values: Any, *kinds: type) -> list[Any]:
     return list(values)
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise WireError("a name in it is no text")
-    return value
-
-
 def _finite(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise WireError("a number beside its message is not finite")
@@ -240,26 +107,3 @@ def _finite(value: Any) -> float:
 def printable(text: str) -> str:
     """A sentence of another process, for a terminal: no control characters, not longer than a few lines."""
     return "".join(c if c.isprintable() else " " for c in text)[:LONGEST_REASON]
-
-
-def _name(kind: type[Message]) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _subclasses(kind: type[Message]) -> Iterator[type[Message]]:
-    yield kind
-    for each in kind.__subclasses__():
-        yield from _subclasses(each)
-
-
-@contextmanager
-def _readable(what: str) -> Iterator[None]:
-    """Whatever goes wrong while bytes are read is a WireError that quotes nothing of them."""
-    try:
-        yield
-    except WireError:
-        raise
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as e:
-        raise WireError(f"it is no {what} of this program ({type(e).__name__})") from e
-    except (SafetensorError, InputError) as e:
-        raise WireError(f"it is no {what} of this program ({type(e).__name__})") from e

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,16 +91,16 @@ class AuditLog:
 
 
 def _next_number(path: Path) -> int:
-    """One more than the sequence number of the last whole line; several processes may write one after another."""
+    """One more than the number of the last whole line that has one; several processes may write one after another."""
     if not path.exists():
         return 0
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _TAIL))
         lines = [line for line in file.read().split(b"\n")[:-1] if line]
-    try:
-        return int(json.loads(lines[-1])["seq"]) + 1 if lines else 0
-    except (ValueError, KeyError, TypeError):
-        return 0
+    for line in reversed(lines):
+        with suppress(ValueError, KeyError, TypeError):  # a line of another writer has no number
+            return int(json.loads(line)["seq"]) + 1
+    return 0
 
 
 def passed(metrics: Mapping[str, float]) -> dict[str, float]:

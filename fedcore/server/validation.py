@@ -38,7 +38,7 @@ class Sent:
     def error_of(self, answer: Contribution[Message], facts: Facts | None = None) -> str | None:
         """What is wrong with an answer, whichever site sent it."""
         if not isinstance(answer.message, self._kind):
-            return f"it is a {type(answer.message).__name__}, and a {self._kind.__name__} was asked for"
+            return f"it holds {type(answer.message).__name__}, and {self._kind.__name__} was asked for"
         for leaf in leaves(answer.message):
             if not is_finite(leaf.tensor):
                 return f"{leaf.name} is not finite"
