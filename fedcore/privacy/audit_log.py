@@ -24,8 +24,8 @@ from fedcore.errors import Refused
 from fedcore.files.writing import append
 from fedcore.messages.message import Contribution, Leaf, Levels, Reveals, leaves, revealed
 from fedcore.messages.metric_names import MOST_METRICS, is_metric
+from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
-from fedcore.site.site import Round
 
 FILE = "audit.jsonl"
 _SCALAR_BYTES = 8
