@@ -25,7 +25,7 @@ from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedgen.copies.copies import PixelComparisons, detect_copies_by_any
 from fedgen.copies.matching import at_search_size
-from fedgen.copies.registration import warp, identity_transforms
+from fedgen.copies.registration import identity_transforms, warp
 
 Transform = Callable[[Float[Tensor, "n c *space"]], Float[Tensor, "n c *space"]]
 NO_COPIES = "honest", "honest, blurred", "honest, noise 0.3", "honest, noise 0.6", "noise alone"

@@ -25,11 +25,10 @@ from benchmarks.experiments.results import Result
 from fedcore.data.dataset import Images
 from fedcore.data.source import Data
 from fedcore.runs.classifiers import fresh_classifier
-from fedgen.oneshot.ensemble import teacher_logits
 from fedcore.runs.folder import RunFolder
 from fedgen.oneshot.distil import distil
 from fedgen.oneshot.distillation import Distillation, soft_targets
-from fedgen.oneshot.ensemble import Ensemble, TrainedClassifiers
+from fedgen.oneshot.ensemble import Ensemble, TrainedClassifiers, teacher_logits
 from fedgen.oneshot.inversion import Inversion
 from fedgen.oneshot.invert import invert
 from fedgen.oneshot.teacher_data import SetData

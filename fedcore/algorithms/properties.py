@@ -31,10 +31,15 @@ def message_types(part: Any) -> Iterator[type[Message]]:
     for layer in layers(part):
         for source in (layer, getattr(layer, "exchange", None)):
             for method in ("visit", "collect"):
-                annotated = hints(getattr(source, method, None)).get("return")
-                kind = get_args(annotated)[0] if get_origin(annotated) is Contribution else annotated
-                if isinstance(kind, type) and issubclass(kind, Message):
+                if kind := returned_by(getattr(source, method, None)):
                     yield kind
+
+
+def returned_by(method: Any) -> type[Message] | None:
+    """The type of message that a method is annotated to return, by itself or in a contribution; None: no annotation."""
+    annotated = hints(method).get("return")
+    kind = get_args(annotated)[0] if get_origin(annotated) is Contribution else annotated
+    return kind if isinstance(kind, type) and issubclass(kind, Message) else None
 
 
 def chooser_of(algorithm: Any, state: Any) -> tuple[ChoosesSites, Any] | None:

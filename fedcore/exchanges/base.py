@@ -12,7 +12,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from fedcore.algorithms.wrapper import Wrapper
 from fedcore.messages.message import Contribution, Message
-from fedcore.site.site import Round, Site
+from fedcore.messages.round import Round
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 
 Pool = TypeVar("Pool")

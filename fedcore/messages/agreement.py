@@ -12,7 +12,7 @@ class Facts(Message):
     """What a site says before the first round: counts and shapes, no value of a pixel. Goes with every run: WEIGHTS."""
 
     train: int = field(metadata=WEIGHTS)
-    """Training images, as far as `policy.counts` lets it be known; -1: withheld."""
+    """Training images, as far as `policy.counts` lets it be known; the same holds for `val` and `test`."""
     val: int = field(metadata=WEIGHTS)
     test: int = field(metadata=WEIGHTS)
     classes: tuple[str, ...] = field(metadata=WEIGHTS)

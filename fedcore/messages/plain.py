@@ -8,6 +8,8 @@ from typing import Any, get_args, get_origin
 import torch
 from torch import Tensor
 
+from fedcore.files.reading import parse_json
+
 Plain = bool | int | float | str | tuple[str, ...] | tuple[int, ...] | tuple[float, ...]
 _SINGLE = (bool, int, float, str)
 
@@ -32,7 +34,7 @@ def to_plain(tensor: Tensor, hint: Any) -> Plain:
     """
     if tensor.dtype != torch.uint8 or tensor.dim() != 1:
         raise ValueError("a plain value must be a vector of bytes")
-    value = json.loads(bytes(tensor.tolist()).decode())
+    value = parse_json(bytes(tensor.tolist()).decode())
     if get_origin(hint) is tuple:
         (kind, _) = get_args(hint)
         if not isinstance(value, list) or not all(_of(item, kind) for item in value):

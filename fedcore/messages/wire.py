@@ -1,52 +1,23 @@
-"""Requests and answers as bytes: one safetensors file each, whose metadata is JSON.
-
-Nothing received is unpickled, imported or executed. The JSON names kinds of messages; they are looked up among the
-subclasses of `Message` that the approved recipe's own modules have defined, and every field must have the type that its
-dataclass declares. So whoever reads must have built the recipe first: a fresh process knows no kinds.
-"""
+"""Requests and answers as bytes: what goes with a message, and the message (`fedcore.messages.encoding`)."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
-from torch import Tensor
-
-from fedcore.errors import InputError
-from fedcore.files.reading import parse_json
 from fedcore.messages.agreement import Agreement
-from fedcore.messages.message import Contribution, Empty, Message, Refusal, Reveals, Tensors, flatten, hints
-from fedcore.messages.plain import is_plain, to_plain
+from fedcore.messages.encoding import Kinds, WireError, decoded, encoded, readable
+from fedcore.messages.message import Contribution, Empty, Refusal, Reveals
+from fedcore.messages.metric_names import MOST_METRICS, is_metric
 from fedcore.messages.request import Answer, Counted, Request
 from fedcore.messages.round import Round
-from fedcore.messages.tensors import separate
 
-FORMAT = 1
-LARGEST = 8 << 30
-"""Bytes of a request or an answer; a model of 500 million parameters takes 2 GiB."""
-LONGEST_HEADER = 32 << 20
-"""Bytes of the header of the file: names, shapes and the JSON."""
-DEEPEST = 8
-"""Messages in messages; an algorithm with an exchange, quantised, has 4."""
 LONGEST_REASON = 500
 """Characters of a refusal that are read."""
-_KEY = "fedpretrain"
-Kinds = Mapping[str, type[Message]]
-
-
-class WireError(InputError):
-    """Bytes that are no request or answer of this program; the text quotes nothing of them."""
-
-
-def kinds_of_messages() -> dict[str, type[Message]]:
-    """All kinds of messages that this process has defined, by module and name."""
-    return {_name(kind): kind for kind in _subclasses(Message)}
+LONGEST_NAME = 255
+"""Characters of a word, a site's name and a run's."""
 
 
 def request_bytes(request: Request) -> bytes:
@@ -65,11 +36,13 @@ def request_of(data: bytes, kinds: Kinds) -> Request:
         WireError: The bytes are no request, or name a kind of message that is not among `kinds`.
     """
     head, message = decoded(data, kinds)
-    with _readable("request"):
-        counted = head["counted"] and Counted(*_typed(head["counted"], int, bool))
+    with readable("request"):
+        counted = None if head["counted"] is None else Counted(*_typed(head["counted"], int, bool))
         agreement = None if head["agreement"] is None else _agreement(head["agreement"])
         site, word, run = _typed([head[key] for key in ("site", "word", "run")], str, str, str)
-        return Request(site, word, message, Round(*_typed(head["turn"], int, int, int)), counted, agreement, run)
+        if max(map(len, (site, word, run))) > LONGEST_NAME:
+            raise WireError(f"a name beside its message has more than {LONGEST_NAME} characters")
+        return Request(site, word, message, _round(head["turn"]), counted, agreement, run)
 
 
 def answer_bytes(answer: Answer) -> bytes:
@@ -87,112 +60,36 @@ def answer_of(data: bytes, site: str, kinds: Kinds) -> Answer:
         WireError: As `request_of`, or the answer names another site.
     """
     head, message = decoded(data, kinds)
-    with _readable("answer"):
+    with readable("answer"):
         (named,) = _typed([head["site"]], str)
         if named != site:
             raise WireError("it names another site than the one that it came from")
         if "refusal" in head:
             (reason,) = _typed([head["refusal"]], str)
-            return Refusal(site, _printable(reason))
+            return Refusal(site, printable(reason))
         examples, keeps, reveals = _typed([head[key] for key in ("examples", "keeps", "reveals")], int, bool, str)
         metrics = {name: _finite(value) for name, value in head["metrics"].items()}
+        if len(metrics) > MOST_METRICS or not all(map(is_metric, metrics)):
+            raise WireError("it has more metrics than it may have, or one whose name is no name of a metric")
         return Contribution(site, message, examples, metrics, _finite(head["seconds"]), Reveals[reveals], keeps)
-
-
-def encoded(head: Mapping[str, Any], message: Message) -> bytes:
-    """`head` is plain JSON that goes with the message."""
-    tensors = {str(at): t for at, t in enumerate(flatten(message).values())}
-    about = {"format": FORMAT, "head": head, "message": _tree(message, iter(range(len(tensors))))}
-    return safetensors.torch.save(separate(tensors), {_KEY: json.dumps(about)})
-
-
-def decoded(data: bytes, kinds: Kinds) -> tuple[dict[str, Any], Message]:
-    """The inverse of `encoded`. Raises WireError."""
-    if len(data) > LARGEST:
-        raise WireError(f"it has {len(data)} bytes, at most {LARGEST} are read")
-    with _readable("message"):
-        length = int.from_bytes(data[:8], "little")
-        if length > min(LONGEST_HEADER, len(data)):
-            raise WireError("its header is longer than it may be")
-        about = parse_json(parse_json(data[8 : 8 + length].decode())["__metadata__"][_KEY])
-        if about["format"] != FORMAT:
-            raise WireError(
-                f"it is in format {int(about['format'])}, this version reads {FORMAT}; update one of the sides"
-            )
-        tensors = safetensors.torch.load(data)
-        message = _built(about["message"], tensors, kinds, 0)
-        if tensors:
-            raise WireError("it holds tensors that its message does not name")
-        head = about["head"]
-        if not isinstance(head, dict):
-            raise WireError("its head is no object")
-        return head, message
-
-
-def _tree(message: Message, places: Iterator[int]) -> dict[str, Any]:
-    """Kinds and fields, each tensor by its number; dicts keep their order, on which sums over them depend."""
-    parts: dict[str, Any] = {}
-    for f in dataclasses.fields(message):
-        value = getattr(message, f.name)
-        if isinstance(value, Message):
-            parts[f.name] = _tree(value, places)
-        elif isinstance(value, Mapping):
-            parts[f.name] = [[key, next(places)] for key in value]
-        else:
-            parts[f.name] = next(places)
-    return {"kind": _name(type(message)), "parts": parts}
-
-
-def _built(tree: Any, tensors: Tensors, kinds: Kinds, depth: int) -> Message:
-    """Takes what it needs out of `tensors`."""
-    if depth > DEEPEST:
-        raise WireError(f"messages are nested deeper than {DEEPEST}")
-    kind = kinds.get(tree["kind"])
-    if kind is None:
-        raise WireError("it is of a kind that this recipe does not use; are both sides of one version?")
-    fields, types = {f.name for f in dataclasses.fields(kind)}, hints(kind)
-    if tree["parts"].keys() != fields:
-        raise WireError(f"a {kind.__name__} has other fields than those sent; are both sides of one version?")
-    values: dict[str, Any] = {}
-    for name, part in tree["parts"].items():
-        if isinstance(part, dict):
-            values[name] = _built(part, tensors, kinds, depth + 1)
-        elif isinstance(part, list):
-            values[name] = {_text(key): tensors.pop(str(at)) for key, at in part}
-            if len(values[name]) != len(part):
-                raise WireError(f"{kind.__name__}.{name} names a tensor twice")
-        else:
-            tensor = tensors.pop(str(part))
-            values[name] = tensor if _holds_tensor(types.get(name)) else to_plain(tensor, types.get(name))
-        if not _fits(values[name], types.get(name)):
-            raise WireError(f"{kind.__name__}.{name} is not of the type, number of axes or dtype that it declares")
-    return kind(**values)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if isinstance(value, dict):
-        return hint is not None and getattr(hint, "__origin__", None) is dict
-    if is_plain(value):
-        return True  # `to_plain` has checked it
-    try:
-        return hint is None or isinstance(value, hint)
-    except TypeError:  # a union or the like
-        return True
-
-
-def _holds_tensor(hint: Any) -> bool:
-    """jaxtyping's shaped types stand for tensors as Tensor itself does."""
-    return hint is Tensor or hasattr(hint, "array_type")
 
 
 def _agreement(tree: Mapping[str, Any]) -> Agreement:
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in tree.items()}
     agreement = Agreement(**values)
+    lists = all(type(values) is tuple for values in (agreement.classes, agreement.sites, agreement.size))
     texts = all(isinstance(name, str) for name in (*agreement.classes, *agreement.sites))
     numbers = all(type(n) is int for n in (*agreement.size, agreement.channels, agreement.structures))
-    if not texts or not numbers:
+    if not lists or not texts or not numbers:
         raise WireError("its agreement has a value of another type")
     return agreement
+
+
+def _round(values: Any) -> Round:
+    turn = Round(*_typed(values, int, int, int))
+    if turn.index < 0 or turn.count < 0:
+        raise WireError("its round is before the first")
+    return turn
 
 
 def _typed(values: Any, *kinds: type) -> list[Any]:
@@ -201,41 +98,12 @@ def _typed(values: Any, *kinds: type) -> list[Any]:
     return list(values)
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise WireError("a name in it is no text")
-    return value
-
-
 def _finite(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise WireError("a number beside its message is not finite")
     return float(value)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A sentence of another process, for a terminal: no control characters, not longer than a few lines."""
     return "".join(c if c.isprintable() else " " for c in text)[:LONGEST_REASON]
-
-
-def _name(kind: type[Message]) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _subclasses(kind: type[Message]) -> Iterator[type[Message]]:
-    yield kind
-    for each in kind.__subclasses__():
-        yield from _subclasses(each)
-
-
-@contextmanager
-def _readable(what: str) -> Iterator[None]:
-    """Whatever goes wrong while bytes are read is a WireError that quotes nothing of them."""
-    try:
-        yield
-    except WireError:
-        raise
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as e:
-        raise WireError(f"it is no {what} of this program ({type(e).__name__})") from e
-    except (SafetensorError, InputError) as e:
-        raise WireError(f"it is no {what} of this program ({type(e).__name__})") from e

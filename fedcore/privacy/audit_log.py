@@ -9,9 +9,9 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,13 +23,11 @@ from torch import Tensor
 from fedcore.errors import Refused
 from fedcore.files.writing import append
 from fedcore.messages.message import Contribution, Leaf, Levels, Reveals, leaves, revealed
+from fedcore.messages.metric_names import MOST_METRICS, is_metric
+from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
-from fedcore.site.site import Round
 
 FILE = "audit.jsonl"
-MOST_METRICS = 32
-"""Of one answer."""
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SCALAR_BYTES = 8
 _TAIL = 1 << 16
 """Bytes at the end of the file, longer than a line."""
@@ -93,16 +91,16 @@ class AuditLog:
 
 
 def _next_number(path: Path) -> int:
-    """One more than the sequence number of the last whole line; several processes may write one after another."""
+    """One more than the number of the last whole line that has one; several processes may write one after another."""
     if not path.exists():
         return 0
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _TAIL))
         lines = [line for line in file.read().split(b"\n")[:-1] if line]
-    try:
-        return int(json.loads(lines[-1])["seq"]) + 1 if lines else 0
-    except (ValueError, KeyError, TypeError):
-        return 0
+    for line in reversed(lines):
+        with suppress(ValueError, KeyError, TypeError):  # a line of another writer has no number
+            return int(json.loads(line)["seq"]) + 1
+    return 0
 
 
 def passed(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -121,11 +119,6 @@ def passed(metrics: Mapping[str, float]) -> dict[str, float]:
     if not all(map(math.isfinite, metrics.values())):
         raise Refused("a metric is not finite; a metric that cannot be computed must be left out")
     return {name: _rounded(value) for name, value in metrics.items()}
-
-
-def is_metric(name: str) -> bool:
-    """Whether a metric may have this name."""
-    return _NAME.fullmatch(name) is not None
 
 
 def _rounded(value: float) -> float:

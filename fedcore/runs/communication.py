@@ -80,6 +80,12 @@ class RoundRecord:
         self.refused[contribution.site] = reason
         self._book(contribution)
 
+    def repeat(self) -> None:
+        """The round is tried again: of what it was so far the bytes stay booked, and what they reveal."""
+        self.refused.clear()
+        for record in self.sites.values():
+            record.examples, record.seconds, record.metrics = 0, 0.0, {}
+
     def mean(self, metric: str) -> float | None:
         """Mean of a metric over the sites that sent it, weighted by their images."""
         sent = [(s.metrics[metric], s.examples) for s in self.sites.values() if metric in s.metrics]

@@ -35,6 +35,13 @@ def environment() -> dict[str, Any]:
     }
 
 
+def versions() -> tuple[str, ...]:
+    """Of the packages that decide how a module is built and trained, as sites and server compare them."""
+    import torch
+
+    return f"fedpretrain {version('fedpretrain')}", f"torch {torch.__version__}"
+
+
 def version(package: str) -> str | None:
     try:
         return metadata.version(package)

@@ -10,6 +10,7 @@ from fedcore.messages.message import Refusal, Weights
 from fedcore.messages.request import FAREWELL
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
+from fedcore.messages.wire import printable
 from fedcore.server.sites import Sites
 
 
@@ -27,6 +28,6 @@ def say_farewell(sites: Sites, weights: Tensors, names: Sequence[str], turn: Rou
         if isinstance(answer, Refusal):
             notes.append(f"{answer.site} made no figures of its own: {answer.reason}")
         elif isinstance(answer.message, FarewellNotes):
-            notes += answer.message.notes
+            notes += map(printable, answer.message.notes)
             owners += [answer.site] if answer.message.own_model else []
     return Farewells(notes, owners)

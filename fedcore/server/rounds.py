@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fedcore.algorithms.base import Algorithm
-from fedcore.algorithms.properties import chooser_of
+from fedcore.algorithms.properties import chooser_of, returned_by
 from fedcore.errors import InputError
 from fedcore.messages.message import Contribution, Empty, Message, Refusal, Weights
 from fedcore.messages.request import EVALUATE, TRAIN, Answer
@@ -98,7 +98,8 @@ def federate(
         state = _with_quorum(algorithm, sites, state, asked, turn, rounds, record)
         if evaluation and evaluation.due(turn):
             everybody = index + 1 == rounds.count
-            _evaluate(evaluation.word, sites, state, sites.training if everybody else asked, turn, record)
+            names = sites.training if everybody else asked
+            _evaluate(evaluation.word, sites, state, names, turn, rounds.deadline, record)
         record.seconds = round(time.perf_counter() - clock, 4)
         finished(record, state)
     return state
@@ -122,8 +123,9 @@ def _with_quorum(
     record: RoundRecord,
 ) -> Any:  # fmt: skip
     """The state after a round with enough answers; only then do the visits of these sites count."""
+    kind = returned_by(algorithm.visit) or Message
     for attempt in range(rounds.tries):
-        sent, used = Sent(state, type(algorithm).__name__), list[Contribution[Any]]()
+        sent, used = Sent(state, type(algorithm).__name__, kind), list[Contribution[Any]]()
         tasks = _broadcast(algorithm, sent, asked, turn, record)
         answers = sites.ask(TRAIN, tasks, turn, rounds.deadline)
         try:
@@ -131,6 +133,7 @@ def _with_quorum(
         except QuorumMissed:
             if attempt + 1 == rounds.tries:
                 raise
+            record.repeat()
             continue
         for answer in used:
             sites.count(answer, turn)
@@ -152,12 +155,12 @@ def _usable(
     """Books every answer and passes on those that can be used, one at a time; `used` keeps them without messages."""
     cause = None
     for answer in answers:
+        if answer.site not in record.sites or any(answer.site == other.site for other in used):
+            continue  # nobody asked this site, or it has answered already
         if isinstance(answer, Refusal):
             record.failed(answer)
             cause = answer.cause
             continue
-        if answer.site not in record.sites or any(answer.site == other.site for other in used):
-            continue  # nobody asked this site, or it has answered already
         if error := sent.error_of(answer, sites.facts.get(answer.site)):
             record.rejected(answer, f"its answer was rejected: {error}")
             continue
@@ -173,7 +176,9 @@ def _usable(
         raise QuorumMissed(f"round {record.round}: {needed}{reasons}") from cause
 
 
-def _evaluate(word: str, sites: Sites, state: Any, names: Sequence[str], turn: Round, record: RoundRecord) -> None:
+def _evaluate(
+    word: str, sites: Sites, state: Any, names: Sequence[str], turn: Round, deadline: float | None, record: RoundRecord
+) -> None:
     """Sites are sent the weights alone, whatever else the algorithm's messages carry."""
     sent = Sent(state, word)
 
@@ -184,9 +189,13 @@ def _evaluate(word: str, sites: Sites, state: Any, names: Sequence[str], turn: R
             record.sent(name, down)
             yield name, down
 
-    for answer in sites.ask(word, tasks(), turn):
+    for answer in sites.ask(word, tasks(), turn, deadline):
+        if answer.site not in names or answer.site in record.survey:
+            continue
         if isinstance(answer, Refusal):
             record.failed(answer)
+        elif error := sent.error_of(answer, sites.facts.get(answer.site)):
+            record.rejected(answer, f"its answer was rejected: {error}")
         else:
             record.surveyed(answer)
     sent.require_unchanged()

@@ -13,7 +13,7 @@ from fedcore.messages.request import BUILD, FACTS, Answer, Counted, Request
 from fedcore.messages.round import Round
 from fedcore.runs.communication import note
 from fedcore.server.agreement import agree
-from fedcore.server.validation import Sent
+from fedcore.server.validation import Sent, facts_error
 from fedcore.transport.base import Transport
 
 Tasks = Iterable[tuple[str, Message]]
@@ -42,14 +42,19 @@ class Sites:
         Raises:
             InputErrors: A site gave none, or sites do not fit one another.
         """
-        turn, facts, wrong = Round(0, 1, 0), {}, []
-        for answer in transport.ask(Request(name, FACTS, Empty(), turn, run=run) for name in transport.names()):
+        turn, facts, wrong = Round(0, 1, 0), dict[str, Facts](), []
+        requests = (Request(name, FACTS, Empty(), turn, run=run) for name in transport.names())
+        for answer in _one_each(transport.ask(requests), transport.names()):
             if isinstance(answer, Refusal):
                 wrong.append(f"{answer.site}: {answer.reason}")
-            elif isinstance(answer.message, Facts):
-                facts[answer.site] = answer.message
-            else:
+            elif not isinstance(answer.message, Facts):
                 wrong.append(f"{answer.site}: it sent no facts")
+            elif error := facts_error(answer.message):
+                wrong.append(f"{answer.site}: {error}")
+            else:
+                facts[answer.site] = answer.message
+        if not transport.names():
+            raise InputError("there is no site, so there is nothing to train on")
         if wrong:
             raise InputErrors("sites that take no part", wrong)
         return cls(transport, facts, agree(facts, classes), run, record=record)
@@ -74,7 +79,7 @@ class Sites:
     def query(self, word: str, down: Message, names: Sequence[str], turn: Round) -> list[Answer]:
         """Asks outside of rounds, and books it. An answer that cannot be used is a Refusal."""
         sent, given = Sent(down, word), []
-        for answer in self.ask(word, ((name, down) for name in names), turn):
+        for answer in _one_each(self.ask(word, ((name, down) for name in names), turn), names):
             if self.record is not None:
                 note(self.record, word, answer.site, down, answer)
             if isinstance(answer, Contribution) and (error := sent.error_of(answer, self.facts.get(answer.site))):
@@ -116,3 +121,13 @@ class Sites:
         if self.on_request is not None:
             self.on_request(name)
         return Request(name, word, down, turn, self.counted.get(name), self.agreement, self.run)
+
+
+def _one_each(answers: Iterable[Answer], names: Sequence[str]) -> Iterator[Answer]:
+    """The first answer of each of these sites; one that gave none has declined."""
+    silent = dict.fromkeys(names)
+    for answer in answers:
+        if answer.site in silent:
+            del silent[answer.site]
+            yield answer
+    yield from (Refusal(name, "it gave no answer") for name in silent)

@@ -8,6 +8,9 @@ from fedcore.errors import InputError
 from fedcore.messages.agreement import Facts
 from fedcore.messages.message import Contribution, Message, is_finite, leaves, weights_of
 
+MOST_IMAGES = 10**12
+"""Of a site; a larger number of images is none."""
+
 
 class Sent:
     """The server's state while sites are visited, and what answers are compared with.
@@ -17,8 +20,9 @@ class Sent:
     the next site.
     """
 
-    def __init__(self, state: Message, part: str):
-        self.state, self.weights, self._part = state, weights_of(state), part
+    def __init__(self, state: Message, part: str, kind: type[Message] = Message):
+        """`kind` is what answers hold, where that is known."""
+        self.state, self.weights, self._part, self._kind = state, weights_of(state), part, kind
         self._tensors = [(leaf.name, leaf.tensor, _writes(leaf.tensor)) for leaf in leaves(state)]
 
     def require_unchanged(self) -> None:
@@ -33,6 +37,8 @@ class Sent:
 
     def error_of(self, answer: Contribution[Message], facts: Facts | None = None) -> str | None:
         """What is wrong with an answer, whichever site sent it."""
+        if not isinstance(answer.message, self._kind):
+            return f"it holds {type(answer.message).__name__}, and {self._kind.__name__} was asked for"
         for leaf in leaves(answer.message):
             if not is_finite(leaf.tensor):
                 return f"{leaf.name} is not finite"
@@ -44,6 +50,18 @@ class Sent:
             if there.dtype != t.dtype:
                 return f"{name} has type {t.dtype}, and at the server it is {there.dtype}"
         return _count_error(answer.examples, facts)
+
+
+def facts_error(facts: Facts) -> str | None:
+    """What is wrong with what a site says of its images."""
+    numbers = (facts.train, facts.val, facts.test, facts.structures)
+    if min(numbers) < 0 or max(numbers) > MOST_IMAGES:
+        return f"its numbers of images and structures are not all from 0 to {MOST_IMAGES}"
+    if facts.channels < 1 or len(facts.size) not in (2, 3) or min(facts.size) < 1:
+        return "its images have no channel, or no size of 2 or 3 axes"
+    if not all(text.isprintable() for text in (*facts.classes, *facts.versions, facts.data)):
+        return "a class or a version has a name with control characters"
+    return None
 
 
 def _count_error(examples: int, facts: Facts | None) -> str | None:

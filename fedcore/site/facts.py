@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-
 from fedcore.data.dataset import Images
 from fedcore.messages.agreement import Facts
 from fedcore.privacy.policy import Policy
-from fedcore.runs.environment import version
+from fedcore.runs.environment import versions
 
 
 def facts_of(
@@ -30,8 +28,3 @@ def facts_of(
         policy.counted(len(train)), policy.counted(val), policy.counted(held), classes, train.channels, train.space,
         structures, data, versions(),
     )  # fmt: skip
-
-
-def versions() -> tuple[str, ...]:
-    """Of the packages that decide how a module is built and trained."""
-    return f"fedpretrain {version('fedpretrain')}", f"torch {torch.__version__}"

@@ -15,9 +15,10 @@ from fedcore.algorithms.base import Visitor
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
 from fedcore.messages.agreement import Agreement, Built, Facts
+from fedcore.messages.encoding import WireError, kinds_of_messages
 from fedcore.messages.message import NO_LEVELS, Contribution, Refusal
 from fedcore.messages.request import BUILD, FACTS, TRAIN, WORDS, Answer, Request
-from fedcore.messages.wire import WireError, answer_bytes, kinds_of_messages, request_of
+from fedcore.messages.wire import answer_bytes, request_of
 from fedcore.privacy.audit_log import AuditLog
 from fedcore.privacy.policy import Policy
 from fedcore.site.memory import Memory, MemoryInRam

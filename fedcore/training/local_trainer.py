@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from fedcore.data.loader import loader
 from fedcore.errors import InputError, Refused, building
 from fedcore.messages.message import Tensors, is_finite
-from fedcore.privacy.audit_log import is_metric
+from fedcore.messages.metric_names import is_metric
 from fedcore.privacy.buffers import levels_of
 from fedcore.seeds import seeded
 from fedcore.site.site import Round, Site
