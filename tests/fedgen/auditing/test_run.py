@@ -98,7 +98,7 @@ def test_figures_are_those_of_all_features_together(one_run: Path, drawn: Path, 
     recall = coverage(trained["hospital_2"], own)["recall"]  # the fewer, so all of them
     assert told["recall"] == pytest.approx(recall, rel=1e-5)
     held = cohort.sites["hospital_2"].select("test")
-    labels = torch.tensor([known.label(i.label) for i in looked.images])[theirs]
+    labels = torch.tensor([known.class_index(i.label) for i in looked.images])[theirs]
     real = cohort.sites["hospital_2"].select("train")
     with torch.inference_mode():
         learned = tstr(own, labels, trained["hospital_2"], real.labels, network(held.batch(range(40))), held.labels)

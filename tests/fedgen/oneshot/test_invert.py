@@ -234,8 +234,8 @@ def test_what_does_not_fit_is_said(alone: Path, together: Path, tmp_path: Path) 
     invert(alone, tmp_path / "set", 2, **QUICK)
     for said, changed in [
         ("holds a set already", {}),
-        ("drawn with another inversion", {"resume": True, "inversion": Inversion(steps=3)}),
-        ("drawn with another batch_size", {"resume": True, "batch_size": 5}),
+        ("has another inversion", {"resume": True, "inversion": Inversion(steps=3)}),
+        ("has another batch_size", {"resume": True, "batch_size": 5}),
     ]:
         with pytest.raises(InputError, match=said):
             invert(alone, tmp_path / "set", **{"count": 4, **QUICK, **changed})
