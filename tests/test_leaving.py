@@ -147,7 +147,12 @@ def _run(name: str, base: Path) -> Path:
     else:
         generator = SMALL_VAE if name == "vae" else SMALL_GAN
         recipe = read_recipe(train, "generate train", WORDS).text
-        train(RunFolder(folder, recipe), generator, algorithm=MDGAN(fakes=8) if name == "mdgan" else None, **SHORT)
+        train(
+            RunFolder(folder, recipe),
+            generator,
+            algorithm=MDGAN(generated_batch_size=8) if name == "mdgan" else None,
+            **SHORT,
+        )
     if name == "classes alone":
         invert(folder, base / "inverted", 4, inversion=Inversion(steps=2))
     if name == "gan":

@@ -97,7 +97,7 @@ def _inside(folder: Path, name: str) -> Path:
     """A file of the set. A changed manifest must not make a release copy files from elsewhere."""
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{folder / MANIFEST} names a file outside its folder; generate the set again")
+        raise InputError(f"{folder / MANIFEST} names a file outside of its folder; generate the set again")
     return path
 
 

@@ -237,8 +237,8 @@ def test_an_error_names_what_does_not_fit(local_run: Path, fedavg_run: Path, tmp
     invert(local_run, tmp_path / "set", 2, **QUICK)
     for message, changed in [
         ("holds a set already", {}),
-        ("drawn with another inversion", {"resume": True, "inversion": Inversion(steps=3)}),
-        ("drawn with another batch_size", {"resume": True, "batch_size": 5}),
+        ("has another inversion", {"resume": True, "inversion": Inversion(steps=3)}),
+        ("has another batch_size", {"resume": True, "batch_size": 5}),
     ]:
         with pytest.raises(InputError, match=message):
             invert(local_run, tmp_path / "set", **{"count": 4, **QUICK, **changed})
