@@ -215,7 +215,7 @@ def test_what_would_fail_at_the_end_or_at_every_site_begins_nothing(tmp_path: Pa
     run, visit = RunFolder(tmp_path / "run"), Visit(accelerator="cpu")
     with pytest.raises(InputError, match=r"encoder: what Unsayable has in `config` must be numbers, texts and lists"):
         pretrain(run, Unsayable, SimCLR, FLAT, visit=visit)
-    with pytest.raises(InputError, match=r"views\.flip must be one number or 2, one an axis, got 3"):
+    with pytest.raises(InputError, match=r"views\.flip must be one number or 2, one per axis, got 3"):
         ran(tmp_path / "run", partial(SimCLR, views=Views(flip=(0.5, 0.5, 0.5))))
     with pytest.raises(InputError, match=r"the optimizer of SimCLR cannot be built: Invalid learning rate"):
         ran(tmp_path / "run", partial(SimCLR, optimizer=lambda p: torch.optim.SGD(p, lr=-1.0)))

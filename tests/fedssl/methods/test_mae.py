@@ -166,7 +166,7 @@ def test_patches_are_those_that_the_encoder_embeds(space: tuple[int, ...]) -> No
 
 
 def test_it_wants_a_transformer_and_one_view() -> None:
-    with pytest.raises(ValueError, match=r"ResNet cannot leave out; set .*fedcore\.models\.encoders\.ViT"):
+    with pytest.raises(ValueError, match=r"ResNet cannot leave out; set .*fedcore\.models\.vit\.ViT"):
         MAE(ResNet(depth=10, stem=4))
     with pytest.raises(ValueError, match=r"one view of an image, got 2; set method\.init_args\.views\.count to 1"):
         mae(views=Views())
