@@ -217,7 +217,7 @@ def test_no_run_starts_that_would_fail_at_the_end_or_at_every_site(tmp_path: Pat
     run, visit = RunFolder(tmp_path / "run"), Visit(accelerator="cpu")
     with pytest.raises(InputError, match=r"encoder: `config` of NotSerialisable must contain numbers, texts and lists"):
         pretrain(run, NotSerialisable, SimCLR, IMAGES, visit=visit)
-    with pytest.raises(InputError, match=r"views\.flip must be one number or 2, one an axis, got 3"):
+    with pytest.raises(InputError, match=r"views\.flip must be one number or 2, one per axis, got 3"):
         run_pretraining(tmp_path / "run", partial(SimCLR, views=Views(flip=(0.5, 0.5, 0.5))))
     with pytest.raises(InputError, match=r"the optimizer of SimCLR cannot be built: Invalid learning rate"):
         run_pretraining(tmp_path / "run", partial(SimCLR, optimizer=lambda p: torch.optim.SGD(p, lr=-1.0)))

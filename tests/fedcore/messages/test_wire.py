@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fedcore.algorithms.fednova import Walked
+from fedcore.algorithms.fednova import FedNovaMessage
 from fedcore.messages import encoding, wire
 from fedcore.messages.agreement import Agreement, Built, Facts
 from fedcore.messages.encoding import WireError, kinds_of_messages
@@ -220,8 +220,8 @@ def test_a_kind_must_be_one_of_those_that_the_reader_was_given() -> None:
         (Built(SECRET), torch.frombuffer(bytearray(b"[1, 2]"), dtype=torch.uint8)),
         (Built(SECRET), torch.frombuffer(bytearray(b'"\\ud800"'), dtype=torch.uint8)),
         (Built(SECRET), torch.frombuffer(bytearray(b"[" * 5000), dtype=torch.uint8)),
-        (Walked(Empty(), {}, torch.tensor(1.0)), torch.zeros(2)),
-        (Walked(Empty(), {}, torch.tensor(1.0)), torch.tensor(1)),
+        (FedNovaMessage(Empty(), {}, torch.tensor(1.0)), torch.zeros(2)),
+        (FedNovaMessage(Empty(), {}, torch.tensor(1.0)), torch.tensor(1)),
         (Pair(torch.zeros(2), torch.zeros(2, 3)), torch.zeros(3)),
     ],
     ids=["float for text", "no JSON", "list for text", "half a pair", "deep", "axes", "dtype", "size of a shared axis"],

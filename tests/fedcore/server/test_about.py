@@ -2,9 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fedcore.data.describe import describe
-
 from fedcore.data.phantom.phantoms import Phantoms
+from fedcore.data.summary import summarize
 from fedcore.messages.agreement import Facts
 from fedcore.privacy.policy import Policy
 from fedcore.server.about import about_of
@@ -22,7 +21,7 @@ def said() -> dict[str, Facts]:
 
 def test_it_is_what_one_process_with_all_images_says() -> None:
     facts = said()
-    found, expected = about_of(facts, agree(facts)), describe(Phantoms(sites=2, images_per_site=8).cohort(16))
+    found, expected = about_of(facts, agree(facts)), summarize(Phantoms(sites=2, images_per_site=8).cohort(16))
     assert found.keys() == expected.keys()
     assert found | {"data": ""} == expected | {"data": "", "classes": sorted(expected["classes"])}
 

@@ -41,12 +41,12 @@ from fedcore.server.rounds import Rounds
 from fedcore.site.one_shot import HandOver
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedgen.auditing.audit import Audit, Shown
+from fedgen.auditing.audit import Audit, AuditRequest
 from fedgen.diffusion.diffusion import Diffusion
 from fedgen.diffusion.unet import UNet
 from fedgen.federated.feddiffuse import UDec, ULatDec, USplit
-from fedgen.federated.fedvss import VirtualSamples
-from fedgen.gan.gan import CriticsStay
+from fedgen.federated.fedvss import FedVSS
+from fedgen.gan.gan import LocalDiscriminators
 from fedgen.gan.mdgan import MDGAN
 from fedgen.generator import Conditions, ImageShape
 from fedgen.latent.autoencoder import Autoencoder
@@ -70,9 +70,9 @@ from fedssl.methods.simclr import SimCLR
 from fedssl.methods.simsiam import SimSiam
 from fedssl.methods.vicreg import VICReg
 from fedtune.classification.classifier import Classifier
-from fedtune.classification.moon import ModelContrast
-from fedtune.evaluation.classification import Evaluate
-from fedtune.evaluation.segmentation import EvaluateMasks
+from fedtune.classification.moon import MOON
+from fedtune.evaluation.classification import EvaluateClassifier
+from fedtune.evaluation.segmentation import EvaluateSegmenter
 from fedtune.segmentation.segmenter import Segmenter
 from tests.conftest import Toy as Encoder
 from tests.fedcore.toys import Hospitals, ShareTotals, Toy, federate, hospitals, images, local, plain, same
@@ -241,12 +241,12 @@ def segmenter() -> LocalTrainer:
 
 
 TUNED: dict[str, tuple[Callable[[], LocalTrainer], Any, Any]] = {
-    "classifier": (classifier, FedAvg(), Evaluate()),
-    "classifier by patient": (classifier, FedAvg(), Evaluate(patients=True, grades=[1, 0])),
-    "MOON": (classifier, FedAvg(guides=(ModelContrast(),)), None),
-    "FedVSS": (classifier, FedAvg(guides=(VirtualSamples(),)), None),
-    "FedRep": (partial(classifier, FedRep(head_epochs=1)), FedRep(head_epochs=1), Evaluate()),
-    "segmenter": (segmenter, FedAvg(), EvaluateMasks(2, 1.0)),
+    "classifier": (classifier, FedAvg(), EvaluateClassifier()),
+    "classifier by patient": (classifier, FedAvg(), EvaluateClassifier(patients=True, grades=[1, 0])),
+    "MOON": (classifier, FedAvg(guides=(MOON(),)), None),
+    "FedVSS": (classifier, FedAvg(guides=(FedVSS(),)), None),
+    "FedRep": (partial(classifier, FedRep(head_epochs=1)), FedRep(head_epochs=1), EvaluateClassifier()),
+    "segmenter": (segmenter, FedAvg(), EvaluateSegmenter(2, 1.0)),
 }
 
 
@@ -279,7 +279,7 @@ GENERATORS: dict[str, tuple[Callable[[], Any], Any]] = {
     "FedDiffuse, UDec": (diffusion, UDec()),
     "VAE": (vae, FedAvg()),
     "GAN": (gan, FedAvg()),
-    "GAN whose critics stay": (gan, CriticsStay()),
+    "GAN whose critics stay": (gan, LocalDiscriminators()),
     "MD-GAN": (gan, MDGAN(fakes=4, optimizer=partial(SGD, lr=0.02, momentum=0.9), accelerator="cpu")),
 }
 
@@ -304,16 +304,16 @@ class Eyes(Toy):
         self.encoder = nn.Flatten()
 
 
-def shown() -> Shown:
+def shown() -> AuditRequest:
     pixels = torch.rand(6, 1, 8, 8) * 2 - 1
     ones = torch.zeros(6).long()
-    return Shown(pixels, pixels.flatten(1), ones, ones, torch.arange(6), Weights({}))
+    return AuditRequest(pixels, pixels.flatten(1), ones, ones, torch.arange(6), Weights({}))
 
 
 QUERIES: dict[str, tuple[Callable[[], LocalTrainer], Any, Callable[[LocalTrainer], Message]]] = {
     "probe": (partial(method, "MoCo", FedAvg()), Probe(k=3, linear=True), lambda own: Weights(own.shared())),
-    "evaluation": (classifier, Evaluate(), lambda own: Weights(own.shared())),
-    "masks": (segmenter, EvaluateMasks(2, 1.0), lambda own: Weights(own.shared())),
+    "evaluation": (classifier, EvaluateClassifier(), lambda own: Weights(own.shared())),
+    "masks": (segmenter, EvaluateSegmenter(2, 1.0), lambda own: Weights(own.shared())),
     "audit": (lambda: local(module=Eyes()), Audit(KNOWN, digest="abc"), lambda own: shown()),
     "class counts": (local, CountClasses(2), lambda own: Empty()),
     "a model that is handed over": (

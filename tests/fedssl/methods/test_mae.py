@@ -115,7 +115,7 @@ def test_the_decoder_does_not_depend_on_the_order_of_the_visible_patches() -> No
 
 
 def test_wrong_encoders_views_and_mask_ratios_are_rejected() -> None:
-    with pytest.raises(ValueError, match=r"ResNet does not; set .*fedcore\.models\.encoders\.ViT"):
+    with pytest.raises(ValueError, match=r"ResNet does not; set .*fedcore\.models\.vit\.ViT"):
         MAE(ResNet(depth=10, stem=4))
     with pytest.raises(ValueError, match=r"one view of an image, got 2; set method\.init_args\.views\.count to 1"):
         mae(views=Views())

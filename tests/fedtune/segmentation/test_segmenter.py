@@ -50,7 +50,7 @@ def test_patches_are_cut_before_they_are_transformed() -> None:
 def test_invalid_sizes_are_errors_before_training() -> None:
     with pytest.raises(InputError, match="patch_size must fit into the images, got 32 x 32 for images of 16 x 24"):
         Segmenter(SMALL(2, 1, 2), (16, 24), patch_size=32)
-    with pytest.raises(InputError, match="flip must be one number or 2, one an axis, got 3"):
+    with pytest.raises(InputError, match="flip must be one number or 2, one per axis, got 3"):
         Segmenter(SMALL(2, 1, 2), (16, 24), augment=Views(count=1, flip=(0.5, 0.0, 0.0)))
     with pytest.raises(InputError, match=r"multiples of 8 for this network, got data.size 20 x 24; set 16 x 24"):
         Segmenter(SegResNet(2, 1, 2, width=8), (20, 24))
