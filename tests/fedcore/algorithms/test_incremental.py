@@ -24,6 +24,7 @@ from tests.fedcore.toys import (
     batches,
     broken,
     central,
+    federate,
     hospitals,
     local,
     plain,

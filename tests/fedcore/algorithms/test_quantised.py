@@ -22,7 +22,7 @@ from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.transport.pickling import pack, unpack
 from tests.fedcore.server.test_job import job, memories, start
-from tests.fedcore.toys import ShareTotals, Toy, broken, hospitals, local, same
+from tests.fedcore.toys import Hospitals, ShareTotals, Toy, broken, federate, hospitals, local, same
 
 SHORT = 3 * 64 + 3 * 4 + 5 * 3 * 4 + 8  # levels and scales of the matrix; bias, four vectors of the norm, its counter
 FULL = 4 * 3 * 64 + 5 * 3 * 4 + 8

@@ -118,7 +118,7 @@ def tree(**values: Any) -> Callable[[dict[str, Any]], None]:
 
 
 def nested(about: dict[str, Any]) -> None:
-    kind = f"{Walked.__module__}.{Walked.__qualname__}"
+    kind = f"{FedNovaMessage.__module__}.{FedNovaMessage.__qualname__}"
     for _ in range(12):
         about["message"] = {"kind": kind, "parts": {"weights": about["message"], "rest": [], "length": 0}}
 

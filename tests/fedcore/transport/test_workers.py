@@ -41,7 +41,19 @@ from fedcore.transport.pickling import pack, unpack
 from fedcore.transport.worker import gpu_of, rebuilt
 from fedcore.transport.workers import Workers
 from tests.fedcore.privacy.test_audit_log import RICH
-from tests.fedcore.toys import Hospitals, Remembered, Sender, Toy, broken, federate, hospitals, images, local, same
+from tests.fedcore.toys import (
+    Hospitals,
+    Remembered,
+    Sender,
+    ShareTotals,
+    Toy,
+    broken,
+    federate,
+    hospitals,
+    images,
+    local,
+    same,
+)
 
 TURN = Round(4, 9, 0)
 HEAVY = Weights({"w": torch.zeros(3)})
@@ -131,7 +143,7 @@ def trained(transport: Transport, sites: Hospitals, algorithm: Algorithm, rounds
         record.seconds = 0.0
         for site in record.sites.values():
             site.seconds = 0.0
-    assert isinstance(sites.memories, InMemory)
+    assert isinstance(sites.memories, Remembered)
     assert sites.folder is not None
     files = {p.relative_to(sites.folder).as_posix(): p.read_text() for p in sorted(sites.folder.glob("*/*.jsonl"))}
     told = {name: re.sub(r'"seconds": [\d.e-]+', "", text) for name, text in files.items()}
@@ -249,7 +261,7 @@ def test_a_worker_that_dies_is_replaced(workers: Workers) -> None:
     assert isinstance(b, Refusal)
     assert b.reason == "the worker process of the visit ended unexpectedly (exit code -9)"
     assert [x.site for x in (a, c, d) if isinstance(x, Contribution)] == ["a", "c", "d"]
-    assert isinstance(workers.sites.memories, InMemory)
+    assert isinstance(workers.sites.memories, Remembered)
     assert workers.sites.memories.held.keys() == {"a", "c", "d"}
     assert len(multiprocessing.active_children()) == 2
     assert all(isinstance(x, Contribution) for x in ask(workers, Fatal(at="nobody"), names))
