@@ -16,5 +16,5 @@ def about_of(facts: Mapping[str, Facts], agreement: Agreement) -> dict[str, Any]
     return {
         "sites": {site: {"train": of.train, "val": of.val, "test": of.test} for site, of in facts.items()},
         "classes": list(agreement.classes), "size": list(agreement.size), "channels": agreement.channels,
-        "notes": [], "faults": [], "data": hashlib.sha256(digests.encode()).hexdigest()[:16],
+        "notes": [], "skipped": [], "data": hashlib.sha256(digests.encode()).hexdigest()[:16],
     }  # fmt: skip

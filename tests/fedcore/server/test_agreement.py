@@ -38,19 +38,19 @@ def test_the_recipe_may_name_the_classes() -> None:
 
 def test_a_site_with_a_class_that_the_recipe_does_not_name_is_named_with_it() -> None:
     error = complaint(facts(), facts(classes=("cat", "eel", "fox")), classes=("cat", "dog"))
-    assert error.faults == ("b has eel, fox",)
+    assert error.errors == ("b has eel, fox",)
     assert str(error).endswith("The recipe names cat, dog.")
 
 
 def test_sites_of_other_dimensions_are_named() -> None:
     error = complaint(facts(), facts(size=(8, 8, 8)))
-    assert error.faults == ("a has 2D images", "b has 3D images")
+    assert error.errors == ("a has 2D images", "b has 3D images")
     assert "sites differ in dimensions" in str(error)
 
 
 def test_sites_of_other_sizes_are_named_with_what_to_do() -> None:
     error = complaint(facts(), facts(size=(8, 9)), facts())
-    assert error.faults == (
+    assert error.errors == (
         "a has images of 8 x 8 pixels",
         "b has images of 8 x 9 pixels",
         "c has images of 8 x 8 pixels",
@@ -62,12 +62,12 @@ def test_sites_of_other_sizes_are_named_with_what_to_do() -> None:
 def test_sites_of_other_minor_versions_are_named_with_what_to_do(package: str) -> None:
     other = tuple(f"{package} 9.9.1" if v.startswith(f"{package} ") else v for v in OURS)
     error = complaint(facts(), facts(versions=other))
-    assert error.faults[1] == f"b has {package} 9.9"
+    assert error.errors[1] == f"b has {package} 9.9"
     assert str(error).endswith(f"Install the same minor version of {package} everywhere.")
 
 
 def test_a_site_that_does_not_say_its_version_differs() -> None:
-    assert complaint(facts(), facts(versions=())).faults[1] == "b has fedpretrain unknown"
+    assert complaint(facts(), facts(versions=())).errors[1] == "b has fedpretrain unknown"
 
 
 def test_sites_may_differ_in_the_last_number_of_a_version_and_in_other_packages() -> None:

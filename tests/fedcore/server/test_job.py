@@ -196,7 +196,7 @@ def test_what_an_error_says_is_in_its_sites_folder_alone(tmp_path: Path) -> None
 
 
 def test_a_precision_that_trains_wrongly_begins_nothing() -> None:
-    with pytest.raises(InputError, match="these are 8 x 8: take 32-true"):
+    with pytest.raises(InputError, match="these are 8 x 8: set 32-true"):
         job(visit=Visit(accelerator="cpu", precision="bf16-mixed")).simulation(Path(), Toy())
 
 

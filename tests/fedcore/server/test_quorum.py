@@ -13,9 +13,9 @@ from fedcore.algorithms.fedavg import FedAvg
 from fedcore.messages.message import Contribution, Empty, Refusal, Weights
 from fedcore.messages.request import EVALUATE, TRAIN, Answer, Counted, Request
 from fedcore.runs.communication import RoundRecord
-from fedcore.server.rounds import PeriodicEvaluation, QuorumMissed, Rounds
+from fedcore.server.rounds import PeriodicEvaluation, QuorumMissed, Rounds, federate
 from fedcore.server.sites import Sites
-from tests.fedcore.toys import Hospitals, federate, hospitals, local, run, same
+from tests.fedcore.toys import Hospitals, hospitals, local, run, same
 
 LATE = "it gave no answer within 5 seconds"
 SILENT = "silent"

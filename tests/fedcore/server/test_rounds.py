@@ -18,8 +18,9 @@ from fedcore.privacy.policy import Policy
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import PeriodicEvaluation, QuorumMissed, Rounds
 from fedcore.site.site import Round, Site
+from fedcore.training.callbacks import LocalCallback
 from fedcore.training.local_trainer import LocalTrainer
-from tests.fedcore.toys import Hospitals, Sender, broken, federate, hospitals, images, local, same
+from tests.fedcore.toys import Hospitals, Sender, broken, federate, hospitals, images, local, same, with_callbacks
 
 
 def run(
@@ -227,18 +228,18 @@ class Measuring(Curious):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "evaluator", "names", "who"),
+    ("algorithm", "callbacks", "evaluator", "names", "who"),
     [
-        (InPlace(), None, "ab", "InPlace"),
-        (FedAvg(), None, "a", "FedAvg"),
-        (FedAvg(), Measuring(), "a", "evaluate"),
+        (InPlace(), (), None, "ab", "InPlace"),
+        (FedAvg(), (Scribbling(),), None, "a", "FedAvg"),
+        (FedAvg(), (), Measuring(), "a", "evaluate"),
     ],
     ids=["merge", "callback", "survey"],
 )
 def test_what_writes_into_the_servers_state_ends_the_run(
-    algorithm: FedAvg, evaluator: object, names: str, who: str
+    algorithm: FedAvg, callbacks: tuple[LocalCallback, ...], evaluator: object, names: str, who: str
 ) -> None:
-    transport = Hospitals(hospitals(names), local())
+    transport = with_callbacks(Hospitals(hospitals(names), local()), *callbacks)
     seen: list[str] = []
     transport.on_visit = seen.append
     with pytest.raises(InputError, match=rf"{who} .* wrote into tensors/layer.*, a tensor of the server's state"):

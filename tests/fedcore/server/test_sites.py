@@ -59,7 +59,7 @@ def sites(table: Mapping[Any, Any], **more: Any) -> tuple[Sites, Answers]:
 def faults(table: Mapping[Any, Any], **more: Any) -> tuple[str, ...]:
     with pytest.raises(InputErrors) as caught:
         sites(table, **more)
-    return caught.value.faults
+    return caught.value.errors
 
 
 def test_a_transport_is_one() -> None:
@@ -174,7 +174,7 @@ def test_sites_that_build_another_module_are_named_with_their_versions() -> None
     with pytest.raises(InputErrors) as caught:
         found.require_same_module("abc", ("fedpretrain 0.1.0", "torch 2.11.0"))
     ours = "fedpretrain 0.1.0, torch 2.11.0"
-    assert caught.value.faults == (
+    assert caught.value.errors == (
         "b has fedpretrain 0.1.3, torch 2.11.9", "c: no memory", f"d has {ours}", "e: it gave no answer",
     )  # fmt: skip
     assert f"The server has {ours}; install the same versions." in str(caught.value)

@@ -192,7 +192,7 @@ METHODS: dict[str, Callable[[], nn.Module]] = {
     "SimSiam": lambda: SimSiam(Encoder(), hidden=8, dim=6, bottleneck=4),
     "VICReg": lambda: VICReg(Encoder(), **NARROW),
 }
-VECTORS = ShareVectors(per_site=6, draw=4)
+VECTORS = ShareVectors(upload_size=6, remote_features=4)
 STATISTICS = ShareStatistics(draw=4, at_least=2)
 RULES: dict[str, tuple[str, Any]] = {
     "FedEMA": ("BYOL", FedEMA()),
