@@ -33,17 +33,18 @@ rounds: {count: 3}
 
 KILLED = """
 import os, signal, sys, torch
-from fedcore.runs.checkpoint import Checkpoint
+from fedcore.site.memory import MemoryOnDisk
 from fedcore.cli.main import main
 
-put, torch_threads = Checkpoint.put, torch.set_num_threads(1)
+put, visits, torch_threads = MemoryOnDisk.put, [], torch.set_num_threads(1)
 
-def fatal(self, site, memory, turn):
-    put(self, site, memory, turn)
-    if turn.index == 1 and len(self._pending) == 2:
+def fatal(self, tensors, turn, counted):
+    put(self, tensors, turn, counted)
+    visits.append(turn)
+    if visits.count(1) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
-Checkpoint.put = fatal
+MemoryOnDisk.put = fatal
 main(sys.argv[1:])
 """
 
@@ -55,7 +56,8 @@ def pretrain(out: Path, *words: str) -> None:
 
 
 def tensors(run: Path) -> dict[str, Any]:
-    files = [*(run / "state").rglob("*.safetensors"), run / "encoder" / "encoder.safetensors"]
+    files = [*(run / "state").rglob("*.safetensors"), *(run / "sites").rglob("*.safetensors")]
+    files.append(run / "encoder" / "encoder.safetensors")
     return {str(p.relative_to(run)): safetensors.torch.load_file(p) for p in files}
 
 
@@ -75,7 +77,7 @@ def test_a_killed_pretraining_resumes_to_the_bit(tmp_path: Path) -> None:
     _, error = child.communicate(timeout=120)
     assert child.returncode == -signal.SIGKILL, error.decode()
     assert len(told(parts)) == 1
-    assert len(list((parts / "state" / "00001").glob("site-*"))) == 2  # written, never committed
+    assert len(list((parts / "sites").glob("*/memory/00001.*"))) == 2  # written, never committed
     assert Checkpoint.open(parts / "state").rounds == 1
     assert json.loads((parts / "run.json").read_text())["status"] == "running"
 
