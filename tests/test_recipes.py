@@ -11,6 +11,7 @@ from fedcore.config.recipe import read_recipe
 from fedcore.config.recipe_files import command_of, shipped
 from fedcore.pipelines.run import run_pipeline
 from fedcore.pipelines.spec import read_steps
+from fedcore.pipelines.validation import validate
 from tests.pipelines import make_small
 
 SMALL = [
@@ -77,7 +78,7 @@ def test_a_recipe_runs_two_rounds(path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda p: p.stem)
 def test_a_pipeline_is_valid(path: Path) -> None:
-    check(read_steps(path, {}), path.stem)
+    validate(read_steps(path, {}), path.stem)
 
 
 @pytest.mark.slow

@@ -163,7 +163,7 @@ def measure(experiment: Experiment, folder: Path) -> list[Result]:
         return []
     variant, results = VARIANTS[experiment.variant], []
     steps = task.steps * (task.sites if variant.pooled else 1)
-    start = ("--start", str(encoder), *task.with_start) if variant.pretrained else ()
+    start = ("--pretrained", str(encoder), *task.with_start) if variant.pretrained else ()
     norm = (f"{task.encoder}.init_args.norm", variant.norm) if variant.norm else ()
     synthetic = _synthetic(experiment.seed, folder) if variant.synthetic else ()
     for fraction in variant.fractions:

@@ -144,7 +144,7 @@ def measure(experiment: Experiment, folder: Path) -> list[Result]:
     ]
     results += [Result(name, key, value) for key, value in cost(run).items()]
     encoder = encoder_folder(experiment, run)
-    start = () if experiment.variant == "random" else ("--start", str(encoder), *encoder_options(encoder))
+    start = () if experiment.variant == "random" else ("--pretrained", str(encoder), *encoder_options(encoder))
     for tuning in variant.tunings:
         fraction, frozen = tuning.split()[0], "frozen" in tuning
         finetuned = finished_run(
@@ -170,7 +170,7 @@ def encoder_folder(experiment: Experiment, run: Path) -> Path:
 def learning_rate(variant: str, frozen: bool) -> tuple[str, ...]:
     """The better learning rate for the start, of 1e-3 and 3e-4 (brain, seed 0, 1 % of the labels)."""
     if frozen:
-        return "--classifier.frozen", "true", "--classifier.optimizer.lr", "0.003"
+        return "--classifier.freeze_encoder", "true", "--classifier.optimizer.lr", "0.003"
     return "--classifier.optimizer.lr", "0.001" if variant == "random" else "0.0003"
 
 

@@ -98,7 +98,7 @@ def _rest(entry: ComparedRun) -> dict[str, Any]:
     """The recipe without the set and without irrelevant options."""
     options = {name: value for name, value in entry.recipe.items() if name not in _IRRELEVANT}
     data = {name: value for name, value in _data(entry).items() if name not in (*_ADDED, "cache")}
-    return options | {"data": data, "start": start_name(entry.recipe.get("start"))}
+    return options | {"data": data, "pretrained": start_name(entry.recipe.get("pretrained"))}
 
 
 def _data(entry: ComparedRun) -> Mapping[str, Any]:

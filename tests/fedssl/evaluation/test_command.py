@@ -24,7 +24,7 @@ RunCommand = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run_command(capsys: pytest.CaptureFixture[str]) -> Said:
+def run_command(capsys: pytest.CaptureFixture[str]) -> RunCommand:
     """Runs a command and returns its exit code, stdout and stderr."""
 
     def run(*arguments: object) -> tuple[int, str, str]:

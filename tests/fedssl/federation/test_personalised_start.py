@@ -17,8 +17,7 @@ from fedcore.algorithms.local_only import LocalOnly
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
 from fedcore.exchanges.base import Combined, WithExchange
-from fedcore.messages.message import Weights, nbytes
-from fedcore.runs.checkpoint import Checkpoint
+from fedcore.messages.message import Tensors, Weights, nbytes
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import QuorumMissed, Rounds
 from fedcore.site.site import Round
@@ -31,7 +30,7 @@ from fedssl.federation.fedu import FedU
 from fedssl.federation.personalised_start import PersonalisedStart, divergence, mix
 from fedssl.methods.byol import BYOL
 from fedssl.methods.moco import MoCo
-from tests.fedcore.toys import Hospitals, federate, same
+from tests.fedcore.toys import Hospitals, assert_resumes, federate, same, with_callbacks
 
 Sites = Callable[[str], Hospitals]
 both = pytest.mark.parametrize("algorithm", [FedEMA(), FedU(mu=0.05)], ids=["fedema", "fedu"])
@@ -150,27 +149,7 @@ def test_one_site_equals_the_wrapped_algorithm_exactly(algorithm: PersonalisedSt
 def test_a_resumed_run_equals_an_uninterrupted_one_exactly(
     algorithm: PersonalisedStart, sites: Sites, tmp_path: Path
 ) -> None:
-    rounds, whole = Rounds(4, per_round=2), sites("abc")
-    expected, _ = run(algorithm, whole, rounds)
-
-    def continue_run(begin: int, end: int) -> tuple[Any, Checkpoint]:
-        transport = sites("abc")
-        transport.memories = checkpoint = Checkpoint.open(tmp_path)
-        state = algorithm.start(transport.local)
-        state = checkpoint.restore(state) if begin else state
-
-        def finished(record: RoundRecord, state: Any) -> None:
-            if record.round == end:
-                raise KeyboardInterrupt
-            checkpoint.commit(record.round, state)
-
-        return federate(algorithm, transport, state, rounds, 0, begin=begin, finished=finished), checkpoint
-
-    with pytest.raises(KeyboardInterrupt):
-        continue_run(0, end=2)
-    found, checkpoint = continue_run(2, end=9)
-    assert same(found.tensors, expected.tensors)
-    assert all(same(checkpoint.get(name), whole.memories.get(name)) for name in "abc")
+    assert_resumes(algorithm, lambda: sites("abc"), tmp_path, Rounds(4, per_round=2))
 
 
 @both
@@ -187,7 +166,7 @@ def test_a_failed_visit_does_not_change_the_memory(algorithm: PersonalisedStart,
 @both
 def test_an_exchange_can_wrap_it(algorithm: PersonalisedStart, sites: Sites) -> None:
     banks = {"bank_size": 16, "remote_bank_size": 16}
-    with_exchange = WithExchange(algorithm, ShareStatistics(remote_features=8, min_patients=4))
+    with_exchange = WithExchange(algorithm, exchange=ShareStatistics(remote_features=8, min_patients=4))
     transport = sites("ab", MoCo, **banks)
     state, records = run(with_exchange, transport)
     assert isinstance(state, Combined)
@@ -198,9 +177,10 @@ def test_an_exchange_can_wrap_it(algorithm: PersonalisedStart, sites: Sites) -> 
     assert records[1].sites["a"].metrics["divergence"] > 0
 
 
-def test_callbacks_are_those_of_the_wrapped_algorithm(sites: Sites) -> None:
-    proximal = FedEMA(FedAvg(guides=(ProximalTerm(5.0),)))
-    assert not same(run(proximal, sites("ab"))[0].tensors, run(FedEMA(), sites("ab"))[0].tensors)
+@both
+def test_callbacks_of_the_visit_act(algorithm: PersonalisedStart, sites: Sites) -> None:
+    proximal = with_callbacks(sites("ab"), ProximalTerm(5.0))
+    assert not same(run(algorithm, proximal)[0].tensors, run(algorithm, sites("ab"))[0].tensors)
 
 
 @both

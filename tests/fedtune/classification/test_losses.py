@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
-from fedcore.data.dataset import Images
+from fedcore.data.dataset import AddedImages, Images
 from fedcore.models.base import Encoder
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
@@ -100,9 +100,9 @@ def test_at_full_balance_the_loss_is_the_mean_over_classes_of_their_mean_loss(im
     torch.testing.assert_close(loss.mean_loss(logits, labels, loss.class_weights(images(labels.tolist()), 3)), expected)
 
 
-def test_companions_count_by_their_share_of_batches(images: Make) -> None:
+def test_added_images_count_by_their_share_of_batches(images: Make) -> None:
     """Half of a batch is synthetic, all of it of class 1, which the site lacks."""
-    site = replace(images([0, 0, 0, 2]), added=Companions(images([1, 1], name="b"), 0.5))
+    site = replace(images([0, 0, 0, 2]), added=AddedImages(images([1, 1], name="b"), 0.5))
     weights = CrossEntropy(class_balance=1.0).class_weights(site, 3)
     torch.testing.assert_close(weights, balanced_weights(torch.tensor([3 / 8, 1 / 2, 1 / 8]), 1.0))
     assert (weights > 0).all()
@@ -117,17 +117,17 @@ def test_settings_out_of_range_are_errors(kind: type, wrong: dict[str, float]) -
         kind(**wrong)
 
 
-@pytest.mark.parametrize("companions", [False, True])
+@pytest.mark.parametrize("added", [False, True])
 def test_a_visit_uses_the_class_weights_of_its_site(toy: Callable[[], Encoder], images: Make, added: bool) -> None:
     """The logged loss of one step that changes nothing, at one site and then at another."""
     sites = [images([0, 0, 0, 1]), images([1, 1, 0, 2], name="b")]
     if added:
-        sites = [replace(s, added=Companions(images([2] * 4, name="c"), 0.5)) for s in sites]
+        sites = [replace(s, added=AddedImages(images([2] * 4, name="c"), 0.5)) for s in sites]
     loss: Loss = CrossEntropy(class_balance=1.0)
     module = Classifier(toy(), 3, True, None, lambda p: SGD(p, lr=0.0), loss)
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
     for site in sites:
-        local.fit(Site(site.site, site), Round(0, 1, seed=0))
+        local.fit(Site(site.site, site), Round(0, 1, seed=0), {})
         torch.testing.assert_close(module.class_weights, loss.class_weights(site, 3))
     assert "class_weights" not in module.state_dict()
 
@@ -142,7 +142,7 @@ def test_a_visit_does_not_depend_on_earlier_sites(toy: Callable[[], Encoder], im
         initial = local.shared()
         for site in sites:
             local.reset(initial)
-            local.fit(Site(site.site, site), Round(0, 1, seed=0))
+            local.fit(Site(site.site, site), Round(0, 1, seed=0), {})
         return local.shared()
 
     visit = Visit(batch_size=4, max_epochs=2, accelerator="cpu")

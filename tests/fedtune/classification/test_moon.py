@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from math import exp, log, sqrt
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedtune.classification.classifier import Classifier
 from fedtune.classification.moon import MOON, moon_loss
-from tests.fedcore.toys import Hospitals, assert_resumes, run, same
+from tests.fedcore.toys import Hospitals, assert_resumes, run, same, with_callbacks
 
 VISIT = Visit(batch_size=4, max_epochs=2, accelerator="cpu")
 RATE = 0.1
@@ -59,8 +60,9 @@ def sites(toy: Callable[..., Encoder], data: dict[str, Images]) -> Sites:
     return make
 
 
-def moon(**settings: float) -> FedAvg:
-    return FedAvg(guides=(MOON(**settings),))
+def moon(sites: Hospitals, **settings: float) -> Hospitals:
+    """The same sites, which train with MOON."""
+    return with_callbacks(sites, MOON(**settings))
 
 
 def vectors(seed: int, count: int) -> list[Tensor]:
@@ -140,15 +142,15 @@ def test_a_run_equals_the_papers_algorithm(
 
 
 def test_mu_zero_is_fedavg(sites: Sites) -> None:
-    found, expected = run(moon(mu=0.0), sites()).tensors, run(FedAvg(), sites()).tensors
+    found, expected = run(FedAvg(), moon(sites(), mu=0.0)).tensors, run(FedAvg(), sites()).tensors
     for k, t in expected.items():
         torch.testing.assert_close(found[k], t)
 
 
 def test_the_first_visit_is_fedavg(sites: Sites) -> None:
     """It is FedAvg's to the bit, and reports no MOON loss."""
-    assert same(run(moon(), sites(), Rounds(1)).tensors, run(FedAvg(), sites(), Rounds(1)).tensors)
-    transport = sites()
+    assert same(run(FedAvg(), moon(sites()), Rounds(1)).tensors, run(FedAvg(), sites(), Rounds(1)).tensors)
+    transport = moon(sites())
     state = FedAvg().start(transport.local)
     first, second = (
         next(iter(transport.ask(FedAvg(), [("a", state)], Round(index, 2, 0)))).metrics  # type: ignore[union-attr]
@@ -159,8 +161,8 @@ def test_the_first_visit_is_fedavg(sites: Sites) -> None:
 
 
 def test_the_previous_encoder_stays_at_its_site(sites: Sites) -> None:
-    transport = sites()
-    run(moon(), transport, Rounds(1))
+    transport = moon(sites())
+    run(FedAvg(), transport, Rounds(1))
     with transport.local.at(transport.site("b")):
         encoder = transport.local.module.encoder.state_dict()  # the module as the last site left it
         memory = transport.memories.get("b")
@@ -169,8 +171,8 @@ def test_the_previous_encoder_stays_at_its_site(sites: Sites) -> None:
 
 
 def test_no_hook_is_left_after_a_visit(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
-    transport = sites()
-    run(moon(), transport, Rounds(2))
+    transport = moon(sites())
+    run(FedAvg(), transport, Rounds(2))
     module = transport.local.module
     assert not module.encoder._forward_hooks
     monkeypatch.setattr(module.head, "forward", lambda z: 1 / 0)
@@ -183,11 +185,18 @@ def test_no_hook_is_left_after_a_visit(sites: Sites, monkeypatch: pytest.MonkeyP
 def test_mixed_precision_is_close_to_full_precision(
     toy: Callable[..., Encoder], data: dict[str, Images], precision: Any
 ) -> None:
-    module = classifier(toy())
-    local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu", precision=precision))
-    found = run(moon(mu=5.0), Hospitals(data, local), Rounds(2)).tensors
-    plain = LocalTrainer(classifier(toy()), module.share, Visit(batch_size=4, accelerator="cpu"))
-    expected = run(moon(mu=5.0), Hospitals(data, plain), Rounds(2)).tensors
+    large = {name: replace(d, pixels=d.pixels.repeat(4, 2).repeat(4, 3)) for name, d in data.items()}  # 32 x 32
+
+    def trained(visit: Visit) -> Tensors:
+        encoder = toy()
+        encoder.layers.insert(0, nn.AvgPool2d(4))
+        module = classifier(encoder)
+        return run(
+            FedAvg(), moon(Hospitals(large, LocalTrainer(module, module.share, visit)), mu=5.0), Rounds(2)
+        ).tensors
+
+    found = trained(Visit(batch_size=4, accelerator="cpu", precision=precision))
+    expected = trained(Visit(batch_size=4, accelerator="cpu"))
     torch.testing.assert_close(found["head.weight"], expected["head.weight"], rtol=0.05, atol=0.02)
 
 
@@ -211,20 +220,19 @@ def test_a_grad_scaler_scales_the_added_gradient(sites: Sites, monkeypatch: pyte
 @pytest.mark.parametrize(
     "algorithm", [FedAvg(), Quantised(), Ditto(), FedBN()], ids=["fedavg", "int8", "ditto", "fedbn"]
 )
-def test_a_resumed_run_is_bit_identical(sites: Sites, tmp_path: Path, wrap: Callable[[FedAvg], Any]) -> None:
-    algorithm = wrap(moon())
+def test_a_resumed_run_is_bit_identical(sites: Sites, tmp_path: Path, algorithm: Any) -> None:
     share = tuple(algorithm.share(sites().local.module)) if isinstance(algorithm, FedBN) else None
-    assert_resumes(algorithm, lambda: sites(share), tmp_path, Rounds(4))
-    assert weights_of(run(algorithm, sites(share)))
+    assert_resumes(algorithm, lambda: moon(sites(share)), tmp_path, Rounds(4))
+    assert weights_of(run(algorithm, moon(sites(share))))
 
 
 def test_a_frozen_or_unshared_encoder_is_an_error(sites: Sites) -> None:
     with pytest.raises(QuorumMissed, match=r"no received weight is named encoder.\*"):
-        run(moon(), sites(freeze_encoder=True))
+        run(FedAvg(), moon(sites(freeze_encoder=True)))
     with pytest.raises(QuorumMissed, match=r"no received weight is named encoder.\*"):
-        run(LocalOnly((MOON(),)), sites(()))
+        run(LocalOnly(), moon(sites(())))
     with pytest.raises(QuorumMissed, match="MOON trains the encoder, and this one is frozen"):
-        run(moon(), sites(("encoder.", "head."), freeze_encoder=True))
+        run(FedAvg(), moon(sites(("encoder.", "head."), freeze_encoder=True)))
 
 
 @pytest.mark.parametrize("wrong", [{"mu": -1.0}, {"tau": 0.0}])

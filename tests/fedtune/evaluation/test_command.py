@@ -68,7 +68,7 @@ def test_evaluate_reproduces_the_table_of_the_run(finished: tuple[Path, str], ru
     assert "pooled" in table
     assert run_command("evaluate", run) == (0, table, "")
     assert {p: p.read_bytes() for p in kept} == kept
-    code, other, _ = run_command("evaluate", run, "--data.phantom.seed", 5, "--data.phantom.sites", 3)
+    code, other, err = run_command("evaluate", run, "--data.phantom.seed", 5, "--data.phantom.sites", 3)
     assert code == 0, err
     assert "hospital_3" in other
     assert run_command("evaluate", run, "--policy.max_level", "WEIGHTS")[0] == 2
