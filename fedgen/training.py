@@ -57,9 +57,8 @@ def train(
             mask whose masks are; all images are trained on. With the same seed finetune and segment use the same.
         data: The images.
         algorithm: How sites cooperate; null: fedcore.algorithms.base.FedAvg. Where a part of the generator does not
-        travel
-            (fedgen.federated.feddiffuse.UDec, fedcore.algorithms.local_only.LocalOnly), sites/NAME/generator is each
-            site's own.
+            travel (fedgen.federated.feddiffuse.UDec, fedcore.algorithms.local_only.LocalOnly), sites/NAME/generator is
+            each site's own.
         visit: Local training in one round.
         rounds: The schedule.
         policy: What sites agree to send.

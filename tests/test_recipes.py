@@ -45,7 +45,7 @@ def stage_named_by(path: Path) -> str:
     return next(stage for stage in STAGES if f"fedpretrain {stage} {path.stem}" in header)
 
 
-ROADS = [path for name, path in shipped().items() if name.startswith("road_")]
+ROADS = [path for name, path in shipped().items() if path.parent.name == "pipelines" or name == "demo"]
 RECIPES = [path for path in shipped().values() if path not in ROADS]
 
 

@@ -25,7 +25,7 @@ def folder() -> Path:
 
 
 def shipped() -> dict[str, Path]:
-    return {path.stem: path for path in sorted(folder().rglob("*.yaml"))}
+    return {path.stem: path for path in sorted(folder().rglob("*.yaml"), key=lambda path: path.stem)}
 
 
 def find(name: str) -> Path:

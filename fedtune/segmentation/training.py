@@ -59,9 +59,8 @@ def segment(
     Args:
         run: Folder of the run.
         start: A pretraining run or an encoder's folder; null starts from random weights.
-        network: What segments: UShaped, SegResNet, DynUNet or SwinUNETR of fedtune.segmentation.networks; where `start`
-        is given
-            UShaped, which has an encoder.
+        network: What segments: UShaped, SegResNet, DynUNet or SwinUNETR of fedtune.segmentation.networks; where
+            `start` is given UShaped, which has an encoder.
         segmenter: How it is trained, and used on images larger than its patches.
         label_fraction: Fraction of the patients whose masks are used, in (0, 1].
         data: The images; the manifest's column `mask` names their masks of class numbers, 0 for background.

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedcore.data.cache.cache import Store, cache, decode_sites
+from fedcore.data.cache import cache
+from fedcore.data.cache.cache import Store, decode_sites
 from fedcore.data.manifest.manifest import Row
 from fedcore.data.preprocess import decode
 from fedcore.data.preprocess.decode import Decoding
