@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fedcore.cli.main import main, watch
+from fedcore.cli import watch
+from fedcore.cli.main import main
 from fedcore.errors import InputError
 from fedcore.files.writing import write_json
 from fedcore.report.read.reader import read_run

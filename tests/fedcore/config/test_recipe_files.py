@@ -14,7 +14,7 @@ def test_every_recipe_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) ->
     lines = capsys.readouterr().out.splitlines()
     assert sorted(line.split()[0] for line in lines if line.startswith("  ")) == sorted(shipped())
     assert [line for line in lines if line.startswith("fed")] == [
-        f"fedpretrain {name} RECIPE" for name in ("pretrain", "finetune", "generate train", "run", "segment")
+        f"fedpretrain {name} RECIPE" for name in ("pretrain", "finetune", "run", "generate train", "segment")
     ]
     for path in shipped().values():
         assert path.read_text().startswith("# ")
