@@ -35,7 +35,7 @@ def folder() -> Path:
 
 def shipped() -> dict[str, Path]:
     """Recipe files by name."""
-    return {path.stem: path for path in sorted(folder().rglob("*.yaml"))}
+    return {path.stem: path for path in sorted(folder().rglob("*.yaml"), key=lambda path: path.stem)}
 
 
 def find(name: str) -> Path:
