@@ -9,13 +9,15 @@ import pytest
 import torch
 import yaml
 
+from fedcore.data.dataset import Images
 from fedcore.files.writing import write_json
 from fedcore.models.base import Encoder
 from fedcore.models.encoder_store import save_encoder
 from fedcore.models.resnet import ResNet
 from fedcore.runs.communication import highest
 from fedcore.runs.folder import RunFolder
-from fedssl.card import encoder_card
+from fedcore.site.site import Site
+from fedssl.card import encoder_card, site_card
 from fedssl.methods.simclr import SimCLR
 
 
@@ -45,24 +47,24 @@ def test_the_card_describes_encoder_training_data_and_data_sent(run: RunFolder, 
         assert fact in text
 
 
-def test_the_card_of_an_encoder_of_one_site_names_that_site(run: RunFolder, toy: Callable[..., Encoder]) -> None:
-    text = encoder_card(run, SimCLR(toy()), site="south", single_site=True)
+def test_the_card_of_an_encoder_of_one_site_names_that_site(
+    images: Callable[..., Images], toy: Callable[..., Encoder]
+) -> None:
+    site = Site("south", images(n=67), images(n=8))
+    text = site_card(site, SimCLR(toy()), alone=True)
     assert "by south alone" in text
     assert "| south | 67 | 8 |" in text
-    assert "north" not in text
-    text = encoder_card(run, SimCLR(toy()), site="south")
-    assert "by 2 sites, personalised for south" in text
-    assert "north" in text
+    assert "8 x 8 pixels" in text
+    text = site_card(site, SimCLR(toy()), alone=False)
+    assert "by several sites together, as south has it" in text
+    assert "| south | 67 | 8 |" in text
 
 
-def test_each_card_has_the_scores_of_its_own_encoder(run: RunFolder, toy: Callable[..., Encoder]) -> None:
+def test_the_card_has_the_scores_of_the_common_encoder(run: RunFolder, toy: Callable[..., Encoder]) -> None:
     scores = {"north": {"knn": 0.11, "shared_knn": 0.22}, "south": {"knn": 0.33, "shared_knn": 0.44}}
     (run.path / "rounds.jsonl").write_text(json.dumps(record(north="STATISTICS") | {"survey": scores}) + "\n")
-    cards = {site: encoder_card(run, SimCLR(toy()), site) for site in (None, "north", "south")}
-    scores_in = {
-        site: {n for n in ("0.11", "0.22", "0.33", "0.44") if f"| {n} |" in text} for site, text in cards.items()
-    }
-    assert scores_in == {None: {"0.22", "0.44"}, "north": {"0.11"}, "south": {"0.33"}}
+    text = encoder_card(run, SimCLR(toy()))
+    assert {n for n in ("0.11", "0.22", "0.33", "0.44") if f"| {n} |" in text} == {"0.22", "0.44"}
 
 
 RECIPE = """
@@ -107,7 +109,7 @@ def test_the_card_has_the_last_scores_of_each_site(full_card: str) -> None:
 
 
 def test_traffic_is_the_mean_of_a_site_and_round(full_card: str) -> None:
-    assert "(feature vectors of single images). A site and round: 1.5 MB up, 500 B down." in full_card
+    assert "(feature vectors of single images). Per site and round: 1.5 MB up, 500 B down." in full_card
 
 
 def test_the_recipe_is_a_table_without_paths(full_card: str) -> None:
@@ -127,12 +129,12 @@ def test_the_recipe_is_a_table_without_paths(full_card: str) -> None:
 
 def test_phantom_images_are_declared(run: RunFolder, toy: Callable[..., Encoder]) -> None:
     text = encoder_card(RunFolder(run.path, "data: {manifest: phantom}"), SimCLR(toy()))
-    assert "| images | phantom hospitals, no patients |" in text
-    assert "| exchange | none, weights alone |" in text
+    assert "| images | simulated hospitals, no patients |" in text
+    assert "| exchange | none, weights only |" in text
 
 
 def test_the_card_has_environment_and_duration(full_card: str) -> None:
-    line = "fedpretrain 0.1.0, torch 2.15.0, commit abc1234, CPU (Linux), begun 2026-11-21T09:21:49+00:00"
+    line = "fedpretrain 0.1.0, torch 2.15.0, commit abc1234, CPU (Linux), started 2026-11-21T09:21:49+00:00"
     assert f"{line}, 1 min 21 s of training." in full_card
 
 

@@ -123,7 +123,7 @@ def test_local_training_sends_no_weights_and_saves_an_encoder_per_site(tmp_path:
     states = [build_encoder(run.site(name) / "encoder").state_dict() for name in sites]
     assert not torch.equal(states[0]["conv1.weight"], states[1]["conv1.weight"])
     for name, state in zip(sites, states, strict=True):
-        memory = Checkpoint.open(run.path / "state").get(name)
+        memory = run.memories().get(name)
         assert all(torch.equal(memory[f"module/encoder.{k}"], t) for k, t in state.items())
         assert f"by {name} alone" in (run.site(name) / "encoder/README.md").read_text()
 
@@ -133,7 +133,7 @@ def test_with_fedbn_each_site_has_its_own_encoder(tmp_path: Path) -> None:
     assert not (run.path / "encoder").exists()
     (note,) = run.about()["notes"]
     assert "encoder's" in note
-    assert "there is no global encoder; each site has its own in sites/SITE/encoder" in note
+    assert "there is no common encoder; each site has its own in sites/SITE/encoder" in note
     sites = list(run.about()["sites"])
     first, second = (build_encoder(run.site(name) / "encoder").state_dict() for name in sites)
     for name, tensor in first.items():
@@ -146,9 +146,7 @@ def test_with_fedbn_each_site_has_its_own_encoder(tmp_path: Path) -> None:
             assert torch.equal(tensor, second[name]), name
     with pytest.raises(InputError, match=rf"each site has its own, so name one: .*sites/{sites[0]}/encoder"):
         find_encoder(run.path)
-    assert (
-        f"by {len(sites)} sites, personalised for {sites[0]}" in (run.site(sites[0]) / "encoder/README.md").read_text()
-    )
+    assert f"by several sites together, as {sites[0]} has it" in (run.site(sites[0]) / "encoder/README.md").read_text()
 
 
 def test_personal_encoders_are_saved_in_addition_to_the_global_one(tmp_path: Path) -> None:
@@ -157,7 +155,7 @@ def test_personal_encoders_are_saved_in_addition_to_the_global_one(tmp_path: Pat
     server = Checkpoint.open(run.path / "state").restore(Weights({})).tensors
     assert all(torch.equal(server[f"encoder.{k}"], t) for k, t in global_state.items())
     for name in run.about()["sites"]:
-        memory = Checkpoint.open(run.path / "state").get(name)
+        memory = run.memories().get(name)
         own = build_encoder(run.site(name) / "encoder").state_dict()
         assert all(torch.equal(memory[f"personal/encoder.{k}"], t) for k, t in own.items())
     assert run.about()["notes"] == []
@@ -167,7 +165,7 @@ def test_a_site_that_was_never_trained_has_no_encoder(tmp_path: Path) -> None:
     run = run_pretraining(tmp_path / "run", SimCLR, algorithm=LocalOnly(), rounds=Rounds(1, per_round=1))
     (visited,) = [name for name, record in run.rounds()[0]["sites"].items() if record["examples"]]
     (other,) = set(run.about()["sites"]) - {visited}
-    assert run.about()["notes"] == [f"no encoder of {other}: not trained there"]
+    assert run.about()["notes"] == [f"no encoder of {other}: nothing was trained there"]
     assert (run.site(visited) / "encoder").exists()
     assert not (run.site(other) / "encoder").exists()
 

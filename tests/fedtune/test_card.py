@@ -25,7 +25,7 @@ def test_a_card_has_classes_scores_and_data_sent(
     assert yaml.safe_load(head)["library_name"] == "fedpretrain"
     for heading in (
         "Scores",
-        "What left the sites",
+        "Data sent by the sites",
         "Recipe",
         "Environment",
         "Licence",

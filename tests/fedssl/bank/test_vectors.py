@@ -224,7 +224,7 @@ def test_over_rounds_remote_banks_contain_features_of_other_sites_alone(
     toy: Callable[..., nn.Module], images: Callable[..., Images]
 ) -> None:
     module = moco(toy(), remote_bank_size=32)
-    algorithm = WithExchange(FedAvg(), ShareVectors(upload_size=8, remote_features=10, encoding="int8"))
+    algorithm = WithExchange(FedAvg(), exchange=ShareVectors(upload_size=8, remote_features=10, encoding="int8"))
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
     sites = Hospitals({name: images(name) for name in "abc"}, local, policy=Policy(Reveals.FEATURES))
     state = federate(algorithm, sites, algorithm.start(local), Rounds(3), seed=0)

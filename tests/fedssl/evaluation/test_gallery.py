@@ -15,13 +15,17 @@ from fedcore.algorithms.local_only import LocalOnly
 from fedcore.data.dataset import Images
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
+from fedcore.messages.request import FAREWELL
 from fedcore.models.base import Encoder
 from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.report import write_report
 from fedcore.runs.folder import RunFolder
+from fedcore.server.farewell import say_farewell
 from fedcore.server.rounds import Rounds
+from fedcore.site.farewell import Farewell
 from fedcore.site.figure_files import FeatureGalleryFile
+from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.evaluation.gallery import Gallery
@@ -139,6 +143,12 @@ def at_sites(folder: Path, encoder: Encoder, train: dict[str, Images]) -> Hospit
     return Hospitals(train, local, folder=folder)
 
 
+def notes_of(hospitals: Hospitals) -> list[str]:
+    """What could not be saved when the sites are asked for their galleries."""
+    asked = hospitals.sites(**{FAREWELL: Farewell((Gallery(),))})
+    return say_farewell(asked, hospitals.local.shared(), asked.training, Round(1, 1, seed=0)).notes
+
+
 def test_an_error_at_a_site_becomes_a_note_without_its_message(tmp_path: Path, images: MakeImages) -> None:
     class Secret(Flat):
         def forward(self, images: Tensor) -> Tensor:
@@ -147,14 +157,14 @@ def test_an_error_at_a_site_becomes_a_note_without_its_message(tmp_path: Path, i
             return super().forward(images)
 
     train = {"a": images("a", 6), "b": images("b", 7), "c": images("c", 5)}
-    assert Gallery().keep(at_sites(tmp_path, Secret(), train)) == ["no gallery of b: RuntimeError"]
+    assert notes_of(at_sites(tmp_path, Secret(), train)) == ["no gallery of b: RuntimeError"]
     assert sorted(path.parent.name for path in tmp_path.glob(f"*/{FILE}")) == ["a", "c"]
 
 
 def test_features_that_are_not_finite_are_not_saved(tmp_path: Path, images: MakeImages) -> None:
     encoder = Flat()
     nn.init.constant_(encoder.shift, torch.nan)
-    notes = Gallery().keep(at_sites(tmp_path, encoder, {"a": images("a")}))
+    notes = notes_of(at_sites(tmp_path, encoder, {"a": images("a")}))
     assert notes == ["no gallery of a: the encoder's features are not finite"]
 
 
@@ -171,11 +181,11 @@ def test_a_run_saves_a_gallery_of_the_encoder_at_every_site(tmp_path: Path, loca
     for one, counts in zip(galleries, run.about()["sites"].values(), strict=True):
         assert one["features"].shape == (counts["test"], 32)
         assert one["queries"].shape == (min(4, counts["test"]), 1, 16, 16)
-    assert (galleries[0]["encoder"] == galleries[1]["encoder"]) == (not local_only)
+    assert (galleries[0]["encoder_checksum"] == galleries[1]["encoder_checksum"]) == (not local_only)
     assert run.about()["notes"] == []
     page = write_report(run.path).read_text()
     assert "Nearest neighbours" in page
-    assert ("encoders differ" in page) == local_only
+    assert ("The sites have different encoders" in page) == local_only
 
 
 def test_the_gallery_is_not_sent(tmp_path: Path) -> None:

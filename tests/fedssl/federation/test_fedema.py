@@ -92,7 +92,7 @@ def test_with_tau_0_it_equals_fedavg_exactly(sites: Sites) -> None:
 
 def test_with_a_large_tau_it_equals_local_training(sites: Sites) -> None:
     """tau is so large that mu is always 1; the counters of norms, which do not affect training, are global."""
-    fedema, local = sites(), sites(share=LocalOnly.share)
+    fedema, local = sites(), sites(share=())
     run(FedEMA(tau=1e9), fedema)
     run(LocalOnly(), local)
     for name in SIZES:

@@ -19,7 +19,7 @@ from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.federation.similarity import RepresentationChange, correlation, dissimilarity
 from fedssl.methods.simclr import SimCLR
-from tests.fedcore.toys import Hospitals
+from tests.fedcore.toys import Hospitals, with_callbacks
 
 TURN = Round(0, 1, seed=0)
 BY_CHANGE = Mean(weight="representation_change")
@@ -92,7 +92,7 @@ def test_measuring_does_not_change_the_encoder(toy: Callable[..., nn.Module], im
             torch.manual_seed(1)
             local = trainer(toy(), rate=0.1)
         site = Site("a", images())
-        local.fit(site, TURN, [RepresentationChange(max_images=5).callback({}, site, TURN)] if measured else [])
+        local.fit(site, TURN, {}, [RepresentationChange(max_images=5).callback({}, site, TURN)] if measured else [])
         states.append(local.shared())
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[1])
 
@@ -106,8 +106,8 @@ def test_the_mean_by_hand() -> None:
 def test_sites_that_changed_the_encoder_more_have_a_larger_weight(
     toy: Callable[..., nn.Module], images: Callable[..., Images]
 ) -> None:
-    algorithm, local = FedAvg(BY_CHANGE, (RepresentationChange(),)), trainer(toy(), rate=0.5)
-    sites = Hospitals({"a": images("a", 12), "b": images("b", 24)}, local)
+    algorithm, local = FedAvg(BY_CHANGE), trainer(toy(), rate=0.5)
+    sites = with_callbacks(Hospitals({"a": images("a", 12), "b": images("b", 24)}, local), RepresentationChange())
     state = algorithm.start(local)
     answers = list(sites.ask(algorithm, ((name, state) for name in "ab"), TURN))
     a, b = (answer.message.tensors["head.layers.0.weight"] for answer in answers)  # type: ignore[union-attr]

@@ -15,14 +15,13 @@ from fedcore.data.loader import loader
 from fedcore.errors import Refused
 from fedcore.messages.message import Weights
 from fedcore.models.resnet import ResNet
-from fedcore.runs.checkpoint import Checkpoint
 from fedcore.seeds import seeded
 from fedcore.server.rounds import Rounds
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.methods.byol import BYOL
-from tests.fedcore.toys import Hospitals, federate, same
+from tests.fedcore.toys import Hospitals, assert_resumes, federate, same
 
 VISIT = Visit(batch_size=4, accelerator="cpu")
 ONLINE, TARGET = {"encoder", "head", "predictor"}, {"target_encoder", "target_head"}
@@ -155,25 +154,7 @@ def test_one_site_equals_central_training(toy: Callable[..., nn.Module], images:
 def test_a_resumed_run_equals_an_uninterrupted_one_exactly(
     toy: Callable[..., nn.Module], images: Callable[..., Images], tmp_path: Path
 ) -> None:
-    whole = federation(toy, images, "ab")
-    expected = federate(FedAvg(), whole, FedAvg().start(whole.local), Rounds(3), 0)
-
-    first = federation(toy, images, "ab")
-    first.memories = checkpoint = Checkpoint(tmp_path)
-    federate(
-        FedAvg(), first, FedAvg().start(first.local), Rounds(3), 0,
-        finished=lambda record, state: checkpoint.commit(record.round, state) if record.round < 1 else None,
-    )  # fmt: skip
-    second = federation(toy, images, "ab")
-    second.memories = reopened = Checkpoint.open(tmp_path)
-    state = reopened.restore(FedAvg().start(second.local))
-    found = federate(
-        FedAvg(), second, state, Rounds(3), 0, begin=reopened.rounds,
-        finished=lambda record, state: reopened.commit(record.round, state),
-    )  # fmt: skip
-    assert reopened.rounds == 3
-    assert same(found.tensors, expected.tensors)
-    assert all(same(reopened.get(name), whole.memories.get(name)) for name in "ab")
+    assert_resumes(FedAvg(), lambda: federation(toy, images, "ab"), tmp_path)
 
 
 @pytest.mark.parametrize("space", [(32, 32), (32, 32, 32)], ids=["2d", "3d"])

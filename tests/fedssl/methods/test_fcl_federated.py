@@ -63,7 +63,7 @@ def test_sites_share_position_bins_with_their_features(
     module = fcl(toy(), position_bins=3, bank_size=24)
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
     sites = Hospitals(all_sites(images), local, policy=Policy(Reveals.FEATURES))
-    algorithm = WithExchange(FedAvg(), EXCHANGE)
+    algorithm = WithExchange(FedAvg(), exchange=EXCHANGE)
     federate(algorithm, sites, algorithm.start(local), Rounds(2), seed=0)
     for name in "abc":
         memory = sites.memories.get(name)
@@ -78,7 +78,7 @@ def test_the_statistics_exchange_works_as_well(toy: Callable[..., nn.Module], im
     module = fcl(toy())
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu"))
     sites = Hospitals(all_sites(images), local, policy=Policy(min_patients=1))
-    algorithm = WithExchange(FedAvg(), ShareStatistics(remote_features=10, min_patients=2))
+    algorithm = WithExchange(FedAvg(), exchange=ShareStatistics(remote_features=10, min_patients=2))
     federate(algorithm, sites, algorithm.start(local), Rounds(2), seed=0)
     memory = sites.memories.get("a")
     assert int((memory["module/remote_bank.round_index"] >= 0).sum()) == 10
@@ -93,7 +93,7 @@ def test_a_site_without_positions_declines_with_advice(
     sites = Hospitals({"a": images("a")}, local)
     (answer,) = sites.ask(FedAvg(), [("a", Weights(local.shared()))], Round(0, 1, seed=0))
     assert isinstance(answer, Refusal)
-    assert "cut volumes by data.slices, or give every row of the manifest a position" in answer.reason
+    assert "cut volumes with data.slices, or give every row of the manifest a position" in answer.reason
 
 
 def test_one_site_equals_central_training(toy: Callable[..., nn.Module], images: Callable[..., Images]) -> None:
@@ -105,7 +105,7 @@ def test_one_site_equals_central_training(toy: Callable[..., nn.Module], images:
     for index in range(2):
         turn, optimizer = Round(index, 2, seed=0), twin.configure_optimizers()
         order = torch.Generator().manual_seed(turn.seed_of("a", "order"))
-        twin.arrive("a", turn)
+        twin.on_visit_start("a", turn)
         with seeded(turn.seed_of("a")):
             for batch in loader(site, 4, True, True, "positions", order):
                 optimizer.zero_grad()
@@ -130,21 +130,23 @@ def run_pretraining(
         visit=Visit(batch_size=16, accelerator="cpu", max_steps=2), rounds=Rounds(count), loggers=(), probe=None,
         policy=Policy(Reveals.FEATURES),
     )  # fmt: skip
-    files = (folder / "state" / f"{count - 1:05d}").glob("*.safetensors")
-    return {path.name: safetensors.torch.load_file(path) for path in files}
+    memories = {name: dict(run.memories().get(name)) for name in run.about()["sites"]}
+    return memories | {
+        "server": safetensors.torch.load_file(folder / "state" / f"{count - 1:05d}" / "server.safetensors")
+    }
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run_pretraining(tmp_path / "whole")
-    arrive = FCL.arrive
+    on_visit_start = FCL.on_visit_start
 
     def stop(self: FCL, site: str, turn: Round) -> None:
         if turn.index == 2:
             raise KeyboardInterrupt
-        arrive(self, site, turn)
+        on_visit_start(self, site, turn)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FCL, "arrive", stop)
+        patch.setattr(FCL, "on_visit_start", stop)
         with pytest.raises(KeyboardInterrupt):
             run_pretraining(tmp_path / "parts")
     resumed = run_pretraining(tmp_path / "parts", resume=True)
@@ -156,7 +158,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_exactly(tmp_path: Path, monke
 
 
 def test_a_run_without_positions_ends_with_advice(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cut volumes by data\.slices"):
+    with pytest.raises(InputError, match=r"cut volumes with data\.slices"):
         run_pretraining(tmp_path / "run", data=Data(size=16, phantom=Phantoms(sites=2, images_per_site=8)))
 
 

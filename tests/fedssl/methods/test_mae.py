@@ -15,14 +15,13 @@ from fedcore.data.dataset import Images
 from fedcore.errors import Refused
 from fedcore.models.resnet import ResNet
 from fedcore.models.vit import ViT
-from fedcore.runs.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.methods import mae as mae_module
 from fedssl.methods.mae import CROP_AND_FLIP, MAE
 from fedssl.methods.masking import gather_tokens, patchify, random_masking
-from tests.fedcore.toys import Hospitals, federate, same
+from tests.fedcore.toys import Hospitals, assert_resumes, federate
 
 BOTH = pytest.mark.parametrize("space", [(8, 12), (8, 4, 8)], ids=["2d", "3d"])
 
@@ -179,23 +178,7 @@ class NoTransform(Views):
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_exactly(images: Callable[..., Images], tmp_path: Path) -> None:
-    whole = federation(images, "ab")
-    expected = federate(FedAvg(), whole, FedAvg().start(whole.local), Rounds(3), 0)
-    first = federation(images, "ab")
-    first.memories = checkpoint = Checkpoint(tmp_path)
-    federate(
-        FedAvg(), first, FedAvg().start(first.local), Rounds(3), 0,
-        finished=lambda record, state: checkpoint.commit(record.round, state) if record.round < 1 else None,
-    )  # fmt: skip
-    second = federation(images, "ab")
-    second.memories = reopened = Checkpoint.open(tmp_path)
-    state = reopened.restore(FedAvg().start(second.local))
-    found = federate(
-        FedAvg(), second, state, Rounds(3), 0, begin=reopened.rounds,
-        finished=lambda record, state: reopened.commit(record.round, state),
-    )  # fmt: skip
-    assert same(found.tensors, expected.tensors)
-    assert all(same(reopened.get(name), whole.memories.get(name)) for name in "ab")
+    assert_resumes(FedAvg(), lambda: federation(images, "ab"), tmp_path)
 
 
 def test_it_learns_to_reconstruct() -> None:

@@ -26,6 +26,7 @@ from fedcore.runs.classifiers import trained as with_weights
 from fedcore.runs.folder import RunFolder
 from fedcore.server.rounds import Rounds
 from fedcore.training.visit import Visit
+from fedcore.transport.simulation import agreed
 from fedtune.classification.classifier import Classifier
 from fedtune.classification.finetuning import build_classifier, finetune
 from fedtune.classification.losses import BinaryCrossEntropy
@@ -84,8 +85,7 @@ def test_a_run_from_random_weights_is_reproducible_bit_by_bit(tmp_path: Path) ->
 
 @pytest.mark.parametrize("folder", ["", "encoder"])
 def test_a_run_starts_from_a_pretrained_encoder(tmp_path: Path, pretrained: Path, folder: str) -> None:
-    cohort = DATA.load()
-    module = build_classifier(cohort, ENCODER, Classifier, 0, pretrained / "encoder")
+    module = build_classifier(agreed(DATA.load()), ENCODER, Classifier, 0, pretrained / "encoder")
     assert all(torch.equal(t, module.encoder.state_dict()[k]) for k, t in encoder_of(pretrained).items())
     started = ran(tmp_path / "a", pretrained=str(pretrained / folder))
     at_random = ran(tmp_path / "b")
@@ -103,7 +103,7 @@ def test_a_frozen_encoder_keeps_its_bits_and_is_not_sent(tmp_path: Path, pretrai
     head = 4 * (WIDTH * CLASSES + CLASSES)
     for record in run.rounds():
         assert {(s["up"]["weights"], s["down"]["weights"]) for s in record["sites"].values()} == {(head, head)}
-    at_start = build_classifier(DATA.load(), ENCODER, Classifier, 0, pretrained / "encoder")
+    at_start = build_classifier(agreed(DATA.load()), ENCODER, Classifier, 0, pretrained / "encoder")
     assert not torch.equal(ours["head.weight"], at_start.head.weight)
 
 
@@ -166,11 +166,15 @@ def test_a_class_that_only_test_images_have_is_an_error(tmp_path: Path) -> None:
     lines = manifest.read_text().splitlines()
     lines[5] = lines[5].rsplit(",", 1)[0] + ",c"
     manifest.write_text("\n".join(lines))
-    with pytest.raises(InputErrors, match=r"site 's0': class 'c' in its test images\nTraining images hold a, b alone"):
+    with pytest.raises(
+        InputErrors, match=r"site 's0': class 'c' in its test images\nThe only classes of training images: a, b"
+    ):
         ran(tmp_path / "run", data)
     assert not (tmp_path / "run").exists()
     findings = partial(Classifier, loss=BinaryCrossEntropy())
-    with pytest.raises(InputErrors, match=r"site 's0': class 'c' in its test images\nTraining images hold a, b alone"):
+    with pytest.raises(
+        InputErrors, match=r"site 's0': class 'c' in its test images\nThe only classes of training images: a, b"
+    ):
         ran(tmp_path / "run", data, classifier=findings)
 
 
@@ -217,15 +221,15 @@ def test_a_policy_that_forbids_counts_is_an_error(tmp_path: Path) -> None:
 
 
 def test_missing_damaged_or_other_weights_are_errors(tmp_path: Path) -> None:
-    cohort, run = DATA.load(), RunFolder(tmp_path)
-    module = build_classifier(cohort, ENCODER, Classifier, 0)
-    fresh = partial(build_classifier, cohort, ENCODER, Classifier, 1)
+    agreement, run = agreed(DATA.load()), RunFolder(tmp_path)
+    module = build_classifier(agreement, ENCODER, Classifier, 0)
+    fresh = partial(build_classifier, agreement, ENCODER, Classifier, 1)
     with pytest.raises(InputError, match="is missing; give a finished run"):
         with_weights(run, fresh)
     save_classifier(run, module)
     assert same(with_weights(run, fresh).state_dict(), module.state_dict())
     with pytest.raises(InputError, match="another architecture"):
-        with_weights(run, partial(build_classifier, cohort, partial(ResNet, depth=10, stem=4), Classifier, 0))
+        with_weights(run, partial(build_classifier, agreement, partial(ResNet, depth=10, stem=4), Classifier, 0))
     (tmp_path / MODEL).write_bytes((tmp_path / MODEL).read_bytes()[:-9])
     with pytest.raises(InputError, match="truncated"):
         with_weights(run, fresh)

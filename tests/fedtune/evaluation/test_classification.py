@@ -18,15 +18,11 @@ from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedtune.classification.classifier import Classifier
-from fedtune.evaluation.classification import (
-    POOLED,
-    EvaluateClassifier,
-    evaluate_classifier,
-)
+from fedtune.evaluation.classification import POOLED, EvaluateClassifier, require_tests
 from fedtune.evaluation.counts import cell_indices
 from fedtune.evaluation.scores_file import to_json
 from tests.fedcore.toys import Hospitals, same
-from tests.fedtune.evaluation.conftest import SIZES
+from tests.fedtune.evaluation.conftest import SIZES, evaluated
 
 ANY = Policy(min_patients=1)
 
@@ -42,12 +38,12 @@ def together(sites: dict[str, Images]) -> Images:
 def test_a_personal_model_is_scored_at_its_site(local: LocalTrainer, tests: dict[str, Images]) -> None:
     """The personal model of site b always predicts 2; the other sites have the shared model."""
     transport = Hospitals(tests, local, tests, ANY)
-    before = evaluate_classifier(transport, seed=0).table
+    before = evaluated(transport).table
     certain = {"head.weight": torch.zeros(3, 8), "head.bias": torch.tensor([0.0, 0.0, 9.0])}
     mine = {f"personal/{k}": t for k, t in (local.shared() | certain).items()}
     transport.memories.put("b", mine, Round(0, 1, seed=0))
     shared = local.shared()
-    after = evaluate_classifier(transport, seed=0).table
+    after = evaluated(transport).table
     assert all(torch.equal(shared[k], t) for k, t in local.shared().items())
     assert after["b"]["balanced_accuracy"].value == pytest.approx(1 / 3)
     assert before["b"]["balanced_accuracy"].value != pytest.approx(1 / 3)
@@ -65,9 +61,9 @@ def strict(text: str) -> Any:
 
 
 def test_pooled_scores_equal_those_of_all_images_together(local: LocalTrainer, tests: dict[str, Images]) -> None:
-    found = evaluate_classifier(Hospitals(tests, local, tests, ANY), seed=0)
+    found = evaluated(Hospitals(tests, local, tests, ANY))
     for_safetensors, images = found.table, found.images
-    one = evaluate_classifier(Hospitals({}, local, {"all": together(tests)}, ANY), seed=0).table
+    one = evaluated(Hospitals({}, local, {"all": together(tests)}, ANY)).table
     for name, score in for_safetensors[POOLED].items():
         assert score.value == pytest.approx(one[POOLED][name].value, abs=1e-12)
         assert score.value == pytest.approx(one["all"][name].value, abs=0.01)  # AUROC without bins
@@ -78,7 +74,7 @@ def test_pooled_scores_equal_those_of_all_images_together(local: LocalTrainer, t
 def test_a_sites_scores_are_those_of_its_predictions_and_lie_in_their_intervals(
     local: LocalTrainer, tests: dict[str, Images]
 ) -> None:
-    found = evaluate_classifier(Hospitals(tests, local, tests, ANY), seed=0)
+    found = evaluated(Hospitals(tests, local, tests, ANY))
     with torch.no_grad():
         logits = local.module.eval()(tests["b"].batch(range(25)))
     assert torch.equal(found.counts["b"].confusion, cell_indices(logits, tests["b"].labels).count().confusion)
@@ -98,14 +94,14 @@ def test_the_batch_size_does_not_change_counts(local: LocalTrainer, tests: dict[
 
 
 def test_scores_do_not_depend_on_metrics_that_a_policy_forbids(local: LocalTrainer, tests: dict[str, Images]) -> None:
-    full = evaluate_classifier(Hospitals(tests, local, tests, ANY), seed=0)
-    bare = evaluate_classifier(Hospitals(tests, local, tests, Policy(metrics=False, min_patients=1)), seed=0)
+    full = evaluated(Hospitals(tests, local, tests, ANY))
+    bare = evaluated(Hospitals(tests, local, tests, Policy(metrics=False, min_patients=1)))
     assert to_json(bare) == to_json(full)
 
 
 def test_evaluating_changes_neither_weights_nor_memories(local: LocalTrainer, tests: dict[str, Images]) -> None:
     sites, before = Hospitals(tests, local, tests, ANY), local.shared()
-    evaluate_classifier(sites, seed=0)
+    evaluated(sites)
     assert all(torch.equal(before[k], t) for k, t in local.shared().items())
     assert all(sites.memories.get(name) == {} for name in SIZES)
 
@@ -119,7 +115,7 @@ def test_weights_that_are_not_shared_are_used_at_their_site(
     for k, name in enumerate(SIZES):
         bias = torch.zeros(3).index_fill(0, torch.tensor(k), 9.0)
         sites.memories.put(name, {"module/head.weight": torch.zeros(3, 8), "module/head.bias": bias}, Round(0, 1, 0))
-    table = evaluate_classifier(sites, seed=0).table
+    table = evaluated(sites).table
     for k, name in enumerate(SIZES):
         part = float((tests[name].labels == k).float().mean())
         assert table[name]["f1"].value == pytest.approx(2 * part / (1 + part) / 3, abs=1e-6)
@@ -129,7 +125,7 @@ def test_a_site_of_one_class_has_no_auroc_and_null_in_the_file(
     local: LocalTrainer, images: Callable[..., Images], tmp_path: Path
 ) -> None:
     sites = {"one": images([1] * 6), "two": images([0, 1, 2] * 4, name="b")}
-    found = evaluate_classifier(Hospitals(sites, local, sites, ANY, folder=tmp_path), seed=0)
+    found = evaluated(Hospitals(sites, local, sites, ANY, folder=tmp_path))
     assert repr(found.table["one"]["auroc"].value) == "nan"
     content = strict(json.dumps(to_json(found), allow_nan=False))
     assert content["sites"]["one"]["auroc"] == {"value": None, "low": None, "high": None}
@@ -140,13 +136,15 @@ def test_a_site_of_one_class_has_no_auroc_and_null_in_the_file(
 
 
 def test_a_site_may_have_test_images_only(local: LocalTrainer, tests: dict[str, Images]) -> None:
-    table = evaluate_classifier(Hospitals({"a": tests["a"]}, local, {"b": tests["b"]}, ANY), seed=0).table
+    table = evaluated(Hospitals({"a": tests["a"]}, local, {"b": tests["b"]}, ANY)).table
     assert table.keys() == {"b", POOLED}
 
 
 def test_without_test_images_evaluation_is_an_error(local: LocalTrainer, tests: dict[str, Images]) -> None:
     with pytest.raises(InputError, match="no site has labelled test images"):
-        evaluate_classifier(Hospitals(tests, local), seed=0)
+        require_tests({}, ANY)
+    with pytest.raises(InputError, match="no site has 1 test patients of a class, so no site sends a score"):
+        evaluated(Hospitals(tests, local, policy=ANY))
 
 
 def test_per_patient_scores_count_each_patient_once(local: LocalTrainer, images: Callable[..., Images]) -> None:
@@ -154,8 +152,8 @@ def test_per_patient_scores_count_each_patient_once(local: LocalTrainer, images:
     once = {"a": images([0, 1, 2] * 4), "b": images([2, 1, 0], name="b")}
     twice = {name: site.take([at for at in range(len(site)) for _ in range(2 + at % 2)]) for name, site in once.items()}
     assert [len(site) for site in twice.values()] == [30, 7]
-    one = evaluate_classifier(Hospitals(once, local, once, ANY), seed=0)
-    two = evaluate_classifier(Hospitals(twice, local, twice, ANY), seed=0, per_patient=True)
+    one = evaluated(Hospitals(once, local, once, ANY))
+    two = evaluated(Hospitals(twice, local, twice, ANY), per_patient=True)
     for site, row in one.table.items():
         for name, score in row.items():
             assert two.table[site][name].value == pytest.approx(score.value, abs=1e-6), name

@@ -13,10 +13,11 @@ from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedtune.classification.classifier import Classifier
 from fedtune.classification.losses import BinaryCrossEntropy
-from fedtune.evaluation.classification import ClassificationScores, evaluate_classifier
+from fedtune.evaluation.classification import ClassificationScores
 from fedtune.evaluation.scores import Score
 from fedtune.evaluation.scores_file import format_score, print_scores, to_json
 from tests.fedcore.toys import Hospitals
+from tests.fedtune.evaluation.conftest import evaluated
 
 GRADES = ("0", "1", "2")
 
@@ -30,7 +31,7 @@ def evaluation(images: Callable[..., Images]) -> Callable[[bool], Classification
         tests = {name: replace(site, findings=one_hot(site.labels, 3).byte()) for name, site in tests.items()}
         module = Classifier(ResNet(2, 1, depth=10, stem=4), 3, **({"loss": BinaryCrossEntropy()} if multilabel else {}))
         local = LocalTrainer(module, ("encoder.", "head."), Visit(accelerator="cpu"))
-        return evaluate_classifier(Hospitals(tests, local, tests), 0, () if multilabel else range(3))
+        return evaluated(Hospitals(tests, local, tests), () if multilabel else range(3))
 
     return make
 

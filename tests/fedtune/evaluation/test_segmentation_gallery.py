@@ -15,11 +15,14 @@ from torch import Tensor
 from fedcore.data.dataset import Images
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
+from fedcore.messages.request import FAREWELL
 from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.report import write_report
 from fedcore.runs.folder import RunFolder
+from fedcore.server.farewell import say_farewell
 from fedcore.server.rounds import Rounds
+from fedcore.site.farewell import Farewell
 from fedcore.site.figure_files import SegmentationGalleryFile
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
@@ -58,6 +61,12 @@ def in_process(folder: Path, test: dict[str, Images]) -> Hospitals:
     return Hospitals({}, LocalTrainer(Bright(), ("threshold",), Visit(accelerator="cpu")), test, folder=folder)
 
 
+def notes_of(hospitals: Hospitals, **settings: int) -> list[str]:
+    """What could not be kept when the sites are asked for galleries of two classes."""
+    asked = hospitals.sites(**{FAREWELL: Farewell((SegmentationGallery(2, **settings),))})
+    return say_farewell(asked, hospitals.local.shared(), asked.testing, Round(1, 1, seed=0)).notes
+
+
 def kept(folder: Path, site: str) -> dict[str, np.ndarray]:
     with np.load(folder / site / FILE, allow_pickle=False) as held:
         return {**held}
@@ -71,7 +80,7 @@ def dice(site: Images, at: int) -> float:
 
 def test_best_median_and_worst_equal_loops(tmp_path: Path) -> None:
     site = masked("a", 9)
-    assert SegmentationGallery().save(in_process(tmp_path, {"a": site}), 2) == []
+    assert notes_of(in_process(tmp_path, {"a": site})) == []
     ranked = sorted(range(9), key=lambda at: -dice(site, at))
     found = kept(tmp_path, "a")
     for row, at in enumerate((ranked[0], ranked[4], ranked[8])):
@@ -89,7 +98,7 @@ def test_a_bounded_number_of_images_is_searched(
     looked: list[int] = []
     forward = Bright.forward
     monkeypatch.setattr(Bright, "forward", lambda self, pixels: looked.append(1) or forward(self, pixels))
-    assert SegmentationGallery(max_searched=20).save(in_process(tmp_path, {"a": masked("a", n)}), 2) == []
+    assert notes_of(in_process(tmp_path, {"a": masked("a", n)}), max_searched=20) == []
     assert len(looked) == min(n, 20)
     assert len(kept(tmp_path, "a")["dice"]) == rows
 
@@ -99,12 +108,12 @@ def test_the_fullest_slice_of_a_volume_is_kept(tmp_path: Path) -> None:
     assert site.masks is not None
     site.masks[:] = 0
     site.masks[:, 1:5, 2:7, 4] = site.masks[:, 3, 3, 1] = 1
-    SegmentationGallery().save(in_process(tmp_path, {"a": site}), 2)
+    notes_of(in_process(tmp_path, {"a": site}))
     found = kept(tmp_path, "a")
     assert np.array_equal(found["true_masks"][0], site.masks[0, ::-1, ::-1, 4].T)
     assert found["dice"][0] == pytest.approx(dice(site, 0))  # of the whole volume
     site.masks[:] = 0
-    SegmentationGallery().save(in_process(tmp_path, {"a": site}), 2)
+    notes_of(in_process(tmp_path, {"a": site}))
     fullest = int((site.pixels[0, 0] > 0).sum((0, 1)).argmax())
     assert np.array_equal(kept(tmp_path, "a")["predicted_masks"][0], site.pixels[0, 0, ::-1, ::-1, fullest].T > 0)
 
@@ -113,7 +122,7 @@ def test_large_images_are_shrunk_with_their_masks_and_unlabelled_is_background(t
     site = masked("a", 2, (200, 100))
     assert site.masks is not None
     site.masks[:, :100] = 255
-    SegmentationGallery(max_side=50).save(in_process(tmp_path, {"a": site}), 2)
+    notes_of(in_process(tmp_path, {"a": site}), max_side=50)
     found = kept(tmp_path, "a")
     assert found["images"].shape == (2, 1, 50, 25)
     assert found["true_masks"].shape == found["predicted_masks"].shape == (2, 50, 25)
@@ -125,7 +134,7 @@ def test_large_images_are_shrunk_with_their_masks_and_unlabelled_is_background(t
 def test_a_personal_model_predicts_at_its_site_only(tmp_path: Path) -> None:
     sites = in_process(tmp_path, {"a": masked("a", 3), "b": masked("b", 3)})
     sites.memories.put("a", {"personal/threshold": torch.tensor(9.0)}, Round(0, 1, seed=0))
-    SegmentationGallery().save(sites, 2)
+    notes_of(sites)
     assert not kept(tmp_path, "a")["predicted_masks"].any()
     assert kept(tmp_path, "b")["predicted_masks"].any()
 
@@ -143,7 +152,7 @@ def test_an_error_at_a_site_is_a_note_without_its_text(tmp_path: Path, monkeypat
     assert empty.masks is not None
     empty.pixels[:], empty.masks[:] = -1, 0
     test = {"a": masked("a", 3), "b": masked("b", 3, (7, 7)), "c": empty}
-    assert SegmentationGallery().save(in_process(tmp_path, test), 2) == [
+    assert notes_of(in_process(tmp_path, test)) == [
         "no segmentation gallery of b: RuntimeError",
         "no segmentation gallery of c: no test image has a structure, in its mask or in the prediction",
     ]

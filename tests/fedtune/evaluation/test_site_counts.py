@@ -18,13 +18,12 @@ from fedtune.evaluation.classification import (
     POOLED,
     EvaluateClassifier,
     SiteCounts,
-    evaluate_classifier,
     require_classes,
 )
 from fedtune.evaluation.counts import CONFIDENCE_BINS, SCORE_BINS
 from fedtune.evaluation.scores_file import print_scores, to_json
 from tests.fedcore.toys import Hospitals
-from tests.fedtune.evaluation.conftest import SIZES
+from tests.fedtune.evaluation.conftest import SIZES, evaluated
 from tests.fedtune.evaluation.test_classification import ANY, strict
 
 
@@ -35,7 +34,7 @@ def test_a_policy_of_weights_is_an_error_with_advice(
     with pytest.raises(
         InputError, match=r"a could not be evaluated: Counts reveals STATISTICS .* set policy.max_level"
     ):
-        evaluate_classifier(sites, seed=0)
+        evaluated(sites)
     lines = [strict(line) for path in tmp_path.glob("*/audit.jsonl") for line in path.read_text().splitlines()]
     assert {line["what"] for line in lines} == {"refusal"}
 
@@ -43,7 +42,7 @@ def test_a_policy_of_weights_is_an_error_with_advice(
 def test_only_counts_are_sent_and_all_are_audited(
     local: LocalTrainer, tests: dict[str, Images], tmp_path: Path
 ) -> None:
-    evaluate_classifier(Hospitals(tests, local, tests, ANY, folder=tmp_path), seed=0)
+    evaluated(Hospitals(tests, local, tests, ANY, folder=tmp_path))
     for name in SIZES:
         entries = [strict(line) for line in (tmp_path / name / "audit.jsonl").read_text().splitlines()]
         fields = {e["field"]: (e["reveals"], e.get("shape")) for e in entries}
@@ -73,7 +72,7 @@ def test_a_class_of_too_few_patients_is_not_counted_and_a_site_of_none_has_no_sc
         "b": images([0, 1, 2] * 9, name="b"),
         "c": images([0] * 10 + [2] * 11, name="c"),
     }
-    found = evaluate_classifier(Hospitals(tests, local, tests), seed=0)
+    found = evaluated(Hospitals(tests, local, tests))
     assert found.withheld == {"a": (2,), "b": (0, 1, 2), "c": ()}
     assert found.images == {"a": 22, "b": 0, "c": 21, POOLED: 43}
     assert found.patients == {"a": 22, "b": 0, "c": 21, POOLED: 43}
@@ -81,7 +80,7 @@ def test_a_class_of_too_few_patients_is_not_counted_and_a_site_of_none_has_no_sc
     assert found.counts["a"].histogram[2, 1].sum() == 0
     assert all(np.isnan(score.value) for score in found.table["b"].values())
     kept = {"a": tests["a"].take(range(22)), "c": tests["c"]}
-    of_others = evaluate_classifier(Hospitals(kept, local, kept), seed=0)
+    of_others = evaluated(Hospitals(kept, local, kept))
     assert to_json(of_others)["pooled"] == to_json(found)["pooled"]
     sites = to_json(found, ("clear", "ring", "round"))["sites"]
     assert sites["a"]["note"] == "fewer than 10 test patients of round; not counted"
@@ -115,7 +114,7 @@ def test_too_few_patients_at_all_sites_is_an_error_with_advice(
     for labels in ([0, 1] * 4, [0, 1] * 9):
         tests = {"a": images(labels)}
         with pytest.raises(InputError, match=r"no site has 10 test patients.*lower policy\.min_patients"):
-            evaluate_classifier(Hospitals(tests, local, tests), seed=0)
+            evaluated(Hospitals(tests, local, tests))
         with pytest.raises(InputError, match="no site has 10 test patients of a class"):
             require_classes(tests, "labels", 2, Policy())
         require_classes(tests, "labels", 2, ANY)
