@@ -167,7 +167,7 @@ def test_sites_that_build_another_module_are_named_with_their_versions() -> None
     table = {
         ("b", FACTS): other,
         BUILD: Built("abc"),
-        ("b", BUILD): Built("abd"),
+        ("b", BUILD): Built("xyz"),
         ("c", BUILD): Refusal("", "no memory"),
     }
     found, transport = sites(table | {("d", BUILD): Empty(), ("e", BUILD): ()}, sites="abcde")
