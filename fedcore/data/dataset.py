@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float16, Float32, Int64, UInt8
 from torch import Tensor
 
-from fedcore.data.io.class_numbers import UNLABELED
+from fedcore.data.mask_classes import UNLABELED
 from fedcore.errors import Refused
 
 Indices = Tensor | np.ndarray | Sequence[int]

@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from fedcore.data.dataset import Images, Target
-from fedcore.data.io.class_numbers import UNLABELED
+from fedcore.data.mask_classes import UNLABELED
 from fedcore.errors import InputError, InputErrors
 
 

@@ -15,12 +15,12 @@ from fedcore.data.cohort import Cohort, join_cohorts
 from fedcore.data.dimensions import dims_and_channels
 from fedcore.data.extra_manifests import with_audit_status, with_class_warning
 from fedcore.data.holdout import held_out_patients
-from fedcore.data.io.class_numbers import Mask255
 from fedcore.data.io.readers import Nan
 from fedcore.data.manifest.columns import DEFAULT_COLUMNS, Columns
 from fedcore.data.manifest.label_names import require_distinct
 from fedcore.data.manifest.manifest import Manifest, read_manifest
 from fedcore.data.manifest.row import Row
+from fedcore.data.mask_classes import Mask255
 from fedcore.data.partition import Partition
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.preprocess.decode import Decoding

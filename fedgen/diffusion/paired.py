@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedcore.data.dataset import Target
-from fedcore.data.io.class_numbers import UNLABELED
+from fedcore.data.mask_classes import UNLABELED
 from fedcore.errors import Refused
 from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
 from fedgen.diffusion.diffusion import Diffusion

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fedcore.data.dataset import Images
-from fedcore.data.io.class_numbers import UNLABELED
+from fedcore.data.mask_classes import UNLABELED
 from fedcore.data.preprocess.geometry import Spacing
 from fedcore.errors import InputError, Refused
 from fedcore.messages.message import STATISTICS, Contribution, Message, Weights

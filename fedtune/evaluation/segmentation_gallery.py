@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fedcore.data.dataset import Images
-from fedcore.data.io.class_numbers import UNLABELED
+from fedcore.data.mask_classes import UNLABELED
 from fedcore.errors import Refused
 from fedcore.site.figure_files import SegmentationGalleryFile
 from fedcore.site.figures import Arrays, axial, evenly, keep, small_masks, thumbnails

@@ -30,7 +30,7 @@ from jaxtyping import Bool, Float, Int, Int64, Shaped
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fedcore.data.io.class_numbers import UNLABELED
+from fedcore.data.mask_classes import UNLABELED
 from fedcore.messages.message import STATISTICS, Message
 from fedtune.evaluation.intervals import student_quantile, two_digits
 from fedtune.evaluation.scores import Score

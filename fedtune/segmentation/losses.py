@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate, one_hot
 
-from fedcore.data.io.class_numbers import UNLABELED
+from fedcore.data.mask_classes import UNLABELED
 
 SMOOTH = 1e-5
 """Added to both sides of the fraction, as MONAI does: the Dice of two empty masks is 1."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fedcore.data.io.class_numbers import UNLABELED
+from fedcore.data.mask_classes import UNLABELED
 
 
 def random_patches(

@@ -16,8 +16,8 @@ from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.properties import share_of
 from fedcore.data.cohort import Cohort
 from fedcore.data.dataset import Images
-from fedcore.data.io.class_numbers import UNLABELED
 from fedcore.data.labels import images_with_mask, patient_subset, require_fraction
+from fedcore.data.mask_classes import UNLABELED
 from fedcore.data.source import Data
 from fedcore.data.summary import summarize
 from fedcore.errors import InputError, InputErrors, building

@@ -18,9 +18,9 @@ from fedcore.data.cache.cached_site import RowErrors
 from fedcore.data.cache.folder import UNFINISHED
 from fedcore.data.cache.growing_array import GrowingArray
 from fedcore.data.duplicates import pixel_digest
-from fedcore.data.io.class_numbers import UNLABELED
 from fedcore.data.io.error import ImageError
 from fedcore.data.manifest.row import Row
+from fedcore.data.mask_classes import UNLABELED
 from fedcore.data.preprocess.decode import Decoded, Decoding, decode
 
 _THREADS = min(8, max(2, os.cpu_count() or 2))

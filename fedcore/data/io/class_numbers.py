@@ -5,18 +5,12 @@ Also checks that the values of a file are numbers that somebody drew, not the re
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from jaxtyping import UInt8
 
 from fedcore.data.io.error import ImageError
+from fedcore.data.mask_classes import MAX_CLASS, UNLABELED, Mask255
 
-UNLABELED = 255
-"""The mask value of pixels that are not annotated, and of every pixel of an image without a mask."""
-MAX_CLASS = 254
-Mask255 = Literal["class", "unlabelled"]
-"""Meaning of 255 in the files of masks: class 1, as in binary pictures, or not annotated."""
 TOLERANCE = 0.05
 """Largest distance to a whole number at which a value is rounded, as of floats stored in 8 bits with a scale."""
 _MANY = 8

@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import Float16, Float32, Int64, UInt8
 
 from fedcore.data.io.affine import grid_of
-from fedcore.data.io.class_numbers import Mask255, as_classes
+from fedcore.data.io.class_numbers import as_classes
 from fedcore.data.io.levels import require_levels, white_level
 from fedcore.data.io.masks import read_mask_for
 from fedcore.data.io.readers import ImageError, Nan, read_image
 from fedcore.data.io.spacing import scaled
 from fedcore.data.manifest.row import Row
+from fedcore.data.mask_classes import Mask255
 from fedcore.data.preprocess.clipping import UNCLIPPED, Clipping, clipping_of
 from fedcore.data.preprocess.geometry import Spacing, fit, fit_mask, inner_size, with_channels
 from fedcore.data.preprocess.scaling import Scaling, Window

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from fedcore.data.duplicates import duplicate_warnings
-from fedcore.data.io.class_numbers import UNLABELED
 from fedcore.data.manifest.cells import format_rows
 from fedcore.data.manifest.row import Row
 from fedcore.data.manifest.split_warnings import classes_of, split_warnings
+from fedcore.data.mask_classes import UNLABELED
 from fedcore.data.tools.check_image import Checked, ImageCheck
 
 _MAX_RATIO = 100

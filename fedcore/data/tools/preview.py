@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from fedcore.data.io.affine import grid_of
-from fedcore.data.io.class_numbers import UNLABELED, Mask255, as_classes
+from fedcore.data.io.class_numbers import as_classes
 from fedcore.data.io.masks import read_mask_for
 from fedcore.data.io.readers import ImageError, read_image
 from fedcore.data.io.spacing import spacing_of
 from fedcore.data.manifest.columns import DEFAULT_COLUMNS, Columns
 from fedcore.data.manifest.manifest import read_manifest
 from fedcore.data.manifest.row import Row
+from fedcore.data.mask_classes import UNLABELED, Mask255
 from fedcore.data.preprocess.geometry import fit, fit_mask
 from fedcore.data.preprocess.mask_values import infer_mask_255, read_mask_values
 from fedcore.data.preprocess.scaling import Percentiles

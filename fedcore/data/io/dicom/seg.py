@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from fedcore.data.io.class_numbers import MAX_CLASS
 from fedcore.data.io.dicom.frames import require_dataset
 from fedcore.data.io.dicom.image import SEGMENTATIONS, is_dicom, storage_class
 from fedcore.data.io.dicom.series import headers
 from fedcore.data.io.error import ImageError
 from fedcore.data.io.grid import RAS, Grid
 from fedcore.data.io.readers import guarded, kind_of
+from fedcore.data.mask_classes import MAX_CLASS
 
 _TOLERANCE = 0.1
 """Largest distance of a voxel from one of the image, in voxels."""
