@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fedcore.aggregation.mean import Mean
+from fedcore.algorithms.answers import answer_error, tensors_error
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.algorithms.trainable import require_one_optimizer, step_towards, trainable_names
 from fedcore.errors import InputError, Refused
@@ -83,6 +85,12 @@ class FedNova:
         mean = Mean(WEIGHT).combine(incoming, state.tensors)
         buffers = Mean().combine(incoming.buffers, {}) if any(c.message.tensors for c in incoming.buffers) else {}
         return Weights(step_towards(mean, state.tensors, incoming.names, incoming.factor) | buffers)
+
+    def error_of(self, state: Weights, message: FedNovaMessage) -> str | None:
+        error = answer_error(FedAvg(), state, message.weights) or tensors_error(message.buffers, state.tensors)
+        if error is None and not float(message.length) > 0:
+            error = "the length of its steps is not positive"
+        return error
 
 
 @dataclass

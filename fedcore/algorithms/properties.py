@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import is_dataclass
-from typing import Any, get_args, get_origin
+from typing import Any
 
+from fedcore.algorithms.answers import returned_by
 from fedcore.algorithms.base import ChoosesSites
 from fedcore.algorithms.wrapper import Wrapper, layers
-from fedcore.messages.message import Contribution, Message, hints
+from fedcore.messages.message import Message
 from fedcore.training.local_trainer import implements
 
 
@@ -33,13 +34,6 @@ def message_types(part: Any) -> Iterator[type[Message]]:
             for method in ("visit", "collect"):
                 if kind := returned_by(getattr(source, method, None)):
                     yield kind
-
-
-def returned_by(method: Any) -> type[Message] | None:
-    """The type of message that a method is annotated to return, by itself or in a contribution; None: no annotation."""
-    annotated = hints(method).get("return")
-    kind = get_args(annotated)[0] if get_origin(annotated) is Contribution else annotated
-    return kind if isinstance(kind, type) and issubclass(kind, Message) else None
 
 
 def chooser_of(algorithm: Any, state: Any) -> tuple[ChoosesSites, Any] | None:

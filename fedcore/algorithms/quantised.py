@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from fedcore.algorithms.answers import tensors_error
 from fedcore.algorithms.wrapper import Wrapper
 from fedcore.errors import InputError, Refused
 from fedcore.messages.int8 import from_int8, to_int8
@@ -109,6 +110,17 @@ class Quantised(Wrapper):
         delta, _ = int8_delta(weights_of(merged), state.copy.tensors, {})
         return QuantisedState(merged, Weights(apply_delta(state.copy.tensors, delta)), delta, incoming.sites)
 
+    def error_of(self, state: QuantisedState, message: Message) -> str | None:
+        """The wrapped algorithm checks the message with the server's weights in the places of the differences."""
+        weights, errors = weights_of(state.algorithm), list[str | None]()
+
+        def check(delta: Int8Delta) -> Weights:
+            errors.append(_delta_error(delta, weights))
+            return Weights({k: weights[k] for k in (*delta.levels, *delta.unquantised) if k in weights})
+
+        exact = replaced(message, Int8Delta, check)
+        return next(filter(None, errors), None) or super().error_of(state, exact)
+
 
 @dataclass
 class _Dequantised:
@@ -141,6 +153,15 @@ def int8_delta(tensors: Tensors, copy: Tensors, residual: Tensors) -> tuple[Int8
         levels[name], scales[name] = to_int8(difference)
         error[name] = difference - from_int8(levels[name], scales[name])
     return Int8Delta(levels, scales, {k: t.clone() for k, t in tensors.items() if k not in levels}), error
+
+
+def _delta_error(delta: Int8Delta, weights: Tensors) -> str | None:
+    as_int8 = {k: weights[k].to("meta", torch.int8) for k in delta.levels if k in weights}
+    steps = {k: torch.empty(len(t), device="meta") for k, t in as_int8.items() if t.dim()}
+    error = tensors_error(delta.levels, as_int8) or tensors_error(delta.scales, steps)
+    if error is None and (delta.scales.keys() != delta.levels.keys() or delta.levels.keys() & delta.unquantised.keys()):
+        error = "its differences and their scales are not of the same tensors"
+    return error or tensors_error(delta.unquantised, weights)
 
 
 def apply_delta(copy: Tensors, delta: Int8Delta) -> Tensors:

@@ -15,6 +15,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
 from fedcore.aggregation.mean import Mean
+from fedcore.algorithms.answers import answer_error, tensors_error
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.trainable import require_one_optimizer, step_towards, trainable_names
 from fedcore.errors import InputError
 from fedcore.messages.message import WEIGHTS, Contribution, Message, Tensors, Weights, weights_of
@@ -99,6 +101,10 @@ class Scaffold:
         before, now = self._count(state.participants), self._count(participants)
         control = {k: c * (before / now) + incoming.change.get(k, 0.0) / now for k, c in state.control.items()}
         return ScaffoldState(Weights(step_towards(mean, current, control, self.eta)), control, participants)
+
+    def error_of(self, state: ScaffoldState, message: ScaffoldMessage) -> str | None:
+        error = answer_error(FedAvg(), state.weights, message.weights)
+        return error or tensors_error(message.control, state.control)
 
     def _count(self, participants: Tensors) -> int:
         if self.sites is not None and len(participants) > self.sites:

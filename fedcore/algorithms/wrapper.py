@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from fedcore.algorithms.answers import answer_error
 from fedcore.algorithms.base import Algorithm
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.messages.message import Contribution
@@ -40,6 +41,10 @@ class Wrapper:
 
     def merge(self, state: Any, contributions: Iterable[Contribution[Any]]) -> Any:
         return self.inner.merge(self.inner_state(state), contributions)
+
+    def error_of(self, state: Any, message: Any) -> str | None:
+        """What the wrapped algorithm finds wrong with an answer."""
+        return answer_error(self.inner, self.inner_state(state), message)
 
 
 def layers(algorithm: Any) -> Iterator[Any]:

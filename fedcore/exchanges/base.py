@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from fedcore.algorithms.answers import answer_error
 from fedcore.algorithms.wrapper import Wrapper
 from fedcore.messages.message import Contribution, Message
 from fedcore.messages.round import Round
@@ -23,7 +24,10 @@ Up = TypeVar("Up")
 
 @runtime_checkable
 class Exchange(Protocol[Pool, Down, Up]):
-    """The pool is what the server stores between rounds; checkpoints hold it with the algorithm's state."""
+    """The pool is what the server stores between rounds; checkpoints hold it with the algorithm's state.
+
+    A further method is optional: `error_of(pool, upload)` checks an upload (`fedcore.algorithms.answers`).
+    """
 
     def start(self) -> Pool:
         """At the server: the pool of a new run."""
@@ -76,6 +80,10 @@ class WithExchange(Wrapper):
         incoming = _Incoming(contributions)
         merged = self.inner.merge(state.algorithm, incoming)
         return Combined(merged, self.exchange.merge(state.exchange, incoming.uploads))
+
+    def error_of(self, state: Combined, message: Combined) -> str | None:
+        error = super().error_of(state, message.algorithm)
+        return error or answer_error(self.exchange, state.exchange, message.exchange)
 
 
 @dataclass

@@ -24,10 +24,10 @@ class Farewells:
 def say_farewell(sites: Sites, weights: Tensors, names: Sequence[str], turn: Round) -> Farewells:
     """Sends the final weights to these sites. A site that declines is a note: the run is trained."""
     notes, owners = [], []
-    for answer in sites.query(FAREWELL, Weights(weights), names, turn):
+    for answer in sites.query(FAREWELL, Weights(weights), names, turn, FarewellNotes):
         if isinstance(answer, Refusal):
             notes.append(f"{answer.site} made no figures of its own: {answer.reason}")
-        elif isinstance(answer.message, FarewellNotes):
+        else:
             notes += map(printable, answer.message.notes)
             owners += [answer.site] if answer.message.own_model else []
     return Farewells(notes, owners)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fedcore.algorithms.base import Algorithm
-from fedcore.algorithms.properties import chooser_of, returned_by
+from fedcore.algorithms.properties import chooser_of
 from fedcore.errors import InputError
 from fedcore.messages.message import Contribution, Empty, Message, Refusal, Weights
 from fedcore.messages.request import EVALUATE, TRAIN, Answer
@@ -123,9 +123,8 @@ def _with_quorum(
     record: RoundRecord,
 ) -> Any:  # fmt: skip
     """The state after a round with enough answers; only then do the visits of these sites count."""
-    kind = returned_by(algorithm.visit) or Message
     for attempt in range(rounds.tries):
-        sent, used = Sent(state, type(algorithm).__name__, kind), list[Contribution[Any]]()
+        sent, used = Sent(state, algorithm), list[Contribution[Any]]()
         tasks = _broadcast(algorithm, sent, asked, turn, record)
         answers = sites.ask(TRAIN, tasks, turn, rounds.deadline)
         try:

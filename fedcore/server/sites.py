@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
+from fedcore.algorithms.answers import kind_error
 from fedcore.errors import InputError, InputErrors
 from fedcore.messages.agreement import Agreement, Built, Facts
 from fedcore.messages.message import Contribution, Empty, Message, Refusal
@@ -16,6 +18,7 @@ from fedcore.server.agreement import agree
 from fedcore.server.validation import Sent, facts_error
 from fedcore.transport.base import Transport
 
+Up = TypeVar("Up", bound=Message)
 Tasks = Iterable[tuple[str, Message]]
 """(site, what it is sent), taken one by one."""
 
@@ -76,23 +79,27 @@ class Sites:
         """Answers as they came; who uses one checks it first (`fedcore.server.validation`)."""
         yield from self.transport.ask((self._request(word, *task, turn) for task in tasks), deadline)
 
-    def query(self, word: str, down: Message, names: Sequence[str], turn: Round) -> list[Answer]:
-        """Asks outside of rounds, and books it. An answer that cannot be used is a Refusal."""
-        sent, given = Sent(down, word), []
+    def query(
+        self, word: str, down: Message, names: Sequence[str], turn: Round, kind: type[Up]
+    ) -> list[Contribution[Up] | Refusal]:
+        """Asks outside of rounds for a message of this kind, and books it. An answer that cannot be used is a
+        Refusal."""
+        sent, given = Sent(down, None), list[Any]()
         for answer in _one_each(self.ask(word, ((name, down) for name in names), turn), names):
             if self.record is not None:
                 note(self.record, word, answer.site, down, answer)
-            if isinstance(answer, Contribution) and (error := sent.error_of(answer, self.facts.get(answer.site))):
-                answer = Refusal(answer.site, f"its answer was rejected: {error}")
+            if isinstance(answer, Contribution):
+                error = kind_error(answer.message, kind) or sent.error_of(answer, self.facts.get(answer.site))
+                answer = Refusal(answer.site, f"its answer was rejected: {error}") if error else answer
             given.append(answer)
         return given
 
     def query_all(
-        self, word: str, down: Message, names: Sequence[str], turn: Round, what: str
-    ) -> list[Contribution[Message]]:
+        self, word: str, down: Message, names: Sequence[str], turn: Round, kind: type[Up], what: str
+    ) -> list[Contribution[Up]]:
         """As `query`, where every site must answer. Raises InputError: a site could not be `what` (probed, say)."""
         found = []
-        for answer in self.query(word, down, names, turn):
+        for answer in self.query(word, down, names, turn, kind):
             if isinstance(answer, Refusal):
                 raise InputError(f"{answer.site} could not be {what}: {answer.reason}") from answer.cause
             found.append(answer)
@@ -101,10 +108,10 @@ class Sites:
     def require_same_module(self, checksum: str, versions: Sequence[str]) -> None:
         """Raises InputErrors where a site has built another module from the recipe than the server."""
         differing = []
-        for answer in self.query(BUILD, Empty(), self.names(), Round(0, 1, 0)):
+        for answer in self.query(BUILD, Empty(), self.names(), Round(0, 1, 0), Built):
             if isinstance(answer, Refusal):
                 differing.append(f"{answer.site}: {answer.reason}")
-            elif not isinstance(answer.message, Built) or answer.message.checksum != checksum:
+            elif answer.message.checksum != checksum:
                 differing.append(f"{answer.site} has {', '.join(self.facts[answer.site].versions)}")
         if differing:
             raise InputErrors(

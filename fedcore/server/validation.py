@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
+from fedcore.algorithms.answers import answer_error, tensors_error
 from fedcore.errors import InputError
 from fedcore.messages.agreement import Facts
 from fedcore.messages.message import Contribution, Message, is_finite, leaves, weights_of
@@ -20,9 +23,9 @@ class Sent:
     the next site.
     """
 
-    def __init__(self, state: Message, part: str, kind: type[Message] = Message):
-        """`kind` is what answers hold, where that is known."""
-        self.state, self.weights, self._part, self._kind = state, weights_of(state), part, kind
+    def __init__(self, state: Message, algorithm: Any):
+        """`algorithm`: what the answers are for, an algorithm or the visitor of a query."""
+        self.state, self.weights, self._algorithm = state, weights_of(state), algorithm
         self._tensors = [(leaf.name, leaf.tensor, _writes(leaf.tensor)) for leaf in leaves(state)]
 
     def require_unchanged(self) -> None:
@@ -30,26 +33,19 @@ class Sent:
         for name, tensor, writes in self._tensors:
             if _writes(tensor) != writes:
                 raise InputError(
-                    f"{self._part} (or a part of it) wrote into {name}, a tensor of the server's state, while sites "
-                    "were visited: later sites would be sent other weights; make new tensors instead, such as "
-                    "a + b for a.add_(b)"
+                    f"{type(self._algorithm).__name__} (or a part of it) wrote into {name}, a tensor of the server's "
+                    "state, while sites were visited: later sites would be sent other weights; make new tensors "
+                    "instead, such as a + b for a.add_(b)"
                 )
 
     def error_of(self, answer: Contribution[Message], facts: Facts | None = None) -> str | None:
         """What is wrong with an answer, whichever site sent it."""
-        if not isinstance(answer.message, self._kind):
-            return f"it holds {type(answer.message).__name__}, and {self._kind.__name__} was asked for"
         for leaf in leaves(answer.message):
             if not is_finite(leaf.tensor):
                 return f"{leaf.name} is not finite"
-        for name, t in weights_of(answer.message).items() if self.weights else ():
-            there = self.weights.get(name)
-            if there is None or there.shape != t.shape:
-                at_server = "not there" if there is None else tuple(there.shape)
-                return f"{name} has shape {tuple(t.shape)}, and at the server it is {at_server}"
-            if there.dtype != t.dtype:
-                return f"{name} has type {t.dtype}, and at the server it is {there.dtype}"
-        return _count_error(answer.examples, facts)
+        error = tensors_error(weights_of(answer.message), self.weights) if self.weights else None
+        error = error or answer_error(self._algorithm, self.state, answer.message)
+        return error or _count_error(answer.examples, facts)
 
 
 def facts_error(facts: Facts) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -161,8 +161,10 @@ def _answers(
     simulation = simulate(images, local, {AUDIT_SET: visitor}, test=held_out, policy=policy, folder=run / "sites")
     sites = Sites.of(simulation, RunFolder(run).name, record=run / ANSWERS)
     turn = Round(0, 1, recipe["seed"])
-    answers = sites.query_all(AUDIT_SET, request, list(images), turn, "asked to audit the set")
-    return cast(list[Contribution[AuditAnswer]], answers)
+    answers = sites.query_all(AUDIT_SET, request, list(images), turn, AuditAnswer, "asked to audit the set")
+    if wrong := [a.site for a in answers if a.message.copies.shape[1] not in (0, len(request.numbers))]:
+        raise InputError(f"{wrong[0]} sent an audit of another number of images; is it of the same version?")
+    return answers
 
 
 def _copies(answers: Sequence[Contribution[AuditAnswer]], audited: SyntheticSet) -> dict[str, list[str]]:

@@ -135,6 +135,17 @@ class MDGAN:
                 parameter.grad /= weight
         return state.step(generator, self.optimizer, generated, class_counts)
 
+    def error_of(self, state: ServerGenerator, message: Feedback) -> str | None:
+        """The gradient and the counts must be of the images and classes of this generator."""
+        generator = state.without_weights()
+        shape = (self.generated_batch_size, *generator.image_shape.shape)
+        if message.gradient.shape != shape:
+            return f"its gradient has shape {tuple(message.gradient.shape)}, and the images have {shape}"
+        rows = len(generator.conditions.classes) + 1
+        if len(message.class_counts) != rows or int(message.class_counts.min()) < 0:
+            return f"its class counts are not {rows} numbers of images"
+        return None
+
     @property
     def _device(self) -> torch.device:
         return torch.device("cuda" if self.accelerator == "auto" and torch.cuda.is_available() else "cpu")

@@ -65,11 +65,15 @@ class ServerGenerator(Message):
 
     def generator(self, device: torch.device, prefix: str = "generator_network.") -> Generator:
         """The generator with the current weights; with those of its EMA under the prefix `ema.`."""
-        with torch.device("meta"):  # no initial weights, which would take time and the caller's random numbers
-            made = build_generator(self._settings["generator"])
+        made = self.without_weights()
         own = {k.removeprefix(prefix): t for k, t in self.weights.tensors.items() if k.startswith(prefix)}
         made.network.load_state_dict({k: t.to(device, copy=True) for k, t in own.items()}, assign=True)
         return made
+
+    def without_weights(self) -> Generator:
+        """Its shapes and conditions, on the meta device: initial weights would take time and random numbers."""
+        with torch.device("meta"):
+            return build_generator(self._settings["generator"])
 
     def request(self, generator: Generator, site: str, seed: int, count: int) -> SamplingRequest:
         """The images for a site; a function of the seed and of the site's class counts."""

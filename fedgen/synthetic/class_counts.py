@@ -58,9 +58,8 @@ def collect_class_counts(sites: Sites, conditions: Conditions, turn: Round) -> d
     """Training images by class of each site, from `ClassCounts`; None if a site does not send them."""
     if not conditions.classes + conditions.sites:
         return None
-    answers = sites.query(COUNT, Empty(), sites.training, turn)
-    found = {a.site: a.message.images.tolist() for a in answers
-             if isinstance(a, Contribution) and isinstance(a.message, ClassCounts)}  # fmt: skip
+    answers = sites.query(COUNT, Empty(), sites.training, turn, ClassCounts)
+    found = {a.site: a.message.images.tolist() for a in answers if isinstance(a, Contribution)}
     return {site: _of(of, conditions) for site, of in found.items()} if len(found) == len(answers) else None
 
 

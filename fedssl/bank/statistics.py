@@ -112,6 +112,11 @@ class ShareStatistics:
             pool.count | {site: up.count for site, up in usable.items()},
         )
 
+    def error_of(self, pool: StatisticsPool, upload: SiteStatistics) -> str | None:
+        if any(len(mean) != len(upload.mean) for mean in pool.mean.values()):
+            return f"its features have {len(upload.mean)} numbers, and those of other sites have not"
+        return None if upload.count >= 0 else "its number of features is negative"
+
 
 def fewest_patients(rows: int, patients: Int[np.ndarray, " n"]) -> int:
     """The fewest patients that so many rows of a bank can come from; `patients` is the patient of each image.

@@ -107,6 +107,19 @@ class ShareVectors:
             pool.position_bin | {site: up.position_bin for site, up in uploads.items()},
         )
 
+    def error_of(self, pool: VectorPool, upload: SiteVectors) -> str | None:
+        rows, width = upload.features.shape
+        if rows > self.upload_size:
+            return f"it holds {rows} features, and upload_size is {self.upload_size}"
+        if any(others.shape[1] != width for others in pool.features.values()):
+            return f"its features have {width} numbers, and those of other sites have not"
+        scaled = upload.features.dtype == torch.int8
+        if len(upload.round_index) != rows or len(upload.position_bin) not in (0, rows):
+            return "its features, rounds and positions are not equally many"
+        if len(upload.scale) != (rows if scaled else 0):
+            return "its features and scales are not equally many"
+        return None
+
 
 def _sample_rows(sizes: Sequence[int], k: int, seed: int) -> list[Int[Tensor, "_"]]:
     """`k` rows of several concatenated tensors, without repetition; row numbers within each tensor."""

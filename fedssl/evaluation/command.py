@@ -9,7 +9,7 @@ from typing import cast
 from fedcore.algorithms.properties import share_of
 from fedcore.config.recipe import read_recipe
 from fedcore.errors import InputError
-from fedcore.messages.message import Weights
+from fedcore.messages.message import Empty, Weights
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
 from fedcore.models.base import Encoder
@@ -65,7 +65,7 @@ def probe(path: Path, overrides: Sequence[str] = ()) -> Table:
     sites.counted = run.counted()
     weights = _weights(path, local, sites.training)
     turn = Round(0, 1, asked["seed"])
-    answers = sites.query_all(PROBE, Weights(weights), sites.training, turn, "probed")
+    answers = sites.query_all(PROBE, Weights(weights), sites.training, turn, Empty, "probed")
     return {answer.site: answer.metrics | {TRAINED: float(answer.examples)} for answer in answers}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedcore.algorithms.base import Algorithm
-from fedcore.algorithms.fedavg import FedAvg
+from fedcore.algorithms.wrapper import Wrapper
 from fedcore.errors import Refused
 from fedcore.messages.message import Contribution, Message, Tensors, Weights
 from fedcore.site.site import Round, Site
@@ -23,7 +23,7 @@ ENCODER, LAST, SITE_STATE = "encoder.", "last/", "personalised_start/"
 
 
 @dataclass(frozen=True)
-class PersonalisedStart(ABC):
+class PersonalisedStart(Wrapper, ABC):
     """Runs `algorithm` from a mix of the weights that it sends and those of the end of the site's last visit.
 
     What is sent and averaged does not change; only where a site starts does, and so the weights to which a callback
@@ -48,30 +48,17 @@ class PersonalisedStart(ABC):
             site_state: The state that the site kept at its last visit; empty at its first.
         """
 
-    def start(self, local: LocalTrainer) -> Any:
-        return self._inner.start(local)
-
-    def broadcast(self, state: Any, site: str, turn: Round) -> Any:
-        return self._inner.broadcast(state, site, turn)
-
     def visit(self, site: Site, down: Message, local: LocalTrainer, turn: Round) -> Contribution[Any]:
         if not isinstance(down, Weights):
             raise Refused(
-                f"{type(self).__name__} mixes weights, but {type(self._inner).__name__} sends "
+                f"{type(self).__name__} mixes weights, but {type(self.inner).__name__} sends "
                 f"{type(down).__name__}; wrap an algorithm that sends weights alone, such as FedAvg"
             )
         start, metrics, site_state = self._start_weights(site, down.tensors)
-        contribution = self._inner.visit(site, Weights(start), local, turn)
+        contribution = self.inner.visit(site, Weights(start), local, turn)
         trained = {self._memory_prefix(k) + k: t for k, t in local.shared().items()}
         site.memory = site.memory | trained | {SITE_STATE + k: t for k, t in site_state.items()}
         return dataclasses.replace(contribution, metrics=contribution.metrics | metrics)
-
-    def merge(self, state: Any, contributions: Iterable[Contribution[Any]]) -> Any:
-        return self._inner.merge(state, contributions)
-
-    @property
-    def _inner(self) -> Algorithm:
-        return self.algorithm or FedAvg()
 
     def _memory_prefix(self, name: str) -> str:
         return LAST if name.startswith(self.always_global) else OWN

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import InputError
 from fedcore.exchanges.base import Combined
 from fedcore.messages.message import Contribution, Empty, Message, Weights
@@ -17,8 +18,8 @@ STATE = Weights({"w": torch.zeros(2, 3), "steps": torch.tensor(4)})
 GOOD = {"w": torch.ones(2, 3), "steps": torch.tensor(5)}
 
 
-def error_of(answer: Contribution[Any], state: Message = STATE, kind: type[Message] = Message) -> str | None:
-    return Sent(state, "FedAvg", kind).error_of(answer, facts())
+def error_of(answer: Contribution[Any], state: Message = STATE, algorithm: Any = None) -> str | None:
+    return Sent(state, algorithm).error_of(answer, facts())
 
 
 def test_an_answer_like_the_state_can_be_used() -> None:
@@ -66,12 +67,12 @@ def test_a_site_counts_no_more_images_than_it_said(count: int, wrong: bool) -> N
 
 
 def test_an_answer_of_another_kind_is_wrong_in_words() -> None:
-    assert error_of(Contribution("a", Empty(), 1), kind=Weights) == "it holds Empty, and Weights was asked for"
-    assert error_of(contribution("a", 1, **GOOD), kind=Weights) is None
+    assert error_of(Contribution("a", Empty(), 1), algorithm=FedAvg()) == "it holds Empty, and Weights was asked for"
+    assert error_of(contribution("a", 1, **GOOD), algorithm=FedAvg()) is None
 
 
 def test_who_writes_into_the_state_is_found() -> None:
-    sent = Sent(Weights({"w": torch.zeros(2), "v": torch.zeros(2)}), "FedAvg")
+    sent = Sent(Weights({"w": torch.zeros(2), "v": torch.zeros(2)}), FedAvg())
     sent.require_unchanged()
     sent.weights["v"].add_(1)
     with pytest.raises(InputError, match=r"FedAvg \(or a part of it\) wrote into tensors/v"):
