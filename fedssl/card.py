@@ -40,7 +40,7 @@ def site_card(site: Site, module: Method, alone: bool) -> str:
     parts = [
         _head(module), _description(how, None, site.images.space, module), _usage(module),
         f"## Training data\n\n{table(titles, [[site.name, str(len(site.images)), str(test)]])}",
-        "## What left this site\n\nThe `audit.jsonl` beside this folder lists everything.", LICENCE, USE,
+        "## Data sent by this site\n\nThe `audit.jsonl` beside this folder lists everything.", LICENCE, USE,
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
