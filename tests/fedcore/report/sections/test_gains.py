@@ -48,8 +48,8 @@ def runs_of(*folders: Path) -> tuple[ComparedRun, ...]:
 
 def test_runs_that_differ_only_in_a_set_are_compared(tuned: MakeRun) -> None:
     found = runs_of(
-        tuned("other_seed", seed=1), tuned("fewer", label_fraction=0.01), tuned("scratch", start=None),
-        tuned("without", start="elsewhere/moco/encoder", workers=4),
+        tuned("other_seed", seed=1), tuned("fewer", label_fraction=0.01), tuned("scratch", pretrained=None),
+        tuned("without", pretrained="elsewhere/moco/encoder", workers=4),
         tuned("with", data="abc+12", pooled=0.85, synthetic=SET, allow_unaudited=True),
         tuned("joined", data="abc+34", extra_manifests=["my_set/manifest.csv"]),
     )  # fmt: skip
@@ -82,7 +82,7 @@ def test_sites_of_the_set_are_left_out_with_what_is_pooled_over_them(tuned: Make
 
 
 def test_additional_sites_are_a_family_of_their_own(tuned: MakeRun) -> None:
-    found = runs_of(tuned("a", start=None), tuned("b", synthetic=SET), tuned("c", extra_manifests=["x.csv"]))
+    found = runs_of(tuned("a", pretrained=None), tuned("b", synthetic=SET), tuned("c", extra_manifests=["x.csv"]))
     assert len(families(found)) == 3
     assert RANDOM not in families(found)[1]
     assert families(found)[2].endswith("with additional sites")
