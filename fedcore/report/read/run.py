@@ -95,7 +95,7 @@ class AuditVerdict:
     """One verdict of an audit: `answer` is yes, no or not measured."""
 
     answer: str
-    because: tuple[str, ...]
+    reasons: tuple[str, ...]
     not_measured: tuple[str, ...]
 
     @property

@@ -36,5 +36,5 @@ def read_set_audit(folder: Path, gaps: list[str], clean: Callable[[Any], Any]) -
 def _verdict(value: Any) -> AuditVerdict:
     found = mapping(value)
     return AuditVerdict(
-        str(found.get("answer") or "not measured"), texts(found.get("because")), texts(found.get("not_measured"))
+        str(found.get("answer") or "not measured"), texts(found.get("reasons")), texts(found.get("not_measured"))
     )

@@ -9,13 +9,14 @@ from fedcore.report.read.run import Run
 from fedcore.report.units import rounded
 
 _PRIVACY = {
-    "trained": "Training images", "held_out": "Held-out images", "copies_by_pixels": "Copies by pixels",
-    "copies_by_features": "Copies by features", "auc": "Membership AUC", "tpr": "TPR at 1 % FPR",
+    "training_images": "Training images", "held_out_images": "Held-out images", "copies_by_pixels": "Copies by pixels",
+    "copies_by_features": "Copies by features", "membership_auc": "Membership AUC",
+    "membership_tpr": "TPR at 1 % FPR",
 }  # fmt: skip
 _PRIVACY_NOTES = {
     "copies_by_pixels": "Copy: closer to a training image than images of other patients are.",
-    "auc": "Membership AUC: whether the set reveals which images were trained on; 0.5 is chance.",
-    "tpr": "TPR at 1 % FPR: training images that a membership attack finds at 1 % false alarms; 0.01 is chance.",
+    "membership_auc": "Membership AUC: whether the set reveals which images were trained on; 0.5 is chance.",
+    "membership_tpr": "TPR at 1 % FPR: training images that an attack finds at 1 % false alarms; 0.01 is chance.",
 }
 _SIMILARITY = {"kid": "KID", "precision": "Precision", "recall": "Recall", "density": "Density", "coverage": "Coverage"}
 _SIMILARITY_NOTES = {
@@ -27,8 +28,8 @@ _TSTR_NOTES = {
     "tstr": "Balanced accuracy on held-out real images of a linear classifier on features, trained on synthetic images "
     "or on as many real ones of the site."
 }
-_DIVERSITY = {"likeness": "Synthetic", "real_likeness": "Real"}
-_DIVERSITY_NOTES = {"likeness": "MS-SSIM between pairs of images of one class; near 1: all images are the same."}
+_DIVERSITY = {"ms_ssim": "Synthetic", "real_ms_ssim": "Real"}
+_DIVERSITY_NOTES = {"ms_ssim": "MS-SSIM between pairs of images of one class; near 1: all images are the same."}
 _FRECHET = {"fid": "Synthetic", "held_out_fid": "Held out"}
 _FRECHET_NOTES = {
     "fid": "Distance to the training images by features, with as many synthetic as held-out images; lower is better. "

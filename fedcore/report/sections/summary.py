@@ -80,7 +80,7 @@ def _audit(run: Run) -> list[KeyFigure]:
     return [
         KeyFigure("Privacy check", {"yes": "Passed", "no": "Failed"}.get(found.safe.answer, "Not done"), copies),
         KeyFigure(
-            "Fit for use", found.useful.answer.capitalize(), found.useful.because[0] if found.useful.because else ""
+            "Fit for use", found.useful.answer.capitalize(), found.useful.reasons[0] if found.useful.reasons else ""
         ),
         KeyFigure("Frechet distance", rounded(whole["fid"]) if "fid" in whole else "", held_out),
     ]
