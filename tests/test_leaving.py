@@ -21,6 +21,7 @@ from fedcore.algorithms.fednova import FedNova
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.algorithms.quantised import Quantised
 from fedcore.algorithms.scaffold import Scaffold
+from fedcore.cli.main import _level_sentence
 from fedcore.cli.watch import progress_view
 from fedcore.config.recipe import read_recipe
 from fedcore.data.phantom.phantoms import Phantoms
@@ -49,6 +50,7 @@ from fedgen.latent.vae import VAE
 from fedgen.oneshot.inversion import Inversion
 from fedgen.oneshot.invert import invert
 from fedgen.releases.release import release
+from fedgen.sample_gallery import SampleGallery
 from fedgen.sampling import sample
 from fedgen.training import train
 from fedssl.bank.statistics import ShareStatistics
@@ -129,7 +131,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AuditLog, "release", recorded)
-        patch.setattr("fedgen.training.Exhibit", partial(Exhibit, sampler=Sampler(steps=2)))
+        patch.setattr("fedgen.training.SampleGallery", partial(SampleGallery, sampler=Sampler(steps=2)))
         yield Runs({name: _run(name, base) for name in LEVELS}, sent)
 
 
@@ -191,7 +193,7 @@ def test_every_output_of_a_run_names_the_same_level(runs: Runs, run: str) -> Non
     booked = [*RunFolder(folder).rounds(), *answers(folder)]
     assert highest(booked) == level
     assert max(Reveals[line["reveals"]] for line in audit_log(runs, run)).name == level
-    assert _level(folder) == level_sentence(level) == f"Most sensitive data sent: {words}"
+    assert _level_sentence(folder) == level_sentence(level) == f"Most sensitive data sent: {words}"
     assert f"Most sensitive data sent: {words}" in _shown(folder)
     cards = [p for p in folder.rglob("README.md") if p.parent.name in ("encoder", "classifier", "segmenter")]
     assert cards or run in ("gan", "vae", "mdgan")

@@ -36,13 +36,12 @@ def classifier(encoder: Encoder, rate: float = 0.1, **more: Any) -> Classifier:
 
 
 def visited(
-    module: Classifier, *guides: Any, site: Site | None = None, **visit: Any
+    module: Classifier, *callbacks: Any, site: Site | None = None, **visit: Any
 ) -> tuple[Tensors, dict[str, float]]:
     """The module's state after one visit under FedAvg, and its metrics."""
-    local = LocalTrainer(
-        module, module.share, Visit(**{"batch_size": 4, "accelerator": "cpu", "max_epochs": 2, **visit})
-    )
-    algorithm = FedAvg(guides=guides)
+    settings = {"batch_size": 4, "accelerator": "cpu", "max_epochs": 2, **visit}
+    local = LocalTrainer(module, module.share, Visit(callbacks=callbacks, **settings))
+    algorithm = FedAvg()
     metrics = algorithm.visit(site or hospital(), algorithm.start(local), local, TURN).metrics
     return {k: t.clone() for k, t in module.state_dict().items()}, metrics
 

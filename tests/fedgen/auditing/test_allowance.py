@@ -36,7 +36,7 @@ def test_more_audits_than_allowed_are_declined_and_the_same_request_is_not_count
 ) -> None:
     twice(run, drawn)
     audit(run, drawn, overrides=["--policy.audits", "2"], left_out=[1])
-    with pytest.raises(InputError, match=r"hospital_1 could not audit the set: it has answered 2 audits .* allows 2"):
+    with pytest.raises(InputError, match=r"hospital_1 could not be asked to audit the set: it has answered 2 audits .* allows 2"):
         audit(run, drawn, overrides=["--policy.audits", "2"], left_out=[3])
     assert len(counted_audits(run / "sites" / "hospital_1")) == 2
 
@@ -81,4 +81,4 @@ def test_the_page_names_a_listed_audit_whose_record_is_missing(run: Path, drawn:
     audit(run, drawn)
     assert not any("list an audit" in gap for gap in read_run(run).gaps)
     (run / "audit.json").unlink()
-    assert any("list an audit of a synthetic set, and audit.json is missing" in gap for gap in read_run(run).gaps)
+    assert any("list an audit of a synthetic set, but audit.json is missing" in gap for gap in read_run(run).gaps)

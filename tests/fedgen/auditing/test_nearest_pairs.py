@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from fedcore.data.synthetic.audit_record import with_digest
 from fedcore.report import write_report
-from fedcore.site.figure_files import NearestPairsFile
+from fedcore.site.figure_files import MOST_PAIRS, NearestPairsFile
 from fedcore.site.figures import thumbnails
 from fedgen.auditing.nearest_pairs import Comparison, nearest_pairs
-from fedgen.auditing.quality import MAX_PAIRS
 from fedgen.auditing.run import audit
 from fedgen.copies.copies import detect_copies, nearest_by_features
 from fedgen.synthetic.synthetic_set import SyntheticSet
@@ -36,7 +36,7 @@ def test_the_closest_images_come_first_with_their_training_images() -> None:
     )
     view = Comparison(near, other, detect_copies(near.ratio, other.ratio))
     found = nearest_pairs({"pixels": view}, drawn, torch.arange(100, 112), lambda at: trained[at], "a set")
-    order = sorted(range(12), key=lambda at: float(near.ratio[at]))[:MAX_PAIRS]
+    order = sorted(range(12), key=lambda at: float(near.ratio[at]))[:MOST_PAIRS]
     assert order[0] == 7
     assert found["pixels_numbers"].tolist() == [100 + at for at in order]
     assert (found["pixels_synthetic"] == thumbnails(drawn[order])).all()

@@ -10,16 +10,19 @@ import pytest
 import torch
 
 from fedcore.data.dataset import Images
+from fedcore.data.synthetic import release_criteria
 from fedcore.data.synthetic.audit_record import AuditRecord
-from fedcore.data.synthetic.release_criteria import MIN_HELD_OUT, MIN_HELD_OUT_FOR_TPR
 from fedcore.errors import InputError
 from fedcore.models.encoder_store import save_encoder
 from fedcore.models.features import embed
+from fedcore.models.resnet import ResNet
+from fedgen.auditing import membership
 from fedgen.auditing import run as run_module
 from fedgen.auditing.moments import Moments, frechet
 from fedgen.auditing.quality import kernel_distance, prdc
 from fedgen.auditing.run import audit
 from fedgen.auditing.tstr import tstr
+from fedgen.copies import copies
 from fedgen.generator import Conditions
 from fedgen.synthetic.image_files import encoded
 from fedgen.synthetic.synthetic_set import SyntheticSet
@@ -119,8 +122,8 @@ def test_only_the_copies_and_figures_leave_a_site(one_run: Path, drawn: Path, en
     audit(one_run, drawn, encoder)
     for site in ("hospital_1", "hospital_2"):
         lines = [json.loads(line) for line in (one_run / "sites" / site / "audit.jsonl").read_text().splitlines()]
-        copies = [line for line in lines if line["field"] == "copies"][-1]
-        assert (copies["shape"], copies["dtype"], copies["reveals"]) == ([2, 64], "bool", "FEATURES")
+        found = [line for line in lines if line["field"] == "copies"][-1]
+        assert (found["shape"], found["dtype"], found["reveals"]) == ([2, 64], "bool", "FEATURES")
         assert {line["reveals"] for line in lines} == {"WEIGHTS", "STATISTICS", "FEATURES"}
 
 
@@ -159,7 +162,8 @@ def test_with_few_held_out_images_figures_are_missing(
 
 
 def test_release_criteria_and_sites_need_equally_many_images() -> None:
-    assert (LEAST_HELD, LEAST_RATE) == (MIN_HELD_OUT, MIN_HELD_OUT_FOR_TPR)
+    assert release_criteria.MIN_HELD_OUT == copies.MIN_HELD_OUT
+    assert release_criteria.MIN_HELD_OUT_FOR_TPR == membership.MIN_HELD_OUT_FOR_TPR
 
 
 def test_groups_are_counted_by_class_and_site(one_run: Path, drawn: Path) -> None:

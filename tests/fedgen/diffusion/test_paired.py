@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedcore.data.io.class_numbers import UNLABELED
 from fedcore.data.io.masks import read_mask
+from fedcore.data.mask_classes import UNLABELED
 from fedcore.data.source import Data
 from fedcore.errors import Refused
 from fedcore.site.site import Round
 from fedgen.auditing.run import audit
-from fedgen.diffusion.paired import PairedDiffusion, from_bits, to_bits
+from fedgen.diffusion.paired import PairedDiffusion, bit_count, from_bits, to_bits
 from fedgen.diffusion.unet import UNet
 from fedgen.generator import Conditions, ImageShape
 from fedgen.generator_store import load_generator

@@ -184,7 +184,7 @@ def test_each_site_has_its_own_generator_if_a_part_stays_local(
     ours, theirs = (safetensors.torch.load_file(f / "generator" / "generator.safetensors") for f in folders)
     alike = {name for name in ours if torch.equal(ours[name], theirs[name])}
     assert alike == {name for name in ours if part_of(f"ema.{name}") in common}
-    memory = Checkpoint.open(run.path / "state").get("hospital_1")
+    memory = run.memories().get("hospital_1")
     server = Checkpoint.open(run.path / "state").restore(Weights({})).tensors
     for name, t in ours.items():
         assert torch.equal(t, server[f"ema.{name}"] if name in alike else memory[f"module/ema.{name}"])

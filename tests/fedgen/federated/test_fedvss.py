@@ -43,7 +43,7 @@ from tests.stopping import killed_in
 
 def test_running_statistics_stay_those_of_real_images(toy: Callable[..., Encoder]) -> None:
     start = copy.deepcopy(classifier(toy()).state_dict())
-    plain, guided = (visited(classifier(toy(), rate=0.0), *guides)[0] for guides in ((), (FedVSS(),)))
+    plain, guided = (visited(classifier(toy(), rate=0.0), *callbacks)[0] for callbacks in ((), (FedVSS(),)))
     assert same(plain, guided)
     assert not torch.equal(plain["encoder.layers.2.running_mean"], start["encoder.layers.2.running_mean"])
 
@@ -92,7 +92,7 @@ def by_the_paper(module: Classifier, settings: FedVSS) -> Iterator[tuple[float, 
 @pytest.mark.parametrize("frozen", [False, True], ids=["trainable encoder", "frozen encoder"])
 def test_a_visit_equals_a_loop_of_the_paper(toy: Callable[..., Encoder], frozen: bool) -> None:
     settings = FedVSS(lambda_l=0.7, lambda_g=1.3)
-    ours, expected = classifier(toy(), frozen=frozen), classifier(toy(), frozen=frozen)
+    ours, expected = classifier(toy(), freeze_encoder=frozen), classifier(toy(), freeze_encoder=frozen)
     found, metrics = visited(ours, settings)
     with seeded(TURN.seed_of("a")):
         losses = list(by_the_paper(expected, settings))
@@ -101,7 +101,7 @@ def test_a_visit_equals_a_loop_of_the_paper(toy: Callable[..., Encoder], frozen:
     local, confident = np.mean(losses[-3:], axis=0)  # of the last epoch
     assert metrics["adversarial_kl"] == pytest.approx(local, rel=1e-3)
     assert metrics["confident_kl"] == pytest.approx(confident, rel=1e-3)
-    plain, _ = visited(classifier(toy(), frozen=frozen))
+    plain, _ = visited(classifier(toy(), freeze_encoder=frozen))
     assert not torch.allclose(found["head.weight"], plain["head.weight"], rtol=1e-2)
 
 
@@ -179,8 +179,8 @@ def test_gradients_have_the_scale_of_float16_training(
 
 def test_with_local_only_the_servers_model_is_the_sites_own(toy: Callable[..., Encoder]) -> None:
     module = classifier(toy())
-    local = LocalTrainer(module, (), Visit(batch_size=4, accelerator="cpu"))
-    algorithm = LocalOnly(guides=(FedVSS(),))
+    local = LocalTrainer(module, (), Visit(batch_size=4, accelerator="cpu", callbacks=(FedVSS(),)))
+    algorithm = LocalOnly()
     metrics = algorithm.visit(hospital(), algorithm.start(local), local, TURN).metrics
     assert metrics.keys() == {"loss", "adversarial_kl", "confident_kl"}
 
@@ -201,7 +201,7 @@ def finetuned(folder: Path, dims: int, resume: bool = False) -> Path:
         run, data=Data(size=16, phantom=Phantoms(sites=2, images_per_site=16, spatial_dims=dims)),
         encoder=lambda dims, channels: ResNet(dims, channels, depth=10, stem=4), rounds=Rounds(2),
         policy=Policy(min_patients=1),
-        visit=Visit(batch_size=4, accelerator="cpu"), algorithm=FedAvg(guides=(FedVSS(),)), loggers=(),
+        visit=Visit(batch_size=4, accelerator="cpu", callbacks=(FedVSS(),)), loggers=(),
     )  # fmt: skip
     return run.path / MODEL
 

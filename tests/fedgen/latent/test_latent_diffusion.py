@@ -30,7 +30,7 @@ from fedgen.latent.autoencoder import Autoencoder
 from fedgen.latent.latent_diffusion import LatentDiffusion, LatentGenerator
 from fedgen.latent.vae import VAE
 from fedgen.sampling import sample
-from tests.fedcore.toys import Hospitals, federate, same
+from tests.fedcore.toys import Hospitals, Remembered, federate, same
 from tests.fedgen.test_training import phantoms, stopped_and_resumed, trained, weights
 
 CONDITIONS = Conditions(("cat", "dog"), ("hospital_1", "hospital_2"))
@@ -100,13 +100,12 @@ def test_a_sample_is_a_decoded_denormalised_latent(vaes: dict[int, Path]) -> Non
     assert latents.abs().max() > 1  # latents are not clipped
 
 
-def federated(module: Diffusion, data: Data) -> tuple[dict[str, Tensor], InMemory, list[RoundRecord]]:
+def federated(module: Diffusion, data: Data) -> tuple[dict[str, Tensor], Remembered, list[RoundRecord]]:
     local = LocalTrainer(module, module.share, Visit(batch_size=4, accelerator="cpu", keep_optimizer=True))
     sites, records = Hospitals(data.load().split("train"), local), list[RoundRecord]()
     state = federate(
         FedAvg(), sites, FedAvg().start(local), Rounds(2), 0, finished=lambda record, _: records.append(record)
     )
-    assert isinstance(sites.memories, InMemory)
     return state.tensors, sites.memories, records
 
 

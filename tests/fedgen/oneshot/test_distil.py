@@ -266,9 +266,9 @@ def test_an_error_names_what_does_not_fit(local_run: Path, tmp_path: Path) -> No
     with pytest.raises(InputError, match="batch_size must be at least 2"):
         distil(local_run, tmp_path / "new", batch_size=1)
     with pytest.raises(InputError, match="is not empty and holds no run"):
-        distil(alone, tmp_path / "full")
+        distil(local_run, tmp_path / "full")
     with pytest.raises(InputError, match="holds no synthetic set"):
-        distil(alone, tmp_path / "new", tmp_path / "full")
+        distil(local_run, tmp_path / "new", tmp_path / "full")
     for path in (tmp_path / "set" / "images").iterdir():
         from PIL import Image
 

@@ -15,7 +15,6 @@ from fedcore.cli.main import main
 from fedcore.data.source import Data
 from fedcore.errors import InputError
 from fedcore.files.writing import write_json
-from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.classifiers import MODEL, classifiers_of
 from fedcore.runs.folder import RunFolder
 from fedcore.training.site_state import personal_weights
@@ -68,7 +67,7 @@ def pixels(folder: Path) -> dict[str, np.ndarray]:
 
 
 def test_local_training_leaves_a_classifier_per_site_and_fedavg_one(local_run: Path, fedavg_run: Path) -> None:
-    networks, memories = classifiers_of(RunFolder(local_run)), Checkpoint.open(local_run / "state")
+    networks, memories = classifiers_of(RunFolder(local_run)), RunFolder(local_run).memories()
     assert list(networks) == ["hospital_1", "hospital_2"]
     for site, network in networks.items():
         kept = {k.removeprefix("module/"): t for k, t in memories.get(str(site)).items()}
@@ -83,7 +82,7 @@ def test_local_training_leaves_a_classifier_per_site_and_fedavg_one(local_run: P
 
 def test_a_site_has_its_personal_classifier(tmp_path: Path) -> None:
     run = finetuned(tmp_path / "own", algorithm="fedcore.algorithms.ditto.Ditto")
-    memories = Checkpoint.open(run / "state")
+    memories = RunFolder(run).memories()
     for site, network in classifiers_of(RunFolder(run)).items():
         assert same(dict(network.state_dict()), personal_weights(memories.get(str(site))))
 
@@ -111,7 +110,7 @@ def test_an_image_is_the_result_of_inverting_its_batch(local_run: Path, tmp_path
     torch.testing.assert_close(
         SyntheticSet.open(tmp_path / "joint").pixels()[4:].float(), images[:2], atol=1e-2, rtol=0
     )
-    assert [per_site[i].imitates for i in range(4)] == ["hospital_1", "hospital_2"] * 2
+    assert [per_site[i].site_style for i in range(4)] == ["hospital_1", "hospital_2"] * 2
     assert per_site[9].label == found.conditions.classes[0]  # the fifth of its site
     noise, labels = noise_of(3, range(1, 8, 2), (1, 16, 16)), torch.arange(4)
     *_, images = Inversion(steps=2).trajectory(found.of_site("hospital_2"), noise, labels, (3, 1))
@@ -155,7 +154,7 @@ def test_the_set_holds_the_accuracy_of_the_held_out_classifier(local_run: Path, 
             int(str(image.site_style)[-1]) if per_site else 2 - image.number // 4 % 2
         )  # the first round holds out the first site
         with torch.no_grad():
-            given = found.networks[f"hospital_{3 - maker}"](pixels[None]).softmax(1)[0]
+            given = found.networks[f"hospital_{3 - inverted}"](pixels[None]).softmax(1)[0]
         label = found.known.class_index(image.label)
         for at, value in enumerate((1, int(given.argmax()) == label, float(given[label]))):
             counts[str(image.label)][at] += value
@@ -224,7 +223,7 @@ def test_a_set_is_audited_against_the_run_it_was_inverted_from(local_run: Path, 
 def test_an_error_names_what_does_not_fit(local_run: Path, fedavg_run: Path, tmp_path: Path) -> None:
     cases: list[tuple[str, dict[str, Any]]] = [
         ("has no class 'cow'", {"classes": ["cow"]}),
-        ("have one classifier together; leave --each out", {"run": together, "each": True}),
+        ("has one classifier of all sites; remove --per_site", {"run": fedavg_run, "per_site": True}),
         ("count and batch_size must be at least 1, got 0 and 4", {"count": 0}),
         ("inversion.competition must be 0", {"inversion": Inversion(competition=1.0)}),
         ("finished finetune run, .* holds a no run that is missing", {"run": tmp_path}),

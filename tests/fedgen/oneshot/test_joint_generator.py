@@ -56,7 +56,7 @@ def pixels(folder: Path) -> dict[str, np.ndarray]:
 
 
 def test_each_image_is_as_its_sites_own_generator_draws_it(run: Path) -> None:
-    joint, each = load_drawing(run), {site: own(seed) for seed, site in enumerate("ab")}
+    joint, each = load_run_generator(run), {site: own(seed) for seed, site in enumerate("ab")}
     assert joint.conditions == Conditions(
         ("cat", "dog"), ("b", "a")
     )  # the run's order; a site that never trained has none
