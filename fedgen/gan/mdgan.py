@@ -142,9 +142,10 @@ class MDGAN:
         if message.gradient.shape != shape:
             return f"its gradient has shape {tuple(message.gradient.shape)}, and the images have {shape}"
         rows = len(generator.conditions.classes) + 1
-        if len(message.class_counts) != rows or int(message.class_counts.min()) < 0:
-            return f"its class counts are not {rows} numbers of images"
-        return None
+        counts = message.class_counts
+        if len(counts) != rows or int(counts.min()) < 0 or int(counts.sum()) < 1:
+            return f"its class counts are not {rows} numbers of images, of which one is positive"
+        return None if message.seed >= 0 else "its seed is negative"
 
     @property
     def _device(self) -> torch.device:
