@@ -15,7 +15,6 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.augment.views import Views
 from fedcore.data.loader import loader

@@ -153,7 +153,7 @@ def test_a_visit_counts_the_steps_of_both() -> None:
 
 
 def test_gradient_clipping_is_refused() -> None:
-    with pytest.raises(InputError, match=r"visit\.gradient_clip_val must be null for GAN, which steps its optimizers"):
+    with pytest.raises(InputError, match=r"visit\.gradient_clip_val must be null for GAN, which steps its own optimizers"):
         LocalTrainer(gan(), GAN.share, Visit(gradient_clip_val=1.0))
 
 

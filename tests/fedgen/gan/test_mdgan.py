@@ -141,7 +141,7 @@ def test_no_weights_travel() -> None:
 
 
 def test_a_policy_of_weights_alone_forbids_the_feedback() -> None:
-    with pytest.raises(QuorumMissed, match=r"Feedback reveals STATISTICS \(gradient\), the policy allows WEIGHTS"):
+    with pytest.raises(InputError, match=r"Feedback reveals STATISTICS, the policy allows WEIGHTS"):
         federated(gan(), hospitals("a"), policy=Policy(Reveals.WEIGHTS))
 
 

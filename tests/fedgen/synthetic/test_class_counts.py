@@ -20,7 +20,7 @@ from fedgen.generator import Conditions
 from fedgen.generator_store import load_generator
 from fedgen.oneshot.joint_generator import load_run_generator
 from fedgen.sampling import sample
-from fedgen.synthetic.class_counts import CountClasses, SamplingPlan, collect_class_counts, listed
+from fedgen.synthetic.class_counts import COUNT, CountClasses, SamplingPlan, collect_class_counts, listed
 from tests.fedcore.toys import Hospitals
 from tests.fedcore.toys import images as toy_images
 from tests.fedgen.gans import VISIT, gan, trained
@@ -85,9 +85,9 @@ def test_the_generator_has_the_counts_and_the_set_lists_what_it_left_out(tmp_pat
     trained(tmp_path / "run", policy=Policy(min_patients=2), rounds=Rounds(1))
     conditions = load_generator(tmp_path / "run" / "generator").conditions
     assert conditions.image_counts is not None
-    answers = (tmp_path / "run" / "answers.jsonl").read_text()
-    assert answers.count("CountClasses") == 2
-    assert answers.count("STATISTICS") == 2
+    answers = [json.loads(line) for line in (tmp_path / "run" / "answers.jsonl").read_text().splitlines()]
+    counts = [site for answer in answers if answer["asked"] == COUNT for site in answer["sites"].values()]
+    assert [site["reveals"] for site in counts] == ["STATISTICS"] * 2
     total = sum(map(sum, conditions.image_counts))
     assert 0 < total <= 12
     manifest = sample(tmp_path / "run", tmp_path / "set", 24)
@@ -102,16 +102,17 @@ def test_the_generator_has_the_counts_and_the_set_lists_what_it_left_out(tmp_pat
 def test_a_policy_of_weights_alone_forbids_counts() -> None:
     conditions, turn = Conditions(("cat", "dog"), ("a",)), Round(0, 1, 0)
     for policy, found in ((Policy(min_patients=1), True), (Policy(Reveals.WEIGHTS, min_patients=1), False)):
-        sites = Hospitals({"a": toy_images("a")}, LocalTrainer(gan(), GAN.share, VISIT), policy=policy)
+        hospitals = Hospitals({"a": toy_images("a")}, LocalTrainer(gan(), GAN.share, VISIT), policy=policy)
+        sites = hospitals.sites(**{COUNT: CountClasses(2)})
         assert (collect_class_counts(sites, conditions, turn) is not None) is found
 
 
 def test_a_sites_own_generator_has_the_counts_of_that_site(tmp_path: Path) -> None:
     trained(tmp_path / "run", policy=Policy(min_patients=1), algorithm=LocalOnly(), rounds=Rounds(1))
-    own = load_generator(tmp_path / "run/sites/hospital_2/generator").known
-    joint = load_run_generator(tmp_path / "run").known
-    assert own.images is not None
-    assert joint.images is not None
-    assert {row[0] for row in own.images} == {0}
-    assert [row[1] for row in own.images] == [row[1] for row in joint.images]
-    assert sum(map(sum, joint.images)) == 12
+    own = load_generator(tmp_path / "run/sites/hospital_2/generator").conditions
+    joint = load_run_generator(tmp_path / "run").conditions
+    assert own.image_counts is not None
+    assert joint.image_counts is not None
+    assert {row[0] for row in own.image_counts} == {0}
+    assert [row[1] for row in own.image_counts] == [row[1] for row in joint.image_counts]
+    assert sum(map(sum, joint.image_counts)) == 12
