@@ -15,8 +15,9 @@ from torch import Tensor
 
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
+from fedcore.models.features import evenly_spaced
 from fedcore.site.figure_files import GeneratorSamplesFile
-from fedcore.site.figures import Arrays, evenly, keep, thumbnails
+from fedcore.site.figures import Arrays, keep, thumbnails
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedgen.diffusion.sampler import Sampler, noise_of
@@ -69,7 +70,7 @@ class SampleGallery:
         volumes = len(generator.image_shape.size) == 3
         per_class = min(1 if volumes else self.max_per_class, max(1, limit // len(rows)))
         of_class = [_of(images.labels, row, generator) for row in rows]
-        real = torch.cat([of[evenly(len(of), per_class)] for of in of_class])
+        real = torch.cat([of[evenly_spaced(len(of), per_class)] for of in of_class])
         labels = torch.tensor(rows).repeat_interleave(per_class)
         conditions = generator.conditions
         # The noise depends on class and position alone, so images of two sites differ by the style of the site only.

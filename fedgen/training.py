@@ -24,7 +24,6 @@ from fedcore.messages.request import FAREWELL, TRAIN
 from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
 from fedcore.runs.folder import RunFolder
-from fedcore.runs.progress import load
 from fedcore.seeds import seeded
 from fedcore.server.farewell import say_farewell
 from fedcore.server.job import Job
@@ -34,6 +33,7 @@ from fedcore.site.farewell import Farewell
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
+from fedcore.transport.read_images import read_images
 from fedcore.transport.simulation import agreed, by_workers, simulate_task
 from fedgen.diffusion.diffusion import Diffusion
 from fedgen.generative_model import GenerativeModel
@@ -88,7 +88,7 @@ def train(
     """
     run.prepare()
     require_fraction(label_fraction)
-    cohort = load(data)
+    cohort = read_images(data)
     task = Generation(
         algorithm or FedAvg(), visit, generator, condition_on_site, label_fraction, seed, cohort.extra_sites
     )

@@ -27,7 +27,6 @@ from fedcore.models.encoder_store import save_encoder
 from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.runs.folder import RunFolder
-from fedcore.runs.progress import load
 from fedcore.seeds import seeded
 from fedcore.server.farewell import say_farewell
 from fedcore.server.job import Job
@@ -36,6 +35,7 @@ from fedcore.server.sites import Sites
 from fedcore.site.farewell import Farewell
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
+from fedcore.transport.read_images import read_images
 from fedcore.transport.simulation import agreed, by_workers, simulate_task
 from fedssl.card import encoder_card
 from fedssl.evaluation.gallery import Gallery
@@ -85,7 +85,7 @@ def pretrain(
     """
     run.prepare()
     task = Pretraining(_cooperation(algorithm, exchange), visit, encoder, method, probe or Probe(), seed)
-    cohort = load(data)
+    cohort = read_images(data)
     _require_training(cohort)
     agreement = agreed(cohort)
     module = task.module(agreement)

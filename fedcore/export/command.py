@@ -17,12 +17,12 @@ from fedcore.export.portable import Library, Portable
 from fedcore.export.resnet import portable_resnet
 from fedcore.export.vit import portable_vit
 from fedcore.files.writing import require_no_links, write_atomically
+from fedcore.messages.tensors import for_safetensors
 from fedcore.models.base import Encoder
 from fedcore.models.densenet import DenseNet
 from fedcore.models.encoder_store import CARD, TENSORS, build_encoder, encoder_config, find_encoder
 from fedcore.models.resnet import ResNet
 from fedcore.models.vit import ViT
-from fedcore.models.weights import for_safetensors
 from fedcore.runs.folder import RunFolder
 
 

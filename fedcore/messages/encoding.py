@@ -23,7 +23,7 @@ from fedcore.errors import InputError
 from fedcore.files.reading import parse_json
 from fedcore.messages.message import Message, Tensors, flatten, hints
 from fedcore.messages.plain import is_plain, to_plain
-from fedcore.messages.tensors import separate
+from fedcore.messages.tensors import for_safetensors
 
 FORMAT = 1
 LARGEST = 8 << 30
@@ -57,7 +57,7 @@ def encoded(head: Mapping[str, Any], message: Message) -> bytes:
     """`head` is plain JSON that goes with the message."""
     tensors = {str(at): t for at, t in enumerate(flatten(message).values())}
     about = {"format": FORMAT, "head": head, "message": _tree(message, iter(range(len(tensors))))}
-    return safetensors.torch.save(separate(tensors), {_KEY: json.dumps(about)})
+    return safetensors.torch.save(for_safetensors(tensors), {_KEY: json.dumps(about)})
 
 
 def decoded(data: bytes, kinds: Kinds) -> tuple[dict[str, Any], Message]:

@@ -9,8 +9,8 @@ from torch import Tensor
 Tensors = dict[str, Tensor]
 
 
-def separate(tensors: Mapping[str, Tensor]) -> Tensors:
-    """The tensors as a safetensors file takes them; those that share memory (tied weights) as copies."""
+def for_safetensors(tensors: Mapping[str, Tensor]) -> Tensors:
+    """The tensors in the form that safetensors accepts: on the CPU, contiguous, and copied where two share memory."""
     seen: set[int] = set()
     found = {}
     for name, t in tensors.items():

@@ -20,7 +20,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from fedcore.errors import InputError
 from fedcore.files.checksums import require_sums, write_sums
 from fedcore.files.writing import write_atomically
-from fedcore.messages.message import Tensors
+from fedcore.messages.tensors import Tensors, for_safetensors
 
 Made = TypeVar("Made")
 
@@ -29,18 +29,6 @@ def save_weights(file: Path, module: nn.Module, other_files: tuple[str, ...] = (
     """Writes a module's tensors, then the checksums of this file and of `other_files`, existing files of its folder."""
     write_atomically(file, safetensors.torch.save(for_safetensors(module.state_dict())))
     write_sums(file.parent, [file.name, *other_files])
-
-
-def for_safetensors(tensors: Mapping[str, Tensor]) -> Tensors:
-    """The tensors in the form that safetensors accepts: on the CPU, contiguous, and copied where two share memory."""
-    seen: set[int] = set()
-    result = {}
-    for name, t in tensors.items():
-        dense = t.detach().cpu().contiguous()
-        address = dense.untyped_storage().data_ptr()
-        result[name] = dense.clone() if address in seen else dense
-        seen.add(address)
-    return result
 
 
 def read_weights(file: Path, advice: str, other_files: tuple[str, ...] = ()) -> Tensors:

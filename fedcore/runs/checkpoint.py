@@ -28,7 +28,7 @@ from fedcore.files.reading import parse_json, read_utf8
 from fedcore.files.writing import sync, write_atomically, write_json
 from fedcore.messages.message import Message, flatten, unflatten
 from fedcore.messages.request import Counted
-from fedcore.messages.tensors import Tensors, separate
+from fedcore.messages.tensors import Tensors, for_safetensors
 
 FORMAT = 3
 _FILE = re.compile(r"\d{5,}/server\.safetensors")
@@ -106,7 +106,7 @@ class Checkpoint:
         self._prune()
 
     def _write(self, name: str, tensors: Tensors) -> dict[str, str]:
-        data = safetensors.torch.save(separate(tensors))
+        data = safetensors.torch.save(for_safetensors(tensors))
         write_atomically(self.folder / name, data, durable=True)
         return {"file": name, "crc32": f"{zlib.crc32(data):08x}"}
 

@@ -12,13 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from fedcore.data.cohort import Cohort
-from fedcore.data.source import Data
 from fedcore.runs.communication import RoundRecord
 
 _step = ContextVar("step", default="")
-_NOTES = 8
-"""Notes on the data that the terminal shows."""
 
 
 @contextmanager
@@ -106,22 +102,6 @@ class Counting:
 
     def __call__(self, done: int, total: int) -> None:
         self.bars.update(self.task, completed=done, total=total)
-
-
-def load(data: Data) -> Cohort:
-    """The images of a recipe, with a bar while they are read; what was left out and notes go to stderr."""
-    with Counting("reading images") as progress:
-        cohort = data.load(progress)
-    if cohort.skipped:
-        print(
-            f"{len(cohort.skipped)} image{'s' * (len(cohort.skipped) > 1)} left out; run.json and the report say which",
-            file=sys.stderr,
-        )
-    for note in cohort.warnings[:_NOTES]:
-        print(f"note: {note}", file=sys.stderr)
-    if (more := len(cohort.warnings) - _NOTES) > 0:
-        print(f"note: {more} more in run.json and the report", file=sys.stderr)
-    return cohort
 
 
 def _survey_means(record: RoundRecord) -> dict[str, float | None]:

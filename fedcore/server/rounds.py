@@ -179,7 +179,7 @@ def _evaluate(
     word: str, sites: Sites, state: Any, names: Sequence[str], turn: Round, deadline: float | None, record: RoundRecord
 ) -> None:
     """Sites are sent the weights alone, whatever else the algorithm's messages carry."""
-    sent = Sent(state, word)
+    sent = Sent(state, None, word)
 
     def tasks() -> Tasks:
         for name in names:

@@ -84,7 +84,7 @@ class Sites:
     ) -> list[Contribution[Up] | Refusal]:
         """Asks outside of rounds for a message of this kind, and books it. An answer that cannot be used is a
         Refusal."""
-        sent, given = Sent(down, None), list[Any]()
+        sent, given = Sent(down, None, word), list[Any]()
         for answer in _one_each(self.ask(word, ((name, down) for name in names), turn), names):
             if self.record is not None:
                 note(self.record, word, answer.site, down, answer)

@@ -10,6 +10,7 @@ from fedcore.algorithms.answers import answer_error, tensors_error
 from fedcore.errors import InputError
 from fedcore.messages.agreement import Facts
 from fedcore.messages.message import Contribution, Message, is_finite, leaves, weights_of
+from fedcore.messages.request import TRAIN
 
 MOST_IMAGES = 10**12
 """Of a site; a larger number of images is none."""
@@ -23,9 +24,10 @@ class Sent:
     the next site.
     """
 
-    def __init__(self, state: Message, algorithm: Any):
-        """`algorithm`: what the answers are for, an algorithm or the visitor of a query."""
+    def __init__(self, state: Message, algorithm: Any, word: str = TRAIN):
+        """`algorithm`: what the answers are for; None: those of a query. `word`: what sites are asked for."""
         self.state, self.weights, self._algorithm = state, weights_of(state), algorithm
+        self._asker = word if algorithm is None else type(algorithm).__name__
         self._tensors = [(leaf.name, leaf.tensor, _writes(leaf.tensor)) for leaf in leaves(state)]
 
     def require_unchanged(self) -> None:
@@ -33,7 +35,7 @@ class Sent:
         for name, tensor, writes in self._tensors:
             if _writes(tensor) != writes:
                 raise InputError(
-                    f"{type(self._algorithm).__name__} (or a part of it) wrote into {name}, a tensor of the server's "
+                    f"{self._asker} (or a part of it) wrote into {name}, a tensor of the server's "
                     "state, while sites were visited: later sites would be sent other weights; make new tensors "
                     "instead, such as a + b for a.add_(b)"
                 )

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int, Int64, Shaped, UInt8
+from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -43,11 +42,6 @@ def small_masks(masks: Int64[Tensor, "n h w"], side: int = SIDE) -> UInt8[np.nda
     """The class numbers in the pixels of `thumbnails`."""
     small = interpolate(masks[:, None].float(), size=_small(masks.shape[1:], side), mode="nearest-exact")
     return small[:, 0].byte().cpu().numpy()
-
-
-def evenly(count: int, at_most: int) -> Int[Tensor, " n"]:
-    """Places spread over `count` things, so that images are of several patients."""
-    return torch.linspace(0, count - 1, min(at_most, count)).long()
 
 
 def _small(space: Sequence[int], side: int) -> list[int]:

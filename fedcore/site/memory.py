@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from fedcore.errors import Refused
 from fedcore.files.writing import sync, write_atomically
 from fedcore.messages.request import Counted
-from fedcore.messages.tensors import Tensors, separate
+from fedcore.messages.tensors import Tensors, for_safetensors
 
 FOLDER = "memory"
 _FILE = re.compile(r"(\d{5,})\.([0-9a-f]{8})\.safetensors")
@@ -81,7 +81,7 @@ class MemoryOnDisk:
     def put(self, tensors: Tensors, turn: int, counted: Counted | None) -> None:
         old = self._files()
         if tensors:
-            data = safetensors.torch.save(separate(tensors))
+            data = safetensors.torch.save(for_safetensors(tensors))
             path = self.folder / f"{turn:05d}.{zlib.crc32(data):08x}.safetensors"
             write_atomically(path, data, self.durable)
             if self.durable:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from fedcore.data.dataset import Images
 from fedcore.messages.message import FEATURES, SAMPLES, STATISTICS, Contribution, Message, Weights
-from fedcore.models.features import embed
+from fedcore.models.features import embed, evenly_spaced
 from fedcore.site.figure_files import NearestPairsFile
-from fedcore.site.figures import evenly, keep
+from fedcore.site.figures import keep
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedgen.auditing.diversity import PAIRS, pair_similarities
@@ -138,7 +138,7 @@ class Audit:
         own = in_style_of(down.imitates, self.conditions.site_index(site.name))
         synthetic = FeatureSet(down.features[own], down.labels[own])
         metrics = quality_metrics(training.feature_set, held_out.feature_set, synthetic)
-        some = evenly(site.size, 4 * PAIRS)
+        some = evenly_spaced(site.size, 4 * PAIRS)
         real = site.images.batch(some), site.images.labels[some]
         return metrics | pair_similarities(down.images[own], down.labels[own], *real)
 

@@ -28,10 +28,10 @@ from fedcore.messages.round import Round
 from fedcore.models.encoder_store import TENSORS, build_encoder, find_encoder
 from fedcore.runs.communication import ANSWERS
 from fedcore.runs.folder import RunFolder
-from fedcore.runs.progress import load
 from fedcore.server.sites import Sites
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
+from fedcore.transport.read_images import read_images
 from fedcore.transport.simulation import simulate
 from fedgen.auditing.allowance import CountedAudit
 from fedgen.auditing.audit import BATCH, Audit, AuditAnswer, AuditRequest, in_style_of
@@ -84,7 +84,7 @@ def _audit(
     audited = whole.without(left_out)
     recipe = _recipe(run, overrides)
     recipe["policy"].require_metrics("an audit")
-    cohort = load(recipe["data"])
+    cohort = read_images(recipe["data"])
     require_origin(run, folder, whole.settings, cohort)
     conditions = Conditions(cohort.classes, tuple(cohort.split("train")))
     extractor = _FeatureExtractor(encoder, cohort)

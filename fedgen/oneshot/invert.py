@@ -20,7 +20,7 @@ from fedcore.data.synthetic.synthetic_set import SETTINGS
 from fedcore.errors import InputError
 from fedcore.files.lock import locked
 from fedcore.files.writing import require_writable, write_json
-from fedcore.models.weights import for_safetensors
+from fedcore.messages.tensors import for_safetensors
 from fedcore.runs.progress import Counting
 from fedgen.diffusion.sampler import noise_of
 from fedgen.generator import Conditions

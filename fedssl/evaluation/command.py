@@ -16,10 +16,10 @@ from fedcore.models.base import Encoder
 from fedcore.models.encoder_store import find_encoder, load_encoder
 from fedcore.runs.communication import ANSWERS
 from fedcore.runs.folder import RunFolder
-from fedcore.runs.progress import load
 from fedcore.server.sites import Sites
 from fedcore.tables import terminal, text_table
 from fedcore.training.local_trainer import LocalTrainer
+from fedcore.transport.read_images import read_images
 from fedcore.transport.simulation import agreed, simulate_task
 from fedssl.evaluation.probe import SHARED
 from fedssl.pretraining import PROBE, pretrain, task_of
@@ -56,7 +56,7 @@ def probe(path: Path, overrides: Sequence[str] = ()) -> Table:
     run.finished()
     asked = read_recipe(pretrain, "probe", [str(path / "recipe.yaml"), *overrides]).build()
     asked["policy"].require_metrics("a probe")
-    cohort = load(asked["data"])
+    cohort = read_images(asked["data"])
     agreement, task = agreed(cohort), task_of(asked)
     module = task.module(agreement)
     local = LocalTrainer(module, share_of(task.algorithm, module), asked["visit"])

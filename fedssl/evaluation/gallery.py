@@ -17,9 +17,9 @@ from torch.nn.functional import normalize
 
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
-from fedcore.models.features import embed
+from fedcore.models.features import embed, evenly_spaced
 from fedcore.site.figure_files import FeatureGalleryFile
-from fedcore.site.figures import SIDE, Arrays, evenly, keep, thumbnails
+from fedcore.site.figures import SIDE, Arrays, keep, thumbnails
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 
@@ -56,8 +56,8 @@ class Gallery:
     def arrays(self, encoder: Any, train: Images, test: Images | None, device: torch.device) -> Arrays:
         """Raises Refused if the features are not finite."""
         split = test if test is not None and len(test) else train
-        images = split.take(evenly(len(split), self.max_features))
-        candidates = train.take(evenly(len(train), self.max_candidates))
+        images = split.take(evenly_spaced(len(split), self.max_features))
+        candidates = train.take(evenly_spaced(len(train), self.max_candidates))
         features = _normalised_features(encoder, images, device)
         queries = _queries_of_all_classes(images.labels, self.queries)
         cosines = features[queries] @ _normalised_features(encoder, candidates, device).T

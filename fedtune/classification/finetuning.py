@@ -28,7 +28,6 @@ from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.runs.classifiers import MODEL, save_classifier
 from fedcore.runs.folder import RunFolder
-from fedcore.runs.progress import load
 from fedcore.seeds import seeded
 from fedcore.server.farewell import say_farewell
 from fedcore.server.job import Job
@@ -37,6 +36,7 @@ from fedcore.server.sites import Sites
 from fedcore.site.farewell import Farewell
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
+from fedcore.transport.read_images import read_images
 from fedcore.transport.simulation import agreed, by_workers, simulate_task
 from fedtune.classification.classifier import Classifier
 from fedtune.evaluation.classification import (
@@ -95,7 +95,7 @@ def finetune(
     require_counts_allowed(policy)
     require_fraction(label_fraction)
     encoder_folder = find_encoder(Path(pretrained)) if pretrained else None
-    cohort = load(data)
+    cohort = read_images(data)
     task = FineTuning(
         algorithm or FedAvg(), visit, encoder, classifier, encoder_folder, label_fraction, per_patient, ordinal, seed,
         cohort.extra_sites,

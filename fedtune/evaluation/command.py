@@ -19,10 +19,10 @@ from fedcore.privacy.policy import Policy
 from fedcore.runs.classifiers import SEGMENTER, about_of, trained
 from fedcore.runs.communication import ANSWERS
 from fedcore.runs.folder import RunFolder
-from fedcore.runs.progress import load
 from fedcore.server.sites import Sites
 from fedcore.site.allowed import require_allowed
 from fedcore.training.local_trainer import LocalTrainer
+from fedcore.transport.read_images import read_images
 from fedcore.transport.simulation import agreed, simulate
 from fedtune.classification.finetuning import FineTuning, finetune, labelled_tests
 from fedtune.evaluation import segmentation
@@ -74,7 +74,7 @@ def evaluate_run(run: RunFolder, overrides: Sequence[str] = ()) -> Classificatio
 
 def _evaluate_classifier(run: RunFolder, overrides: Sequence[str]) -> ClassificationScores:
     settings = _settings(finetune, run, overrides)
-    cohort = _with_classes_of(run, load(settings["data"]))
+    cohort = _with_classes_of(run, read_images(settings["data"]))
     agreement, policy, seed = agreed(cohort), settings["policy"], settings["seed"]
     task = FineTuning(
         settings["algorithm"] or FedAvg(), settings["visit"], settings["encoder"], settings["classifier"], None, 1.0,
@@ -90,7 +90,7 @@ def _evaluate_classifier(run: RunFolder, overrides: Sequence[str]) -> Classifica
 
 def _evaluate_segmenter(run: RunFolder, overrides: Sequence[str]) -> SegmentationScores:
     settings, num_classes = _settings(segment, run, overrides), about_of(run, "mask_classes")["mask_classes"]
-    cohort, policy, seed = load(settings["data"]), settings["policy"], settings["seed"]
+    cohort, policy, seed = read_images(settings["data"]), settings["policy"], settings["seed"]
     tests = with_masks(cohort, "test")
     if tests and (found := count_mask_classes(tests, {})) > num_classes:
         raise InputError(f"the segmenter has structures up to {num_classes - 1}, the masks have {found - 1}")

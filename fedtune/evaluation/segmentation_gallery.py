@@ -15,8 +15,9 @@ from torch import Tensor
 from fedcore.data.dataset import Images
 from fedcore.data.mask_classes import UNLABELED
 from fedcore.errors import Refused
+from fedcore.models.features import evenly_spaced
 from fedcore.site.figure_files import SegmentationGalleryFile
-from fedcore.site.figures import Arrays, axial, evenly, keep, small_masks, thumbnails
+from fedcore.site.figures import Arrays, axial, keep, small_masks, thumbnails
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedtune.evaluation.segmentation_metrics import dice_by_structure
@@ -52,7 +53,7 @@ class SegmentationGallery:
 
     def arrays(self, local: LocalTrainer, test: Images, num_classes: int, device: torch.device) -> Arrays:
         """Raises Refused if none of the searched images has a structure, in its mask or in the prediction."""
-        indices = evenly(len(test), self.max_searched).tolist()
+        indices = evenly_spaced(len(test), self.max_searched).tolist()
         searched = [self._arrays_of(local, test, index, num_classes, device) for index in indices]
         scored = [arrays for arrays in searched if not np.isnan(arrays["dice"])]
         if not scored:

@@ -28,7 +28,6 @@ from fedcore.models.encoder_store import find_encoder, load_encoder
 from fedcore.privacy.policy import Policy
 from fedcore.runs.classifiers import SEGMENTER, save_classifier
 from fedcore.runs.folder import RunFolder
-from fedcore.runs.progress import load
 from fedcore.seeds import seeded
 from fedcore.server.farewell import say_farewell
 from fedcore.server.job import Job
@@ -37,6 +36,7 @@ from fedcore.server.sites import Sites
 from fedcore.site.farewell import Farewell
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
+from fedcore.transport.read_images import read_images
 from fedcore.transport.simulation import agreed, by_workers, simulate_task
 from fedtune.evaluation.classification import require_tests
 from fedtune.evaluation.native_grid import NativeFiles
@@ -106,7 +106,7 @@ def segment(
     if tolerance <= 0:
         raise InputError(f"tolerance must be positive, got {tolerance}")
     encoder_folder = find_encoder(Path(pretrained)) if pretrained else None
-    cohort = load(data)
+    cohort = read_images(data)
     files = NativeFiles.of(data, cohort) if native_grid else None
     task = Segmentation(
         algorithm or FedAvg(), visit, network, segmenter, encoder_folder, label_fraction, tolerance, files,

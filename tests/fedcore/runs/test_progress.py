@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import pytest
 
-from fedcore.data.phantom.phantoms import Phantoms
-from fedcore.data.source import Data
 from fedcore.messages.message import Contribution, Empty, Refusal
 from fedcore.runs.communication import RoundRecord
-from fedcore.runs.progress import Counting, Progress, bars_of, load
+from fedcore.runs.progress import Counting, Progress, bars_of
 
 
 def record() -> RoundRecord:
@@ -87,15 +84,3 @@ def test_a_reader_who_has_gone_does_not_end_a_training(monkeypatch: pytest.Monke
     with Progress(rounds=1) as progress:
         progress.finished(record())
     assert progress.last == "loss 1.500  knn 0.600"
-
-
-def test_images_left_out_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    manifest = Phantoms(sites=1, images_per_site=8).write(tmp_path / "phantoms", 32)
-    broken = sorted((tmp_path / "phantoms" / "hospital_1").glob("*[0-9].png"))[0]
-    broken.write_bytes(broken.read_bytes()[:60])
-    cohort = load(Data(str(manifest), 32, on_error="skip", cache=tmp_path / "cache"))
-    assert len(cohort.sites["hospital_1"]) == 7
-    assert broken.name not in cohort.skipped[0]
-    told = capsys.readouterr().err.splitlines()
-    assert told[0] == "1 image left out; run.json and the report say which"
-    assert told[1:] == [f"note: {note}" for note in cohort.warnings]

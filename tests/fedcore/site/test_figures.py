@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fedcore.errors import Refused
-from fedcore.site.figures import evenly, keep, small_masks, thumbnails
+from fedcore.site.figures import keep, small_masks, thumbnails
 from fedcore.site.site import Site
 from tests.fedcore.toys import images
 
@@ -35,9 +35,3 @@ def test_small_masks_lie_on_their_thumbnails_and_hold_no_new_number() -> None:
     assert small.shape == (2, *thumbnails(torch.zeros(2, 1, 30, 61), side=20).shape[2:])
     assert set(np.unique(small)) == {0, 7}
     assert np.array_equal(small_masks(masks, side=61), masks.numpy())
-
-
-def test_places_are_spread_over_all() -> None:
-    assert evenly(9, 3).tolist() == [0, 4, 8]
-    assert evenly(2, 3).tolist() == [0, 1]
-    assert evenly(0, 3).tolist() == []

@@ -25,9 +25,9 @@ from fedcore.models.features import embed
 from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.runs.folder import RunFolder
-from fedcore.runs.progress import load
 from fedcore.server.rounds import Rounds
 from fedcore.training.visit import Visit
+from fedcore.transport.read_images import read_images
 from fedssl.evaluation import probe
 from fedssl.federation.fedema import FedEMA
 from fedssl.federation.fedu import FedU
@@ -69,7 +69,7 @@ def test_the_saved_encoders_are_those_that_were_measured(
         policy=Policy(min_patients=1),
     )  # fmt: skip
     assert {str(path.parent.relative_to(run.path)) for path in run.path.rglob("encoder.safetensors")} == saved
-    sites = load(DATA).split("train")
+    sites = read_images(DATA).split("train")
     for site, measured in embedded.items():
         own = f"sites/{site}/encoder"
         folders = [own if own in saved else "encoder", *(["encoder"] if saved == GLOBAL | OWN else [])]
