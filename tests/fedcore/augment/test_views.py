@@ -149,7 +149,7 @@ def test_crops_have_the_given_area_and_aspect() -> None:
 def test_all_errors_are_reported_at_once() -> None:
     with pytest.raises(InputErrors) as caught:
         Views(count=0, crop=(0.5, 0.2), flip=2.0, noise=-1.0, invert=2.0)
-    assert len(caught.value.faults) == 5
+    assert len(caught.value.errors) == 5
     assert "crop must hold 0 < minimum <= maximum <= 1, got (0.5, 0.2)" in str(caught.value)
 
 

@@ -130,7 +130,7 @@ def test_a_query_is_answered_once_by_each_and_booked(tmp_path: Path) -> None:
     said = (contribution("stranger"), contribution("a", 1), contribution("a", 2))
     found, _ = sites({("a", "count"): said, ("b", "count"): Refusal("", "too few images")})
     found.record = tmp_path / "answers.jsonl"
-    one, two = found.query("count", Empty(), ["a", "b"], TURN)
+    one, two = found.query("count", Empty(), ["a", "b"], TURN, Weights)
     assert isinstance(one, Contribution)
     assert (one.site, one.examples) == ("a", 1)
     assert two == Refusal("b", "too few images")
@@ -142,13 +142,13 @@ def test_a_query_is_answered_once_by_each_and_booked(tmp_path: Path) -> None:
 
 def test_a_query_that_a_site_does_not_answer_is_refused() -> None:
     found, _ = sites({("a", "count"): Empty()})
-    assert found.query("count", Empty(), ["a", "b"], TURN)[1] == Refusal("b", "it gave no answer")
+    assert found.query("count", Empty(), ["a", "b"], TURN, Empty)[1] == Refusal("b", "it gave no answer")
 
 
 def test_an_answer_to_a_query_that_cannot_be_used_is_a_refusal() -> None:
     bad = Weights({"w": torch.tensor([float("nan")])})
     found, _ = sites({("a", "count"): bad, ("b", "count"): contribution("b", 99)})
-    one, two = found.query("count", Empty(), ["a", "b"], TURN)
+    one, two = found.query("count", Empty(), ["a", "b"], TURN, Weights)
     assert one == Refusal("a", "its answer was rejected: tensors/w is not finite")
     assert isinstance(two, Refusal)
     assert two.reason.startswith("its answer was rejected: it counts 99 images")
@@ -157,9 +157,9 @@ def test_an_answer_to_a_query_that_cannot_be_used_is_a_refusal() -> None:
 def test_where_every_site_must_answer_one_that_does_not_ends_it() -> None:
     found, _ = sites({("a", "count"): Empty(), ("b", "count"): Refusal("", "too few", ValueError("of mine"))})
     with pytest.raises(InputError, match="b could not be counted: too few") as caught:
-        found.query_all("count", Empty(), ["a", "b"], TURN, "counted")
+        found.query_all("count", Empty(), ["a", "b"], TURN, Empty, "counted")
     assert isinstance(caught.value.__cause__, ValueError)
-    assert len(found.query_all("count", Empty(), ["a"], TURN, "counted")) == 1
+    assert len(found.query_all("count", Empty(), ["a"], TURN, Empty, "counted")) == 1
 
 
 def test_sites_that_build_another_module_are_named_with_their_versions() -> None:
@@ -175,8 +175,11 @@ def test_sites_that_build_another_module_are_named_with_their_versions() -> None
         found.require_same_module("abc", ("fedpretrain 0.1.0", "torch 2.11.0"))
     ours = "fedpretrain 0.1.0, torch 2.11.0"
     assert caught.value.errors == (
-        "b has fedpretrain 0.1.3, torch 2.11.9", "c: no memory", f"d has {ours}", "e: it gave no answer",
-    )  # fmt: skip
+        "b has fedpretrain 0.1.3, torch 2.11.9",
+        "c: no memory",
+        "d: its answer was rejected: it holds Empty, and Built was asked for",
+        "e: it gave no answer",
+    )
     assert f"The server has {ours}; install the same versions." in str(caught.value)
     assert {r.agreement for r in transport.requests} == {found.agreement}
 

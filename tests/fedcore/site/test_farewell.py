@@ -124,10 +124,11 @@ def test_notes_are_printed_without_control_characters() -> None:
     assert asked(Hospitals(hospitals("a"), local()), Sender({"a": said})).notes == ["no [2J gallery"]
 
 
-def test_an_answer_that_is_no_farewell_is_left_out() -> None:
+def test_an_answer_that_is_no_farewell_is_a_note() -> None:
     trainer = local()
     found = asked(Hospitals(hospitals("a"), trainer), Sender({"a": Weights(trainer.shared())}))
-    assert found == Farewells([], [])
+    why = "its answer was rejected: it holds Weights, and FarewellNotes was asked for"
+    assert found == Farewells([f"a made no figures of its own: {why}"], [])
 
 
 def test_a_farewell_sends_no_count_and_no_metric() -> None:

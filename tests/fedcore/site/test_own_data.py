@@ -144,8 +144,13 @@ def test_channels_that_no_image_has_are_declined(manifests: dict[str, Path], cha
 def test_a_policy_that_forbids_what_the_recipe_sends_declines_before_anything_trains(
     manifests: dict[str, Path],
 ) -> None:
-    recipe = {"algorithm": None, "exchange": ShareVectors(upload_size=4, remote_features=4), "visit": VISIT, "encoder": SMALL}
-    task = task_of(recipe | {"method": partial(MoCo, bank=8, remote=8), "probe": None, "seed": 0})
+    recipe = {
+        "algorithm": None,
+        "exchange": ShareVectors(upload_size=4, remote_features=4),
+        "visit": VISIT,
+        "encoder": SMALL,
+    }
+    task = task_of(recipe | {"method": partial(MoCo, bank_size=8, remote_bank_size=8), "probe": None, "seed": 0})
     site = runtime(manifests, task=task)
     answer = site.answer(request(TRAIN, Weights({})))
     assert isinstance(answer, Refusal)
