@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedcore.augment.views import blur
+from fedcore.augment.blur import blur
 from fedcore.data.dataset import Images
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data

@@ -49,7 +49,7 @@ def _validation(folder: Path) -> Path:
         for patient in sorted({row["patient"] for row in rows if row["site"] == site})[::2]
     }
     split = [row | {"split": "test" if row["patient"] in validation else "train"} for row in rows]
-    return synthesis.written(RUNS / "validation.csv", split)
+    return synthesis.write_manifest(RUNS / "validation.csv", split)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from fedgen.diffusion.sampler import Sampler
 from fedgen.diffusion.schedule import NoiseSchedule
 from fedgen.diffusion.unet import UNet
 from fedgen.generator import UNCONDITIONED, Conditions, ImageShape
+from fedgen.sampling import generating
 
 SIZE, BATCH, REPEATS = 32, 32, 9
 SAMPLER = Sampler(steps=20, solver="ddim")
@@ -40,7 +41,7 @@ def generator() -> DiffusionGenerator:
     torch.manual_seed(0)
     conditions = Conditions((), ())
     denoiser = Denoiser(UNet(2, 1), conditions)
-    for table in (denoiser.asked.classes, denoiser.asked.sites):
+    for table in (denoiser.condition_embedding.classes, denoiser.condition_embedding.sites):
         torch.nn.init.zeros_(table.weight)
     return DiffusionGenerator(denoiser.eval(), conditions, ImageShape(1, (SIZE, SIZE)), NoiseSchedule(), 0.1)
 
@@ -54,17 +55,17 @@ def kit(generator_model: DiffusionGenerator) -> Callable[[], Tensor]:
     nothing = torch.full((BATCH,), UNCONDITIONED, device=DEVICE)
 
     def draw() -> Tensor:
-        with drawing(generator_model, DEVICE):
-            return generator_model.draw(noise().to(DEVICE), nothing, nothing, SAMPLER).cpu()
+        with generating(generator_model, DEVICE):
+            return generator_model.sample(noise().to(DEVICE), nothing, nothing, SAMPLER).cpu()
 
     return draw
 
 
 def pipeline(generator_model: DiffusionGenerator) -> Callable[[], Tensor]:
-    kit_sample = generator_model.network.network.net
+    kit_sample = generator_model.network.unet.net
     net = UNet2DModel.from_config(dict(kit_sample.config), class_embed_type=None, sample_size=SIZE)
     net.load_state_dict(kit_sample.state_dict())
-    pipe = DDIMPipeline(net.eval().to(DEVICE), SAMPLER.scheduler(generator_model.noise))
+    pipe = DDIMPipeline(net.eval().to(DEVICE), SAMPLER.scheduler(generator_model.schedule))
     pipe.set_progress_bar_config(disable=True)
 
     def draw() -> Tensor:

@@ -46,7 +46,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -55,42 +54,26 @@ import torch
 from torch import nn
 
 from benchmarks.speed.flower_app import BATCH, IMAGES, TRAINERS, resnet18, small, train
+from benchmarks.speed.simulated import run_rounds, simulated
 from benchmarks.speed.visit_overhead import Net, make_sites
-from fedcore.algorithms.fedavg import FedAvg
-from fedcore.messages.message import Message
-from fedcore.runs.checkpoint import Checkpoint
-from fedcore.runs.communication import RoundRecord
-from fedcore.server.rounds import Rounds, federate
-from fedcore.training.local_trainer import LocalTrainer, channels_last
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.memory_format import channels_last
 from fedcore.training.visit import Visit
-from fedcore.transport.base import Transport
-from fedcore.transport.in_process import InProcess
-from fedcore.transport.workers import Workers
 
 MODELS = {"small": small, "resnet18": resnet18}
 SITES, ROUNDS, REPEATS = 8, 6, 2
 NO_TELEMETRY = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
-def kit(net: nn.Module, sites: int, rounds: int, workers: int = 0) -> dict[str, Any]:
+def kit(net: nn.Module, sites: int, rounds: int, workers: int = 1) -> dict[str, Any]:
     """Seconds of each round and in total; all sites use the same images, as sites memory-map files."""
     start = time.perf_counter()
     images = make_sites(1, IMAGES, 64)["site_0"]
     local = LocalTrainer(Net(net), ("net.",), Visit(BATCH, accelerator="cpu"))
     round_ends = [time.perf_counter()]
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        checkpoint, algorithm = Checkpoint(Path(folder) / "state"), FedAvg()
-        transport: Transport = InProcess(
-            {f"site_{i}": images for i in range(sites)}, local, memories=checkpoint, folder=Path(folder) / "sites"
-        )
-        if workers:
-            transport = stack.enter_context(Workers(transport, workers))
-
-        def finished(record: RoundRecord, state: Message) -> None:
-            checkpoint.commit(record.round, state)
-            round_ends.append(time.perf_counter())
-
-        federate(algorithm, transport, algorithm.start(local), Rounds(rounds), 0, finished=finished)
+    with tempfile.TemporaryDirectory() as folder:
+        transport = simulated(local, {f"site_{i}": images for i in range(sites)}, Path(folder) / "sites")
+        run_rounds(local, transport, Path(folder), rounds, workers, lambda: round_ends.append(time.perf_counter()))
     return {
         "rounds": [b - a for a, b in pairwise(round_ends)],
         "total": time.perf_counter() - start,
@@ -99,8 +82,8 @@ def kit(net: nn.Module, sites: int, rounds: int, workers: int = 0) -> dict[str, 
 
 def flower(python: str, model: str, trainer_name: str) -> dict[str, Any]:
     command = [python, str(Path(__file__).with_name("flower_app.py")), model, trainer_name, str(SITES), str(ROUNDS)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | NO_TELEMETRY)
-    result: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    output = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | NO_TELEMETRY)
+    result: dict[str, Any] = json.loads(output.stdout.splitlines()[-1])
     return result
 
 

@@ -45,16 +45,13 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_pil_image
 
+from benchmarks.speed.simulated import run_rounds, simulated
 from benchmarks.speed.visit_overhead import make_sites
-from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.models.resnet import ResNet
-from fedcore.runs.checkpoint import Checkpoint
-from fedcore.server.rounds import Rounds, federate
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.memory_format import channels_last
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 from fedssl.methods.base import Method
 from fedssl.methods.moco import MoCo
 from fedssl.methods.simclr import SimCLR
@@ -66,12 +63,9 @@ Run = Callable[[], object]
 
 
 def kit(module: Method, images: Images, folder: Path) -> Run:
-    local, algorithm, checkpoint = LocalTrainer(module, module.share, Visit(BATCH)), FedAvg(), Checkpoint(folder / "s")
-    transport = InProcess({images.site: images}, local, memories=checkpoint, folder=folder / "sites")
-    return lambda: federate(
-        algorithm, transport, algorithm.start(local), Rounds(1), 0,
-        finished=lambda record, state: checkpoint.commit(record.round, state),
-    )  # fmt: skip
+    local = LocalTrainer(module, module.share, Visit(BATCH))
+    transport = simulated(local, {images.site: images}, folder / "sites")
+    return lambda: run_rounds(local, transport, folder)
 
 
 def loop(module: Method, images: Images) -> Run:

@@ -35,19 +35,20 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
+from benchmarks.speed.simulated import run_rounds, simulated
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.messages.message import Contribution
+from fedcore.messages.request import TRAIN
 from fedcore.models.resnet import ResNet
 from fedcore.runs.checkpoint import Checkpoint
-from fedcore.server.rounds import Rounds, federate
+from fedcore.server.sites import Sites
 from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.malloc import keep_large_blocks
 from fedcore.training.memory_format import channels_last
 from fedcore.training.visit import Visit
-from fedcore.transport.in_process import InProcess
 
 CLASSES = 4
 
@@ -88,16 +89,8 @@ def make_sites(count: int, images: int, size: int) -> dict[str, Images]:
 
 def kit_round(net: nn.Module, sites: dict[str, Images], batch: int, folder: Path) -> Callable[[], None]:
     local = LocalTrainer(Net(net), ("net.",), Visit(batch_size=batch, accelerator="cpu"))
-    algorithm, checkpoint = FedAvg(), Checkpoint(folder / "state")
-    transport = InProcess(sites, local, memories=checkpoint, folder=folder / "sites")
-
-    def one_round() -> None:
-        federate(
-            algorithm, transport, algorithm.start(local), Rounds(1), 0,
-            finished=lambda record, state: checkpoint.commit(record.round, state),
-        )  # fmt: skip
-
-    return one_round
+    transport = simulated(local, sites, folder / "sites")
+    return lambda: run_rounds(local, transport, folder)
 
 
 def plain_loop(net: nn.Module, sites: dict[str, Images], batch: int) -> Callable[[], None]:
@@ -151,11 +144,11 @@ def fixed_cost(repeats: int = 7) -> dict[str, float]:
     found = []
     with tempfile.TemporaryDirectory() as folder:
         algorithm, checkpoint = FedAvg(), Checkpoint(Path(folder) / "state")
-        sites = InProcess(make_sites(4, 8, 32), local, memories=checkpoint, folder=Path(folder) / "sites")
+        sites = Sites.of(simulated(local, make_sites(4, 8, 32), Path(folder) / "sites"))
         state = algorithm.start(local)
         for index in range(repeats + 1):
             start, cpu_start = time.perf_counter(), time.process_time()
-            answers = sites.ask(algorithm, [(name, state) for name in sites.names()], Round(index, repeats + 1, 0))
+            answers = sites.ask(TRAIN, [(name, state) for name in sites.names()], Round(index, repeats + 1, 0))
             state = algorithm.merge(state, (a for a in answers if isinstance(a, Contribution)))
             visits_end, visits_cpu_end = time.perf_counter(), time.process_time()
             checkpoint.commit(index, state)

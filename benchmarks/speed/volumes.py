@@ -60,7 +60,7 @@ def network() -> EncoderUNet:
 
 
 def kit_epoch(images: Images) -> Callable[[], None]:
-    module = Segmenter(network(), images.space, patch=PATCH, optimizer=optimizer)
+    module = Segmenter(network(), images.space, patch_size=PATCH, optimizer=optimizer)
     local = LocalTrainer(module, module.share, Visit(batch_size=BATCH))
     site = Site("all", images)
 

@@ -25,14 +25,16 @@ from collections.abc import Callable
 
 import torch
 
+from benchmarks.speed.simulated import simulated
 from benchmarks.speed.visit_overhead import interleaved, make_sites
 from fedcore.algorithms.fedavg import FedAvg
+from fedcore.messages.request import TRAIN
+from fedcore.messages.round import Round
 from fedcore.models.resnet import ResNet
 from fedcore.server.rounds import Rounds, federate
-from fedcore.site.site import Round
+from fedcore.server.sites import Sites
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.base import Transport
 from fedcore.transport.in_process import InProcess
 from fedcore.transport.workers import Workers
 from fedssl.methods.moco import MoCo
@@ -40,29 +42,28 @@ from fedssl.methods.moco import MoCo
 SITES, IMAGES, SIZE, BATCH, REPEATS = 4, 256, 64, 64, 3
 
 
-def in_process() -> InProcess:
+def trainer() -> LocalTrainer:
     module = MoCo(ResNet(depth=10, stem=32), bank_size=1024, remote_bank_size=1)
-    local = LocalTrainer(module, module.share, Visit(batch_size=BATCH))
-    return InProcess(make_sites(SITES, IMAGES, SIZE), local)
+    return LocalTrainer(module, module.share, Visit(batch_size=BATCH))
 
 
-def one_round(transport: Transport, local: LocalTrainer) -> Callable[[], None]:
+def one_round(sites: Sites, local: LocalTrainer) -> Callable[[], None]:
     algorithm = FedAvg()
     state = algorithm.start(local)
-    return lambda: federate(algorithm, transport, state, Rounds(1), 0)
+    return lambda: federate(algorithm, sites, state, Rounds(1), 0)
 
 
 def main() -> None:
     torch.set_num_threads(2)
     print(f"torch {torch.__version__}, {SITES} sites x {IMAGES // BATCH} steps of {BATCH}, medians of {REPEATS} rounds")
-    single_process = in_process()
-    with Workers(in_process(), 2) as workers:
+    images, locals_ = make_sites(SITES, IMAGES, SIZE), (trainer(), trainer())
+    single_process, by_workers = (Sites.of(simulated(local, images)) for local in locals_)
+    assert isinstance(by_workers.transport, InProcess)
+    with Workers(by_workers.transport, 2) as by_workers.transport:
         start = time.perf_counter()
-        list(workers.ask(FedAvg(), [], Round(0, 1, 0)))
+        list(by_workers.ask(TRAIN, [], Round(0, 1, 0)))
         print(f"start of 2 workers: {time.perf_counter() - start:.1f} s")
-        times = interleaved(
-            one_round(single_process, single_process.local), one_round(workers, workers.sites.local), REPEATS
-        )
+        times = interleaved(one_round(single_process, locals_[0]), one_round(by_workers, locals_[1]), REPEATS)
     for name, seconds in zip(("1 process x 2 threads", "2 workers x 1 thread"), times, strict=True):
         print(f"{name:<22} {60 / statistics.median(seconds):6.1f} rounds per minute")
     ratio = statistics.median(a / b for a, b in zip(*times, strict=True))
