@@ -119,9 +119,12 @@ def test_targets_of_a_set_without_sites_come_from_all_classifiers(
 
 
 def left_by(run: Path) -> dict[str, bytes]:
-    """Every file except those with time and environment."""
+    """Every file except those with time and environment, and without the random name of the run."""
     files = [p for p in run.rglob("*") if p.is_file() and p not in (run / "environment.json", run / "SHA256SUMS")]
-    return {p.relative_to(run).as_posix(): p.read_bytes() for p in files}
+    found = {p.relative_to(run).as_posix(): p.read_bytes() for p in files}
+    name = RunFolder(run).name.encode()
+    assert name
+    return {path: data.replace(name, b"") for path, data in found.items()}
 
 
 @contextmanager

@@ -316,6 +316,6 @@ def test_the_commands_audit_and_release(
     printed = capsys.readouterr()
     assert "Privacy check passed: 0 copies in 64 images" in printed.out
     assert "Fit for use: not measured" in printed.out
-    assert "recognition at 1 % false alarms (40 images held out, 100 are needed)" in printed.out
+    assert "membership inference at 1 % false positives (40 images held out, 100 are needed)" in printed.out
     assert "Privacy check failed: 1 copy in 64 images" in printed.out
     assert "generate audit takes a run and a set" in printed.err
