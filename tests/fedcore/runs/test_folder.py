@@ -16,12 +16,14 @@ from fedcore.errors import InputError, InputErrors
 from fedcore.files.checksums import SUMS
 from fedcore.files.lock import LOCK
 from fedcore.files.writing import write_json
-from fedcore.messages.message import Weights
+from fedcore.messages.message import Tensors, Weights
+from fedcore.messages.request import Counted
 from fedcore.runs.communication import RoundRecord
 from fedcore.runs.folder import RunFolder, essence
 from fedcore.runs.record import KEPT
-from fedcore.site.site import Round
+from fedcore.site.memory import FOLDER, MemoryOnDisk
 from tests.fedcore.files.test_lock import held_elsewhere
+from tests.fedcore.toys import same
 
 RECIPE = "visit:\n  batch_size: 64\nrounds:\n  count: 3\nout: here\nresume: false\n"
 ABOUT = {"command": "pretrain", "data": "abc"}
@@ -172,10 +174,22 @@ def test_a_run_that_came_to_nothing_may_begin_anew_with_a_mended_recipe(tmp_path
 
 def test_how_it_ended_is_noted_beside_what_it_was(tmp_path: Path) -> None:
     run = begun(tmp_path)
-    assert run.about() == ABOUT | {"status": "running"}
+    about = ABOUT | {"name": run.name}
+    assert run.about() == about | {"status": "running"}
     run.close("finished", seconds=1.5)
     recorded = {"size": 0, "sha256": hashlib.sha256().hexdigest()}
-    assert run.about() == ABOUT | {"status": "finished", "seconds": 1.5, "recorded": recorded, "memories": []}
+    assert run.about() == about | {"status": "finished", "seconds": 1.5, "recorded": recorded, "memories": {}}
+
+
+def test_a_run_keeps_its_name_when_it_goes_on_and_no_two_have_the_same(tmp_path: Path) -> None:
+    one, other = begun(tmp_path / "one", rounds=1), begun(tmp_path / "other")
+    name = one.name
+    assert name
+    assert name != other.name
+    one.close("failed")
+    again = RunFolder(one.path, RECIPE, resume=True)
+    again.begin(ABOUT)
+    assert again.name == name
 
 
 def test_a_full_disk_while_a_round_is_noted(tmp_path: Path, monkeypatch: Any) -> None:
@@ -232,7 +246,7 @@ def test_an_error_that_ends_a_run_is_told_without_what_it_may_quote(
     assert (about["status"], about["error"], about["seconds"]) == (status, said, 3)
 
 
-PARTS = ("state", "state/00007", "sites/a", "sites", "encoder", "rounds.jsonl", "run.json", "logs")
+PARTS = ("state", "state/00007", "sites/a/memory", "sites/a", "sites", "encoder", "rounds.jsonl", "run.json", "logs")
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -242,14 +256,14 @@ def test_what_leads_out_of_a_run_is_refused_and_nothing_is_changed_there(tmp_pat
     for name in ("server.safetensors", "audit.jsonl"):
         (outside / name).write_text("precious")
     there = run / part
-    there.parent.mkdir(exist_ok=True)
+    there.parent.mkdir(parents=True, exist_ok=True)
     if there.exists():
         there.rename(outside / "moved")
     there.symlink_to(outside / "moved" if (outside / "moved").exists() else outside)
     before = _tree(tmp_path)
     resumed = RunFolder(run, RECIPE, resume=True)
     for step in (resumed.prepare, lambda: resumed.begin(ABOUT), resumed.require_own):
-        with pytest.raises(InputError, match=rf"{there} is a symbolic link; .* put what it stands for in its place"):
+        with pytest.raises(InputError, match=rf"{there} is a symbolic link; .* replace the link by its target"):
             step()
     assert _tree(tmp_path) == before
 
@@ -301,12 +315,18 @@ def sealed(path: Path, memories: bool = True) -> RunFolder:
     checkpoint = run.begin(ABOUT)
     for index in range(2):
         run.append(RoundRecord(index))
-        for site in ("a", "b") if memories else ():
-            checkpoint.put(site, {"w": torch.ones(1)}, Round(index, 2, 0))
-        checkpoint.commit(index, Weights({"w": torch.ones(1)}), run.recorded())
+        for site in ("a", "b"):
+            memory = MemoryOnDisk(run.site(site) / FOLDER)
+            memory.put(kept(index) if memories else {}, index, checkpoint.counted.get(site))
+        counted = {site: Counted(index, memories) for site in ("a", "b")}
+        checkpoint.commit(index, Weights({"w": torch.ones(1)}), run.recorded(), counted)
     write_json(path / "scores.json", {"accuracy": 0.5})
     run.close("finished")
     return run
+
+
+def kept(index: int) -> Tensors:
+    return {"module/w": torch.full((2,), float(index))}
 
 
 def test_the_sums_of_a_finished_run_are_those_of_sha256sum(tmp_path: Path) -> None:
@@ -318,7 +338,7 @@ def test_the_sums_of_a_finished_run_are_those_of_sha256sum(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["run.json", *KEPT, SUMS])
 def test_a_finished_run_that_was_changed_is_refused(tmp_path: Path, name: str) -> None:
-    """By every bit of it; and where it is gone, unless that is state/ of a run whose sites keep nothing."""
+    """By every bit of it; and where it is gone, unless that is state/, which nothing needs any more."""
     run, file = sealed(tmp_path), tmp_path / name
     whole = file.read_bytes()
     for at in range(0, len(whole), 7):
@@ -326,16 +346,41 @@ def test_a_finished_run_that_was_changed_is_refused(tmp_path: Path, name: str) -
         with pytest.raises(InputError):
             run.finished()
     file.unlink()
-    with pytest.raises(InputError):
-        run.memories()
-    file.write_bytes(whole)
+    if name != "state/state.json":
+        with pytest.raises(InputError):
+            run.memories()
+        file.write_bytes(whole)
     run.memories()
 
 
-def test_the_state_of_a_finished_run_may_go_where_no_site_keeps_anything(tmp_path: Path) -> None:
-    run = sealed(tmp_path, memories=False)
+@pytest.mark.parametrize("memories", [True, False])
+def test_the_state_of_a_finished_run_may_go(tmp_path: Path, memories: bool) -> None:
+    """What sites keep to themselves lies with them, and run.json says which visit counts."""
+    run = sealed(tmp_path, memories)
     shutil.rmtree(tmp_path / "state")
-    assert run.memories().sites == {}
+    found = run.memories()
+    assert found.counted == run.counted() == ({site: Counted(1, True) for site in ("a", "b")} if memories else {})
+    for site in ("a", "b"):
+        assert same(found.get(site), kept(1) if memories else {})
+
+
+def _flipped(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [(_flipped, "memory of round 1 is damaged"), (_cut, "memory of round 1 is damaged"),
+     (Path.unlink, "does not remember its visit of round 1")],
+)  # fmt: skip
+def test_a_memory_of_a_finished_run_that_was_lost_or_changed_is_named(tmp_path: Path, damage: Any, words: str) -> None:
+    run = sealed(tmp_path)
+    (file,) = (run.site("b") / FOLDER).glob("00001.*")
+    damage(file)
+    assert same(run.memories().get("a"), kept(1))
+    with pytest.raises(InputError, match=f"{tmp_path}: b lacks what it keeps to itself: .*{words}.*copy the run's"):
+        run.memories().get("b")
 
 
 @pytest.mark.parametrize("rounds", [1, 2])

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from fedcore.errors import Refused
+from fedcore.errors import InputError, Refused
 from fedcore.messages.message import Tensors
 from fedcore.messages.request import Counted
 from fedcore.site.memory import Memory, MemoryInRam, MemoryOnDisk
+from tests.fedcore.runs.test_checkpoint import EVERY_TYPE
 from tests.fedcore.toys import same
 
 Make = Callable[[], Memory]
@@ -113,6 +116,67 @@ def test_a_memory_is_on_disk_for_another_process(tmp_path: Path) -> None:
     MemoryOnDisk(tmp_path, durable=True).put({"one": tied, "two": tied, "row": tied[1:]}, 3, None)
     found = MemoryOnDisk(tmp_path).get(Counted(3, True))
     assert same(found, {"one": tied, "two": tied, "row": tied[1:]})
+
+
+def test_every_type_comes_back_to_the_bit(tmp_path: Path) -> None:
+    MemoryOnDisk(tmp_path).put(EVERY_TYPE, 0, None)
+    found = MemoryOnDisk(tmp_path).get(Counted(0, True))
+    assert same(found, EVERY_TYPE)
+    assert torch.signbit(found["single"][1])
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["next", "again"])
+def test_a_full_disk_costs_nothing_that_counts(tmp_path: Path, monkeypatch: Any, again: bool) -> None:
+    memory = MemoryOnDisk(tmp_path)
+    memory.put(of(0), 0, None)
+    if again:
+        memory.put(of(1), 1, Counted(0, True))
+    before = sorted(tmp_path.iterdir())
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(InputError, match=r"the disk is full: .* needs [^0].*(bytes|kB); free some"):
+        memory.put(of(9), 1, Counted(0, True))
+    monkeypatch.undo()
+    assert sorted(tmp_path.iterdir()) == before
+    assert same(MemoryOnDisk(tmp_path).get(Counted(0, True)), of(0))
+
+
+def test_a_durable_memory_is_on_the_disk_before_an_older_one_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = MemoryOnDisk(tmp_path, durable=True)
+    for turn in (0, 1):
+        memory.put(of(turn), turn, Counted(turn - 1, True) if turn else None)
+    told: list[str] = []
+    fsync, replace, unlink = os.fsync, Path.replace, Path.unlink
+
+    def syncing(handle: int) -> None:
+        told.append(f"sync {_round(Path(f'/proc/self/fd/{handle}').readlink())}")
+        fsync(handle)
+
+    def replacing(path: Path, to: Path) -> Path:
+        told.append(f"replace {_round(to)}")
+        return replace(path, to)
+
+    def removing(path: Path, missing_ok: bool = False) -> None:
+        if path.exists():
+            told.append(f"remove {_round(path)}")
+        unlink(path, missing_ok)
+
+    def _round(path: Path) -> str:
+        return "folder" if path == tmp_path else path.name.strip(".").partition(".")[0]
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(Path, "replace", replacing)
+    monkeypatch.setattr(Path, "unlink", removing)
+    memory.put(of(2), 2, Counted(1, True))
+    assert (
+        told.index("sync 00002") < told.index("replace 00002") < told.index("sync folder") < told.index("remove 00000")
+    )
+    assert [what for what in told if what.startswith("remove")] == ["remove 00000"]
 
 
 @pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
