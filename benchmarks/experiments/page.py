@@ -62,8 +62,7 @@ def write_page(results: Results, page: Path = PAGE) -> None:
     for name, lines in sections(results).items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         body = "\n".join([begin, *lines, end])
-        text, count = re.subn(
-            re.escape(begin) + ".*?" + re.escape(end), lambda _, body=body: body, text, flags=re.DOTALL
-        )
-        assert count == 1, f"{page} must contain the markers of {name!r} exactly once, found {count}"
+        before, *rest = re.split(re.escape(begin) + ".*?" + re.escape(end), text, flags=re.DOTALL)
+        assert len(rest) == 1, f"{page} must contain the markers of {name!r} exactly once, found {len(rest)}"
+        text = before + body + rest[0]
     page.write_text(text, encoding="utf-8")

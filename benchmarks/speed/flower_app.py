@@ -114,4 +114,4 @@ def simulate(model: str, trainer_name: str, sites: int, rounds: int) -> dict[str
 
 
 if __name__ == "__main__":
-    print(json.dumps(simulate(*sys.argv[1:3], *map(int, sys.argv[3:5]))))
+    print(json.dumps(simulate(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))

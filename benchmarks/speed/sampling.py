@@ -20,6 +20,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers import DDIMPipeline, UNet2DModel
@@ -62,9 +63,9 @@ def kit(generator_model: DiffusionGenerator) -> Callable[[], Tensor]:
 
 
 def pipeline(generator_model: DiffusionGenerator) -> Callable[[], Tensor]:
-    kit_sample = generator_model.network.unet.net
-    net = UNet2DModel.from_config(dict(kit_sample.config), class_embed_type=None, sample_size=SIZE)
-    net.load_state_dict(kit_sample.state_dict())
+    own: Any = generator_model.network.unet.net
+    net = UNet2DModel.from_config(dict(own.config), class_embed_type=None, sample_size=SIZE)
+    net.load_state_dict(own.state_dict())
     pipe = DDIMPipeline(net.eval().to(DEVICE), SAMPLER.scheduler(generator_model.schedule))
     pipe.set_progress_bar_config(disable=True)
 

@@ -25,8 +25,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -39,7 +40,7 @@ from benchmarks.speed.simulated import run_rounds, simulated
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
-from fedcore.messages.message import Contribution
+from fedcore.messages.message import Contribution, Weights
 from fedcore.messages.request import TRAIN
 from fedcore.models.resnet import ResNet
 from fedcore.runs.checkpoint import Checkpoint
@@ -149,7 +150,7 @@ def fixed_cost(repeats: int = 7) -> dict[str, float]:
         for index in range(repeats + 1):
             start, cpu_start = time.perf_counter(), time.process_time()
             answers = sites.ask(TRAIN, [(name, state) for name in sites.names()], Round(index, repeats + 1, 0))
-            state = algorithm.merge(state, (a for a in answers if isinstance(a, Contribution)))
+            state = algorithm.merge(state, cast(Iterator[Contribution[Weights]], answers))
             visits_end, visits_cpu_end = time.perf_counter(), time.process_time()
             checkpoint.commit(index, state)
             found.append({
