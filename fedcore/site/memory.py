@@ -85,18 +85,19 @@ class MemoryOnDisk:
             path = self.folder / f"{turn:05d}.{zlib.crc32(data):08x}.safetensors"
             write_atomically(path, data, self.durable)
             if self.durable:
-                sync(self.folder)
+                sync(self.folder.parent)
             old = {at: file for at, file in old.items() if file != path}
         for at, file in old.items():
             if counted is None or at != counted.round or at == turn:
                 file.unlink(missing_ok=True)
 
     def sync(self) -> None:
-        """Everything is on the disk when this returns."""
+        """Everything is on the disk when this returns, the folders of site and sites too."""
         for path in self._files().values():
             sync(path)
         if self.folder.exists():
-            sync(self.folder)
+            for folder in (self.folder, *self.folder.parents[:2]):
+                sync(folder)
 
     def _files(self) -> dict[int, Path]:
         """By round; of a round that was visited twice, after a crash, the later file."""

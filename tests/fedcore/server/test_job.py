@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,6 +103,34 @@ def told(folder: Path) -> list[Any]:
         return {k: timeless(v) for k, v in tree.items() if k != "seconds"} if isinstance(tree, dict) else tree
 
     return [timeless(json.loads(line)) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+
+
+def test_what_sites_remember_of_a_round_is_on_the_disk_before_the_round_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def name(path: Path) -> str:
+        return path.relative_to(tmp_path).as_posix()
+
+    def syncing(handle: int) -> None:
+        told.append(("sync", name(Path(f"/proc/self/fd/{handle}").readlink())))
+        fsync(handle)
+
+    def replacing(path: Path, to: Path) -> Path:
+        told.append(("replace", name(to)))
+        return replace(path, to)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(Path, "replace", replacing)
+    start(tmp_path, job(rounds=Rounds(1)))
+    index = told.index(("replace", "state/state.json"))
+    for site in "abc":
+        (file,) = (tmp_path / "sites" / site / FOLDER).iterdir()
+        written = told.index(("replace", name(file)))
+        for part in (file, *file.parents[:4]):  # the file, memory/, the site's folder, sites/, the run's folder
+            assert ("sync", name(part)) in told[written:index]
 
 
 @pytest.mark.parametrize(

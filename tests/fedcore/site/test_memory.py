@@ -234,13 +234,16 @@ def test_what_is_no_memory_is_neither_read_nor_removed(tmp_path: Path) -> None:
 def test_a_durable_memory_is_synced_before_put_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
     monkeypatch.setattr("fedcore.site.memory.sync", synced.append)
-    memory = MemoryOnDisk(tmp_path)
+    folder = tmp_path / "sites" / "a" / "memory"
+    memory = MemoryOnDisk(folder)
     memory.put(of(0), 0, None)
     assert synced == []
     memory.sync()
-    assert {*synced} == {*tmp_path.iterdir(), tmp_path}
-    MemoryOnDisk(tmp_path / "durable", durable=True).put(of(0), 0, None)
-    assert synced[-1] == tmp_path / "durable"
+    assert {*synced} == {*folder.iterdir(), folder, folder.parent, folder.parent.parent}
+    synced.clear()
+    monkeypatch.setattr("fedcore.files.writing.sync", synced.append)
+    MemoryOnDisk(tmp_path / "b" / "memory", durable=True).put(of(0), 0, None)
+    assert synced == [tmp_path / "b" / "memory", tmp_path / "b"]
 
 
 def test_there_is_nothing_to_sync_where_nothing_was_kept(tmp_path: Path) -> None:
