@@ -38,6 +38,8 @@ class Request:
     """None before the agreement, when sites are asked for facts."""
     run: str = ""
     """Name of the run, for the site's audit log."""
+    recipe: str = ""
+    """Digest of the recipe that the server runs; a site that runs another one declines. Empty: not known."""
 
 
 Answer = Contribution[Message] | Refusal

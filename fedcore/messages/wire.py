@@ -23,6 +23,7 @@ LONGEST_NAME = 255
 def request_bytes(request: Request) -> bytes:
     head = {
         "site": request.site, "word": request.word, "turn": dataclasses.astuple(request.turn), "run": request.run,
+        "recipe": request.recipe,
         "counted": request.counted and dataclasses.astuple(request.counted),
         "agreement": request.agreement and dataclasses.asdict(request.agreement),
     }  # fmt: skip
@@ -39,10 +40,10 @@ def request_of(data: bytes, kinds: Kinds) -> Request:
     with readable("request"):
         counted = None if head["counted"] is None else Counted(*_typed(head["counted"], int, bool))
         agreement = None if head["agreement"] is None else _agreement(head["agreement"])
-        site, word, run = _typed([head[key] for key in ("site", "word", "run")], str, str, str)
-        if max(map(len, (site, word, run))) > LONGEST_NAME:
+        names = site, word, run, recipe = _typed([head[key] for key in ("site", "word", "run", "recipe")], *[str] * 4)
+        if max(map(len, names)) > LONGEST_NAME:
             raise WireError(f"a name beside its message has more than {LONGEST_NAME} characters")
-        return Request(site, word, message, _round(head["turn"]), counted, agreement, run)
+        return Request(site, word, message, _round(head["turn"]), counted, agreement, run, recipe)
 
 
 def answer_bytes(answer: Answer) -> bytes:

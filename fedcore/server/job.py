@@ -70,7 +70,7 @@ class Job:
             state = checkpoint.restore(state)
         begun, spent = time.perf_counter(), sum(r["seconds"] for r in run.rounds())
         try:
-            sites = Sites.of(transport, run.name)
+            sites = Sites.of(transport, run.name, run.digest)
             sites.counted = dict(checkpoint.counted)
             with Progress(self.rounds.count, checkpoint.rounds) as progress, Logs(run, self.loggers) as logs:
 

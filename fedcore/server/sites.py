@@ -32,6 +32,8 @@ class Sites:
     agreement: Agreement
     run: str = ""
     """Name of the run, for the sites' audit logs."""
+    recipe: str = ""
+    """Digest of the recipe."""
     counted: dict[str, Counted] = field(default_factory=dict)
     on_request: Callable[[str], None] | None = None
     """Called with a site's name when a round or an evaluation turns to it (progress bars)."""
@@ -39,14 +41,17 @@ class Sites:
     """Where `query` books what is sent and answered outside of rounds (answers.jsonl)."""
 
     @classmethod
-    def of(cls, transport: Transport, run: str = "", classes: Sequence[str] = (), record: Path | None = None) -> Sites:
+    def of(
+        cls, transport: Transport, run: str = "", recipe: str = "", classes: Sequence[str] = (),
+        record: Path | None = None,
+    ) -> Sites:  # fmt: skip
         """Asks every site for its facts, and agrees.
 
         Raises:
             InputErrors: A site gave none, or sites do not fit one another.
         """
         turn, facts, wrong = Round(0, 1, 0), dict[str, Facts](), []
-        requests = (Request(name, FACTS, Empty(), turn, run=run) for name in transport.names())
+        requests = (Request(name, FACTS, Empty(), turn, run=run, recipe=recipe) for name in transport.names())
         for answer in _one_each(transport.ask(requests), transport.names()):
             if isinstance(answer, Refusal):
                 wrong.append(f"{answer.site}: {answer.reason}")
@@ -60,7 +65,7 @@ class Sites:
             raise InputError("there is no site, so there is nothing to train on")
         if wrong:
             raise InputErrors("sites that take no part", wrong)
-        return cls(transport, facts, agree(facts, classes), run, record=record)
+        return cls(transport, facts, agree(facts, classes), run, recipe, record=record)
 
     def names(self) -> list[str]:
         return list(self.facts)
@@ -127,7 +132,7 @@ class Sites:
     def _request(self, word: str, name: str, down: Message, turn: Round) -> Request:
         if self.on_request is not None:
             self.on_request(name)
-        return Request(name, word, down, turn, self.counted.get(name), self.agreement, self.run)
+        return Request(name, word, down, turn, self.counted.get(name), self.agreement, self.run, self.recipe)
 
 
 def _one_each(answers: Iterable[Answer], names: Sequence[str]) -> Iterator[Answer]:

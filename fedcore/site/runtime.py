@@ -76,6 +76,8 @@ class SiteRuntime:
         try:
             if request.site != self.name:
                 raise Refused("the request is for another site")
+            if self.recipe and request.recipe and request.recipe != self.recipe:
+                raise Refused(f"the server runs another recipe than this site, whose digest is {self.recipe[:12]}...")
             if request.word == FACTS:
                 return log.release(Contribution(self.name, self.facts(), 0), turn, run)
             place = self.settle(request.agreement)

@@ -158,8 +158,11 @@ def _answers(
 ) -> list[Contribution[AuditAnswer]]:  # fmt: skip
     images, held_out = cohort.split("train"), _held_out(cohort)
     local, policy = LocalTrainer(extractor, (), recipe["visit"]), recipe["policy"].for_audit()
-    simulation = simulate(images, local, {AUDIT_SET: visitor}, test=held_out, policy=policy, folder=run / "sites")
-    sites = Sites.of(simulation, RunFolder(run).name, record=run / ANSWERS)
+    name, digest = RunFolder(run).name, RunFolder(run).digest
+    simulation = simulate(
+        images, local, {AUDIT_SET: visitor}, test=held_out, policy=policy, folder=run / "sites", recipe=digest
+    )
+    sites = Sites.of(simulation, name, digest, record=run / ANSWERS)
     turn = Round(0, 1, recipe["seed"])
     answers = sites.query_all(AUDIT_SET, request, list(images), turn, AuditAnswer, "asked to audit the set")
     if wrong := [a.site for a in answers if a.message.copies.shape[1] not in (0, len(request.numbers))]:

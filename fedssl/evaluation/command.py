@@ -61,7 +61,7 @@ def probe(path: Path, overrides: Sequence[str] = ()) -> Table:
     module = task.module(agreement)
     local = LocalTrainer(module, share_of(task.algorithm, module), asked["visit"])
     simulation = simulate_task(task, cohort, local, agreement, asked["policy"], path / "sites", run.digest)
-    sites = Sites.of(simulation, run.name, record=path / ANSWERS)
+    sites = Sites.of(simulation, run.name, run.digest, record=path / ANSWERS)
     sites.counted = run.counted()
     weights = _weights(path, local, sites.training)
     turn = Round(0, 1, asked["seed"])

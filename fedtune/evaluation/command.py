@@ -120,7 +120,7 @@ def _sites(
     require_tests(test, policy, what)
     require_allowed(policy, {EVALUATE: words[EVALUATE]}, local.levels)
     simulation = simulate({}, local, words, test=test, policy=policy, folder=run.path / "sites", recipe=run.digest)
-    sites = Sites.of(simulation, run.name, record=run.path / ANSWERS)
+    sites = Sites.of(simulation, run.name, run.digest, record=run.path / ANSWERS)
     sites.counted = run.counted()
     return sites
 

@@ -24,7 +24,7 @@ from tests.fedcore.messages.samples import ODD, kinds, same_message, sample
 SECRET = "Jane Doe"
 TURN = Round(3, 9, 7)
 AGREED = Agreement(("cat", "dog"), 1, (8, 8), ("a", "b"), 2)
-REQUEST = Request("a", TRAIN, Weights(dict(ODD)), TURN, Counted(2, True), AGREED, "a run")
+REQUEST = Request("a", TRAIN, Weights(dict(ODD)), TURN, Counted(2, True), AGREED, "a run", "its digest")
 ANSWER = Contribution("a", Weights({"w": torch.ones(2)}), 12, {"loss": 0.5}, 1.25, Reveals.STATISTICS, keeps=True)
 
 

@@ -130,6 +130,15 @@ def test_a_request_for_another_site_is_declined() -> None:
     assert (answer.site, answer.reason) == ("a", "the request is for another site")
 
 
+@pytest.mark.parametrize("word", [FACTS, BUILD, TRAIN, EVALUATE])
+def test_a_server_with_another_recipe_is_declined(word: str, tmp_path: Path) -> None:
+    runtime = site(tmp_path, train=FedAvg())
+    reason = declined(asked(runtime, request(word, recipe="another digest")))
+    assert reason == "the server runs another recipe than this site, whose digest is digest of th..."
+    assert [line["text"] for line in lines(tmp_path)] == [reason]
+    assert not isinstance(asked(runtime, request(FACTS, recipe="digest of the recipe")), Refusal)
+
+
 @pytest.mark.parametrize("word", [BUILD, TRAIN, EVALUATE])
 def test_before_the_agreement_nothing_but_facts_is_said(word: str) -> None:
     reason = declined(asked(site(train=FedAvg()), request(word, agreement=None)))
