@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,17 +27,17 @@ from fedcore.algorithms.scaffold import Scaffold
 from fedcore.cli import main as cli
 from fedcore.errors import InputError, Refused
 from fedcore.exchanges.base import WithExchange
-from fedcore.messages.message import Contribution, Empty, Refusal, Weights, flatten
-from fedcore.privacy.policy import Policy
+from fedcore.messages.message import Contribution, Empty, Message, Refusal, Weights, flatten
+from fedcore.messages.request import EVALUATE, TRAIN, Answer
 from fedcore.runs.communication import RoundRecord
-from fedcore.server.job import Job
-from fedcore.server.rounds import PeriodicEvaluation, Rounds
+from fedcore.server.rounds import Rounds
+from fedcore.server.sites import Sites
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.base import Transport
-from fedcore.transport.in_process import Answer
+from fedcore.transport.in_process import InProcess
 from fedcore.transport.pickling import pack, unpack
+from fedcore.transport.simulation import by_workers
 from fedcore.transport.worker import gpu_of, rebuilt
 from fedcore.transport.workers import Workers
 from tests.fedcore.privacy.test_audit_log import RICH
@@ -50,7 +50,6 @@ from tests.fedcore.toys import (
     broken,
     federate,
     hospitals,
-    images,
     local,
     same,
 )
@@ -61,30 +60,59 @@ NAMES = "abcdefghij"
 PATIENCE = 60.0
 
 
-def make_sites(folder: Path, module: Toy | None = None) -> Hospitals:
+@dataclass(frozen=True)
+class Deputy:
+    """What workers are given at their start, to do whatever a test will ask for: it has it read from a file."""
+
+    file: Path
+
+    def visit(self, site: Site, down: Message, local: LocalTrainer, turn: Round) -> Contribution[Any]:
+        answer: Contribution[Any] = unpack(self.file.read_bytes()).visit(site, down, local, turn)
+        return answer
+
+
+@dataclass
+class ByWorkers(Hospitals):
+    """Hospitals that are visited by two processes, the same ones for whatever they are asked."""
+
+    pool: Workers = field(default_factory=lambda: Workers(InProcess({}), 2))
+
+    def sites(self, **words: Any) -> Sites:
+        assert self.folder is not None
+        files = {word: self.folder / f"{word}.pickle" for word in (TRAIN, EVALUATE, "query")}
+        for word, visitor in words.items():
+            files[word].write_bytes(pack(visitor))
+        found = super().sites(**{word: Deputy(file) for word, file in files.items()})
+        assert isinstance(found.transport, InProcess)
+        self.pool.sites, found.transport = found.transport, self.pool
+        return found
+
+
+def alone(folder: Path) -> Hospitals:
     """Ten hospitals, and one whose loss is NaN."""
-    trainer = local(Visit(batch_size=4, accelerator="cpu", keep_optimizer=True), module)
-    return Hospitals(hospitals(NAMES) | {"nan": broken("nan")}, trainer, policy=Policy(), folder=folder)
+    trainer = local(Visit(batch_size=4, accelerator="cpu", keep_optimizer=True))
+    return Hospitals(hospitals(NAMES) | {"nan": broken("nan")}, trainer, folder=folder)
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
-    with Workers(make_sites(tmp_path_factory.mktemp("workers")), 2) as workers:
-        yield workers
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ByWorkers]:
+    one = alone(tmp_path_factory.mktemp("workers"))
+    many = ByWorkers(one.train, one.local, folder=one.folder)
+    with many.pool:
+        yield many
     assert multiprocessing.active_children() == []
 
 
 @pytest.fixture
-def workers(pool: Workers) -> Workers:
+def workers(pool: ByWorkers) -> ByWorkers:
     """With new memories, and sites whose folders hold nothing."""
-    pool.sites = replace(pool.sites, memories=Remembered(), on_visit=Hospitals.on_visit)
-    for file in (pool.sites.folder or Path()).glob("*/*.jsonl"):
+    for file in (pool.folder or Path()).glob("*/*.jsonl"):
         file.unlink()
-    return pool
+    return replace(pool, memories=Remembered(), on_visit=None)
 
 
-def ask(transport: Transport, visitor: object, names: str | list[str] = "abc") -> list[Answer]:
-    return list(transport.ask(visitor, ((name, Weights({})) for name in names), TURN))  # type: ignore[arg-type]
+def ask(transport: Hospitals, visitor: object, names: str | list[str] = "abc") -> list[Answer]:
+    return list(transport.ask(visitor, ((name, Weights({})) for name in names), TURN))
 
 
 @dataclass(frozen=True)
@@ -132,21 +160,20 @@ class Fatal(FedAvg):
         return Contribution(site.name, HEAVY, site.size)
 
 
-def trained(transport: Transport, sites: Hospitals, algorithm: Algorithm, rounds: Rounds) -> list[Any]:
-    """All that a run leaves: state, memories, records and what the sites' own files say; without seconds."""
+def trained(sites: Hospitals, algorithm: Algorithm, rounds: Rounds) -> list[Any]:
+    """All that a run leaves: state, memories, records and what the sites' own files say; without times."""
     records: list[RoundRecord] = []
     state = federate(
-        algorithm, transport, algorithm.start(sites.local), rounds, 3, survey=PeriodicEvaluation(Look(), 2),
+        algorithm, sites, algorithm.start(sites.local), rounds, 3, evaluator=Look(), every=2,
         finished=lambda record, state: records.append(record),
     )  # fmt: skip
     for record in records:
         record.seconds = 0.0
         for site in record.sites.values():
             site.seconds = 0.0
-    assert isinstance(sites.memories, Remembered)
     assert sites.folder is not None
     files = {p.relative_to(sites.folder).as_posix(): p.read_text() for p in sorted(sites.folder.glob("*/*.jsonl"))}
-    told = {name: re.sub(r'"seconds": [\d.e-]+', "", text) for name, text in files.items()}
+    told = {name: re.sub(r'"seconds": [\d.e-]+|"time": "[^"]+"', "", text) for name, text in files.items()}
     return [flatten(state), sites.memories.held, [r.as_dict() for r in records], told]
 
 
@@ -162,11 +189,10 @@ def trained(transport: Transport, sites: Hospitals, algorithm: Algorithm, rounds
     ids=["all", "some", "exchange", "controls", "lengths"],
 )
 def test_a_run_by_workers_equals_one_in_one_process_to_the_bit(
-    workers: Workers, tmp_path: Path, algorithm: Algorithm, rounds: Rounds
+    workers: ByWorkers, tmp_path: Path, algorithm: Algorithm, rounds: Rounds
 ) -> None:
-    alone = make_sites(tmp_path)
-    state, memories, records, told = trained(alone, alone, algorithm, rounds)
-    found_state, found_memories, found_records, found_told = trained(workers, workers.sites, algorithm, rounds)
+    state, memories, records, told = trained(alone(tmp_path), algorithm, rounds)
+    found_state, found_memories, found_records, found_told = trained(workers, algorithm, rounds)
     assert same(found_state, state)
     assert list(found_memories) == list(memories)  # in the same order: the same index of a checkpoint
     assert all(same(found_memories[site], memories[site]) for site in memories)
@@ -188,16 +214,16 @@ def test_workers_take_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [gpu_of(place) for place in range(4)] == ["5", "GPU-b", "2", "5"]
 
 
-def test_sites_are_visited_at_the_same_time_and_answer_in_order(workers: Workers, tmp_path: Path) -> None:
+def test_sites_are_visited_at_the_same_time_and_answer_in_order(workers: ByWorkers, tmp_path: Path) -> None:
     """The first site ends only after the third has begun, which another worker visits."""
-    workers.sites.on_visit = (visited := []).append
+    workers.on_visit = (visited := []).append
     answers = ask(workers, Rendezvous(tmp_path, {"a": "c"}), "abcd")
     assert [a.site for a in answers] == visited == list("abcd")
     assert all(isinstance(a, Contribution) for a in answers)
 
 
-def test_few_answers_wait_behind_a_slow_site(workers: Workers, tmp_path: Path) -> None:
-    workers.sites.on_visit = (visited := []).append
+def test_few_answers_wait_behind_a_slow_site(workers: ByWorkers, tmp_path: Path) -> None:
+    workers.on_visit = (visited := []).append
     answers = workers.ask(Rendezvous(tmp_path, {"a": "h"}), ((n, Weights({})) for n in NAMES), TURN)
     assert visited == []
     assert isinstance(next(answers), Contribution)
@@ -206,41 +232,41 @@ def test_few_answers_wait_behind_a_slow_site(workers: Workers, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("error", [Refused("too loud"), ValueError("patient John"), MemoryError()], ids=repr)
-def test_a_site_that_fails_keeps_its_memory_and_its_neighbours_go_on(workers: Workers, error: Exception) -> None:
-    workers.sites.memories.put("b", {"module/seen": torch.tensor(7.0)}, TURN)
+def test_a_site_that_fails_keeps_its_memory_and_its_neighbours_go_on(workers: ByWorkers, error: Exception) -> None:
+    workers.memories.put("b", {"module/seen": torch.tensor(7.0)}, TURN)
     a, b, c = ask(workers, Sender({"a": HEAVY, "b": error, "c": HEAVY}))
     assert isinstance(a, Contribution)
     assert isinstance(c, Contribution)
     assert isinstance(b, Refusal)
     assert b.cause is None
-    assert b.reason == "too loud" or b.reason.startswith(f"{type(error).__name__} in Sender.visit")
-    assert workers.sites.memories.get("b") == {"module/seen": torch.tensor(7.0)}
-    assert workers.sites.memories.get("c").keys() == {"noted"}
-    folder = workers.sites.folder
+    assert b.reason == "too loud" or b.reason.startswith(f"{type(error).__name__} during train")
+    assert workers.memories.get("b") == {"module/seen": torch.tensor(7.0)}
+    assert workers.memories.get("c").keys() == {"noted"}
+    folder = workers.folder
     assert folder is not None
     holders = [p.relative_to(folder).as_posix() for p in folder.glob("*/*") if "John" in p.read_text()]
     assert holders == (["b/errors.jsonl"] if isinstance(error, ValueError) else [])
 
 
-def test_the_policy_refuses_in_the_worker(workers: Workers) -> None:
+def test_the_policy_refuses_in_the_worker(workers: ByWorkers) -> None:
     refused, answered = ask(workers, Sender({"a": RICH, "b": HEAVY}), "ab")
     assert isinstance(refused, Refusal)
     assert "reveals FEATURES (rows)" in refused.reason
     assert isinstance(answered, Contribution)
-    assert workers.sites.folder is not None
-    lines = (workers.sites.folder / "a" / "audit.jsonl").read_text().splitlines()
+    assert workers.folder is not None
+    lines = (workers.folder / "a" / "audit.jsonl").read_text().splitlines()
     assert [json.loads(line)["what"] for line in lines] == ["refusal"]  # the sentence, and nothing else
-    assert (workers.sites.folder / "b" / "audit.jsonl").exists()
+    assert (workers.folder / "b" / "audit.jsonl").exists()
 
 
-def test_the_threads_are_shared_out(workers: Workers) -> None:
+def test_the_threads_are_shared_out(workers: ByWorkers) -> None:
     (answer,) = ask(workers, Look(), "a")
     assert isinstance(answer, Contribution)
     assert answer.metrics["threads"] == 1 == torch.get_num_threads()
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors as Linux lists them")
-def test_many_visits_leave_no_descriptor_open(workers: Workers) -> None:
+def test_many_visits_leave_no_descriptor_open(workers: ByWorkers) -> None:
     def descriptors() -> list[int]:
         places = [Path(f"/proc/{child.pid}/fd") for child in multiprocessing.active_children()]
         return [len(list(place.iterdir())) for place in (Path("/proc/self/fd"), *places)]
@@ -255,19 +281,18 @@ def test_many_visits_leave_no_descriptor_open(workers: Workers) -> None:
     assert descriptors() == before
 
 
-def test_a_worker_that_dies_is_replaced(workers: Workers) -> None:
+def test_a_worker_that_dies_is_replaced(workers: ByWorkers) -> None:
     names = list("abcd")
     a, b, c, d = ask(workers, Fatal(at="b"), names)
     assert isinstance(b, Refusal)
     assert b.reason == "the worker process of the visit ended unexpectedly (exit code -9)"
     assert [x.site for x in (a, c, d) if isinstance(x, Contribution)] == ["a", "c", "d"]
-    assert isinstance(workers.sites.memories, Remembered)
-    assert workers.sites.memories.held.keys() == {"a", "c", "d"}
+    assert workers.memories.held.keys() == {"a", "c", "d"}
     assert len(multiprocessing.active_children()) == 2
     assert all(isinstance(x, Contribution) for x in ask(workers, Fatal(at="nobody"), names))
 
 
-def test_answers_that_nobody_takes_end_the_visits(workers: Workers, tmp_path: Path) -> None:
+def test_answers_that_nobody_takes_end_the_visits(workers: ByWorkers, tmp_path: Path) -> None:
     """Else the next round would be given the answers of this one."""
     answers = workers.ask(Rendezvous(tmp_path, {"b": "never"}), ((n, Weights({})) for n in "abc"), TURN)
     assert next(answers).site == "a"
@@ -275,11 +300,11 @@ def test_answers_that_nobody_takes_end_the_visits(workers: Workers, tmp_path: Pa
     assert multiprocessing.active_children() == []
 
 
-def test_what_cannot_be_sent_is_told_before_anything_starts() -> None:
+def test_what_cannot_be_sent_is_told_before_anything_starts(tmp_path: Path) -> None:
     class Hidden(Toy):
         """Defined in a function, so no other process can import it."""
 
-    hidden = Workers(Hospitals(hospitals("ab"), local(module=Hidden())))
+    hidden = ByWorkers(hospitals("ab"), local(module=Hidden()), folder=tmp_path)
     with pytest.raises(InputError, match=r"cannot be given all it needs .*Hidden.* or set workers to 1"):
         ask(hidden, FedAvg(), "ab")
     assert multiprocessing.active_children() == []
@@ -300,27 +325,30 @@ def test_a_worker_begins_with_the_module_as_it_was_made() -> None:
 
 def test_the_number_of_workers() -> None:
     with pytest.raises(InputError, match="workers must be at least 1, got 0"):
-        Job({"a": images()}, algorithm=FedAvg(), workers=0)
+        by_workers(0)
 
 
 @pytest.mark.slow
-def test_stopping_within_a_visit_is_stopping(workers: Workers) -> None:
+def test_stopping_within_a_visit_is_stopping(workers: ByWorkers) -> None:
     with pytest.raises(KeyboardInterrupt):
         ask(workers, Fatal(at="b", how="stop"), "abc")
     assert multiprocessing.active_children() == []
 
 
 @pytest.mark.slow
-def test_what_a_worker_cannot_import_is_told_once(workers: Workers, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_a_worker_cannot_import_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
     class Here(FedAvg):
         pass
 
     Here.__module__, Here.__qualname__ = "only_here", "Here"
     sys.modules["only_here"] = module = ModuleType("only_here")
     module.Here = Here  # type: ignore[attr-defined]
+    sites = Hospitals(hospitals("abc"), local()).sites(**{TRAIN: Here()})
+    assert isinstance(sites.transport, InProcess)
+    sites.transport = Workers(sites.transport, 2)
     try:
         with pytest.raises(InputError, match=r"cannot use what it was given \(ModuleNotFoundError: No module named"):
-            ask(workers, Here(), "abc")
+            list(sites.ask(TRAIN, [("a", Weights({}))], TURN))
     finally:
         del sys.modules["only_here"]
     assert capfd.readouterr() == ("", "")
@@ -393,6 +421,7 @@ def test_a_killed_training_leaves_no_process_and_resumes_with_other_workers(tmp_
     for folder, *more in ((whole, "--workers", "1"), (parts, "--workers", "3", "--resume", "true")):
         with command(tmp_path, *words, str(folder), *more) as again:
             assert again.communicate(timeout=4 * PATIENCE) == (f"result: {folder}\n", "")
-    files = [p.relative_to(whole) for pattern in ("state/**/*.*", "encoder/*.safetensors") for p in whole.glob(pattern)]
-    assert len(files) >= 5
+    patterns = ("state/**/*.*", "sites/*/memory/*.*", "encoder/*.safetensors")
+    files = [p.relative_to(whole) for pattern in patterns for p in whole.glob(pattern)]
+    assert len(files) == 2 + 2 * 3 + 1  # the server's, the last two memories of each site, the encoder
     assert all((parts / file).read_bytes() == (whole / file).read_bytes() for file in files)
