@@ -52,7 +52,7 @@ COMMANDS = {
     "generate": ("fedgen.command:command", "train a generator; generate, audit and release synthetic images"),
     "report": ("fedcore.report:command", "an HTML page about a run, or one that compares several"),
     "watch": ("fedcore.cli.watch:command", "progress of a run in the terminal: rounds, sites, curves, time left"),
-    "export": ("fedcore.export:command", "export an encoder for MONAI, timm or torchvision, a model as ONNX"),
+    "export": ("fedcore.export.command:command", "export an encoder for MONAI, timm or torchvision, a model as ONNX"),
     "data": ("fedcore.data.tools.command:command", "check or preview a manifest, write images of simulated hospitals"),
     "recipes": ("fedcore.config.recipe_files:command", "list the included recipes, or copy one"),
     "doctor": ("fedcore.cli.doctor:command", "check the installation"),

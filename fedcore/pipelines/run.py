@@ -165,7 +165,7 @@ def _named_run(step: Step, folder: Path) -> Run:
     """The run of a step, with names of steps instead of folders."""
     run = read_run(folder, private=True)
     start: str = (step.recipe and step.recipe.config.get("pretrained")) or ""
-    scores = replace(run.scores, encoder=resolve(start, str)) if run.scores and references(start) else run.scores
+    scores = replace(run.scores, pretrained=resolve(start, str)) if run.scores and references(start) else run.scores
     return replace(run, name=step.name, scores=scores)
 
 

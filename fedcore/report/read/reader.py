@@ -192,11 +192,12 @@ def _audit_log(path: Path, gaps: list[str]) -> dict[str, SentTotal]:
 def _scores(found: Mapping[str, Any]) -> RunScores | None:
     sites = {site: _model_scores(mapping(score)) for site, score in mapping(found.get("sites")).items()}
     pooled = _model_scores(mapping(found.get("pooled"))) if found.get("pooled") else None
-    encoder = str(found["pretrained"]) if found.get("pretrained") else None
+    pretrained = str(found["pretrained"]) if found.get("pretrained") else None
     if not sites and not pooled:
         return None
-    by_patient, grid, unit = found.get("by_patient") is True, str(found.get("grid", "")), str(found.get("unit", ""))
-    return RunScores(number(found.get("label_fraction")), encoder, sites, pooled, by_patient, grid, unit)
+    per_patient, grid = found.get("per_patient") is True, str(found.get("grid", ""))
+    distance_unit = str(found.get("distance_unit", ""))
+    return RunScores(number(found.get("label_fraction")), pretrained, sites, pooled, per_patient, grid, distance_unit)
 
 
 def _model_scores(found: Mapping[str, Any]) -> ModelScores:

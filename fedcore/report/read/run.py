@@ -78,16 +78,15 @@ class RunScores:
     """`scores.json`: what a fine-tuned run reached at each site and pooled over the sites."""
 
     label_fraction: float | None
-    encoder: str | None
-    """Where it started from; None: random initialisation."""
+    pretrained: str | None
+    """The encoder that it started from; None: random initialisation."""
     sites: Mapping[str, ModelScores]
     pooled: ModelScores | None
-    by_patient: bool = False
+    per_patient: bool = False
     """Patients were counted, not images."""
     grid: str = ""
     """Grid on which masks were measured: `files`, or the model's, such as `32 x 32`."""
-    unit: str = ""
-    """Of distances."""
+    distance_unit: str = ""
 
 
 @dataclass(frozen=True)

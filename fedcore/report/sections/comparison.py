@@ -192,7 +192,7 @@ def _compared(name: str, run: Run, family: str) -> ComparedRun:
 def _start(run: Run, recipe: Mapping[str, Any]) -> str:
     """What it started from, and what else differs from plain fine-tuning."""
     data = recipe.get("data") or {}
-    parts = [start_name(run.scores.encoder if run.scores else None)]
+    parts = [start_name(run.scores.pretrained if run.scores else None)]
     parts += ["with synthetic images"] if data.get("synthetic") else []
     parts += ["with additional sites"] if data.get("extra_manifests") else []
     parts += ["centralised"] if _class(data, "partition") == "Pooled" else []

@@ -134,6 +134,6 @@ def _gain(with_set: Estimate | None, without: Estimate | None) -> Gain | None:
 def _how(entry: ComparedRun) -> str:
     data = _data(entry)
     synthetic = data.get("synthetic")
-    share = synthetic.get("share") if isinstance(synthetic, dict) else None
-    parts = [f"{percent(share)} of every batch" if isinstance(share, float) else "in every batch"] if synthetic else []
+    fraction = synthetic.get("fraction") if isinstance(synthetic, dict) else None
+    parts = [f"{percent(fraction)} of every batch" if isinstance(fraction, float) else "in every batch"] if synthetic else []
     return ", ".join(parts + (["as additional sites"] if data.get("extra_manifests") else []))

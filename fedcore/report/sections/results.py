@@ -51,7 +51,7 @@ def score_table(run: Run) -> ScoreTable | None:
         metrics = list(dict.fromkeys(name for score in found.values() for name in score.metrics))
         rows = tuple((owner, tuple(map(score.metrics.get, metrics)), score.images) for owner, score in found.items())
         return ScoreTable(
-            tuple(metric_name(name, run.scores.unit) for name in metrics), rows, _note(run.scores.grid, found)
+            tuple(metric_name(name, run.scores.distance_unit) for name in metrics), rows, _note(run.scores.grid, found)
         )
     last = {site: measures for one in run.rounds for site, measures in one.evaluation.items()}
     names = [name for name in _MEASURES if any(name in measures for measures in last.values())]

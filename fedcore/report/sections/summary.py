@@ -59,7 +59,7 @@ def _results(run: Run) -> list[KeyFigure]:
     if run.scores and run.scores.pooled:
         figures += [
             KeyFigure(
-                metric_name(name, run.scores.unit),
+                metric_name(name, run.scores.distance_unit),
                 f"{score.value:.3f}",
                 f"95 % interval {interval(score)}" if interval(score) else "all test images pooled",
             )

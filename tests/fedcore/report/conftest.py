@@ -160,7 +160,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def full_run(make_run: Callable[..., Path]) -> Path:
     """A run with every section: failed visits, scores."""
-    folder = make_run("shared-bank-simclr", faults=["hospital_4: 2 images could not be read"])
+    folder = make_run("shared-bank-simclr", skipped=["hospital_4: 2 images could not be read"])
     lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     for at in (4, 5):
         del lines[at]["sites"]["hospital_3"]

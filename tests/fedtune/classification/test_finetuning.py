@@ -21,6 +21,7 @@ from fedcore.messages.message import Reveals
 from fedcore.models.encoder_store import save_encoder
 from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
+from fedcore.report.read.reader import read_run
 from fedcore.runs.classifiers import MODEL, save_classifier
 from fedcore.runs.classifiers import trained as with_weights
 from fedcore.runs.folder import RunFolder
@@ -90,6 +91,9 @@ def test_a_run_starts_from_a_pretrained_encoder(tmp_path: Path, pretrained: Path
     started = ran(tmp_path / "a", pretrained=str(pretrained / folder))
     at_random = ran(tmp_path / "b")
     assert scores(started)["pretrained"] == str(pretrained / folder)
+    read = read_run(started.path).scores
+    assert read is not None
+    assert (read.pretrained, read.per_patient) == (str(pretrained / folder), False)
     assert not torch.equal(trained(started)["encoder.conv1.weight"], trained(at_random)["encoder.conv1.weight"])
     # Three visits of a few steps at 1e-3 move the weights a little from where they started.
     drift = trained(started)["encoder.conv1.weight"] - encoder_of(pretrained)["conv1.weight"]

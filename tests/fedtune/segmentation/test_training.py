@@ -20,6 +20,7 @@ from fedcore.messages.message import Reveals
 from fedcore.models.encoder_store import save_encoder
 from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
+from fedcore.report.read.reader import read_run
 from fedcore.runs.classifiers import SEGMENTER
 from fedcore.runs.folder import RunFolder
 from fedcore.server.rounds import Rounds
@@ -62,6 +63,12 @@ def test_a_run_writes_scores_and_the_network(tmp_path: Path) -> None:
     assert "network.segmentation_head.0.weight" in weights(run)
     about = run.about()
     assert (about["command"], about["status"], about["pretrained_fraction"]) == ("segment", "finished", 0.0)
+    read = read_run(run.path).scores
+    assert read is not None
+    assert read.pooled is not None
+    assert read.pooled.metrics["dice"].value == scores["pooled"]["dice"]["value"]
+    assert (read.label_fraction, read.pretrained, read.distance_unit) == (1.0, None, scores["distance_unit"])
+    assert read.grid == scores["grid"] == "32 x 32"
 
 
 def test_a_resumed_run_is_bit_identical(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from fedcore.report.sections.gains import difference, pairs, unpaired
 from fedcore.report.sections.results import POOLED
 
 MakeRun = Callable[..., Path]
-SET = {"manifest": "my_set/manifest.csv", "share": 0.25}
+SET = {"manifest": "my_set/manifest.csv", "fraction": 0.25}
 RECIPE: dict[str, Any] = {
     "out": "checkpoints/x", "pretrained": "checkpoints/moco", "seed": 0, "label_fraction": 0.1,
     "data": {"manifest": "my.csv", "synthetic": None, "extra_manifests": [], "allow_unaudited": False},

@@ -62,7 +62,7 @@ def test_distances_have_a_unit_and_masks_a_grid(full_run: Path) -> None:
         "8 x 8 x 8": "on the grid of 8 x 8 x 8 voxels.",
     }  # fmt: skip
     for grid, text in grids.items():
-        (full_run / "scores.json").write_text(json.dumps(scores | {"grid": grid, "unit": "mm"}))
+        (full_run / "scores.json").write_text(json.dumps(scores | {"grid": grid, "distance_unit": "mm"}))
         table = score_table(read_run(full_run))
         assert table is not None
         assert table.columns[-1] == "HD95 (mm)"
