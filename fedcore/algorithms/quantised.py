@@ -56,8 +56,8 @@ class QuantisedState(Message):
     """What a site has after it received `delta`."""
     delta: Int8Delta
     """From the copy before the last round to this one: what the sites of the last round still need."""
-    last_sites: Tensors = field(metadata=WEIGHTS)
-    """Names of the sites of the last round; one tensor each, because messages hold tensors."""
+    last_sites: tuple[str, ...] = field(metadata=WEIGHTS)
+    """Names of the sites of the last round."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Quantised(Wrapper):
 
     def start(self, local: LocalTrainer) -> QuantisedState:
         state = self.inner.start(local)
-        return QuantisedState(state, Weights(weights_of(state)), Int8Delta({}, {}, {}), {})
+        return QuantisedState(state, Weights(weights_of(state)), Int8Delta({}, {}, {}), ())
 
     def broadcast(self, state: QuantisedState, site: str, turn: Round) -> Message:
         delta = state.delta if site in state.last_sites else Int8Delta({}, {}, state.copy.tensors)
@@ -108,7 +108,7 @@ class Quantised(Wrapper):
         merged = self.inner.merge(state.algorithm, incoming)
         # No residual here: the copy already differs from the weights by the rounding error of the last delta.
         delta, _ = int8_delta(weights_of(merged), state.copy.tensors, {})
-        return QuantisedState(merged, Weights(apply_delta(state.copy.tensors, delta)), delta, incoming.sites)
+        return QuantisedState(merged, Weights(apply_delta(state.copy.tensors, delta)), delta, tuple(incoming.sites))
 
     def error_of(self, state: QuantisedState, message: Message) -> str | None:
         """The wrapped algorithm checks the message with the server's weights in the places of the differences."""
@@ -128,11 +128,11 @@ class _Dequantised:
 
     contributions: Iterable[Contribution[Any]]
     weights: Tensors
-    sites: Tensors = field(default_factory=dict)
+    sites: list[str] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Contribution[Any]]:
         for c in self.contributions:
-            self.sites[c.site] = torch.ones(1, dtype=torch.bool)
+            self.sites.append(c.site)
             exact = replaced(c.message, Int8Delta, lambda delta: Weights(apply_delta(self.weights, delta)))
             yield dataclasses.replace(c, message=exact)
 

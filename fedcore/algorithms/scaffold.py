@@ -7,7 +7,7 @@ Karimireddy et al. 2020, arXiv 1910.06378. In a recipe::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -42,8 +42,8 @@ class ScaffoldState(Message):
 
     weights: Weights
     control: Tensors = field(metadata=WEIGHTS)
-    participants: Tensors = field(metadata=WEIGHTS)
-    """Names of the sites that have contributed in any round; one tensor each, because messages hold tensors."""
+    participants: tuple[str, ...] = field(metadata=WEIGHTS)
+    """Names of the sites that have contributed in any round, sorted."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Scaffold:
         require_one_optimizer(self, local)
         shared = local.shared()
         zeros = {name: torch.zeros_like(shared[name]) for name in trainable_names(local)}
-        return ScaffoldState(Weights(shared), zeros, {})
+        return ScaffoldState(Weights(shared), zeros, ())
 
     def broadcast(self, state: ScaffoldState, site: str, turn: Round) -> ScaffoldMessage:
         return ScaffoldMessage(state.weights, state.control)
@@ -97,7 +97,7 @@ class Scaffold:
     def merge(self, state: ScaffoldState, contributions: Iterable[Contribution[ScaffoldMessage]]) -> ScaffoldState:
         current, incoming = state.weights.tensors, _Incoming(contributions)
         mean = Mean("equal").combine(incoming, current)
-        participants = state.participants | incoming.participants
+        participants = tuple(sorted({*state.participants, *incoming.participants}))
         before, now = self._count(state.participants), self._count(participants)
         control = {k: c * (before / now) + incoming.change.get(k, 0.0) / now for k, c in state.control.items()}
         return ScaffoldState(Weights(step_towards(mean, current, control, self.eta)), control, participants)
@@ -106,7 +106,7 @@ class Scaffold:
         error = answer_error(FedAvg(), state.weights, message.weights)
         return error or tensors_error(message.control, state.control)
 
-    def _count(self, participants: Tensors) -> int:
+    def _count(self, participants: Sequence[str]) -> int:
         if self.sites is not None and len(participants) > self.sites:
             raise InputError(
                 f"sites must be the number of all sites, got {self.sites}, and {len(participants)} have contributed"
@@ -120,11 +120,11 @@ class _Incoming:
 
     contributions: Iterable[Contribution[ScaffoldMessage]]
     change: Tensors = field(default_factory=dict)
-    participants: Tensors = field(default_factory=dict)
+    participants: list[str] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Contribution[Weights]]:
         for c in self.contributions:
-            self.participants[c.site] = torch.ones(1, dtype=torch.bool)
+            self.participants.append(c.site)
             for name, t in c.message.control.items():
                 self.change[name] = self.change[name] + t if name in self.change else t
             yield Contribution(c.site, Weights(weights_of(c.message)), c.examples, c.metrics)

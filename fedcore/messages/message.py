@@ -69,6 +69,8 @@ class Leaf:
     reveals: Reveals
     kind: str
     recipients: str
+    plain: bool = False
+    """Whether it holds a plain value (`fedcore.messages.plain`), whose length is no shape."""
 
     @property
     def nbytes(self) -> int:
@@ -94,7 +96,7 @@ def leaves(message: Message, prefix: str = "", levels: Levels = NO_LEVELS) -> It
         elif isinstance(value, Mapping):
             yield from (Leaf(f"{name}/{k}", t, max(level, levels.get(k, level)), *kind) for k, t in value.items())
         elif is_plain(value):
-            yield Leaf(name, to_tensor(value), level, *kind)
+            yield Leaf(name, to_tensor(value), level, *kind, plain=True)
         else:
             raise TypeError(f"{type(message).__name__}.{f.name} must hold tensors, found {type(value).__name__}")
 

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from fedcore.errors import InputError
 from fedcore.files.reading import parse_json, read_utf8
 from fedcore.files.writing import sync, write_atomically, write_json
-from fedcore.messages.message import Message, flatten, unflatten
+from fedcore.messages.message import Message, flatten, leaves, unflatten
 from fedcore.messages.request import Counted
 from fedcore.messages.tensors import Tensors, for_safetensors
 
@@ -79,7 +79,7 @@ class Checkpoint:
         tensors, wanted = self._read(self.server), flatten(like)
         # A file sorts its names; a digest of what a site sends (its audit file) is over tensors in their own order.
         state = unflatten(like, {name: tensors[name] for name in wanted if name in tensors} | tensors)
-        _require_same_shapes(wanted, flatten(state))
+        _require_same_shapes({leaf.name: leaf.tensor for leaf in leaves(like) if not leaf.plain}, flatten(state))
         return state
 
     def commit(

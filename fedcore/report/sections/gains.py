@@ -135,5 +135,5 @@ def _how(entry: ComparedRun) -> str:
     data = _data(entry)
     synthetic = data.get("synthetic")
     fraction = synthetic.get("fraction") if isinstance(synthetic, dict) else None
-    parts = [f"{percent(fraction)} of every batch" if isinstance(fraction, float) else "in every batch"] if synthetic else []
-    return ", ".join(parts + (["as additional sites"] if data.get("extra_manifests") else []))
+    how = f"{percent(fraction)} of every batch" if isinstance(fraction, float) else "in every batch"
+    return ", ".join([how] * bool(synthetic) + ["as additional sites"] * bool(data.get("extra_manifests")))

@@ -72,7 +72,7 @@ def test_one_site_equals_central_training_to_the_bit() -> None:
 
 def test_it_chooses_the_sites_also_when_wrapped() -> None:
     inner, state = Incremental(), Weights({})
-    wrapped = QuantisedState(state, state, Int8Delta({}, {}, {}), {})
+    wrapped = QuantisedState(state, state, Int8Delta({}, {}, {}), ())
     assert chooser_of(Quantised(inner), wrapped) == (inner, state)
     algorithm = WithExchange(Quantised(inner), exchange=ShareTotals())
     assert chooser_of(algorithm, Combined(wrapped, Empty())) == (inner, state)

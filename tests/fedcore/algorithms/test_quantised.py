@@ -168,7 +168,7 @@ def test_sites_have_the_copy_that_the_server_stores() -> None:
     transport, algorithm = Hospitals(hospitals("abc"), local()), Quantised()
 
     def check(record: RoundRecord, state: QuantisedState) -> None:
-        assert state.last_sites.keys() == record.sites.keys()
+        assert {*state.last_sites} == record.sites.keys()
         for name in state.last_sites:
             held = {k.removeprefix(COPY): t for k, t in transport.memories.get(name).items() if k.startswith(COPY)}
             assert same(apply_delta(held, state.delta), state.copy.tensors)

@@ -170,7 +170,7 @@ def test_the_order_of_contributions_does_not_matter(order: list[int], seed: int)
     def noise() -> Tensor:
         return torch.randn(3, generator=generator)
 
-    state = ScaffoldState(Weights({"w": noise(), "b": noise()}), {"w": noise()}, {})
+    state = ScaffoldState(Weights({"w": noise(), "b": noise()}), {"w": noise()}, ())
     answers = [
         Contribution(str(n), ScaffoldMessage(Weights({"w": noise(), "b": noise()}), {"w": noise()}), n + 1)
         for n in range(4)
@@ -183,7 +183,7 @@ def test_the_order_of_contributions_does_not_matter(order: list[int], seed: int)
 def test_a_server_step_by_hand() -> None:
     """x = 1, sites at 2 and 4: the mean is 3, and eta 0.5 goes half of the way; b is a running statistic."""
     state = ScaffoldState(
-        Weights({"w": torch.tensor(1.0), "b": torch.tensor(0.0)}), {"w": torch.tensor(0.5)}, {"x": torch.ones(1)}
+        Weights({"w": torch.tensor(1.0), "b": torch.tensor(0.0)}), {"w": torch.tensor(0.5)}, ("x",)
     )
 
     def sent(site: str, w: float, change: float) -> Contribution[ScaffoldMessage]:
@@ -193,7 +193,7 @@ def test_a_server_step_by_hand() -> None:
     merged = Scaffold(eta=0.5, sites=4).merge(state, [sent("x", 2.0, 1.0), sent("y", 4.0, 3.0)])
     assert merged.weights.tensors == {"w": 2.0, "b": 3.0}
     assert merged.control == {"w": 0.5 + (1.0 + 3.0) / 4}
-    assert merged.participants.keys() == {"x", "y"}
+    assert merged.participants == ("x", "y")
 
 
 def test_without_a_step_nothing_changes() -> None:
