@@ -133,7 +133,7 @@ def task() -> Any:
     from fedssl.pretraining import task_of
 
     visit, exchange, probe = settings()
-    encoder, method = partial(ResNet, depth=10, stem=4), partial(MoCo, bank=16, remote=16, hidden=8, dim=4)
+    encoder, method = partial(ResNet, depth=10, stem=4), partial(MoCo, bank_size=16, remote_bank_size=16, hidden_dim=8, projection_dim=4)
     recipe = {"algorithm": None, "exchange": exchange, "visit": visit, "probe": probe, "seed": 0}
     return task_of(recipe | {"encoder": encoder, "method": method})
 
@@ -144,7 +144,7 @@ def settings() -> tuple[Any, Any, Any]:
     from fedssl.evaluation.probe import Probe
 
     visit = Visit(batch_size=8, max_epochs=2, accelerator="cpu", keep_optimizer=True)
-    return visit, ShareVectors(per_site=8, draw=8), Probe(every=2, k=3)
+    return visit, ShareVectors(upload_size=8, remote_features=8), Probe(every=2, knn_k=3)
 
 
 def policy() -> Any:

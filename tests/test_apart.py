@@ -113,7 +113,7 @@ def assert_equal(found: Running) -> None:
         assert any("bank" in key for key in kept)
         assert any("optimizer" in key for key in kept)
         assert not (found.folder / name / "errors.jsonl").exists()
-        assert (found.folder / name / "samples.npz").exists()
+        assert (found.folder / name / "augmented_views.npz").exists()
     said = json.loads((run / "run.json").read_text())
     assert (said["status"], said["sites"]) == ("finished", json.loads((expected / "run.json").read_text())["sites"])
     assert not (run / "sites").exists()  # the server has nothing of theirs

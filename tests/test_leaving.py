@@ -123,8 +123,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     """A short run of each kind, and all data that left its sites."""
     base, sent, original = tmp_path_factory.mktemp("runs"), list[Sent](), AuditLog.release
 
-    def recorded(self: AuditLog, contribution: Any, turn: Any) -> Any:
-        answer = original(self, contribution, turn)
+    def recorded(self: AuditLog, contribution: Any, turn: Any, run: str) -> Any:
+        answer = original(self, contribution, turn, run)
         assert self.folder is not None, "every run gives its sites folders for their audit logs"
         sent.append(Sent(self.folder.parents[1].name, self.folder.name, answer, self.levels))
         return answer
@@ -230,7 +230,7 @@ def test_without_metrics_only_numbers_of_images_and_seconds_leave(runs: Runs, ru
 def test_a_run_that_needs_metrics_is_an_error_before_training_without_them(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"reveals STATISTICS.*set policy\.max_level to STATISTICS"):
         finetune(RunFolder(tmp_path / "a"), encoder=ENCODER, policy=WEIGHTS, **SHORT)
-    with pytest.raises(InputError, match=r"scale\.mean, which travels with the weights, reveals STATISTICS"):
+    with pytest.raises(InputError, match=r"normalization\.mean, which travels with the weights, reveals STATISTICS"):
         train(RunFolder(tmp_path / "b"), SMALL_VAE, policy=WEIGHTS, **SHORT)
     assert not list(tmp_path.iterdir())
 

@@ -37,7 +37,7 @@ def export_onnx(run: RunFolder, file: Path, site: str | None = None) -> str:
     if site not in models:
         raise InputError(f"each site has its own model; name a site with --site: {', '.join(filter(None, models))}")
     module, size = models[site], tuple(about["size"])
-    if (patch := getattr(module, "patch", None)) is not None:
+    if (patch := getattr(module, "patch_size", None)) is not None:
         module, size = module.network, patch  # type: ignore[assignment]
     images = torch.zeros(2, about["channels"], *size)
     with torch.no_grad(), warnings.catch_warnings(), _silent():
@@ -62,7 +62,7 @@ def usage(run: RunFolder, file: Path, size: tuple[int, ...]) -> str:
     about = run.about()
     shape = ", ".join(["n", str(about["channels"]), *map(str, size)])
     outputs = (
-        f"(n, {about['structures']}, {', '.join(map(str, size))}), one channel for each class number of the masks"
+        f"(n, {about['mask_classes']}, {', '.join(map(str, size))}), one channel for each class number of the masks"
         if about["command"] == "segment"
         else f"(n, {len(about['classes'])}), one column for each of the classes {', '.join(about['classes'])}"
     )

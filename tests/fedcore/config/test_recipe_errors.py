@@ -50,7 +50,7 @@ def test_options_are_those_of_the_class_that_was_typed() -> None:
     ("words", "message"),
     [
         (["--rounds", "3"], "rounds is a group of options and has no value itself, got 3; "
-         "set one of --rounds.count, --rounds.per_round"),
+         "set one of --rounds.count, --rounds.per_round, --rounds.min_sites, --rounds.tries, --rounds.deadline"),
         (["--loggers", "tensorboard"], "loggers must be a list, got tensorboard; write a list as '[tensorboard]'"),
         (["--loggers", "[csv,mlflow]"], "loggers must be one of csv, tensorboard, got mlflow"),
         (["--loggers+", "mlflow"], "unknown option 'loggers+'; set the whole list, --loggers '[a,b]'"),

@@ -25,7 +25,7 @@ steps:
   encoder: {do: pretrain simclr, rounds.count: 2}
   synthetic: {do: "generate sample {encoder} {here}", count: 8}
   audit: {do: "generate audit {encoder} {synthetic}"}
-  tuned: {do: finetune classify, start: "{encoder}", each: {label_fraction: [0.1, 1.0]}}
+  tuned: {do: finetune classify, pretrained: "{encoder}", each: {label_fraction: [0.1, 1.0]}}
   released: {do: "generate release {synthetic} {here}", after: audit}
 """
 TRAINED = """
@@ -35,7 +35,7 @@ steps:
   encoder: {do: pretrain simclr, rounds.count: 1, probe: null}
   synthetic: {do: "generate sample checkpoints/none {here}"}
   scratch: {do: finetune classify, rounds.count: 1, each: {label_fraction: [0.5, 1.0]}}
-  ours: {do: finetune classify, rounds.count: 1, label_fraction: 0.5, start: "{encoder}", each: {seed: {a: 0, b: 1}}}
+  ours: {do: finetune classify, rounds.count: 1, label_fraction: 0.5, pretrained: "{encoder}", each: {seed: {a: 0, b: 1}}}
   with_synthetic: {do: finetune classify, rounds.count: 1, data.synthetic.manifest: "{synthetic}/manifest.csv"}
 """
 Dispatched = list[tuple[str, list[str]]]
@@ -241,12 +241,12 @@ def test_the_audit_of_a_set_is_summarised_next_to_its_folder(tmp_path: Path) -> 
         (tmp_path / f"{at}.png").write_bytes(b"a picture")
     rows = [f"{at}.png,synthetic,train,{'lz'[at % 2]}" for at in range(4)]
     (tmp_path / "manifest.csv").write_text("\n".join(["image,site,split,label", *rows]))
-    write_audit(tmp_path / "manifest.csv", lacking=["ring"])
+    write_audit(tmp_path / "manifest.csv", missing_classes=["ring"])
     assert (
         pipelines._audit_summary(tmp_path) == "\n  privacy check: passed\n  fit for use: no; no image is of class ring"
     )
     (tmp_path / "audit.json").write_text("{}")
-    assert "is no whole record of an audit" in pipelines._audit_summary(tmp_path)
+    assert "is not a complete record of an audit" in pipelines._audit_summary(tmp_path)
 
 
 def test_options_come_in_pairs(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ shared: {seed: 1, rounds.count: 5}
 steps:
   encoder: {do: pretrain simclr, rounds.count: 2, data.phantom: {sites: 3}}
   synthetic: {do: "generate sample {encoder} {here}", count: 8}
-  tuned: {do: finetune classify, start: "{encoder}", each: {label_fraction: [0.1, 1.0], seed: [0, 1]}}
+  tuned: {do: finetune classify, pretrained: "{encoder}", each: {label_fraction: [0.1, 1.0], seed: [0, 1]}}
 """)
     steps = by_name(path, **{"rounds.count": "7"})
     assert list(steps) == ["encoder", "synthetic", *(f"tuned_{f}_{s}" for f in ("0.1", "1.0") for s in ("0", "1"))]
@@ -62,14 +62,14 @@ steps:
   local: {do: pretrain simclr, algorithm: fedcore.algorithms.local_only.LocalOnly}
   tuned:
     do: finetune classify
-    each: {start: {random: null, ours: "{local}/sites/ours/encoder", 2: "{local}"}, label_fraction: [0.1]}
+    each: {pretrained: {random: null, ours: "{local}/sites/ours/encoder", 2: "{local}"}, label_fraction: [0.1]}
   after_one: {do: "generate audit {tuned_ours_0.1} synthetic"}
 """)
     steps = by_name(path)
     assert list(steps) == ["local", "tuned_random_0.1", "tuned_ours_0.1", "tuned_2_0.1", "after_one"]
     assert steps["tuned_random_0.1"].arguments[2:4] == ("--pretrained", "null")
     assert steps["tuned_random_0.1"].recipe is not None
-    assert steps["tuned_random_0.1"].recipe.config.start is None
+    assert steps["tuned_random_0.1"].recipe.config.pretrained is None
     assert steps["tuned_ours_0.1"].needs == ["local"]
     assert steps["after_one"].needs == ["tuned_ours_0.1"]
 
@@ -105,7 +105,7 @@ steps:
             r"exchange of `each`: x/y cannot be part of a folder's name; give it a name, exchange: \{NAME: VALUE\}",
         ),
         (
-            'steps: {encoder: {do: pretrain simclr}, tuned: {do: finetune classify, start: "{encodr}"}}',
+            'steps: {encoder: {do: pretrain simclr}, tuned: {do: finetune classify, pretrained: "{encodr}"}}',
             r"tuned: no earlier step is named 'encodr' \(did you mean 'encoder'\?\)",
         ),
         (

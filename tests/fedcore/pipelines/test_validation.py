@@ -15,17 +15,17 @@ steps:
   synthetic: {do: "generate sample {encoder} {here}", count: 8}
   audit: {do: "generate audit {encoder} {synthetic}", encoder: "{encoder}"}
   released: {do: "generate release {synthetic} {here}", after: audit}
-  tuned: {do: finetune classify, start: "{encoder}", each: {label_fraction: [0.01, 0.05, 0.1, 1.0]}}
-  segmented: {do: segment segment, start: "{encoder}"}
+  tuned: {do: finetune classify, pretrained: "{encoder}", each: {label_fraction: [0.01, 0.05, 0.1, 1.0]}}
+  segmented: {do: segment segment, pretrained: "{encoder}"}
 """
 
 
 def errors(folder: Path, text: str) -> tuple[str, ...]:
     path = folder / "pipeline.yaml"
     path.write_text(text)
-    with pytest.raises(InputErrors, match=r"pipeline\.yaml: \d fault") as caught:
+    with pytest.raises(InputErrors, match=r"pipeline\.yaml: \d error") as caught:
         validate(read_steps(path, {}), str(path))
-    return caught.value.faults
+    return caught.value.errors
 
 
 def test_a_pipeline_without_errors_passes(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_errors_of_all_steps_are_reported_together(tmp_path: Path) -> None:
 
 
 def test_an_error_of_many_steps_is_reported_once(tmp_path: Path) -> None:
-    (error,) = errors(tmp_path, PIPELINE.replace('classify, start: "{encoder}"', "classify, label_fractoin: 0.1"))
+    (error,) = errors(tmp_path, PIPELINE.replace('classify, pretrained: "{encoder}"', "classify, label_fractoin: 0.1"))
     assert error == ("tuned_0.01 and 3 more: unknown option 'label_fractoin' (did you mean 'label_fraction'?)")
 
 
@@ -59,7 +59,7 @@ def test_a_manifest_is_read_before_training(tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("image,site\nnone.png,a\n")
     (error,) = errors(tmp_path, PIPELINE.replace("phantom", str(tmp_path / "mine.csv")))
     assert error.startswith("encoder and 5 more: ")
-    assert "mine.csv: 1 fault" in error
+    assert "mine.csv: 1 error" in error
 
 
 def test_an_encoder_that_does_not_fit_is_reported(tmp_path: Path) -> None:

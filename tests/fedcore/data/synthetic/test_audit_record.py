@@ -48,9 +48,9 @@ YES = {"answer": "yes", "reasons": [], "not_measured": []}
 @pytest.mark.parametrize(
     ("changed", "text"),
     [
-        ({"sites": {"a": GOOD | {"auc": 0.9}}}, "its verdicts"),
-        ({"sites": {"a": GOOD | {"auc": 0.9}}, "safe": YES}, "its verdicts"),
-        ({"sites": {"a": {k: v for k, v in GOOD.items() if k != "auc"}}}, "its verdicts"),
+        ({"sites": {"a": GOOD | {"membership_auc": 0.9}}}, "its verdicts"),
+        ({"sites": {"a": GOOD | {"membership_auc": 0.9}}, "safe": YES}, "its verdicts"),
+        ({"sites": {"a": {k: v for k, v in GOOD.items() if k != "membership_auc"}}}, "its verdicts"),
         ({"sites": {}}, "no site audited it"),
         ({"sites": {"a": GOOD | {"copies_by_pixels": 3.0}}}, "the number of copies at the sites"),
         ({"copies": {"000000.png": ["a"]}}, "the number of copies"),
@@ -68,6 +68,6 @@ def test_a_contradictory_record_is_an_error(tmp_path: Path, changed: dict[str, A
 
 def test_verdicts_follow_from_the_figures(tmp_path: Path) -> None:
     """A record whose verdicts fit its figures is read, whatever the verdicts are."""
-    bad = AuditRecord(**{**RECORD.__dict__, "sites": {"a": GOOD | {"auc": 0.9}}})
+    bad = AuditRecord(**{**RECORD.__dict__, "sites": {"a": GOOD | {"membership_auc": 0.9}}})
     (tmp_path / AUDIT).write_text(json.dumps(bad.as_dict()))
     assert AuditRecord.read(tmp_path).safe.answer == "no"

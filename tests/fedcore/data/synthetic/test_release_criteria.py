@@ -35,13 +35,13 @@ def test_a_good_set_is_safe() -> None:
 @pytest.mark.parametrize(
     ("changed", "text"),
     [
-        ({"auc": 0.7}, "a: membership inference has an AUC of 0.70, above 0.67"),
-        ({"tpr": 0.2}, "a: membership inference finds 20% of its training images at 1 % false positives"),
-        ({"held_out_by_pixels": 0.3}, "a: 30% of its held-out images are doubles"),
-        ({"auc": None}, "a sent no figure of membership inference"),
-        ({"tpr": None}, "a sent no figure of membership inference"),
+        ({"membership_auc": 0.7}, "a: membership inference has an AUC of 0.70, above 0.67"),
+        ({"membership_tpr": 0.2}, "a: membership inference finds 20% of its training images at 1 % false positives"),
+        ({"held_out_copies_by_pixels": 0.3}, "a: 30% of its held-out images are doubles"),
+        ({"membership_auc": None}, "a sent no figure of membership inference"),
+        ({"membership_tpr": None}, "a sent no figure of membership inference"),
         (
-            {"held_out": 12.0, "copies_by_pixels": None},
+            {"held_out_images": 12.0, "copies_by_pixels": None},
             "a could not search for copies: it trained on 300 images and held out 12",
         ),
     ],
@@ -50,13 +50,13 @@ def test_each_limit_alone_makes_a_set_unsafe(changed: dict[str, float | None], t
     figures = {k: v for k, v in (SOUND | changed).items() if v is not None}
     found = ReleaseCriteria().safe(groups(1000), {"a": figures, "b": SOUND})
     assert found.answer == "no"
-    (reason,) = found.because
+    (reason,) = found.reasons
     assert reason.startswith(text)
 
 
 def test_advice_on_held_out_images_covers_a_column_split() -> None:
-    figures = {"trained": 16.0, "held_out": 5.0}
-    (text,) = ReleaseCriteria().safe(groups(24), {"fluo": figures}).because
+    figures = {"training_images": 16.0, "held_out_images": 5.0}
+    (text,) = ReleaseCriteria().safe(groups(24), {"fluo": figures}).reasons
     assert "give more of its rows the split val or test, or raise data.test_fraction if" in text
 
 
@@ -65,7 +65,7 @@ def test_without_sites_a_set_is_not_safe() -> None:
 
 
 def test_few_held_out_images_leave_figures_not_measured() -> None:
-    few = {k: v for k, v in (SOUND | {"held_out": 20.0, "trained": 80.0, "auc": 0.72}).items() if k != "tpr"}
+    few = {k: v for k, v in (SOUND | {"held_out_images": 20.0, "training_images": 80.0, "membership_auc": 0.72}).items() if k != "membership_tpr"}
     found = ReleaseCriteria().safe(groups(100), {"a": few})
     assert found.answer == "yes"
     assert found.not_measured == (
@@ -75,7 +75,7 @@ def test_few_held_out_images_leave_figures_not_measured() -> None:
 
 
 def test_few_copies_can_be_dropped_and_many_cannot() -> None:
-    (few,), (many,) = (ReleaseCriteria().safe(groups(100, copies), {"a": SOUND}).because for copies in (5, 6))
+    (few,), (many,) = (ReleaseCriteria().safe(groups(100, copies), {"a": SOUND}).reasons for copies in (5, 6))
     assert few == "5 of 100 images are copies of patients' images (drop them)"
     assert "more than 5%: the generator has memorised images" in many
     assert (ReleaseCriteria().droppable(groups(100, 5)), ReleaseCriteria().droppable(groups(100, 6))) == (True, False)
@@ -88,7 +88,7 @@ def test_few_copies_can_be_dropped_and_many_cannot() -> None:
 def test_the_limit_of_copies_holds_for_each_group(images: int, copies: int, allowed: bool) -> None:
     found = groups(1000, copies, ring=(images, copies), other=(1000 - images, 0))
     assert ReleaseCriteria().droppable(found) is allowed
-    assert any(f"{copies} of {images} images of class ring are copies" in t for t in _because(found)) is not allowed
+    assert any(f"{copies} of {images} images of class ring are copies" in t for t in _reasons(found)) is not allowed
 
 
 def test_images_left_out_before_count_as_copies() -> None:
@@ -97,8 +97,8 @@ def test_images_left_out_before_count_as_copies() -> None:
     assert ReleaseCriteria().safe(groups(94, 0, left_out=6), {"a": SOUND}).answer == "no"
 
 
-def _because(found: Mapping[str, Mapping[str, int]]) -> tuple[str, ...]:
-    return ReleaseCriteria().safe(found, {"a": SOUND}).because
+def _reasons(found: Mapping[str, Mapping[str, int]]) -> tuple[str, ...]:
+    return ReleaseCriteria().safe(found, {"a": SOUND}).reasons
 
 
 def test_a_good_set_is_useful() -> None:
@@ -108,11 +108,11 @@ def test_a_good_set_is_useful() -> None:
 
 def test_without_an_encoder_fitness_is_not_measured() -> None:
     found = ReleaseCriteria().useful({"a": SOUND}, OWN)
-    assert (found.answer, found.because[0].startswith("no features were compared")) == ("not measured", True)
+    assert (found.answer, found.reasons[0].startswith("no features were compared")) == ("not measured", True)
 
 
 def test_without_classes_coverage_decides() -> None:
-    without = {k: v for k, v in GOOD.items() if not k.startswith("t")} | {"trained": 300.0}
+    without = {k: v for k, v in GOOD.items() if not k.startswith("t")} | {"training_images": 300.0}
     found = ReleaseCriteria().useful({"a": without}, OWN)
     assert (found.answer, found.not_measured) == ("yes", ("classes could not be compared",))
     assert ReleaseCriteria().useful({"a": GOOD | {"recall": 0.4}}, OWN).answer == "yes"
@@ -131,9 +131,9 @@ def test_without_classes_coverage_decides() -> None:
         ({"precision": 0.08}, {}, (), "precision is 0.08, that of as many held-out images 0.90"),
         ({"recall": 0.08}, {}, (), "recall is 0.08"),
         ({"coverage": 0.07}, {}, (), "coverage is 0.07"),
-        ({"likeness": 0.75}, {}, (), "too similar: MS-SSIM of pairs of a class is 0.75, of real pairs 0.40"),
-        ({}, {"repeated": 0.2}, (), "20% of its images are nearly equal to another one"),
-        ({}, {"constant": 1.0}, (), "100% of its images are constant"),
+        ({"ms_ssim": 0.75}, {}, (), "too similar: MS-SSIM of pairs of a class is 0.75, of real pairs 0.40"),
+        ({}, {"near_duplicates": 0.2}, (), "20% of its images are nearly equal to another one"),
+        ({}, {"blank": 1.0}, (), "100% of its images are blank"),
         ({}, {}, ("ring",), "no image is of class ring"),
     ],
 )
@@ -142,13 +142,13 @@ def test_each_reason_alone_makes_a_set_not_useful(
 ) -> None:
     found = ReleaseCriteria().useful({"a": GOOD | site}, OWN | of_set, missing)
     assert found.answer == "no"
-    (reason,) = found.because
+    (reason,) = found.reasons
     assert text in reason
 
 
 def test_collapse_is_found_without_an_encoder() -> None:
-    assert ReleaseCriteria().useful({"a": SOUND}, {"repeated": 1.0, "constant": 1.0}).answer == "no"
-    assert ReleaseCriteria().useful({"a": SOUND | {"likeness": 0.9, "real_likeness": 0.4}}, OWN).answer == "no"
+    assert ReleaseCriteria().useful({"a": SOUND}, {"near_duplicates": 1.0, "blank": 1.0}).answer == "no"
+    assert ReleaseCriteria().useful({"a": SOUND | {"ms_ssim": 0.9, "real_ms_ssim": 0.4}}, OWN).answer == "no"
 
 
 def test_a_classifier_that_learns_nothing_from_real_images_is_ignored() -> None:
@@ -166,6 +166,6 @@ def test_two_standard_errors_are_allowed() -> None:
 
 
 def test_sites_are_weighted_by_held_out_images() -> None:
-    large = GOOD | {"tstr": 0.3, "tstr_images": 900.0, "held_out": 900.0}
+    large = GOOD | {"tstr": 0.3, "tstr_images": 900.0, "held_out_images": 900.0}
     assert ReleaseCriteria().useful({"a": GOOD, "b": large}, OWN).answer == "no"
     assert ReleaseCriteria().useful({"a": GOOD, "b": large | {"tstr_images": 20.0}}, OWN).answer == "yes"

@@ -81,7 +81,7 @@ def forge(manifest: Path) -> None:
 def change_a_figure(manifest: Path) -> None:
     """The verdicts no longer follow from the figures."""
     record = json.loads((manifest.parent / "audit.json").read_text())
-    record["sites"]["hospital_1"]["auc"] = 0.9
+    record["sites"]["hospital_1"]["membership_auc"] = 0.9
     (manifest.parent / "audit.json").write_text(json.dumps(record))
 
 
@@ -103,7 +103,7 @@ CASES: list[tuple[Callable[[Path], object], str]] = [
     (change_an_image, "not the audited one: its files have changed"),
     (change_a_label, "not the audited one: its files have changed"),
     (lambda manifest: write_audit(manifest, set="another"), "not the audited one"),
-    (lambda manifest: write_audit(manifest, sites={"a": GOOD | {"auc": 0.9}}), "failed its privacy check"),
+    (lambda manifest: write_audit(manifest, sites={"a": GOOD | {"membership_auc": 0.9}}), "failed its privacy check"),
 ]
 
 
