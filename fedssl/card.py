@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fedcore.report.markdown import plain, table
-from fedcore.report.model_card import LICENCE, USE, Record, data_sent, environment, head, recipe_of
+from fedcore.report.model_card import LICENCE, USE, Record, data_sent, data_sent_by, environment, head, recipe_of
 from fedcore.runs.folder import RunFolder
 from fedcore.site.site import Site
 from fedssl.evaluation.probe import SHARED
@@ -40,7 +40,7 @@ def site_card(site: Site, module: Method, alone: bool) -> str:
     parts = [
         _head(module), _description(how, None, site.images.space, module), _usage(module),
         f"## Training data\n\n{table(titles, [[site.name, str(len(site.images)), str(test)]])}",
-        "## Data sent by this site\n\nThe `audit.jsonl` beside this folder lists everything.", LICENCE, USE,
+        data_sent_by(site.folder), LICENCE, USE,
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 

@@ -27,7 +27,7 @@ from fedcore.messages.metric_names import MOST_METRICS, is_metric
 from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
 
-FILE = "audit.jsonl"
+AUDIT_LOG = "audit.jsonl"
 _SCALAR_BYTES = 8
 _TAIL = 1 << 16
 """Bytes at the end of the file, longer than a line."""
@@ -65,7 +65,7 @@ class AuditLog:
             seconds=_rounded(contribution.seconds),
         )
         answer = dataclasses.replace(answer, reveals=revealed(answer, self.levels))
-        self._append(FILE, _entries(answer, turn, self.levels), run)
+        self._append(AUDIT_LOG, _entries(answer, turn, self.levels), run)
         return answer
 
     def note_refusal(self, reason: str, turn: Round, run: str = "") -> None:
@@ -73,7 +73,7 @@ class AuditLog:
         sent = len(reason.encode())
         entry = {"round": turn.index, "what": "refusal", "field": "refusal", "reveals": Reveals.WEIGHTS.name,
                  "to": "server", "text": reason, "bytes": sent}  # fmt: skip
-        self._append(FILE, iter([entry]), run)
+        self._append(AUDIT_LOG, iter([entry]), run)
 
     def note_error(self, error: BaseException, trace: str, turn: Round, run: str = "") -> None:
         """Keeps the whole story of a failed visit at the site; the server learns its kind alone."""

@@ -6,14 +6,17 @@ Markdown. Everything comes from the run's own record; what the record lacks is l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from fedcore.data.preprocess.scaling import Percentiles
 from fedcore.files.reading import parse_yaml, read_json
+from fedcore.privacy.audit_log import AUDIT_LOG
 from fedcore.report.markdown import plain, table
 from fedcore.report.private import shorten_paths
-from fedcore.report.read.levels import MOST_SENSITIVE, meaning
+from fedcore.report.read.levels import MOST_SENSITIVE, highest_level, meaning
+from fedcore.report.read.parse import read_lines
 from fedcore.report.units import duration, size
 from fedcore.runs.communication import answers, highest
 from fedcore.runs.folder import RunFolder
@@ -38,6 +41,14 @@ def data_sent(run: RunFolder) -> str:
 
 {MOST_SENSITIVE}: **{level}** ({meaning(level)}). Per site and round: {up} up, {down} down.
 The `audit.jsonl` of each site lists everything that it sent."""
+
+
+def data_sent_by(folder: Path | None) -> str:
+    """What one site has sent, as the audit log in its own folder lists it; without a folder nothing is known."""
+    lines = [] if folder is None else read_lines(folder / AUDIT_LOG, [], label=AUDIT_LOG)
+    level = highest_level(str(line.get("reveals") or "") for line in lines)
+    most = f"{MOST_SENSITIVE}: **{level}** ({meaning(level)}). " if level else ""
+    return f"## Data sent by this site\n\n{most}The `audit.jsonl` of the site lists everything that it sent."
 
 
 def _per_visit(visits: Sequence[Record], direction: str) -> str:

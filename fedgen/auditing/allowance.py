@@ -16,6 +16,7 @@ from fedcore.errors import Refused
 from fedcore.files.reading import parse_json, read_utf8
 from fedcore.files.writing import append
 from fedcore.messages.message import Contribution, Reveals, flatten
+from fedcore.privacy.audit_log import AUDIT_LOG
 from fedcore.report.read.reader import SET_AUDITS
 from fedcore.site.site import Round, Site
 from fedcore.training.local_trainer import LocalTrainer
@@ -23,7 +24,6 @@ from fedgen.auditing.audit import Audit, AuditAnswer, AuditRequest
 
 ENTRY = "audit of a set"
 """Marks the lines of an audit log that count audits."""
-AUDIT_LOG = "audit.jsonl"
 
 
 @dataclass(frozen=True)

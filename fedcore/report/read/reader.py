@@ -8,6 +8,7 @@ from typing import Any
 
 from fedcore.errors import InputError
 from fedcore.files.checksums import SUMS
+from fedcore.privacy.audit_log import AUDIT_LOG
 from fedcore.report.private import shorten_paths, shorten_recipe
 from fedcore.report.read.levels import highest_level
 from fedcore.report.read.parse import (
@@ -63,7 +64,7 @@ def read_run(folder: Path, *, private: bool = False) -> Run:
     gaps += _changed_files(folder)
     answers = read_lines(folder / ANSWERS, gaps, label=ANSWERS, lacking="")
     scores = _scores(clean(read_object(folder / "scores.json", gaps)))
-    audit_logs = {site.name: _audit_log(site / "audit.jsonl", gaps) for site in _site_folders(folder / "sites")}
+    audit_logs = {site.name: _audit_log(site / AUDIT_LOG, gaps) for site in _site_folders(folder / "sites")}
     set_audit = read_set_audit(folder, gaps, clean)
     if set_audit is None and any(SET_AUDITS in log for log in audit_logs.values()):
         gaps.append("The sites list an audit of a synthetic set, but audit.json is missing: it failed or was removed.")
