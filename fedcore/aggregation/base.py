@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from fedcore.errors import InputError
-from fedcore.messages.message import Contribution, Tensors, Weights
+from fedcore.messages.message import Contribution, Weights
+from fedcore.messages.tensors import Tensors
 
 
 @runtime_checkable

@@ -23,7 +23,8 @@ from torch import Tensor
 from fedcore.algorithms.trainable import trainable_names
 from fedcore.algorithms.wrapper import Wrapper
 from fedcore.errors import InputError
-from fedcore.messages.message import WEIGHTS, Contribution, Message, Tensors, Weights, replaced, weights_of
+from fedcore.messages.message import WEIGHTS, Contribution, Message, Weights, replaced, weights_of
+from fedcore.messages.tensors import Tensors
 from fedcore.training.local_trainer import LocalTrainer
 
 Entries = Float[Tensor, "..."]

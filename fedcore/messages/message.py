@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fedcore.errors import InputError
 from fedcore.messages.plain import is_plain, to_plain, to_tensor
-from fedcore.messages.tensors import Tensors as Tensors
+from fedcore.messages.tensors import Tensors
 
 
 class Reveals(IntEnum):

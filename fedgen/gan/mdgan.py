@@ -26,7 +26,8 @@ from torch import Tensor
 
 from fedcore.errors import InputError, Refused
 from fedcore.messages.message import STATISTICS, WEIGHTS, Contribution, Message
-from fedcore.site.site import Round, Site
+from fedcore.messages.round import Round
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedgen.gan.discriminator import ConditionedImages
 from fedgen.gan.gan import GAN, GENERATOR_PREFIXES, adam

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from fedcore.aggregation.mean import Mean
-from fedcore.messages.message import Contribution, Tensors, Weights
+from fedcore.messages.message import Contribution, Weights
+from fedcore.messages.tensors import Tensors
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from fedcore.algorithms.quantised import COPY, RESIDUAL, Int8Delta, Quantised, Q
 from fedcore.errors import InputError, Refused
 from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import Contribution, Weights, nbytes, weights_of
+from fedcore.messages.round import Round
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import Rounds
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.transport.pickling import pack, unpack
 from tests.fedcore.server.test_job import job, memories, start

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from fedcore.errors import InputError, Refused
 from fedcore.messages.message import FEATURES, SAMPLES, STATISTICS, Contribution, Message, Reveals, Weights, revealed
+from fedcore.messages.round import Round
 from fedcore.privacy.audit_log import AuditLog, digest_of
 from fedcore.privacy.policy import Policy
 from fedcore.runs.communication import RoundRecord
-from fedcore.site.site import Round
 
 
 @dataclass(frozen=True)

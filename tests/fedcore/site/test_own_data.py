@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from fedcore.algorithms.fedavg import FedAvg
-from fedcore.data.phantom.phantoms import FINDINGS, Phantoms
+from fedcore.data.phantom.anatomy import FINDINGS
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import Refused
 from fedcore.messages.agreement import Agreement

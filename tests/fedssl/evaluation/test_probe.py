@@ -13,8 +13,8 @@ from torch.nn.functional import cosine_similarity
 
 from fedcore.data.dataset import Images
 from fedcore.messages.message import Contribution, Empty, Refusal, Weights
+from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.evaluation.linear import linear_probe

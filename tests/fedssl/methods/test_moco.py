@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.messages.message import Contribution, Weights
-from fedcore.site.site import Round
+from fedcore.messages.round import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.bank.feature_bank import site_id

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fedcore.data.dataset import Images
 from fedcore.messages.message import Contribution, Weights, flatten
+from fedcore.messages.round import Round
 from fedcore.models.base import Encoder
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedtune.classification.classifier import Classifier

@@ -11,8 +11,8 @@ import pytest
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError
 from fedcore.messages.message import Contribution, Reveals, Weights, exposure, flatten, nbytes
+from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedtune.evaluation.classification import (
     POOLED,
