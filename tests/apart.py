@@ -91,8 +91,8 @@ class Sockets:
         """Sites have written what they remember before they answer."""
 
     def _answer(self, site: str, data: bytes, until: float) -> Any:
+        from fedcore.messages.answer import Refusal
         from fedcore.messages.encoding import WireError, kinds_of_messages
-        from fedcore.messages.message import Refusal
         from fedcore.messages.wire import answer_of
 
         reason = "it gave no answer in time"
@@ -148,7 +148,7 @@ def settings() -> tuple[Any, Any, Any]:
 
 
 def policy() -> Any:
-    from fedcore.messages.message import Reveals
+    from fedcore.messages.reveals import Reveals
     from fedcore.privacy.policy import Policy
 
     return Policy(Reveals.FEATURES, min_patients=1)

@@ -40,7 +40,8 @@ from benchmarks.speed.simulated import run_rounds, simulated
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
-from fedcore.messages.message import Contribution, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights
 from fedcore.messages.request import TRAIN
 from fedcore.messages.round import Round
 from fedcore.models.resnet import ResNet

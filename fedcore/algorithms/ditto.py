@@ -16,7 +16,8 @@ import torch
 from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.algorithms.wrapper import Wrapper
 from fedcore.errors import InputError, Refused
-from fedcore.messages.message import Contribution, Message, weights_of
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Message, weights_of
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
 from fedcore.site.site import Site

@@ -24,7 +24,9 @@ from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.algorithms.trainable import require_one_optimizer, step_towards, trainable_names
 from fedcore.errors import InputError, Refused
-from fedcore.messages.message import WEIGHTS, Contribution, Message, Weights, weights_of
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Message, Weights, weights_of
+from fedcore.messages.reveals import WEIGHTS
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
 from fedcore.site.site import Site

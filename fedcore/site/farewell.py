@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from fedcore.errors import Refused
+from fedcore.messages.answer import Contribution
 from fedcore.messages.farewell import FarewellNotes
-from fedcore.messages.message import Contribution, Weights
+from fedcore.messages.message import Weights
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
 from fedcore.site.site import Site

@@ -15,9 +15,10 @@ from fedcore.algorithms.base import Visitor
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
 from fedcore.messages.agreement import Agreement, Built, Facts
+from fedcore.messages.answer import Answer, Contribution, Refusal
 from fedcore.messages.encoding import WireError, kinds_of_messages
-from fedcore.messages.message import NO_LEVELS, Contribution, Refusal
-from fedcore.messages.request import BUILD, FACTS, TRAIN, WORDS, Answer, Request
+from fedcore.messages.request import BUILD, FACTS, TRAIN, WORDS, Request
+from fedcore.messages.reveals import NO_LEVELS
 from fedcore.messages.round import Round
 from fedcore.messages.wire import answer_bytes, request_of
 from fedcore.privacy.audit_log import AuditLog

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from fedcore.errors import InputError
-from fedcore.messages.message import WEIGHTS, Message
+from fedcore.messages.message import Message
+from fedcore.messages.reveals import WEIGHTS
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
 from fedcore.models.encoder_store import find_encoder, load_encoder

@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fedcore.errors import Refused
-from fedcore.messages.message import STATISTICS, Message
+from fedcore.messages.message import Message
+from fedcore.messages.reveals import STATISTICS
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
 from fedcore.site.site import Site

@@ -20,7 +20,8 @@ from torch.nn.functional import normalize
 
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
-from fedcore.messages.message import Contribution, Empty, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Empty, Weights
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
 from fedcore.models.features import embed, evenly_spaced

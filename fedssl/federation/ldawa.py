@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from fedcore.aggregation.mean import Mean
-from fedcore.messages.message import Contribution, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights
 from fedcore.messages.tensors import Tensors
 
 

@@ -16,8 +16,10 @@ from torch.optim import SGD, Optimizer
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.messages.agreement import Agreement
-from fedcore.messages.message import STATISTICS, Contribution, Message, Weights, flatten
-from fedcore.messages.request import EVALUATE, TRAIN, Answer, Counted
+from fedcore.messages.answer import Answer, Contribution
+from fedcore.messages.message import Message, Weights, flatten
+from fedcore.messages.request import EVALUATE, TRAIN, Counted
+from fedcore.messages.reveals import STATISTICS
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
 from fedcore.privacy.policy import Policy

@@ -16,7 +16,8 @@ from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
 from fedcore.exchanges.base import WithExchange
-from fedcore.messages.message import Contribution, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
 from fedcore.server.rounds import QuorumMissed, Rounds

@@ -18,7 +18,9 @@ from fedcore.algorithms.scaffold import Scaffold, ScaffoldMessage, ScaffoldState
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError
 from fedcore.exchanges.base import WithExchange
-from fedcore.messages.message import Contribution, Reveals, Weights, exposure
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights, exposure
+from fedcore.messages.reveals import Reveals
 from fedcore.messages.round import Round
 from fedcore.server.rounds import Rounds
 from fedcore.site.site import Site

@@ -21,8 +21,10 @@ from fedcore.algorithms.scaffold import Scaffold
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError
 from fedcore.exchanges.base import WithExchange
-from fedcore.messages.message import Contribution, Reveals, Weights, flatten
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights, flatten
 from fedcore.messages.request import EVALUATE, TRAIN
+from fedcore.messages.reveals import Reveals
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
 from fedcore.privacy.policy import Policy

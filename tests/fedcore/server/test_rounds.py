@@ -13,7 +13,8 @@ from pytorch_lightning import Callback
 
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import InputError
-from fedcore.messages.message import Contribution, Empty, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Empty, Weights
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
 from fedcore.privacy.policy import Policy

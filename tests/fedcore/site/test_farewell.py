@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from fedcore.errors import Refused
+from fedcore.messages.answer import Contribution
 from fedcore.messages.farewell import FarewellNotes
-from fedcore.messages.message import Contribution, Weights
+from fedcore.messages.message import Weights
 from fedcore.messages.request import FAREWELL, Counted
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fedcore.errors import Refused
-from fedcore.messages.message import Contribution, Empty, Refusal, Weights
+from fedcore.messages.answer import Contribution, Refusal
+from fedcore.messages.message import Empty, Weights
 from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
 from tests.fedcore.privacy.test_audit_log import RICH

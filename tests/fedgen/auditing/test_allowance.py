@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedcore.errors import InputError, Refused
-from fedcore.messages.message import Reveals
+from fedcore.messages.reveals import Reveals
 from fedcore.privacy.policy import Policy
 from fedcore.report.read.reader import read_run
 from fedgen.auditing.allowance import ENTRY, counted_audits, has_audited

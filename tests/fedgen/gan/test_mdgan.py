@@ -14,7 +14,8 @@ from fedcore.algorithms.properties import share_of
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.errors import InputError
-from fedcore.messages.message import Reveals, flatten, unflatten, weights_of
+from fedcore.messages.message import flatten, unflatten, weights_of
+from fedcore.messages.reveals import Reveals
 from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
 from fedcore.runs.communication import RoundRecord

@@ -10,7 +10,8 @@ from torch.nn.functional import normalize
 
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
-from fedcore.messages.message import Reveals, exposure, flatten, nbytes, unflatten
+from fedcore.messages.message import exposure, flatten, nbytes, unflatten
+from fedcore.messages.reveals import Reveals
 from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
 from fedcore.site.site import Site

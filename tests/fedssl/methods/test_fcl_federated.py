@@ -17,7 +17,9 @@ from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import InputError
 from fedcore.exchanges.base import WithExchange
-from fedcore.messages.message import Refusal, Reveals, Weights
+from fedcore.messages.answer import Refusal
+from fedcore.messages.message import Weights
+from fedcore.messages.reveals import Reveals
 from fedcore.messages.round import Round
 from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy

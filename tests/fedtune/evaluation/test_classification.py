@@ -11,7 +11,8 @@ import torch
 
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError
-from fedcore.messages.message import Contribution, Weights, flatten
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights, flatten
 from fedcore.messages.round import Round
 from fedcore.models.base import Encoder
 from fedcore.privacy.policy import Policy

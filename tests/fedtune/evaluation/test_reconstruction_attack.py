@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fedcore.data.dataset import Images
-from fedcore.messages.message import Contribution, Weights, flatten
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights, flatten
 from fedcore.messages.round import Round
 from fedcore.models.base import Encoder
 from fedcore.training.local_trainer import LocalTrainer

@@ -10,7 +10,9 @@ import pytest
 
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError
-from fedcore.messages.message import Contribution, Reveals, Weights, exposure, flatten, nbytes
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights, exposure, flatten, nbytes
+from fedcore.messages.reveals import Reveals
 from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
 from fedcore.training.local_trainer import LocalTrainer
