@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from fedcore.data.dataset import Target
 from fedcore.errors import Refused
-from fedcore.site.site import Round
+from fedcore.messages.round import Round
 from fedgen.generator import UNCONDITIONED, Conditions, Generator, ImageShape
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]

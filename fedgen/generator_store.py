@@ -12,7 +12,7 @@ from typing import Any
 from fedcore.errors import InputError
 from fedcore.files.reading import read_json
 from fedcore.files.writing import write_json
-from fedcore.messages.message import Tensors
+from fedcore.messages.tensors import Tensors
 from fedcore.models.weights import build_with_weights, read_weights, save_weights
 from fedgen.generator import Conditions, Generator, ImageShape
 

@@ -19,8 +19,8 @@ from fedcore.data.source import Data
 from fedcore.data.summary import summarize
 from fedcore.errors import InputError, building
 from fedcore.messages.agreement import Agreement
-from fedcore.messages.message import Reveals
 from fedcore.messages.request import FAREWELL, TRAIN
+from fedcore.messages.reveals import Reveals
 from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
 from fedcore.runs.folder import RunFolder

@@ -91,8 +91,8 @@ class Sockets:
         """Sites have written what they remember before they answer."""
 
     def _answer(self, site: str, data: bytes, until: float) -> Any:
+        from fedcore.messages.answer import Refusal
         from fedcore.messages.encoding import WireError, kinds_of_messages
-        from fedcore.messages.message import Refusal
         from fedcore.messages.wire import answer_of
 
         reason = "it gave no answer in time"
@@ -133,7 +133,10 @@ def task() -> Any:
     from fedssl.pretraining import task_of
 
     visit, exchange, probe = settings()
-    encoder, method = partial(ResNet, depth=10, stem=4), partial(MoCo, bank_size=16, remote_bank_size=16, hidden_dim=8, projection_dim=4)
+    encoder, method = (
+        partial(ResNet, depth=10, stem=4),
+        partial(MoCo, bank_size=16, remote_bank_size=16, hidden_dim=8, projection_dim=4),
+    )
     recipe = {"algorithm": None, "exchange": exchange, "visit": visit, "probe": probe, "seed": 0}
     return task_of(recipe | {"encoder": encoder, "method": method})
 
@@ -148,7 +151,7 @@ def settings() -> tuple[Any, Any, Any]:
 
 
 def policy() -> Any:
-    from fedcore.messages.message import Reveals
+    from fedcore.messages.reveals import Reveals
     from fedcore.privacy.policy import Policy
 
     return Policy(Reveals.FEATURES, min_patients=1)

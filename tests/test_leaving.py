@@ -27,9 +27,12 @@ from fedcore.config.recipe import read_recipe
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import InputError
-from fedcore.messages.message import Contribution, Leaf, Reveals, leaves
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Leaf, leaves
+from fedcore.messages.metric_names import is_metric
+from fedcore.messages.reveals import Reveals
 from fedcore.models.resnet import ResNet
-from fedcore.privacy.audit_log import AuditLog, is_metric
+from fedcore.privacy.audit_log import AuditLog
 from fedcore.privacy.policy import Policy
 from fedcore.report import write_comparison, write_report
 from fedcore.report.read.levels import level_sentence, meaning

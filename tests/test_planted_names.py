@@ -141,11 +141,11 @@ def test_no_output_holds_a_name_from_a_header(manifest: Path, monkeypatch: pytes
     out.mkdir()
     common = ["--data.manifest", manifest, "--data.size", 32, "--rounds.count", 1, "--visit.batch_size", 8]
     encoder = ["--encoder", "fedcore.models.resnet.ResNet", "--encoder.depth", 10, "--encoder.stem", 2]
-    small = ["--network.init_args.encoder.init_args.stem", 4, "--network.init_args.widths", "[8,8,8,8,8]"]
+    small = ["--network.init_args.encoder.init_args.stem", 4, "--network.init_args.decoder_channels", "[8,8,8,8,8]"]
     run_command("data", "preview", manifest, "--out", out / "preview.png")
     run_command("pretrain", "simclr", *common, *encoder, "--out", out / "enc")
     few = ["--policy.min_patients", 1]
-    run_command("finetune", "classify", *common, *few, *encoder, "--start", out / "enc", "--label_fraction", 1,
+    run_command("finetune", "classify", *common, *few, *encoder, "--pretrained", out / "enc", "--label_fraction", 1,
          "--out", out / "cls")  # fmt: skip
     run_command("segment", "segment", *common, *few, *small, "--out", out / "seg")
     run_command("generate", "train", "diffusion", *common, "--generator.init_args.network.init_args.widths", "[8,16]",

@@ -74,7 +74,7 @@ def planted(kind: str, recipe: str | bytes) -> Path:
     """Writes what a command reads of a finished run of this kind before its weights."""
     folder = Path(kind)
     folder.mkdir(exist_ok=True)
-    about = ABOUT | {"command": kind} | ({"structures": 3} if kind == "segment" else {})
+    about = ABOUT | {"command": kind} | ({"mask_classes": 3} if kind == "segment" else {})
     (folder / "run.json").write_text(json.dumps(about))
     (folder / "recipe.yaml").write_bytes(recipe if isinstance(recipe, bytes) else recipe.encode())
     (folder / "rounds.jsonl").touch()

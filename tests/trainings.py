@@ -28,7 +28,7 @@ from fedcore.algorithms.quantised import Quantised
 from fedcore.algorithms.scaffold import Scaffold
 from fedcore.data.dataset import Images
 from fedcore.exchanges.base import WithExchange
-from fedcore.messages.message import Reveals
+from fedcore.messages.reveals import Reveals
 from fedcore.models.vit import ViT
 from fedcore.privacy.policy import Policy
 from fedcore.seeds import seeded

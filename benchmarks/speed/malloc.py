@@ -26,8 +26,9 @@ def visit(keep: bool) -> dict[str, float]:
 
     from benchmarks.speed.visit_overhead import make_sites
     from fedcore.algorithms.fedavg import FedAvg
+    from fedcore.messages.round import Round
     from fedcore.models.resnet import ResNet
-    from fedcore.site.site import Round, Site
+    from fedcore.site.site import Site
     from fedcore.training.local_trainer import LocalTrainer
     from fedcore.training.malloc import keep_large_blocks
     from fedcore.training.visit import Visit

@@ -40,12 +40,13 @@ from benchmarks.speed.simulated import run_rounds, simulated
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
-from fedcore.messages.message import Contribution, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights
 from fedcore.messages.request import TRAIN
+from fedcore.messages.round import Round
 from fedcore.models.resnet import ResNet
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.server.sites import Sites
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.malloc import keep_large_blocks
 from fedcore.training.memory_format import channels_last

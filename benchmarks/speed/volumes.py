@@ -41,8 +41,9 @@ from torch.optim import AdamW
 from fedcore.data.dataset import Images
 from fedcore.data.partition import Pooled
 from fedcore.data.source import Data
+from fedcore.messages.round import Round
 from fedcore.models.resnet import ResNet
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.memory_format import channels_last
 from fedcore.training.visit import Visit

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from fedcore.errors import InputError
-from fedcore.messages.message import Contribution, Tensors, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights
+from fedcore.messages.tensors import Tensors
 
 
 @runtime_checkable

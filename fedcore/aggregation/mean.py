@@ -9,7 +9,9 @@ import torch
 
 from fedcore.aggregation.base import accumulator_dtype, require_shape, to_dtype
 from fedcore.errors import InputError
-from fedcore.messages.message import Contribution, Tensors, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights
+from fedcore.messages.tensors import Tensors
 
 
 @dataclass(frozen=True)

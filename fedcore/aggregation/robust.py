@@ -13,7 +13,9 @@ from torch import Tensor
 
 from fedcore.aggregation.base import accumulator_dtype, require_shape, to_dtype
 from fedcore.errors import InputError
-from fedcore.messages.message import Contribution, Tensors, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights
+from fedcore.messages.tensors import Tensors
 
 _CHUNK = 1 << 15
 """Coordinates that are sorted at a time."""

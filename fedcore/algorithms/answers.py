@@ -7,7 +7,8 @@ from typing import Any, get_args, get_origin
 
 from torch import Tensor
 
-from fedcore.messages.message import Contribution, Message, hints
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Message, hints
 from fedcore.training.local_trainer import implements
 
 

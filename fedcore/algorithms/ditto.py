@@ -16,8 +16,11 @@ import torch
 from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.algorithms.wrapper import Wrapper
 from fedcore.errors import InputError, Refused
-from fedcore.messages.message import Contribution, Message, Tensors, weights_of
-from fedcore.site.site import Round, Site
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Message, weights_of
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.site_state import PERSONAL, personal_weights, with_prefix
 

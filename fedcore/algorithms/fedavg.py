@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from fedcore.aggregation.base import Aggregator
 from fedcore.aggregation.mean import Mean
-from fedcore.messages.message import Contribution, Weights
-from fedcore.site.site import Round, Site
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights
+from fedcore.messages.round import Round
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 
 

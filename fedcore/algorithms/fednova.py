@@ -24,8 +24,12 @@ from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.algorithms.trainable import require_one_optimizer, step_towards, trainable_names
 from fedcore.errors import InputError, Refused
-from fedcore.messages.message import WEIGHTS, Contribution, Message, Tensors, Weights, weights_of
-from fedcore.site.site import Round, Site
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Message, Weights, weights_of
+from fedcore.messages.reveals import WEIGHTS
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 
 WEIGHT = "images per length"

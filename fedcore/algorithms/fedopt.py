@@ -23,7 +23,10 @@ from torch import Tensor
 from fedcore.algorithms.trainable import trainable_names
 from fedcore.algorithms.wrapper import Wrapper
 from fedcore.errors import InputError
-from fedcore.messages.message import WEIGHTS, Contribution, Message, Tensors, Weights, replaced, weights_of
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Message, Weights, replaced, weights_of
+from fedcore.messages.reveals import WEIGHTS
+from fedcore.messages.tensors import Tensors
 from fedcore.training.local_trainer import LocalTrainer
 
 Entries = Float[Tensor, "..."]

@@ -14,8 +14,9 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from fedcore.messages.message import Tensors
-from fedcore.site.site import Round, Site
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
+from fedcore.site.site import Site
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from torch import nn
 
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import InputError
-from fedcore.messages.message import Contribution, Weights
-from fedcore.site.site import Round, Site
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights
+from fedcore.messages.round import Round
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 
 

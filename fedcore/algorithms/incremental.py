@@ -19,7 +19,7 @@ from typing import Any
 
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import InputError
-from fedcore.site.site import Round
+from fedcore.messages.round import Round
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from fedcore.messages.message import Contribution, Empty
-from fedcore.site.site import Round, Site
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Empty
+from fedcore.messages.round import Round
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 
 

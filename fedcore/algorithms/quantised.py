@@ -27,9 +27,13 @@ import torch
 from fedcore.algorithms.answers import tensors_error
 from fedcore.algorithms.wrapper import Wrapper
 from fedcore.errors import InputError, Refused
+from fedcore.messages.answer import Contribution
 from fedcore.messages.int8 import from_int8, to_int8
-from fedcore.messages.message import WEIGHTS, Contribution, Message, Tensors, Weights, replaced, weights_of
-from fedcore.site.site import Round, Site
+from fedcore.messages.message import Message, Weights, replaced, weights_of
+from fedcore.messages.reveals import WEIGHTS
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.site_state import with_prefix
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fedcore.errors import InputError
-from fedcore.messages.message import Tensors
+from fedcore.messages.tensors import Tensors
 from fedcore.training.local_trainer import LocalTrainer
 
 

@@ -9,8 +9,9 @@ from typing import Any
 from fedcore.algorithms.answers import answer_error
 from fedcore.algorithms.base import Algorithm
 from fedcore.algorithms.fedavg import FedAvg
-from fedcore.messages.message import Contribution
-from fedcore.site.site import Round, Site
+from fedcore.messages.answer import Contribution
+from fedcore.messages.round import Round
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 
 

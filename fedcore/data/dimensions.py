@@ -9,8 +9,9 @@ from pathlib import Path
 from fedcore.data.cache.cache import VERSION, installed_decoders
 from fedcore.data.cache.file_index import FileIndex, cache_key
 from fedcore.data.cache.folder import open_cache
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.pictures.greyscale import known_greyscale
-from fedcore.data.io.readers import ImageError, read_image
+from fedcore.data.io.readers import read_image
 from fedcore.data.manifest.row import Row
 from fedcore.errors import InputErrors
 

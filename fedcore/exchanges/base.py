@@ -12,7 +12,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from fedcore.algorithms.answers import answer_error
 from fedcore.algorithms.wrapper import Wrapper
-from fedcore.messages.message import Contribution, Message
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Message
 from fedcore.messages.round import Round
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedcore.errors import InputError
 from fedcore.export.portable import Library, Portable
-from fedcore.messages.message import Tensors
+from fedcore.messages.tensors import Tensors
 from fedcore.models.densenet import BLOCKS_121, DenseNet
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
-from fedcore.messages.message import Tensors
+from fedcore.messages.tensors import Tensors
 
 Library = Literal["monai", "timm", "torchvision"]
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from fedcore.errors import InputError
 from fedcore.export.portable import Library, Portable
-from fedcore.messages.message import Tensors
+from fedcore.messages.tensors import Tensors
 from fedcore.models.resnet import NORMS, ResNet
 
 

@@ -6,7 +6,7 @@ import torch
 
 from fedcore.errors import InputError
 from fedcore.export.portable import Library, Portable
-from fedcore.messages.message import Tensors
+from fedcore.messages.tensors import Tensors
 from fedcore.models.vit import ViT, positions
 
 _NAMES = {

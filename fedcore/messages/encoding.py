@@ -21,9 +21,9 @@ from torch import Tensor
 
 from fedcore.errors import InputError
 from fedcore.files.reading import parse_json
-from fedcore.messages.message import Message, Tensors, flatten, hints
+from fedcore.messages.message import Message, flatten, hints
 from fedcore.messages.plain import is_plain, to_plain
-from fedcore.messages.tensors import for_safetensors
+from fedcore.messages.tensors import Tensors, for_safetensors
 
 FORMAT = 1
 LARGEST = 8 << 30

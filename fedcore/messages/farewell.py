@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fedcore.messages.message import WEIGHTS, Message
+from fedcore.messages.message import Message
+from fedcore.messages.reveals import WEIGHTS
 
 
 @dataclass(frozen=True)

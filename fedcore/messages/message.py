@@ -1,4 +1,4 @@
-"""What crosses the border of a site: frozen dataclasses whose leaves are tensors.
+"""What sites and server send: frozen dataclasses whose leaves are tensors.
 
 A field's type says its shape, its `Reveals` mark says what an eavesdropper learns. Everything else
 (bytes on the wire, the names in a file, the policy check) is derived from the fields, so a method
@@ -12,33 +12,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from torch import Tensor
 
 from fedcore.errors import InputError
 from fedcore.messages.plain import is_plain, to_plain, to_tensor
-from fedcore.messages.tensors import Tensors as Tensors
-
-
-class Reveals(IntEnum):
-    """What a field gives away about patients, in rising order of risk."""
-
-    WEIGHTS = 0
-    """Model weights, and what goes with every answer: the number of images and the seconds it took."""
-    STATISTICS = 1
-    """Statistics over images: scores, mean losses, moments, counts."""
-    FEATURES = 2
-    """Feature vectors of single images."""
-    SAMPLES = 3
-    """Images, or samples like them."""
-
-
-WEIGHTS, STATISTICS, FEATURES, SAMPLES = ({"reveals": level} for level in Reveals)
-Levels = Mapping[str, Reveals]
-"""Tensor of a module's state -> what it reveals, where that is more than WEIGHTS (`fedcore.privacy.buffers`)."""
-NO_LEVELS: Levels = {}
+from fedcore.messages.reveals import NO_LEVELS, WEIGHTS, Levels, Reveals
+from fedcore.messages.tensors import Tensors
 
 
 @dataclass(frozen=True)
@@ -175,44 +156,6 @@ def unflatten(like: Sent, tensors: Mapping[str, Tensor], prefix: str = "") -> Se
         else:
             values[f.name] = {k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(f"{name}/")}
     return dataclasses.replace(like, **values)
-
-
-Up = TypeVar("Up", bound=Message)
-
-
-@dataclass(frozen=True)
-class Contribution(Generic[Up]):
-    """One site's answer to one round.
-
-    `examples` (images it was made from), `seconds` and `metrics` (scalars such as the mean loss) leave the site too,
-    and are audited with the message. Metrics are STATISTICS; the other two go with every answer and are WEIGHTS.
-    """
-
-    site: str
-    message: Up
-    examples: int
-    metrics: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    reveals: Reveals = Reveals.WEIGHTS
-    """The least it is known to reveal; the audit log that releases it sets it to all that it reveals."""
-    keeps: bool = False
-    """Whether the site remembers something of this visit, which its next one needs."""
-
-
-def revealed(contribution: Contribution[Any], levels: Levels = NO_LEVELS) -> Reveals:
-    """The highest level of anything in an answer. All that is said of a run's levels comes from here."""
-    scalars = Reveals.STATISTICS if contribution.metrics else Reveals.WEIGHTS
-    return max(contribution.reveals, exposure(contribution.message, levels), scalars)
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A site that gives no answer this round, and a reason that holds nothing of its patients."""
-
-    site: str
-    reason: str
-    cause: Exception | None = None
-    """Kept for a run in one process, whose traceback it completes; never sent."""
 
 
 def is_finite(tensor: Tensor) -> bool:

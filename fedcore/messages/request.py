@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedcore.messages.agreement import Agreement
-from fedcore.messages.message import Contribution, Message, Refusal
+from fedcore.messages.message import Message
 from fedcore.messages.round import Round
 
 FACTS, BUILD, TRAIN, EVALUATE, FAREWELL = "facts", "build", "train", "evaluate", "farewell"
@@ -40,7 +39,3 @@ class Request:
     """Name of the run, for the site's audit log."""
     recipe: str = ""
     """Digest of the recipe that the server runs; a site that runs another one declines. Empty: not known."""
-
-
-Answer = Contribution[Message] | Refusal
-CountedBySite = Mapping[str, Counted]

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedcore.messages.agreement import Agreement
+from fedcore.messages.answer import Answer, Contribution, Refusal
 from fedcore.messages.encoding import Kinds, WireError, decoded, encoded, readable
-from fedcore.messages.message import Contribution, Empty, Refusal, Reveals
+from fedcore.messages.message import Empty
 from fedcore.messages.metric_names import MOST_METRICS, is_metric
-from fedcore.messages.request import Answer, Counted, Request
+from fedcore.messages.request import Counted, Request
+from fedcore.messages.reveals import Reveals
 from fedcore.messages.round import Round
 
 LONGEST_REASON = 500

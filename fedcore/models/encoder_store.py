@@ -15,7 +15,7 @@ from torch import nn
 from fedcore.errors import InputError
 from fedcore.files.reading import read_json
 from fedcore.files.writing import write_atomically, write_json
-from fedcore.messages.message import Tensors
+from fedcore.messages.tensors import Tensors
 from fedcore.models.base import Encoder
 from fedcore.models.densenet import DenseNet
 from fedcore.models.resnet import ResNet

@@ -22,8 +22,10 @@ from torch import Tensor
 
 from fedcore.errors import Refused
 from fedcore.files.writing import append
-from fedcore.messages.message import Contribution, Leaf, Levels, Reveals, leaves, revealed
+from fedcore.messages.answer import Contribution, revealed
+from fedcore.messages.message import Leaf, leaves
 from fedcore.messages.metric_names import MOST_METRICS, is_metric
+from fedcore.messages.reveals import Levels, Reveals
 from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
 

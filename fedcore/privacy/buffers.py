@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from fedcore.errors import InputError
-from fedcore.messages.message import Levels, Reveals
+from fedcore.messages.reveals import Levels, Reveals
 
 _OF_NORMS = ("running_mean", "running_var", "num_batches_tracked")
 

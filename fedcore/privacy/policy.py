@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from fedcore.errors import InputError, Refused
-from fedcore.messages.message import NO_LEVELS, Levels, Message, Reveals, declared, leaves
+from fedcore.messages.message import Message, declared, leaves
+from fedcore.messages.reveals import NO_LEVELS, Levels, Reveals
 
 
 @dataclass(frozen=True)

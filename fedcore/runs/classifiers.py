@@ -11,7 +11,7 @@ from torch import nn
 from fedcore.config.recipe import build_part
 from fedcore.errors import InputError, building
 from fedcore.files.reading import ADVICE, read_yaml
-from fedcore.messages.message import Tensors
+from fedcore.messages.tensors import Tensors
 from fedcore.models.base import Encoder
 from fedcore.models.weights import build_with_weights, read_weights, save_weights
 from fedcore.runs.folder import RunFolder

@@ -15,7 +15,9 @@ from typing import Any
 from fedcore.errors import InputError
 from fedcore.files.reading import ADVICE, parse_json, read_utf8
 from fedcore.files.writing import append
-from fedcore.messages.message import Contribution, Message, Refusal, Reveals, leaves, revealed
+from fedcore.messages.answer import Contribution, Refusal, revealed
+from fedcore.messages.message import Message, leaves
+from fedcore.messages.reveals import Reveals
 
 SCALAR_BYTES = 8
 ANSWERS = "answers.jsonl"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fedcore.messages.answer import Refusal
 from fedcore.messages.farewell import FarewellNotes
-from fedcore.messages.message import Refusal, Weights
+from fedcore.messages.message import Weights
 from fedcore.messages.request import FAREWELL
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors

@@ -11,8 +11,9 @@ from typing import Any
 from fedcore.algorithms.base import Algorithm
 from fedcore.algorithms.properties import chooser_of
 from fedcore.errors import InputError
-from fedcore.messages.message import Contribution, Empty, Message, Refusal, Weights
-from fedcore.messages.request import EVALUATE, TRAIN, Answer
+from fedcore.messages.answer import Answer, Contribution, Refusal
+from fedcore.messages.message import Empty, Message, Weights
+from fedcore.messages.request import EVALUATE, TRAIN
 from fedcore.messages.round import Round
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.sites import Sites, Tasks

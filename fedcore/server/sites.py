@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from fedcore.algorithms.answers import kind_error
 from fedcore.errors import InputError, InputErrors
 from fedcore.messages.agreement import Agreement, Built, Facts
-from fedcore.messages.message import Contribution, Empty, Message, Refusal
-from fedcore.messages.request import BUILD, FACTS, Answer, Counted, Request
+from fedcore.messages.answer import Answer, Contribution, Refusal
+from fedcore.messages.message import Empty, Message
+from fedcore.messages.request import BUILD, FACTS, Counted, Request
 from fedcore.messages.round import Round
 from fedcore.runs.communication import note
 from fedcore.server.agreement import agree

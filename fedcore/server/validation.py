@@ -9,7 +9,8 @@ from torch import Tensor
 from fedcore.algorithms.answers import answer_error, tensors_error
 from fedcore.errors import InputError
 from fedcore.messages.agreement import Facts
-from fedcore.messages.message import Contribution, Message, is_finite, leaves, weights_of
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Message, is_finite, leaves, weights_of
 from fedcore.messages.request import TRAIN
 
 MOST_IMAGES = 10**12

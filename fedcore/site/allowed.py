@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from fedcore.algorithms.base import Visitor
 from fedcore.algorithms.properties import message_types, metric_weight_of
-from fedcore.messages.message import Levels
 from fedcore.messages.request import EVALUATE, TRAIN
+from fedcore.messages.reveals import Levels
 from fedcore.privacy.policy import Policy
 
 

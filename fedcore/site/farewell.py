@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from fedcore.errors import Refused
+from fedcore.messages.answer import Contribution
 from fedcore.messages.farewell import FarewellNotes
-from fedcore.messages.message import Contribution, Weights
+from fedcore.messages.message import Weights
+from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.site_state import MODULE, personal_weights
 

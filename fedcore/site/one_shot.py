@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fedcore.messages.message import WEIGHTS, Contribution, Empty, Message
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Empty, Message
+from fedcore.messages.reveals import WEIGHTS
+from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 
 

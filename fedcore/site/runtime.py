@@ -15,14 +15,16 @@ from fedcore.algorithms.base import Visitor
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
 from fedcore.messages.agreement import Agreement, Built, Facts
+from fedcore.messages.answer import Answer, Contribution, Refusal
 from fedcore.messages.encoding import WireError, kinds_of_messages
-from fedcore.messages.message import NO_LEVELS, Contribution, Refusal
-from fedcore.messages.request import BUILD, FACTS, TRAIN, WORDS, Answer, Request
+from fedcore.messages.request import BUILD, FACTS, TRAIN, WORDS, Request
+from fedcore.messages.reveals import NO_LEVELS
+from fedcore.messages.round import Round
 from fedcore.messages.wire import answer_bytes, request_of
 from fedcore.privacy.audit_log import AuditLog
 from fedcore.privacy.policy import Policy
 from fedcore.site.memory import Memory, MemoryInRam
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 
 BEFORE = Round(0, 1, 0)

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedcore.data.dataset import Images
-from fedcore.messages.message import Tensors
-from fedcore.messages.round import Round as Round
+from fedcore.messages.tensors import Tensors
 from fedcore.privacy.policy import Policy
 
 

@@ -9,8 +9,9 @@ from typing import Protocol, runtime_checkable
 
 from pytorch_lightning import Callback
 
-from fedcore.messages.message import Tensors
-from fedcore.site.site import Round, Site
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
+from fedcore.site.site import Site
 
 
 @runtime_checkable

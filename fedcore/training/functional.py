@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedcore.messages.message import Tensors
+from fedcore.messages.tensors import Tensors
 
 Network = Callable[[Tensor], Tensor]
 """Images (n, c, *space) to outputs, such as logits (n, k)."""

@@ -17,11 +17,13 @@ from torch.optim import Optimizer
 
 from fedcore.data.loader import loader
 from fedcore.errors import InputError, Refused, building
-from fedcore.messages.message import Tensors, is_finite
+from fedcore.messages.message import is_finite
 from fedcore.messages.metric_names import is_metric
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.privacy.buffers import levels_of
 from fedcore.seeds import seeded
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.callbacks import MetricCallback, SiteAware
 from fedcore.training.functional import evaluating
 from fedcore.training.mean_loss import MeanLoss

@@ -8,8 +8,9 @@ from typing import ClassVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from fedcore.messages.message import Tensors
-from fedcore.site.site import Round, Site
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
+from fedcore.site.site import Site
 
 
 @dataclass(frozen=True)

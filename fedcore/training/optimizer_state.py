@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fedcore.errors import Refused
-from fedcore.messages.message import Tensors
+from fedcore.messages.tensors import Tensors
 
 GROUP, NUMBER = "group/", "#number"
 _TYPES = {bool: torch.bool, int: torch.int64, float: torch.float64}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from fedcore.messages.message import Tensors
+from fedcore.messages.tensors import Tensors
 
 MODULE = "module/"
 """State of the module that does not travel."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from fedcore.messages.request import Answer, Request
+from fedcore.messages.answer import Answer
+from fedcore.messages.request import Request
 
 
 @runtime_checkable

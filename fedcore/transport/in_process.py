@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from fedcore.messages.answer import Answer
 from fedcore.messages.encoding import kinds_of_messages
-from fedcore.messages.request import Answer, Request
+from fedcore.messages.request import Request
 from fedcore.messages.wire import answer_of, request_bytes
 from fedcore.site.memory import MemoryOnDisk
 from fedcore.site.runtime import SiteRuntime

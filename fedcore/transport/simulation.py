@@ -15,8 +15,10 @@ from fedcore.data.cohort import Cohort
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError
 from fedcore.messages.agreement import Agreement
-from fedcore.messages.message import Empty, Refusal, Reveals
+from fedcore.messages.answer import Refusal
+from fedcore.messages.message import Empty
 from fedcore.messages.request import HAND_OVER, TRAIN, Request
+from fedcore.messages.reveals import Reveals
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
 from fedcore.privacy.policy import Policy

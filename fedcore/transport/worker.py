@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from fedcore.errors import InputError
-from fedcore.messages.message import Refusal
-from fedcore.messages.request import Answer, Counted, Request
+from fedcore.messages.answer import Answer, Refusal
+from fedcore.messages.request import Counted, Request
 from fedcore.messages.tensors import Tensors
 from fedcore.site.runtime import Ready
 from fedcore.training.local_trainer import LocalTrainer

@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 from fedcore.errors import InputError, Refused
-from fedcore.messages.message import Refusal
-from fedcore.messages.request import Answer, Request
+from fedcore.messages.answer import Answer, Refusal
+from fedcore.messages.request import Request
 from fedcore.site.memory import MemoryInRam
 from fedcore.transport.in_process import InProcess
 from fedcore.transport.pickling import pack

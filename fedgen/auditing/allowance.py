@@ -15,10 +15,13 @@ from typing import Any
 from fedcore.errors import Refused
 from fedcore.files.reading import parse_json, read_utf8
 from fedcore.files.writing import append
-from fedcore.messages.message import Contribution, Reveals, flatten
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import flatten
+from fedcore.messages.reveals import Reveals
+from fedcore.messages.round import Round
 from fedcore.privacy.audit_log import AUDIT_LOG
 from fedcore.report.read.reader import SET_AUDITS
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedgen.auditing.audit import Audit, AuditAnswer, AuditRequest
 

@@ -18,11 +18,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedcore.data.dataset import Images
-from fedcore.messages.message import FEATURES, SAMPLES, STATISTICS, Contribution, Message, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Message, Weights
+from fedcore.messages.reveals import FEATURES, SAMPLES, STATISTICS
+from fedcore.messages.round import Round
 from fedcore.models.features import embed, evenly_spaced
 from fedcore.site.figure_files import NearestPairsFile
 from fedcore.site.figures import keep
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedgen.auditing.diversity import PAIRS, pair_similarities
 from fedgen.auditing.membership import (

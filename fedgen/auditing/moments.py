@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedcore.messages.message import STATISTICS, Message
+from fedcore.messages.message import Message
+from fedcore.messages.reveals import STATISTICS
 
 
 @dataclass(frozen=True)

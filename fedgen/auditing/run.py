@@ -23,7 +23,8 @@ from fedcore.data.synthetic.audit_record import AUDIT, AuditRecord, Figures, wit
 from fedcore.errors import InputError
 from fedcore.files.lock import locked
 from fedcore.files.writing import require_no_links, write_json
-from fedcore.messages.message import Contribution, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights
 from fedcore.messages.round import Round
 from fedcore.models.encoder_store import TENSORS, build_encoder, find_encoder
 from fedcore.runs.communication import ANSWERS

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from fedcore.messages.message import Levels, Reveals
+from fedcore.messages.reveals import Levels, Reveals
 from fedgen.diffusion.denoiser import Denoiser, DiffusionGenerator
 from fedgen.diffusion.schedule import NoiseSchedule, per_image
 from fedgen.diffusion.unet import UNet

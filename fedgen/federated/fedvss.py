@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fedcore.errors import Refused
-from fedcore.messages.message import Tensors
-from fedcore.site.site import Round, Site
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
+from fedcore.site.site import Site
 from fedcore.training.functional import evaluating, functional
 from fedgen.federated.virtual_samples import adversarial_samples, confident_samples, kl_divergence
 

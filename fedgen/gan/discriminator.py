@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import avg_pool2d, avg_pool3d, normalize, relu
 
-from fedcore.messages.message import Levels, Reveals
+from fedcore.messages.reveals import Levels, Reveals
 from fedgen.gan.generator_network import CONVOLUTIONS
 from fedgen.generator import ConditionEmbedding, Conditions, ImageShape
 from fedgen.network_levels import require_halvings, require_widths

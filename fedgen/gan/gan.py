@@ -21,7 +21,7 @@ from torch.optim import Adam, Optimizer
 
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import InputError
-from fedcore.messages.message import Levels, Reveals
+from fedcore.messages.reveals import Levels, Reveals
 from fedgen.ema import update_ema
 from fedgen.gan.diffaugment import DiffAugment
 from fedgen.gan.discriminator import ConditionedImages, Discriminator, SpectralNorm

@@ -25,8 +25,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from fedcore.errors import InputError, Refused
-from fedcore.messages.message import STATISTICS, WEIGHTS, Contribution, Message
-from fedcore.site.site import Round, Site
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Message
+from fedcore.messages.reveals import STATISTICS, WEIGHTS
+from fedcore.messages.round import Round
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedgen.gan.discriminator import ConditionedImages
 from fedgen.gan.gan import GAN, GENERATOR_PREFIXES, adam

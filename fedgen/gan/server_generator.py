@@ -16,7 +16,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from fedcore.files.reading import parse_json
-from fedcore.messages.message import STATISTICS, WEIGHTS, Message, Tensors, Weights
+from fedcore.messages.message import Message, Weights
+from fedcore.messages.reveals import STATISTICS, WEIGHTS
+from fedcore.messages.tensors import Tensors
 from fedcore.training.optimizer_state import load_state, state_of
 from fedgen.diffusion.sampler import noise_of
 from fedgen.ema import update_ema

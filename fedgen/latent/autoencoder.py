@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fedcore.messages.message import Levels, Reveals
+from fedcore.messages.reveals import Levels, Reveals
 from fedgen.generator import ImageShape
 from fedgen.network_levels import GROUPS, require_halvings, require_widths
 

@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from fedcore.errors import InputError
-from fedcore.messages.message import WEIGHTS, Message, Tensors
+from fedcore.messages.message import Message
+from fedcore.messages.reveals import WEIGHTS
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.models.encoder_store import find_encoder, load_encoder
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.classifiers import fresh_classifier, save_classifier
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import Counting
 from fedcore.seeds import seeded
-from fedcore.site.site import Round
 from fedcore.training.optimizer_state import load_state, state_of
 from fedgen.oneshot.distillation import Distillation, TeacherBatch
 from fedgen.oneshot.ensemble import TrainedClassifiers

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedcore.errors import InputError
-from fedcore.messages.message import Tensors
+from fedcore.messages.tensors import Tensors
 from fedcore.runs.classifiers import classifiers_of
 from fedcore.runs.folder import RunFolder
 from fedcore.transport.simulation import hand_over

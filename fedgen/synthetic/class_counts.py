@@ -15,7 +15,9 @@ from torch import Tensor
 
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError
-from fedcore.messages.message import STATISTICS, Contribution, Empty, Message
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Empty, Message
+from fedcore.messages.reveals import STATISTICS
 from fedcore.messages.round import Round
 from fedcore.server.sites import Sites
 from fedcore.site.site import Site

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.levels import WHITE_8BIT, WHITE_12BIT
-from fedcore.data.io.readers import ImageError, read_image
+from fedcore.data.io.readers import read_image
 from fedcore.errors import InputError
 
 

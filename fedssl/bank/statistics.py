@@ -26,8 +26,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fedcore.errors import Refused
-from fedcore.messages.message import STATISTICS, Message, Tensors
-from fedcore.site.site import Round, Site
+from fedcore.messages.message import Message
+from fedcore.messages.reveals import STATISTICS
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
+from fedcore.site.site import Site
 from fedssl.bank.feature_bank import FeatureBankMethod, site_id
 
 

@@ -19,8 +19,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fedcore.errors import Refused
-from fedcore.messages.message import FEATURES, STATISTICS, Message, Tensors
-from fedcore.site.site import Round, Site
+from fedcore.messages.message import Message
+from fedcore.messages.reveals import FEATURES, STATISTICS
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
+from fedcore.site.site import Site
 from fedssl.bank.encoding import Encoding, clip_norms, decode, encode
 from fedssl.bank.feature_bank import UNKNOWN_BIN, FeatureBankMethod, site_id
 

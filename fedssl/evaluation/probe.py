@@ -20,9 +20,12 @@ from torch.nn.functional import normalize
 
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
-from fedcore.messages.message import Contribution, Empty, Tensors, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Empty, Weights
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.models.features import embed, evenly_spaced
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.site_state import personal_weights
 from fedssl.evaluation.linear import linear_probe

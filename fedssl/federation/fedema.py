@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fedcore.messages.message import Tensors
+from fedcore.messages.tensors import Tensors
 from fedssl.federation.personalised_start import PersonalisedStart
 
 

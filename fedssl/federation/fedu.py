@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedcore.messages.message import Tensors
+from fedcore.messages.tensors import Tensors
 from fedssl.federation.personalised_start import ENCODER, PersonalisedStart
 
 

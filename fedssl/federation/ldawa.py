@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from fedcore.aggregation.mean import Mean
-from fedcore.messages.message import Contribution, Tensors, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights
+from fedcore.messages.tensors import Tensors
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,11 @@ from torch import Tensor
 from fedcore.algorithms.base import Algorithm
 from fedcore.algorithms.wrapper import Wrapper
 from fedcore.errors import Refused
-from fedcore.messages.message import Contribution, Message, Tensors, Weights
-from fedcore.site.site import Round, Site
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Message, Weights
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.site_state import OWN
 

@@ -21,8 +21,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from fedcore.errors import Refused
-from fedcore.messages.message import Tensors
-from fedcore.site.site import Round, Site
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
+from fedcore.site.site import Site
 from fedcore.training.functional import evaluating
 
 _BATCH_SIZE = 16

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.optim import SGD
 
 from fedcore.augment.views import Views
+from fedcore.messages.round import Round
 from fedcore.models.base import Encoder
-from fedcore.site.site import Round
 from fedssl.methods.base import Method, OptimizerFactory
 from fedssl.methods.momentum_encoder import momentum_copy
 from fedssl.methods.two_views import two_views

@@ -14,8 +14,8 @@ from torch.nn.functional import linear, normalize
 from torch.optim import AdamW
 
 from fedcore.augment.views import Views
+from fedcore.messages.round import Round
 from fedcore.models.base import Encoder
-from fedcore.site.site import Round
 from fedssl.methods.base import Method, OptimizerFactory
 from fedssl.methods.momentum_encoder import momentum_copy
 

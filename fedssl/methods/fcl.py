@@ -19,8 +19,8 @@ from torch.optim import SGD
 
 from fedcore.augment.views import Views
 from fedcore.data.dataset import Target
+from fedcore.messages.round import Round
 from fedcore.models.base import Encoder
-from fedcore.site.site import Round
 from fedssl.bank.feature_bank import UNKNOWN_BIN, FeatureBank, site_id
 from fedssl.methods.base import Method, OptimizerFactory
 from fedssl.methods.momentum_encoder import key_features, momentum_copy, query_features

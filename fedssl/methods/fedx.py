@@ -19,8 +19,8 @@ from torch.nn.functional import log_softmax, normalize
 from torch.optim import SGD
 
 from fedcore.augment.views import Views
+from fedcore.messages.round import Round
 from fedcore.models.base import Encoder
-from fedcore.site.site import Round
 from fedssl.methods.base import Method, OptimizerFactory
 from fedssl.methods.two_views import two_views
 

@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from fedcore.augment.views import Views
+from fedcore.messages.round import Round
 from fedcore.models.base import Encoder
-from fedcore.site.site import Round
 from fedssl.bank.feature_bank import FeatureBank, site_id
 from fedssl.methods.base import Method, OptimizerFactory
 from fedssl.methods.momentum_encoder import key_features, momentum_copy, query_features

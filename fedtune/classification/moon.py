@@ -20,8 +20,9 @@ from torch.nn.functional import cosine_similarity, softplus
 from torch.utils.hooks import RemovableHandle
 
 from fedcore.errors import Refused
-from fedcore.messages.message import Tensors
-from fedcore.site.site import Round, Site
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
+from fedcore.site.site import Site
 from fedcore.training.functional import evaluating, functional
 
 PREVIOUS, ENCODER = "moon/", "encoder."

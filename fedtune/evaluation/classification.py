@@ -15,8 +15,10 @@ from torch import Tensor
 
 from fedcore.data.dataset import Images, Target
 from fedcore.errors import InputError
-from fedcore.messages.message import STATISTICS, Contribution, Message, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Message, Weights
 from fedcore.messages.request import EVALUATE
+from fedcore.messages.reveals import STATISTICS
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
 from fedcore.privacy.policy import Policy

@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 from torch import Tensor
 
-from fedcore.messages.message import STATISTICS, Message
+from fedcore.messages.message import Message
+from fedcore.messages.reveals import STATISTICS
 
 SCORE_BINS = 128
 WIDTH, REACH = 0.25, 16.0

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from fedcore.data.cohort import Cohort
 from fedcore.data.dataset import Images
 from fedcore.data.io.class_numbers import as_classes
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.masks import read_mask_for
-from fedcore.data.io.readers import ImageError, read_image
+from fedcore.data.io.readers import read_image
 from fedcore.data.io.spacing import spacing_of
 from fedcore.data.manifest.row import Row
 from fedcore.data.preprocess.decode import UNKNOWN_LAYOUT, Decoded, Decoding, Layout, resize_or_slice

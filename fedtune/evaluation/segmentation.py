@@ -17,12 +17,15 @@ from fedcore.data.dataset import Images
 from fedcore.data.mask_classes import UNLABELED
 from fedcore.data.preprocess.geometry import Spacing
 from fedcore.errors import InputError, Refused
-from fedcore.messages.message import STATISTICS, Contribution, Message, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Message, Weights
+from fedcore.messages.reveals import STATISTICS
+from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
 from fedcore.privacy.policy import Policy
 from fedcore.report.units import measured_on
 from fedcore.server.sites import Sites
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.tables import terminal, text_table
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.site_state import personal_weights

@@ -31,7 +31,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fedcore.data.mask_classes import UNLABELED
-from fedcore.messages.message import STATISTICS, Message
+from fedcore.messages.message import Message
+from fedcore.messages.reveals import STATISTICS
 from fedtune.evaluation.intervals import student_quantile, two_digits
 from fedtune.evaluation.scores import Score
 

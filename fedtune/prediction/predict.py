@@ -17,7 +17,8 @@ from fedcore.config.arguments import call
 from fedcore.config.recipe import read_recipe
 from fedcore.data.findings import SEPARATOR
 from fedcore.data.io.dicom.image import is_dicom
-from fedcore.data.io.readers import ImageError, read_image
+from fedcore.data.io.error import ImageError
+from fedcore.data.io.readers import read_image
 from fedcore.data.preprocess.decode import Decoding
 from fedcore.data.source import Data
 from fedcore.errors import InputError, InputErrors

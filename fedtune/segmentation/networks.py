@@ -18,7 +18,7 @@ from monai.networks.nets.segresnet import SegResNet as MonaiSegResNet
 from monai.networks.nets.swin_unetr import SwinUNETR as MonaiSwinUNETR
 from torch import Tensor, nn
 
-from fedcore.messages.message import Levels, Reveals
+from fedcore.messages.reveals import Levels, Reveals
 from fedcore.models.base import Encoder
 from fedcore.models.resnet import NORMS, ResNet
 

@@ -16,8 +16,12 @@ from torch.optim import SGD, Optimizer
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.messages.agreement import Agreement
-from fedcore.messages.message import STATISTICS, Contribution, Message, Tensors, Weights, flatten
-from fedcore.messages.request import EVALUATE, TRAIN, Answer, Counted
+from fedcore.messages.answer import Answer, Contribution
+from fedcore.messages.message import Message, Weights, flatten
+from fedcore.messages.request import EVALUATE, TRAIN, Counted
+from fedcore.messages.reveals import STATISTICS
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.privacy.policy import Policy
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.seeds import seeded
@@ -25,7 +29,7 @@ from fedcore.server import rounds as rounds_of
 from fedcore.server.rounds import PeriodicEvaluation, Rounds
 from fedcore.server.sites import Sites
 from fedcore.site.memory import FOLDER, MemoryInRam, MemoryOnDisk
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.callbacks import LocalCallback
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit

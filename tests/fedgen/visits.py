@@ -11,9 +11,10 @@ from torch.optim import SGD
 
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
-from fedcore.messages.message import Tensors
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.models.base import Encoder
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedtune.classification.classifier import Classifier

@@ -17,7 +17,8 @@ from fedcore.augment.views import Views
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import InputError
-from fedcore.messages.message import Reveals, Weights
+from fedcore.messages.message import Weights
+from fedcore.messages.reveals import Reveals
 from fedcore.models.encoder_store import build_encoder, find_encoder
 from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy

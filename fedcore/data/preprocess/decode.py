@@ -10,9 +10,10 @@ from jaxtyping import Float16, Float32, Int64, UInt8
 
 from fedcore.data.io.affine import grid_of
 from fedcore.data.io.class_numbers import as_classes
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.levels import require_levels, white_level
 from fedcore.data.io.masks import read_mask_for
-from fedcore.data.io.readers import ImageError, Nan, read_image
+from fedcore.data.io.readers import Nan, read_image
 from fedcore.data.io.spacing import scaled
 from fedcore.data.manifest.row import Row
 from fedcore.data.mask_classes import Mask255

@@ -12,8 +12,8 @@ import numpy as np
 from fedcore.data.cache.cache import VERSION
 from fedcore.data.cache.file_index import FileIndex
 from fedcore.data.cache.folder import default_folder, open_cache
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.masks import read_mask
-from fedcore.data.io.readers import ImageError
 from fedcore.data.manifest.row import Row
 from fedcore.data.mask_classes import UNLABELED, Mask255
 from fedcore.errors import InputErrors

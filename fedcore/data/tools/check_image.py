@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedcore.data.duplicates import pixel_digest
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.header import Header, read_header
 from fedcore.data.io.masks import read_mask_for
-from fedcore.data.io.readers import ImageError, Nan, read_image
+from fedcore.data.io.readers import Nan, read_image
 from fedcore.data.manifest.row import Row
 
 _NO_HEADER = Header()

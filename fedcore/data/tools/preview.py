@@ -10,8 +10,9 @@ import numpy as np
 
 from fedcore.data.io.affine import grid_of
 from fedcore.data.io.class_numbers import as_classes
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.masks import read_mask_for
-from fedcore.data.io.readers import ImageError, read_image
+from fedcore.data.io.readers import read_image
 from fedcore.data.io.spacing import spacing_of
 from fedcore.data.manifest.columns import DEFAULT_COLUMNS, Columns
 from fedcore.data.manifest.manifest import read_manifest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fedcore.messages.message import Reveals
+from fedcore.messages.reveals import Reveals
 from fedcore.report.read.run import Run
 
 LEVELS = tuple(level.name for level in Reveals)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedcore.messages.message import Tensors
-from fedcore.site.site import Round
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.training.visit import Visit
 from tests.fedcore.toys import Toy, batches, hospitals, plain
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fedcore.algorithms.answers import answer_error, tensors_error
 from fedcore.algorithms.fedavg import FedAvg
-from fedcore.messages.message import Contribution, Empty, Message, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Empty, Message, Weights
 from fedcore.messages.round import Round
 from fedcore.server.validation import Sent
 from tests.fedcore.toys import Hospitals

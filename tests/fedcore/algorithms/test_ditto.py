@@ -17,9 +17,11 @@ from fedcore.algorithms.quantised import Quantised
 from fedcore.algorithms.scaffold import Scaffold
 from fedcore.errors import InputError
 from fedcore.exchanges.base import WithExchange
-from fedcore.messages.message import Tensors, flatten
+from fedcore.messages.message import flatten
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.server.rounds import QuorumMissed, Rounds
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.site_state import personal_weights
 from fedcore.training.visit import Visit

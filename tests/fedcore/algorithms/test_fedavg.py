@@ -6,9 +6,10 @@ from torch.optim import Adam
 
 from fedcore.aggregation.robust import Median
 from fedcore.algorithms.fedavg import FedAvg
-from fedcore.messages.message import Tensors
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.server.rounds import Rounds
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.visit import Visit
 from tests.fedcore.toys import Factory, Hospitals, Toy, central, contribution, federate, images, local, momentum, same
 

@@ -14,10 +14,11 @@ from fedcore.algorithms.fedbn import FedBN
 from fedcore.algorithms.properties import share_of
 from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
+from fedcore.messages.round import Round
 from fedcore.models.resnet import ResNet
 from fedcore.models.vit import ViT
 from fedcore.server.rounds import Rounds
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.visit import Visit
 from tests.fedcore.toys import Hospitals, Toy, assert_resumes, batches, central, hospitals, local, plain, run, same
 

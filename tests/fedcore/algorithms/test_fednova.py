@@ -16,9 +16,11 @@ from fedcore.algorithms.fedprox import ProximalTerm
 from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
 from fedcore.exchanges.base import WithExchange
-from fedcore.messages.message import Contribution, Tensors, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.server.rounds import QuorumMissed, Rounds
-from fedcore.site.site import Round
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.visit import Visit
 from tests.fedcore.toys import (

@@ -24,8 +24,8 @@ from fedcore.config.recipe import build_part
 from fedcore.errors import InputError
 from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import Weights, weights_of
+from fedcore.messages.round import Round
 from fedcore.server.rounds import Rounds
-from fedcore.site.site import Round
 from fedcore.training.visit import Visit
 from tests.fedcore.toys import (
     Hospitals,

@@ -7,8 +7,9 @@ import torch
 
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.fedprox import ProximalTerm
-from fedcore.messages.message import Tensors
-from fedcore.site.site import Round, Site
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
+from fedcore.site.site import Site
 from fedcore.training.visit import Visit
 from tests.fedcore.toys import Toy, images, local, same
 

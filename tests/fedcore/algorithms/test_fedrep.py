@@ -12,9 +12,9 @@ from fedcore.algorithms.fedrep import FedRep
 from fedcore.algorithms.properties import share_of
 from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
-from fedcore.messages.message import Tensors
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.server.rounds import Rounds
-from fedcore.site.site import Round
 from fedcore.training.visit import Visit
 from tests.fedcore.toys import (
     Hospitals,

@@ -11,10 +11,11 @@ from fedcore.algorithms.properties import chooser_of
 from fedcore.algorithms.quantised import Int8Delta, Quantised, QuantisedState
 from fedcore.errors import InputError
 from fedcore.exchanges.base import Combined, WithExchange
-from fedcore.messages.message import Empty, Tensors, Weights
+from fedcore.messages.message import Empty, Weights
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import QuorumMissed, Rounds
-from fedcore.site.site import Round
 from fedcore.training.visit import Visit
 from tests.fedcore.toys import (
     Hospitals,

@@ -11,7 +11,8 @@ from fedcore.algorithms.local_only import LocalOnly
 from fedcore.algorithms.properties import chooser_of, message_types, metric_weight_of, round_count_user, share_of
 from fedcore.algorithms.quantised import Quantised
 from fedcore.exchanges.base import Combined, WithExchange
-from fedcore.messages.message import Contribution, Empty, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Empty, Weights
 from fedcore.site.site import Site
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.visit import Visit

@@ -15,10 +15,12 @@ from fedcore.algorithms.properties import share_of
 from fedcore.algorithms.quantised import COPY, RESIDUAL, Int8Delta, Quantised, QuantisedState, apply_delta, int8_delta
 from fedcore.errors import InputError, Refused
 from fedcore.exchanges.base import WithExchange
-from fedcore.messages.message import Contribution, Weights, nbytes, weights_of
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights, nbytes, weights_of
+from fedcore.messages.round import Round
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import Rounds
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.transport.pickling import pack, unpack
 from tests.fedcore.server.test_job import job, memories, start

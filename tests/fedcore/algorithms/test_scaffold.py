@@ -18,9 +18,12 @@ from fedcore.algorithms.scaffold import Scaffold, ScaffoldMessage, ScaffoldState
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError
 from fedcore.exchanges.base import WithExchange
-from fedcore.messages.message import Contribution, Reveals, Weights, exposure
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights, exposure
+from fedcore.messages.reveals import Reveals
+from fedcore.messages.round import Round
 from fedcore.server.rounds import Rounds
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.visit import Visit
 from tests.fedcore.algorithms.scaffold_paper import RATE, VISIT, Paper
@@ -182,9 +185,7 @@ def test_the_order_of_contributions_does_not_matter(order: list[int], seed: int)
 
 def test_a_server_step_by_hand() -> None:
     """x = 1, sites at 2 and 4: the mean is 3, and eta 0.5 goes half of the way; b is a running statistic."""
-    state = ScaffoldState(
-        Weights({"w": torch.tensor(1.0), "b": torch.tensor(0.0)}), {"w": torch.tensor(0.5)}, ("x",)
-    )
+    state = ScaffoldState(Weights({"w": torch.tensor(1.0), "b": torch.tensor(0.0)}), {"w": torch.tensor(0.5)}, ("x",))
 
     def sent(site: str, w: float, change: float) -> Contribution[ScaffoldMessage]:
         weights = Weights({"w": torch.tensor(w), "b": torch.tensor(w)})

@@ -8,7 +8,8 @@ from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.algorithms.properties import share_of
 from fedcore.exchanges.base import WithExchange
-from fedcore.messages.message import STATISTICS, exposure, flatten, nbytes
+from fedcore.messages.message import exposure, flatten, nbytes
+from fedcore.messages.reveals import STATISTICS
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds
 from tests.fedcore.toys import Hospitals, ShareTotals, Toy, broken, federate, hospitals, local, same

@@ -10,11 +10,8 @@ from torch import Tensor
 
 from fedcore.errors import InputError
 from fedcore.messages.message import (
-    FEATURES,
-    STATISTICS,
     Empty,
     Message,
-    Reveals,
     Weights,
     exposure,
     flatten,
@@ -24,6 +21,7 @@ from fedcore.messages.message import (
     unflatten,
     weights_of,
 )
+from fedcore.messages.reveals import FEATURES, STATISTICS, Reveals
 from tests.fedcore.toys import same
 
 

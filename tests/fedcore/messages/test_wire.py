@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from fedcore.algorithms.fednova import FedNovaMessage
 from fedcore.messages import encoding, wire
 from fedcore.messages.agreement import Agreement, Built, Facts
+from fedcore.messages.answer import Contribution, Refusal
 from fedcore.messages.encoding import WireError, kinds_of_messages
-from fedcore.messages.message import STATISTICS, Contribution, Empty, Message, Refusal, Reveals, Weights
+from fedcore.messages.message import Empty, Message, Weights
 from fedcore.messages.request import TRAIN, Counted, Request
+from fedcore.messages.reveals import STATISTICS, Reveals
 from fedcore.messages.round import Round
 from fedcore.messages.wire import answer_bytes, answer_of, request_bytes, request_of
 from tests.fedcore.messages.samples import ODD, kinds, same_message, sample

@@ -35,7 +35,12 @@ steps:
   encoder: {do: pretrain simclr, rounds.count: 1, probe: null}
   synthetic: {do: "generate sample checkpoints/none {here}"}
   scratch: {do: finetune classify, rounds.count: 1, each: {label_fraction: [0.5, 1.0]}}
-  ours: {do: finetune classify, rounds.count: 1, label_fraction: 0.5, pretrained: "{encoder}", each: {seed: {a: 0, b: 1}}}
+  ours:
+    do: finetune classify
+    rounds.count: 1
+    label_fraction: 0.5
+    pretrained: "{encoder}"
+    each: {seed: {a: 0, b: 1}}
   with_synthetic: {do: finetune classify, rounds.count: 1, data.synthetic.manifest: "{synthetic}/manifest.csv"}
 """
 Dispatched = list[tuple[str, list[str]]]

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from fedcore.errors import InputError, Refused
-from fedcore.messages.message import FEATURES, SAMPLES, STATISTICS, Contribution, Message, Reveals, Weights, revealed
+from fedcore.messages.answer import Contribution, revealed
+from fedcore.messages.message import Message, Weights
+from fedcore.messages.reveals import FEATURES, SAMPLES, STATISTICS, Reveals
+from fedcore.messages.round import Round
 from fedcore.privacy.audit_log import AuditLog, digest_of
 from fedcore.privacy.policy import Policy
 from fedcore.runs.communication import RoundRecord
-from fedcore.site.site import Round
 
 
 @dataclass(frozen=True)

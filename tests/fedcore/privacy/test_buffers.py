@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedcore.errors import InputError
-from fedcore.messages.message import Levels, Reveals
+from fedcore.messages.reveals import Levels, Reveals
 from fedcore.privacy.buffers import levels_of
 from fedcore.training.local_trainer import LocalTrainer
 from tests.fedcore.toys import Toy, local

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from fedcore.errors import InputError
-from fedcore.messages.message import Tensors, Weights
+from fedcore.messages.message import Weights
 from fedcore.messages.request import Counted
+from fedcore.messages.tensors import Tensors
 from fedcore.runs.checkpoint import Checkpoint, Recorded, _digest
 from tests.fedcore.toys import same
 

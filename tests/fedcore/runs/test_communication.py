@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from fedcore.exchanges.base import Combined
-from fedcore.messages.message import Contribution, Empty, Refusal, Weights
+from fedcore.messages.answer import Contribution, Refusal
+from fedcore.messages.message import Empty, Weights
 from fedcore.runs.communication import ANSWERS, Bytes, RoundRecord, answers, count, highest, note
 from tests.fedcore.toys import Total
 

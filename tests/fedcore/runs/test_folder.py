@@ -16,8 +16,9 @@ from fedcore.errors import InputError, InputErrors
 from fedcore.files.checksums import SUMS
 from fedcore.files.lock import LOCK
 from fedcore.files.writing import write_json
-from fedcore.messages.message import Tensors, Weights
+from fedcore.messages.message import Weights
 from fedcore.messages.request import Counted
+from fedcore.messages.tensors import Tensors
 from fedcore.runs.communication import RoundRecord
 from fedcore.runs.folder import RunFolder, essence
 from fedcore.runs.record import KEPT

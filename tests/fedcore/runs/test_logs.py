@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fedcore.errors import InputError
-from fedcore.messages.message import Contribution, Empty
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Empty
 from fedcore.runs.communication import RoundRecord
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.logs import Logs

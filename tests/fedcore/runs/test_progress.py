@@ -4,7 +4,8 @@ import io
 
 import pytest
 
-from fedcore.messages.message import Contribution, Empty, Refusal
+from fedcore.messages.answer import Contribution, Refusal
+from fedcore.messages.message import Empty
 from fedcore.runs.communication import RoundRecord
 from fedcore.runs.progress import Counting, Progress, bars_of
 

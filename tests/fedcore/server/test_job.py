@@ -21,15 +21,19 @@ from fedcore.algorithms.scaffold import Scaffold
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError
 from fedcore.exchanges.base import WithExchange
-from fedcore.messages.message import Contribution, Reveals, Tensors, Weights, flatten
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights, flatten
 from fedcore.messages.request import EVALUATE, TRAIN
+from fedcore.messages.reveals import Reveals
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.privacy.policy import Policy
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.folder import RunFolder
 from fedcore.server.job import Job
 from fedcore.server.rounds import PeriodicEvaluation, QuorumMissed, Rounds
 from fedcore.site.memory import FOLDER, MemoryOnDisk
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.visit import Visit

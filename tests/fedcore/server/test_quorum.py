@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from fedcore.algorithms.fedavg import FedAvg
-from fedcore.messages.message import Contribution, Empty, Refusal, Weights
-from fedcore.messages.request import EVALUATE, TRAIN, Answer, Counted, Request
+from fedcore.messages.answer import Answer, Contribution, Refusal
+from fedcore.messages.message import Empty, Weights
+from fedcore.messages.request import EVALUATE, TRAIN, Counted, Request
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import PeriodicEvaluation, QuorumMissed, Rounds, federate
 from fedcore.server.sites import Sites

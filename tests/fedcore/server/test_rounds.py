@@ -13,11 +13,14 @@ from pytorch_lightning import Callback
 
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import InputError
-from fedcore.messages.message import Contribution, Empty, Tensors, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Empty, Weights
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.privacy.policy import Policy
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import PeriodicEvaluation, QuorumMissed, Rounds
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.callbacks import LocalCallback
 from fedcore.training.local_trainer import LocalTrainer
 from tests.fedcore.toys import Hospitals, Sender, broken, federate, hospitals, images, local, same, with_callbacks

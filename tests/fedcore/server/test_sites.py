@@ -11,8 +11,9 @@ import torch
 
 from fedcore.errors import InputError, InputErrors
 from fedcore.messages.agreement import Agreement, Built
-from fedcore.messages.message import Contribution, Empty, Message, Refusal, Weights
-from fedcore.messages.request import BUILD, FACTS, TRAIN, Answer, Counted, Request
+from fedcore.messages.answer import Answer, Contribution, Refusal
+from fedcore.messages.message import Empty, Message, Weights
+from fedcore.messages.request import BUILD, FACTS, TRAIN, Counted, Request
 from fedcore.messages.round import Round
 from fedcore.server.sites import Sites
 from fedcore.transport.base import Transport

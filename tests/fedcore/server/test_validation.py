@@ -9,7 +9,8 @@ import torch
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import InputError
 from fedcore.exchanges.base import Combined
-from fedcore.messages.message import Contribution, Empty, Message, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Empty, Message, Weights
 from fedcore.server.validation import MOST_IMAGES, Sent, facts_error
 from tests.fedcore.server.test_agreement import facts
 from tests.fedcore.toys import contribution

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from fedcore.errors import Refused
+from fedcore.messages.answer import Contribution
 from fedcore.messages.farewell import FarewellNotes
-from fedcore.messages.message import Contribution, Tensors, Weights
+from fedcore.messages.message import Weights
 from fedcore.messages.request import FAREWELL, Counted
 from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.server.farewell import Farewells, say_farewell
 from fedcore.site.farewell import Farewell, own_part
 from fedcore.site.site import Site

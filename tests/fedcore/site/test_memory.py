@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fedcore.errors import InputError, Refused
-from fedcore.messages.message import Tensors
 from fedcore.messages.request import Counted
+from fedcore.messages.tensors import Tensors
 from fedcore.site.memory import Memory, MemoryInRam, MemoryOnDisk
 from tests.fedcore.runs.test_checkpoint import EVERY_TYPE
 from tests.fedcore.toys import same

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 
 from fedcore.algorithms.fedavg import FedAvg
-from fedcore.data.phantom.phantoms import FINDINGS, Phantoms
+from fedcore.data.phantom.anatomy import FINDINGS
+from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import Refused
 from fedcore.messages.agreement import Agreement
-from fedcore.messages.message import Contribution, Empty, Refusal, Reveals, Weights, exposure
+from fedcore.messages.answer import Contribution, Refusal
+from fedcore.messages.message import Empty, Weights, exposure
 from fedcore.messages.request import BUILD, EVALUATE, FACTS, FAREWELL, TRAIN, Request
+from fedcore.messages.reveals import Reveals
 from fedcore.messages.round import Round
 from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy

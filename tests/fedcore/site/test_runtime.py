@@ -12,15 +12,18 @@ import torch
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import Refused
 from fedcore.messages.agreement import Agreement, Built, Facts
+from fedcore.messages.answer import Answer, Contribution, Refusal
 from fedcore.messages.encoding import kinds_of_messages
-from fedcore.messages.message import Contribution, Empty, Message, Refusal, Reveals, Weights
-from fedcore.messages.request import BUILD, EVALUATE, FACTS, TRAIN, Answer, Counted, Request
+from fedcore.messages.message import Empty, Message, Weights
+from fedcore.messages.request import BUILD, EVALUATE, FACTS, TRAIN, Counted, Request
+from fedcore.messages.reveals import Reveals
+from fedcore.messages.round import Round
 from fedcore.messages.wire import answer_of, request_bytes
 from fedcore.privacy.policy import Policy
 from fedcore.site.facts import facts_of
 from fedcore.site.memory import Memory, MemoryInRam, MemoryOnDisk
 from fedcore.site.runtime import SiteRuntime, Workplace
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from tests.fedcore.privacy.test_audit_log import RICH
 from tests.fedcore.toys import hospitals, local, same

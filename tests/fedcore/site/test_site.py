@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from fedcore.site.site import Round, Site
+from fedcore.messages.round import Round
+from fedcore.site.site import Site
 from tests.fedcore.toys import images
 
 

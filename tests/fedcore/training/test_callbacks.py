@@ -7,8 +7,9 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from fedcore.algorithms.fedavg import FedAvg
-from fedcore.messages.message import Tensors
-from fedcore.site.site import Round, Site
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
+from fedcore.site.site import Site
 from fedcore.training.callbacks import LocalCallback
 from fedcore.training.visit import Visit
 from tests.fedcore.toys import images, local

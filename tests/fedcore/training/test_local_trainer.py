@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from fedcore.errors import InputError, Refused
-from fedcore.site.site import Round, Site
+from fedcore.messages.round import Round
+from fedcore.site.site import Site
 from fedcore.training.site_state import MODULE, OPTIMIZER
 from fedcore.training.visit import Visit
 from tests.fedcore.toys import Toy, broken, images, local, same

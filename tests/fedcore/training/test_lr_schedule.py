@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from torch.optim import SGD
 
 from fedcore.algorithms.fedavg import FedAvg
-from fedcore.messages.message import Tensors
-from fedcore.site.site import Round, Site
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
+from fedcore.site.site import Site
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.visit import Visit
 from tests.fedcore.toys import Toy, central, images, local, same

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from fedcore.site.site import Round, Site
+from fedcore.messages.round import Round
+from fedcore.site.site import Site
 from tests.fedcore.toys import Toy, images, local, same
 
 TURN = Round(0, 2, 0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedcore.site.site import Round
+from fedcore.messages.round import Round
 from tests.fedcore.toys import Toy, local
 
 TURN = Round(0, 2, 0)

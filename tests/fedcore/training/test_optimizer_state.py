@@ -9,7 +9,8 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 
 from fedcore.errors import Refused
-from fedcore.site.site import Round, Site
+from fedcore.messages.round import Round
+from fedcore.site.site import Site
 from fedcore.training.optimizer_state import load_state, state_of
 from fedcore.training.visit import Visit
 from tests.fedcore.toys import Toy, images, local, same

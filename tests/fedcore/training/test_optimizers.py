@@ -7,7 +7,8 @@ import torch
 from torch.optim import SGD
 
 from fedcore.errors import InputError, Refused
-from fedcore.site.site import Round, Site
+from fedcore.messages.round import Round
+from fedcore.site.site import Site
 from tests.fedcore.toys import Toy, images, local
 
 TURN = Round(0, 2, 0)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from fedcore.errors import Refused
-from fedcore.site.site import Round, Site
+from fedcore.messages.round import Round
+from fedcore.site.site import Site
 from fedcore.training.visit import Visit
 from tests.fedcore.toys import Toy, images, local
 

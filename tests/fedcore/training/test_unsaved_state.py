@@ -8,8 +8,8 @@ from lightly.loss import NTXentLoss
 from torch import Tensor
 
 from fedcore.algorithms.fedavg import FedAvg
+from fedcore.messages.round import Round
 from fedcore.server.rounds import Rounds
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.unsaved_state import UnsavedState
 from fedcore.training.visit import Visit

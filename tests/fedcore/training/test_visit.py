@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from fedcore.errors import InputError
-from fedcore.site.site import Round, Site
+from fedcore.messages.round import Round
+from fedcore.site.site import Site
 from fedcore.training.visit import Visit
 from tests.fedcore.toys import Toy, images, local
 

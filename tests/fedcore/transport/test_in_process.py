@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from fedcore.errors import Refused
-from fedcore.messages.message import Contribution, Empty, Refusal, Weights
+from fedcore.messages.answer import Contribution, Refusal
+from fedcore.messages.message import Empty, Weights
+from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
-from fedcore.site.site import Round
 from tests.fedcore.privacy.test_audit_log import RICH
 from tests.fedcore.toys import Hospitals, Remembered, Sender, hospitals, images, local
 

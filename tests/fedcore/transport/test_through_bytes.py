@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
-from fedcore.messages.message import Contribution, Empty, Message, Weights, flatten
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Empty, Message, Weights, flatten
 from fedcore.messages.request import TRAIN
 from fedcore.messages.round import Round
 from fedcore.runs.communication import RoundRecord

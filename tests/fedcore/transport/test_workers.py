@@ -27,12 +27,14 @@ from fedcore.algorithms.scaffold import Scaffold
 from fedcore.cli import main as cli
 from fedcore.errors import InputError, Refused
 from fedcore.exchanges.base import WithExchange
-from fedcore.messages.message import Contribution, Empty, Message, Refusal, Weights, flatten
-from fedcore.messages.request import EVALUATE, TRAIN, Answer
+from fedcore.messages.answer import Answer, Contribution, Refusal
+from fedcore.messages.message import Empty, Message, Weights, flatten
+from fedcore.messages.request import EVALUATE, TRAIN
+from fedcore.messages.round import Round
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import Rounds
 from fedcore.server.sites import Sites
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedcore.transport.in_process import InProcess

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedcore.messages.message import Reveals, exposure
+from fedcore.messages.message import exposure
+from fedcore.messages.reveals import Reveals
 from fedgen.auditing.moments import MIN_IMAGES, Moments, frechet, pooled
 
 

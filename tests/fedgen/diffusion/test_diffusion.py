@@ -10,8 +10,8 @@ from torch.optim import SGD
 
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import Refused
+from fedcore.messages.round import Round
 from fedcore.server.rounds import Rounds
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedgen.diffusion.diffusion import Diffusion

@@ -13,7 +13,7 @@ from fedcore.data.io.masks import read_mask
 from fedcore.data.mask_classes import UNLABELED
 from fedcore.data.source import Data
 from fedcore.errors import Refused
-from fedcore.site.site import Round
+from fedcore.messages.round import Round
 from fedgen.auditing.run import audit
 from fedgen.diffusion.paired import PairedDiffusion, bit_count, from_bits, to_bits
 from fedgen.diffusion.unet import UNet

@@ -16,10 +16,10 @@ from fedcore.algorithms.properties import share_of
 from fedcore.algorithms.quantised import Quantised
 from fedcore.errors import InputError
 from fedcore.messages.message import Weights
+from fedcore.messages.round import Round
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.folder import RunFolder
 from fedcore.server.rounds import Rounds
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedgen.diffusion.diffusion import Diffusion

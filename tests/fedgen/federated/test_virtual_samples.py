@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedcore.messages.message import Tensors
+from fedcore.messages.tensors import Tensors
 from fedcore.models.base import Encoder
 from fedcore.training.functional import evaluating, functional
 from fedgen.federated.fedvss import FedVSS

@@ -15,10 +15,10 @@ from fedcore.config.recipe import read_recipe
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.errors import InputError, Refused
+from fedcore.messages.round import Round
 from fedcore.runs.communication import RoundRecord
 from fedcore.seeds import seeded
 from fedcore.server.rounds import Rounds
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedgen.diffusion.sampler import noise_of
@@ -153,7 +153,9 @@ def test_a_visit_counts_the_steps_of_both() -> None:
 
 
 def test_gradient_clipping_is_refused() -> None:
-    with pytest.raises(InputError, match=r"visit\.gradient_clip_val must be null for GAN, which steps its own optimizers"):
+    with pytest.raises(
+        InputError, match=r"visit\.gradient_clip_val must be null for GAN, which steps its own optimizers"
+    ):
         LocalTrainer(gan(), GAN.share, Visit(gradient_clip_val=1.0))
 
 

@@ -14,12 +14,13 @@ from fedcore.algorithms.properties import share_of
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.errors import InputError
-from fedcore.messages.message import Reveals, flatten, unflatten, weights_of
+from fedcore.messages.message import flatten, unflatten, weights_of
+from fedcore.messages.reveals import Reveals
+from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
 from fedcore.runs.communication import RoundRecord
 from fedcore.seeds import seeded
 from fedcore.server.rounds import QuorumMissed, Rounds
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedgen.diffusion.diffusion import Diffusion

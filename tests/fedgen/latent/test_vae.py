@@ -16,10 +16,10 @@ from torch.optim import SGD
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.loader import loader
 from fedcore.errors import InputError
-from fedcore.messages.message import Tensors
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.seeds import seeded
 from fedcore.server.rounds import Rounds
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.memory_format import channels_last
 from fedcore.training.visit import Visit

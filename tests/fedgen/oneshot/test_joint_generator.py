@@ -68,7 +68,9 @@ def test_each_image_is_as_its_sites_own_generator_draws_it(run: Path) -> None:
             look = torch.tensor([KNOWN.site_index(site)])
             alone = each[site].sample(noise[i : i + 1], labels[i : i + 1], look, sampler)
             torch.testing.assert_close(drawn[i : i + 1], alone)
-    with pytest.raises(ValueError, match="generators of single sites need a site for each image, got an image without a site"):
+    with pytest.raises(
+        ValueError, match="generators of single sites need a site for each image, got an image without a site"
+    ):
         joint.sample(noise, labels, torch.full((6,), UNCONDITIONED), sampler)
 
 

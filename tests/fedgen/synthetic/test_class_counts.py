@@ -10,10 +10,10 @@ import torch
 
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.errors import InputError
-from fedcore.messages.message import Reveals
+from fedcore.messages.reveals import Reveals
+from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
 from fedcore.server.rounds import Rounds
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedgen.gan.gan import GAN
 from fedgen.generator import Conditions

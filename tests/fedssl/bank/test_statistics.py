@@ -10,9 +10,11 @@ from torch.nn.functional import normalize
 
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
-from fedcore.messages.message import Reveals, exposure, flatten, nbytes, unflatten
+from fedcore.messages.message import exposure, flatten, nbytes, unflatten
+from fedcore.messages.reveals import Reveals
+from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedssl.bank.feature_bank import site_id
 from fedssl.bank.statistics import (
     ShareStatistics,

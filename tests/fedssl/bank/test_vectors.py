@@ -12,11 +12,12 @@ from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
 from fedcore.exchanges.base import Combined, WithExchange
-from fedcore.messages.message import Reveals, Weights, exposure, flatten, nbytes, unflatten
+from fedcore.messages.message import Weights, exposure, flatten, nbytes, unflatten
+from fedcore.messages.reveals import Reveals
+from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.bank.encoding import Encoding

@@ -16,6 +16,7 @@ from fedcore.data.dataset import Images
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.messages.request import FAREWELL
+from fedcore.messages.round import Round
 from fedcore.models.base import Encoder
 from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
@@ -25,7 +26,6 @@ from fedcore.server.farewell import say_farewell
 from fedcore.server.rounds import Rounds
 from fedcore.site.farewell import Farewell
 from fedcore.site.figure_files import FeatureGalleryFile
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.evaluation.gallery import Gallery

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from fedcore.data.dataset import Images
-from fedcore.messages.message import Contribution, Empty, Refusal, Weights
+from fedcore.messages.answer import Contribution, Refusal
+from fedcore.messages.message import Empty, Weights
+from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.evaluation.linear import linear_probe

@@ -11,9 +11,9 @@ from fedcore.algorithms.base import Algorithm
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.local_only import LocalOnly
 from fedcore.data.dataset import Images
-from fedcore.messages.message import Tensors
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.server.rounds import Rounds
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.federation.fedema import FedEMA

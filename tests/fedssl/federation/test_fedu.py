@@ -10,9 +10,9 @@ from torch import nn
 from fedcore.algorithms.base import Algorithm
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
-from fedcore.messages.message import Tensors
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.server.rounds import Rounds
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.federation.fedu import FedU

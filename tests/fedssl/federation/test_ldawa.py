@@ -12,7 +12,9 @@ from fedcore.aggregation.base import Aggregator
 from fedcore.aggregation.mean import Mean
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.errors import InputError
-from fedcore.messages.message import Contribution, Tensors, Weights
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights
+from fedcore.messages.tensors import Tensors
 from fedcore.models.resnet import ResNet
 from fedssl.federation.ldawa import LDAWA, cosine, layers
 from tests.fedcore.toys import same

@@ -17,10 +17,11 @@ from fedcore.algorithms.local_only import LocalOnly
 from fedcore.data.dataset import Images
 from fedcore.errors import Refused
 from fedcore.exchanges.base import Combined, WithExchange
-from fedcore.messages.message import Tensors, Weights, nbytes
+from fedcore.messages.message import Weights, nbytes
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import QuorumMissed, Rounds
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.site_state import personal_weights
 from fedcore.training.visit import Visit

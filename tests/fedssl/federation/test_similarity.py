@@ -13,8 +13,10 @@ from fedcore.aggregation.mean import Mean
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError, Refused
-from fedcore.messages.message import Contribution, Weights
-from fedcore.site.site import Round, Site
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights
+from fedcore.messages.round import Round
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.federation.similarity import RepresentationChange, correlation, dissimilarity

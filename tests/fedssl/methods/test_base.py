@@ -9,7 +9,8 @@ from torch.optim import SGD
 
 from fedcore.augment.views import Views
 from fedcore.data.dataset import Images
-from fedcore.site.site import Round, Site
+from fedcore.messages.round import Round
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.methods.base import Method

@@ -14,10 +14,10 @@ from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.errors import Refused
 from fedcore.messages.message import Weights
+from fedcore.messages.round import Round
 from fedcore.models.resnet import ResNet
 from fedcore.seeds import seeded
 from fedcore.server.rounds import Rounds
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.methods.byol import BYOL

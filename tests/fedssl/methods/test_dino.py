@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fedcore.augment.views import Views
+from fedcore.messages.round import Round
 from fedcore.models.resnet import ResNet
 from fedcore.models.vit import ViT
-from fedcore.site.site import Round
 from fedssl.methods.dino import DINO, DINOHead
 
 STUDENT, TEACHER = {"encoder", "head"}, {"teacher_encoder", "teacher_head"}

@@ -11,8 +11,8 @@ from torch.optim import SGD
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.augment.views import Views
 from fedcore.data.dataset import Images
+from fedcore.messages.round import Round
 from fedcore.server.rounds import Rounds
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.methods.dino import DINO

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from fedcore.messages.round import Round
 from fedcore.models.resnet import ResNet
-from fedcore.site.site import Round
 from fedssl.bank.feature_bank import UNKNOWN_BIN, site_id
 from fedssl.methods.fcl import FCL, multi_positive_info_nce, to_position_bins
 from fedssl.methods.moco import info_nce

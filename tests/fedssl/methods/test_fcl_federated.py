@@ -17,13 +17,15 @@ from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import InputError
 from fedcore.exchanges.base import WithExchange
-from fedcore.messages.message import Refusal, Reveals, Weights
+from fedcore.messages.answer import Refusal
+from fedcore.messages.message import Weights
+from fedcore.messages.reveals import Reveals
+from fedcore.messages.round import Round
 from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.runs.folder import RunFolder
 from fedcore.seeds import seeded
 from fedcore.server.rounds import Rounds
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.bank.feature_bank import UNKNOWN_BIN

@@ -14,11 +14,11 @@ from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.errors import Refused
 from fedcore.messages.message import Weights
+from fedcore.messages.round import Round
 from fedcore.models.resnet import ResNet
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.seeds import seeded
 from fedcore.server.rounds import Rounds
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.methods.fedx import FedX, js_divergence, log_relations

@@ -11,8 +11,9 @@ from torch.nn.functional import normalize
 
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
-from fedcore.messages.message import Contribution, Weights
-from fedcore.site.site import Round
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights
+from fedcore.messages.round import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.bank.feature_bank import site_id

@@ -11,8 +11,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from fedcore.data.dataset import AddedImages, Images
+from fedcore.messages.round import Round
 from fedcore.models.base import Encoder
-from fedcore.site.site import Round, Site
+from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedtune.classification.classifier import Classifier

@@ -24,10 +24,11 @@ from fedcore.algorithms.local_only import LocalOnly
 from fedcore.algorithms.quantised import Quantised
 from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
-from fedcore.messages.message import Tensors, weights_of
+from fedcore.messages.message import weights_of
+from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.models.base import Encoder
 from fedcore.server.rounds import QuorumMissed, Rounds
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedtune.classification.classifier import Classifier

@@ -11,10 +11,11 @@ import torch
 
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError
-from fedcore.messages.message import Contribution, Weights, flatten
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights, flatten
+from fedcore.messages.round import Round
 from fedcore.models.base import Encoder
 from fedcore.privacy.policy import Policy
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedtune.classification.classifier import Classifier

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from fedcore.data.dataset import Images
-from fedcore.messages.message import Contribution, Weights, flatten
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights, flatten
+from fedcore.messages.round import Round
 from fedcore.models.base import Encoder
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedtune.classification.classifier import Classifier

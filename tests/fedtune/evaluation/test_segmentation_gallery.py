@@ -16,6 +16,7 @@ from fedcore.data.dataset import Images
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.messages.request import FAREWELL
+from fedcore.messages.round import Round
 from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.report import write_report
@@ -24,7 +25,6 @@ from fedcore.server.farewell import say_farewell
 from fedcore.server.rounds import Rounds
 from fedcore.site.farewell import Farewell
 from fedcore.site.figure_files import SegmentationGalleryFile
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedtune.evaluation.segmentation_gallery import SegmentationGallery

@@ -10,9 +10,11 @@ import pytest
 
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError
-from fedcore.messages.message import Contribution, Reveals, Weights, exposure, flatten, nbytes
+from fedcore.messages.answer import Contribution
+from fedcore.messages.message import Weights, exposure, flatten, nbytes
+from fedcore.messages.reveals import Reveals
+from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
-from fedcore.site.site import Round
 from fedcore.training.local_trainer import LocalTrainer
 from fedtune.evaluation.classification import (
     POOLED,

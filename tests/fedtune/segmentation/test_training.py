@@ -16,7 +16,7 @@ from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.data.synthetic.synthetic_set import Synthetic
 from fedcore.errors import InputError, InputErrors
-from fedcore.messages.message import Reveals
+from fedcore.messages.reveals import Reveals
 from fedcore.models.encoder_store import save_encoder
 from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from fedcore.data.io.array import channels_first
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.masks import read_mask
 from fedcore.data.io.pictures.greyscale import known_greyscale
-from fedcore.data.io.readers import ImageError, read_image
+from fedcore.data.io.readers import read_image
 
 
 @pytest.mark.parametrize(

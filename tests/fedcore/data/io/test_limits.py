@@ -19,7 +19,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from fedcore.data.io import npz
-from fedcore.data.io.readers import ImageError, read_image
+from fedcore.data.io.error import ImageError
+from fedcore.data.io.readers import read_image
 from fedcore.data.manifest.manifest import read_manifest
 from fedcore.errors import InputErrors
 from fedcore.site.figure_files import read_arrays

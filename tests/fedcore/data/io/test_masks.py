@@ -10,8 +10,8 @@ from PIL import Image
 from scipy import ndimage
 
 from fedcore.data.io.class_numbers import as_classes
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.masks import read_mask
-from fedcore.data.io.readers import ImageError
 
 BASE = np.zeros((12, 16), np.uint8)
 BASE[2:6, 3:9], BASE[7:10, 5:12] = 1, 2

@@ -14,7 +14,8 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-from fedcore.data.io.readers import ImageError, read_image
+from fedcore.data.io.error import ImageError
+from fedcore.data.io.readers import read_image
 
 GREYSCALE = np.arange(12, dtype=np.uint8).reshape(3, 4)  # 3 rows, 4 columns, no symmetry
 COLOUR = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)

@@ -65,7 +65,11 @@ def test_without_sites_a_set_is_not_safe() -> None:
 
 
 def test_few_held_out_images_leave_figures_not_measured() -> None:
-    few = {k: v for k, v in (SOUND | {"held_out_images": 20.0, "training_images": 80.0, "membership_auc": 0.72}).items() if k != "membership_tpr"}
+    few = {
+        k: v
+        for k, v in (SOUND | {"held_out_images": 20.0, "training_images": 80.0, "membership_auc": 0.72}).items()
+        if k != "membership_tpr"
+    }
     found = ReleaseCriteria().safe(groups(100), {"a": few})
     assert found.answer == "yes"
     assert found.not_measured == (

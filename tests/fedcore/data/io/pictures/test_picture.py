@@ -10,8 +10,9 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
+from fedcore.data.io.error import ImageError
 from fedcore.data.io.pictures.greyscale import known_greyscale
-from fedcore.data.io.readers import ImageError, read_image
+from fedcore.data.io.readers import read_image
 
 RNG = np.random.default_rng(0)
 GREYSCALE = np.arange(12, dtype=np.uint8).reshape(3, 4)
