@@ -13,7 +13,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from fedcore.cli.main import STAGES
+from fedcore.cli.stages import STAGES
 from fedcore.config.recipe import parser_of
 from fedcore.config.recipe_files import command_of, purpose, shipped
 

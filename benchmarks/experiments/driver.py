@@ -18,7 +18,7 @@ from threading import Lock
 
 from benchmarks.experiments.page import write_page
 from benchmarks.experiments.results import Result, Results
-from fedcore.cli.main import run_stage
+from fedcore.cli.stages import run_stage
 from fedcore.files.writing import write_json
 from fedcore.runs.environment import commit, device, version
 

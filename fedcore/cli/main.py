@@ -1,7 +1,6 @@
 """The command `fedpretrain`: dispatches to stages (training from a recipe) and to all other commands.
 
-Commands are import paths: nothing heavy is imported before it is needed, and fedcore depends on no method or task. A
-stage is a function with a parameter `run`; its signature is the schema of its recipes.
+Commands are import paths, as stages are (`fedcore.cli.stages`): nothing heavy is imported before it is needed.
 """
 
 from __future__ import annotations
@@ -12,27 +11,15 @@ import shlex
 import signal
 import sys
 import threading
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fedcore.cli.stages import STAGES, load_function, run_stage, stage_in
 from fedcore.config.trust import split_trust, trusting
 from fedcore.errors import InputError
 
-STAGES = {
-    "pretrain": ("fedssl.pretraining:pretrain", "pretrain an encoder on unlabelled images of several hospitals"),
-    "finetune": (
-        "fedtune.classification.finetuning:finetune",
-        "train a classifier, from an encoder or from random initialisation",
-    ),
-    "segment": (
-        "fedtune.segmentation.training:segment",
-        "train a segmenter, from an encoder or from random initialisation",
-    ),
-    "generate train": ("fedgen.training:train", "train a generator of synthetic images"),
-}
 NEXT_COMMANDS = {
     "pretrain": ("report {out}", "finetune classify {data} --pretrained {out}"),
     "finetune": ("report {out}", "predict {out} IMAGES FOLDER"),
@@ -94,8 +81,9 @@ def dispatch(name: str, rest: list[str]) -> int:
         print(f"fedpretrain {version('fedpretrain')}")
         return 0
     if stage := stage_in([name, *rest]):
-        return run_stage(stage, [name, *rest][len(stage.split()) :])
-    code: int | None = _load(_import_path(name))(rest)
+        _train(stage, [name, *rest][len(stage.split()) :])
+        return 0
+    code: int | None = load_function(_import_path(name))(rest)
     return code or 0
 
 
@@ -111,34 +99,15 @@ def check_command(name: str, rest: list[str]) -> None:
     getattr(module, "check", lambda _: None)(rest)
 
 
-def run_stage(name: str, arguments: Sequence[str]) -> int:
-    """Parses the recipe with its overrides, then builds and runs the stage."""
-    from fedcore.config.recipe import read_recipe
-    from fedcore.runs.folder import RunFolder
+def _train(name: str, arguments: Sequence[str]) -> None:
+    """Runs a stage, then prints where its result lies, what left the sites, and what usually follows."""
     from fedcore.runs.progress import within_a_step
 
-    warnings.filterwarnings("ignore", category=UserWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    stage = stage_of(name)
-    recipe = read_recipe(stage, name, arguments)
-    built = recipe.build()
-    with RunFolder(recipe.out, recipe.text, recipe.resume) as run:
-        stage(run=run, **built)
+    recipe = run_stage(name, arguments)
     print(f"result: {recipe.out}")
     print(_level_sentence(recipe.out))
     if not within_a_step():
         print("\n".join(_next_commands(name, recipe.out, recipe.config.data)))
-    return 0
-
-
-def stage_in(words: Sequence[str]) -> str | None:
-    """The stage that a command line starts with, if any."""
-    return next((name for name in STAGES if list(words[: len(name.split())]) == name.split()), None)
-
-
-def stage_of(name: str) -> Callable[..., Any]:
-    """The function of a stage; its signature is the schema of its recipes."""
-    return _load(STAGES[name][0])
 
 
 def _import_path(name: str) -> str:
@@ -152,12 +121,6 @@ def _import_path(name: str) -> str:
     from fedcore.suggest import suggestion
 
     raise InputError(f"there is no command {name!r}{suggestion(name, [*STAGES, *COMMANDS])}; see fedpretrain --help")
-
-
-def _load(path: str) -> Callable[..., Any]:
-    module, function = path.split(":")
-    loaded: Callable[..., Any] = getattr(importlib.import_module(module), function)
-    return loaded
 
 
 def _level_sentence(run: Path) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.cli.main import stage_of
+from fedcore.cli.stages import stage_of
 from fedcore.config.arguments import parse_arguments
 from fedcore.config.options import did_you_mean
 from fedcore.config.recipe import read_recipe

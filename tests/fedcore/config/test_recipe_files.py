@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.cli.main import STAGES
+from fedcore.cli.stages import STAGES
 from fedcore.config.recipe_files import GROUPS, command, command_of, find, folder, purpose, shipped
 from fedcore.errors import InputError
 
