@@ -90,8 +90,8 @@ def _training_data(sites: Record, rounds: Sequence[Record]) -> str:
 
 def _last_scores(rounds: Sequence[Record], at: str) -> Mapping[str, float]:
     """At one site, of the federation's encoder."""
-    surveys = (r["survey"][at] for r in reversed(rounds) if at in r.get("survey", {}))
-    found: Mapping[str, float] = next(surveys, {})
+    evaluations = (r["evaluation"][at] for r in reversed(rounds) if at in r.get("evaluation", {}))
+    found: Mapping[str, float] = next(evaluations, {})
     shared = {name.removeprefix(SHARED): value for name, value in found.items() if name.startswith(SHARED)}
     return shared or found
 

@@ -204,10 +204,10 @@ def _require_config(module: Method) -> None:
 
 def _last_score(rounds: Sequence[Mapping[str, Any]]) -> str:
     """The kNN score of the last probe: its mean over the sites, weighted by their test images."""
-    last = next((record for record in reversed(rounds) if record["survey"]), None)
+    last = next((record for record in reversed(rounds) if record["evaluation"]), None)
     if last is None:
         return "no kNN score: no site was probed"
-    scores = [(m["knn"], m.get("images", 1.0)) for m in last["survey"].values() if "knn" in m]
+    scores = [(m["knn"], m.get("images", 1.0)) for m in last["evaluation"].values() if "knn" in m]
     if not scores:
         return "no kNN score, which needs labels; feature std and effective rank are in the report"
     mean = sum(score * images for score, images in scores) / sum(images for _, images in scores)

@@ -227,7 +227,7 @@ def test_without_metrics_only_numbers_of_images_and_seconds_leave(runs: Runs, ru
     }  # fmt: skip
     about = RunFolder(runs.folders[run]).about()
     assert any("Sites were not asked for scores between rounds" in note for note in about["notes"])
-    assert all(not r["survey"] for r in RunFolder(runs.folders[run]).rounds())
+    assert all(not r["evaluation"] for r in RunFolder(runs.folders[run]).rounds())
 
 
 def test_a_run_that_needs_metrics_is_an_error_before_training_without_them(tmp_path: Path) -> None:

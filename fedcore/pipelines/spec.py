@@ -22,8 +22,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from fedcore.cli.main import stage_of
-from fedcore.cli.stages import stage_in
+from fedcore.cli.stages import stage_in, stage_of
 from fedcore.config.recipe import Recipe, read_recipe
 from fedcore.errors import InputError, InputErrors
 from fedcore.files.reading import parse_yaml, read_utf8

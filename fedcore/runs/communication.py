@@ -56,7 +56,7 @@ class RoundRecord:
     seconds: float = 0.0
     sites: dict[str, SiteRecord] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
-    survey: dict[str, dict[str, float]] = field(default_factory=dict)
+    evaluation: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def sent(self, site: str, message: Message) -> None:
         """Books a message on its way down."""
@@ -69,9 +69,9 @@ class RoundRecord:
         record.metrics = contribution.metrics
         self._book(contribution)
 
-    def surveyed(self, contribution: Contribution[Any]) -> None:
+    def evaluated(self, contribution: Contribution[Any]) -> None:
         """Books an answer to a question that trains nothing."""
-        self.survey[contribution.site] = contribution.metrics
+        self.evaluation[contribution.site] = contribution.metrics
         self._book(contribution)
 
     def failed(self, refusal: Refusal) -> None:

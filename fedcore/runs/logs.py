@@ -61,6 +61,6 @@ def _scalars(record: Mapping[str, Any]) -> dict[str, float]:
             f"{site}/up_bytes": sum(entry["up"].values()),
             f"{site}/down_bytes": sum(entry["down"].values()),
         }
-    for site, values in record["survey"].items():
+    for site, values in record["evaluation"].items():
         scalars |= {f"{site}/{name}": value for name, value in values.items()}
     return scalars

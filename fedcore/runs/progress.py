@@ -63,7 +63,7 @@ class Progress:
         self.bars.update(self.task, note=f"{self.last}  at {site}")
 
     def finished(self, record: RoundRecord) -> None:
-        means = {"loss": record.mean("loss")} | _survey_means(record)
+        means = {"loss": record.mean("loss")} | _evaluation_means(record)
         self.last = "  ".join(f"{name} {value:.3f}" for name, value in means.items() if value is not None)
         self.bars.update(self.task, advance=1, note=self.last)
         for site, reason in record.refused.items():
@@ -104,7 +104,7 @@ class Counting:
         self.bars.update(self.task, completed=done, total=total)
 
 
-def _survey_means(record: RoundRecord) -> dict[str, float | None]:
-    sent = [(v["knn"], v.get("images", 1.0)) for v in record.survey.values() if "knn" in v]
+def _evaluation_means(record: RoundRecord) -> dict[str, float | None]:
+    sent = [(v["knn"], v.get("images", 1.0)) for v in record.evaluation.values() if "knn" in v]
     mass = sum(n for _, n in sent)
     return {"knn": sum(v * n for v, n in sent) / mass if mass else None}

@@ -190,14 +190,14 @@ def _evaluate(
             yield name, down
 
     for answer in sites.ask(word, tasks(), turn, deadline):
-        if answer.site not in names or answer.site in record.survey:
+        if answer.site not in names or answer.site in record.evaluation:
             continue
         if isinstance(answer, Refusal):
             record.failed(answer)
         elif error := sent.error_of(answer, sites.facts.get(answer.site)):
             record.rejected(answer, f"its answer was rejected: {error}")
         else:
-            record.surveyed(answer)
+            record.evaluated(answer)
     sent.require_unchanged()
 
 

@@ -62,7 +62,7 @@ def test_the_card_of_an_encoder_of_one_site_names_that_site(
 
 def test_the_card_has_the_scores_of_the_common_encoder(run: RunFolder, toy: Callable[..., Encoder]) -> None:
     scores = {"north": {"knn": 0.11, "shared_knn": 0.22}, "south": {"knn": 0.33, "shared_knn": 0.44}}
-    (run.path / "rounds.jsonl").write_text(json.dumps(record(north="STATISTICS") | {"survey": scores}) + "\n")
+    (run.path / "rounds.jsonl").write_text(json.dumps(record(north="STATISTICS") | {"evaluation": scores}) + "\n")
     text = encoder_card(run, SimCLR(toy()))
     assert {n for n in ("0.11", "0.22", "0.33", "0.44") if f"| {n} |" in text} == {"0.22", "0.44"}
 
@@ -92,8 +92,8 @@ def full_card(run: RunFolder, toy: Callable[..., Encoder]) -> str:
     write_json(run.path / "environment.json", environment)
     write_json(run.path / "run.json", run.about() | {"seconds": 81.4})
     records = run.rounds()
-    records[0]["survey"] = {"north": {"knn": 0.5, "feature_std": 0.9}, "south": {"feature_std": 0.7}}
-    records[1]["survey"] = {"north": {"knn": 0.75, "feature_std": 0.8}}
+    records[0]["evaluation"] = {"north": {"knn": 0.5, "feature_std": 0.9}, "south": {"feature_std": 0.7}}
+    records[1]["evaluation"] = {"north": {"knn": 0.75, "feature_std": 0.8}}
     for index, r in enumerate(records):
         for visit in r["sites"].values():
             visit |= {"up": {"weights": 1_000_000 * (index + 1), "metrics": 0}, "down": {"weights": 500}}

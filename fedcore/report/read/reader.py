@@ -134,7 +134,7 @@ def _rounds(lines: Iterable[Mapping[str, Any]], gaps: list[str]) -> tuple[RoundS
             seconds=number(line.get("seconds")),
             visits=_visits(line),
             refused={site: str(reason) for site, reason in mapping(line.get("refused")).items()},
-            evaluation={site: numbers(found) for site, found in mapping(line.get("survey")).items()},
+            evaluation={site: numbers(found) for site, found in mapping(line.get("evaluation")).items()},
         )
     return tuple(rounds[index] for index in sorted(rounds))
 

@@ -34,7 +34,7 @@ def line(index: int, *, knn: float | None = None, refused: bool = False) -> str:
     return json.dumps({
         "round": index, "seconds": 10.0, "sites": sites,
         "refused": {"[red]south": "the loss became nan"} if refused else {},
-        "survey": {"north": {"knn": knn, "images": 30.0}} if knn is not None else {},
+        "evaluation": {"north": {"knn": knn, "images": 30.0}} if knn is not None else {},
     })  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def write_run(
 
 
 def _round(at: int, sites: tuple[str, ...]) -> dict[str, Any]:
-    survey = {
+    evaluation = {
         site: {
             "knn": 0.9 - 0.4 * 0.9**at - 0.02 * n,
             "feature_std": 0.85 - 0.1 * n / (1 + at),
@@ -72,7 +72,7 @@ def _round(at: int, sites: tuple[str, ...]) -> dict[str, Any]:
         "seconds": 2.0,
         "sites": {site: _visit(loss=5.2 * 0.93**at + 0.15 * n, seconds=0.5 + 0.1 * n) for n, site in enumerate(sites)},
         "refused": {},
-        "survey": survey if at % 3 == 2 else {},
+        "evaluation": evaluation if at % 3 == 2 else {},
     }
 
 

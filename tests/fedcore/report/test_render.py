@@ -144,7 +144,7 @@ def test_no_text_of_a_run_becomes_markup(make_run: MakeRun) -> None:
         kinds = {evil: 3, "</svg>": 4}
         visit = {"metrics": {"loss": 1.0}, "up": kinds, "reveals": evil}
         file.write(
-            json.dumps({"round": 12, "sites": {name: visit}, "refused": {name: evil}, "survey": {name: {evil: 1}}})
+            json.dumps({"round": 12, "sites": {name: visit}, "refused": {name: evil}, "evaluation": {name: {evil: 1}}})
             + "\n"
         )
     reader = read(write_report(folder))

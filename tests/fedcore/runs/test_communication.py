@@ -34,15 +34,15 @@ def test_up_and_down_of_a_round_by_hand() -> None:
     assert (a.examples, a.seconds, a.reveals, b.reveals) == (7, 1.2346, "STATISTICS", "WEIGHTS")
 
 
-def test_a_survey_is_booked_beside_the_visit() -> None:
+def test_an_evaluation_is_booked_beside_the_visit() -> None:
     record = RoundRecord(0)
     record.sent("a", MODEL)
     record.arrived(Contribution("a", BOTH, 7, {"loss": 1.0}))
     record.sent("a", MODEL)
-    record.surveyed(Contribution("a", Empty(), 7, {"knn": 0.5}))
+    record.evaluated(Contribution("a", Empty(), 7, {"knn": 0.5}))
     a = record.sites["a"]
     assert (a.down, a.up) == (Bytes(weights=96), Bytes(weights=48, exchange=6, metrics=48))
-    assert (a.metrics, record.survey) == ({"loss": 1.0}, {"a": {"knn": 0.5}})
+    assert (a.metrics, record.evaluation) == ({"loss": 1.0}, {"a": {"knn": 0.5}})
     assert a.reveals == "STATISTICS"
 
 
@@ -62,7 +62,7 @@ def test_metrics_are_statistics_and_the_number_of_images_is_not() -> None:
         record.arrived(Contribution(site, MODEL, 7, metrics))
     assert {name: site.reveals for name, site in record.sites.items()} == {"a": "STATISTICS", "b": "WEIGHTS"}
     assert highest([record.as_dict()]) == "STATISTICS"
-    record.surveyed(Contribution("b", Empty(), 7, {"knn": 0.5}))
+    record.evaluated(Contribution("b", Empty(), 7, {"knn": 0.5}))
     assert record.sites["b"].reveals == "STATISTICS"
 
 

@@ -19,7 +19,7 @@ def record(index: int) -> RoundRecord:
     r = RoundRecord(index, seconds=0.5)
     r.sent("a", Empty())
     r.arrived(Contribution("a", Empty(), 5, {"loss": 1.0 / (index + 1)}))
-    r.surveyed(Contribution("a", Empty(), 5, {"knn": 0.25}))
+    r.evaluated(Contribution("a", Empty(), 5, {"knn": 0.25}))
     return r
 
 
@@ -41,7 +41,7 @@ def test_a_row_a_round(tmp_path: Path) -> None:
     found = rows(run)
     assert [float(r["a/loss"]) for r in found] == pytest.approx([1, 1 / 2, 1 / 3])
     assert [int(r["step"]) for r in found] == [0, 1, 2]
-    # A metric, the number of images and the seconds go up with the visit, the same with the survey.
+    # A metric, the number of images and the seconds go up with the visit, the same with the evaluation.
     assert {(r["a/up_bytes"], r["a/down_bytes"], r["a/knn"]) for r in found} == {("48", "0", "0.25")}
 
 

@@ -15,7 +15,7 @@ def record() -> RoundRecord:
     for site, images, loss, knn in (("a", 30, 1.0, 0.5), ("b", 10, 3.0, 0.9)):
         r.sent(site, Empty())
         r.arrived(Contribution(site, Empty(), images, {"loss": loss}))
-        r.surveyed(Contribution(site, Empty(), images, {"knn": knn, "images": float(images)}))
+        r.evaluated(Contribution(site, Empty(), images, {"knn": knn, "images": float(images)}))
     return r
 
 

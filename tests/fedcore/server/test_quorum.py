@@ -214,7 +214,7 @@ def test_an_evaluation_of_a_site_that_was_not_asked_is_dropped() -> None:
         FedAvg(), sites, FedAvg().start(of.local), Rounds(1), 0, evaluation=evaluation,
         finished=lambda record, _: records.append(record),
     )  # fmt: skip
-    assert records[0].survey == {name: {"knn": 0.5} for name in "abc"}
+    assert records[0].evaluation == {name: {"knn": 0.5} for name in "abc"}
 
 
 @pytest.mark.parametrize("values", [{"min_sites": 0}, {"tries": 0}, {"deadline": 0.0}, {"deadline": -1.0}], ids=str)

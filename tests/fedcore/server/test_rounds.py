@@ -111,7 +111,7 @@ def test_the_end_of_a_run_says_no_more_but_completes_the_traceback() -> None:
 
 
 class Curious:
-    """A survey that looks at everything and leaves a mess."""
+    """An evaluation that looks at everything and leaves a mess."""
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Empty]:
         local.load(down.tensors)
@@ -122,16 +122,16 @@ class Curious:
         return Contribution(site.name, Empty(), site.size, {"weights": mean})
 
 
-def test_a_survey_leaves_no_trace_in_the_run_or_the_memories() -> None:
+def test_an_evaluation_leaves_no_trace_in_the_run_or_the_memories() -> None:
     plain, asked = (Hospitals(hospitals("ab"), local()) for _ in range(2))
     (expected, _), (state, records) = run(plain, 3), run(asked, 3, Curious())
     assert same(state.tensors, expected.tensors)
     for name in "ab":
         assert same(asked.memories.get(name), plain.memories.get(name))
-    assert records[-1].survey["a"] == {"weights": pytest.approx(float(state.tensors["layer.weight"].mean()))}
+    assert records[-1].evaluation["a"] == {"weights": pytest.approx(float(state.tensors["layer.weight"].mean()))}
 
 
-def test_a_survey_asks_the_sites_of_its_round_and_every_site_after_the_last() -> None:
+def test_an_evaluation_asks_the_sites_of_its_round_and_every_site_after_the_last() -> None:
     records: list[RoundRecord] = []
     federate(
         FedAvg(), transport := Hospitals(hospitals("abc"), local()), FedAvg().start(transport.local),
@@ -139,16 +139,16 @@ def test_a_survey_asks_the_sites_of_its_round_and_every_site_after_the_last() ->
         finished=lambda r, _: records.append(r),
     )  # fmt: skip
     drawn = [set(Rounds(5, per_round=1).draw("abc", Round(index, 5, 0))) for index in range(5)]
-    assert [set(record.survey) for record in records] == [set(), drawn[1], set(), drawn[3], {*"abc"}]
+    assert [set(record.evaluation) for record in records] == [set(), drawn[1], set(), drawn[3], {*"abc"}]
     assert [set(record.sites) for record in records] == [*drawn[:4], {*"abc"}]
     assert sum(map(len, drawn)) == 5
 
 
-def test_a_survey_is_due_every_fifth_round_and_after_the_last_unless_it_says_otherwise() -> None:
+def test_an_evaluation_is_due_every_fifth_round_and_after_the_last_unless_it_says_otherwise() -> None:
     assert [index for index in range(12) if PeriodicEvaluation().due(Round(index, 12, 0))] == [4, 9, 11]
 
 
-def test_a_survey_is_sent_the_weights_and_nothing_else() -> None:
+def test_an_evaluation_is_sent_the_weights_and_nothing_else() -> None:
     from fedcore.exchanges.base import WithExchange
     from tests.fedcore.toys import ShareTotals
 
@@ -237,7 +237,7 @@ class Measuring(Curious):
         (FedAvg(), (Scribbling(),), None, "a", "FedAvg"),
         (FedAvg(), (), Measuring(), "a", "evaluate"),
     ],
-    ids=["merge", "callback", "survey"],
+    ids=["merge", "callback", "evaluation"],
 )
 def test_what_writes_into_the_servers_state_ends_the_run(
     algorithm: FedAvg, callbacks: tuple[LocalCallback, ...], evaluator: object, names: str, who: str

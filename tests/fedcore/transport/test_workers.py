@@ -119,7 +119,7 @@ def ask(transport: Hospitals, visitor: object, names: str | list[str] = "abc") -
 
 @dataclass(frozen=True)
 class Look:
-    """A survey: measures, and would leave a trace if it could."""
+    """An evaluation: measures, and would leave a trace if it could."""
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Empty]:
         local.load(down.tensors)

@@ -57,7 +57,7 @@ def test_the_scores_equal_those_of_the_runs_last_evaluation(finished: Path) -> N
     records = ("audit.jsonl", "answers.jsonl")  # which are added to
     before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file() and p.name not in records}
     table = probe(finished)
-    for site, metrics in RunFolder(finished).rounds()[-1]["survey"].items():
+    for site, metrics in RunFolder(finished).rounds()[-1]["evaluation"].items():
         assert {k: table[site][k] for k in metrics} == metrics
         assert 0 <= table[site]["linear"] <= 1
     assert {p: p.read_bytes() for p in before} == before

@@ -198,5 +198,5 @@ def test_the_gallery_is_not_sent(tmp_path: Path) -> None:
     )  # fmt: skip
     (audit,) = run.path.glob("sites/*/audit.jsonl")
     assert "gallery" not in audit.read_text()
-    assert set(run.rounds()[0]["survey"]["hospital_1"]) >= {"feature_std"}
+    assert set(run.rounds()[0]["evaluation"]["hospital_1"]) >= {"feature_std"}
     assert [path.name for path in run.path.rglob(FILE)] == [FILE]

@@ -16,7 +16,7 @@ MakeRun = Callable[..., Path]
 
 
 def checked(folder: Path, *evaluations: dict[str, dict[str, float]]) -> CollapseCheck | None:
-    lines = [{"round": at, "survey": evaluation} for at, evaluation in enumerate(evaluations)]
+    lines = [{"round": at, "evaluation": evaluation} for at, evaluation in enumerate(evaluations)]
     (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return collapse_check(read_run(folder))
 

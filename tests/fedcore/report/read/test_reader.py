@@ -74,7 +74,7 @@ def test_values_of_wrong_types_count_as_absent(make_run: MakeRun) -> None:
         "round": 12,
         "seconds": "x",
         "sites": {"a": {"metrics": [1], "up": {"weights": None}}, "b": 3},
-        "survey": 1,
+        "evaluation": 1,
     }
     folder = make_run(size=7, classes="x", sites=("a",))
     with (folder / "rounds.jsonl").open("a") as file:

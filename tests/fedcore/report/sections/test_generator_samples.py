@@ -83,7 +83,7 @@ def generator_run(make_run: MakeRun) -> MakeRun:
             for file in (AugmentedViewsFile.NAME, FeatureGalleryFile.NAME):
                 (run / "sites" / site / file).unlink()
             write_samples(run, site)
-        lines = [json.loads(line) | {"survey": {}} for line in (run / "rounds.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) | {"evaluation": {}} for line in (run / "rounds.jsonl").read_text().splitlines()]
         (run / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (run / "recipe.yaml").write_text("generator: {class_path: fedgen.diffusion.diffusion.Diffusion}\n")
         if record:

@@ -35,8 +35,8 @@ def test_a_site_without_a_score_has_a_note(full_run: Path) -> None:
 def test_without_scores_the_last_evaluation_of_each_site_counts(make_run: MakeRun) -> None:
     folder = make_run()
     lines = [
-        {"round": 0, "survey": {"hospital_1": {"knn": 0.5, "images": 9.0}, "hospital_2": {"knn": 0.4}}},
-        {"round": 1, "survey": {"hospital_1": {"knn": 0.6, "linear": 0.7, "images": 9.0}}},
+        {"round": 0, "evaluation": {"hospital_1": {"knn": 0.5, "images": 9.0}, "hospital_2": {"knn": 0.4}}},
+        {"round": 1, "evaluation": {"hospital_1": {"knn": 0.6, "linear": 0.7, "images": 9.0}}},
     ]
     (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     table = score_table(read_run(folder))

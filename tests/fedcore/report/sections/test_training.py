@@ -26,7 +26,7 @@ def test_the_best_probe_is_the_highest_mean_not_the_highest_site(make_run: MakeR
         {"a": {"knn": 0.6}, "b": {"knn": 0.6}},
         {"a": {"loss": 1.0}},
     ]
-    lines = [{"round": at, "survey": evaluation} for at, evaluation in enumerate(evaluations)]
+    lines = [{"round": at, "evaluation": evaluation} for at, evaluation in enumerate(evaluations)]
     assert best_probe(read_run(write_rounds(make_run(), *lines))) == (pytest.approx(0.6), 1)
 
 
