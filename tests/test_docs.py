@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from fedcore.cli.main import main, stage_of
-from fedcore.cli.stages import STAGES
+from fedcore.cli.main import main
+from fedcore.cli.stages import STAGES, stage_of
 from fedcore.config.options import option_names
 from fedcore.config.recipe import parser_of, read_recipe
 from fedcore.config.trust import split_trust, trusting

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.cli.main import main, stage_of
-from fedcore.cli.stages import STAGES
+from fedcore.cli.main import main
+from fedcore.cli.stages import STAGES, stage_of
 from fedcore.config.recipe import read_recipe
 from fedcore.config.recipe_files import command_of, shipped
 from fedcore.pipelines.run import run_pipeline

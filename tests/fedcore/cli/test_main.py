@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from fedcore.cli import main as cli
+from fedcore.cli.stages import STAGES, load_function
 from tests.fedcore.files.test_lock import held_elsewhere
 
 
@@ -31,9 +32,7 @@ def test_help_lists_every_command(words: tuple[str, ...], capsys: pytest.Capture
     assert call(*words) == 0
     text = capsys.readouterr().out
     listed = text.split("COMMAND ...\n\n")[1].split("\n\n")[0]
-    assert {line.split()[0] for line in listed.splitlines()} == {
-        name.split()[0] for name in {*cli.STAGES, *cli.COMMANDS}
-    }
+    assert {line.split()[0] for line in listed.splitlines()} == {name.split()[0] for name in {*STAGES, *cli.COMMANDS}}
 
 
 def test_a_closed_reader_ends_the_command_quietly() -> None:
@@ -91,7 +90,7 @@ def test_print_config_gives_a_whole_recipe_and_runs_nothing(capsys: pytest.Captu
     assert [p.name for p in Path().iterdir()] == ["mine.yaml"]
 
 
-@pytest.mark.parametrize("stage", list(cli.STAGES))
+@pytest.mark.parametrize("stage", list(STAGES))
 def test_a_stage_explains_its_keys(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(*stage.split(), "--help") == 0
     text = capsys.readouterr().out
@@ -129,9 +128,9 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("fedpretrain ")
 
 
-@pytest.mark.parametrize("path", [path for path, _ in (cli.STAGES | cli.COMMANDS).values()])
+@pytest.mark.parametrize("path", [path for path, _ in (STAGES | cli.COMMANDS).values()])
 def test_every_command_is_there(path: str) -> None:
-    assert callable(cli._load(path))
+    assert callable(load_function(path))
 
 
 SUBCOMMANDS = {
@@ -142,10 +141,10 @@ SUBCOMMANDS = {
 
 @pytest.mark.parametrize("words", [
     [name, *([sub] if sub else [])]
-    for name in (*(n for n in cli.STAGES if " " not in n), *cli.COMMANDS) for sub in ("", *SUBCOMMANDS.get(name, ()))
+    for name in (*(n for n in STAGES if " " not in n), *cli.COMMANDS) for sub in ("", *SUBCOMMANDS.get(name, ()))
 ], ids=" ".join)  # fmt: skip
 def test_help_of_every_command_does_nothing_else(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    trains = " ".join(words) in cli.STAGES
+    trains = " ".join(words) in STAGES
     for more in ([], ["somewhere"])[: 1 if trains or words[-1] in SUBCOMMANDS else 2]:
         assert call(*words, *more, "--help") == 0
         assert capsys.readouterr().out.startswith("usage: fedpretrain " + words[0])
