@@ -126,8 +126,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     """A short run of each kind, and all data that left its sites."""
     base, sent, original = tmp_path_factory.mktemp("runs"), list[Sent](), AuditLog.release
 
-    def recorded(self: AuditLog, contribution: Any, turn: Any, run: str) -> Any:
-        answer = original(self, contribution, turn, run)
+    def recorded(self: AuditLog, contribution: Any, turn: Any) -> Any:
+        answer = original(self, contribution, turn)
         assert self.folder is not None, "every run gives its sites folders for their audit logs"
         sent.append(Sent(self.folder.parents[1].name, self.folder.name, answer, self.levels))
         return answer

@@ -51,9 +51,11 @@ class AuditLog:
     """What tensors of the module reveal that are no weights (`fedcore.privacy.buffers`)."""
     recipe: str = ""
     """Digest of the recipe that the site runs, see `fedcore.site.runtime`."""
+    run: str = ""
+    """What the server calls the run."""
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
-    def release(self, contribution: Contribution[Any], turn: Round, run: str = "") -> Contribution[Any]:
+    def release(self, contribution: Contribution[Any], turn: Round) -> Contribution[Any]:
         """Returns what may leave, after it was checked and audited; raises Refused if it may not.
 
         Scalars are rounded to six significant digits, and numbers of images as `policy.counts` says, so that the audit
@@ -67,26 +69,30 @@ class AuditLog:
             seconds=_rounded(contribution.seconds),
         )
         answer = dataclasses.replace(answer, reveals=revealed(answer, self.levels))
-        self._append(AUDIT_LOG, _entries(answer, turn, self.levels), run)
+        self._append(AUDIT_LOG, _entries(answer, turn, self.levels))
         return answer
 
-    def note_refusal(self, reason: str, turn: Round, run: str = "") -> None:
+    def note_refusal(self, reason: str, turn: Round) -> None:
         """Audits the sentence that a site sends in place of an answer."""
         sent = len(reason.encode())
         entry = {"round": turn.index, "what": "refusal", "field": "refusal", "reveals": Reveals.WEIGHTS.name,
                  "to": "server", "text": reason, "bytes": sent}  # fmt: skip
-        self._append(AUDIT_LOG, iter([entry]), run)
+        self._append(AUDIT_LOG, iter([entry]))
 
-    def note_error(self, error: BaseException, trace: str, turn: Round, run: str = "") -> None:
+    def note(self, entry: Mapping[str, Any], turn: Round) -> None:
+        """Writes a line about something that is no answer itself, such as an audit that is counted."""
+        self._append(AUDIT_LOG, iter([{"round": turn.index, **entry}]))
+
+    def note_error(self, error: BaseException, trace: str, turn: Round) -> None:
         """Keeps the whole story of a failed visit at the site; the server learns its kind alone."""
         entry = {"round": turn.index, "error": f"{type(error).__name__}: {error}", "trace": trace}
-        self._append("errors.jsonl", iter([entry]), run)
+        self._append("errors.jsonl", iter([entry]))
 
-    def _append(self, name: str, entries: Iterator[dict[str, Any]], run: str) -> None:
+    def _append(self, name: str, entries: Iterator[dict[str, Any]]) -> None:
         if self.folder is None:
             return
         path = self.folder / name
-        about = {"time": self.clock().isoformat(timespec="seconds"), "run": run, "recipe": self.recipe}
+        about = {"time": self.clock().isoformat(timespec="seconds"), "run": self.run, "recipe": self.recipe}
         first = _next_number(path)
         lines = [json.dumps({"seq": first + at} | entry | about) + "\n" for at, entry in enumerate(entries)]
         append(path, "".join(lines))

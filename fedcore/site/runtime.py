@@ -6,14 +6,14 @@ import dataclasses
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 from fedcore.algorithms.base import Visitor
 from fedcore.data.dataset import Images
-from fedcore.errors import Refused
+from fedcore.errors import InputError, Refused
 from fedcore.messages.agreement import Agreement, Built, Facts
 from fedcore.messages.answer import Answer, Contribution, Refusal
 from fedcore.messages.encoding import WireError, kinds_of_messages
@@ -29,6 +29,11 @@ from fedcore.training.local_trainer import LocalTrainer
 
 BEFORE = Round(0, 1, 0)
 """When a request cannot be read, no round is known."""
+CANNOT_WRITE = (
+    "it cannot write to its audit log, so nothing may leave it; at the site, free disk space or correct the "
+    "permissions of its folder"
+)
+"""The one sentence that leaves a site without a line in its audit log. It is the same whatever was requested."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,11 @@ class SiteRuntime:
         try:
             asked = request_of(request, kinds_of_messages())
         except WireError as e:
-            return answer_bytes(self._refused(f"the request cannot be read: {e}", BEFORE, "", None))
+            return answer_bytes(self._refused(f"the request cannot be read: {e}", BEFORE, self._log(""), None))
         return answer_bytes(self.answer(asked))
 
     def answer(self, request: Request) -> Answer:
-        turn, run, log = request.turn, request.run, AuditLog(self.policy, self.folder, recipe=self.recipe)
+        turn, log = request.turn, self._log(request.run)
         begun = time.perf_counter()
         try:
             if request.site != self.name:
@@ -81,49 +86,57 @@ class SiteRuntime:
             if self.recipe and request.recipe and request.recipe != self.recipe:
                 raise Refused(f"the server runs another recipe than this site, whose digest is {self.recipe[:12]}...")
             if request.word == FACTS:
-                return log.release(Contribution(self.name, self.facts(), 0), turn, run)
+                return log.release(Contribution(self.name, self.facts(), 0), turn)
             place = self.settle(request.agreement)
             log = dataclasses.replace(log, levels=place.local.levels if place.local else NO_LEVELS)
             if request.word == BUILD:
-                return log.release(Contribution(self.name, Built(place.checksum), 0), turn, run)
+                return log.release(Contribution(self.name, Built(place.checksum), 0), turn)
             visitor = place.words.get(request.word)
             if visitor is None:
                 raise Refused("the recipe does not know what is requested")
-            site = self._site(place, request)
+            site = self._site(place, request, log)
             with place.local.at(site) if place.local else nullcontext():
                 contribution = visitor.visit(site, request.message, cast(LocalTrainer, place.local), turn)
             trains = request.word == TRAIN
             contribution = dataclasses.replace(
                 contribution, seconds=time.perf_counter() - begun, keeps=trains and bool(site.memory)
             )
-            released = log.release(contribution, turn, run)
+            released = log.release(contribution, turn)
             if trains:
                 self.memory.put(site.memory, turn.index, request.counted)
         except SystemExit as e:
             # Lightning answers Ctrl-C within a fit by leaving the process; it is stopped as anywhere else.
             raise KeyboardInterrupt from e
         except Refused as e:
-            return self._refused(str(e), turn, run, None)
+            return self._refused(str(e), turn, log, None)
         except Exception as e:
             # Whatever went wrong may quote pixels, paths or patients: the text stays at the site.
-            log.note_error(e, traceback.format_exc(), turn, run)
+            with suppress(OSError, InputError):  # then the refusal cannot be audited either, and says so
+                log.note_error(e, traceback.format_exc(), turn)
             what = f"{type(e).__name__} during {request.word if request.word in WORDS else 'a query'}"
-            return self._refused(f"{what}; the site's errors.jsonl has it", turn, run, e)
+            return self._refused(f"{what}; the site's errors.jsonl has it", turn, log, e)
         return released
 
     def refuse(self, reason: str, request: Request) -> Refusal:
         """Declines a request, and audits that."""
-        return self._refused(reason, request.turn, request.run, None)
+        return self._refused(reason, request.turn, self._log(request.run), None)
 
     def site(self, request: Request) -> Site:
         """The site as a visitor of this request sees it."""
-        return self._site(self.settle(request.agreement), request)
+        return self._site(self.settle(request.agreement), request, self._log(request.run))
 
-    def _site(self, place: Workplace, request: Request) -> Site:
-        return Site(self.name, place.train, place.test, self.memory.get(request.counted), self.folder, self.policy)
+    def _site(self, place: Workplace, request: Request, log: AuditLog) -> Site:
+        memory = self.memory.get(request.counted)
+        return Site(self.name, place.train, place.test, memory, self.folder, self.policy, log)
 
-    def _refused(self, reason: str, turn: Round, run: str, cause: Exception | None) -> Refusal:
-        AuditLog(self.policy, self.folder, recipe=self.recipe).note_refusal(reason, turn, run)
+    def _log(self, run: str) -> AuditLog:
+        return AuditLog(self.policy, self.folder, recipe=self.recipe, run=run)
+
+    def _refused(self, reason: str, turn: Round, log: AuditLog, cause: Exception | None) -> Refusal:
+        try:
+            log.note_refusal(reason, turn)
+        except (OSError, InputError) as e:
+            return Refusal(self.name, CANNOT_WRITE, e)
         return Refusal(self.name, reason, cause)
 
 

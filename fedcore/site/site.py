@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fedcore.data.dataset import Images
 from fedcore.messages.tensors import Tensors
+from fedcore.privacy.audit_log import AuditLog
 from fedcore.privacy.policy import Policy
 
 
@@ -23,9 +24,10 @@ class Site:
     """What stays at the site from visit to visit: unshared tensors of the module, its bank, its optimizer."""
     folder: Path | None = None
     """Of its own, for what it keeps to be looked at; None: it has none."""
-
     policy: Policy = Policy()
     """What it agrees to send."""
+    log: AuditLog = field(default_factory=lambda: AuditLog(Policy()))
+    """Where it writes down what leaves."""
 
     @property
     def size(self) -> int:

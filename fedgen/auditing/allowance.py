@@ -7,14 +7,12 @@ a patient learns whether the site trained on them; a limit on the number of audi
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedcore.errors import Refused
 from fedcore.files.reading import parse_json, read_utf8
-from fedcore.files.writing import append
 from fedcore.messages.answer import Contribution
 from fedcore.messages.message import flatten
 from fedcore.messages.reveals import Reveals
@@ -78,9 +76,10 @@ def has_audited(folder: Path, set_digest: str) -> bool:
 
 
 def _count(site: Site, entry: dict[str, Any], turn: Round) -> None:
-    assert site.folder is not None
-    common = {"round": turn.index, "what": ENTRY, "field": SET_AUDITS, "reveals": Reveals.FEATURES.name, "bytes": 0}
-    append(site.folder / AUDIT_LOG, json.dumps(common | entry) + "\n")
+    if site.log.folder != site.folder:
+        raise Refused("it has no audit log in its folder to count audits in")
+    common = {"what": ENTRY, "field": SET_AUDITS, "reveals": Reveals.FEATURES.name, "to": "server", "bytes": 0}
+    site.log.note(common | entry, turn)
 
 
 def _digest(request: AuditRequest) -> str:

@@ -22,6 +22,7 @@ from fedcore.messages.request import EVALUATE, TRAIN, Counted
 from fedcore.messages.reveals import STATISTICS
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
+from fedcore.privacy.audit_log import AuditLog
 from fedcore.privacy.policy import Policy
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.seeds import seeded
@@ -209,7 +210,8 @@ class Hospitals:
     def site(self, name: str) -> Site:
         """As a visitor sees it."""
         own = self.folder / name if self.folder else None
-        return Site(name, self.train[name], self.test.get(name), self.memories.get(name), own, self.policy)
+        log = AuditLog(self.policy, own)
+        return Site(name, self.train[name], self.test.get(name), self.memories.get(name), own, self.policy, log)
 
 
 def federate(

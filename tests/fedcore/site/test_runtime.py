@@ -22,7 +22,7 @@ from fedcore.messages.wire import answer_of, request_bytes
 from fedcore.privacy.policy import Policy
 from fedcore.site.facts import facts_of
 from fedcore.site.memory import Memory, MemoryInRam, MemoryOnDisk
-from fedcore.site.runtime import SiteRuntime, Workplace
+from fedcore.site.runtime import CANNOT_WRITE, SiteRuntime, Workplace
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from tests.fedcore.privacy.test_audit_log import RICH
@@ -209,6 +209,21 @@ def test_every_line_of_the_audit_log_has_the_next_number(tmp_path: Path) -> None
     for word in (FACTS, "unknown", TRAIN):
         asked(site(tmp_path, train=Says(Empty())), request(word))
     assert [line["seq"] for line in lines(tmp_path)] == list(range(len(lines(tmp_path))))
+
+
+@pytest.mark.parametrize("word", [FACTS, TRAIN, "another"])
+def test_nothing_leaves_a_site_that_cannot_write_its_audit_log(word: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a file where the site's folder should be")
+    runtime = site(tmp_path / "a", train=FedAvg())
+    assert declined(asked(runtime, request(word))) == CANNOT_WRITE
+    assert declined(answer_of(runtime.handle(b"no request"), "a", kinds_of_messages())) == CANNOT_WRITE
+    assert declined(asked(site(tmp_path / "a", train=Says(ValueError(PATIENT))), request())) == CANNOT_WRITE
+
+
+def test_an_error_that_cannot_be_kept_at_the_site_is_declined_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "errors.jsonl").mkdir()
+    reason = declined(asked(site(tmp_path, train=Says(ValueError(PATIENT))), request()))
+    assert reason == "ValueError during train; the site's errors.jsonl has it"
 
 
 def test_a_training_goes_on_from_the_visit_that_counts(tmp_path: Path) -> None:

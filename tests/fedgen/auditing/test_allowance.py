@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from fedcore.errors import InputError, Refused
 from fedcore.messages.reveals import Reveals
+from fedcore.privacy.audit_log import AUDIT_LOG
 from fedcore.privacy.policy import Policy
 from fedcore.report.read.reader import read_run
 from fedgen.auditing.allowance import ENTRY, counted_audits, has_audited
@@ -56,6 +58,11 @@ def test_each_audit_is_in_the_audit_log_of_each_site_with_its_set(run: Path, dra
         (entry,) = counted_audits(run / "sites" / site)
         assert (entry["set"], entry["generator"]) == (found.set, found.generator)
         assert (entry["set"], entry["reveals"]) == (SyntheticSet.open(drawn).digest(), "FEATURES")
+        log = [json.loads(line) for line in (run / "sites" / site / AUDIT_LOG).read_text().splitlines()]
+        answer = log[log.index(entry) + 1]
+        assert answer["seq"] == entry["seq"] + 1
+        assert (entry["run"], entry["recipe"], entry["round"]) == (answer["run"], answer["recipe"], answer["round"])
+        assert len(entry["recipe"]) == 64
         assert has_audited(run / "sites" / site, found.set)
         assert not has_audited(run / "sites" / site, "another")
 
