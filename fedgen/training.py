@@ -138,7 +138,7 @@ class Generation:
         targets: Target | Sequence[Target] = module.targets if isinstance(module, GenerativeModel) else ()
         return _given(cohort, cohort.split("train"), targets, self.label_fraction, self.seed), {}
 
-    def structures(self, cohort: Cohort) -> int:
+    def mask_classes(self, cohort: Cohort) -> int:
         return 0
 
 

@@ -130,7 +130,7 @@ class Pretraining:
     ) -> tuple[dict[str, Images], dict[str, Images]]:
         return cohort.split("train"), cohort.split("test")
 
-    def structures(self, cohort: Cohort) -> int:
+    def mask_classes(self, cohort: Cohort) -> int:
         return 0
 
 

@@ -38,5 +38,5 @@ class Task(Protocol):
         """What each site trains on and what it evaluates on, of a cohort whose classes are the agreed ones; before the
         agreement there is no module, and the images are counted alone."""
 
-    def structures(self, cohort: Cohort) -> int:
+    def mask_classes(self, cohort: Cohort) -> int:
         """One more than the highest number in masks; 0 where the task uses none."""

@@ -21,7 +21,7 @@ class Facts(Message):
     channels: int = field(metadata=WEIGHTS)
     size: tuple[int, ...] = field(metadata=WEIGHTS)
     """Pixels along each axis, 2 or 3 numbers."""
-    structures: int = field(metadata=WEIGHTS)
+    mask_classes: int = field(metadata=WEIGHTS)
     """One more than the highest number in the site's masks; 0 where the recipe uses no masks."""
     data: str = field(metadata=WEIGHTS)
     """Digest of the site's images: an exact resume needs the same ones."""
@@ -38,7 +38,7 @@ class Agreement(Message):
     size: tuple[int, ...] = field(metadata=WEIGHTS)
     sites: tuple[str, ...] = field(metadata=WEIGHTS)
     """Names of all sites, for modules that are conditioned on the site."""
-    structures: int = field(default=0, metadata=WEIGHTS)
+    mask_classes: int = field(default=0, metadata=WEIGHTS)
 
     @property
     def spatial_dims(self) -> int:

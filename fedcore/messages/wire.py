@@ -82,7 +82,7 @@ def _agreement(tree: Mapping[str, Any]) -> Agreement:
     agreement = Agreement(**values)
     lists = all(type(values) is tuple for values in (agreement.classes, agreement.sites, agreement.size))
     texts = all(isinstance(name, str) for name in (*agreement.classes, *agreement.sites))
-    numbers = all(type(n) is int for n in (*agreement.size, agreement.channels, agreement.structures))
+    numbers = all(type(n) is int for n in (*agreement.size, agreement.channels, agreement.mask_classes))
     if not lists or not texts or not numbers:
         raise WireError("its agreement has a value of another type")
     return agreement

@@ -37,7 +37,7 @@ def agree(facts: Mapping[str, Facts], classes: Sequence[str] = ()) -> Agreement:
     first = next(iter(facts.values()))
     return Agreement(
         tuple(classes) or tuple(sorted(found)), max(f.channels for f in facts.values()), first.size, tuple(facts),
-        max(f.structures for f in facts.values()),
+        max(f.mask_classes for f in facts.values()),
     )  # fmt: skip
 
 

@@ -53,9 +53,9 @@ class Sent:
 
 def facts_error(facts: Facts) -> str | None:
     """What is wrong with what a site says of its images."""
-    numbers = (facts.train, facts.val, facts.test, facts.structures)
+    numbers = (facts.train, facts.val, facts.test, facts.mask_classes)
     if min(numbers) < 0 or max(numbers) > MOST_IMAGES:
-        return f"its numbers of images and structures are not all from 0 to {MOST_IMAGES}"
+        return f"its numbers of images and mask classes are not all from 0 to {MOST_IMAGES}"
     if facts.channels < 1 or len(facts.size) not in (2, 3) or min(facts.size) < 1:
         return "its images have no channel, or no size of 2 or 3 axes"
     if not all(text.isprintable() for text in (*facts.classes, *facts.versions, facts.data)):

@@ -9,7 +9,7 @@ from fedcore.runs.environment import versions
 
 
 def facts_of(
-    train: Images, test: Images | None, policy: Policy, classes: tuple[str, ...] = (), structures: int = 0,
+    train: Images, test: Images | None, policy: Policy, classes: tuple[str, ...] = (), mask_classes: int = 0,
     data: str = "", val: int = 0,
 ) -> Facts:  # fmt: skip
     """Counts as the policy lets them be known.
@@ -19,12 +19,12 @@ def facts_of(
         test: Test images, if there are any.
         policy: The site's.
         classes: Names of its classes.
-        structures: One more than the highest number in its masks.
+        mask_classes: One more than the highest number in its masks.
         data: Digest of its images.
         val: Number of validation images.
     """
     held = 0 if test is None else len(test)
     return Facts(
         policy.counted(len(train)), policy.counted(val), policy.counted(held), classes, train.channels, train.space,
-        structures, data, versions(),
+        mask_classes, data, versions(),
     )  # fmt: skip

@@ -39,7 +39,7 @@ class OwnData:
         own, held = train.get(self.name), test.get(self.name)
         return facts_of(
             held.take([]) if own is None and held is not None else own or cohort.sites[self.name].take([]), held,
-            self.policy, cohort.classes, self.task.structures(cohort), fingerprint(cohort),
+            self.policy, cohort.classes, self.task.mask_classes(cohort), fingerprint(cohort),
             len(cohort.sites[self.name].select("val")),
         )  # fmt: skip
 

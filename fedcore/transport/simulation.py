@@ -38,7 +38,7 @@ from fedcore.transport.workers import Workers
 def simulate(
     train: Mapping[str, Images], local: LocalTrainer, words: Mapping[str, Visitor], *,
     test: Mapping[str, Images] | None = None, policy: Policy = Policy(), folder: Path | None = None,
-    classes: Sequence[str] = (), structures: int = 0, recipe: str = "",
+    classes: Sequence[str] = (), mask_classes: int = 0, recipe: str = "",
 ) -> InProcess:  # fmt: skip
     """Sites that share one module, of images that were decoded together.
 
@@ -50,7 +50,7 @@ def simulate(
         policy: Of every site.
         folder: Parent of the sites' own folders; None: nothing is written, and memories are in RAM.
         classes: Names of the classes.
-        structures: Of segmenters: one more than the highest number in masks.
+        mask_classes: Of segmenters: one more than the highest number in masks.
         recipe: Digest of the recipe.
 
     Raises:
@@ -65,7 +65,7 @@ def simulate(
     for name in dict.fromkeys([*train, *test]):
         own, held = train.get(name, test[name].take([]) if name in test else None), test.get(name)
         assert own is not None
-        facts = facts_of(own, held, policy, tuple(classes), structures)
+        facts = facts_of(own, held, policy, tuple(classes), mask_classes)
         home = folder / name if folder else None
         memory = MemoryOnDisk(home / FOLDER) if home else MemoryInRam()
         place = Workplace(own, held, local, words)
@@ -110,9 +110,9 @@ def by_workers(count: int) -> Callable[[Transport], AbstractContextManager[Trans
     return through
 
 
-def agreed(cohort: Cohort, structures: int = 0) -> Agreement:
+def agreed(cohort: Cohort, mask_classes: int = 0) -> Agreement:
     """What sites that were decoded together have in common."""
-    return Agreement(cohort.classes, cohort.channels, cohort.size, tuple(cohort.sites), structures)
+    return Agreement(cohort.classes, cohort.channels, cohort.size, tuple(cohort.sites), mask_classes)
 
 
 def simulate_task(
@@ -123,7 +123,7 @@ def simulate_task(
     train, test = task.parts(cohort, module)
     simulation = simulate(
         train, local, task.words(agreement, module), test=test, policy=policy, folder=folder, classes=cohort.classes,
-        structures=agreement.structures, recipe=recipe,
+        mask_classes=agreement.mask_classes, recipe=recipe,
     )  # fmt: skip
     # In the cohort's order, on which sums over sites depend.
     return InProcess({name: simulation.sites[name] for name in cohort.sites if name in simulation.sites})

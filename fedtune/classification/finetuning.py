@@ -161,7 +161,7 @@ class FineTuning:
         }
         return {site: images for site, images in train.items() if len(images)}, labelled_tests(cohort)
 
-    def structures(self, cohort: Cohort) -> int:
+    def mask_classes(self, cohort: Cohort) -> int:
         return 0
 
 

@@ -119,7 +119,7 @@ def segment(
     local = LocalTrainer(module, share_of(task.algorithm, module), visit)
     simulation = simulate_task(task, cohort, local, agreement, policy, run.path / "sites", run.digest)
     about = summarize(cohort) | {"command": "segment", "label_fraction": label_fraction}
-    about |= {"mask_classes": agreement.structures}
+    about |= {"mask_classes": agreement.mask_classes}
     about |= {"pretrained_fraction": encoder_fraction(module.network) if encoder_folder else 0.0}
     about |= {"labelled_images": {site: len(images) for site, images in train.items()}}
     about["notes"] = [*about["notes"], *print_notes(preprocessing_notes(encoder_folder, run.recipe, cohort.size))]
@@ -151,8 +151,8 @@ class Segmentation:
         return build_segmenter(agreement, self.network, self.segmenter, self.seed, self.encoder_folder)
 
     def words(self, agreement: Agreement, module: LightningModule) -> Mapping[str, Visitor]:
-        evaluate = EvaluateSegmenter(agreement.structures, self.tolerance, self.files, self.missing)
-        gallery = SegmentationGallery(agreement.structures)
+        evaluate = EvaluateSegmenter(agreement.mask_classes, self.tolerance, self.files, self.missing)
+        gallery = SegmentationGallery(agreement.mask_classes)
         return {TRAIN: self.algorithm, EVALUATE: evaluate, FAREWELL: Farewell((gallery,))}
 
     def parts(
@@ -165,7 +165,7 @@ class Segmentation:
         }
         return train, with_masks(cohort, "test")
 
-    def structures(self, cohort: Cohort) -> int:
+    def mask_classes(self, cohort: Cohort) -> int:
         found = (_classes_in(images) for images in with_masks(cohort, "train").values())
         return 1 + max((max(classes, default=0) for classes in found), default=0)
 
@@ -197,7 +197,7 @@ def build_segmenter(
 ) -> Segmenter:  # fmt: skip
     """A segmenter for these images, with the encoder's weights from `encoder_folder` if given."""
     with seeded(seed), building("the segmenter or its network"):
-        net = network(agreement.spatial_dims, agreement.channels, agreement.structures)
+        net = network(agreement.spatial_dims, agreement.channels, agreement.mask_classes)
         if encoder_folder:
             encoder = getattr(net, "encoder", None)
             if not isinstance(encoder, nn.Module):

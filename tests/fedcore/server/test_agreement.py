@@ -13,7 +13,7 @@ OURS = ("fedpretrain 0.1.0", "torch 2.11.0")
 
 def facts(**values: Any) -> Facts:
     said = {"train": 8, "val": 0, "test": 2, "classes": ("cat", "dog"), "channels": 1, "size": (8, 8)}
-    return Facts(**{**said, "structures": 0, "data": "", "versions": OURS, **values})
+    return Facts(**{**said, "mask_classes": 0, "data": "", "versions": OURS, **values})
 
 
 def complaint(*said: Facts, classes: tuple[str, ...] = ()) -> InputErrors:
@@ -24,8 +24,8 @@ def complaint(*said: Facts, classes: tuple[str, ...] = ()) -> InputErrors:
 
 def test_sites_agree_on_all_classes_sorted_and_the_most_channels_and_structures() -> None:
     found = agree({
-        "north": facts(classes=("dog",), channels=1, structures=2),
-        "south": facts(classes=("ant", "cat"), channels=3, structures=4),
+        "north": facts(classes=("dog",), channels=1, mask_classes=2),
+        "south": facts(classes=("ant", "cat"), channels=3, mask_classes=4),
     })  # fmt: skip
     assert found == Agreement(("ant", "cat", "dog"), 3, (8, 8), ("north", "south"), 4)
     assert found.spatial_dims == 2

@@ -82,12 +82,12 @@ def test_who_writes_into_the_state_is_found() -> None:
 
 def test_facts_of_a_site_with_any_part_of_images_can_be_used() -> None:
     assert facts_error(facts()) is None
-    assert facts_error(facts(train=0, size=(1, 1, 1), structures=3, classes=("Röntgen, groß",))) is None
+    assert facts_error(facts(train=0, size=(1, 1, 1), mask_classes=3, classes=("Röntgen, groß",))) is None
 
 
 @pytest.mark.parametrize(
     "values",
-    [{"train": -1}, {"val": -1}, {"test": -2}, {"structures": -1}, {"train": MOST_IMAGES + 1}, {"channels": 0},
+    [{"train": -1}, {"val": -1}, {"test": -2}, {"mask_classes": -1}, {"train": MOST_IMAGES + 1}, {"channels": 0},
      {"size": ()}, {"size": (8,)}, {"size": (8, 0)}, {"size": (1, 1, 1, 1)}, {"classes": ("a\x1b[2J",)},
      {"versions": ("torch 2\n",)}],
     ids=str,

@@ -72,7 +72,7 @@ AGREED = Agreement(FINDINGS, 1, (16, 16), NAMES)
 def test_facts_are_counts_and_shapes_of_the_own_images(manifests: dict[str, Path]) -> None:
     facts = own(manifests).facts()
     assert (facts.train, facts.val, facts.test) == (12, 0, 4)
-    assert (facts.channels, facts.size, facts.structures) == (1, (16, 16), 0)
+    assert (facts.channels, facts.size, facts.mask_classes) == (1, (16, 16), 0)
     assert {*facts.classes} <= {*FINDINGS}
     assert [version.partition(" ")[0] for version in facts.versions] == ["fedpretrain", "torch"]
     assert facts.data != own(manifests, NAMES[1]).facts().data
