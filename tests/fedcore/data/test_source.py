@@ -102,30 +102,6 @@ def test_a_second_load_reads_no_image(tmp_path: Path, monkeypatch: pytest.Monkey
     assert all(torch.equal(again.sites[site].batch([3]), images.batch([3])) for site, images in first.sites.items())
 
 
-@pytest.mark.parametrize("partition", [None, Dirichlet(sites=2, min_images=4), Quantity(sites=2)])
-def test_held_out_patients_are_in_the_test_split(tmp_path: Path, partition: Dirichlet | Quantity | None) -> None:
-    plain = hospital(tmp_path, "image,site,label,patient")
-    data = Data(plain.manifest, size=8, cache=plain.cache, partition=partition, test_fraction=1 / 3, seed=4)
-    cohort = data.load()
-    for images in cohort.sites.values():
-        train, test = images.select("train"), images.select("test")
-        assert len(train)
-        assert len(test)
-        assert not set(train.patients.tolist()) & set(test.patients.tolist())
-    again = data.load()
-    assert all((again.sites[site].splits == images.splits).all() for site, images in cohort.sites.items())
-    if partition is None:
-        assert [len(images.select("test")) for images in cohort.sites.values()] == [4, 4]
-
-
-def test_a_test_fraction_of_0_holds_out_nobody(tmp_path: Path) -> None:
-    plain = hospital(tmp_path, "image,site")
-    cohort = Data(plain.manifest, size=8, cache=plain.cache, test_fraction=0.0).load()
-    assert not cohort.split("test")
-    with pytest.raises(InputError, match="test_fraction"):
-        Data(plain.manifest, test_fraction=1.0).load()
-
-
 def test_channels_are_found(tmp_path: Path) -> None:
     data = hospital(tmp_path, colour=True)
     assert data.load().channels == 3
@@ -185,26 +161,6 @@ def test_missing_files_are_skipped_and_listed_without_names(tmp_path: Path) -> N
     assert cohort.skipped == (f"site 'site_10', row 2: {reason}", f"site 'site_9', row 15: {reason}")
     assert cohort.sites["site_10"].rows.tolist() == list(range(3, 14))
     assert len(replace(skipping, sites=("site_9",)).load().skipped) == 1
-
-
-def test_equal_patient_numbers_of_two_sites_are_two_patients_unless_global(tmp_path: Path) -> None:
-    """With global numbers they are one patient, who is held out at both sites."""
-    data = hospital(tmp_path, "image,site,patient")
-    manifest = Path(data.manifest)
-    lines = manifest.read_text().splitlines()
-    manifest.write_text(
-        "\n".join([lines[0], *(f"{line.rpartition(',p')[0]},p{at // 2 % 6}" for at, line in enumerate(lines[1:]))])
-    )
-    data = replace(data, test_fraction=1 / 3)
-    own, shared = data.load().sites, replace(data, patients_are_global=True).load().sites
-    assert not {*own["site_9"].patients} & {*own["site_10"].patients}
-    assert {*shared["site_9"].patients} == {*shared["site_10"].patients}
-    held = [{*images.select("test").patients} for images in shared.values()]
-    assert held[0] == held[1]
-    assert not any(held[0] & {*images.select("train").patients} for images in shared.values())
-    for seed in range(3):  # assigned to one site, patients of the same number are still two
-        assigned = replace(data, partition=Quantity(sites=1), seed=seed).load().sites["site_1"]
-        assert len({*assigned.patients}) == 12
 
 
 def test_a_cohort_has_the_warnings_on_splits(tmp_path: Path) -> None:
