@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from fedcore.cli import python_api
 from fedcore.cli.main import main
 from fedcore.cli.stages import STAGES, stage_of
 from fedcore.config.options import option_names
@@ -19,6 +20,7 @@ from fedcore.config.trust import split_trust, trusting
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.models.encoder_store import save_encoder
 from fedcore.models.resnet import ResNet
+from fedgen import python_api as fedgen_api
 from tests.pipelines import make_small
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +33,8 @@ SMALL = {
     "generate sample": "--count 8 --steps 2",
 }  # fmt: skip
 
+SMALL_SAMPLE = {"count": 8, "steps": 2}
+
 
 def commands(page: Path) -> list[str]:
     """The fedpretrain commands of the page's shell blocks, continued lines joined."""
@@ -42,11 +46,7 @@ def commands(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
 def test_commands_of_a_page_run_in_order(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("my.csv", "other.csv"):
-        Phantoms(sites=2, images_per_site=88).write(tmp_path / name[:-4], 32)
-        text = (tmp_path / name[:-4] / "manifest.csv").read_text().splitlines()
-        rows = [re.sub(r"(^|,)(hospital_\d[^,]*\.png)", rf"\1{name[:-4]}/\2", line) for line in text]
-        Path(name).write_text("\n".join(rows) + "\n")
+    write_manifests(tmp_path, "my.csv", "other.csv")
     shutil.copytree(tmp_path / "my" / "hospital_1", tmp_path / "new_images")
     lines = commands(ROOT / page)
     assert len(lines) > 3
@@ -62,6 +62,35 @@ def test_commands_of_a_page_run_in_order(page: str, tmp_path: Path, monkeypatch:
         with pytest.raises(SystemExit) as stopped:
             main(words)
         assert stopped.value.code == 0, line
+
+
+def write_manifests(folder: Path, *names: str) -> None:
+    """Images of simulated hospitals under `folder`, with a manifest next to them."""
+    for name in names:
+        Phantoms(sites=2, images_per_site=88).write(folder / name[:-4], 32)
+        text = (folder / name[:-4] / "manifest.csv").read_text().splitlines()
+        rows = [re.sub(r"(^|,)(hospital_\d[^,]*\.png)", rf"\1{name[:-4]}/\2", line) for line in text]
+        (folder / name).write_text("\n".join(rows) + "\n")
+
+
+def test_the_code_of_the_python_page_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_manifests(tmp_path, "my.csv")
+    run, call = python_api.run_stage, fedgen_api.call_command
+    monkeypatch.setattr(python_api, "run_stage", lambda name, words: run(name, [*words, *shlex.split(SMALL[name])]))
+    monkeypatch.setattr(
+        fedgen_api, "call_command", lambda f, name, paths, options: call(f, name, paths, options | SMALL_SAMPLE)
+    )
+    names: dict[str, Any] = {}
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, names)
+    assert set(names["pretrained"].scores) == {"hospital_1", "hospital_2"}
+    assert not names["encoder"].training
+    assert 0 <= names["run"].scores["pooled"]["auroc"]["value"] <= 1
+    assert names["record"].safe.answer in ("yes", "no")
+    assert len(names["images"].manifest.read_text().splitlines()) == 9
 
 
 def test_recipe_reference_is_current() -> None:
