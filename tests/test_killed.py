@@ -161,12 +161,12 @@ def _content(path: Path) -> Any:
 
 
 def _timeless(told: Any) -> Any:
-    """Without seconds and dates, and without digests of what holds them."""
+    """Without seconds, dates, the run's random name and numbers of lines, and without digests of what holds them."""
     if isinstance(told, list):
         return [_timeless(item) for item in told]
     if not isinstance(told, dict):
         return told
-    clocks = ("seconds", "started", "recorded", "sha256")
+    clocks = ("seconds", "started", "recorded", "sha256", "time", "run", "name", "seq")
     return {key: _timeless(value) for key, value in told.items() if key not in clocks}
 
 

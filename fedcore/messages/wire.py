@@ -44,7 +44,7 @@ def request_of(data: bytes, kinds: Kinds) -> Request:
         agreement = None if head["agreement"] is None else _agreement(head["agreement"])
         names = site, word, run, recipe = _typed([head[key] for key in ("site", "word", "run", "recipe")], *[str] * 4)
         if max(map(len, names)) > LONGEST_NAME:
-            raise WireError(f"a name beside its message has more than {LONGEST_NAME} characters")
+            raise WireError(f"a name in the header has more than {LONGEST_NAME} characters")
         return Request(site, word, message, _round(head["turn"]), counted, agreement, run, recipe)
 
 
@@ -97,13 +97,13 @@ def _round(values: Any) -> Round:
 
 def _typed(values: Any, *kinds: type) -> list[Any]:
     if not isinstance(values, list | tuple) or [type(v) for v in values] != [*kinds]:
-        raise WireError("a value beside its message is of another type than it must be")
+        raise WireError("a value in the header has the wrong type")
     return list(values)
 
 
 def _finite(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise WireError("a number beside its message is not finite")
+        raise WireError("a number in the header is not finite")
     return float(value)
 
 
