@@ -26,6 +26,7 @@ from fedcore.report import write_report
 from fedcore.report.read.reader import read_run
 from fedcore.runs.classifiers import classifiers_of
 from fedcore.runs.folder import RunFolder
+from fedcore.runs.record import SiteMemories
 from fedgen.generator_store import load_generator
 from fedgen.releases.release import _read_record
 from fedgen.synthetic.synthetic_set import SyntheticSet
@@ -57,7 +58,8 @@ def state(run: Path) -> Loaded:
     """As a resumed run finds it."""
     checkpoint = RunFolder(run)._committed_of(RunFolder(run).about().get("data"))
     server = checkpoint._read(checkpoint.server) if checkpoint.server else {}
-    sites = {site: tensors(checkpoint.get(site)) for site in checkpoint.sites}
+    memories = SiteMemories(RunFolder(run), checkpoint.counted)
+    sites = {site: tensors(memories.get(site)) for site in checkpoint.counted}
     return {"rounds": checkpoint.rounds, "server": tensors(server), "sites": sites}
 
 
@@ -86,7 +88,7 @@ def page(run: Path) -> Loaded:
     found = read_run(run)
     if found.gaps:
         raise InputError(found.gaps[0])
-    return {"run": repr(replace(found, folder=Path(), audits={}, answers=()))}
+    return {"run": repr(replace(found, folder=Path(), audit_logs={}, answers=()))}
 
 
 def loads(kind: str, run: Path) -> dict[str, Callable[[], Loaded]]:
@@ -101,6 +103,7 @@ def loads(kind: str, run: Path) -> dict[str, Callable[[], Loaded]]:
         return common | {"encoder": lambda: tensors(build_encoder(find_encoder(run)).state_dict())}
     if kind == "generator":
         return common | {"generator": lambda: tensors(load_generator(run / "generator").network.state_dict())}
+    site = "hospital_1" if kind == "personal" else None
     return common | {
         "networks": lambda: networks(run),
         "model": lambda: {"columns": TrainedModel.load(RunFolder(run), site).columns},
