@@ -70,7 +70,7 @@ class Policy:
     def foresee_tensors(self, levels: Levels) -> None:
         """Raises InputError if a tensor that travels with the weights reveals more than is allowed."""
         for name, level in levels.items():
-            self._require(f"{name}, which travels with the weights,", level)
+            self._require(f"{name}, which is sent with the weights,", level)
 
     def check(self, message: Message, levels: Levels = NO_LEVELS) -> None:
         """Raises Refused if `message` reveals more than is allowed."""

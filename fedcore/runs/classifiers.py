@@ -20,7 +20,7 @@ from fedcore.seeds import seeded
 from fedcore.training.site_state import MODULE, personal_weights
 
 Network = TypeVar("Network", bound=nn.Module)
-_ADVICE = "give a finished run, or copy its folder anew"
+_ADVICE = "give a finished run, or copy its folder again"
 MODEL, SEGMENTER = "classifier/classifier.safetensors", "segmenter/segmenter.safetensors"
 
 

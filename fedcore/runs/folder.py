@@ -162,7 +162,7 @@ class RunFolder(RunRecord):
             return
         if not self.resume:
             raise InputError(
-                f"{self.path} holds a run already; go on with it by --resume true, or choose another folder with --out"
+                f"{self.path} already holds a run; continue it with --resume true, or choose another folder with --out"
             )
         self._require_same_recipe()
 
@@ -171,9 +171,7 @@ class RunFolder(RunRecord):
         checkpoint = Checkpoint.open(self.path / "state")
         fingerprint = self.about().get("data") if checkpoint.rounds else data
         if fingerprint != data:
-            raise InputError(
-                f"the images have changed since {self.path} was begun; an exact resume needs the same data"
-            )
+            raise InputError(f"the images have changed since {self.path} was started; resume with the same images")
         recorded = self.rounds()
         uncommitted = 0 if self.about().get("status") == "finished" else 1  # a line that a killed run leaves
         if len(recorded) > checkpoint.rounds + uncommitted:
@@ -202,8 +200,8 @@ class RunFolder(RunRecord):
             raise InputErrors(
                 f"{self.path} was started with another recipe",
                 [f"{key} was {old.get(key, 'absent')}, is now {new.get(key, 'absent')}" for key in sorted(differing)],
-                f"Resume with the recipe it has ({_LENGTH} may change, {max(done, 1)} at least), or choose another "
-                "--out.",
+                f"Resume with the same recipe (only {_LENGTH} may change, to {max(done, 1)} or more), or choose "
+                "another --out.",
             )
 
 

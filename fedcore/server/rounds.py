@@ -171,7 +171,7 @@ def _usable(
     if len(used) < least:
         reasons = "".join(f"\n  {site}: {reason}" for site, reason in record.refused.items())
         needed = (
-            "no site is left to go on with" if not used else f"{len(used)} of {least} sites (rounds.min_sites) answered"
+            "no site gave a usable answer" if not used else f"{len(used)} of {least} sites (rounds.min_sites) answered"
         )
         raise QuorumMissed(f"round {record.round}: {needed}{reasons}") from cause
 

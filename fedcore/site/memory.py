@@ -75,7 +75,7 @@ class MemoryOnDisk:
         try:
             tensors: Tensors = safetensors.torch.load(data)
         except SafetensorError:
-            raise Refused(f"its memory of round {counted.round} is no safetensors file") from None
+            raise Refused(f"its memory of round {counted.round} is not a safetensors file") from None
         return tensors
 
     def put(self, tensors: Tensors, turn: int, counted: Counted | None) -> None:
@@ -110,6 +110,6 @@ class MemoryOnDisk:
 
 def _forgotten(turn: int) -> Refused:
     return Refused(
-        f"it does not remember its visit of round {turn}, which counted; restore the site's folder from a backup, or "
-        "start the run again in another folder"
+        f"it has no record of its visit of round {turn}, which the server counted; restore the site's folder from "
+        "a backup, or start the run again in another folder"
     )
