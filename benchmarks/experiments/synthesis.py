@@ -58,7 +58,7 @@ class Variant:
 
 GENERATORS = {
     "gan": Variant("gan", GAN),
-    "diffusion": Variant("diffusion", (*DIFFUSION, "--by_site", "false")),
+    "diffusion": Variant("diffusion", (*DIFFUSION, "--condition_on_site", "false")),
     "diffusion_by_site": Variant("diffusion"),
     "diffusion_central": Variant("diffusion", pooled=True, quality_only=True),
 }
@@ -144,7 +144,7 @@ def _generator_results(experiment: Experiment, folder: Path, variant: Variant) -
     )
     added = ("--data.synthetic.manifest", str(images), "--data.allow_unaudited", "true")
     both = _classifier_scores(experiment, home / "both", manifest, "--label_fraction", "0.1", *added)
-    return results + _results(experiment, "real_10 and drawn ", both)
+    return results + _results(experiment, "real_10 and synthetic ", both)
 
 
 def _encoder(dataset: str, manifest: Path) -> Path:
