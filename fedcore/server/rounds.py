@@ -27,13 +27,13 @@ class Rounds:
     count: int = 10
     """Communication rounds."""
     per_round: int | None = None
-    """Sites drawn for a round; every site if null."""
+    """Number of sites of a round, chosen at random; null: every site."""
     min_sites: int = 1
-    """Sites whose answers a round needs (quorum). A round with fewer changes nothing and is repeated."""
+    """Number of sites whose answers a round needs (quorum). A round with fewer changes nothing; see `tries`."""
     tries: int = 1
-    """Times that a round without quorum is tried before the run ends."""
+    """Number of times that a round is tried until it has its quorum; then the run stops, and can be resumed."""
     deadline: float | None = None
-    """Seconds that a site has for an answer; null waits. In one process it does not apply."""
+    """Seconds that a site has for an answer; null: no limit. It does not apply to sites in one process."""
 
     def __post_init__(self) -> None:
         if self.count < 1 or (self.per_round is not None and self.per_round < 1):
