@@ -33,7 +33,7 @@ class Rounds:
     tries: int = 1
     """Number of times that a round is tried until it has its quorum; then the run stops, and can be resumed."""
     deadline: float | None = None
-    """Seconds that a site has for an answer; null: no limit. It does not apply to sites in one process."""
+    """Seconds that a site has for an answer; null: no limit. Not used in a simulation on one machine."""
 
     def __post_init__(self) -> None:
         if self.count < 1 or (self.per_round is not None and self.per_round < 1):
