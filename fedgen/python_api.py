@@ -86,7 +86,7 @@ def train_generator(
         out: Folder of the run; None: checkpoints/<recipe>.
         manifest: CSV file that lists the images; None: that of the recipe.
         resume: Continue the run in `out`.
-        trust: Packages, beside fedpretrain's own, whose classes the recipe may name.
+        trust: Packages, in addition to fedpretrain's own, whose classes the recipe may name.
         overrides: Values of the recipe: `seed=1`, `rounds={"count": 50}`, `**{"rounds.count": 50}`.
 
     Raises:
@@ -122,7 +122,7 @@ def audit(
         run: The run that the set comes from.
         folder: The set.
         encoder: A pretraining run or an encoder's folder; only with one is fitness for use measured.
-        trust: Packages, beside fedpretrain's own, whose classes the run's recipe may name.
+        trust: Packages, in addition to fedpretrain's own, whose classes the run's recipe may name.
         overrides: Values of the run's recipe, such as `data={"manifest": "moved.csv"}`.
 
     Returns:

@@ -45,7 +45,7 @@ def pretrain(
         out: Folder of the run; None: checkpoints/<recipe>.
         manifest: CSV file that lists the images; None: that of the recipe.
         resume: Continue the run in `out`.
-        trust: Packages, beside fedpretrain's own, whose classes the recipe may name.
+        trust: Packages, in addition to fedpretrain's own, whose classes the recipe may name.
         overrides: Values of the recipe: `seed=1`, `rounds={"count": 50}`, `**{"rounds.count": 50}`.
 
     Raises:

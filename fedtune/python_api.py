@@ -51,7 +51,7 @@ def finetune(
         out: Folder of the run; None: checkpoints/<recipe>.
         manifest: CSV file that lists images and labels; None: that of the recipe.
         resume: Continue the run in `out`.
-        trust: Packages, beside fedpretrain's own, whose classes the recipe may name.
+        trust: Packages, in addition to fedpretrain's own, whose classes the recipe may name.
         overrides: Values of the recipe: `pretrained=run`, `label_fraction=0.1`, `rounds={"count": 50}`.
 
     Raises:

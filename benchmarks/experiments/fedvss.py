@@ -2,7 +2,7 @@
 
     python -m benchmarks.experiments.fedvss --data FOLDER        # continues a stopped run; FOLDER is not read
 
-Half of the training patients of every phantom hospital of benchmarks.experiments.synthesis are for validation, and a
+Half of the training patients of every simulated hospital of benchmarks.experiments.synthesis are for validation, and a
 fifth of the labels of the other half are used: as many as a tenth of all. No test image is used. An experiment is a
 setting and a seed; every run is a folder under checkpoints/virtual, and a finished one is not repeated.
 """

@@ -31,7 +31,7 @@ class Run(os.PathLike[str]):
 
     path: Path
     trust: tuple[str, ...] = ()
-    """Packages that the run's recipe may name, beside fedpretrain's own."""
+    """Packages that the run's recipe may name, in addition to fedpretrain's own."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))

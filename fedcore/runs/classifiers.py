@@ -1,4 +1,4 @@
-"""Classifiers and segmenters of finished runs: their weights on disk, and networks built anew from a run's recipe."""
+"""Classifiers and segmenters of finished runs: their weights on disk, and networks built again from a run's recipe."""
 
 from __future__ import annotations
 

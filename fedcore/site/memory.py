@@ -23,7 +23,7 @@ _FILE = re.compile(r"(\d{5,})\.([0-9a-f]{8})\.safetensors")
 @runtime_checkable
 class Memory(Protocol):
     """A site cannot know whether its answer arrived and its round was committed: the server may have been killed, or
-    have given it up as too slow. So the server says with each request which visit counted last, and the site goes on
+    have given it up as too slow. So the server says with each request which visit counted last, and the site continues
     from what it remembered then. That makes a resume exact on both sides."""
 
     def get(self, counted: Counted | None) -> Tensors:
