@@ -186,8 +186,8 @@ def _sheet_name(number: int, label: str) -> str:
     return f"{number}_{re.sub('[^a-zA-Z0-9.-]+', '_', label)[:40]}.png" if label else "all.png"
 
 
-def _some(images: list[SyntheticImage], at_most: int = 64) -> list[SyntheticImage]:
-    return images[:: max(1, -(-len(images) // at_most))]
+def _some(images: list[SyntheticImage], limit: int = 64) -> list[SyntheticImage]:
+    return images[:: max(1, -(-len(images) // limit))]
 
 
 def _write_image(part: Path, image: SyntheticImage, entropy: list[str] | None) -> str:

@@ -414,7 +414,7 @@ def test_a_run_that_goes_on_has_no_sums(tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_is_not_another_processs(tmp_path: Path) -> None:
-    """The other process is refused, whether it would begin or go on, and the run's page does not hear of it."""
+    """The other process is refused, whether it starts or resumes, and the run's report does not mention it."""
     with held_elsewhere(tmp_path / "new"):
         run = RunFolder(tmp_path / "new", RECIPE)
         run.prepare()  # nothing is there yet
