@@ -1,4 +1,4 @@
-# Every target sets up what it needs: a fresh clone and one word are enough.
+# Every target sets up what it needs in .venv.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -6,13 +6,13 @@ READY  := $(VENV)/.ready
 
 .PHONY: demo test slow check docs bench clean
 
-demo: $(READY)          ## the whole road on phantom hospitals
+demo: $(READY)          ## the full pipeline on simulated hospitals
 	$(BIN)/fedpretrain demo
 
-test: $(READY)          ## quick tests, a file of them on each of two cores
+test: $(READY)          ## quick tests, on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-slow: $(READY)          ## all tests that need no GPU, real images included
+slow: $(READY)          ## all tests that need no GPU, also those on real images
 	$(BIN)/python -m pytest -m "not gpu"
 
 check: $(READY)         ## format, lint, types, layers, spelling
@@ -22,10 +22,10 @@ check: $(READY)         ## format, lint, types, layers, spelling
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-docs: $(READY)          ## the recipe reference, from the recipes and signatures themselves
+docs: $(READY)          ## docs/recipes.md, from the recipes and signatures
 	$(BIN)/python docs/make_reference.py
 
-bench: $(READY)         ## measurements; each file's docstring holds the last result
+bench: $(READY)         ## measurements; the docstring of each file has the last result
 	$(BIN)/python -m benchmarks.speed.views
 	$(BIN)/python -m benchmarks.speed.throughput
 	$(BIN)/python -m benchmarks.speed.workers

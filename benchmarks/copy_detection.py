@@ -1,6 +1,6 @@
 """Detection rate of the audit for transformed copies of patients' images, and false alarms for images that are none.
 
-python -m benchmarks.copy_detection                                 # phantom hospitals, 15 minutes on two cores
+python -m benchmarks.copy_detection                                 # simulated hospitals, 15 minutes on two cores
 python -m benchmarks.copy_detection --manifest images/manifest.csv  # your own images, site by site
 python -m benchmarks.copy_detection --time                          # duration: 1,000 images against 5,000
 """
@@ -32,9 +32,9 @@ NO_COPIES = "honest", "honest, blurred", "honest, noise 0.3", "honest, noise 0.6
 
 
 def transformed_copies(
-    copied: Float[Tensor, "n c *space"], other: Float[Tensor, "n c *space"], strangers: Float[Tensor, "n c *space"]
+    copied: Float[Tensor, "n c *space"], other: Float[Tensor, "n c *space"], untrained: Float[Tensor, "n c *space"]
 ) -> Iterator[tuple[str, Float[Tensor, "n c *space"]]]:
-    """Copies of training images with each transformation; `other` are training images too, `strangers` are not."""
+    """Copies of training images with each transformation; `other` are training images too, `untrained` are not."""
     noise = torch.randn(copied.shape, generator=torch.Generator().manual_seed(101))
     dims, half = copied.dim() - 2, copied.shape[-1] // 2
     yield "verbatim", copied
@@ -52,7 +52,7 @@ def transformed_copies(
     yield "inverted", -copied
     yield "mirrored and shifted 1 px", warp(copied.flip(-1), translation(copied, 1))
     yield "half A, half B", torch.cat([copied[..., :half], other[..., half:]], -1)
-    yield "half A, half stranger", torch.cat([copied[..., :half], strangers[..., half:]], -1)
+    yield "half A, half another person", torch.cat([copied[..., :half], untrained[..., half:]], -1)
 
 
 def images_without_copies(originals: Float[Tensor, "n c *space"]) -> list[Float[Tensor, "n c *space"]]:
@@ -100,8 +100,8 @@ def rates(images: Images, planted: int, seed: int) -> dict[str, tuple[int, int]]
     other = looks.held_out(at_search_size(held))
     chosen = torch.randperm(len(trained), generator=torch.Generator().manual_seed(seed))[: 2 * planted]
     copied, partner = trained[chosen].chunk(2)
-    strangers = originals[torch.arange(len(copied)) % len(originals)]
-    images_by_name = dict(transformed_copies(copied, partner[: len(copied)], strangers))
+    untrained = originals[torch.arange(len(copied)) % len(originals)]
+    images_by_name = dict(transformed_copies(copied, partner[: len(copied)], untrained))
     images_by_name |= dict(zip(NO_COPIES, images_without_copies(originals), strict=True))
     found = {}
     for name, synthetic in images_by_name.items():
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--manifest", default="phantom")
     parser.add_argument("--size", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--dims", type=int, default=2)
-    parser.add_argument("--images", type=int, default=600, help="per phantom hospital")
+    parser.add_argument("--images", type=int, default=600, help="per simulated hospital")
     parser.add_argument("--planted", type=int, default=40, help="copies per transformation and site")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--sites", nargs="*")

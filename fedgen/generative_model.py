@@ -39,7 +39,7 @@ class GenerativeModel(pl.LightningModule):
         if not self.conditions.sites:
             return
         if site not in self.conditions.sites:
-            raise Refused(f"this site is none of the generator's sites ({', '.join(self.conditions.sites)})")
+            raise Refused(f"this site is not one of the generator's sites ({', '.join(self.conditions.sites)})")
         self.site = self.conditions.site_index(site)
 
     def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:

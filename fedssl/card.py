@@ -21,7 +21,8 @@ def encoder_card(run: RunFolder, module: Method) -> str:
     """Markdown, of the federation's encoder."""
     about, rounds = run.about(), run.rounds()
     parts = [
-        _head(module), _description(f"by {len(about['sites'])} sites together", len(rounds), about["size"], module),
+        _head(module),
+        _description(f"with federated learning at {len(about['sites'])} sites", len(rounds), about["size"], module),
         _usage(module), _training_data(about["sites"], rounds),
         data_sent(run), recipe_of(run, ["method"]), environment(run, about), LICENCE, USE,
     ]  # fmt: skip
@@ -34,7 +35,7 @@ def site_card(site: Site, module: Method, alone: bool) -> str:
     `alone`: no other site had a part in it.
     """
     name = plain(site.name)
-    how = f"by {name} alone" if alone else f"by several sites together, as {name} has it"
+    how = f"at {name} only" if alone else f"with federated learning, the version of {name}"
     test = 0 if site.test is None else len(site.test)
     titles = ["site", "training images", "test images (never trained on)"]
     parts = [

@@ -172,8 +172,8 @@ def _evaluation(probe: Probe | None, policy: Policy) -> tuple[PeriodicEvaluation
     if probe is None or policy.allows_metrics:
         return None if probe is None else PeriodicEvaluation(EVALUATE, probe.every), []
     note = (
-        "Sites were not asked for scores between rounds: scores are STATISTICS and the policy allows "
-        f"{policy.max_level.name}{'' if policy.metrics else ' and no metrics'}. To have them, set "
+        "No evaluation between rounds: scores are STATISTICS and the policy allows "
+        f"{policy.max_level.name}{'' if policy.metrics else ' and no metrics'}. For scores, set "
         "policy.max_level to STATISTICS and policy.metrics to true."
     )
     print(note)
@@ -206,7 +206,7 @@ def _last_score(rounds: Sequence[Mapping[str, Any]]) -> str:
     """The kNN score of the last probe: its mean over the sites, weighted by their test images."""
     last = next((record for record in reversed(rounds) if record["evaluation"]), None)
     if last is None:
-        return "no kNN score: no site was probed"
+        return "no kNN score: no site was evaluated"
     scores = [(m["knn"], m.get("images", 1.0)) for m in last["evaluation"].values() if "knn" in m]
     if not scores:
         return "no kNN score, which needs labels; feature std and effective rank are in the report"

@@ -51,7 +51,7 @@ def _summary(about: Record, module: nn.Module, scores: Record, segments: bool) -
     )
     fraction = about.get("pretrained_fraction")
     pretrained = f" {fraction:.0%} of the parameters are pretrained." if fraction else ""
-    return f"""# {"Segmenter" if segments else "Classifier"} trained by {sites} sites together
+    return f"""# {"Segmenter" if segments else "Classifier"} trained at {sites} sites
 
 {task} {count:,} parameters, fine-tuned from {start} for {about["rounds"]} rounds on
 images of {pixels} pixels in [-1, 1], with {scores["label_fraction"]:.0%} of the labels.{pretrained}{preprocessing}"""

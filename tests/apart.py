@@ -47,7 +47,7 @@ class Family:
         self._ask("kill", str(process))
 
     def ended(self, process: int, within: float = PATIENCE) -> int | None:
-        """Its exit code, negative where a signal ended it; None: it goes on."""
+        """Its exit code, negative where a signal ended it; None: it is running."""
         code: int | None = self._ask("wait", str(process), str(within))
         return code
 
@@ -184,7 +184,7 @@ def site(name: str, manifest: str, folder: str) -> None:
 
 
 def server(out: str, *folders: str) -> None:
-    """Begins the run, or goes on with it. It has no image and no manifest."""
+    """Starts the run, or continues it. It has no image and no manifest."""
     from fedcore.algorithms.properties import share_of
     from fedcore.messages.request import EVALUATE
     from fedcore.runs.environment import versions

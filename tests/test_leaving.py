@@ -226,14 +226,14 @@ def test_without_metrics_only_numbers_of_images_and_seconds_leave(runs: Runs, ru
         frozenset(), frozenset({"examples", "seconds"})
     }  # fmt: skip
     about = RunFolder(runs.folders[run]).about()
-    assert any("Sites were not asked for scores between rounds" in note for note in about["notes"])
+    assert any("No evaluation between rounds" in note for note in about["notes"])
     assert all(not r["evaluation"] for r in RunFolder(runs.folders[run]).rounds())
 
 
 def test_a_run_that_needs_metrics_is_an_error_before_training_without_them(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"reveals STATISTICS.*set policy\.max_level to STATISTICS"):
         finetune(RunFolder(tmp_path / "a"), encoder=ENCODER, policy=WEIGHTS, **SHORT)
-    with pytest.raises(InputError, match=r"normalization\.mean, which travels with the weights, reveals STATISTICS"):
+    with pytest.raises(InputError, match=r"normalization\.mean, which is sent with the weights, reveals STATISTICS"):
         train(RunFolder(tmp_path / "b"), SMALL_VAE, policy=WEIGHTS, **SHORT)
     assert not list(tmp_path.iterdir())
 

@@ -138,16 +138,16 @@ def test_a_class_on_the_command_line_is_run(canary: Path, capsys: pytest.Capture
     ],
 )
 def test_a_pipeline_file_cannot_give_trust(step: str, canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("road.yaml").write_text(f"steps: {{tuned: {step}, broken: {{do: finetune, zebra: 1}}}}\n")
-    error_of("run road.yaml", capsys)
+    Path("pipeline.yaml").write_text(f"steps: {{tuned: {step}, broken: {{do: finetune, zebra: 1}}}}\n")
+    error_of("run pipeline.yaml", capsys)
     assert not canary.exists()
 
 
 def test_trust_given_to_a_pipeline_applies_to_its_steps(canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("road.yaml").write_text(
+    Path("pipeline.yaml").write_text(
         f"steps: {{tuned: {{do: finetune, encoder: {STRANGER}.Net}}, broken: {{do: finetune, zebra: 1}}}}\n"
     )
-    error = error_of(f"run road.yaml --trust {STRANGER}", capsys)
+    error = error_of(f"run pipeline.yaml --trust {STRANGER}", capsys)
     assert canary.exists()
     assert "1 error" in error
     assert "unknown option 'zebra'" in error
@@ -322,9 +322,9 @@ def test_records_of_a_set_that_are_bombs_are_errors(
     "text", [BOMB, "steps: " + "[" * 5000, "steps: {a: &a [*a]}", "steps: {a: {do: [[[]]]}}", "\x00", "[]"]
 )
 def test_a_pipeline_that_is_a_bomb_is_an_error(text: str, canary: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("road.yaml").write_text(text)
+    Path("pipeline.yaml").write_text(text)
     before = sorted(Path().rglob("*"))
-    error_of("run road.yaml", capsys)
+    error_of("run pipeline.yaml", capsys)
     assert sorted(Path().rglob("*")) == before
 
 

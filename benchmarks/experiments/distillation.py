@@ -3,7 +3,7 @@
     python -m benchmarks.experiments.distillation --data FOLDER        # continues a stopped run
     python -m benchmarks.experiments.distillation --data FOLDER --only brain/distil_mean/0
 
-FOLDER holds brain_tumor_mri/; the phantom hospitals are those of benchmarks.experiments.synthesis. An experiment is a
+FOLDER holds brain_tumor_mri/; the simulated hospitals are those of benchmarks.experiments.synthesis. An experiment is a
 dataset, a variant and a seed. All scores are on the test images of all sites together. Every stage is a run folder
 under checkpoints/distillation; a finished one is not repeated.
 """

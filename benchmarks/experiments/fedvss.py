@@ -2,7 +2,7 @@
 
     python -m benchmarks.experiments.fedvss --data FOLDER        # continues a stopped run; FOLDER is not read
 
-Half of the training patients of every phantom hospital of benchmarks.experiments.synthesis are for validation, and a
+Half of the training patients of every simulated hospital of benchmarks.experiments.synthesis are for validation, and a
 fifth of the labels of the other half are used: as many as a tenth of all. No test image is used. An experiment is a
 setting and a seed; every run is a folder under checkpoints/virtual, and a finished one is not repeated.
 """
@@ -27,14 +27,13 @@ def experiments() -> Iterator[Experiment]:
 
 
 def measure(experiment: Experiment, folder: Path) -> list[Result]:
-    guide = "--algorithm.init_args.guides"
     choice = zip(("lambda_l", "lambda_g", "eps"), SETTINGS[experiment.variant], strict=True)
     virtual = json.dumps([{"class_path": "fedgen.federated.fedvss.FedVSS", "init_args": dict(choice)}])
     run = finished_run(
         "finetune", "fedvss", RUNS / str(experiment), "--data.manifest", str(_validation(folder)), "--data.size", "32",
         "--encoder.init_args.stem", "8", "--visit.max_epochs", "1000", "--visit.max_steps", "40",
         "--rounds.count", "6", "--label_fraction", "0.2", "--policy.min_patients", "1", "--seed", str(experiment.seed),
-        guide, virtual,
+        "--visit.callbacks", virtual,
     )  # fmt: skip
     pooled = json.loads((run / "scores.json").read_text())["pooled"]
     return [Result(str(experiment), score, pooled[score]["value"]) for score in SCORES]

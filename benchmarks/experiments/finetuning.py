@@ -109,27 +109,24 @@ LR_SCHEDULE = {"class_path": "fedcore.training.lr_schedule.Cosine", "init_args":
 """Learning rates rise for three rounds, then fall by half a cosine."""
 
 
-def algorithm_options(algorithm: str, *guides: str, at: str = "--algorithm") -> tuple[str, ...]:
-    """Options that replace the recipe's algorithm."""
-    return (at, algorithm, f"{at}.init_args.guides", json.dumps([*guides, LR_SCHEDULE]))
+def algorithm_options(algorithm: str, *callbacks: str) -> tuple[str, ...]:
+    """Options that replace the recipe's algorithm and local callbacks."""
+    return ("--algorithm", algorithm, "--visit.callbacks", json.dumps([*callbacks, LR_SCHEDULE]))
 
 
 FEDAVG = "fedcore.algorithms.fedavg.FedAvg"
 FEDADAM = (
-    "--algorithm", "fedcore.algorithms.fedopt.FedOpt",
+    *algorithm_options("fedcore.algorithms.fedopt.FedOpt"),
     "--algorithm.init_args.rule", '{"class_path": "fedcore.algorithms.fedopt.Adam", "init_args": {"eta": 0.01}}',
-    *algorithm_options(FEDAVG, at="--algorithm.init_args.algorithm"),
 )  # fmt: skip
 DITTO = (
-    "--algorithm", "fedcore.algorithms.ditto.Ditto", "--algorithm.init_args.lam", "0.1",
-    "--algorithm.init_args.guides", json.dumps([LR_SCHEDULE]),
-    *algorithm_options(FEDAVG, at="--algorithm.init_args.algorithm"),
+    *algorithm_options("fedcore.algorithms.ditto.Ditto"), "--algorithm.init_args.lam", "0.1",
     "--visit.keep_optimizer", "false",
 )  # fmt: skip
 VARIANTS = {
     "scratch": Variant(algorithm_options(FEDAVG), fractions=FRACTIONS),
     "pretrained": Variant(algorithm_options(FEDAVG), pretrained=True, fractions=FRACTIONS),
-    "drawn": Variant(
+    "synthetic": Variant(
         algorithm_options(FEDAVG), pretrained=True, synthetic=True, fractions=FRACTIONS, tasks=("brain_tumor",)
     ),
     "local": Variant(algorithm_options("fedcore.algorithms.local_only.LocalOnly"), fractions=FRACTIONS),

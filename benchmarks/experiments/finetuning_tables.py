@@ -15,7 +15,7 @@ FRACTIONS = {"0.05": "5 %", "0.2": "20 %", "1.0": "100 %"}
 STARTS = {
     "local": "local, random initialisation", "scratch": "federated, random initialisation",
     "pretrained": "federated, pretrained (SimCLR)", "central": "centralised, random initialisation",
-    "drawn": "federated, pretrained, with synthetic images",
+    "synthetic": "federated, pretrained, with synthetic images",
 }  # fmt: skip
 VARIANTS = {
     "local": "local", "central": "centralised", "scratch": "FedAvg",
@@ -32,7 +32,10 @@ def label_efficiency_table(results: Results, dataset: str) -> list[str]:
         if _values(results, dataset, variant, "pooled")
     }
     rows = [[name, str(max(map(len, values))), *map(format_mean, values)] for name, values in lines.items()]
-    for variant, title in {"pretrained": "points gained by pretraining", "drawn": "and with synthetic images"}.items():
+    for variant, title in {
+        "pretrained": "points gained by pretraining",
+        "synthetic": "and with synthetic images",
+    }.items():
         gains = [results.delta(dataset, variant, "scratch", f"{SCORES[dataset]} pooled@{f}") for f in FRACTIONS]
         if any(gains):
             rows.append(

@@ -21,7 +21,7 @@ from statistics import median
 from benchmarks.experiments.driver import Driver, Experiment, finished_run
 from benchmarks.experiments.hippocampus import coronal_slices
 from benchmarks.experiments.results import Result
-from fedcore.models.encoder_store import encoder_config, find_encoder
+from fedcore.models.encoder_store import ENCODERS, encoder_config, find_encoder
 from fedssl.evaluation.command import Table, pooled, probe
 from fedssl.evaluation.probe import SHARED
 
@@ -179,7 +179,8 @@ def encoder_options(folder: Path) -> tuple[str, ...]:
     config = encoder_config(find_encoder(folder))
     settings = {k: v for k, v in config["init_args"].items() if k not in ("spatial_dims", "channels")}
     options = [option for key, value in settings.items() for option in (f"--encoder.{key}", str(value))]
-    return ("--encoder", f"fedcore.models.encoders.{config['encoder']}", *options)
+    kind = ENCODERS[config["encoder"]]
+    return ("--encoder", f"{kind.__module__}.{kind.__qualname__}", *options)
 
 
 def cost(run: Path) -> dict[str, float]:

@@ -3,9 +3,9 @@
     python -m benchmarks.experiments.synthesis --data FOLDER --jobs 2        # continues a stopped run
     python -m benchmarks.experiments.synthesis --data FOLDER --only brain/diffusion/0
 
-FOLDER holds brain_tumor_mri/; the phantom hospitals are written to the folder of the runs. An experiment is a dataset,
-a variant and a seed. For a generator: the hospitals train it, it generates 1,000 images, which are audited; one
-classifier is trained on them alone and tested on real images of every site, another on real images with 10 % of the
+FOLDER holds brain_tumor_mri/; the simulated hospitals are written to the folder of the runs. An experiment is a
+dataset, a variant and a seed. For a generator: the hospitals train it, it generates 1,000 images, which are audited;
+one classifier is trained on them alone and tested on real images of every site, another on real images with 10 % of the
 labels and the synthetic images in every batch. Other variants are classifiers on real images. Every stage is a run
 folder under checkpoints/synthesis; a finished one is not repeated.
 """
@@ -58,7 +58,7 @@ class Variant:
 
 GENERATORS = {
     "gan": Variant("gan", GAN),
-    "diffusion": Variant("diffusion", (*DIFFUSION, "--by_site", "false")),
+    "diffusion": Variant("diffusion", (*DIFFUSION, "--condition_on_site", "false")),
     "diffusion_by_site": Variant("diffusion"),
     "diffusion_central": Variant("diffusion", pooled=True, quality_only=True),
 }
@@ -144,7 +144,7 @@ def _generator_results(experiment: Experiment, folder: Path, variant: Variant) -
     )
     added = ("--data.synthetic.manifest", str(images), "--data.allow_unaudited", "true")
     both = _classifier_scores(experiment, home / "both", manifest, "--label_fraction", "0.1", *added)
-    return results + _results(experiment, "real_10 and drawn ", both)
+    return results + _results(experiment, "real_10 and synthetic ", both)
 
 
 def _encoder(dataset: str, manifest: Path) -> Path:

@@ -39,7 +39,7 @@ def augmentation_table(results: Results, dataset: str) -> list[str]:
     base = _scores(results, dataset, "real_10", "")
     rows = [["10 % of the labels", *base, "-"]]
     for variant in FEDERATED:
-        prefix = "real_10 and drawn "
+        prefix = "real_10 and synthetic "
         name = f"and synthetic images, {GENERATORS[variant]}"
         rows.append([name, *_scores(results, dataset, variant, prefix), _delta(results, dataset, variant, prefix)])
     rows.append(["100 % of the labels", *_scores(results, dataset, "real", ""), _delta(results, dataset, "real", "")])

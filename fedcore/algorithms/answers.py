@@ -29,7 +29,7 @@ def answer_error(part: Any, state: Any, message: Message) -> str | None:
 def kind_error(message: Message, kind: type[Message]) -> str | None:
     if isinstance(message, kind):
         return None
-    return f"it holds {type(message).__name__}, and {kind.__name__} was asked for"
+    return f"it holds {type(message).__name__} instead of the requested {kind.__name__}"
 
 
 def returned_by(method: Any) -> type[Message] | None:
@@ -44,7 +44,7 @@ def tensors_error(sent: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
     for name, t in sent.items():
         there = expected.get(name)
         if there is None or there.shape != t.shape:
-            at_server = "not there" if there is None else tuple(there.shape)
+            at_server = "missing" if there is None else tuple(there.shape)
             return f"{name} has shape {tuple(t.shape)}, and at the server it is {at_server}"
         if there.dtype != t.dtype:
             return f"{name} has type {t.dtype}, and at the server it is {there.dtype}"

@@ -165,7 +165,7 @@ def _scalar_optimizer(optimizer: Optimizer, number: nn.Parameter) -> Optimizer:
         built: Optimizer = kind([{"params": [number], **groups[0]}], lr=groups[0]["lr"])
     except Exception as e:  # constructors raise errors of any kind for arguments that they do not accept
         raise InputError(
-            f"FedNova moves one number by an optimizer like that of the visit, but {name} cannot be built from its "
-            f"groups ({type(e).__name__}); use an optimizer of torch.optim"
+            f"FedNova measures the length of the steps with a second optimizer of the same kind, but {name} cannot be "
+            f"built from its parameter groups ({type(e).__name__}); use an optimizer of torch.optim"
         ) from e
     return built

@@ -24,7 +24,7 @@ from fedcore.training.local_trainer import LocalTrainer
 
 @dataclass(frozen=True)
 class FedRep(FedAvg):
-    """A visit trains the site's head, then the body that was sent; the body travels, and the head stays.
+    """A visit trains the site's head, then the body that was sent; the body is sent back, and the head stays.
 
     The head trains with the body as it was sent, the body with the trained head. A site is evaluated with its own
     head.

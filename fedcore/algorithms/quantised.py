@@ -66,7 +66,7 @@ class QuantisedState(Message):
 
 @dataclass(frozen=True)
 class Quantised(Wrapper):
-    """Runs `algorithm` with weights that travel as int8.
+    """Runs `algorithm` with weights that are sent as int8.
 
     The algorithm must send the server's weights to all sites alike. Other parts of its messages (an exchange's) stay as
     they are, and so do vectors, scalars and tensors that are not float32: norms, biases, running statistics and

@@ -22,7 +22,7 @@ def require_one_optimizer(algorithm: Any, local: LocalTrainer) -> None:
     """Raises InputError unless each step is a step of one optimizer with the gradient that callbacks see before it."""
     name, module = type(algorithm).__name__, type(local.module).__name__
     if not local.module.automatic_optimization:
-        raise InputError(f"{name} needs the steps of one optimizer, but {module} steps its own; use FedAvg")
+        raise InputError(f"{name} needs the steps of one optimizer, but {module} calls its own; use FedAvg")
     if local.visit.precision == "16-mixed":
         raise InputError(f"{name} counts steps, and 16-mixed skips some; set visit.precision bf16-mixed")
 

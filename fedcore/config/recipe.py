@@ -175,13 +175,13 @@ def _checked_tree(parser: ArgumentParser, path: Path, name: str) -> dict[str, An
     if not isinstance(tree, dict):
         found = "nothing" if tree is None else f"a {type(tree).__name__}"
         raise InputError(f"{path} must hold keys and values, found {found}")
-    faults = [
+    wrong = [
         f"{key} must hold keys and values, found {tree[key]!r}"
         for key in parser.groups or ()
         if not isinstance(tree.get(key, {}), dict)
     ]
     if "config" in tree:
-        faults.append("unknown option 'config'; a recipe cannot include another one")
+        wrong.append("unknown option 'config'; a recipe cannot include another one")
         del tree["config"]
     errors = []
     while True:
@@ -194,10 +194,10 @@ def _checked_tree(parser: ArgumentParser, path: Path, name: str) -> dict[str, An
             key = unknown_key(str(e)) or ".".join(keys_of(str(e)))
             if not key or not _remove(tree, key.split(".")):
                 break
-    if errors or faults:
+    if errors or wrong:
         _require_own_recipe(path, name)
         options = option_names(parser, tree)
-        raise InputErrors(str(path), [*faults, *(explain(text, options) for text in errors)])
+        raise InputErrors(str(path), [*wrong, *(explain(text, options) for text in errors)])
     return tree
 
 

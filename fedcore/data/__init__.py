@@ -1,1 +1,1 @@
-"""From a manifest, or from phantom hospitals, to images a site can train on."""
+"""From a manifest, or from simulated hospitals, to images a site can train on."""

@@ -66,8 +66,8 @@ def _spacing_warnings(images: Mapping[str, Images]) -> list[str]:
     if sum(unknown.values()) == sum(map(len, images.values())):
         return []
     return [
-        f"site '{site}': {count} of {len(images[site])} images have no pixel spacing; their pixels are taken for "
-        "squares or cubes, and distances are in pixels, those of the other images in mm"
+        f"site '{site}': {count} of {len(images[site])} images have no pixel spacing; their pixels are treated "
+        "as squares or cubes, and distances are in pixels, those of the other images in mm"
         for site, count in unknown.items()
         if count
     ]

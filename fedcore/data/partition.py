@@ -75,7 +75,7 @@ class Dirichlet:
 
 @dataclass(frozen=True)
 class Quantity:
-    """Skew of size: the fractions of the patients at the sites are drawn from Dirichlet(beta)."""
+    """Skew of size: the fractions of the patients at the sites are sampled from Dirichlet(beta)."""
 
     sites: int = 4
     beta: float = 0.5

@@ -67,19 +67,19 @@ def decoded(data: bytes, kinds: Kinds) -> tuple[dict[str, Any], Message]:
     with readable("message"):
         length = int.from_bytes(data[:8], "little")
         if length > min(LONGEST_HEADER, len(data)):
-            raise WireError("its header is longer than it may be")
+            raise WireError("its header is too long")
         about = parse_json(parse_json(data[8 : 8 + length].decode())["__metadata__"][_KEY])
         if about["format"] != FORMAT:
-            raise WireError(f"it is in another format than {FORMAT}, which this version reads; update one of the sides")
+            raise WireError(f"its format is not {FORMAT}; install the same version on both sides")
         tensors = safetensors.torch.load(data)
         if not {t.dtype for t in tensors.values()} <= TYPES:
-            raise WireError("it holds a tensor of a type that no message has")
+            raise WireError("it holds a tensor of a type that is not allowed")
         message = _built(about["message"], tensors, kinds, 0)
         if tensors:
             raise WireError("it holds tensors that its message does not name")
         head = about["head"]
         if not isinstance(head, dict):
-            raise WireError("its head is no object")
+            raise WireError("its head is not a JSON object")
         return head, message
 
 
@@ -103,10 +103,10 @@ def _built(tree: Any, tensors: Tensors, kinds: Kinds, depth: int) -> Message:
         raise WireError(f"messages are nested deeper than {DEEPEST}")
     kind = kinds.get(tree["kind"])
     if kind is None:
-        raise WireError("it is of a kind that this recipe does not use; are both sides of one version?")
+        raise WireError("this recipe has no message of its kind; install the same version on both sides")
     fields, types = {f.name for f in dataclasses.fields(kind)}, hints(kind)
     if tree["parts"].keys() != fields:
-        raise WireError(f"a {kind.__name__} has other fields than those sent; are both sides of one version?")
+        raise WireError(f"its fields are not those of {kind.__name__}; install the same version on both sides")
     values: dict[str, Any] = {}
     for name, part in tree["parts"].items():
         if isinstance(part, dict):
@@ -148,7 +148,7 @@ def _is_shape(hint: Any) -> bool:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise WireError("a name in it is no text")
+        raise WireError("a name in it is not a text")
     return value
 
 
@@ -164,6 +164,6 @@ def readable(what: str) -> Iterator[None]:
     except WireError:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as e:
-        raise WireError(f"it is no {what} of this program ({type(e).__name__})") from e
+        raise WireError(f"it is not a valid {what} ({type(e).__name__})") from e
     except (SafetensorError, InputError) as e:
-        raise WireError(f"it is no {what} of this program ({type(e).__name__})") from e
+        raise WireError(f"it is not a valid {what} ({type(e).__name__})") from e

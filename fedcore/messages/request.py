@@ -16,7 +16,7 @@ WORDS = (FACTS, BUILD, TRAIN, EVALUATE, FAREWELL, HAND_OVER)
 
 @dataclass(frozen=True)
 class Counted:
-    """The last visit of a site that the server committed; the site goes on from what it remembered then."""
+    """The last visit of a site that the server committed; the site continues from its memory of that visit."""
 
     round: int
     keeps: bool

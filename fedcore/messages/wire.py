@@ -44,7 +44,7 @@ def request_of(data: bytes, kinds: Kinds) -> Request:
         agreement = None if head["agreement"] is None else _agreement(head["agreement"])
         names = site, word, run, recipe = _typed([head[key] for key in ("site", "word", "run", "recipe")], *[str] * 4)
         if max(map(len, names)) > LONGEST_NAME:
-            raise WireError(f"a name in the header has more than {LONGEST_NAME} characters")
+            raise WireError(f"a name sent with its message has more than {LONGEST_NAME} characters")
         return Request(site, word, message, _round(head["turn"]), counted, agreement, run, recipe)
 
 
@@ -66,14 +66,14 @@ def answer_of(data: bytes, site: str, kinds: Kinds) -> Answer:
     with readable("answer"):
         (named,) = _typed([head["site"]], str)
         if named != site:
-            raise WireError("it names another site than the one that it came from")
+            raise WireError("it names a different site from the one that sent it")
         if "refusal" in head:
             (reason,) = _typed([head["refusal"]], str)
             return Refusal(site, printable(reason))
         examples, keeps, reveals = _typed([head[key] for key in ("examples", "keeps", "reveals")], int, bool, str)
         metrics = {name: _finite(value) for name, value in head["metrics"].items()}
         if len(metrics) > MOST_METRICS or not all(map(is_metric, metrics)):
-            raise WireError("it has more metrics than it may have, or one whose name is no name of a metric")
+            raise WireError("it has too many metrics, or a metric with an invalid name")
         return Contribution(site, message, examples, metrics, _finite(head["seconds"]), Reveals[reveals], keeps)
 
 
@@ -84,26 +84,26 @@ def _agreement(tree: Mapping[str, Any]) -> Agreement:
     texts = all(isinstance(name, str) for name in (*agreement.classes, *agreement.sites))
     numbers = all(type(n) is int for n in (*agreement.size, agreement.channels, agreement.mask_classes))
     if not lists or not texts or not numbers:
-        raise WireError("its agreement has a value of another type")
+        raise WireError("its agreement has a value of a wrong type")
     return agreement
 
 
 def _round(values: Any) -> Round:
     turn = Round(*_typed(values, int, int, int))
     if turn.index < 0 or turn.count < 0:
-        raise WireError("its round is before the first")
+        raise WireError("its round is negative")
     return turn
 
 
 def _typed(values: Any, *kinds: type) -> list[Any]:
     if not isinstance(values, list | tuple) or [type(v) for v in values] != [*kinds]:
-        raise WireError("a value in the header has the wrong type")
+        raise WireError("a value sent with its message has a wrong type")
     return list(values)
 
 
 def _finite(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise WireError("a number in the header is not finite")
+        raise WireError("a number sent with its message is not finite")
     return float(value)
 
 

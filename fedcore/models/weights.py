@@ -41,7 +41,7 @@ def read_weights(file: Path, advice: str, other_files: tuple[str, ...] = ()) -> 
     try:
         tensors: Tensors = safetensors.torch.load_file(file)
     except (OSError, SafetensorError) as e:
-        raise InputError(f"{file} is no safetensors file; {advice}") from e
+        raise InputError(f"{file} is not a safetensors file; {advice}") from e
     return tensors
 
 

@@ -121,11 +121,11 @@ def passed(metrics: Mapping[str, float]) -> dict[str, float]:
         raise Refused(f"{len(metrics)} metrics were logged, at most {MOST_METRICS} leave a site; log fewer")
     if not all(map(is_metric, metrics)):
         raise Refused(
-            "a metric's name must be 1 to 64 lower-case letters, digits and underscores and begin with a letter; one "
-            "that was logged is not; rename it where it is logged"
+            "a metric's name must be 1 to 64 lower-case letters, digits and underscores and begin with a letter; a "
+            "logged name is not; rename that metric"
         )
     if not all(map(math.isfinite, metrics.values())):
-        raise Refused("a metric is not finite; a metric that cannot be computed must be left out")
+        raise Refused("a metric is not finite; omit a metric that cannot be computed")
     return {name: _rounded(value) for name, value in metrics.items()}
 
 

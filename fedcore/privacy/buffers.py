@@ -39,8 +39,8 @@ def levels_of(module: nn.Module, travels: Callable[[str], bool]) -> Levels:
         level = next((level for pattern, level in declared.items() if fnmatchcase(name, pattern)), None)
         if level is None:
             raise InputError(
-                f"the buffer {name!r} of {type(module).__name__} would travel as weights, but is no parameter and no "
-                "running statistic of a norm; take it out of `share`, or let its module declare what it reveals, "
+                f"the buffer {name!r} of {type(module).__name__} would be sent as weights, but is neither a parameter "
+                "nor a running statistic of a norm; remove it from `share`, or declare in its module what it reveals, "
                 f"such as reveals = {{{name.rpartition('.')[2]!r}: Reveals.STATISTICS}}"
             )
         levels[name] = level

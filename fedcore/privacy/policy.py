@@ -20,13 +20,14 @@ class Policy:
     metrics: bool = True
     """Whether sites send scalars (mean loss, probe scores) with their messages, where `max_level` allows STATISTICS."""
     min_patients: int = 10
-    """Patients that must stand behind a score or a statistic; a site with fewer sends none."""
+    """Minimum number of patients of a score or a statistic; a site with fewer patients does not send it."""
     counts: Literal["exact", "rounded", "withheld"] = "exact"
-    """Numbers of images that leave with an answer: as they are, rounded to one significant digit, or 1 for all, so that
-    FedAvg weights such sites alike."""
+    """Numbers of images that a site sends. exact: as they are; rounded: to one significant digit; withheld: 1 in place
+    of every number, so that FedAvg weights these sites equally."""
     audits: int = 5
-    """Audits of synthetic sets that a site answers in a run. An answer says of each image shown whether it copies one
-    that was trained on: FEATURES, allowed so often whatever `max_level` says; 0: never."""
+    """Maximum number of audits of synthetic sets that a site answers in a run. An answer states for each synthetic
+    image whether it copies a training image. This is FEATURES, and allowed this often although `max_level` is
+    STATISTICS; 0: never."""
 
     def __post_init__(self) -> None:
         if self.min_patients < 1:
@@ -70,7 +71,7 @@ class Policy:
     def foresee_tensors(self, levels: Levels) -> None:
         """Raises InputError if a tensor that travels with the weights reveals more than is allowed."""
         for name, level in levels.items():
-            self._require(f"{name}, which travels with the weights,", level)
+            self._require(f"{name}, which is sent with the weights,", level)
 
     def check(self, message: Message, levels: Levels = NO_LEVELS) -> None:
         """Raises Refused if `message` reveals more than is allowed."""

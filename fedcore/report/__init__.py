@@ -80,7 +80,7 @@ def command(arguments: Sequence[str]) -> None:
         description="Write an HTML page about a run, or one that compares several runs.",
     )  # fmt: skip
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, finished or not")
-    parser.add_argument("--images", type=bool, default=True, help="false: a page without anything of single images")
+    parser.add_argument("--images", type=bool, default=True, help="false: a page without images and their features")
     parser.add_argument(
         "--out", metavar="PAGE", help="default: report.html in the run, or comparison.html next to the first of several"
     )
@@ -95,7 +95,7 @@ def _free(path: Path, kind: str) -> Path:
     """`path` if it does not exist or holds a page of this kind; no other file is replaced."""
     mark = f'<meta name="generator" content="fedpretrain {kind}">'
     if path.is_dir() or (path.exists() and mark not in path.read_text(encoding="utf-8", errors="replace")[:2000]):
-        raise InputError(f"{path} exists and is no {kind} page; choose another file with --out")
+        raise InputError(f"{path} exists and is not a {kind} page; choose another file with --out")
     return path
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _COLOURS, _DASHES = 7, 4  # as many as page.css has; 28 sites stay distinct
 _TEXT = 200_000  # characters of one text: a recipe may have any length
-_LIST = 400_000  # characters of a list: some thousand faults
+_LIST = 400_000  # characters of a list: some thousand entries
 
 
 def report_page(run: Run, *, images: bool = True) -> str:
@@ -59,7 +59,7 @@ def report_page(run: Run, *, images: bool = True) -> str:
         traffic_charts=traffic.traffic_charts(run),
         sent_fields=traffic.sent_fields(run),
         failed_visits=[(one.index, site, why) for one in run.rounds for site, why in one.refused.items()],
-        faults=_fitting(run.faults),
+        skipped=_fitting(run.skipped),
         gaps=gaps,
         mark=_marks(run.sites),
         **of_images,

@@ -117,13 +117,11 @@ class Checkpoint:
         except OSError as e:
             raise InputError(f"{path} cannot be read ({e.strerror}); {_RESTART}") from e
         if f"{zlib.crc32(data):08x}" != entry["crc32"]:
-            raise InputError(
-                f"{path} is corrupted or truncated ({len(data)} bytes, its checksum does not fit); {_RESTART}"
-            )
+            raise InputError(f"{path} is corrupted or truncated ({len(data)} bytes, its checksum is wrong); {_RESTART}")
         try:
             tensors: Tensors = safetensors.torch.load(data)
         except SafetensorError as e:
-            raise InputError(f"{path} is no safetensors file; {_RESTART}") from e
+            raise InputError(f"{path} is not a safetensors file; {_RESTART}") from e
         return tensors
 
     def _prune(self) -> None:
@@ -170,13 +168,13 @@ def _digest(index: Mapping[str, Any]) -> str:
 def _require_entries(index: dict[str, Any]) -> None:
     """Raises ValueError, TypeError, KeyError or AttributeError where a part of the index is missing or has changed."""
     if not isinstance(index["rounds"], int):
-        raise TypeError("rounds is no whole number")
+        raise TypeError("rounds is not a whole number")
     if not _FILE.fullmatch(index["server"]["file"]):
-        raise ValueError("a file that is no state's")
+        raise ValueError("not the file of a state")
     index["server"]["crc32"]
     for turn, keeps in index["counted"].values():
         if type(turn) is not int or type(keeps) is not bool:
-            raise TypeError("a visit that counts is no round")
+            raise TypeError("a counted visit has no round")
     if index["sha256"] != _digest(index):
         raise ValueError("its digest does not fit")
 

@@ -1,4 +1,4 @@
-"""Classifiers and segmenters of finished runs: their weights on disk, and networks built anew from a run's recipe."""
+"""Classifiers and segmenters of finished runs: their weights on disk, and networks built again from a run's recipe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fedcore.seeds import seeded
 from fedcore.training.site_state import MODULE, personal_weights
 
 Network = TypeVar("Network", bound=nn.Module)
-_ADVICE = "give a finished run, or copy its folder anew"
+_ADVICE = "give a finished run, or copy its folder again"
 MODEL, SEGMENTER = "classifier/classifier.safetensors", "segmenter/segmenter.safetensors"
 
 

@@ -1,5 +1,5 @@
 """Bytes and levels per site and round, as the server sees them: rounds.jsonl, and answers.jsonl for what is asked of
-sites outside of rounds (an evaluation, an audit of a synthetic set, a model that is handed over).
+sites outside of rounds (an evaluation, an audit of a synthetic set, a model that is sent).
 
 What a run says of its most sensitive data, anywhere, is the `highest` of these lines.
 """
@@ -38,7 +38,7 @@ class Bytes:
 
 @dataclass
 class SiteRecord:
-    """One site's part in one round; `up` leaves the site, `down` comes to it."""
+    """One site's part in one round; `up` leaves the site, `down` arrives there."""
 
     examples: int = 0
     seconds: float = 0.0

@@ -1,14 +1,14 @@
-"""The folder of a run: what was asked, where it ran, how it went, and what to resume from.
+"""The folder of a run: its recipe, environment and result, and the state to resume from.
 
-recipe.yaml        the recipe with every value resolved
+recipe.yaml        the recipe with all values
 environment.json   versions, commit, hardware
-run.json           what kind of run, its sites and sizes, how it ended
-rounds.jsonl       a line a round: seconds, bytes per kind, metrics per site
-scores.json        of a run that measures: its scores
+run.json           kind of run, sites, sizes, how it ended
+rounds.jsonl       one line per round: seconds, bytes by kind, metrics by site
+scores.json        scores, of a run that measures
 SHA256SUMS         of a finished run: checksums of the files above and of state/state.json
 logs/              Lightning's CSV and TensorBoard logs
-state/             what to resume from (fedcore.runs.checkpoint)
-sites/<site>/      what belongs to a site: its audit file, its errors, what it keeps to be looked at on its page
+state/             state to resume from (fedcore.runs.checkpoint)
+sites/<site>/      files that stay at a site: audit log, errors, figures for its report
 encoder/           the result
 """
 
@@ -51,9 +51,9 @@ class RunFolder(RunRecord):
     recipe: str = ""
     """The resolved recipe, YAML."""
     resume: bool = False
-    """Go on with the run that is there, if there is one."""
+    """Continue the run in this folder, if there is one."""
     asked: Mapping[str, Any] = field(default_factory=dict)
-    """What was asked beside the recipe, in run.json; a resumed run must ask the same."""
+    """Options in addition to the recipe, in run.json; a resumed run must have the same."""
     _held: ExitStack = field(default_factory=ExitStack, init=False, repr=False, compare=False)
     _begun: bool = field(default=False, init=False, repr=False, compare=False)
 
@@ -63,7 +63,7 @@ class RunFolder(RunRecord):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._held, suppress(InputError):  # a disk that is full takes no note; the first error is told
+        with self._held, suppress(InputError):  # a disk that is full takes no note; the first error is reported
             if error and self._begun and self.about().get("status") not in ENDED:
                 self.broke(error)
 
@@ -104,7 +104,7 @@ class RunFolder(RunRecord):
 
     @property
     def name(self) -> str:
-        """What sites' audit logs call the run; made at its start and kept when it goes on."""
+        """What sites' audit logs call the run; made at its start and kept when it is resumed."""
         name = self.about().get("name", "")
         return name if isinstance(name, str) else ""
 
@@ -158,11 +158,11 @@ class RunFolder(RunRecord):
             return
         if not (self.path / "run.json").exists():
             raise InputError(f"{self.path} is not empty and holds no run; choose another folder with --out")
-        if self._came_to_nothing():
+        if self._has_no_complete_round():
             return
         if not self.resume:
             raise InputError(
-                f"{self.path} holds a run already; go on with it by --resume true, or choose another folder with --out"
+                f"{self.path} already holds a run; continue it with --resume true, or choose another folder with --out"
             )
         self._require_same_recipe()
 
@@ -171,9 +171,7 @@ class RunFolder(RunRecord):
         checkpoint = Checkpoint.open(self.path / "state")
         fingerprint = self.about().get("data") if checkpoint.rounds else data
         if fingerprint != data:
-            raise InputError(
-                f"the images have changed since {self.path} was begun; an exact resume needs the same data"
-            )
+            raise InputError(f"the images have changed since {self.path} was started; resume with the same images")
         recorded = self.rounds()
         uncommitted = 0 if self.about().get("status") == "finished" else 1  # a line that a killed run leaves
         if len(recorded) > checkpoint.rounds + uncommitted:
@@ -183,8 +181,8 @@ class RunFolder(RunRecord):
             )
         return checkpoint
 
-    def _came_to_nothing(self) -> bool:
-        """A run that ended before its first whole round: mended, it may begin anew in the same folder."""
+    def _has_no_complete_round(self) -> bool:
+        """A run that ended before its first complete round: once corrected, it may start again in the same folder."""
         ended = self.about().get("status") in ("failed", "stopped")
         return ended and not self.rounds() and not (self.path / "state" / "state.json").exists()
 
@@ -202,8 +200,8 @@ class RunFolder(RunRecord):
             raise InputErrors(
                 f"{self.path} was started with another recipe",
                 [f"{key} was {old.get(key, 'absent')}, is now {new.get(key, 'absent')}" for key in sorted(differing)],
-                f"Resume with the recipe it has ({_LENGTH} may change, {max(done, 1)} at least), or choose another "
-                "--out.",
+                f"Resume with the same recipe (only {_LENGTH} may change, to {max(done, 1)} or more), or choose "
+                "another --out.",
             )
 
 

@@ -14,7 +14,7 @@ from fedcore.runs.folder import RunFolder
 
 
 class Logs:
-    """`logs/metrics.csv` and, if asked for, TensorBoard's files beside it; rounds of a resumed run are written anew."""
+    """`logs/metrics.csv`, and TensorBoard's files if requested. A resumed run writes the lines of all rounds again."""
 
     def __init__(self, run: RunFolder, names: Sequence[Literal["csv", "tensorboard"]]):
         self.folder = run.path / "logs"

@@ -20,8 +20,8 @@ from fedcore.site.memory import FOLDER, MemoryOnDisk
 KEPT = ("recipe.yaml", "environment.json", "rounds.jsonl", "scores.json", "state/state.json")
 """What a finished run has beside run.json, as far as it is there, and nobody writes any more."""
 _CHANGED = (
-    "copy the run's folder anew, or resume the run until it has finished; what its recipe says is changed by options "
-    "of the command, not in the file"
+    "copy the run's folder again, or resume the run until it has finished; to change values of its recipe, use "
+    "options of the command and do not edit the file"
 )
 
 
@@ -94,7 +94,7 @@ class RunRecord:
             content = content_of(self.rounds_path)
         if committed and not committed.fits(content):
             raise InputError(
-                f"{self.rounds_path} is not as it was committed: lines were lost or changed; "
+                f"{self.rounds_path} was changed or lost lines after it was written; "
                 "restore it from a backup, or choose another --out"
             )
 
@@ -132,7 +132,7 @@ class SiteMemories:
         try:
             return MemoryOnDisk(self.run.site(site) / FOLDER).get(self.counted.get(site))
         except Refused as e:
-            raise InputError(f"{self.run.path}: {site} lacks what it keeps to itself: {e}; {_CHANGED}") from e
+            raise InputError(f"{self.run.path}: the tensors that stay at {site} are missing: {e}; {_CHANGED}") from e
 
 
 def content_of(path: Path) -> bytes:

@@ -27,7 +27,7 @@ def say_farewell(sites: Sites, weights: Tensors, names: Sequence[str], turn: Rou
     notes, owners = [], []
     for answer in sites.query(FAREWELL, Weights(weights), names, turn, FarewellNotes):
         if isinstance(answer, Refusal):
-            notes.append(f"{answer.site} made no figures of its own: {answer.reason}")
+            notes.append(f"{answer.site} wrote no files for its report: {answer.reason}")
         else:
             notes += map(printable, answer.message.notes)
             owners += [answer.site] if answer.message.own_model else []

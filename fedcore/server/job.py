@@ -100,8 +100,8 @@ class Job:
         if before != self.rounds.count and run.rounds() and (part := round_count_user((self.algorithm, visit))):
             raise InputError(
                 f"{run.path} was started with rounds.count {before}, and {part} depends on that number, so "
-                f"{self.rounds.count} rounds would be another run; resume with --rounds.count {before}, or choose "
-                "another --out"
+                f"a run of {self.rounds.count} rounds is a different run; resume with --rounds.count {before}, or "
+                "choose another --out"
             )
 
 

@@ -27,13 +27,13 @@ class Rounds:
     count: int = 10
     """Communication rounds."""
     per_round: int | None = None
-    """Sites drawn for a round; every site if null."""
+    """Number of sites of a round, chosen at random; null: every site."""
     min_sites: int = 1
-    """Sites whose answers a round needs (quorum). A round with fewer changes nothing and is repeated."""
+    """Number of sites whose answers a round needs (quorum). A round with fewer changes nothing; see `tries`."""
     tries: int = 1
-    """Times that a round without quorum is tried before the run ends."""
+    """Number of times that a round is tried until it has its quorum; then the run stops, and can be resumed."""
     deadline: float | None = None
-    """Seconds that a site has for an answer; null waits. In one process it does not apply."""
+    """Seconds that a site has for an answer; null: no limit. Not used in a simulation on one machine."""
 
     def __post_init__(self) -> None:
         if self.count < 1 or (self.per_round is not None and self.per_round < 1):
@@ -171,7 +171,7 @@ def _usable(
     if len(used) < least:
         reasons = "".join(f"\n  {site}: {reason}" for site, reason in record.refused.items())
         needed = (
-            "no site is left to go on with" if not used else f"{len(used)} of {least} sites (rounds.min_sites) answered"
+            "no site gave a usable answer" if not used else f"{len(used)} of {least} sites (rounds.min_sites) answered"
         )
         raise QuorumMissed(f"round {record.round}: {needed}{reasons}") from cause
 

@@ -63,9 +63,9 @@ class Sites:
             else:
                 facts[answer.site] = answer.message
         if not transport.names():
-            raise InputError("there is no site, so there is nothing to train on")
+            raise InputError("there are no sites; at least one must take part")
         if wrong:
-            raise InputErrors("sites that take no part", wrong)
+            raise InputErrors("sites that cannot take part", wrong)
         return cls(transport, facts, agree(facts, classes), run, recipe, record=record)
 
     def names(self) -> list[str]:
@@ -121,7 +121,7 @@ class Sites:
                 differing.append(f"{answer.site} has {', '.join(self.facts[answer.site].versions)}")
         if differing:
             raise InputErrors(
-                "sites build another module from this recipe",
+                "sites build a different model from this recipe",
                 differing,
                 f"The server has {', '.join(versions)}; install the same versions.",
             )

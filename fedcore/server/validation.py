@@ -67,7 +67,7 @@ def _count_error(examples: int, facts: Facts | None) -> str | None:
     if examples < 0:
         return f"its number of images is {examples}"
     if facts is not None and examples > (most := facts.train + facts.val + facts.test):
-        return f"it counts {examples} images, and said before the first round that it has {most}"
+        return f"it reports {examples} images, but {most} before the first round"
     return None
 
 

@@ -23,7 +23,7 @@ _FILE = re.compile(r"(\d{5,})\.([0-9a-f]{8})\.safetensors")
 @runtime_checkable
 class Memory(Protocol):
     """A site cannot know whether its answer arrived and its round was committed: the server may have been killed, or
-    have given it up as too slow. So the server says with each request which visit counted last, and the site goes on
+    have given it up as too slow. So the server says with each request which visit counted last, and the site continues
     from what it remembered then. That makes a resume exact on both sides."""
 
     def get(self, counted: Counted | None) -> Tensors:
@@ -75,7 +75,7 @@ class MemoryOnDisk:
         try:
             tensors: Tensors = safetensors.torch.load(data)
         except SafetensorError:
-            raise Refused(f"its memory of round {counted.round} is no safetensors file") from None
+            raise Refused(f"its memory of round {counted.round} is not a safetensors file") from None
         return tensors
 
     def put(self, tensors: Tensors, turn: int, counted: Counted | None) -> None:
@@ -110,6 +110,6 @@ class MemoryOnDisk:
 
 def _forgotten(turn: int) -> Refused:
     return Refused(
-        f"it does not remember its visit of round {turn}, which counted; restore the site's folder from a backup, or "
-        "start the run again in another folder"
+        f"it has no record of its visit of round {turn}, which the server counted; restore the site's folder from "
+        "a backup, or start the run again in another folder"
     )

@@ -52,7 +52,7 @@ class OwnData:
         """
         if agreement not in self._settled:
             if agreement is None:
-                raise Refused("nothing was agreed on yet; ask for facts first")
+                raise Refused("there is no agreement yet; request the facts first")
             self._settled = {agreement: self._built(agreement)}
         return self._settled[agreement]
 

@@ -84,7 +84,7 @@ class SiteRuntime:
             if request.site != self.name:
                 raise Refused("the request is for another site")
             if self.recipe and request.recipe and request.recipe != self.recipe:
-                raise Refused(f"the server runs another recipe than this site, whose digest is {self.recipe[:12]}...")
+                raise Refused(f"the server runs another recipe; the digest of this site's is {self.recipe[:12]}...")
             if request.word == FACTS:
                 return log.release(Contribution(self.name, self.facts(), 0), turn)
             place = self.settle(request.agreement)
@@ -93,7 +93,7 @@ class SiteRuntime:
                 return log.release(Contribution(self.name, Built(place.checksum), 0), turn)
             visitor = place.words.get(request.word)
             if visitor is None:
-                raise Refused("the recipe does not know what is requested")
+                raise Refused("the recipe has no request of this name")
             site = self._site(place, request, log)
             with place.local.at(site) if place.local else nullcontext():
                 contribution = visitor.visit(site, request.message, cast(LocalTrainer, place.local), turn)
@@ -114,7 +114,7 @@ class SiteRuntime:
             with suppress(OSError, InputError):  # then the refusal cannot be audited either, and says so
                 log.note_error(e, traceback.format_exc(), turn)
             what = f"{type(e).__name__} during {request.word if request.word in WORDS else 'a query'}"
-            return self._refused(f"{what}; the site's errors.jsonl has it", turn, log, e)
+            return self._refused(f"{what}; see errors.jsonl of the site", turn, log, e)
         return released
 
     def refuse(self, reason: str, request: Request) -> Refusal:

@@ -55,7 +55,7 @@ class LocalTrainer:
         self.module, self.share, self.visit = channels_last(module), tuple(share), visit
         if visit.gradient_clip_val is not None and not module.automatic_optimization:
             raise InputError(
-                f"visit.gradient_clip_val must be null for {type(module).__name__}, which steps its own optimizers"
+                f"visit.gradient_clip_val must be null for {type(module).__name__}, which calls its own optimizers"
             )
         state = module.state_dict()
         for prefix in self.share:

@@ -42,7 +42,7 @@ class Visit:
     """Keep the optimizer's state (momentum and the like) at the site between visits; on disk this takes, for Adam, the
     size of two models per site. false: each visit starts with a new optimizer."""
     compile: bool = False
-    """Compile the part of the module that travels with torch.compile: takes a minute at the first step and again for
+    """Compile the shared part of the module with torch.compile: takes a minute at the first step and again for
     each new batch size (at most eight), so use it for long runs. On a CPU it needs a C++ compiler; MoCo with ResNet-10
     then trains 1.3 times as fast in 32-true, and no faster in bf16-mixed. A resumed run may differ in the last
     digits."""

@@ -91,7 +91,7 @@ def hand_over(run: RunFolder, site: str, tensors: Tensors) -> Tensors:
     (answer,) = InProcess({site: runtime}).ask([request])
     note(run.path / ANSWERS, HAND_OVER, site, Empty(), answer)
     if isinstance(answer, Refusal) or not isinstance(answer.message, Whole):
-        raise InputError(f"{site} did not hand over its model")
+        raise InputError(f"{site} did not send its model")
     return answer.message.tensors
 
 

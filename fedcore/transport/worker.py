@@ -204,8 +204,8 @@ class _Memory:
 
 def _useless(error: Exception) -> InputError:
     return InputError(
-        f"a worker process cannot use what it was given ({type(error).__name__}: {error}); what a recipe or script "
-        "names must be defined in modules that can be imported, not in a notebook; else set workers to 1"
+        f"a worker process cannot use what it was given ({type(error).__name__}: {error}); define the classes "
+        "and functions of a recipe or script in modules that can be imported, not in a notebook, or set workers to 1"
     )
 
 

@@ -171,7 +171,7 @@ def _await_start(worker: Worker) -> None:
     except Died as e:
         raise InputError(
             f"a worker process ended while it started ({e}); a script must train under "
-            "`if __name__ == '__main__':`; where memory is short, set workers to fewer, or to 1"
+            "`if __name__ == '__main__':`; if memory is short, lower workers"
         ) from e
 
 

@@ -66,7 +66,7 @@ class AuditRequest(Message):
     """Synthetic images, in [-1, 1]."""
     features: Float[Tensor, "n d"] = field(metadata=FEATURES)
     """Of the encoder; d = 0 without one."""
-    imitates: Int[Tensor, " n"] = field(metadata=STATISTICS)
+    site_styles: Int[Tensor, " n"] = field(metadata=STATISTICS)
     """The site whose style each image was generated in, by the generator's numbers; -1 for none."""
     labels: Int[Tensor, " n"] = field(metadata=STATISTICS)
     """The class each image was generated for, by the run's numbers; -1 for none."""
@@ -138,7 +138,7 @@ class Audit:
         self, site: Site, down: AuditRequest, training: _Prepared, held_out: _Prepared
     ) -> dict[str, float]:
         """Of the images in the style of this site, next to as many of its held-out images."""
-        own = in_style_of(down.imitates, self.conditions.site_index(site.name))
+        own = in_style_of(down.site_styles, self.conditions.site_index(site.name))
         synthetic = FeatureSet(down.features[own], down.labels[own])
         metrics = quality_metrics(training.feature_set, held_out.feature_set, synthetic)
         some = evenly_spaced(site.size, 4 * PAIRS)
@@ -146,9 +146,9 @@ class Audit:
         return metrics | pair_similarities(down.images[own], down.labels[own], *real)
 
 
-def in_style_of(imitates: Int[Tensor, " n"], site: int) -> Bool[Tensor, " n"]:
+def in_style_of(site_styles: Int[Tensor, " n"], site: int) -> Bool[Tensor, " n"]:
     """Which synthetic images are in the style of a site, or of no particular site."""
-    return (imitates == site) | (imitates == UNCONDITIONED)
+    return (site_styles == site) | (site_styles == UNCONDITIONED)
 
 
 @dataclass(frozen=True)

@@ -143,10 +143,10 @@ def _request(audited: SyntheticSet, conditions: Conditions, extractor: _FeatureE
         extractor.encoder.to(visit.device).eval()
         parts = [extractor.encoder(part.float().to(visit.device)).float().cpu() for part in images.split(BATCH)]
         extractor.encoder.cpu()
-    imitates = torch.tensor([conditions.site_index(i.site_style) for i in audited.images])
+    site_styles = torch.tensor([conditions.site_index(i.site_style) for i in audited.images])
     labels = torch.tensor([conditions.class_index(i.label) for i in audited.images])
     numbers = torch.tensor([i.number for i in audited.images])
-    return AuditRequest(images.float(), torch.cat(parts), imitates, labels, numbers, Weights(_weights(extractor)))
+    return AuditRequest(images.float(), torch.cat(parts), site_styles, labels, numbers, Weights(_weights(extractor)))
 
 
 def _weights(extractor: _FeatureExtractor) -> dict[str, Tensor]:
@@ -165,9 +165,9 @@ def _answers(
     )
     sites = Sites.of(simulation, name, digest, record=run / ANSWERS)
     turn = Round(0, 1, recipe["seed"])
-    answers = sites.query_all(AUDIT_SET, request, list(images), turn, AuditAnswer, "asked to audit the set")
+    answers = sites.query_all(AUDIT_SET, request, list(images), turn, AuditAnswer, "audited")
     if wrong := [a.site for a in answers if a.message.copies.shape[1] not in (0, len(request.numbers))]:
-        raise InputError(f"{wrong[0]} sent an audit of another number of images; is it of the same version?")
+        raise InputError(f"{wrong[0]} audited another number of images; install the same version on both sides")
     return answers
 
 
@@ -224,7 +224,7 @@ def _frechet(
         of_class = synthetic.take((request.labels == label).nonzero()[:, 0])
         rows[f"class {name}"] = (training.group(label), held_out.group(label), of_class)
     for a in answers:
-        own = synthetic.take(in_style_of(request.imitates, conditions.site_index(a.site)).nonzero()[:, 0])
+        own = synthetic.take(in_style_of(request.site_styles, conditions.site_index(a.site)).nonzero()[:, 0])
         rows[f"site {a.site}"] = (a.message.training.all_groups(), a.message.held_out.all_groups(), own)
     return {name: _distances(*row) for name, row in rows.items()}
 

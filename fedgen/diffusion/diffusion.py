@@ -25,7 +25,7 @@ from fedgen.generator import Conditions, Generator, ImageShape, drop_conditions
 
 
 class Diffusion(GenerativeModel):
-    """The network is trained; its moving average (EMA), which generates the images, travels with it.
+    """The network is trained; its moving average (EMA), which generates the images, is sent with it.
 
     An average over steps at a site and the server's mean over sites commute if sites take equally many steps, so the
     sites and the server share one EMA.

@@ -15,7 +15,7 @@ from fedgen.network_levels import GROUPS, require_halvings, require_widths
 
 
 class UNet(nn.Module):
-    """Image to image, at any size that its levels can halve; group norms alone, so no batch statistics travel."""
+    """Image to image, at any size that its levels can halve; group norms alone, so no batch statistics are sent."""
 
     def __init__(
         self, spatial_dims: int, in_channels: int, out_channels: int | None = None,

@@ -41,7 +41,7 @@ class FedVSS:
     augmentation these losses would make it memorise them. The metrics `adversarial_kl` and `confident_kl` are the two
     divergences.
 
-    Magnitudes, of a ResNet-10 after 300 steps on phantom hospitals (32 x 32, cross entropy 0.28): the adversarial
+    Magnitudes, of a ResNet-10 after 300 steps on simulated hospitals (32 x 32, cross entropy 0.28): the adversarial
     divergence was 1.68 at eps 0.02, six times the cross entropy, 0.42 at 0.005 and 0.12 at 0.002. The gradient of the
     other divergence, 20 local steps after the server's model, was 0.22, 0.51 and 0.77 times as long as that of the
     cross entropy.

@@ -1,7 +1,7 @@
 """DiffAugment: augmentations of real and generated images for the discriminator (Zhao et al. 2020, arXiv 2006.10738).
 
 A discriminator soon memorises a site of some hundred images. Augmentations that also act on generated images, and let
-gradients through, prevent that without teaching the generator to imitate them. In 2D and 3D. The paper's change of
+gradients through, prevent that without teaching the generator to reproduce them. In 2D and 3D. The paper's change of
 saturation is left out, since most medical images have one channel.
 """
 

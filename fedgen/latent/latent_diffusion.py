@@ -29,7 +29,7 @@ from fedgen.network_levels import SizeError
 
 
 class LatentDiffusion(Diffusion):
-    """`Diffusion` of latents. The autoencoder is frozen; every site has it from the start, and it never travels."""
+    """`Diffusion` of latents. The autoencoder is frozen; every site loads it at the start, and it is never sent."""
 
     def __init__(self, image_shape: ImageShape, conditions: Conditions, autoencoder: str, **settings: Any):
         """

@@ -23,7 +23,7 @@ from fedgen.latent.autoencoder import Autoencoder, reparameterize
 
 
 class VAE(GenerativeModel):
-    """Learns to encode an image into a small latent; the normalisation of its latents travels with it."""
+    """Learns to encode an image into a small latent; the normalisation of its latents is sent with it."""
 
     share: ClassVar[tuple[str, ...]] = ("autoencoder.",)
     generator_prefix: ClassVar[str] = "autoencoder."

@@ -61,7 +61,7 @@ def distil(
         run: A finished run of `finetune`; of LocalOnly: one-shot federation.
         out: Folder of the student's run.
         synthetic: A synthetic set to train on: the soft targets of an image in the style of a site come from the
-            classifier of that site, others from all together (MediSecFed). null: images are inverted anew in every
+            classifier of that site, others from all together (MediSecFed). null: new images are inverted in every
             epoch, and all steps of their trajectories are training data (FedISCA).
         distillation: How the student is trained.
         inversion: How images are optimised, without `synthetic`; each of its steps is a training step of the student.

@@ -177,8 +177,8 @@ def _privacy(synthetic: SyntheticSet, run: RunFolder, record: AuditRecord | None
     ]
     if model := _model_that_left(synthetic):
         parts.append(
-            f"Afterwards every hospital with its own {model} sent it whole: no mean over hospitals hides what it has "
-            "memorised."
+            f"Afterwards every hospital sent its own {model}. It was not averaged with those of other hospitals, so "
+            "images that it has memorised may be in the set."
         )
     if record is None:
         return "\n\n".join([*parts, "**No hospital compared this set with its images.**"])
@@ -192,9 +192,9 @@ def _privacy(synthetic: SyntheticSet, run: RunFolder, record: AuditRecord | None
         "Every hospital compared the set with its own images, training and held-out ones. Copy: closer to a training "
         "image than any image of another patient. Membership AUC: how well the set separates training from held-out "
         "images (0.5 is guessing). TPR@1%FPR: hits of the membership attack at 1 % false alarms. A dash: too few "
-        "images. The answers reveal for single images whether they are a patient's (FEATURES); each hospital counts "
-        "them. audit.json names the set, its generator and the hospitals' images by digests; it is not signed, so "
-        "trust it as far as you trust the sender."
+        "images. The answers reveal for single images whether they copy a patient's image (FEATURES); each hospital "
+        "counts its answers. audit.json names the set, its generator and the hospitals' images by digests; it is not "
+        "signed, so trust it as far as you trust the sender."
     )
     parts.append(table(["site", *columns.values()], rows))
     if record.left_out:

@@ -99,7 +99,7 @@ def _read_record(synthetic: SyntheticSet, force: bool) -> AuditRecord | None:
         raise InputError(f"{synthetic.folder} has changed since its audit; {again}")
     if missing := [site for site in record.sites if not has_audited(run / "sites" / site, record.set)]:
         raise InputError(
-            f"the audit log of {missing[0]} does not list this set, so {AUDIT} is not the answer of the sites; {again}"
+            f"the audit log of {missing[0]} does not list this set, so {AUDIT} does not come from the sites; {again}"
         )
     return record
 
@@ -120,17 +120,17 @@ def _require_allowed(synthetic: SyntheticSet, record: AuditRecord | None, force:
     if record and record.useful.answer == "no" and not allow_not_useful:
         raise InputErrors(
             f"{synthetic.folder} is not fit for use", record.useful.reasons,
-            "--allow_not_useful true releases it all the same, and the datasheet says so.",
+            "--allow_not_useful true releases it nevertheless; the datasheet then states it.",
         )  # fmt: skip
 
 
 def _rejection(synthetic: SyntheticSet, record: AuditRecord) -> InputErrors:
     copies = [f"{name}: a copy of an image of {', '.join(sites)}" for name, sites in record.copies.items()]
     few = record.copies and ReleaseCriteria().droppable(record.groups)
-    advice = "--drop true leaves copies out and audits again; " if few else ""
+    advice = "--drop true removes the copies and audits again; " if few else ""
     return InputErrors(
         f"{synthetic.folder} may not be released: the privacy check failed", [*record.safe.reasons, *copies],
-        f"{advice}--force true releases it all the same, and the datasheet says so.", shown=20,
+        f"{advice}--force true releases it nevertheless; the datasheet then states it.", shown=20,
     )  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def _source(path: Path) -> RunFolder:
     run = RunFolder(path)
     if not run.about():
         raise InputError(
-            f"{path}, the run that the set comes from, is gone; audit the set again with the run's new place"
+            f"{path}, the run that the set comes from, is missing; audit the set again with the run's new path"
         )
     run.finished()
     return RunFolder(path, (path / "recipe.yaml").read_text(encoding="utf-8"))
@@ -186,8 +186,8 @@ def _sheet_name(number: int, label: str) -> str:
     return f"{number}_{re.sub('[^a-zA-Z0-9.-]+', '_', label)[:40]}.png" if label else "all.png"
 
 
-def _some(images: list[SyntheticImage], at_most: int = 64) -> list[SyntheticImage]:
-    return images[:: max(1, -(-len(images) // at_most))]
+def _some(images: list[SyntheticImage], limit: int = 64) -> list[SyntheticImage]:
+    return images[:: max(1, -(-len(images) // limit))]
 
 
 def _write_image(part: Path, image: SyntheticImage, entropy: list[str] | None) -> str:

@@ -43,7 +43,7 @@ class RepresentationChange:
     def callback(self, anchor: Tensors, site: Site, turn: Round) -> Callback:
         if site.size < 3:
             raise Refused(
-                "representation_change compares distances between images and needs 3 images; leave the site out, or "
+                "representation_change compares distances between images and needs 3 images; omit the site, or "
                 "set the aggregator's weight to examples"
             )
         indices = torch.linspace(0, site.size - 1, min(self.max_images, site.size)).long().unique()

@@ -31,7 +31,7 @@ class DINO(Method):
     the moving average of the averaged student. A teacher that stayed would be as old as its site's last visit.
 
     The center is the mean of a site's own teacher outputs. Subtracting it makes the targets of each site use all
-    prototypes, so that no prototype can represent the site's scanner. The first batch of a visit measures it anew.
+    prototypes, so that no prototype can represent the site's scanner. The first batch of a visit measures it again.
     Both are our reading: the paper has one center, which starts at 0 and has thousands of steps to settle. In visits
     of a few steps it lagged behind the teacher, and all images chose one prototype before it had settled.
 
@@ -94,7 +94,7 @@ class DINO(Method):
         self.turn, self.center_outdated = Round(0, 1, seed=0), True
 
     def on_visit_start(self, site: str, turn: Round) -> None:
-        """Momentum and temperature follow this round; the first batch measures the center anew."""
+        """Momentum and temperature follow this round; the first batch measures the center again."""
         self.turn, self.center_outdated = turn, True
 
     def training_step(self, images: Float[Tensor, "n c *space"], _: int) -> Tensor:

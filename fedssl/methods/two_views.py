@@ -20,5 +20,5 @@ def two_views(views: list[Float[Tensor, "n c *space"]], min_images: int = 2) -> 
         )
     if len(views[0]) < min_images:
         raise Refused(f"the method needs at least {min_images} images per step, got {len(views[0])}; "
-                      "leave the site out or raise visit.batch_size")  # fmt: skip
+                      "omit the site or raise visit.batch_size")  # fmt: skip
     return views[0], views[1]

@@ -40,7 +40,7 @@ POOLED = "pooled"
 
 MORE_TESTS = (
     "give more rows of the manifest the split 'test' (where it has no column 'split', raise data.test_fraction; for "
-    "phantom hospitals, data.phantom.images_per_site)"
+    "simulated hospitals, data.phantom.images_per_site)"
 )
 """Advice for more test images: each way helps in one case only."""
 

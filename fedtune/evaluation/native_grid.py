@@ -82,7 +82,7 @@ class NativeFiles:
     def of(cls, data: Data, cohort: Cohort) -> NativeFiles:
         """Raises InputError where images have no files, or come from several manifests."""
         if data.manifest == "phantom":
-            raise InputError("native_grid scores images on the grid of their files, and phantom hospitals have none")
+            raise InputError("native_grid scores images on the grid of their files, and simulated hospitals have none")
         if extra := sorted(cohort.extra_sites & cohort.split("test").keys()):
             raise InputError(
                 "native_grid takes test images of data.manifest only; data.extra_manifests has some of "

@@ -23,8 +23,7 @@ DEFAULT_AUGMENTATION = Views(count=1, crop=(0.7, 1.0), flip=0.0)
 
 
 class Segmenter(pl.LightningModule):
-    """Dice + cross entropy on masks of class numbers, with deep supervision if the network has it; all weights are
-    shared."""
+    """Dice and cross entropy on masks of class numbers; all weights are shared."""
 
     targets: ClassVar[Target] = "masks"
     share: ClassVar[tuple[str, ...]] = ("network.",)

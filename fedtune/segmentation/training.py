@@ -202,7 +202,7 @@ def build_segmenter(
             encoder = getattr(net, "encoder", None)
             if not isinstance(encoder, nn.Module):
                 raise InputError(
-                    f"pretrained needs a network with an encoder of fedcore.models.encoders, {type(net).__name__} has "
+                    f"pretrained needs a network with an encoder of fedcore.models, {type(net).__name__} has "
                     "none; use fedtune.segmentation.networks.EncoderUNet, or remove pretrained"
                 )
             load_encoder(encoder_folder, encoder)

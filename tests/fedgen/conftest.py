@@ -35,7 +35,7 @@ HOSPITALS = Data(size=16, phantom=Phantoms(sites=2, images_per_site=160, test_fr
 
 @pytest.fixture(scope="session")
 def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A hardly trained generator of two phantom hospitals."""
+    """A hardly trained generator of two simulated hospitals."""
     folder = tmp_path_factory.mktemp("generator") / "run"
     words = ["--data.size", "16", "--data.phantom.sites", "2", "--data.phantom.images_per_site", "160"]
     words += ["--data.phantom.test_fraction", "0.25", "--policy.audits", "1000"]  # of many tests

@@ -43,7 +43,7 @@ def phantoms(dims: int = 2) -> Data:
 
 
 def trained(folder: Path, resume: bool = False, **changes: Any) -> RunFolder:
-    """Two phantom hospitals of 6 training images each, two rounds."""
+    """Two simulated hospitals of 6 training images each, two rounds."""
     run = RunFolder(folder, "seed: 0\n", resume)
     visit = Visit(batch_size=4, accelerator="cpu", keep_optimizer=True)
     generator = partial(small, augment=DiffAugment(cutout=0.25))

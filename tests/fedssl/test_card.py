@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 def test_the_card_describes_encoder_training_data_and_data_sent(run: RunFolder, toy: Callable[..., Encoder]) -> None:
     text = encoder_card(run, SimCLR(toy()))
-    for text_part in ("by 2 sites", "Toy(norm=True), 536 parameters", "SimCLR for 2 rounds", "32 x 48 pixels"):
+    for text_part in ("at 2 sites", "Toy(norm=True), 536 parameters", "SimCLR for 2 rounds", "32 x 48 pixels"):
         assert text_part in text
     for fact in (
         "| north | 123 | 45 |",
@@ -52,11 +52,11 @@ def test_the_card_of_an_encoder_of_one_site_names_that_site(
 ) -> None:
     site = Site("south", images(n=67), images(n=8))
     text = site_card(site, SimCLR(toy()), alone=True)
-    assert "by south alone" in text
+    assert "at south only" in text
     assert "| south | 67 | 8 |" in text
     assert "8 x 8 pixels" in text
     text = site_card(site, SimCLR(toy()), alone=False)
-    assert "by several sites together, as south has it" in text
+    assert "with federated learning, the version of south" in text
     assert "| south | 67 | 8 |" in text
 
 

@@ -126,7 +126,7 @@ def test_local_training_sends_no_weights_and_saves_an_encoder_per_site(tmp_path:
     for name, state in zip(sites, states, strict=True):
         memory = run.memories().get(name)
         assert all(torch.equal(memory[f"module/encoder.{k}"], t) for k, t in state.items())
-        assert f"by {name} alone" in (run.site(name) / "encoder/README.md").read_text()
+        assert f"at {name} only" in (run.site(name) / "encoder/README.md").read_text()
 
 
 def test_with_fedbn_each_site_has_its_own_encoder(tmp_path: Path) -> None:
@@ -147,7 +147,8 @@ def test_with_fedbn_each_site_has_its_own_encoder(tmp_path: Path) -> None:
             assert torch.equal(tensor, second[name]), name
     with pytest.raises(InputError, match=rf"each site has its own, so name one: .*sites/{sites[0]}/encoder"):
         find_encoder(run.path)
-    assert f"by several sites together, as {sites[0]} has it" in (run.site(sites[0]) / "encoder/README.md").read_text()
+    card = (run.site(sites[0]) / "encoder/README.md").read_text()
+    assert f"with federated learning, the version of {sites[0]}" in card
 
 
 def test_personal_encoders_are_saved_in_addition_to_the_global_one(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     one, two = SMALL | {"probe": None}, SMALL | {"probe": None, "rounds.count": 2}
     at_once = pretrain(None, tmp_path / "at_once", **two)
     begun = pretrain(None, tmp_path / "begun", **one)
-    with pytest.raises(InputError, match="holds a run already"):
+    with pytest.raises(InputError, match="already holds a run"):
         pretrain(None, tmp_path / "begun", **two)
     gone_on = pretrain(None, tmp_path / "begun", resume=True, **two)
     assert (gone_on.path, len(gone_on.rounds)) == (begun.path, 2)

@@ -33,7 +33,7 @@ def test_a_card_has_classes_scores_and_data_sent(
     ):
         assert f"\n## {heading}\n" in body
     for fact in (
-        "trained by 2 sites together",
+        "trained at 2 sites",
         "from random initialisation",
         "| hospital_1 |",
         "| all |",

@@ -46,14 +46,14 @@ def require_levels(image: np.ndarray, white: int) -> None:
     low, high = float(image.min()), float(image.max())
     if low < 0 or high > white:
         raise ImageError(
-            f"a synthetic image of values {low:g} to {high:g}; its kind of file must have levels of 0 to {white}"
+            f"a synthetic image with values {low:g} to {high:g}; files of this kind must have values 0 to {white}"
         )
 
 
 def _of_type(kind: np.dtype) -> int:
     if kind.kind not in "ui":
         raise ImageError(
-            "a synthetic image of floating-point or rescaled values, whose white is unknown; store it as it was "
+            "a synthetic image of floating-point or rescaled values, whose range is unknown; store it as it was "
             "generated: 0 to 255 in 8-bit integers, or 0 to 4095 in wider ones"
         )
     return WHITE_8BIT if kind.itemsize == 1 else WHITE_12BIT

@@ -91,7 +91,7 @@ def mask_255_warnings(values: MaskValues, mask_255: Mask255) -> list[str]:
     whole = {site: sets[UNLABELED,] for site, sets in values.items() if sets[UNLABELED,]}
     if mask_255 == "class":
         return [
-            f"site '{site}': {count} mask{'s' * (count > 1)} of {UNLABELED} everywhere, taken for class 1"
+            f"site '{site}': {count} mask{'s' * (count > 1)} of {UNLABELED} everywhere, treated as class 1"
             for site, count in whole.items()
         ]
     some = sum(count for sets in values.values() for numbers, count in sets.items() if UNLABELED in numbers)

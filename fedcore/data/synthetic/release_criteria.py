@@ -90,8 +90,8 @@ class ReleaseCriteria:
         if learned and learned.gain + 2 * learned.error < self.min_tstr * learned.reachable:
             against.append(
                 f"a classifier trained on its images has a balanced accuracy of {learned.tstr:.2f} on held-out images, "
-                f"one trained on as many real images {learned.trtr:.2f}, guessing {learned.guess:.2f}: less than "
-                f"{self.min_tstr:.0%} of the gain"
+                f"one trained on as many real images {learned.trtr:.2f}, guessing {learned.guess:.2f}: the gain over "
+                f"guessing is less than {self.min_tstr:.0%} of that with real images"
             )
         if against:
             return Verdict("no", tuple(against))
@@ -133,12 +133,12 @@ class ReleaseCriteria:
             doubles = figures.get(f"held_out_copies_by_{view}", 0.0)
             if doubles > self.max_doubles:
                 yield (
-                    f"{site}: {doubles:.0%} of its held-out images are doubles of training images by {view}, so copies "
-                    "cannot be recognised; split by patient"
+                    f"{site}: {doubles:.0%} of its held-out images are near-duplicates of training images by {view}, "
+                    "so copies cannot be detected; split by patient"
                 )
         limit = self._auc_limit(trained, held_out)
         if "membership_auc" not in figures or (held_out >= MIN_HELD_OUT_FOR_TPR and "membership_tpr" not in figures):
-            yield f"{site} sent no figure of membership inference; audit the set again"
+            yield f"{site} sent no result of membership inference; audit the set again"
         elif figures["membership_auc"] > limit:
             yield f"{site}: membership inference has an AUC of {figures['membership_auc']:.2f}, above {limit:.2f}"
         if figures.get("membership_tpr", 0.0) > self.max_tpr:

@@ -70,7 +70,7 @@ def _geometry(sites: Checked) -> Iterator[str]:
         if with_spacing < len(volumes):
             yield (
                 f"site '{site}': {len(volumes) - with_spacing} of {len(volumes)} volumes have no voxel spacing; their "
-                "voxels are taken for cubes"
+                "voxels are treated as cubes"
             )
         if unknown := sum(check.header.orientation is None for check in volumes):
             yield (

@@ -59,7 +59,7 @@ def read_object(path: Path, gaps: list[str], *, lacking: str = "") -> dict[str, 
     text = read_text(path, gaps, lacking=lacking)
     found = _parse(text)
     if found is None and path.is_file():
-        gaps.append(f"{path.name} is not a whole JSON object; what it should say is missing here.")
+        gaps.append(f"{path.name} is not a complete JSON object; its content is missing here.")
     return found or {}
 
 

@@ -142,7 +142,7 @@ class Run:
     data: str
     """Fingerprint of the images; empty where it is not known."""
     error: str
-    faults: tuple[str, ...]
+    skipped: tuple[str, ...]
     notes: tuple[str, ...]
     gaps: tuple[str, ...]
     recipe: str

@@ -91,7 +91,7 @@ def _extent(run: Run) -> list[KeyFigure]:
     for splits in run.sites.values():
         for split, images in splits.items():
             totals[split] = totals.get(split, 0) + images
-    left_out = [f"{len(run.faults):,} left out"] if run.faults else []
+    left_out = [f"{len(run.skipped):,} left out"] if run.skipped else []
     failed = sum(len(one.refused) for one in run.rounds)
     done, planned = len(run.rounds), run.planned_rounds
     return [

@@ -60,7 +60,7 @@ def changed_tensor(tensor: Tensor) -> Iterator[Tensor]:
 
 
 @pytest.mark.parametrize("name", TRAININGS)
-def test_a_changed_answer_is_rejected_in_words_or_can_be_merged(name: str) -> None:
+def test_a_changed_answer_is_rejected_or_can_be_merged(name: str) -> None:
     training = TRAININGS[name]
     algorithm, trainer, data = training.algorithm, training.local(), images_of_all_kinds()
     state = algorithm.start(trainer)
@@ -80,7 +80,7 @@ def test_a_changed_answer_is_rejected_in_words_or_can_be_merged(name: str) -> No
 
 
 def test_an_algorithm_that_checks_nothing_itself_is_sent_the_kind_that_it_declares() -> None:
-    assert answer_error(FedAvg(), Weights({}), Empty()) == "it holds Empty, and Weights was asked for"
+    assert answer_error(FedAvg(), Weights({}), Empty()) == "it holds Empty instead of the requested Weights"
     assert answer_error(FedAvg(), Weights({}), Weights({})) is None
 
 
@@ -88,4 +88,4 @@ def test_tensors_may_be_a_part_of_those_at_the_server() -> None:
     there = {"a": torch.zeros(2), "b": torch.zeros(3)}
     assert tensors_error({"b": torch.ones(3)}, there) is None
     assert tensors_error({"b": torch.ones(2)}, there) == "b has shape (2,), and at the server it is (3,)"
-    assert tensors_error({"c": torch.ones(2)}, there) == "c has shape (2,), and at the server it is not there"
+    assert tensors_error({"c": torch.ones(2)}, there) == "c has shape (2,), and at the server it is missing"

@@ -230,7 +230,7 @@ def test_more_sites_than_the_given_number_are_an_error() -> None:
 def test_manual_optimization_and_16_mixed_are_errors() -> None:
     module = Toy(plain)
     module.automatic_optimization = False
-    with pytest.raises(InputError, match="Scaffold needs the steps of one optimizer, but Toy steps its own"):
+    with pytest.raises(InputError, match="Scaffold needs the steps of one optimizer, but Toy calls its own"):
         Scaffold().start(local(module=module))
     with pytest.raises(InputError, match="Scaffold counts steps, and 16-mixed skips some"):
         Scaffold().start(local(Visit(precision="16-mixed")))

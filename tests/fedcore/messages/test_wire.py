@@ -193,25 +193,25 @@ def complaint(read: Callable[[], Any]) -> str:
 
 
 @pytest.mark.parametrize("change", REQUESTS.values(), ids=REQUESTS)
-def test_a_request_that_is_none_is_refused_in_words_that_quote_nothing(change: Callable[[dict[str, Any]], Any]) -> None:
+def test_a_request_that_is_none_is_an_error_that_quotes_nothing(change: Callable[[dict[str, Any]], Any]) -> None:
     data = changed(request_bytes(REQUEST), change)
     complaint(lambda: request_of(data, kinds_of_messages()))
 
 
 @pytest.mark.parametrize("change", ANSWERS.values(), ids=ANSWERS)
-def test_an_answer_that_is_none_is_refused_in_words_that_quote_nothing(change: Callable[[dict[str, Any]], Any]) -> None:
+def test_an_answer_that_is_none_is_an_error_that_quotes_nothing(change: Callable[[dict[str, Any]], Any]) -> None:
     data = changed(answer_bytes(ANSWER), change)
     complaint(lambda: answer_of(data, "a", kinds_of_messages()))
 
 
 def test_an_answer_of_another_site_than_the_transport_knows_is_refused() -> None:
     text = complaint(lambda: answer_of(answer_bytes(ANSWER), "b", kinds_of_messages()))
-    assert text == "it names another site than the one that it came from"
+    assert text == "it names a different site from the one that sent it"
 
 
 def test_a_kind_must_be_one_of_those_that_the_reader_was_given() -> None:
     text = complaint(lambda: request_of(request_bytes(REQUEST), {}))
-    assert text == "it is of a kind that this recipe does not use; are both sides of one version?"
+    assert text == "this recipe has no message of its kind; install the same version on both sides"
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_a_tensor_of_a_type_that_no_message_has_is_refused(dtype: torch.dtype) -
     data = answer_bytes(replace(ANSWER, message=Weights({"w": torch.ones(2).to(dtype)})))
     assert (
         complaint(lambda: answer_of(data, "a", kinds_of_messages()))
-        == "it holds a tensor of a type that no message has"
+        == "it holds a tensor of a type that is not allowed"
     )
 
 
@@ -258,7 +258,7 @@ def test_bytes_that_are_no_file_are_refused(data: bytes) -> None:
 def test_a_header_beyond_the_limit_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     data = request_bytes(REQUEST)
     monkeypatch.setattr(encoding, "LONGEST_HEADER", 64)
-    assert complaint(lambda: request_of(data, kinds_of_messages())) == "its header is longer than it may be"
+    assert complaint(lambda: request_of(data, kinds_of_messages())) == "its header is too long"
 
 
 def test_a_file_beyond_the_limit_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def test_a_feature_equals_the_network_written_out(space: tuple[int, ...]) -> Non
     for layer in encoder.blocks:
         x = block(layer, x, 3)
     x = layer_norm(x, (24,), encoder.norm.weight, encoder.norm.bias, EPS)
-    for mode in (True, False):  # torch takes another road through its layer in each
+    for mode in (True, False):  # torch runs different code of its layer in each
         torch.testing.assert_close(encoder.train(mode)(image)[0], x[1:].mean(0), rtol=1e-4, atol=1e-5)
 
 

@@ -67,7 +67,7 @@ def test_a_file_that_is_no_safetensors_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"no weights")
     write_sums(tmp_path, ["x"])
     require_sums(tmp_path, ["x"], "")
-    with pytest.raises(InputError, match="is no safetensors file"):
+    with pytest.raises(InputError, match="is not a safetensors file"):
         read_weights(tmp_path / "x", "")
 
 

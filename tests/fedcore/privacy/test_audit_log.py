@@ -145,7 +145,7 @@ def test_a_tensor_that_is_no_weight_counts_as_what_it_is_declared_to_reveal(tmp_
     assert [(e["what"], e["field"], e["reveals"]) for e in audit[:2]] == [
         ("weights", "tensors/steps", "STATISTICS"), ("weights", "weights", "WEIGHTS"),
     ]  # fmt: skip
-    with pytest.raises(InputError, match=r"steps, which travels with the weights, reveals STATISTICS"):
+    with pytest.raises(InputError, match=r"steps, which is sent with the weights, reveals STATISTICS"):
         Policy(Reveals.WEIGHTS).foresee_tensors(levels)
 
 

@@ -38,7 +38,7 @@ def test_a_module_may_declare_for_those_below_it() -> None:
     outer = nn.Module()
     outer.inner = nn.Module()
     outer.inner.register_buffer("center", torch.zeros(3))
-    with pytest.raises(InputError, match=r"the buffer 'inner\.center' of Module would travel as weights, .*'center':"):
+    with pytest.raises(InputError, match=r"the buffer 'inner\.center' of Module would be sent as weights, .*'center':"):
         levels_of(outer, everything)
     outer.reveals = {"inner.center": Reveals.FEATURES}
     assert levels_of(outer, everything) == {"inner.center": Reveals.FEATURES}
@@ -47,6 +47,6 @@ def test_a_module_may_declare_for_those_below_it() -> None:
 @pytest.mark.parametrize("share", [(*Toy.share, "seen"), (*Toy.share, "s")], ids=["by name", "by a bare letter"])
 def test_what_a_site_has_seen_does_not_travel_as_weights(share: tuple[str, ...]) -> None:
     """`seen` is a sum over a site's images; a prefix without a dot catches it as well."""
-    with pytest.raises(InputError, match="the buffer 'seen' of Toy would travel as weights"):
+    with pytest.raises(InputError, match="the buffer 'seen' of Toy would be sent as weights"):
         LocalTrainer(Toy(), share)
     assert local().levels == {}

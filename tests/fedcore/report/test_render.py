@@ -321,11 +321,11 @@ def test_a_comparison_holds_no_absolute_path(make_run: MakeRun, write_scores: Ca
 def test_only_a_page_of_the_same_kind_is_replaced(make_run: MakeRun, tmp_path: Path) -> None:
     one, other = make_run("a"), make_run("b")
     write_report(one)
-    with pytest.raises(InputError, match="exists and is no comparison page; choose another file with --out"):
+    with pytest.raises(InputError, match="exists and is not a comparison page; choose another file with --out"):
         write_comparison([one, other], one / "report.html")
     page = write_comparison([one, other], tmp_path / "deep" / "page.html")
     assert write_comparison([one, other], page) == page
-    with pytest.raises(InputError, match="is no report page"):
+    with pytest.raises(InputError, match="is not a report page"):
         write_report(one, out=page)
     (one / "report.html").write_text("an older version's page")
     assert "Finished" in read(write_report(one)).text

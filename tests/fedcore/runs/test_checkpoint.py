@@ -84,7 +84,7 @@ def test_what_was_never_committed_does_not_count(tmp_path: Path) -> None:
 
 
 def test_a_visit_counts_only_once_its_round_is_committed(tmp_path: Path) -> None:
-    """The visits of a run that goes on are noted elsewhere until then."""
+    """The visits of a running run are recorded elsewhere until then."""
     checkpoint = committed(tmp_path)
     counted = checkpoint.counted | {"a": Counted(1, True)}
     assert checkpoint.counted == Checkpoint.open(tmp_path).counted == all_count(0)

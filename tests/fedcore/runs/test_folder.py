@@ -61,7 +61,7 @@ def test_a_lock_that_a_killed_process_left_is_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_a_run(tmp_path: Path) -> None:
     begun(tmp_path)
-    with pytest.raises(InputError, match="holds a run already; go on with it by --resume true"):
+    with pytest.raises(InputError, match="already holds a run; continue it with --resume true"):
         RunFolder(tmp_path, RECIPE).prepare()
     RunFolder(tmp_path, RECIPE, resume=True).prepare()
 
@@ -108,14 +108,14 @@ def test_the_number_of_rounds_may_change_down_to_those_that_are_done(tmp_path: P
         RunFolder(tmp_path, RECIPE.replace("count: 3", f"count: {count}"), resume=True).prepare()
     before = _tree(tmp_path)
     for other in (RECIPE.replace("count: 3", "count: 1"), RECIPE.replace("count: 3", "count: 6").replace("64", "32")):
-        with pytest.raises(InputErrors, match=r"rounds\.count may change, 2 at least"):
+        with pytest.raises(InputErrors, match=r"only rounds\.count may change, to 2 or more"):
             RunFolder(tmp_path, other, resume=True).prepare()
     assert _tree(tmp_path) == before
 
 
 def test_other_images_are_refused_and_nothing_is_changed(tmp_path: Path) -> None:
     before = _tree(begun(tmp_path, rounds=1).path)
-    with pytest.raises(InputError, match=r"the images have changed since .* was begun"):
+    with pytest.raises(InputError, match=r"the images have changed since .* was started"):
         RunFolder(tmp_path, RECIPE, resume=True).begin(ABOUT | {"data": "xyz"})
     assert _tree(tmp_path) == before
 
@@ -151,12 +151,12 @@ def test_a_damaged_file_is_named_and_nothing_is_changed(tmp_path: Path, name: st
         run.prepare()
         run.begin(ABOUT)
 
-    with pytest.raises(InputError, match=rf"{name} is (missing|not as it was).*restore it from a backup"):
+    with pytest.raises(InputError, match=rf"{name} (is missing|was changed).*restore it from a backup"):
         resume()
     assert _tree(tmp_path) == before
 
 
-def test_a_lost_state_does_not_begin_anew_over_the_record(tmp_path: Path) -> None:
+def test_a_lost_state_does_not_start_again_over_the_record(tmp_path: Path) -> None:
     (begun(tmp_path, rounds=2).path / "state" / "state.json").unlink()
     before = _tree(tmp_path)
     with pytest.raises(InputError, match=r"records 2 rounds, but its state/ holds 0; restore state/ from a backup"):
@@ -164,12 +164,12 @@ def test_a_lost_state_does_not_begin_anew_over_the_record(tmp_path: Path) -> Non
     assert _tree(tmp_path) == before
 
 
-def test_a_run_that_came_to_nothing_may_begin_anew_with_a_mended_recipe(tmp_path: Path) -> None:
+def test_a_run_without_a_complete_round_may_start_again_with_a_corrected_recipe(tmp_path: Path) -> None:
     mended = RECIPE.replace("64", "32")
     begun(tmp_path / "a").close("failed")
     RunFolder(tmp_path / "a", mended).prepare()
     begun(tmp_path / "b", rounds=1).close("failed")
-    with pytest.raises(InputError, match="holds a run already"):
+    with pytest.raises(InputError, match="already holds a run"):
         RunFolder(tmp_path / "b", mended).prepare()
 
 
@@ -303,9 +303,9 @@ def test_rounds_that_were_lost_or_changed_are_noticed(tmp_path: Path, damage: An
     assert len(RunFolder(tmp_path).rounds()) == 2
     damage(tmp_path / "rounds.jsonl")
     before = _tree(tmp_path)
-    with pytest.raises(InputError, match=r"rounds\.jsonl is not as it was committed: lines were lost or changed; res"):
+    with pytest.raises(InputError, match=r"rounds\.jsonl was changed or lost lines after it was written; res"):
         RunFolder(tmp_path).rounds()
-    with pytest.raises(InputError, match=r"rounds\.jsonl is not as it was committed"):
+    with pytest.raises(InputError, match=r"rounds\.jsonl was changed or lost lines"):
         RunFolder(tmp_path, RECIPE, resume=True).begin(ABOUT)
     assert _tree(tmp_path) == before
 
@@ -373,19 +373,19 @@ def _flipped(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [(_flipped, "memory of round 1 is damaged"), (_cut, "memory of round 1 is damaged"),
-     (Path.unlink, "does not remember its visit of round 1")],
+     (Path.unlink, "has no record of its visit of round 1")],
 )  # fmt: skip
 def test_a_memory_of_a_finished_run_that_was_lost_or_changed_is_named(tmp_path: Path, damage: Any, words: str) -> None:
     run = sealed(tmp_path)
     (file,) = (run.site("b") / FOLDER).glob("00001.*")
     damage(file)
     assert same(run.memories().get("a"), kept(1))
-    with pytest.raises(InputError, match=f"{tmp_path}: b lacks what it keeps to itself: .*{words}.*copy the run's"):
+    with pytest.raises(InputError, match=f"{tmp_path}: the tensors that stay at b are missing: .*{words}.*copy the"):
         run.memories().get("b")
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
-def test_a_finished_run_whose_state_is_gone_does_not_begin_anew(tmp_path: Path, rounds: int) -> None:
+def test_a_finished_run_whose_state_is_missing_does_not_start_again(tmp_path: Path, rounds: int) -> None:
     begun(tmp_path, rounds).close("finished")
     shutil.rmtree(tmp_path / "state")
     before = _tree(tmp_path)
@@ -414,7 +414,7 @@ def test_a_run_that_goes_on_has_no_sums(tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_is_not_another_processs(tmp_path: Path) -> None:
-    """The other process is refused, whether it would begin or go on, and the run's page does not hear of it."""
+    """The other process is refused, whether it starts or resumes, and the run's report does not mention it."""
     with held_elsewhere(tmp_path / "new"):
         run = RunFolder(tmp_path / "new", RECIPE)
         run.prepare()  # nothing is there yet
@@ -437,7 +437,7 @@ def test_a_run_made_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     late.prepare()
     begun(tmp_path, rounds=1).close("finished")
     before = _tree(tmp_path)
-    with pytest.raises(InputError, match="holds a run already"):
+    with pytest.raises(InputError, match="already holds a run"):
         late.begin(ABOUT)
     assert _tree(tmp_path) == before
 

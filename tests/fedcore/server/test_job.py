@@ -225,7 +225,7 @@ def test_what_an_error_says_is_in_its_sites_folder_alone(tmp_path: Path) -> None
     start(tmp_path, job(train=train), Quoting())
     holders = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file() and b"John" in p.read_bytes()}
     assert holders == {"sites/b/errors.jsonl"}
-    assert told(tmp_path)[0]["refused"] == {"b": "RuntimeError during train; the site's errors.jsonl has it"}
+    assert told(tmp_path)[0]["refused"] == {"b": "RuntimeError during train; see errors.jsonl of the site"}
 
 
 def test_a_precision_that_trains_wrongly_begins_nothing() -> None:
@@ -262,7 +262,7 @@ def test_the_end_of_a_failed_run_is_told_and_can_be_resumed(tmp_path: Path) -> N
         start(tmp_path, job(train={"a": broken("a")}))
     about = RunFolder(tmp_path).about()
     assert about["status"] == "failed"
-    assert about["error"].startswith("round 0: no site is left to go on with\n  a: the loss became nan")
+    assert about["error"].startswith("round 0: no site gave a usable answer\n  a: the loss became nan")
     assert same(start(tmp_path, job(), resume=True), start(tmp_path.with_name("whole"), job()))
 
 

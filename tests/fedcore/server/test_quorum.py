@@ -109,7 +109,7 @@ def test_too_few_answers_end_the_run_and_name_each_site_with_its_reason() -> Non
 
 
 def test_no_answer_at_all_ends_the_run() -> None:
-    with pytest.raises(QuorumMissed, match="round 1: no site is left to go on with"):
+    with pytest.raises(QuorumMissed, match="round 1: no site gave a usable answer"):
         federated({(name, 2): LATE for name in "abc"})
 
 
@@ -184,12 +184,12 @@ def test_an_answer_that_cannot_be_used_is_booked_and_does_not_count() -> None:
 def test_an_answer_of_another_kind_is_rejected() -> None:
     change = lambda answer: [replace(answer, message=Empty())]  # noqa: E731
     _, records, _, _ = federated({("b", 1): change}, Rounds(1))
-    assert records[0].refused == {"b": "its answer was rejected: it holds Empty, and Weights was asked for"}
+    assert records[0].refused == {"b": "its answer was rejected: it holds Empty instead of the requested Weights"}
 
 
 def test_rejected_answers_make_no_quorum() -> None:
     change = lambda answer: [replace(answer, examples=10**6)]  # noqa: E731
-    with pytest.raises(QuorumMissed, match=r"2 of 3 sites .*\n  b: its answer was rejected: it counts 1000000 images"):
+    with pytest.raises(QuorumMissed, match=r"2 of 3 sites .*\n  b: its answer was rejected: it reports 1000000 images"):
         federated({("b", 1): change}, Rounds(1, min_sites=3))
 
 

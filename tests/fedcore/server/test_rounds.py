@@ -58,7 +58,7 @@ def test_a_schedule_has_rounds_and_sites(count: int, per_round: int | None) -> N
         Rounds(count, per_round)
 
 
-def test_only_drawn_sites_are_visited() -> None:
+def test_only_chosen_sites_are_visited() -> None:
     algorithm, records = Sender({name: Empty() for name in "abcd"}), []
     transport = Hospitals(hospitals("abcd"), local())
     federate(algorithm, transport, Weights({}), Rounds(3, per_round=2), 5, finished=lambda r, _: records.append(r))
@@ -80,7 +80,7 @@ def test_a_site_of_nan_is_refused_by_name_and_the_round_goes_on_without_it() -> 
 
 def test_no_site_left() -> None:
     transport = Hospitals({name: broken(name) for name in "ab"}, local())
-    with pytest.raises(QuorumMissed, match=r"round 0: no site is left to go on with\n  a: .*nan.*\n  b: .*nan"):
+    with pytest.raises(QuorumMissed, match=r"round 0: no site gave a usable answer\n  a: .*nan.*\n  b: .*nan"):
         run(transport)
 
 
@@ -93,7 +93,7 @@ def test_what_an_error_says_stays_at_its_site(tmp_path: Path) -> None:
     federate(algorithm, transport, Weights({}), Rounds(2), 0, finished=lambda record, _: records.append(record))
     told = json.dumps([record.as_dict() for record in records])
     assert "John" not in told
-    assert records[0].refused == {"b": "RuntimeError during train; the site's errors.jsonl has it"}
+    assert records[0].refused == {"b": "RuntimeError during train; see errors.jsonl of the site"}
     holders = [path for path in tmp_path.rglob("*") if path.is_file() and "John" in path.read_text()]
     assert holders == [tmp_path / "b" / "errors.jsonl"]
     first, second = map(json.loads, holders[0].read_text().splitlines())
@@ -254,7 +254,7 @@ def test_what_writes_into_the_servers_state_ends_the_run(
     ("sent", "why"),
     [
         ({"w": torch.ones(1)}, r"w has shape \(1,\), and at the server it is \(5,\)"),
-        ({"w": torch.ones(5), "v": torch.ones(1)}, r"v has shape \(1,\), and at the server it is not there"),
+        ({"w": torch.ones(5), "v": torch.ones(1)}, r"v has shape \(1,\), and at the server it is missing"),
         ({"w": torch.full((5,), torch.inf)}, "tensors/w is not finite"),
     ],
     ids=["shape", "name", "infinite"],

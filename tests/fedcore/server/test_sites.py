@@ -100,8 +100,8 @@ def test_facts_of_a_site_that_nobody_knows_are_not_taken() -> None:
     assert found.facts["a"].train == 8
 
 
-def test_without_a_site_there_is_nothing_to_train_on() -> None:
-    with pytest.raises(InputError, match="there is no site"):
+def test_a_federation_without_sites_is_an_error() -> None:
+    with pytest.raises(InputError, match="there are no sites"):
         Sites.of(Answers({}, sites=()))
 
 
@@ -152,7 +152,7 @@ def test_an_answer_to_a_query_that_cannot_be_used_is_a_refusal() -> None:
     one, two = found.query("count", Empty(), ["a", "b"], TURN, Weights)
     assert one == Refusal("a", "its answer was rejected: tensors/w is not finite")
     assert isinstance(two, Refusal)
-    assert two.reason.startswith("its answer was rejected: it counts 99 images")
+    assert two.reason.startswith("its answer was rejected: it reports 99 images")
 
 
 def test_where_every_site_must_answer_one_that_does_not_ends_it() -> None:
@@ -178,7 +178,7 @@ def test_sites_that_build_another_module_are_named_with_their_versions() -> None
     assert caught.value.errors == (
         "b has fedpretrain 0.1.3, torch 2.11.9",
         "c: no memory",
-        "d: its answer was rejected: it holds Empty, and Built was asked for",
+        "d: its answer was rejected: it holds Empty instead of the requested Built",
         "e: it gave no answer",
     )
     assert f"The server has {ours}; install the same versions." in str(caught.value)

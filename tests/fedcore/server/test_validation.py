@@ -34,7 +34,7 @@ def test_an_answer_like_the_state_can_be_used() -> None:
     [
         ({"w": torch.ones(3, 2)}, "w has shape (3, 2), and at the server it is (2, 3)"),
         ({"w": torch.ones(())}, "w has shape (), and at the server it is (2, 3)"),
-        ({"v": torch.ones(2)}, "v has shape (2,), and at the server it is not there"),
+        ({"v": torch.ones(2)}, "v has shape (2,), and at the server it is missing"),
         ({"w": torch.ones(2, 3).double()}, "w has type torch.float64, and at the server it is torch.float32"),
         ({"steps": torch.tensor(1.0)}, "steps has type torch.float32, and at the server it is torch.int64"),
         ({"w": torch.tensor([[float("nan")] * 3] * 2)}, "tensors/w is not finite"),
@@ -42,7 +42,7 @@ def test_an_answer_like_the_state_can_be_used() -> None:
     ],
     ids=["shape", "0-dim", "name", "wider", "float for int", "NaN", "inf"],
 )
-def test_an_answer_unlike_the_state_is_wrong_in_words(tensors: dict[str, torch.Tensor], error: str) -> None:
+def test_an_answer_unlike_the_state_is_an_error(tensors: dict[str, torch.Tensor], error: str) -> None:
     assert error_of(contribution("a", 1, **GOOD | tensors)) == error
 
 
@@ -60,15 +60,16 @@ def test_large_finite_numbers_whose_sum_is_infinite_can_be_used() -> None:
 @pytest.mark.parametrize(
     ("count", "wrong"), [(0, False), (10, False), (11, True), (-1, True), (10**400, True)], ids=str
 )
-def test_a_site_counts_no_more_images_than_it_said(count: int, wrong: bool) -> None:
+def test_a_site_reports_no_more_images_than_before_the_first_round(count: int, wrong: bool) -> None:
     error = error_of(contribution("a", count))
     assert (error is not None) == wrong
     if wrong:
-        assert "number of images is -1" in str(error) or f"it counts {count} images" in str(error)
+        assert "number of images is -1" in str(error) or f"it reports {count} images" in str(error)
 
 
-def test_an_answer_of_another_kind_is_wrong_in_words() -> None:
-    assert error_of(Contribution("a", Empty(), 1), algorithm=FedAvg()) == "it holds Empty, and Weights was asked for"
+def test_an_answer_of_another_kind_is_an_error() -> None:
+    error = error_of(Contribution("a", Empty(), 1), algorithm=FedAvg())
+    assert error == "it holds Empty instead of the requested Weights"
     assert error_of(contribution("a", 1, **GOOD), algorithm=FedAvg()) is None
 
 
@@ -92,7 +93,7 @@ def test_facts_of_a_site_with_any_part_of_images_can_be_used() -> None:
      {"versions": ("torch 2\n",)}],
     ids=str,
 )  # fmt: skip
-def test_facts_that_no_site_has_are_wrong_in_words(values: dict[str, Any]) -> None:
+def test_facts_that_no_site_has_are_an_error(values: dict[str, Any]) -> None:
     error = facts_error(replace(facts(), **values))
     assert error is not None
     assert error.isprintable()

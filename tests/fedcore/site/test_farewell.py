@@ -118,7 +118,7 @@ def test_a_site_that_declines_is_a_note_and_the_run_goes_on() -> None:
     found = asked(Hospitals(hospitals("ab"), local()), Sender({"a": ValueError("Jane Doe"), "b": said}))
     assert found.owners == []
     (note,) = found.notes
-    assert note == "a made no figures of its own: ValueError during farewell; the site's errors.jsonl has it"
+    assert note == "a wrote no files for its report: ValueError during farewell; see errors.jsonl of the site"
 
 
 def test_notes_are_printed_without_control_characters() -> None:
@@ -129,8 +129,8 @@ def test_notes_are_printed_without_control_characters() -> None:
 def test_an_answer_that_is_no_farewell_is_a_note() -> None:
     trainer = local()
     found = asked(Hospitals(hospitals("a"), trainer), Sender({"a": Weights(trainer.shared())}))
-    why = "its answer was rejected: it holds Weights, and FarewellNotes was asked for"
-    assert found == Farewells([f"a made no figures of its own: {why}"], [])
+    why = "its answer was rejected: it holds Weights instead of the requested FarewellNotes"
+    assert found == Farewells([f"a wrote no files for its report: {why}"], [])
 
 
 def test_a_farewell_sends_no_count_and_no_metric() -> None:

@@ -56,7 +56,7 @@ def test_the_last_two_are_kept_and_older_ones_are_forgotten(make: Make) -> None:
     assert same(memory.get(Counted(3, True)), of(3))
     assert same(memory.get(Counted(4, True)), of(4))
     for turn in (0, 1, 2):
-        with pytest.raises(Refused, match=f"does not remember its visit of round {turn}, which counted"):
+        with pytest.raises(Refused, match=f"has no record of its visit of round {turn}, which the server counted"):
             memory.get(Counted(turn, True))
     if isinstance(memory, MemoryOnDisk):
         assert files(memory) == ["00003", "00004"]
@@ -99,7 +99,7 @@ def test_a_visit_after_which_nothing_is_kept_is_no_loss(make: Make) -> None:
     assert same(memory.get(Counted(0, True)), of(0))
     assert memory.get(Counted(1, False)) == {}
     memory.put({}, 2, Counted(1, False))
-    with pytest.raises(Refused, match="does not remember its visit of round 0"):
+    with pytest.raises(Refused, match="has no record of its visit of round 0"):
         memory.get(Counted(0, True))
 
 
@@ -107,7 +107,7 @@ def test_a_visit_that_keeps_nothing_when_made_again_is_forgotten(make: Make) -> 
     memory = make()
     memory.put(of(1), 1, None)
     memory.put({}, 1, None)
-    with pytest.raises(Refused, match="does not remember"):
+    with pytest.raises(Refused, match="has no record of"):
         memory.get(Counted(1, True))
 
 
@@ -198,7 +198,7 @@ def test_a_flipped_bit_is_damaged(tmp_path: Path) -> None:
         MemoryOnDisk(tmp_path).get(Counted(0, True))
 
 
-def test_a_file_that_is_no_safetensors_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_file_that_is_no_safetensors_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "00004.d3d99e8b.safetensors").write_bytes(b"text")
     MemoryOnDisk(tmp_path)
     with pytest.raises(Refused, match="memory of round 4 is"):
@@ -224,7 +224,7 @@ def test_what_is_no_memory_is_neither_read_nor_removed(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / file.name).symlink_to(file)
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(Refused, match="does not remember"):
+    with pytest.raises(Refused, match="has no record of"):
         MemoryOnDisk(folder).get(Counted(0, True))
     MemoryOnDisk(folder).put(of(5), 5, None)
     assert file.exists()

@@ -75,7 +75,7 @@ def site(loads: Loads) -> SiteRuntime:
 
     def settle(agreement: Agreement | None) -> Workplace:
         if agreement is None:
-            raise Refused("nothing was agreed on yet")
+            raise Refused("there is no agreement yet")
         return places.setdefault(agreement, Workplace(IMAGES, IMAGES, trainer, {TRAIN: loads, EVALUATE: loads}, "abc"))
 
     return SiteRuntime("a", lambda: facts_of(IMAGES, IMAGES, POLICY), settle)

@@ -112,7 +112,7 @@ def test_a_place_is_built_once_for_an_agreement(manifests: dict[str, Path]) -> N
 
 
 def test_nothing_is_built_before_the_agreement(manifests: dict[str, Path]) -> None:
-    with pytest.raises(Refused, match="nothing was agreed on yet"):
+    with pytest.raises(Refused, match="there is no agreement yet"):
         own(manifests).settle(None)
 
 

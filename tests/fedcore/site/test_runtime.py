@@ -51,7 +51,7 @@ class Says:
 
 def settled(agreement: Agreement | None, trainer: LocalTrainer, words: Mapping[str, Any]) -> Workplace:
     if agreement is None:
-        raise Refused("nothing was agreed on yet; ask for facts first")
+        raise Refused("there is no agreement yet; request the facts first")
     return Workplace(IMAGES, None, trainer, words, "abc")
 
 
@@ -117,14 +117,14 @@ def test_a_visit_by_bytes_equals_one_without() -> None:
 
 def test_a_word_that_the_recipe_does_not_know_is_declined(tmp_path: Path) -> None:
     reason = declined(asked(site(tmp_path, train=FedAvg()), request(f"open {PATIENT}")))
-    assert reason == "the recipe does not know what is requested"
+    assert reason == "the recipe has no request of this name"
     (line,) = lines(tmp_path)
     assert (line["what"], line["text"], line["round"], line["to"]) == ("refusal", reason, 2, "server")
 
 
 @pytest.mark.parametrize("word", ["__class__", "settle", "handle", "", "visit"])
 def test_a_word_is_never_an_attribute(word: str) -> None:
-    assert declined(asked(site(), request(word))) == "the recipe does not know what is requested"
+    assert declined(asked(site(), request(word))) == "the recipe has no request of this name"
 
 
 def test_a_request_for_another_site_is_declined() -> None:
@@ -137,7 +137,7 @@ def test_a_request_for_another_site_is_declined() -> None:
 def test_a_server_with_another_recipe_is_declined(word: str, tmp_path: Path) -> None:
     runtime = site(tmp_path, train=FedAvg())
     reason = declined(asked(runtime, request(word, recipe="another digest")))
-    assert reason == "the server runs another recipe than this site, whose digest is digest of th..."
+    assert reason == "the server runs another recipe; the digest of this site's is digest of th..."
     assert [line["text"] for line in lines(tmp_path)] == [reason]
     assert not isinstance(asked(runtime, request(FACTS, recipe="digest of the recipe")), Refusal)
 
@@ -145,16 +145,16 @@ def test_a_server_with_another_recipe_is_declined(word: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("word", [BUILD, TRAIN, EVALUATE])
 def test_before_the_agreement_nothing_but_facts_is_said(word: str) -> None:
     reason = declined(asked(site(train=FedAvg()), request(word, agreement=None)))
-    assert reason == "nothing was agreed on yet; ask for facts first"
+    assert reason == "there is no agreement yet; request the facts first"
 
 
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
         (Refused("too loud"), "too loud"),
-        (ValueError(f"{PATIENT} has no labels"), "ValueError during train; the site's errors.jsonl has it"),
-        (MemoryError(PATIENT), "MemoryError during train; the site's errors.jsonl has it"),
-        (RecursionError(PATIENT), "RecursionError during train; the site's errors.jsonl has it"),
+        (ValueError(f"{PATIENT} has no labels"), "ValueError during train; see errors.jsonl of the site"),
+        (MemoryError(PATIENT), "MemoryError during train; see errors.jsonl of the site"),
+        (RecursionError(PATIENT), "RecursionError during train; see errors.jsonl of the site"),
     ],
     ids=repr,
 )
@@ -169,11 +169,11 @@ def test_the_text_of_an_error_stays_at_the_site(error: Exception, reason: str, t
 
 def test_an_error_during_another_word_does_not_repeat_the_word() -> None:
     reason = declined(asked(site(**{PATIENT: Says(ValueError())}), request(PATIENT)))
-    assert reason == "ValueError during a query; the site's errors.jsonl has it"
+    assert reason == "ValueError during a query; see errors.jsonl of the site"
 
 
 def test_a_message_of_another_kind_than_the_word_takes_is_an_error_at_the_site() -> None:
-    assert declined(asked(site(train=FedAvg()), request())).endswith("during train; the site's errors.jsonl has it")
+    assert declined(asked(site(train=FedAvg()), request())).endswith("during train; see errors.jsonl of the site")
 
 
 def test_weights_of_another_module_are_an_error_at_the_site() -> None:
@@ -242,7 +242,7 @@ def test_a_training_goes_on_from_the_visit_that_counts(tmp_path: Path) -> None:
 def test_a_memory_that_counts_and_is_missing_is_declined(tmp_path: Path) -> None:
     visitor = Says(Empty())
     reason = declined(asked(site(memory=MemoryOnDisk(tmp_path), train=visitor), request(counted=Counted(1, True))))
-    assert reason.startswith("it does not remember its visit of round 1, which counted; restore the site's folder")
+    assert reason.startswith("it has no record of its visit of round 1, which the server counted; restore the site's")
     assert visitor.seen is None
     assert isinstance(asked(site(train=visitor), request(counted=Counted(1, False))), Contribution)
 

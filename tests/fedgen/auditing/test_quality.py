@@ -30,9 +30,10 @@ def test_the_kernel_distance_is_the_papers_sum() -> None:
         return (float(x.double() @ y.double()) / 4 + 1) ** 3
 
     within_real = sum(k(x, y) for i, x in enumerate(real) for j, y in enumerate(real) if i != j) / (6 * 5)
-    within_drawn = sum(k(x, y) for i, x in enumerate(synthetic) for j, y in enumerate(synthetic) if i != j) / (5 * 4)
+    pairs = [(x, y) for i, x in enumerate(synthetic) for j, y in enumerate(synthetic) if i != j]
+    within_synthetic = sum(k(x, y) for x, y in pairs) / (5 * 4)
     between = sum(k(x, y) for x in real for y in synthetic) / (6 * 5)
-    assert kernel_distance(real, synthetic) == pytest.approx(within_real + within_drawn - 2 * between, rel=1e-9)
+    assert kernel_distance(real, synthetic) == pytest.approx(within_real + within_synthetic - 2 * between, rel=1e-9)
 
 
 def test_the_kernel_distance_has_no_bias() -> None:

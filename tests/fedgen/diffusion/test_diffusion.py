@@ -108,7 +108,7 @@ def test_all_weights_travel() -> None:
 
 
 def test_an_unknown_site_is_refused() -> None:
-    with pytest.raises(Refused, match=r"this site is none of the generator's sites \(a, b, c\)"):
+    with pytest.raises(Refused, match=r"this site is not one of the generator's sites \(a, b, c\)"):
         diffusion().on_visit_start("d", TURN)
 
 

@@ -154,7 +154,7 @@ def test_a_visit_counts_the_steps_of_both() -> None:
 
 def test_gradient_clipping_is_refused() -> None:
     with pytest.raises(
-        InputError, match=r"visit\.gradient_clip_val must be null for GAN, which steps its own optimizers"
+        InputError, match=r"visit\.gradient_clip_val must be null for GAN, which calls its own optimizers"
     ):
         LocalTrainer(gan(), GAN.share, Visit(gradient_clip_val=1.0))
 
@@ -213,7 +213,7 @@ def test_the_recipe_takes_wasserstein() -> None:
 
 
 def test_an_unknown_site_is_refused() -> None:
-    with pytest.raises(Refused, match=r"this site is none of the generator's sites \(a, b, c\)"):
+    with pytest.raises(Refused, match=r"this site is not one of the generator's sites \(a, b, c\)"):
         gan().on_visit_start("d", Round(0, 1, 0))
 
 

@@ -199,7 +199,7 @@ def test_only_the_same_distillation_can_be_resumed(local_run: Path, fedavg_run: 
         "resume": True,
     }
     for message, changed in [
-        ("holds a run already; go on with it by --resume true", {"resume": False}),
+        ("already holds a run; continue it with --resume true", {"resume": False}),
         (r"another recipe: 1 error\n  distilled\.seed was 0, is now 1", {"seed": 1}),
         (r"distilled\.distillation\.epochs was 2, is now 3", {"distillation": Distillation(epochs=3)}),
         (r"distilled\.inversion\.steps was 2, is now 3", {"inversion": Inversion(steps=3)}),

@@ -81,7 +81,7 @@ def test_a_site_counts_images_of_classes_with_enough_patients() -> None:
 
 
 def test_the_generator_has_the_counts_and_the_set_lists_what_it_left_out(tmp_path: Path) -> None:
-    """Two phantom hospitals of 6 images each."""
+    """Two simulated hospitals of 6 images each."""
     trained(tmp_path / "run", policy=Policy(min_patients=2), rounds=Rounds(1))
     conditions = load_generator(tmp_path / "run" / "generator").conditions
     assert conditions.image_counts is not None

@@ -82,7 +82,7 @@ def test_a_visit_reports_a_change_from_0_to_2(
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_site_with_fewer_than_3_images_declines(images: Callable[..., Images], n: int) -> None:
-    with pytest.raises(Refused, match="needs 3 images; leave the site out, or set the aggregator's weight to examples"):
+    with pytest.raises(Refused, match="needs 3 images; omit the site, or set the aggregator's weight to examples"):
         RepresentationChange().callback({}, Site("a", images(n=n)), TURN)
 
 

@@ -129,7 +129,7 @@ def test_a_fraction_of_labels_is_stratified_by_the_rarest_finding(images: Callab
 
 
 def hospitals(folder: Path) -> Data:
-    """Phantom hospitals; every second patient with a round finding has a nodule as well, and the clear have none."""
+    """Simulated hospitals; every second patient with a round finding has a nodule as well, and the clear have none."""
     manifest = Phantoms(sites=2, images_per_site=48).write(folder, 32)
     with manifest.open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -110,7 +110,7 @@ def test_evaluate_on_the_native_grid(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_images_without_files_are_an_error_before_training(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="phantom hospitals have none"):
+    with pytest.raises(InputError, match="simulated hospitals have none"):
         NativeFiles.of(Data(size=32), Data(size=32).load())
     manifests = [Phantoms(sites=1, images_per_site=8, seed=s).write(tmp_path / str(s), 32) for s in (0, 1)]
     manifests[1].write_text(manifests[1].read_text().replace(",hospital_1,", ",elsewhere,"))

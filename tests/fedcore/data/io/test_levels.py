@@ -71,7 +71,7 @@ def test_floating_point_and_rescaled_values_are_an_error(tmp_path: Path) -> None
     nibabel.save(rescaled, tmp_path / "a.nii")
     nibabel.save(nibabel.Nifti1Image(np.ones((3, 3, 3), np.float32), np.eye(4)), tmp_path / "b.nii")
     for name in ("a.npy", "a.tif", "a.nii", "b.nii"):
-        with pytest.raises(ImageError, match="whose white is unknown; store it as it was generated: 0 to 255 in 8-bit"):
+        with pytest.raises(ImageError, match="whose range is unknown; store it as it was generated: 0 to 255 in 8-bit"):
             white_level(tmp_path / name)
 
 
@@ -79,6 +79,6 @@ def test_floating_point_and_rescaled_values_are_an_error(tmp_path: Path) -> None
 def test_values_beyond_the_levels_are_an_error(values: tuple[int, int], text: str) -> None:
     require_levels(np.array([0, 4095]), 4095)
     with pytest.raises(
-        ImageError, match=rf"a synthetic image of values {text}; its kind of file must have levels of 0 to"
+        ImageError, match=rf"a synthetic image with values {text}; files of this kind must have values 0 to"
     ):
         require_levels(np.array(values), 4095)

@@ -73,7 +73,7 @@ def test_the_meaning_applies_to_training_and_evaluation(tmp_path: Path) -> None:
 def test_in_binary_masks_255_is_class_1(tmp_path: Path) -> None:
     rows(tmp_path, a=[(0, 255), (255,)], b=[(0,), (0, 255)])
     assert shown(data(tmp_path)) == {"a": {0, 1}, "b": {0, 1}}
-    assert "site 'a': 1 mask of 255 everywhere, taken for class 1" in data(tmp_path).load().warnings
+    assert "site 'a': 1 mask of 255 everywhere, treated as class 1" in data(tmp_path).load().warnings
     assert shown(data(tmp_path, mask_255="unlabelled")) == {"a": {0, 255}, "b": {0, 255}}
 
 

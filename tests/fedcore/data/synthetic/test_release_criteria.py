@@ -37,9 +37,9 @@ def test_a_good_set_is_safe() -> None:
     [
         ({"membership_auc": 0.7}, "a: membership inference has an AUC of 0.70, above 0.67"),
         ({"membership_tpr": 0.2}, "a: membership inference finds 20% of its training images at 1 % false positives"),
-        ({"held_out_copies_by_pixels": 0.3}, "a: 30% of its held-out images are doubles"),
-        ({"membership_auc": None}, "a sent no figure of membership inference"),
-        ({"membership_tpr": None}, "a sent no figure of membership inference"),
+        ({"held_out_copies_by_pixels": 0.3}, "a: 30% of its held-out images are near-duplicates"),
+        ({"membership_auc": None}, "a sent no result of membership inference"),
+        ({"membership_tpr": None}, "a sent no result of membership inference"),
         (
             {"held_out_images": 12.0, "copies_by_pixels": None},
             "a could not search for copies: it trained on 300 images and held out 12",
