@@ -68,13 +68,13 @@ class LocalTrainer:
         """Level of the tensors that travel and reveal more than weights do."""
         self.metric_names = frozenset[str]().union(*map(metric_names_of, (MeanLoss, module, *visit.callbacks)))
         """Metrics that a training may send, as module and callbacks declare them."""
-        self._unsaved = UnsavedState(module)
         self._initial = {k: v.detach().clone() for k, v in state.items() if not self._travels(k)}
         self._optimizer: Tensors = {}
         if visit.compile:
             for name, part in module.named_children():
                 if any(self._travels(tensor) for tensor in state if tensor.startswith(f"{name}.")):
                     part.compile(dynamic=False)  # in place: the names of tensors do not change
+        self._unsaved = UnsavedState(module, visit.callbacks)
 
     def optimizers(self) -> list[Optimizer] | None:
         """The module's optimizers, built for inspection; None where it can build them only during training.
@@ -96,11 +96,15 @@ class LocalTrainer:
 
     @contextmanager
     def at(self, site: Site) -> Iterator[None]:
-        """Loads what belongs to `site` into the module; stores it in `site.memory` again if no error occurs."""
-        self._unsaved.restore()
-        self.load(self._initial | with_prefix(MODULE, site.memory))
-        self._optimizer = with_prefix(OPTIMIZER, site.memory)
-        yield
+        """Loads what belongs to `site` into the module; stores it in `site.memory` again if no error occurs.
+
+        Raises:
+            Refused: State that is not saved has changed (`fedcore.training.unsaved_state`); it is put back in any case.
+        """
+        with self._unsaved.unchanged():
+            self.load(self._initial | with_prefix(MODULE, site.memory))
+            self._optimizer = with_prefix(OPTIMIZER, site.memory)
+            yield
         module = {MODULE + k: v for k, v in self._changed().items()}
         optimizer = {OPTIMIZER + k: v for k, v in self._optimizer.items()}
         # What an algorithm stores at the site has another prefix and stays as the visit left it.
