@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_SCALARS = (type(None), bool, int, float, complex, str, bytes, np.generic, torch.device, MethodType)
+SCALARS = (type(None), bool, int, float, complex, str, bytes, np.generic, torch.device, MethodType)
 """Compared by value; bound methods are made anew each time they are looked up."""
+CONTAINERS = (list, tuple, deque, set, frozenset, dict, SimpleNamespace)
 _LIBRARIES = frozenset(
     {"diffusers", "lightly", "lightning_fabric", "monai", "numpy", "pytorch_lightning", "torch", "torchmetrics",
      "torchvision"}
@@ -42,7 +43,7 @@ class Snapshot(ABC):
 
     @abstractmethod
     def restored(self) -> Any:
-        """The value, with its content put back."""
+        """The same object, with its content put back."""
 
 
 class Registered(Snapshot):
@@ -61,7 +62,7 @@ class _Opaque(Snapshot):
     def equals(self, value: Any) -> bool:
         if value is self.value:
             return True
-        if type(value) is not type(self.value) or not isinstance(value, _SCALARS):
+        if type(value) is not type(self.value) or not isinstance(value, SCALARS):
             return False
         return bool(value == self.value or (value != value and self.value != self.value))  # noqa: PLR0124 - NaN
 
@@ -132,9 +133,10 @@ class _Container(Snapshot):
             return self.value
         self._open = True
         try:
-            return _filled(self.value, {key: part.restored() for key, part in self.parts.items()})
+            _fill(self.value, {key: part.restored() for key, part in self.parts.items()})
         finally:
             self._open = False
+        return self.value
 
 
 def snapshot(value: Any, outside: frozenset[int] = frozenset()) -> Snapshot:
@@ -143,23 +145,22 @@ def snapshot(value: Any, outside: frozenset[int] = frozenset()) -> Snapshot:
 
 
 def _taken(value: Any, known: dict[int, Snapshot], outside: frozenset[int]) -> Snapshot:
-    if isinstance(value, _SCALARS) or id(value) in outside:
+    if isinstance(value, SCALARS) or id(value) in outside:
         return _Opaque(value)
     if id(value) in known:
         return known[id(value)]
     if isinstance(value, Tensor | np.ndarray):
         known[id(value)] = _Numbers(value)
         return known[id(value)]
-    if isinstance(value, list | tuple | deque | set | frozenset | dict | SimpleNamespace) or _is_followed(value):
+    followed = isinstance(value, nn.Module) or (hasattr(value, "__dict__") and is_followed(type(value)))
+    if isinstance(value, CONTAINERS) or (followed and not isinstance(value, type)):
         return _Container(value, known, outside)
     return _Opaque(value)
 
 
-def _is_followed(value: Any) -> bool:
-    """Whether it is an object of the recipe's own code, or a network that is no submodule."""
-    kind = type(value)
-    own = kind.__module__.partition(".")[0] not in _LIBRARIES and not isinstance(value, type)
-    return hasattr(value, "__dict__") and (own or isinstance(value, nn.Module))
+def is_followed(kind: type) -> bool:
+    """Whether it is a class of the kit or of a recipe's own code, and not of a library."""
+    return kind.__module__.partition(".")[0] not in _LIBRARIES
 
 
 def _parts(value: Any) -> Mapping[Hashable, Any]:
@@ -171,23 +172,15 @@ def _parts(value: Any) -> Mapping[Hashable, Any]:
     return dict.fromkeys(value) if isinstance(value, set | frozenset) else vars(value)
 
 
-def _filled(value: Any, parts: dict[Any, Any]) -> Any:
-    """The container with these parts; the same object where it can be written to."""
-    if isinstance(value, dict):
-        value.clear()
-        value.update(parts)
-    elif isinstance(value, list | deque):
+def _fill(value: Any, parts: dict[Any, Any]) -> None:
+    """Makes these the parts of a container; a tuple keeps the objects that it has."""
+    if isinstance(value, list | deque):
         value.clear()
         value.extend(parts.values())
-    elif isinstance(value, tuple):
-        return type(value)(*parts.values()) if hasattr(value, "_fields") else type(value)(parts.values())
-    elif isinstance(value, set):
-        value.clear()
-        value.update(parts)
-    elif not isinstance(value, frozenset):
-        vars(value).clear()
-        vars(value).update(parts)
-    return value
+    elif not isinstance(value, tuple | frozenset):
+        content = value if isinstance(value, dict | set) else vars(value)
+        content.clear()
+        content.update(parts)
 
 
 def _is_frozen(value: Any) -> bool:

@@ -16,11 +16,12 @@ from functools import cached_property
 from types import CodeType
 from typing import Any
 
+import numpy as np
 from pytorch_lightning import LightningModule
-from torch import nn
+from torch import Tensor, nn
 
 from fedcore.errors import InputError, Refused
-from fedcore.training.snapshots import Registered, Snapshot, snapshot
+from fedcore.training.snapshots import CONTAINERS, SCALARS, Registered, Snapshot, is_followed, snapshot
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _FRAMEWORK = (frozenset(vars(LightningModule())) | {"_hparams"}) - {*_HOOKS}
@@ -37,6 +38,7 @@ class UnsavedState:
 
     def __init__(self, module: nn.Module, settings: Sequence[Any] = ()):
         """Raises InputError where `scratch` of a class is no tuple of names."""
+        self._made_of = module, settings
         saved = [*module.modules(), *module.parameters()]
         saved += [part._buffers[name] for part in module.modules() for name in _persistent(part)]
         outside = frozenset(map(id, saved))
@@ -45,11 +47,18 @@ class UnsavedState:
             _Part(part, path, _snapshots(part, outside), _scratch_names(part), id(part) in scratch)
             for path, part in module.named_modules()
         ]
-        self._parts += [
-            _Part(each, "", _snapshots(each, outside), _scratch_names(each), False)
-            for each in settings
-            if hasattr(each, "__dict__")
-        ]
+        followed = [each for each in settings if hasattr(each, "__dict__")]
+        self._parts += [_Part(each, "", _snapshots(each, outside), _scratch_names(each)) for each in followed]
+        kinds = dict[type, frozenset[str]]()
+        for each in (*module.modules(), *followed):
+            for kind in filter(is_followed, type(each).__mro__):
+                kinds[kind] = kinds.get(kind, frozenset()) | _scratch_names(each)
+        self._parts += [_Part(kind, "", _snapshots(kind, outside), names) for kind, names in kinds.items()]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A worker process makes its own, of what it is sent."""
+        self.restore()
+        return UnsavedState, self._made_of
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
@@ -77,7 +86,7 @@ class UnsavedState:
 
 @dataclass(frozen=True)
 class _Part:
-    """The module, a submodule of it, or the settings of a local callback."""
+    """The module, a submodule of it, the settings of a local callback, or a class of these."""
 
     owner: Any
     path: str
@@ -85,7 +94,7 @@ class _Part:
     values: dict[Place, Snapshot]
     scratch: frozenset[str]
     """Names that may change."""
-    is_scratch: bool
+    is_scratch: bool = False
     """Whether all of it may change."""
 
     def changed(self) -> list[Place]:
@@ -96,6 +105,12 @@ class _Part:
 
     def restore(self, place: Place) -> None:
         registry, name = place
+        if isinstance(self.owner, type):
+            if place in self.values:
+                setattr(self.owner, name, self.values[place].restored())
+            else:
+                delattr(self.owner, name)
+            return
         held = vars(self.owner) if registry == _ATTRIBUTES else vars(self.owner)[registry]
         if place in self.values:
             held[name] = self.values[place].restored()
@@ -106,12 +121,12 @@ class _Part:
 
     def may_change(self, name: str) -> bool:
         """Whether it is declared as scratch, or follows from other state."""
-        kind = type(self.owner)
+        kind = _kind_of(self.owner)
         return self.is_scratch or name in self.scratch or isinstance(getattr(kind, name, None), cached_property)
 
     def shown(self, name: str) -> str:
         """The attribute with its class. A name that was made in the visit and is in no code could hold data."""
-        kind = type(self.owner)
+        kind = _kind_of(self.owner)
         known = any(name == of for _, of in self.values) or name in _names_in_code(kind)
         shown = f"{kind.__name__}.{name}" if known else f"an attribute that a visit adds to {kind.__name__}"
         return f"{shown} ({self.path})" if self.path else shown
@@ -120,7 +135,7 @@ class _Part:
 def _refusal(changed: Sequence[tuple[_Part, str]]) -> Refused:
     names = list(dict.fromkeys(part.shown(name) for part, name in changed))
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    every = (f"{part.path or type(part.owner).__name__}: {name}" for part, name in changed)
+    every = (f"{part.path or _kind_of(part.owner).__name__}: {name}" for part, name in changed)
     return Refused(
         f"the visit changed {', '.join(names[:_SHOWN])}{more}, which {'are' if len(names) > 1 else 'is'} in no "
         "state_dict() and would be lost when the run is resumed: register what must last as a persistent buffer, and "
@@ -132,12 +147,23 @@ def _refusal(changed: Sequence[tuple[_Part, str]]) -> Refused:
 def _values(owner: Any) -> dict[Place, Any]:
     """What is compared; of registered tensors that are saved, only that they are there."""
     own = vars(owner)
+    if isinstance(owner, type):
+        return {(_ATTRIBUTES, name): value for name, value in own.items() if _is_data(name, value)}
     if not isinstance(owner, nn.Module):
         return {(_ATTRIBUTES, name): value for name, value in own.items()}
     found = {(_ATTRIBUTES, name): value for name, value in own.items() if name not in _FRAMEWORK}
     for registry in (_PARAMETERS, _BUFFERS, _MODULES):
         found |= {(registry, name): value for name, value in own[registry].items()}
     return found
+
+
+def _is_data(name: str, value: Any) -> bool:
+    """Whether an attribute of a class may be state: it is no method, no property and none of Python's own."""
+    return not name.startswith("__") and isinstance(value, (*SCALARS, *CONTAINERS, Tensor, np.ndarray))
+
+
+def _kind_of(owner: Any) -> type:
+    return owner if isinstance(owner, type) else type(owner)
 
 
 def _snapshots(owner: Any, outside: frozenset[int]) -> dict[Place, Snapshot]:
@@ -154,9 +180,10 @@ def _persistent(part: nn.Module) -> list[str]:
 
 def _scratch_names(owner: Any) -> frozenset[str]:
     """Declared names, and attributes that torch's hooks compute from parameters (weight norm, pruning)."""
-    names = getattr(type(owner), "scratch", ())
+    kind = type(owner)
+    names = getattr(kind, "scratch", ())
     if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
-        raise InputError(f'{type(owner).__name__}.scratch must be a tuple of names, such as ("cache",)')
+        raise InputError(f'{kind.__name__}.scratch must be a tuple of names, such as ("cache",)')
     hooks = owner._forward_pre_hooks.values() if isinstance(owner, nn.Module) else ()
     computed = {getattr(hook, "name", None) or getattr(hook, "_tensor_name", None) for hook in hooks}
     return frozenset(names) | {name for name in computed if isinstance(name, str)}
