@@ -56,8 +56,8 @@ def metric_weight_of(algorithm: Any) -> str | None:
 def declared_metrics(part: Any, training: frozenset[str] = frozenset()) -> DeclaredMetrics:
     """What sites may send as metrics for an algorithm or an evaluation.
 
-    Each algorithm, those that it wraps, and their exchanges declare names in `metric_names`. One that trains a second
-    time has a `metric_prefix`, by which the metrics of that training are told apart.
+    Each algorithm and those that it wraps declare names in `metric_names`. One that trains a second time has a
+    `metric_prefix`, with which the metrics of that training begin.
 
     Args:
         part: The algorithm or evaluation.
@@ -66,8 +66,7 @@ def declared_metrics(part: Any, training: frozenset[str] = frozenset()) -> Decla
     names, classes = set(training), list[str]()
     for layer in layers(part):
         prefix = getattr(layer, "metric_prefix", "")
-        names |= {prefix + name for name in training}
-        names |= metric_names_of(layer) | metric_names_of(getattr(layer, "exchange", None))
+        names |= metric_names_of(layer) | {prefix + name for name in training}
         classes.append(type(layer).__name__)
     return DeclaredMetrics(frozenset(names), " or ".join(classes))
 

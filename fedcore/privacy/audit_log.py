@@ -49,7 +49,7 @@ class AuditLog:
     folder: Path | None = None
     levels: Levels = field(default_factory=dict)
     """What tensors of the module reveal that are no weights (`fedcore.privacy.buffers`)."""
-    metrics: DeclaredMetrics = DeclaredMetrics()
+    metrics: DeclaredMetrics = field(default_factory=DeclaredMetrics)
     """Those that may leave; none unless the recipe's classes declare them."""
     recipe: str = ""
     """Digest of the recipe that the site runs, see `fedcore.site.runtime`."""

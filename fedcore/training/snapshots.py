@@ -64,7 +64,7 @@ class _Opaque(Snapshot):
             return True
         if type(value) is not type(self.value) or not isinstance(value, SCALARS):
             return False
-        return bool(value == self.value or (value != value and self.value != self.value))  # noqa: PLR0124 - NaN
+        return bool(value == self.value or (value != value and self.value != self.value))  # or both are NaN
 
     def restored(self) -> Any:
         return self.value
@@ -184,7 +184,7 @@ def _fill(value: Any, parts: dict[Any, Any]) -> None:
 
 
 def _is_frozen(value: Any) -> bool:
-    return bool(getattr(type(value), "__dataclass_params__").frozen)
+    return bool(type(value).__dataclass_params__.frozen)
 
 
 def _copy(value: Any) -> Any:

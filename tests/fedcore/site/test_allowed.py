@@ -19,7 +19,7 @@ from fedcore.errors import InputError
 from fedcore.exchanges.base import WithExchange
 from fedcore.messages.answer import Contribution, Refusal
 from fedcore.messages.message import Empty, Message, Weights
-from fedcore.messages.request import EVALUATE, TRAIN, Request
+from fedcore.messages.request import EVALUATE, TRAIN
 from fedcore.messages.round import Round
 from fedcore.messages.wire import answer_bytes
 from fedcore.privacy.policy import Policy
@@ -82,10 +82,6 @@ class LeakyAlgorithm(FedAvg):
 
 
 class DeclaringAlgorithm(LeakyAlgorithm):
-    metric_names = (NAME,)
-
-
-class LeakyExchange(ShareTotals):
     metric_names = (NAME,)
 
 
@@ -191,7 +187,7 @@ def test_what_may_leave_is_what_module_callbacks_and_algorithms_declare() -> Non
     assert names(FedAvg(), local()) == {"loss"}
     assert names(FedAvg(), trainer) == {"loss", NAME}
     assert names(Quantised(Ditto()), trainer) == {"loss", NAME, "personal_loss", f"personal_{NAME}"}
-    assert names(WithExchange(FedAvg(), exchange=LeakyExchange()), local()) == {"loss", NAME}
+    assert names(WithExchange(DeclaringAlgorithm(), exchange=ShareTotals()), local()) == {"loss", NAME}
     assert allowed_metrics({EVALUATE: Evaluation()}, trainer)[EVALUATE].names == frozenset()
 
 

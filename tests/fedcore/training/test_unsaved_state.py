@@ -149,11 +149,9 @@ def test_what_a_visit_finds_does_not_depend_on_the_site_visited_before(kind: str
             found.append(seen(module))
             CHANGES[kind][0](module)
 
-    sent = []
-    for names in ("b", "ab"):
-        sent.append(answers(LocalTrainer(Tolerant(change), Toy.share, VISIT), names)[-1].message.tensors)
+    sent = [answers(LocalTrainer(Tolerant(change), Toy.share, VISIT), names)[-1] for names in ("b", "ab")]
     assert found[0] == found[1] == found[2]
-    assert same(sent[0], sent[1])
+    assert same(sent[0].message.tensors, sent[1].message.tensors)
 
 
 def test_a_visit_that_fails_leaves_no_state_either() -> None:
