@@ -37,5 +37,10 @@ def building(what: str) -> Iterator[None]:
 class Refused(Exception):
     """The result of a visit must not leave the site (a loss of NaN, a message above the level of the policy).
 
-    Its text may be sent to the server, so it never contains pixels, paths or patient identifiers.
+    Its text may be sent to the server, so it never contains pixels, paths or patient identifiers. `details` stay at the
+    site, in `errors.jsonl`.
     """
+
+    def __init__(self, text: str, *, details: str = ""):
+        super().__init__(text)
+        self.details = details

@@ -28,6 +28,8 @@ class GenerativeModel(pl.LightningModule):
     generator_prefix: ClassVar[str] = "ema."
     """Prefix of the weights that the generator uses."""
     targets: ClassVar[Target | tuple[Target, ...]] = "labels"
+    scratch: ClassVar[tuple[str, ...]] = ("site",)
+    """What a visit may change outside of the state, see `fedcore.training.unsaved_state`."""
 
     def __init__(self, image_shape: ImageShape, conditions: Conditions):
         super().__init__()

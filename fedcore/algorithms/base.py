@@ -33,6 +33,9 @@ class Algorithm(Protocol[State, Down, Up]):
     resumed run equals an uninterrupted one. Sites are sent the server's own tensors, not copies:
     `merge` and `visit` must return new ones; a run in which one writes into them ends with an error.
 
+    Sites send what `local.fit` returns as metrics without more ado; an algorithm that adds metrics of its own declares
+    their names in a class attribute `metric_names`.
+
     Three further methods are optional. `share(module)` returns prefixes of the tensors that travel, where these are not
     all that the module shares. `choose` chooses the sites of a round (`ChoosesSites`). `error_of(state, message)`
     checks an answer that holds more than weights (`fedcore.algorithms.answers`).

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -38,6 +38,8 @@ class Ditto(Wrapper):
     A visit takes twice the time, and a site stores the whole module in its memory. Metrics of v are named `personal_*`.
     `visit.callbacks` act on both trainings; what they store at the site for v is kept apart from what they store for w.
     """
+
+    metric_prefix: ClassVar[str] = "personal_"
 
     lam: float = 1.0
     """lambda >= 0: with 0 each v trains alone, with larger values v stays nearer to w. The paper uses 1, or 0.1 where
@@ -71,7 +73,7 @@ class Ditto(Wrapper):
         personal = {PERSONAL + k: t for k, t in _state(local).items()}
         site.memory = site.memory | personal | {NOTES + k: t for k, t in own.memory.items()}
         local.load(before)
-        return {f"personal_{name}": value for name, value in metrics.items()}
+        return {self.metric_prefix + name: value for name, value in metrics.items()}
 
 
 def _state(local: LocalTrainer) -> Tensors:

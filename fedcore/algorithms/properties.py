@@ -10,6 +10,7 @@ from fedcore.algorithms.answers import returned_by
 from fedcore.algorithms.base import ChoosesSites
 from fedcore.algorithms.wrapper import Wrapper, layers
 from fedcore.messages.message import Message
+from fedcore.messages.metric_names import DeclaredMetrics, metric_names_of
 from fedcore.training.local_trainer import implements
 
 
@@ -50,6 +51,24 @@ def metric_weight_of(algorithm: Any) -> str | None:
     aggregators = (layer.aggregator for layer in layers(algorithm) if hasattr(layer, "aggregator"))
     weight = getattr(next(aggregators, None), "weight", None)
     return weight if isinstance(weight, str) and weight not in ("examples", "equal") else None
+
+
+def declared_metrics(part: Any, training: frozenset[str] = frozenset()) -> DeclaredMetrics:
+    """What sites may send as metrics for an algorithm or an evaluation.
+
+    Each algorithm and those that it wraps declare names in `metric_names`. One that trains a second time has a
+    `metric_prefix`, with which the metrics of that training begin.
+
+    Args:
+        part: The algorithm or evaluation.
+        training: Names that a training may report (`LocalTrainer.metric_names`); none where nothing is trained.
+    """
+    names, classes = set(training), list[str]()
+    for layer in layers(part):
+        prefix = getattr(layer, "metric_prefix", "")
+        names |= metric_names_of(layer) | {prefix + name for name in training}
+        classes.append(type(layer).__name__)
+    return DeclaredMetrics(frozenset(names), " or ".join(classes))
 
 
 def round_count_user(part: Any) -> str | None:

@@ -24,7 +24,7 @@ from fedcore.errors import Refused
 from fedcore.files.writing import append
 from fedcore.messages.answer import Contribution, revealed
 from fedcore.messages.message import Leaf, leaves
-from fedcore.messages.metric_names import MOST_METRICS, is_metric
+from fedcore.messages.metric_names import DeclaredMetrics
 from fedcore.messages.reveals import Levels, Reveals
 from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
@@ -49,6 +49,8 @@ class AuditLog:
     folder: Path | None = None
     levels: Levels = field(default_factory=dict)
     """What tensors of the module reveal that are no weights (`fedcore.privacy.buffers`)."""
+    metrics: DeclaredMetrics = field(default_factory=DeclaredMetrics)
+    """Those that may leave; none unless the recipe's classes declare them."""
     recipe: str = ""
     """Digest of the recipe that the site runs, see `fedcore.site.runtime`."""
     run: str = ""
@@ -65,7 +67,7 @@ class AuditLog:
         answer = dataclasses.replace(
             contribution,
             examples=self.policy.counted(contribution.examples),
-            metrics=passed(contribution.metrics) if self.policy.allows_metrics else {},
+            metrics=passed(contribution.metrics, self.metrics) if self.policy.allows_metrics else {},
             seconds=_rounded(contribution.seconds),
         )
         answer = dataclasses.replace(answer, reveals=revealed(answer, self.levels))
@@ -85,7 +87,8 @@ class AuditLog:
 
     def note_error(self, error: BaseException, trace: str, turn: Round) -> None:
         """Keeps the whole story of a failed visit at the site; the server learns its kind alone."""
-        entry = {"round": turn.index, "error": f"{type(error).__name__}: {error}", "trace": trace}
+        told = "\n".join(filter(None, (f"{type(error).__name__}: {error}", getattr(error, "details", ""))))
+        entry = {"round": turn.index, "error": told, "trace": trace}
         self._append("errors.jsonl", iter([entry]))
 
     def _append(self, name: str, entries: Iterator[dict[str, Any]]) -> None:
@@ -111,19 +114,13 @@ def _next_number(path: Path) -> int:
     return 0
 
 
-def passed(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics as they may leave: few, with names that are no free text, finite, of six significant digits.
+def passed(metrics: Mapping[str, float], declared: DeclaredMetrics) -> dict[str, float]:
+    """The metrics as they may leave: declared, finite, of six significant digits.
 
     Raises:
-        Refused: There are too many, or one is not as it must be. The text quotes no name, which may hold anything.
+        Refused: One is not as it must be. The text quotes no name, which may hold anything.
     """
-    if len(metrics) > MOST_METRICS:
-        raise Refused(f"{len(metrics)} metrics were logged, at most {MOST_METRICS} leave a site; log fewer")
-    if not all(map(is_metric, metrics)):
-        raise Refused(
-            "a metric's name must be 1 to 64 lower-case letters, digits and underscores and begin with a letter; a "
-            "logged name is not; rename that metric"
-        )
+    declared.require(metrics)
     if not all(map(math.isfinite, metrics.values())):
         raise Refused("a metric is not finite; omit a metric that cannot be computed")
     return {name: _rounded(value) for name, value in metrics.items()}

@@ -68,7 +68,7 @@ class OwnData:
         local = LocalTrainer(module, share_of(self.task.algorithm, module), self.task.visit)
         words = self.task.words(agreement, module)
         try:
-            require_allowed(self.policy, words, local.levels)
+            require_allowed(self.policy, words, local)
         except InputError as e:
             raise Refused(str(e)) from e
         train, test = self.task.parts(cohort, module)

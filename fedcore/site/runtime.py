@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -17,12 +18,14 @@ from fedcore.errors import InputError, Refused
 from fedcore.messages.agreement import Agreement, Built, Facts
 from fedcore.messages.answer import Answer, Contribution, Refusal
 from fedcore.messages.encoding import WireError, kinds_of_messages
+from fedcore.messages.metric_names import DeclaredMetrics
 from fedcore.messages.request import BUILD, FACTS, TRAIN, WORDS, Request
 from fedcore.messages.reveals import NO_LEVELS
 from fedcore.messages.round import Round
 from fedcore.messages.wire import answer_bytes, request_of
 from fedcore.privacy.audit_log import AuditLog
 from fedcore.privacy.policy import Policy
+from fedcore.site.allowed import allowed_metrics
 from fedcore.site.memory import Memory, MemoryInRam
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
@@ -48,6 +51,11 @@ class Workplace:
     """What the recipe lets be asked: `train`, `evaluate` and others."""
     checksum: str = ""
     """Of the module as it was built (`fedcore.training.checksum`); empty in a simulation, which builds one for all."""
+
+    @cached_property
+    def metrics(self) -> Mapping[str, DeclaredMetrics]:
+        """By word, what may leave as metrics: found before the first visit, so that no visit can add a name."""
+        return allowed_metrics(self.words, self.local)
 
 
 @dataclass
@@ -94,6 +102,7 @@ class SiteRuntime:
             visitor = place.words.get(request.word)
             if visitor is None:
                 raise Refused("the recipe has no request of this name")
+            log = dataclasses.replace(log, metrics=place.metrics[request.word])
             site = self._site(place, request, log)
             with place.local.at(site) if place.local else nullcontext():
                 contribution = visitor.visit(site, request.message, cast(LocalTrainer, place.local), turn)
@@ -108,6 +117,9 @@ class SiteRuntime:
             # Lightning answers Ctrl-C within a fit by leaving the process; it is stopped as anywhere else.
             raise KeyboardInterrupt from e
         except Refused as e:
+            if e.details:
+                with suppress(OSError, InputError):
+                    log.note_error(e, traceback.format_exc(), turn)
             return self._refused(str(e), turn, log, None)
         except Exception as e:
             # Whatever went wrong may quote pixels, paths or patients: the text stays at the site.

@@ -20,14 +20,16 @@ class LocalCallback(Protocol):
 
     `anchor` are the weights that the site was sent; they are empty where the algorithm sends none. A class that reads
     `turn.count`, the number of rounds of the run, has a class attribute `uses_count = True`: such a run cannot be
-    resumed with another number of rounds.
+    resumed with another number of rounds. One whose Lightning callback reports or logs metrics declares their names in
+    a class attribute `metric_names`, such as `("my_loss",)`.
     """
 
     def callback(self, anchor: Tensors, site: Site, turn: Round) -> Callback: ...
 
 
 class MetricCallback(Protocol):
-    """A Lightning callback that measures something during a visit; the site sends it as metrics."""
+    """A Lightning callback that measures something during a visit; the site sends it as metrics, whose names are
+    declared by what has built it (`LocalCallback`, or the algorithm)."""
 
     def report(self) -> dict[str, float]: ...
 

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from fedcore.data.loader import loader
 from fedcore.errors import InputError, Refused, building
 from fedcore.messages.message import is_finite
-from fedcore.messages.metric_names import is_metric
+from fedcore.messages.metric_names import DeclaredMetrics, metric_names_of
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
 from fedcore.privacy.buffers import levels_of
@@ -66,13 +66,15 @@ class LocalTrainer:
                 )
         self.levels = levels_of(module, self._travels)
         """Level of the tensors that travel and reveal more than weights do."""
-        self._unsaved = UnsavedState(module)
+        self.metric_names = frozenset[str]().union(*map(metric_names_of, (MeanLoss, module, *visit.callbacks)))
+        """Metrics that a training may send, as module and callbacks declare them."""
         self._initial = {k: v.detach().clone() for k, v in state.items() if not self._travels(k)}
         self._optimizer: Tensors = {}
         if visit.compile:
             for name, part in module.named_children():
                 if any(self._travels(tensor) for tensor in state if tensor.startswith(f"{name}.")):
                     part.compile(dynamic=False)  # in place: the names of tensors do not change
+        self._unsaved = UnsavedState(module, visit.callbacks)
 
     def optimizers(self) -> list[Optimizer] | None:
         """The module's optimizers, built for inspection; None where it can build them only during training.
@@ -94,11 +96,15 @@ class LocalTrainer:
 
     @contextmanager
     def at(self, site: Site) -> Iterator[None]:
-        """Loads what belongs to `site` into the module; stores it in `site.memory` again if no error occurs."""
-        self._unsaved.restore()
-        self.load(self._initial | with_prefix(MODULE, site.memory))
-        self._optimizer = with_prefix(OPTIMIZER, site.memory)
-        yield
+        """Loads what belongs to `site` into the module; stores it in `site.memory` again if no error occurs.
+
+        Raises:
+            Refused: State that is not saved has changed (`fedcore.training.unsaved_state`); it is put back in any case.
+        """
+        with self._unsaved.unchanged():
+            self.load(self._initial | with_prefix(MODULE, site.memory))
+            self._optimizer = with_prefix(OPTIMIZER, site.memory)
+            yield
         module = {MODULE + k: v for k, v in self._changed().items()}
         optimizer = {OPTIMIZER + k: v for k, v in self._optimizer.items()}
         # What an algorithm stores at the site has another prefix and stays as the visit left it.
@@ -150,8 +156,8 @@ class LocalTrainer:
             callbacks: The algorithm's; they act before those of `visit.callbacks`.
 
         Raises:
-            Refused: The loss or a weight is not finite, the GPU's memory is too small, or a single image is not enough
-                for batch norm.
+            Refused: The loss or a weight is not finite, a metric is not declared, the GPU's memory is too small, or a
+                single image is not enough for batch norm.
         """
         of_visit = [settings.callback(anchor, site, turn) for settings in self.visit.callbacks]
         if implements(self.module, "on_visit_start"):
@@ -162,10 +168,14 @@ class LocalTrainer:
             batches = loader(site.images, self.visit.batch_size, True, True, targets, order, self.visit.device)
             keep = [KeepOptimizer(self._optimizer)] if self.visit.keep_optimizer else []
             clip = [ClipFused()] if self.visit.precision == "bf16-mixed" else []
-            callbacks = [MeanLoss(), *callbacks, *of_visit, *keep, *clip]
-            metrics = self._train(self.visit.trainer(callbacks), batches)
-        for callback in callbacks:
-            metrics |= cast(MetricCallback, callback).report() if implements(callback, "report") else {}
+            callbacks = [MeanLoss(), *callbacks]
+            metrics = self._train(self.visit.trainer([*callbacks, *of_visit, *keep, *clip]), batches)
+        self._require_declared(metrics, self.module)
+        for callback in callbacks:  # those of the algorithm are declared by it, and checked before they leave
+            metrics |= _report(callback)
+        for settings, callback in zip(self.visit.callbacks, of_visit, strict=True):
+            self._require_declared(reported := _report(callback), settings)
+            metrics |= reported
         self._require_finite(metrics)
         return metrics
 
@@ -209,11 +219,18 @@ class LocalTrainer:
     def _travels(self, name: str) -> bool:
         return name.startswith(self.share)
 
+    def _require_declared(self, metrics: dict[str, float], source: Any) -> None:
+        DeclaredMetrics(self.metric_names, type(source).__name__).require(metrics)
+
     def _require_finite(self, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
             if not torch.isfinite(torch.tensor(value)):
-                what = f"the {name}" if is_metric(name) else "a metric"  # a name that is not checked may hold anything
+                what = f"the {name}" if name in self.metric_names else "a metric"  # any other name may hold data
                 raise Refused(f"{what} became {value}; a lower learning rate or gradient_clip_val may help")
         for name, t in self.module.state_dict().items():
             if not is_finite(t):
                 raise Refused(f"{name} is no longer finite; a lower learning rate or gradient_clip_val may help")
+
+
+def _report(callback: Callback) -> dict[str, float]:
+    return cast(MetricCallback, callback).report() if implements(callback, "report") else {}

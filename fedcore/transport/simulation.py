@@ -58,7 +58,7 @@ def simulate(
     """
     test = test or {}
     if train and TRAIN in words:
-        require_allowed(policy, words, local.levels)
+        require_allowed(policy, words, local)
         for images in train.values():
             local.visit.require_supported(images.space)
     sites = {}

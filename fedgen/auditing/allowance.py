@@ -36,6 +36,10 @@ class CountedAudit:
     generator: str
     """Digest of the generator of the set."""
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        return self.audit.metric_names
+
     def visit(self, site: Site, down: AuditRequest, local: LocalTrainer, turn: Round) -> Contribution[AuditAnswer]:
         """Raises Refused where the site has answered as many audits as its policy allows, or cannot count them."""
         request = _digest(down)

@@ -27,7 +27,7 @@ from fedcore.site.figure_files import NearestPairsFile
 from fedcore.site.figures import keep
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
-from fedgen.auditing.diversity import PAIRS, pair_similarities
+from fedgen.auditing.diversity import PAIR_METRICS, PAIRS, pair_similarities
 from fedgen.auditing.membership import (
     MIN_HELD_OUT_FOR_TPR,
     feature_vectors,
@@ -37,7 +37,7 @@ from fedgen.auditing.membership import (
 )
 from fedgen.auditing.moments import Moments
 from fedgen.auditing.nearest_pairs import Comparison, nearest_pairs
-from fedgen.auditing.quality import FeatureSet, quality_metrics
+from fedgen.auditing.quality import QUALITY_METRICS, FeatureSet, quality_metrics
 from fedgen.copies.copies import (
     MIN_HELD_OUT,
     NEIGHBOURS,
@@ -50,6 +50,9 @@ from fedgen.copies.matching import at_search_size
 from fedgen.generator import UNCONDITIONED, Conditions
 
 BATCH = 256
+COUNTS = ("training_images", "held_out_images")
+COPIES = tuple(f"{of}copies_by_{name}" for of in ("", "held_out_") for name in ("pixels", "features"))
+MEMBERSHIP = ("membership_auc_by_pixels", "membership_auc_by_features", "membership_auc", "membership_tpr")
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ class AuditAnswer(Message):
 @dataclass(frozen=True)
 class Audit:
     """What every site computes. Figures for which there are too few images are missing."""
+
+    metric_names = (*COUNTS, *COPIES, *MEMBERSHIP, *QUALITY_METRICS, *PAIR_METRICS)
 
     conditions: Conditions
     deviations: float = 5.0

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+PAIR_METRICS = ("ms_ssim", "real_ms_ssim")
 PAIRS = 200
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Of MS-SSIM, fine to coarse (Wang et al. 2003)."""

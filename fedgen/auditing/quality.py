@@ -17,8 +17,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fedgen.auditing.tstr import tstr
+from fedgen.auditing.tstr import TSTR_METRICS, tstr
 
+_FIGURES = ("kid", "precision", "recall", "density", "coverage")
+QUALITY_METRICS = (*(of + name for of in ("", "held_out_") for name in _FIGURES), *TSTR_METRICS)
 NEIGHBOURS = 5
 MIN_IMAGES = 2 * NEIGHBOURS
 """On each side; with fewer no figure is given."""

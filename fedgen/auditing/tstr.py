@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+TSTR_METRICS = ("tstr", "trtr", "tstr_classes", "tstr_images")
 MIN_PER_CLASS = 5
 """Images of a class: synthetic, real and held-out ones; smaller classes are left out."""
 MAX_PER_CLASS = 100

@@ -28,6 +28,7 @@ class PairedDiffusion(Diffusion):
     """`Diffusion` of images with the bits of their masks; bits of unlabelled pixels are left out of the loss."""
 
     targets: ClassVar[tuple[Target, ...]] = ("labels", "masks")
+    scratch: ClassVar[tuple[str, ...]] = (*Diffusion.scratch, "highest_class")
 
     def __init__(self, image_shape: ImageShape, conditions: Conditions, mask_classes: int = 2, **settings: Any):
         """

@@ -50,6 +50,8 @@ class FedVSS:
     2 for the high-confidence ones. One backward pass of either goes to the images alone. Memory is that of one pass.
     """
 
+    metric_names = ("adversarial_kl", "confident_kl")
+
     lambda_l: float = 0.3
     """Weight of the adversarial (local) samples, >= 0; 0: none."""
     lambda_g: float = 0.3

@@ -46,6 +46,7 @@ class GAN(GenerativeModel):
     """
 
     share: ClassVar[tuple[str, ...]] = (*GENERATOR_PREFIXES, "discriminator.")
+    metric_names = ("generator_loss",)
     reveals: ClassVar[Levels] = {"ema_steps": Reveals.WEIGHTS}  # the number of training steps
 
     def __init__(

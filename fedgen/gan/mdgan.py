@@ -87,6 +87,8 @@ class MDGAN:
     MD-GAN have equally many.
     """
 
+    metric_names = ("generator_loss",)
+
     generated_batch_size: int = 64
     """Generated images per site and round for the discriminator, and as many for the generator; more make a steadier
     step."""

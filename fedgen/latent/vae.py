@@ -26,6 +26,7 @@ class VAE(GenerativeModel):
     """Learns to encode an image into a small latent; the normalisation of its latents is sent with it."""
 
     share: ClassVar[tuple[str, ...]] = ("autoencoder.",)
+    scratch: ClassVar[tuple[str, ...]] = (*GenerativeModel.scratch, "images_seen")
     generator_prefix: ClassVar[str] = "autoencoder."
 
     def __init__(

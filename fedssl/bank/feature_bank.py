@@ -26,6 +26,8 @@ class FeatureBank(nn.Module):
     and starts with random vectors.
     """
 
+    scratch = ("_size",)
+
     features: Float[Tensor, "capacity dim"]
     site_id: Int[Tensor, "capacity"]
     round_index: Int[Tensor, "capacity"]

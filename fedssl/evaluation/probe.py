@@ -31,11 +31,15 @@ from fedcore.training.site_state import personal_weights
 from fedssl.evaluation.linear import linear_probe
 
 SHARED = "shared_"
+MEASURED = ("feature_std", "effective_rank", "knn", "linear")
+"""Metrics of an encoder."""
 
 
 @dataclass(frozen=True)
 class Probe:
     """Measured between rounds at the sites of the round, and after the last round at every site."""
+
+    metric_names = (*MEASURED, "images", *(SHARED + name for name in MEASURED))
 
     every: int = 5
     """Rounds between two probes; the last round is always probed."""

@@ -39,6 +39,8 @@ class PersonalisedStart(Wrapper, ABC):
     always_global: ClassVar[tuple[str, ...]] = ()
     """Prefixes of state that is always taken as it was sent, so a site has none of its own."""
 
+    metric_names = ("divergence", "own_weight")
+
     algorithm: Algorithm | None = None
     """The wrapped algorithm, which sends weights alone. null: fedcore.algorithms.fedavg.FedAvg."""
 

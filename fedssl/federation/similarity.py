@@ -37,6 +37,8 @@ class RepresentationChange:
     A site with fewer than 3 images declines, since it has no two distances to compare.
     """
 
+    metric_names = ("representation_change",)
+
     max_images: int = 64
     """Size of the fixed local batch, taken at even steps from the site's images."""
 

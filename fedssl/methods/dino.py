@@ -42,6 +42,7 @@ class DINO(Method):
     """
 
     share = ("encoder.", "head.", "teacher_encoder.", "teacher_head.")
+    scratch = ("turn", "center_outdated")
 
     def __init__(
         self, encoder: Encoder, views: Views = GLOBAL_VIEWS,

@@ -38,6 +38,7 @@ class FCL(Method):
     """
 
     share = ("encoder.", "head.", "momentum_encoder.", "momentum_head.")
+    scratch = ("key_origin",)
     targets: ClassVar[Target] = "positions"
 
     def __init__(

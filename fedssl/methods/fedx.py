@@ -41,6 +41,7 @@ class FedX(Method):
     """
 
     share = ("encoder.", "head.", "predictor.")
+    scratch = ("global_model",)
 
     def __init__(
         self, encoder: Encoder, views: Views = Views(),
@@ -62,7 +63,8 @@ class FedX(Method):
         self.predictor = SimSiamPredictionHead(projection_dim, hidden_dim, projection_dim)
         self.criterion = NTXentLoss(temperature)
         self.relation_temperature = relation_temperature
-        self.global_model = Unregistered(_frozen_copy(self.encoder, self.head))
+        self.global_model = Unregistered(nn.Identity())
+        """Of a visit; between visits there is none."""
 
     def on_visit_start(self, site: str, turn: Round) -> None:
         """Copies the model that the server sent as the frozen global model of this visit; it is never stored."""

@@ -33,6 +33,7 @@ class MoCo(Method):
     """
 
     share = ("encoder.", "head.", "momentum_encoder.", "momentum_head.")
+    scratch = ("key_origin",)
 
     def __init__(
         self, encoder: Encoder, views: Views = Views(),

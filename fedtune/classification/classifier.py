@@ -25,6 +25,7 @@ class Classifier(pl.LightningModule):
     A frozen encoder keeps all its weights, batch norm statistics included, and is not sent.
     """
 
+    scratch = ("class_weights",)
     class_weights: Tensor
 
     def __init__(

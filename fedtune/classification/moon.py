@@ -43,6 +43,8 @@ class MOON:
     the encoder and one backward pass, because the gradient of l is added to that of the loss where both reach z.
     """
 
+    metric_names = ("moon_loss",)
+
     mu: float = 1.0
     """Weight, >= 0; the paper tunes it among 0.1, 1, 5 and 10. 0 is FedAvg."""
     tau: float = 0.5

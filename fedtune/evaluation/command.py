@@ -118,7 +118,7 @@ def _sites(
 ) -> Sites:  # fmt: skip
     """The sites; each is visited with its own weights, where a part of the model (or all of it) is not shared."""
     require_tests(test, policy, what)
-    require_allowed(policy, {EVALUATE: words[EVALUATE]}, local.levels)
+    require_allowed(policy, {EVALUATE: words[EVALUATE]}, local)
     simulation = simulate({}, local, words, test=test, policy=policy, folder=run.path / "sites", recipe=run.digest)
     sites = Sites.of(simulation, run.name, run.digest, record=run.path / ANSWERS)
     sites.counted = run.counted()

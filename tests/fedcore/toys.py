@@ -51,6 +51,7 @@ class Toy(pl.LightningModule):
     """A linear layer and a batch norm, which travel, and a sum over the images seen, which stays at its site."""
 
     share = ("layer.", "norm.")
+    metric_names = ("loss",)
     seen: Tensor
 
     def __init__(self, optimizer: Factory = momentum):
@@ -113,7 +114,8 @@ def local(visit: Visit | None = None, module: pl.LightningModule | None = None, 
 
 def with_callbacks(transport: Hospitals, *callbacks: LocalCallback) -> Hospitals:
     """The same transport, with these callbacks in its visits."""
-    transport.local.visit = replace(transport.local.visit, callbacks=callbacks)
+    local = transport.local
+    transport.local = LocalTrainer(local.module, local.share, replace(local.visit, callbacks=callbacks))
     return transport
 
 
@@ -270,6 +272,10 @@ class Sender:
     sends: Mapping[str, Message | Exception]
     metrics: dict[str, float] = field(default_factory=dict)
     merged: list[str] = field(default_factory=list)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        return tuple(self.metrics)
 
     def start(self, local: LocalTrainer) -> Weights:
         return Weights({})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,17 +98,20 @@ def test_a_module_must_share_a_body_and_a_head(head: str) -> None:
 
 
 class Watching(Toy):
-    """Lists which parts had gradients in each epoch."""
+    """Tells which parts had gradients in each epoch."""
+
+    def __init__(self, tell: Callable[[set[str]], None]):
+        super().__init__(plain)
+        self.tell = tell
 
     def on_train_epoch_end(self) -> None:
-        seen = {k.split(".")[0] for k, p in self.named_parameters() if p.grad is not None}
-        self.noted = [*getattr(self, "noted", []), seen]
+        self.tell({k.split(".")[0] for k, p in self.named_parameters() if p.grad is not None})
 
 
 def test_the_head_trains_first_and_then_the_body() -> None:
-    module = Watching(plain)
-    run(REP, sites("a", module=module), Rounds(2))
-    assert module.noted == [{"norm"}, {"norm"}, {"layer"}] * 2
+    noted: list[set[str]] = []
+    run(REP, sites("a", module=Watching(lambda seen: noted.append(seen))), Rounds(2))
+    assert noted == [{"norm"}, {"norm"}, {"layer"}] * 2
 
 
 def test_after_a_visit_the_same_parameters_require_gradients_also_after_an_error() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from fedcore.errors import InputError, Refused
 from fedcore.messages.answer import Contribution, revealed
 from fedcore.messages.message import Message, Weights
+from fedcore.messages.metric_names import DeclaredMetrics
 from fedcore.messages.reveals import FEATURES, SAMPLES, STATISTICS, Reveals
 from fedcore.messages.round import Round
 from fedcore.privacy.audit_log import AuditLog, digest_of
@@ -43,6 +44,7 @@ RICH = Rich(
 )
 SENT = Contribution("a", RICH, 12, {"loss": 0.123456789, "knn": 0.5}, seconds=2.3456789)
 TURN = Round(3, 5, 0)
+DECLARED = DeclaredMetrics(frozenset({"loss", "knn"}), "Probe")
 
 
 def entries(path: Path) -> list[dict[str, Any]]:
@@ -62,7 +64,7 @@ def test_more_than_the_policy_allows_is_refused_by_field(level: Reveals) -> None
 def test_what_the_policy_allows_passes_unchanged() -> None:
     Policy(Reveals.SAMPLES).check(RICH)
     Policy(Reveals.WEIGHTS).check(RICH.model)
-    released = AuditLog(Policy(Reveals.SAMPLES)).release(SENT, TURN)
+    released = AuditLog(Policy(Reveals.SAMPLES), metrics=DECLARED).release(SENT, TURN)
     assert released.message is RICH
     assert (released.site, released.examples, released.reveals) == ("a", 12, Reveals.SAMPLES)
     assert Policy().max_level == Reveals.STATISTICS  # features leave only where a recipe says so
@@ -87,7 +89,7 @@ def test_what_is_refused_is_not_audited_because_it_never_left(tmp_path: Path) ->
 
 
 def test_the_audit_lists_everything_that_leaves(tmp_path: Path) -> None:
-    AuditLog(Policy(Reveals.SAMPLES), tmp_path / "a").release(SENT, TURN)
+    AuditLog(Policy(Reveals.SAMPLES), tmp_path / "a", metrics=DECLARED).release(SENT, TURN)
     audit = entries(tmp_path / "a" / "audit.jsonl")
     assert [(e["field"], e["reveals"], e["bytes"]) for e in audit] == [
         ("mean", "STATISTICS", 16),
@@ -107,7 +109,7 @@ def test_the_audit_lists_everything_that_leaves(tmp_path: Path) -> None:
 
 
 def test_what_leaves_is_rounded_before_it_leaves_so_that_the_audit_is_exact(tmp_path: Path) -> None:
-    released = AuditLog(Policy(Reveals.SAMPLES), tmp_path).release(SENT, TURN)
+    released = AuditLog(Policy(Reveals.SAMPLES), tmp_path, metrics=DECLARED).release(SENT, TURN)
     answer, metrics = entries(tmp_path / "audit.jsonl")[-2:]
     assert metrics["values"] == released.metrics == {"loss": 0.123457, "knn": 0.5}
     assert answer["values"] == {"examples": released.examples, "seconds": released.seconds}
@@ -119,7 +121,7 @@ def test_what_leaves_is_rounded_before_it_leaves_so_that_the_audit_is_exact(tmp_
 ])  # fmt: skip
 def test_metrics_are_no_channel_for_anything_else(tmp_path: Path, metrics: dict[str, float]) -> None:
     with pytest.raises(Refused, match="metric") as refused:
-        AuditLog(Policy(Reveals.SAMPLES), tmp_path).release(Contribution("a", RICH, 1, metrics), TURN)
+        AuditLog(Policy(Reveals.SAMPLES), tmp_path, metrics=DECLARED).release(Contribution("a", RICH, 1, metrics), TURN)
     assert "John" not in str(refused.value)
     assert not (tmp_path / "audit.jsonl").exists()
 
@@ -158,7 +160,7 @@ def test_a_refusal_leaves_too_and_is_audited(tmp_path: Path) -> None:
 def test_the_audit_and_the_servers_ledger_count_the_same_bytes(tmp_path: Path) -> None:
     record = RoundRecord(3)
     record.sent("a", RICH)
-    record.arrived(AuditLog(Policy(Reveals.SAMPLES), tmp_path).release(SENT, TURN))
+    record.arrived(AuditLog(Policy(Reveals.SAMPLES), tmp_path, metrics=DECLARED).release(SENT, TURN))
     by_kind = dict.fromkeys(("weights", "exchange", "metrics"), 0)
     for entry in entries(tmp_path / "audit.jsonl"):
         by_kind[entry["what"]] += entry["bytes"]
@@ -167,7 +169,7 @@ def test_the_audit_and_the_servers_ledger_count_the_same_bytes(tmp_path: Path) -
 
 
 def test_the_audit_knows_the_very_bytes(tmp_path: Path) -> None:
-    AuditLog(Policy(Reveals.SAMPLES), tmp_path).release(SENT, TURN)
+    AuditLog(Policy(Reveals.SAMPLES), tmp_path, metrics=DECLARED).release(SENT, TURN)
     audit = {e["field"]: e for e in entries(tmp_path / "audit.jsonl")}
     assert audit["rows"]["sha256"] == hashlib.sha256(RICH.rows.numpy().tobytes()).hexdigest()
     each = [hashlib.sha256(RICH.model.tensors[name].numpy().tobytes()).digest() for name in ("w", "steps")]
@@ -203,7 +205,7 @@ def test_without_metrics_only_the_number_of_images_leaves(tmp_path: Path) -> Non
 
 
 def test_the_audit_is_added_to_and_never_rewritten(tmp_path: Path) -> None:
-    border = AuditLog(Policy(Reveals.SAMPLES), tmp_path)
+    border = AuditLog(Policy(Reveals.SAMPLES), tmp_path, metrics=DECLARED)
     border.release(SENT, TURN)
     before = (tmp_path / "audit.jsonl").read_text()
     border.release(SENT, Round(4, 5, 0))
@@ -214,7 +216,7 @@ def test_the_audit_is_added_to_and_never_rewritten(tmp_path: Path) -> None:
 
 def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    border = AuditLog(Policy(Reveals.SAMPLES))
+    border = AuditLog(Policy(Reveals.SAMPLES), metrics=DECLARED)
     border.release(SENT, TURN)
     border.note_error(ValueError("patient John"), "trace", TURN)
     assert list(tmp_path.iterdir()) == []

@@ -250,9 +250,11 @@ def test_what_the_policy_forbids_is_refused_before_there_is_a_run(changes: dict[
 
 @pytest.mark.parametrize("wrap", [lambda a: a, Quantised], ids=["plain", "wrapped"])
 def test_an_average_that_takes_a_metric_is_refused_where_none_may_leave(wrap: Callable[[Any], Any]) -> None:
-    weighted = wrap(FedAvg(Mean("representation_change")))
-    with pytest.raises(InputError, match="weighted by the metric representation_change needs metrics of the sites"):
+    weighted = wrap(FedAvg(Mean("loss")))
+    with pytest.raises(InputError, match="weighted by the metric loss needs metrics of the sites"):
         job(weighted, policy=Policy(metrics=False)).simulation(Path(), Toy())
+    with pytest.raises(InputError, match=r"weighted by the metric gain, which no class .* declares \(declared: loss\)"):
+        job(wrap(FedAvg(Mean("gain")))).simulation(Path(), Toy())
     job(weighted).simulation(Path(), Toy())
     job(wrap(FedAvg(Mean("equal"))), policy=Policy(metrics=False)).simulation(Path(), Toy())
 

@@ -63,6 +63,8 @@ def between(changes: dict[tuple[str, int], Any], names: str = "abc") -> tuple[Si
 
 
 class Nothing:
+    metric_names = ("knn",)
+
     def visit(self, site: Any, down: Any, local: Any, turn: Any) -> Contribution[Empty]:
         return Contribution(site.name, Empty(), site.size, {"knn": 0.5})
 

@@ -113,6 +113,8 @@ def test_the_end_of_a_run_says_no_more_but_completes_the_traceback() -> None:
 class Curious:
     """An evaluation that looks at everything and leaves a mess."""
 
+    metric_names = ("weights",)
+
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Empty]:
         local.load(down.tensors)
         mean = float(local.module.layer.weight.detach().mean())

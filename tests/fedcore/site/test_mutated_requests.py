@@ -51,6 +51,7 @@ VALUES: tuple[Any, ...] = (
 class Loads:
     """Takes what was sent into the module, and seldom trains on it."""
 
+    metric_names = ("loss",)
     trained: int = 0
     visits: int = 0
 

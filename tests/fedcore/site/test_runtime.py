@@ -38,6 +38,7 @@ IMAGES = hospitals("a")["a"]
 class Says:
     """A visitor that trains nothing, and remembers the round."""
 
+    metric_names = ("loss",)
     said: Message | BaseException
     seen: dict[str, Any] | None = None
 

@@ -36,6 +36,10 @@ class Note:
     calls: list[str] = field(default_factory=list)
     built: list[Any] = field(default_factory=list)
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        return (self.name,)
+
     def callback(self, anchor: Tensors, site: Site, turn: Round) -> Callback:
         self.built.append((anchor, site.name, turn))
         return Noting(self.name, self.calls)

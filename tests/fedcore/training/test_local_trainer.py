@@ -117,8 +117,12 @@ def test_a_report_that_is_not_finite_is_refused() -> None:
         def report(self) -> dict[str, float]:
             return {"celsius": float("inf")}
 
-    with pytest.raises(Refused, match="the celsius became inf"):
-        local().fit(Site("a", images()), TURN, {}, [Broken()])
+    class Declaring(Toy):
+        metric_names = ("loss", "celsius")
+
+    for module, text in ((Declaring(), "the celsius became inf"), (Toy(), "a metric became inf")):
+        with pytest.raises(Refused, match=text):
+            local(module=module).fit(Site("a", images()), TURN, {}, [Broken()])
 
 
 def test_batches_have_labels_if_the_modules_targets_say_so() -> None:

@@ -48,6 +48,8 @@ PATIENCE = 60.0
 class Deputy:
     """What workers are given at their start, to do whatever a test will ask for: it has it read from a file."""
 
+    metric_names = ("mean", "threads")
+
     file: Path
 
     def visit(self, site: Site, down: Message, local: LocalTrainer, turn: Round) -> Contribution[Any]:
@@ -85,6 +87,8 @@ def ask(transport: Hospitals, visitor: object, names: str | list[str] = "abc") -
 @dataclass(frozen=True)
 class Look:
     """An evaluation: measures, and would leave a trace if it could."""
+
+    metric_names = ("mean", "threads")
 
     def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Empty]:
         local.load(down.tensors)

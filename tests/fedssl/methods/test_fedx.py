@@ -103,6 +103,7 @@ def test_js_divergence_is_symmetric_bounded_and_zero_for_equals() -> None:
 
 def test_the_global_terms_do_not_depend_on_the_order_of_images(toy: Callable[..., nn.Module]) -> None:
     module, (a, b), order = fedx(toy()), views(6), torch.randperm(6)
+    module.on_visit_start("a", Round(0, 1, seed=0))
     torch.testing.assert_close(module.loss([a[order], b[order]]), module.loss([a, b]))
 
 
@@ -131,6 +132,7 @@ def test_the_global_model_is_no_submodule(toy: Callable[..., nn.Module]) -> None
     module = fedx(toy())
     assert {name.split(".")[0] for name in module.state_dict()} == {"encoder", "head", "predictor"}
     assert all(name.startswith(module.share) for name in module.state_dict())
+    module.on_visit_start("a", Round(0, 1, seed=0))
     module.loss(views()).backward()
     assert all(p.grad is not None for p in module.parameters())
     assert not any(p.requires_grad for p in module.global_model.network.parameters())
@@ -193,6 +195,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_exactly(
 @pytest.mark.parametrize("dims", [2, 3])
 def test_it_trains_on_images_and_on_volumes(dims: int) -> None:
     module = fedx(ResNet(dims, 1, depth=10, stem=8))
+    module.on_visit_start("a", Round(0, 1, seed=0))
     loss = module.loss([torch.rand(4, 1, *(16,) * dims) for _ in range(2)])
     loss.backward()
     assert loss.isfinite()
