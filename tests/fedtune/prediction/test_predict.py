@@ -19,7 +19,7 @@ from fedcore.runs.folder import RunFolder
 from fedtune.evaluation.native_grid import predict_logits
 from fedtune.prediction.mask_files import strip_extension, write_mask
 from fedtune.prediction.predict import TrainedModel, predict
-from tests.fedcore.data.io.test_readers import series
+from tests.fedcore.data.io.dicom.files import series
 
 SMALL = {
     "finetune": ["classify", "--encoder.init_args.stem", "8"],

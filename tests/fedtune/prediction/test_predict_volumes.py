@@ -17,7 +17,7 @@ from fedcore.data.preprocess.scaling import Percentiles
 from fedcore.errors import InputErrors
 from fedcore.runs.folder import RunFolder
 from fedtune.prediction.predict import TrainedModel, predict
-from tests.fedcore.data.io.test_readers import series
+from tests.fedcore.data.io.dicom.files import series
 from tests.fedcore.data.preprocess.test_slices import hospital
 from tests.fedtune.prediction.test_predict import SMALL, table
 
