@@ -75,7 +75,7 @@ def test_a_change_is_seen_and_put_back_in_the_same_object(kind: str) -> None:
     assert not taken.equals(value)
 
 
-@pytest.mark.parametrize("kind", set(MAKE) - {"list that holds itself"})
+@pytest.mark.parametrize("kind", [kind for kind in MAKE if kind != "list that holds itself"])
 def test_another_object_of_equal_content_is_no_change(kind: str) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
