@@ -90,7 +90,7 @@ def test_another_object_of_equal_content_is_no_change(kind: str) -> None:
     (torch.device("cpu"), torch.device("cpu"), torch.device("meta")), (torch.float32, torch.float32, torch.float64),
     (looped, looped, snapshot), ([].append, None, [1].append), (torch.zeros(2), torch.zeros(2), np.zeros(2)),
     (torch.zeros(2), torch.zeros(2), torch.zeros(2, dtype=torch.float64)), ([1], [1], (1,)), ((1, 2), (1, 2), (2, 1)),
-], ids=str)  # fmt: skip
+], ids=lambda value: type(value).__name__)  # fmt: skip
 def test_scalars_are_compared_by_type_and_value(value: Any, equal: Any, other: Any) -> None:
     taken = snapshot(value)
     assert taken.equals(value)
