@@ -23,6 +23,7 @@ from fedcore.messages.request import FAREWELL, TRAIN
 from fedcore.messages.reveals import Reveals
 from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
+from fedcore.report.site_page import SitePage
 from fedcore.runs.folder import RunFolder
 from fedcore.seeds import seeded
 from fedcore.server.farewell import say_farewell
@@ -127,7 +128,8 @@ class Generation:
         model = cast(GenerativeModel, module)
         whole = is_whole(model, share_of(self.algorithm, model))
         gallery = SampleGallery(sites=len(agreement.sites), whole=whole)
-        files = (gallery,) if whole else (OwnGenerator(), gallery)
+        page = SitePage("generate", agreement)
+        files = (gallery, page) if whole else (OwnGenerator(), gallery, page)
         count = CountClasses(len(model.generator.conditions.classes))
         return {TRAIN: self.algorithm, COUNT: count, FAREWELL: Farewell(files, own=model.generator_prefix)}
 

@@ -26,6 +26,7 @@ from fedcore.models.base import Encoder
 from fedcore.models.encoder_store import save_encoder
 from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
+from fedcore.report.site_page import SitePage
 from fedcore.runs.folder import RunFolder
 from fedcore.seeds import seeded
 from fedcore.server.farewell import say_farewell
@@ -119,7 +120,7 @@ class Pretraining:
         return module
 
     def words(self, agreement: Agreement, module: LightningModule) -> Mapping[str, Visitor]:
-        files = (Samples(self.seed), Gallery(), OwnEncoder(agreement))
+        files = (Samples(self.seed), Gallery(), OwnEncoder(agreement), SitePage("pretrain", agreement))
         return {
             TRAIN: self.algorithm, EVALUATE: self.probe, PROBE: replace(self.probe, linear=True),
             FAREWELL: Farewell(files, own="encoder."),

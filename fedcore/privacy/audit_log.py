@@ -55,6 +55,8 @@ class AuditLog:
     """Digest of the recipe that the site runs, see `fedcore.site.runtime`."""
     run: str = ""
     """What the server calls the run."""
+    request: str = ""
+    """What was requested: `train`, `evaluate`, ...; empty until the site has found it in its recipe."""
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def release(self, contribution: Contribution[Any], turn: Round) -> Contribution[Any]:
@@ -95,7 +97,8 @@ class AuditLog:
         if self.folder is None:
             return
         path = self.folder / name
-        about = {"time": self.clock().isoformat(timespec="seconds"), "run": self.run, "recipe": self.recipe}
+        about = {"time": self.clock().isoformat(timespec="seconds"), "run": self.run, "recipe": self.recipe,
+                 "request": self.request}  # fmt: skip
         first = _next_number(path)
         lines = [json.dumps({"seq": first + at} | entry | about) + "\n" for at, entry in enumerate(entries)]
         append(path, "".join(lines))

@@ -12,7 +12,7 @@ from fedcore.files.writing import write_atomically
 if TYPE_CHECKING:
     from fedcore.report.read.run import Run
 
-USAGE = "usage: fedpretrain report RUN [RUN ...] [--out page.html] [--images false]"
+USAGE = "usage: fedpretrain report RUN [RUN ...] [--out page.html] [--images false]; RUN may be a site's folder, RUN/sites/SITE"
 
 
 def write_report(run: Path, images: bool = True, out: Path | None = None) -> Path:
@@ -59,14 +59,22 @@ def write_pipeline_report(runs: Sequence[Run], families: Sequence[str], out: Pat
 
 
 def report_command(runs: Sequence[Path], images: bool = True, out: Path | None = None) -> None:
-    """Writes the report of a run, or one page that compares several, and prints its path.
+    """Writes the report of a run or of a site, or one page that compares several runs, and prints its path.
 
     Args:
-        runs: Folders of runs, finished or not.
+        runs: Folders of runs, finished or not, or one site's own folder.
         images: Whether a single run's page shows the sites' images.
         out: File to write; default: report.html in the run, or comparison.html next to the first of several.
     """
-    print(write_report(runs[0], images, out) if len(runs) == 1 else write_comparison(runs, out))
+    from fedcore.report.read.site import is_site
+    from fedcore.report.site_page import write_site_page
+
+    if len(runs) > 1:
+        print(write_comparison(runs, out))
+    elif is_site(runs[0]):
+        print(write_site_page(runs[0], images, _free(out, "site") if out else None))
+    else:
+        print(write_report(runs[0], images, out))
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -79,7 +87,9 @@ def command(arguments: Sequence[str]) -> None:
         prog="fedpretrain report", allow_abbrev=False, exit_on_error=False,
         description="Write an HTML page about a run, or one that compares several runs.",
     )  # fmt: skip
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, finished or not")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="folder of a run, finished or not, or of a site: RUN/sites/SITE"
+    )
     parser.add_argument("--images", type=bool, default=True, help="false: a page without images and their features")
     parser.add_argument(
         "--out", metavar="PAGE", help="default: report.html in the run, or comparison.html next to the first of several"

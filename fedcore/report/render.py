@@ -33,16 +33,27 @@ _LIST = 400_000  # characters of a list: some thousand entries
 
 def report_page(run: Run, *, images: bool = True) -> str:
     """The page as text; without `images` it holds no pixel of a site and no feature of single images."""
+    return _page(
+        run, images, kind="report", title=f"{run.name} · fedpretrain {run.command}", place="",
+        sentence=summary.sentence(run), key_figures=summary.key_figures(run),
+    )  # fmt: skip
+
+
+def site_page(site: Run, *, images: bool = True) -> str:
+    """The page of one site, as `fedcore.report.read.site.read_site` reads it."""
+    return _page(
+        site, images, kind="site", title=f"{site.name} · its own page · fedpretrain", place="one site",
+        sentence=summary.site_sentence(site), key_figures=summary.site_figures(site),
+    )  # fmt: skip
+
+
+def _page(run: Run, images: bool, **heading: Any) -> str:
     gaps = [*run.gaps, *disagreements(run)]
     of_images = _of_images(run, gaps) if images else _without_images()
     return _render(
         "page.html.j2",
-        kind="report",
-        title=f"{run.name} · fedpretrain {run.command}",
         run=run,
         status=summary.status(run),
-        sentence=summary.sentence(run),
-        key_figures=summary.key_figures(run),
         score_bars=results.score_bars(run),
         score_table=results.score_table(run),
         finding_table=results.finding_table(run),
@@ -55,6 +66,7 @@ def report_page(run: Run, *, images: bool = True) -> str:
         flows=traffic_flows(run),
         levels=levels_sent(run),
         kinds=traffic.kinds(run),
+        directions=traffic.directions(run),
         traffic=traffic.site_traffic(run),
         traffic_charts=traffic.traffic_charts(run),
         sent_fields=traffic.sent_fields(run),
@@ -62,6 +74,7 @@ def report_page(run: Run, *, images: bool = True) -> str:
         skipped=_fitting(run.skipped),
         gaps=gaps,
         mark=_marks(run.sites),
+        **heading,
         **of_images,
     )
 

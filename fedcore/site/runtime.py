@@ -93,6 +93,7 @@ class SiteRuntime:
                 raise Refused("the request is for another site")
             if self.recipe and request.recipe and request.recipe != self.recipe:
                 raise Refused(f"the server runs another recipe; the digest of this site's is {self.recipe[:12]}...")
+            log = dataclasses.replace(log, request=request.word if request.word in WORDS else "")
             if request.word == FACTS:
                 return log.release(Contribution(self.name, self.facts(), 0), turn)
             place = self.settle(request.agreement)
@@ -102,7 +103,7 @@ class SiteRuntime:
             visitor = place.words.get(request.word)
             if visitor is None:
                 raise Refused("the recipe has no request of this name")
-            log = dataclasses.replace(log, metrics=place.metrics[request.word])
+            log = dataclasses.replace(log, metrics=place.metrics[request.word], request=request.word)
             site = self._site(place, request, log)
             with place.local.at(site) if place.local else nullcontext():
                 contribution = visitor.visit(site, request.message, cast(LocalTrainer, place.local), turn)

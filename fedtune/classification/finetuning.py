@@ -26,6 +26,7 @@ from fedcore.models.base import Encoder
 from fedcore.models.encoder_store import find_encoder, load_encoder
 from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
+from fedcore.report.site_page import SitePage
 from fedcore.runs.classifiers import MODEL, save_classifier
 from fedcore.runs.folder import RunFolder
 from fedcore.seeds import seeded
@@ -142,7 +143,7 @@ class FineTuning:
 
     def words(self, agreement: Agreement, module: LightningModule) -> Mapping[str, Visitor]:
         evaluate = EvaluateClassifier(grades=self.grades(agreement, module), per_patient=self.per_patient)
-        return {TRAIN: self.algorithm, EVALUATE: evaluate, FAREWELL: Farewell(())}
+        return {TRAIN: self.algorithm, EVALUATE: evaluate, FAREWELL: Farewell((SitePage("finetune", agreement),))}
 
     def grades(self, agreement: Agreement, module: LightningModule) -> list[int]:
         """Indices of the classes in order of their grades, if they are grades."""

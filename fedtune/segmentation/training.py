@@ -26,6 +26,7 @@ from fedcore.messages.request import EVALUATE, FAREWELL, TRAIN
 from fedcore.messages.round import Round
 from fedcore.models.encoder_store import find_encoder, load_encoder
 from fedcore.privacy.policy import Policy
+from fedcore.report.site_page import SitePage
 from fedcore.runs.classifiers import SEGMENTER, save_classifier
 from fedcore.runs.folder import RunFolder
 from fedcore.seeds import seeded
@@ -153,7 +154,11 @@ class Segmentation:
     def words(self, agreement: Agreement, module: LightningModule) -> Mapping[str, Visitor]:
         evaluate = EvaluateSegmenter(agreement.mask_classes, self.tolerance, self.files, self.missing)
         gallery = SegmentationGallery(agreement.mask_classes)
-        return {TRAIN: self.algorithm, EVALUATE: evaluate, FAREWELL: Farewell((gallery,))}
+        return {
+            TRAIN: self.algorithm,
+            EVALUATE: evaluate,
+            FAREWELL: Farewell((gallery, SitePage("segment", agreement))),
+        }
 
     def parts(
         self, cohort: Cohort, module: LightningModule | None = None

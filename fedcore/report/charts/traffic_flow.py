@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fedcore.report.read.levels import LEVELS, highest_level
 from fedcore.report.read.run import Run, VisitSummary
-from fedcore.report.sections.traffic import kinds
+from fedcore.report.sections.traffic import directions, kinds
 from fedcore.report.units import size
 
 FROM, TO = 112.0, 292.0  # x of the sites and of the server
@@ -77,7 +77,7 @@ def traffic_flows(run: Run) -> tuple[TrafficFlow, ...]:
     widths = {direction: _widths(of, scale) for direction, of in sizes.items()}
     # Both directions have the same rows, so that a site is at one height in both.
     rows = [max(_ROW, *(sum(of[site].values()) + 10 for of in widths.values())) for site in sizes["up"]]
-    return tuple(_flow(way, sizes[way], widths[way], levels, rows) for way in ("up", "down"))
+    return tuple(_flow(way, sizes[way], widths[way], levels, rows) for way in directions(run))
 
 
 def level(run: Run, kind: str) -> str:

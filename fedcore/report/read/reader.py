@@ -181,8 +181,13 @@ def _environment(path: Path, gaps: list[str], clean: Any) -> dict[str, str]:
 
 def _audit_log(path: Path, gaps: list[str]) -> dict[str, SentTotal]:
     label = f"audit log of {path.parent.name}"
+    return audit_totals(read_lines(path, gaps, label=f"the {label}", lacking=f"The {label} is missing."))
+
+
+def audit_totals(lines: Iterable[Mapping[str, Any]]) -> dict[str, SentTotal]:
+    """What lines of an audit log list, by field."""
     totals: dict[str, SentTotal] = {}
-    for line in read_lines(path, gaps, label=f"the {label}", lacking=f"The {label} is missing."):
+    for line in lines:
         field = str(line.get("field") or line.get("what") or "unnamed")
         before = totals.get(field, SentTotal(0, 0, ""))
         reveals = highest_level([before.reveals, str(line.get("reveals") or "")])

@@ -156,6 +156,8 @@ class Run:
     """Site -> field -> what its own audit log lists under it."""
     scores: RunScores | None
     set_audit: SetAudit | None
+    downloads: bool = True
+    """Whether it is on record what sites received; a site's audit log lists what it sent alone."""
 
     @property
     def visits(self) -> list[VisitSummary]:

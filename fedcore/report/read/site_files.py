@@ -14,8 +14,13 @@ UNREADABLE = (
 """Raised by a damaged file, or by one of another kind."""
 
 
-def figure_files(run: Path, sites: Iterable[str], name: str) -> dict[str, Path]:
-    """The files of that name by site, of the sites that kept one."""
+def figure_files(folder: Path, sites: Iterable[str], name: str) -> dict[str, Path]:
+    """The files of that name by site, of the sites that kept one.
+
+    `folder` is that of a run, or a site's own: then there is one site.
+    """
+    if (folder / name).is_file():
+        return dict.fromkeys(sites, folder / name)
     # Matched by name, never joined to a path: a site called ../x must not lead out of the run folder.
-    kept = {path.parent.name: path for path in run.glob(f"sites/*/{name}")}
+    kept = {path.parent.name: path for path in folder.glob(f"sites/*/{name}")}
     return {site: kept[site] for site in sites if site in kept}

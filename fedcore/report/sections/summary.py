@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedcore.report.read.levels import MOST_SENSITIVE, level_of_run, meaning
+from fedcore.report.read.levels import MOST_SENSITIVE, highest_level, level_of_run, meaning
 from fedcore.report.read.run import Run
 from fedcore.report.sections.traffic import per_visit
 from fedcore.report.sections.training import best_probe
@@ -47,6 +48,32 @@ def sentence(run: Run) -> str:
     if run.classes and run.command != "segment":  # which learns from masks, not from labels
         text += f"; the classes are {', '.join(run.classes)}"
     return text + "."
+
+
+def site_sentence(site: Run) -> str:
+    """What the page of one site is about."""
+    trained = plural(sum(bool(one.visits) for one in site.rounds), "round")
+    return f"{site.name} trained in {trained}. The site made this page from its own files; it is not sent."
+
+
+def site_figures(site: Run) -> tuple[KeyFigure, ...]:
+    """The extent of a site's part, and what it sent, by its own audit log."""
+    (splits,), (log,) = site.sites.values(), site.audit_logs.values()
+    refused = sum(len(one.refused) for one in site.rounds)
+    level = highest_level(total.reveals for total in log.values())
+    lines = f"{sum(total.count for total in log.values()):,} lines of the audit log"
+    figures = (
+        KeyFigure("Images", f"{sum(splits.values()):,}" if splits else "", _by_split(splits)),
+        KeyFigure("Rounds", str(sum(bool(one.visits) for one in site.rounds)), plural(refused, "declined request")),
+        KeyFigure("Data sent", size(sum(total.size for total in log.values())), lines),
+        KeyFigure(MOST_SENSITIVE, level, meaning(level)),
+        KeyFigure("Time", duration(site.seconds)),
+    )
+    return tuple(figure for figure in figures if figure.value)
+
+
+def _by_split(totals: Mapping[str, int]) -> str:
+    return ", ".join(f"{images:,} {split}" for split, images in totals.items() if images)
 
 
 def key_figures(run: Run) -> tuple[KeyFigure, ...]:

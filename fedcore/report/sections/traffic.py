@@ -32,6 +32,11 @@ def kinds(run: Run) -> tuple[str, ...]:
     return (*(kind for kind in KINDS if kind in sent), *sorted(sent - set(KINDS)))
 
 
+def directions(run: Run) -> tuple[str, ...]:
+    """Those that are on record."""
+    return ("up", "down") if run.downloads else ("up",)
+
+
 def per_visit(run: Run, direction: Callable[[VisitSummary], Mapping[str, int]]) -> float | None:
     """Mean bytes of a visit, up or down."""
     sizes = [sum(direction(visit).values()) for visit in run.visits]
@@ -75,10 +80,9 @@ def traffic_charts(run: Run) -> tuple[StackChart, ...]:
     top = float(max((sum(sizes.values()) for _, sizes in ups + downs), default=0))
     if not top:
         return ()
-    return (
-        stack_chart("Upload", "Sites to server, all sites, by round.", ups, top=top),
-        stack_chart("Download", "Server to sites, on the same scale.", downs, top=top),
-    )
+    upload = stack_chart("Upload", "Sites to server, all sites, by round.", ups, top=top)
+    download = stack_chart("Download", "Server to sites, on the same scale.", downs, top=top)
+    return (upload, download)[: len(directions(run))]
 
 
 def _sum(

@@ -224,7 +224,7 @@ def test_nothing_leaves_a_site_that_cannot_write_its_audit_log(word: str, tmp_pa
 def test_an_error_that_cannot_be_kept_at_the_site_is_declined_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "errors.jsonl").mkdir()
     reason = declined(asked(site(tmp_path, train=Says(ValueError(PATIENT))), request()))
-    assert reason == "ValueError during train; the site's errors.jsonl has it"
+    assert reason == "ValueError during train; see errors.jsonl of the site"
 
 
 def test_a_training_goes_on_from_the_visit_that_counts(tmp_path: Path) -> None:
