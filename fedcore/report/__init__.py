@@ -12,7 +12,8 @@ from fedcore.files.writing import write_atomically
 if TYPE_CHECKING:
     from fedcore.report.read.run import Run
 
-USAGE = "usage: fedpretrain report RUN [RUN ...] [--out page.html] [--images false]; RUN may be a site's folder, RUN/sites/SITE"
+USAGE = """usage: fedpretrain report RUN [RUN ...] [--out page.html] [--images false]
+       fedpretrain report RUN/sites/SITE [--out page.html] [--images false]"""
 
 
 def write_report(run: Path, images: bool = True, out: Path | None = None) -> Path:

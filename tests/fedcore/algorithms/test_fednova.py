@@ -212,7 +212,7 @@ class Wrapped(SGD):
             lambda p: SGD([{"params": list(p)[:2]}, {"params": list(p)[2:], "lr": 0.01}], lr=RATE),
             "same settings for all",
         ),
-        (lambda p: Wrapped(SGD(p, lr=RATE)), r"Wrapped cannot be built from its groups \(TypeError\)"),
+        (lambda p: Wrapped(SGD(p, lr=RATE)), r"Wrapped cannot be built from its parameter groups \(TypeError\)"),
     ],
     ids=["groups", "wrapper"],
 )
