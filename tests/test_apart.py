@@ -15,9 +15,10 @@ import safetensors.torch
 from torch import Tensor
 
 from fedcore.data.phantom.phantoms import Phantoms
-from tests.apart import NAMES, Family
+from tests.apart import NAMES
+from tests.fedcore.federating import same
 from tests.fedcore.site.test_own_data import split
-from tests.fedcore.toys import same
+from tests.sockets import Family
 
 SERVER = "server"
 

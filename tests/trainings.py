@@ -67,7 +67,8 @@ from fedtune.evaluation.classification import EvaluateClassifier
 from fedtune.evaluation.segmentation import EvaluateSegmenter
 from fedtune.segmentation.segmenter import Segmenter
 from tests.conftest import Toy as Encoder
-from tests.fedcore.toys import ShareTotals, Toy, hospitals, plain
+from tests.fedcore.toy_exchanges import ShareTotals
+from tests.fedcore.toys import Toy, hospitals, plain
 from tests.fedgen.gans import gan
 
 NAMES = "ab"

@@ -30,7 +30,8 @@ from fedtune.evaluation.classification import ClassificationScores, evaluate_cla
 from fedtune.evaluation.native_grid import NativeFiles
 from fedtune.evaluation.scores_file import print_scores
 from fedtune.evaluation.segmentation import SegmentationScores, distance_unit, evaluate_segmenter
-from fedtune.segmentation.training import Segmentation, count_mask_classes, scoring_grid, segment, with_masks
+from fedtune.segmentation.training import Segmentation, scoring_grid, segment
+from fedtune.segmentation.training_masks import count_mask_classes, with_masks
 
 USAGE = """usage: fedpretrain evaluate RUN [--data.manifest other.csv] [--KEY VALUE ...]
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 from pytorch_lightning import LightningModule
 from torch import nn
 
@@ -16,11 +15,10 @@ from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.properties import share_of
 from fedcore.data.cohort import Cohort
 from fedcore.data.dataset import Images
-from fedcore.data.labels import images_with_mask, patient_subset, require_fraction
-from fedcore.data.mask_classes import UNLABELED
+from fedcore.data.labels import patient_subset, require_fraction
 from fedcore.data.source import Data
 from fedcore.data.summary import summarize
-from fedcore.errors import InputError, InputErrors, building
+from fedcore.errors import InputError, building
 from fedcore.messages.agreement import Agreement
 from fedcore.messages.request import EVALUATE, FAREWELL, TRAIN
 from fedcore.messages.round import Round
@@ -39,7 +37,6 @@ from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedcore.transport.read_images import read_images
 from fedcore.transport.simulation import agreed, by_workers, simulate_task
-from fedtune.evaluation.classification import require_tests
 from fedtune.evaluation.native_grid import NativeFiles
 from fedtune.evaluation.segmentation import (
     EvaluateSegmenter,
@@ -55,6 +52,7 @@ from fedtune.pretrained import preprocessing_notes
 from fedtune.result import print_notes, save_result
 from fedtune.segmentation.networks import EncoderUNet
 from fedtune.segmentation.segmenter import Segmenter
+from fedtune.segmentation.training_masks import classes_in, count_mask_classes, require_usable, with_masks
 
 
 def segment(
@@ -114,7 +112,7 @@ def segment(
         hd95_missing, seed, cohort.extra_sites,
     )  # fmt: skip
     train, test = task.parts(cohort)
-    _require_usable(train, test, policy)
+    require_usable(train, test, policy)
     agreement = agreed(cohort, count_mask_classes(train, test))
     module = task.module(agreement)
     local = LocalTrainer(module, share_of(task.algorithm, module), visit)
@@ -171,7 +169,7 @@ class Segmentation:
         return train, with_masks(cohort, "test")
 
     def mask_classes(self, cohort: Cohort) -> int:
-        found = (_classes_in(images) for images in with_masks(cohort, "train").values())
+        found = (classes_in(images) for images in with_masks(cohort, "train").values())
         return 1 + max((max(classes, default=0) for classes in found), default=0)
 
 
@@ -219,48 +217,3 @@ def encoder_fraction(network: nn.Module) -> float:
     counts = {name: p.numel() for name, p in network.named_parameters()}
     in_encoder = [count for name, count in counts.items() if name.startswith("encoder.")]
     return round(sum(in_encoder) / sum(counts.values()), 4)
-
-
-def count_mask_classes(train: Mapping[str, Images], test: Mapping[str, Images]) -> int:
-    """Number of classes in the masks, background included: the greatest class number plus one.
-
-    Raises:
-        InputErrors: Test masks have structures that no training mask has.
-        InputError: Training masks have only background.
-    """
-    added = [images.added.images for images in train.values() if images.added]
-    trained = set().union(*map(_classes_in, [*train.values(), *added[:1]])) - {0}  # all sites have the same ones
-    if not trained:
-        raise InputError("the training masks have only background; number structures from 1 in the masks")
-    untrained = [
-        f"site '{site}': structure {number} in its test masks"
-        for site, images in test.items()
-        for number in sorted(_classes_in(images) - trained - {0})
-    ]
-    if untrained:
-        raise InputErrors("masks", untrained, f"Training masks have only {', '.join(map(str, sorted(trained)))}.")
-    return max(trained) + 1
-
-
-def _classes_in(images: Images) -> set[int]:
-    seen = np.zeros(256, bool)
-    for at in range(0, len(images), 64):
-        seen[images.mask_batch(range(at, min(at + 64, len(images)))).unique().numpy()] = True
-    return set(np.flatnonzero(seen).tolist()) - {UNLABELED}
-
-
-def _require_usable(train: Mapping[str, Images], test: Mapping[str, Images], policy: Policy) -> None:
-    """Raises InputError, before training, where masks are missing or too few for a score."""
-    if not train:
-        raise InputError(
-            "no site has a training image with a mask; give rows of the split 'train' one in the column 'mask'"
-        )
-    if any(images.added and images.added.images.masks is None for images in train.values()):
-        raise InputError("data.synthetic has no masks; sample a set from a generator of pairs (recipe diffusion_pairs)")
-    require_tests(test, policy, "test images with masks")
-
-
-def with_masks(cohort: Cohort, split: str) -> dict[str, Images]:
-    """By site, the images whose mask labels at least one pixel."""
-    found = {site: images_with_mask(images) for site, images in cohort.split(split).items() if images.masks is not None}
-    return {site: images for site, images in found.items() if len(images)}

@@ -17,19 +17,15 @@ from fedcore.data.dataset import Images
 from fedcore.data.loader import loader
 from fedcore.messages.agreement import Agreement
 from fedcore.messages.answer import Answer, Contribution
-from fedcore.messages.message import Message, Weights, flatten
-from fedcore.messages.request import EVALUATE, TRAIN, Counted
-from fedcore.messages.reveals import STATISTICS
+from fedcore.messages.message import Message, Weights
+from fedcore.messages.request import TRAIN, Counted
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
 from fedcore.privacy.audit_log import AuditLog
 from fedcore.privacy.policy import Policy
-from fedcore.runs.checkpoint import Checkpoint
 from fedcore.seeds import seeded
-from fedcore.server import rounds as rounds_of
-from fedcore.server.rounds import PeriodicEvaluation, Rounds
 from fedcore.server.sites import Sites
-from fedcore.site.memory import FOLDER, MemoryInRam, MemoryOnDisk
+from fedcore.site.memory import MemoryInRam
 from fedcore.site.site import Site
 from fedcore.training.callbacks import LocalCallback
 from fedcore.training.local_trainer import LocalTrainer
@@ -146,11 +142,6 @@ def contribution(site: str, examples: int = 1, metrics: dict[str, float] | None 
     return Contribution(site, Weights(sent), examples, metrics or {})
 
 
-def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    """Whether names, dtypes and values are exactly equal."""
-    return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
-
-
 class Remembered:
     """The memories of sites in RAM, and which visit of each counts."""
 
@@ -214,115 +205,3 @@ class Hospitals:
         own = self.folder / name if self.folder else None
         log = AuditLog(self.policy, own)
         return Site(name, self.train[name], self.test.get(name), self.memories.get(name), own, self.policy, log)
-
-
-def federate(
-    algorithm: Any, hospitals: Hospitals, state: Any, rounds: Rounds, seed: int, *, evaluator: Any = None,
-    every: int = 5, **how: Any,
-) -> Any:  # fmt: skip
-    """As `fedcore.server.rounds.federate`, of hospitals that `evaluator` may be asked about between rounds."""
-    words = {TRAIN: algorithm} | ({EVALUATE: evaluator} if evaluator else {})
-    evaluation = PeriodicEvaluation(EVALUATE, every) if evaluator else None
-    return rounds_of.federate(algorithm, hospitals.sites(**words), state, rounds, seed, evaluation=evaluation, **how)
-
-
-def run(algorithm: Any, hospitals: Hospitals, rounds: Rounds = Rounds(3)) -> Any:
-    """The server's last state; the sites' are with the hospitals."""
-    return federate(algorithm, hospitals, algorithm.start(hospitals.local), rounds, 0)
-
-
-class Stop(Exception):
-    """Ends a run after a round is committed."""
-
-
-def assert_resumes(algorithm: Any, make: Callable[[], Hospitals], folder: Path, rounds: Rounds = Rounds(4)) -> None:
-    """A run stopped behind its second round, and gone on with from disk alone, ends as an uninterrupted one."""
-
-    def to_disk(begin: int, until: int) -> tuple[Any, Hospitals]:
-        checkpoint = Checkpoint.open(folder / "state")
-        hospitals = replace(make(), folder=folder / "sites", on_disk=True, memories=Remembered())
-        hospitals.memories.counted = dict(checkpoint.counted)
-        state = algorithm.start(hospitals.local)
-        if begin:
-            state = checkpoint.restore(state)
-
-        def finished(record: Any, state: Message) -> None:
-            checkpoint.commit(record.round, state, None, hospitals.memories.counted)
-            if record.round + 1 == until:
-                raise Stop
-
-        return federate(algorithm, hospitals, state, rounds, 0, begin=begin, finished=finished), hospitals
-
-    whole = make()
-    expected = run(algorithm, whole, rounds)
-    try:
-        to_disk(0, until=2)
-    except Stop:
-        state, resumed = to_disk(2, until=-1)
-    assert same(flatten(state), flatten(expected))
-    for name in whole.names():
-        kept = MemoryOnDisk(folder / "sites" / name / FOLDER).get(resumed.memories.counted.get(name))
-        assert same(kept, whole.memories.get(name))
-
-
-@dataclass
-class Sender:
-    """An algorithm that trains nothing: each site sends its message in `sends`, or raises its exception."""
-
-    sends: Mapping[str, Message | Exception]
-    metrics: dict[str, float] = field(default_factory=dict)
-    merged: list[str] = field(default_factory=list)
-
-    @property
-    def metric_names(self) -> tuple[str, ...]:
-        return tuple(self.metrics)
-
-    def start(self, local: LocalTrainer) -> Weights:
-        return Weights({})
-
-    def broadcast(self, state: Weights, site: str, turn: Round) -> Weights:
-        return state
-
-    def visit(self, site: Site, down: Weights, local: LocalTrainer, turn: Round) -> Contribution[Any]:
-        answer = self.sends[site.name]
-        if isinstance(answer, Exception):
-            raise answer
-        site.memory = {"noted": torch.tensor(turn.index)}
-        return Contribution(site.name, answer, site.size, self.metrics)
-
-    def merge(self, state: Weights, contributions: Iterable[Contribution[Any]]) -> Weights:
-        self.merged.extend(c.site for c in contributions)
-        return state
-
-
-@dataclass(frozen=True)
-class Total(Message):
-    seen: Tensor = field(metadata=STATISTICS)
-
-
-@dataclass(frozen=True)
-class Totals(Message):
-    by_site: Tensors = field(metadata=STATISTICS)
-
-
-@dataclass
-class ShareTotals:
-    """An exchange of the sum of pixels that each site has seen; lists its calls in order."""
-
-    events: list[tuple[str, Any]] = field(default_factory=list)
-
-    def start(self) -> Totals:
-        return Totals({})
-
-    def broadcast(self, pool: Totals, site: str, turn: Round) -> Totals:
-        return Totals({name: t for name, t in pool.by_site.items() if name != site})
-
-    def receive(self, module: Toy, down: Totals, turn: Round) -> None:
-        self.events.append(("receive", (sorted(down.by_site), float(module.seen))))
-
-    def collect(self, module: Toy, site: Site, turn: Round) -> Total:
-        self.events.append(("collect", float(module.seen)))
-        return Total(module.seen.clone())
-
-    def merge(self, pool: Totals, uploads: dict[str, Total]) -> Totals:
-        return Totals(pool.by_site | {site: up.seen for site, up in uploads.items()})

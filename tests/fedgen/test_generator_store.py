@@ -14,7 +14,7 @@ from fedgen.diffusion.schedule import NoiseSchedule
 from fedgen.diffusion.unet import UNet
 from fedgen.generator import Conditions, ImageShape
 from fedgen.generator_store import CONFIG, TENSORS, load_generator, save_generator
-from tests.fedcore.toys import same
+from tests.fedcore.federating import same
 
 CONDITIONS = Conditions(("cat", "dog"), ("a", "b"))
 

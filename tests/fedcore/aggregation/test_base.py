@@ -11,7 +11,8 @@ from fedcore.aggregation.base import Aggregator
 from fedcore.aggregation.mean import Mean
 from fedcore.aggregation.robust import Median, TrimmedMean
 from fedcore.errors import InputError
-from tests.fedcore.toys import contribution, same
+from tests.fedcore.federating import same
+from tests.fedcore.toys import contribution
 
 RULES: list[Aggregator] = [Mean(), Mean("equal"), Mean("knn"), TrimmedMean(0.25), Median()]
 every_rule = pytest.mark.parametrize("rule", RULES, ids=repr)

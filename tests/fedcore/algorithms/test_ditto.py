@@ -25,19 +25,9 @@ from fedcore.site.site import Site
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.site_state import personal_weights
 from fedcore.training.visit import Visit
-from tests.fedcore.toys import (
-    Hospitals,
-    ShareTotals,
-    Toy,
-    assert_resumes,
-    batches,
-    hospitals,
-    local,
-    plain,
-    run,
-    same,
-    with_callbacks,
-)
+from tests.fedcore.federating import assert_resumes, run, same
+from tests.fedcore.toy_exchanges import ShareTotals
+from tests.fedcore.toys import Hospitals, Toy, batches, hospitals, local, plain, with_callbacks
 
 VISIT = Visit(batch_size=4, max_epochs=2, accelerator="cpu")
 

@@ -11,7 +11,8 @@ from fedcore.messages.tensors import Tensors
 from fedcore.server.rounds import Rounds
 from fedcore.site.site import Site
 from fedcore.training.visit import Visit
-from tests.fedcore.toys import Factory, Hospitals, Toy, central, contribution, federate, images, local, momentum, same
+from tests.fedcore.federating import federate, same
+from tests.fedcore.toys import Factory, Hospitals, Toy, central, contribution, images, local, momentum
 
 
 def adam(parameters: object) -> Adam:

@@ -20,7 +20,8 @@ from fedcore.models.vit import ViT
 from fedcore.server.rounds import Rounds
 from fedcore.site.site import Site
 from fedcore.training.visit import Visit
-from tests.fedcore.toys import Hospitals, Toy, assert_resumes, batches, central, hospitals, local, plain, run, same
+from tests.fedcore.federating import assert_resumes, run, same
+from tests.fedcore.toys import Hospitals, Toy, batches, central, hospitals, local, plain
 
 NORM = {"norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
 VISIT = Visit(batch_size=4, accelerator="cpu")

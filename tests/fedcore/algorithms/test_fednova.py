@@ -23,21 +23,9 @@ from fedcore.messages.tensors import Tensors
 from fedcore.server.rounds import QuorumMissed, Rounds
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.visit import Visit
-from tests.fedcore.toys import (
-    Factory,
-    Hospitals,
-    ShareTotals,
-    Toy,
-    assert_resumes,
-    batches,
-    central,
-    hospitals,
-    images,
-    local,
-    plain,
-    run,
-    same,
-)
+from tests.fedcore.federating import assert_resumes, run, same
+from tests.fedcore.toy_exchanges import ShareTotals
+from tests.fedcore.toys import Factory, Hospitals, Toy, batches, central, hospitals, images, local, plain
 
 VISIT = Visit(batch_size=4, max_epochs=2, accelerator="cpu")
 RATE, RHO = 0.1, 0.9

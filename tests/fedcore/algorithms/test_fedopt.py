@@ -27,20 +27,9 @@ from fedcore.messages.message import Weights, weights_of
 from fedcore.messages.round import Round
 from fedcore.server.rounds import Rounds
 from fedcore.training.visit import Visit
-from tests.fedcore.toys import (
-    Hospitals,
-    ShareTotals,
-    Toy,
-    assert_resumes,
-    central,
-    contribution,
-    hospitals,
-    local,
-    plain,
-    run,
-    same,
-    with_callbacks,
-)
+from tests.fedcore.federating import assert_resumes, run, same
+from tests.fedcore.toy_exchanges import ShareTotals
+from tests.fedcore.toys import Hospitals, Toy, central, contribution, hospitals, local, plain, with_callbacks
 
 VISIT = Visit(batch_size=4, accelerator="cpu")
 RULES = [Momentum(0.5, 0.8), Adagrad(0.1), Adam(0.1), Yogi(0.1)]

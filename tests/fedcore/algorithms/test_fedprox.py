@@ -11,7 +11,8 @@ from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
 from fedcore.site.site import Site
 from fedcore.training.visit import Visit
-from tests.fedcore.toys import Toy, images, local, same
+from tests.fedcore.federating import same
+from tests.fedcore.toys import Toy, images, local
 
 TURN = Round(0, 1, 0)
 SITE = Site("a", images())

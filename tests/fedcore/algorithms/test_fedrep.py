@@ -17,19 +17,8 @@ from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
 from fedcore.server.rounds import Rounds
 from fedcore.training.visit import Visit
-from tests.fedcore.toys import (
-    Hospitals,
-    Toy,
-    assert_resumes,
-    batches,
-    broken,
-    hospitals,
-    local,
-    plain,
-    run,
-    same,
-    with_callbacks,
-)
+from tests.fedcore.federating import assert_resumes, run, same
+from tests.fedcore.toys import Hospitals, Toy, batches, broken, hospitals, local, plain, with_callbacks
 
 VISIT = Visit(batch_size=4, max_epochs=3, accelerator="cpu")
 REP = FedRep(head_epochs=2, head="norm.")  # the toy's norm is its last layer

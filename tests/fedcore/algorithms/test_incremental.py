@@ -17,21 +17,9 @@ from fedcore.messages.tensors import Tensors
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import QuorumMissed, Rounds
 from fedcore.training.visit import Visit
-from tests.fedcore.toys import (
-    Hospitals,
-    ShareTotals,
-    Toy,
-    assert_resumes,
-    batches,
-    broken,
-    central,
-    federate,
-    hospitals,
-    local,
-    plain,
-    run,
-    same,
-)
+from tests.fedcore.federating import assert_resumes, federate, run, same
+from tests.fedcore.toy_exchanges import ShareTotals
+from tests.fedcore.toys import Hospitals, Toy, batches, broken, central, hospitals, local, plain
 
 VISIT = Visit(batch_size=4, max_epochs=2, accelerator="cpu")
 

@@ -7,7 +7,8 @@ from fedcore.server.rounds import Rounds
 from fedcore.training.callbacks import LocalCallback
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.visit import Visit
-from tests.fedcore.toys import Hospitals, Toy, central, federate, hospitals, local, same, with_callbacks
+from tests.fedcore.federating import federate, same
+from tests.fedcore.toys import Hospitals, Toy, central, hospitals, local, with_callbacks
 
 VISIT = Visit(batch_size=4, accelerator="cpu", keep_optimizer=True)
 

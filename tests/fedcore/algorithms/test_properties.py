@@ -16,7 +16,8 @@ from fedcore.messages.message import Empty, Weights
 from fedcore.site.site import Site
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.visit import Visit
-from tests.fedcore.toys import ShareTotals, Total, Toy
+from tests.fedcore.toy_exchanges import ShareTotals, Total
+from tests.fedcore.toys import Toy
 
 
 def with_totals(algorithm: Any) -> WithExchange:

@@ -23,8 +23,10 @@ from fedcore.server.rounds import Rounds
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.transport.pickling import pack, unpack
+from tests.fedcore.federating import federate, same
 from tests.fedcore.server.test_job import job, memories, start
-from tests.fedcore.toys import Hospitals, ShareTotals, Toy, broken, federate, hospitals, local, same
+from tests.fedcore.toy_exchanges import ShareTotals
+from tests.fedcore.toys import Hospitals, Toy, broken, hospitals, local
 
 SHORT = 3 * 64 + 3 * 4 + 5 * 3 * 4 + 8  # levels and scales of the matrix; bias, four vectors of the norm, its counter
 FULL = 4 * 3 * 64 + 5 * 3 * 4 + 8

@@ -27,21 +27,9 @@ from fedcore.site.site import Site
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.visit import Visit
 from tests.fedcore.algorithms.scaffold_paper import RATE, VISIT, Paper
-from tests.fedcore.toys import (
-    Factory,
-    Hospitals,
-    ShareTotals,
-    Toy,
-    assert_resumes,
-    batches,
-    central,
-    hospitals,
-    local,
-    plain,
-    run,
-    same,
-    with_callbacks,
-)
+from tests.fedcore.federating import assert_resumes, run, same
+from tests.fedcore.toy_exchanges import ShareTotals
+from tests.fedcore.toys import Factory, Hospitals, Toy, batches, central, hospitals, local, plain, with_callbacks
 
 
 def sites(names: str = "abc", optimizer: Factory = plain, visit: Visit = VISIT) -> Hospitals:

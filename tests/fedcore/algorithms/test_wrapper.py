@@ -14,7 +14,9 @@ from fedcore.algorithms.scaffold import Scaffold
 from fedcore.algorithms.wrapper import Wrapper, layers
 from fedcore.exchanges.base import WithExchange
 from fedcore.messages.message import flatten
-from tests.fedcore.toys import Hospitals, ShareTotals, Toy, hospitals, local, plain, run, same
+from tests.fedcore.federating import run, same
+from tests.fedcore.toy_exchanges import ShareTotals
+from tests.fedcore.toys import Hospitals, Toy, hospitals, local, plain
 
 
 @dataclass(frozen=True)

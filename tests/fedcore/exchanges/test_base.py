@@ -12,7 +12,9 @@ from fedcore.messages.message import exposure, flatten, nbytes
 from fedcore.messages.reveals import STATISTICS
 from fedcore.runs.checkpoint import Checkpoint
 from fedcore.server.rounds import Rounds
-from tests.fedcore.toys import Hospitals, ShareTotals, Toy, broken, federate, hospitals, local, same
+from tests.fedcore.federating import federate, same
+from tests.fedcore.toy_exchanges import ShareTotals
+from tests.fedcore.toys import Hospitals, Toy, broken, hospitals, local
 
 
 def run(names: str, train: dict[str, Any] | None = None, rounds: int = 2) -> tuple[Any, ShareTotals, Hospitals]:

@@ -22,7 +22,7 @@ from fedcore.messages.message import (
     weights_of,
 )
 from fedcore.messages.reveals import FEATURES, STATISTICS, Reveals
-from tests.fedcore.toys import same
+from tests.fedcore.federating import same
 
 
 @dataclass(frozen=True)

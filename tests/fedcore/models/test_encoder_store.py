@@ -22,7 +22,7 @@ from fedcore.models.encoder_store import (
 )
 from fedcore.models.resnet import ResNet
 from fedcore.models.weights import differences
-from tests.fedcore.toys import same
+from tests.fedcore.federating import same
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from torch.nn.functional import layer_norm
 from fedcore.errors import Refused
 from fedcore.models.encoder_store import build_encoder, save_encoder
 from fedcore.models.vit import EPS, ViT, positions, transformer
-from tests.fedcore.toys import same
+from tests.fedcore.federating import same
 
 CPU = torch.device("cpu")
 BOTH = pytest.mark.parametrize("space", [(16, 24), (8, 16, 8)], ids=["2d", "3d"])

@@ -5,71 +5,19 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from fedcore.errors import InputError
 from fedcore.report import command, report_command, write_comparison, write_report
 from fedcore.site.figure_files import FeatureGalleryFile
+from tests.fedcore.report.compared_runs import runs_to_compare
+from tests.fedcore.report.page_reader import read, shown_in_a_browser
 
 MakeRun = Callable[..., Path]
-_VOID = {"meta", "img", "br", "hr", "input", "link", "wbr"}
-
-
-class Reader(HTMLParser):
-    """Balances tags; collects the texts, the tags and every attribute that could make a request."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: set[str] = set()
-        self.links: list[str] = []
-        self.ids: set[str] = set()
-        self.texts: list[str] = []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
-        self.ids |= {value or "" for name, value in attrs if name == "id"}
-        assert not [name for name, _ in attrs if name.startswith("on")]
-        if tag not in _VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
-
-
-def read(page: Path) -> Reader:
-    """The page, having passed what must hold of every page."""
-    text = page.read_text(encoding="utf-8")
-    reader = Reader(text)
-    assert reader.open == []
-    assert len(text.encode()) < 5_000_000
-    assert all(link.startswith(("data:image/png;base64,", "#")) for link in reader.links)
-    assert {link[1:] for link in reader.links if link.startswith("#")} <= reader.ids
-    assert not re.search(r"https?:|url\(|@import|//[a-z]", re.sub(r"data:image/png;base64,[\w+/=]+", "", text))
-    assert not reader.tags & {"script", "iframe", "link", "object", "embed", "base"}
-    return reader
 
 
 def test_every_section_of_a_full_run(full_run: Path) -> None:
@@ -259,78 +207,6 @@ def test_fifty_sites_have_every_section_in_a_small_page(make_run: MakeRun) -> No
     assert "Map of the features" in text
 
 
-def runs_to_compare(make_run: MakeRun, write_scores: Callable[..., None]) -> list[Path]:
-    """A pretraining and what was tuned from it and from random weights, with a tenth and with all labels."""
-    folders = [make_run("moco", data="x")]
-    for start in ("checkpoints/moco", None):
-        for fraction in (0.1, 1.0):
-            name = f"{'moco' if start else 'random'}_{fraction}"
-            folders.append(make_run(name, data="x", command="finetune", rounds=2))
-            pooled = 0.7 + fraction / 10 + (0.05 if start else 0.0)
-            write_scores(folders[-1], encoder=start, fraction=fraction, pooled=pooled)
-    return folders
-
-
-def test_a_comparison_has_its_sections(make_run: MakeRun, write_scores: Callable[..., None]) -> None:
-    folders = runs_to_compare(make_run, write_scores)
-    page = write_comparison(folders)
-    assert page == folders[0].parent / "comparison.html"
-    reader = read(page)
-    for expected in (
-        "Comparison of 5 runs", "moco_0.1", "finetune", "SimCLR", "random initialisation", "0.760", "0.710 to 0.800",
-        "FEATURES feature vectors of single images", "Balanced accuracy by labels", "AUROC by labels",
-        "Balanced accuracy by upload",
-        "1 min 21 s", "1.5 MB",
-    ):  # fmt: skip
-        assert expected in reader.text, expected
-    assert "img" not in reader.tags
-    assert "Before you compare" not in reader.text
-
-
-def test_a_comparison_of_whatever_is_there(make_run: MakeRun, full_run: Path) -> None:
-    killed = make_run("killed", status="running", rounds=5, planned=20)
-    (killed / "rounds.jsonl").write_text((killed / "rounds.jsonl").read_text()[:-40])
-    bare = make_run("bare", rounds=0)
-    for name in ("run.json", "recipe.yaml", "environment.json"):
-        (bare / name).unlink()
-    text = read(write_comparison([killed, bare, full_run])).text
-    assert "killed: The last line of rounds.jsonl was cut off" in text
-    assert "bare: run.json is missing" in text
-    assert "shared-bank-simclr" in text
-    assert "Comparison of 3 runs" in read(write_comparison([bare, bare, bare])).text
-
-
-def test_no_text_of_compared_runs_becomes_markup(make_run: MakeRun, write_scores: Callable[..., None]) -> None:
-    evil = '<img src=x onerror="alert(1)"><script>'
-    folder = make_run("<i>one", command=evil, status=evil)
-    (folder / "recipe.yaml").write_text(f"method: '{evil}'\nexchange: {{class_path: '{evil}'}}\n")
-    write_scores(folder, encoder=evil)
-    reader = read(write_comparison([folder, make_run("two")]))
-    assert reader.text.count("<script>") >= 4
-    assert not reader.tags & {"img", "i"}
-
-
-def test_a_comparison_holds_no_absolute_path(make_run: MakeRun, write_scores: Callable[..., None]) -> None:
-    folder = make_run(error="/clinic/Jane Doe/x.png is empty")
-    write_scores(folder, encoder="/clinic/Jane Doe/moco")
-    page = write_comparison([folder, make_run("other")]).read_text()
-    assert "Doe" not in page
-    assert str(folder.parent) not in page
-
-
-def test_only_a_page_of_the_same_kind_is_replaced(make_run: MakeRun, tmp_path: Path) -> None:
-    one, other = make_run("a"), make_run("b")
-    write_report(one)
-    with pytest.raises(InputError, match="exists and is not a comparison page; choose another file with --out"):
-        write_comparison([one, other], one / "report.html")
-    page = write_comparison([one, other], tmp_path / "deep" / "page.html")
-    assert write_comparison([one, other], page) == page
-    with pytest.raises(InputError, match="is not a report page"):
-        write_report(one, out=page)
-    (one / "report.html").write_text("an older version's page")
-    assert "Finished" in read(write_report(one)).text
-
-
 def test_the_command_line(make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, other, page = str(make_run("a")), str(make_run("b")), tmp_path / "compared.html"
     command([one, "--images", "false"])
@@ -343,24 +219,6 @@ def test_the_command_line(make_run: MakeRun, tmp_path: Path, capsys: pytest.Capt
             command(wrong)
     with pytest.raises(InputError, match="there is no such folder"):
         command([one, str(tmp_path / "absent")])
-
-
-def shown_in_a_browser(page: Path, folder: Path, width: int, dark: bool) -> Image.Image:
-    """A screenshot of the page, which must have complained of nothing on its console (a script, a request)."""
-    chromium = shutil.which("chromium") or pytest.skip("chromium is not installed")
-    picture = folder / "page.png"
-    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-    flags += " disable-component-update disable-sync hide-scrollbars enable-logging=stderr"
-    flags += f" blink-settings=preferredColorScheme={0 if dark else 1} window-size={width},3000"
-    flags += f" user-data-dir={folder / 'profile'} screenshot={picture}"
-    ended = subprocess.run(
-        [chromium, *(f"--{flag}" for flag in flags.split()), page.as_uri()],
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-    assert b"CONSOLE" not in ended.stderr
-    return Image.open(picture).convert("RGB")
 
 
 @pytest.mark.slow

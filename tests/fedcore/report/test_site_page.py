@@ -13,7 +13,7 @@ from fedcore.privacy.audit_log import AUDIT_LOG
 from fedcore.report.read.site import SITE_FILE, read_site
 from fedcore.report.site_page import PAGE, write_site_page
 from fedcore.report.units import size
-from tests.fedcore.report.test_render import read
+from tests.fedcore.report.page_reader import read
 from tests.runs import code_of
 
 NAMES = ("hospital_1", "hospital_2")

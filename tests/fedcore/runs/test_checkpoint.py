@@ -13,7 +13,7 @@ from fedcore.messages.message import Weights
 from fedcore.messages.request import Counted
 from fedcore.messages.tensors import Tensors
 from fedcore.runs.checkpoint import Checkpoint, Recorded
-from tests.fedcore.toys import same
+from tests.fedcore.federating import same
 
 EVERY_TYPE: Tensors = {
     "single": torch.tensor([0.1, -0.0, 3e38, 1e-45]),

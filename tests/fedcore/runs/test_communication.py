@@ -10,7 +10,7 @@ from fedcore.exchanges.base import Combined
 from fedcore.messages.answer import Contribution, Refusal
 from fedcore.messages.message import Empty, Weights
 from fedcore.runs.communication import ANSWERS, Bytes, RoundRecord, answers, count, highest, note
-from tests.fedcore.toys import Total
+from tests.fedcore.toy_exchanges import Total
 
 MODEL = Weights({"w": torch.zeros(10), "steps": torch.tensor(1)})  # 40 + 8 bytes
 BOTH = Combined(MODEL, Total(torch.zeros(3, dtype=torch.float16)))  # and 6 of an exchange

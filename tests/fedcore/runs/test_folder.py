@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,10 @@ import pytest
 import torch
 
 from fedcore.errors import InputError, InputErrors
-from fedcore.files.checksums import SUMS
 from fedcore.files.lock import LOCK
-from fedcore.files.writing import write_json
 from fedcore.messages.message import Weights
-from fedcore.messages.request import Counted
-from fedcore.messages.tensors import Tensors
 from fedcore.runs.communication import RoundRecord
-from fedcore.runs.folder import RunFolder, essence
-from fedcore.runs.record import KEPT
-from fedcore.site.memory import FOLDER, MemoryOnDisk
-from tests.fedcore.files.test_lock import held_elsewhere
-from tests.fedcore.toys import same
+from fedcore.runs.folder import RunFolder
 
 RECIPE = "visit:\n  batch_size: 64\nrounds:\n  count: 3\nout: here\nresume: false\n"
 ABOUT = {"command": "pretrain", "data": "abc"}
@@ -53,12 +44,6 @@ def test_a_folder_that_holds_something_else(tmp_path: Path, resume: bool) -> Non
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_lock_that_a_killed_process_left_is_nothing(tmp_path: Path) -> None:
-    (tmp_path / LOCK).touch()
-    RunFolder(tmp_path, RECIPE).prepare()
-    RunFolder(tmp_path, RECIPE).begin(ABOUT)
-
-
 def test_a_folder_that_holds_a_run(tmp_path: Path) -> None:
     begun(tmp_path)
     with pytest.raises(InputError, match="already holds a run; continue it with --resume true"):
@@ -76,53 +61,6 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="must be a folder"):
         RunFolder(tmp_path / "file" / "run", RECIPE).prepare()
-
-
-def test_another_recipe_is_told_key_by_key(tmp_path: Path) -> None:
-    before = _tree(begun(tmp_path).path)
-    other = RECIPE.replace("64", "32").replace("count: 3", "per_round: 2")
-    with pytest.raises(InputErrors) as caught:
-        RunFolder(tmp_path, other, resume=True).prepare()
-    assert caught.value.errors == (
-        "rounds.count was 3, is now absent",
-        "rounds.per_round was absent, is now 2",
-        "visit.batch_size was 64, is now 32",
-    )
-    assert _tree(tmp_path) == before
-
-
-def test_what_has_no_influence_may_differ(tmp_path: Path) -> None:
-    begun(tmp_path)
-    RunFolder(tmp_path, RECIPE.replace("here", "there").replace("false", "true"), resume=True).prepare()
-
-
-def test_a_key_that_begins_like_a_free_one_is_not_free() -> None:
-    assert essence("out: a\nouter: 1\nworkers: 2\ndata: {cache: x, cached: y}\nconfig: z\nresume: true") == {
-        "outer": 1, "data.cached": "y",
-    }  # fmt: skip
-
-
-def test_the_number_of_rounds_may_change_down_to_those_that_are_done(tmp_path: Path) -> None:
-    begun(tmp_path, rounds=2).close("stopped")
-    for count in (2, 6):
-        RunFolder(tmp_path, RECIPE.replace("count: 3", f"count: {count}"), resume=True).prepare()
-    before = _tree(tmp_path)
-    for other in (RECIPE.replace("count: 3", "count: 1"), RECIPE.replace("count: 3", "count: 6").replace("64", "32")):
-        with pytest.raises(InputErrors, match=r"only rounds\.count may change, to 2 or more"):
-            RunFolder(tmp_path, other, resume=True).prepare()
-    assert _tree(tmp_path) == before
-
-
-def test_other_images_are_refused_and_nothing_is_changed(tmp_path: Path) -> None:
-    before = _tree(begun(tmp_path, rounds=1).path)
-    with pytest.raises(InputError, match=r"the images have changed since .* was started"):
-        RunFolder(tmp_path, RECIPE, resume=True).begin(ABOUT | {"data": "xyz"})
-    assert _tree(tmp_path) == before
-
-
-def test_other_images_do_not_matter_before_the_first_round_is_done(tmp_path: Path) -> None:
-    begun(tmp_path)
-    assert RunFolder(tmp_path, RECIPE, resume=True).begin(ABOUT | {"data": "xyz"}).rounds == 0
 
 
 def test_rounds_that_were_not_committed_are_taken_off_the_record(tmp_path: Path) -> None:
@@ -247,35 +185,6 @@ def test_an_error_that_ends_a_run_is_told_without_what_it_may_quote(
     assert (about["status"], about["error"], about["seconds"]) == (status, said, 3)
 
 
-PARTS = ("state", "state/00007", "sites/a/memory", "sites/a", "sites", "encoder", "rounds.jsonl", "run.json", "logs")
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_what_leads_out_of_a_run_is_refused_and_nothing_is_changed_there(tmp_path: Path, part: str) -> None:
-    run, outside = begun(tmp_path / "run", rounds=1).path, tmp_path / "outside"
-    outside.mkdir()
-    for name in ("server.safetensors", "audit.jsonl"):
-        (outside / name).write_text("precious")
-    there = run / part
-    there.parent.mkdir(parents=True, exist_ok=True)
-    if there.exists():
-        there.rename(outside / "moved")
-    there.symlink_to(outside / "moved" if (outside / "moved").exists() else outside)
-    before = _tree(tmp_path)
-    resumed = RunFolder(run, RECIPE, resume=True)
-    for step in (resumed.prepare, lambda: resumed.begin(ABOUT), resumed.require_own):
-        with pytest.raises(InputError, match=rf"{there} is a symbolic link; .* replace the link by its target"):
-            step()
-    assert _tree(tmp_path) == before
-
-
-def test_the_folder_of_a_run_may_itself_be_a_link(tmp_path: Path) -> None:
-    (tmp_path / "large_disk").mkdir()
-    (tmp_path / "run").symlink_to(tmp_path / "large_disk")
-    begun(tmp_path / "run", rounds=1)
-    assert RunFolder(tmp_path / "run", RECIPE, resume=True).begin(ABOUT).rounds == 1
-
-
 def _emptied(path: Path) -> None:
     path.write_bytes(b"")
 
@@ -310,147 +219,6 @@ def test_rounds_that_were_lost_or_changed_are_noticed(tmp_path: Path, damage: An
     assert _tree(tmp_path) == before
 
 
-def sealed(path: Path, memories: bool = True) -> RunFolder:
-    """A finished run of two rounds, whose sites a and b keep something to themselves."""
-    run = RunFolder(path, RECIPE)
-    checkpoint = run.begin(ABOUT)
-    for index in range(2):
-        run.append(RoundRecord(index))
-        for site in ("a", "b"):
-            memory = MemoryOnDisk(run.site(site) / FOLDER)
-            memory.put(kept(index) if memories else {}, index, checkpoint.counted.get(site))
-        counted = {site: Counted(index, memories) for site in ("a", "b")}
-        checkpoint.commit(index, Weights({"w": torch.ones(1)}), run.recorded(), counted)
-    write_json(path / "scores.json", {"accuracy": 0.5})
-    run.close("finished")
-    return run
-
-
-def kept(index: int) -> Tensors:
-    return {"module/w": torch.full((2,), float(index))}
-
-
-def test_the_sums_of_a_finished_run_are_those_of_sha256sum(tmp_path: Path) -> None:
-    assert sealed(tmp_path).finished() == json.loads((tmp_path / "run.json").read_text())
-    done = subprocess.run(["sha256sum", "--check", "--strict", SUMS], cwd=tmp_path, capture_output=True, check=False)
-    assert done.returncode == 0
-    assert {line.split(":")[0] for line in done.stdout.decode().splitlines()} == {"run.json", *KEPT}
-
-
-@pytest.mark.parametrize("name", ["run.json", *KEPT, SUMS])
-def test_a_finished_run_that_was_changed_is_refused(tmp_path: Path, name: str) -> None:
-    """By every bit of it; and where it is gone, unless that is state/, which nothing needs any more."""
-    run, file = sealed(tmp_path), tmp_path / name
-    whole = file.read_bytes()
-    for at in range(0, len(whole), 7):
-        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
-        with pytest.raises(InputError):
-            run.finished()
-    file.unlink()
-    if name != "state/state.json":
-        with pytest.raises(InputError):
-            run.memories()
-        file.write_bytes(whole)
-    run.memories()
-
-
-@pytest.mark.parametrize("memories", [True, False])
-def test_the_state_of_a_finished_run_may_go(tmp_path: Path, memories: bool) -> None:
-    """What sites keep to themselves lies with them, and run.json says which visit counts."""
-    run = sealed(tmp_path, memories)
-    shutil.rmtree(tmp_path / "state")
-    found = run.memories()
-    assert found.counted == run.counted() == ({site: Counted(1, True) for site in ("a", "b")} if memories else {})
-    for site in ("a", "b"):
-        assert same(found.get(site), kept(1) if memories else {})
-
-
-def _flipped(path: Path) -> None:
-    data = path.read_bytes()
-    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [(_flipped, "memory of round 1 is damaged"), (_cut, "memory of round 1 is damaged"),
-     (Path.unlink, "has no record of its visit of round 1")],
-)  # fmt: skip
-def test_a_memory_of_a_finished_run_that_was_lost_or_changed_is_named(tmp_path: Path, damage: Any, words: str) -> None:
-    run = sealed(tmp_path)
-    (file,) = (run.site("b") / FOLDER).glob("00001.*")
-    damage(file)
-    assert same(run.memories().get("a"), kept(1))
-    with pytest.raises(InputError, match=f"{tmp_path}: the tensors that stay at b are missing: .*{words}.*copy the"):
-        run.memories().get("b")
-
-
-@pytest.mark.parametrize("rounds", [1, 2])
-def test_a_finished_run_whose_state_is_missing_does_not_start_again(tmp_path: Path, rounds: int) -> None:
-    begun(tmp_path, rounds).close("finished")
-    shutil.rmtree(tmp_path / "state")
-    before = _tree(tmp_path)
-    with pytest.raises(InputError, match=rf"records {rounds} rounds, but its state/ holds 0"):
-        RunFolder(tmp_path, RECIPE, resume=True).begin(ABOUT)
-    assert _tree(tmp_path) == before
-
-
-def test_a_state_that_comes_from_elsewhere_is_refused(tmp_path: Path) -> None:
-    run, other = sealed(tmp_path / "a", memories=False), sealed(tmp_path / "b")
-    shutil.rmtree(run.path / "state")
-    shutil.copytree(other.path / "state", run.path / "state")
-    with pytest.raises(InputError, match=r"state\.json is corrupted, truncated or not what was written"):
-        run.memories()
-
-
-def test_a_run_that_goes_on_has_no_sums(tmp_path: Path) -> None:
-    sealed(tmp_path)
-    run = RunFolder(tmp_path, RECIPE, resume=True)
-    run.begin(ABOUT)
-    assert not (tmp_path / SUMS).exists()
-    with pytest.raises(InputError, match="holds a run that is running; resume it until it has finished"):
-        run.finished()
-    run.close("finished")
-    run.finished()
-
-
-def test_a_run_that_goes_is_not_another_processs(tmp_path: Path) -> None:
-    """The other process is refused, whether it starts or resumes, and the run's report does not mention it."""
-    with held_elsewhere(tmp_path / "new"):
-        run = RunFolder(tmp_path / "new", RECIPE)
-        run.prepare()  # nothing is there yet
-        with pytest.raises(InputError, match="is being written by process"), run:
-            run.begin(ABOUT)
-    begun(tmp_path / "old", rounds=1)._held.close()
-    before = _tree(tmp_path / "old")
-    with (
-        held_elsewhere(tmp_path / "old"),
-        pytest.raises(InputError, match="is being written by process"),
-        RunFolder(tmp_path / "old", RECIPE, resume=True) as run,
-    ):
-        run.prepare()
-    assert _tree(tmp_path / "old") == before
-
-
-def test_a_run_made_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
-    """Two were started together, and the other has ended before this one begins."""
-    late = RunFolder(tmp_path, RECIPE)
-    late.prepare()
-    begun(tmp_path, rounds=1).close("finished")
-    before = _tree(tmp_path)
-    with pytest.raises(InputError, match="already holds a run"):
-        late.begin(ABOUT)
-    assert _tree(tmp_path) == before
-
-
-def test_a_run_is_let_go_when_it_has_ended(tmp_path: Path) -> None:
-    run = begun(tmp_path)
-    assert (tmp_path / LOCK).exists()
-    run.close("trained")
-    assert (tmp_path / LOCK).exists()
-    run.close("finished")
-    assert not (tmp_path / LOCK).exists()
-
-
 @pytest.mark.parametrize(("status", "then"), [("running", "failed"), ("trained", "failed"), ("finished", "finished")])
 def test_an_error_after_the_training_is_noted_too(tmp_path: Path, status: str, then: str) -> None:
 
@@ -463,11 +231,3 @@ def test_an_error_after_the_training_is_noted_too(tmp_path: Path, status: str, t
         fail()
     assert RunFolder(tmp_path).about()["status"] == then
     assert not (tmp_path / LOCK).exists()
-
-
-def test_what_is_copied_of_another_run_is_not_its_record(tmp_path: Path) -> None:
-    """A distilled classifier's run begins with what is known of its teachers'."""
-    teacher = begun(tmp_path / "a", rounds=1)
-    teacher.close("finished")
-    RunFolder(tmp_path / "b", RECIPE).begin(teacher.about())
-    assert RunFolder(tmp_path / "b").rounds() == []

@@ -16,7 +16,8 @@ from fedcore.messages.request import EVALUATE, TRAIN, Counted, Request
 from fedcore.runs.communication import RoundRecord
 from fedcore.server.rounds import PeriodicEvaluation, QuorumMissed, Rounds, federate
 from fedcore.server.sites import Sites
-from tests.fedcore.toys import Hospitals, hospitals, local, run, same
+from tests.fedcore.federating import run, same
+from tests.fedcore.toys import Hospitals, hospitals, local
 
 LATE = "it gave no answer within 5 seconds"
 SILENT = "silent"

@@ -15,7 +15,7 @@ import safetensors.torch
 
 from fedcore.cli import main as cli
 from fedcore.runs.checkpoint import Checkpoint
-from tests.fedcore.toys import same
+from tests.fedcore.federating import same
 
 RECIPE = """
 encoder: {class_path: fedcore.models.resnet.ResNet, init_args: {depth: 10, stem: 8}}

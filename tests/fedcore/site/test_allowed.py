@@ -28,7 +28,9 @@ from fedcore.site.allowed import allowed_metrics, require_allowed
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from tests.fedcore.toys import Hospitals, ShareTotals, Toy, federate, hospitals, local, plain
+from tests.fedcore.federating import federate
+from tests.fedcore.toy_exchanges import ShareTotals
+from tests.fedcore.toys import Hospitals, Toy, hospitals, local, plain
 
 NAME = "pixel_17"
 TURN = Round(0, 1, 0)

@@ -17,7 +17,9 @@ from fedcore.server.farewell import Farewells, say_farewell
 from fedcore.site.farewell import Farewell, own_part
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
-from tests.fedcore.toys import Hospitals, Remembered, Sender, at, hospitals, local, same
+from tests.fedcore.federating import same
+from tests.fedcore.toy_exchanges import Sender
+from tests.fedcore.toys import Hospitals, Remembered, at, hospitals, local
 
 TURN = Round(3, 3, 0)
 

@@ -13,8 +13,8 @@ from fedcore.errors import InputError, Refused
 from fedcore.messages.request import Counted
 from fedcore.messages.tensors import Tensors
 from fedcore.site.memory import Memory, MemoryInRam, MemoryOnDisk
+from tests.fedcore.federating import same
 from tests.fedcore.runs.test_checkpoint import EVERY_TYPE
-from tests.fedcore.toys import same
 
 Make = Callable[[], Memory]
 

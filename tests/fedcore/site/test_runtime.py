@@ -21,12 +21,13 @@ from fedcore.messages.round import Round
 from fedcore.messages.wire import answer_of, request_bytes
 from fedcore.privacy.policy import Policy
 from fedcore.site.facts import facts_of
-from fedcore.site.memory import Memory, MemoryInRam, MemoryOnDisk
+from fedcore.site.memory import Memory, MemoryInRam
 from fedcore.site.runtime import CANNOT_WRITE, SiteRuntime, Workplace
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
+from tests.fedcore.federating import same
 from tests.fedcore.privacy.test_audit_log import RICH
-from tests.fedcore.toys import hospitals, local, same
+from tests.fedcore.toys import hospitals, local
 
 PATIENT = "Jane Doe"
 TURN = Round(2, 9, 0)
@@ -225,43 +226,6 @@ def test_an_error_that_cannot_be_kept_at_the_site_is_declined_all_the_same(tmp_p
     (tmp_path / "errors.jsonl").mkdir()
     reason = declined(asked(site(tmp_path, train=Says(ValueError(PATIENT))), request()))
     assert reason == "ValueError during train; see errors.jsonl of the site"
-
-
-def test_a_training_goes_on_from_the_visit_that_counts(tmp_path: Path) -> None:
-    visitor = Says(Empty())
-    runtime = site(memory=MemoryOnDisk(tmp_path), train=visitor)
-    asked(runtime, request(turn=Round(0, 9, 0)))
-    assert visitor.seen == {}
-    asked(runtime, request(turn=Round(1, 9, 0)))
-    assert visitor.seen == {}  # round 0 did not count
-    asked(runtime, request(turn=Round(2, 9, 0), counted=Counted(1, True)))
-    assert visitor.seen == {"own/round": torch.tensor(1)}
-    asked(runtime, request(turn=Round(3, 9, 0), counted=Counted(1, True)))
-    assert visitor.seen == {"own/round": torch.tensor(1)}  # nor did round 2
-
-
-def test_a_memory_that_counts_and_is_missing_is_declined(tmp_path: Path) -> None:
-    visitor = Says(Empty())
-    reason = declined(asked(site(memory=MemoryOnDisk(tmp_path), train=visitor), request(counted=Counted(1, True))))
-    assert reason.startswith("it has no record of its visit of round 1, which the server counted; restore the site's")
-    assert visitor.seen is None
-    assert isinstance(asked(site(train=visitor), request(counted=Counted(1, False))), Contribution)
-
-
-@pytest.mark.parametrize("said", [ValueError(), Refused("no"), RICH], ids=["error", "refusal", "over the policy"])
-def test_a_visit_that_fails_leaves_the_memory_as_it_was(said: Any) -> None:
-    memory = MemoryInRam({1: {"own/x": torch.ones(1)}})
-    declined(asked(site(memory=memory, train=Says(said)), request(counted=Counted(1, True))))
-    assert memory.held.keys() == {1}
-
-
-def test_an_evaluation_is_forgotten() -> None:
-    memory = MemoryInRam({1: {"own/x": torch.ones(1)}})
-    answer = asked(site(memory=memory, evaluate=Says(Empty())), request(EVALUATE, counted=Counted(1, True)))
-    assert isinstance(answer, Contribution)
-    assert not answer.keeps
-    assert memory.held.keys() == {1}
-    assert same(memory.held[1], {"own/x": torch.ones(1)})
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(1)], ids=repr)

@@ -9,7 +9,8 @@ import torch
 from fedcore.models.base import Encoder
 from fedcore.training.functional import evaluating, functional
 from fedtune.classification.classifier import Classifier
-from tests.fedcore.toys import images, same
+from tests.fedcore.federating import same
+from tests.fedcore.toys import images
 
 
 def classifier(encoder: Encoder) -> Classifier:

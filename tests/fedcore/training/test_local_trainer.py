@@ -15,7 +15,8 @@ from fedcore.messages.round import Round
 from fedcore.site.site import Site
 from fedcore.training.site_state import MODULE, OPTIMIZER
 from fedcore.training.visit import Visit
-from tests.fedcore.toys import Toy, broken, images, local, same
+from tests.fedcore.federating import same
+from tests.fedcore.toys import Toy, broken, images, local
 
 TURN = Round(0, 2, 0)
 VISIT = Visit(batch_size=4, accelerator="cpu", keep_optimizer=True)

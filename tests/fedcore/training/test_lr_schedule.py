@@ -11,7 +11,8 @@ from fedcore.messages.tensors import Tensors
 from fedcore.site.site import Site
 from fedcore.training.lr_schedule import Cosine
 from fedcore.training.visit import Visit
-from tests.fedcore.toys import Toy, central, images, local, same
+from tests.fedcore.federating import same
+from tests.fedcore.toys import Toy, central, images, local
 
 
 def factors(schedule: Cosine, count: int) -> list[float]:

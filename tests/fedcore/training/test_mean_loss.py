@@ -7,7 +7,8 @@ from torch import Tensor
 
 from fedcore.messages.round import Round
 from fedcore.site.site import Site
-from tests.fedcore.toys import Toy, images, local, same
+from tests.fedcore.federating import same
+from tests.fedcore.toys import Toy, images, local
 
 TURN = Round(0, 2, 0)
 

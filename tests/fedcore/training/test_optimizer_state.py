@@ -13,7 +13,8 @@ from fedcore.messages.round import Round
 from fedcore.site.site import Site
 from fedcore.training.optimizer_state import load_state, state_of
 from fedcore.training.visit import Visit
-from tests.fedcore.toys import Toy, images, local, same
+from tests.fedcore.federating import same
+from tests.fedcore.toys import Toy, images, local
 
 
 class Averaging(SGD):

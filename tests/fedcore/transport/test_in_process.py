@@ -11,7 +11,8 @@ from fedcore.messages.message import Empty, Weights
 from fedcore.messages.round import Round
 from fedcore.privacy.policy import Policy
 from tests.fedcore.privacy.test_audit_log import RICH
-from tests.fedcore.toys import Hospitals, Remembered, Sender, hospitals, images, local
+from tests.fedcore.toy_exchanges import Sender
+from tests.fedcore.toys import Hospitals, Remembered, hospitals, images, local
 
 TURN = Round(4, 9, 0)
 HEAVY = Weights({"w": torch.zeros(3)})

@@ -16,7 +16,8 @@ from fedcore.data.dataset import Images
 from fedcore.transport.pickling import pack, unpack
 from fedssl.methods.simclr import SimCLR
 from fedtune.classification.classifier import Classifier
-from tests.fedcore.toys import Toy, images, same
+from tests.fedcore.federating import same
+from tests.fedcore.toys import Toy, images
 
 SCALE = 3
 

@@ -27,7 +27,8 @@ from fedgen.synthetic.class_counts import CountClasses
 from fedssl.evaluation.probe import Probe
 from fedtune.evaluation.classification import EvaluateClassifier
 from fedtune.evaluation.segmentation import EvaluateSegmenter
-from tests.fedcore.toys import Hospitals, Toy, federate, hospitals, images, local, same
+from tests.fedcore.federating import federate, same
+from tests.fedcore.toys import Hospitals, Toy, hospitals, images, local
 from tests.trainings import CONDITIONS, EVERYTHING, NAMES, TRAININGS, Training, images_of_all_kinds, with_masks
 
 

@@ -24,13 +24,8 @@ from fedcore.messages.request import TRAIN
 from fedcore.transport.in_process import InProcess
 from fedcore.transport.workers import Workers
 from tests.fedcore.privacy.test_audit_log import RICH
-from tests.fedcore.toys import (
-    Hospitals,
-    Sender,
-    Toy,
-    hospitals,
-    local,
-)
+from tests.fedcore.toy_exchanges import Sender
+from tests.fedcore.toys import Hospitals, Toy, hospitals, local
 from tests.fedcore.transport.by_workers import (
     HEAVY,
     PATIENCE,

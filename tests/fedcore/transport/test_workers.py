@@ -25,14 +25,9 @@ from fedcore.training.visit import Visit
 from fedcore.transport.pickling import pack, unpack
 from fedcore.transport.simulation import by_workers
 from fedcore.transport.worker import gpu_of, rebuilt
-from tests.fedcore.toys import (
-    Hospitals,
-    Sender,
-    ShareTotals,
-    federate,
-    local,
-    same,
-)
+from tests.fedcore.federating import federate, same
+from tests.fedcore.toy_exchanges import Sender, ShareTotals
+from tests.fedcore.toys import Hospitals, local
 from tests.fedcore.transport.by_workers import (
     NAMES,
     TURN,

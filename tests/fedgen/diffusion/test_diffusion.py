@@ -18,7 +18,8 @@ from fedgen.diffusion.diffusion import Diffusion
 from fedgen.diffusion.schedule import NoiseSchedule
 from fedgen.diffusion.unet import UNet
 from fedgen.generator import Conditions, ImageShape
-from tests.fedcore.toys import Hospitals, federate
+from tests.fedcore.federating import federate
+from tests.fedcore.toys import Hospitals
 from tests.fedcore.toys import images as toy_images
 
 CONDITIONS = Conditions(("cat", "dog"), ("a", "b", "c"))

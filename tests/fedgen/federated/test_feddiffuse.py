@@ -27,7 +27,8 @@ from fedgen.diffusion.unet import UNet
 from fedgen.federated.feddiffuse import HALVES, UDec, ULatDec, USplit, half_of, part_of
 from fedgen.generator import Conditions, ImageShape
 from fedgen.sampling import sample
-from tests.fedcore.toys import Hospitals, hospitals, same
+from tests.fedcore.federating import same
+from tests.fedcore.toys import Hospitals, hospitals
 from tests.fedgen.test_training import trained
 from tests.stopping import killed_in
 

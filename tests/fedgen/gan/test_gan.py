@@ -30,7 +30,8 @@ from fedgen.generator import ImageShape, drop_conditions
 from fedgen.generator_store import load_generator, save_generator
 from fedgen.sampling import sample
 from fedgen.training import train
-from tests.fedcore.toys import Hospitals, broken, federate, same
+from tests.fedcore.federating import federate, same
+from tests.fedcore.toys import Hospitals, broken
 from tests.fedcore.toys import images as toy_images
 from tests.fedgen.gans import CONDITIONS, VISIT, gan, phantoms, stopped_and_resumed, tensors_of, trained
 

@@ -30,7 +30,8 @@ from fedgen.gan.mdgan import MDGAN
 from fedgen.gan.server_generator import ServerGenerator
 from fedgen.generator import UNCONDITIONED, ImageShape, drop_conditions
 from fedgen.generator_store import load_generator
-from tests.fedcore.toys import Hospitals, broken, federate, hospitals, same
+from tests.fedcore.federating import federate, same
+from tests.fedcore.toys import Hospitals, broken, hospitals
 from tests.fedgen.gans import CONDITIONS, VISIT, gan, stopped_and_resumed, tensors_of, trained
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fedgen.gan.server_generator import ServerGenerator
 from fedgen.generator import UNCONDITIONED
-from tests.fedcore.toys import same
+from tests.fedcore.federating import same
 from tests.fedgen.gans import gan
 
 CPU = torch.device("cpu")

@@ -30,7 +30,8 @@ from fedgen.latent.autoencoder import Autoencoder
 from fedgen.latent.latent_diffusion import LatentDiffusion, LatentGenerator
 from fedgen.latent.vae import VAE
 from fedgen.sampling import sample
-from tests.fedcore.toys import Hospitals, Remembered, federate, same
+from tests.fedcore.federating import federate, same
+from tests.fedcore.toys import Hospitals, Remembered
 from tests.fedgen.test_training import phantoms, stopped_and_resumed, trained, weights
 
 CONDITIONS = Conditions(("cat", "dog"), ("hospital_1", "hospital_2"))

@@ -29,7 +29,8 @@ from fedgen.generator_store import load_generator
 from fedgen.latent.autoencoder import Autoencoder
 from fedgen.latent.vae import VAE, VAEGenerator, kl_divergence
 from fedgen.sampling import sample
-from tests.fedcore.toys import Hospitals, federate, hospitals, same
+from tests.fedcore.federating import federate, same
+from tests.fedcore.toys import Hospitals, hospitals
 from tests.fedgen.test_training import phantoms, stopped_and_resumed, trained, weights
 
 CONDITIONS = Conditions(("cat", "dog"), ("a", "b", "c"))

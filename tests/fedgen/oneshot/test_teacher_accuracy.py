@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedcore.messages.message import flatten
 from fedgen.oneshot.teacher_accuracy import TeacherAccuracy, print_accuracy
-from tests.fedcore.toys import same
+from tests.fedcore.federating import same
 
 
 def test_a_hand_sized_case() -> None:

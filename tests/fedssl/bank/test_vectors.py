@@ -24,7 +24,8 @@ from fedssl.bank.encoding import Encoding
 from fedssl.bank.feature_bank import UNKNOWN_BIN, site_id
 from fedssl.bank.vectors import ShareVectors, SiteVectors, VectorPool
 from fedssl.methods.moco import MoCo
-from tests.fedcore.toys import Hospitals, at, federate
+from tests.fedcore.federating import federate
+from tests.fedcore.toys import Hospitals, at
 
 SIZES = {"a": 5, "b": 8, "c": 3}
 FP32 = ShareVectors(upload_size=8, remote_features=6, encoding="fp32")

@@ -18,7 +18,8 @@ from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.federation.fedema import FedEMA
 from fedssl.methods.byol import BYOL
-from tests.fedcore.toys import Hospitals, federate, same
+from tests.fedcore.federating import federate, same
+from tests.fedcore.toys import Hospitals
 
 Sites = Callable[..., Hospitals]
 SIZES = {"a": 8, "b": 12, "c": 16}

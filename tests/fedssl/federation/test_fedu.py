@@ -17,7 +17,8 @@ from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.federation.fedu import FedU
 from fedssl.methods.byol import BYOL
-from tests.fedcore.toys import Hospitals, federate, same
+from tests.fedcore.federating import federate, same
+from tests.fedcore.toys import Hospitals
 
 Sites = Callable[[], Hospitals]
 SIZES = {"a": 8, "b": 12, "c": 16}

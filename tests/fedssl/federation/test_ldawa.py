@@ -17,7 +17,7 @@ from fedcore.messages.message import Weights
 from fedcore.messages.tensors import Tensors
 from fedcore.models.resnet import ResNet
 from fedssl.federation.ldawa import LDAWA, cosine, layers
-from tests.fedcore.toys import same
+from tests.fedcore.federating import same
 
 SHAPES = {"conv.weight": (2, 1, 3, 3), "conv.bias": (2,), "bn.weight": (2,), "bn.bias": (2,)}
 

@@ -31,7 +31,8 @@ from fedssl.federation.fedu import FedU
 from fedssl.federation.personalised_start import PersonalisedStart, divergence, mix
 from fedssl.methods.byol import BYOL
 from fedssl.methods.moco import MoCo
-from tests.fedcore.toys import Hospitals, assert_resumes, federate, same, with_callbacks
+from tests.fedcore.federating import assert_resumes, federate, same
+from tests.fedcore.toys import Hospitals, with_callbacks
 
 Sites = Callable[[str], Hospitals]
 both = pytest.mark.parametrize("algorithm", [FedEMA(), FedU(mu=0.05)], ids=["fedema", "fedu"])

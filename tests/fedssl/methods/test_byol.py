@@ -21,7 +21,8 @@ from fedcore.server.rounds import Rounds
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.methods.byol import BYOL
-from tests.fedcore.toys import Hospitals, assert_resumes, federate, same
+from tests.fedcore.federating import assert_resumes, federate, same
+from tests.fedcore.toys import Hospitals
 
 VISIT = Visit(batch_size=4, accelerator="cpu")
 ONLINE, TARGET = {"encoder", "head", "predictor"}, {"target_encoder", "target_head"}

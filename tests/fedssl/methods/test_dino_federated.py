@@ -16,7 +16,8 @@ from fedcore.server.rounds import Rounds
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.methods.dino import DINO
-from tests.fedcore.toys import Hospitals, assert_resumes, federate
+from tests.fedcore.federating import assert_resumes, federate
+from tests.fedcore.toys import Hospitals
 
 
 def dino(encoder: nn.Module, **more: Any) -> DINO:

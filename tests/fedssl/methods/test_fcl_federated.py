@@ -34,7 +34,8 @@ from fedssl.bank.vectors import ShareVectors
 from fedssl.methods.fcl import FCL
 from fedssl.methods.moco import MoCo
 from fedssl.pretraining import pretrain
-from tests.fedcore.toys import Hospitals, at, federate
+from tests.fedcore.federating import federate
+from tests.fedcore.toys import Hospitals, at
 
 EXCHANGE = ShareVectors(upload_size=8, remote_features=12, encoding="fp32")
 

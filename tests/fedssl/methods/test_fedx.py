@@ -22,7 +22,8 @@ from fedcore.server.rounds import Rounds
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedssl.methods.fedx import FedX, js_divergence, log_relations
-from tests.fedcore.toys import Hospitals, federate
+from tests.fedcore.federating import federate
+from tests.fedcore.toys import Hospitals
 
 
 def fedx(encoder: nn.Module, **more: float) -> FedX:

@@ -21,7 +21,8 @@ from fedcore.training.visit import Visit
 from fedssl.methods import mae as mae_module
 from fedssl.methods.mae import CROP_AND_FLIP, MAE
 from fedssl.methods.masking import gather_tokens, patchify, random_masking
-from tests.fedcore.toys import Hospitals, assert_resumes, federate
+from tests.fedcore.federating import assert_resumes, federate
+from tests.fedcore.toys import Hospitals
 
 BOTH = pytest.mark.parametrize("space", [(8, 12), (8, 4, 8)], ids=["2d", "3d"])
 

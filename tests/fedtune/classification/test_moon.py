@@ -33,7 +33,8 @@ from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedtune.classification.classifier import Classifier
 from fedtune.classification.moon import MOON, moon_loss
-from tests.fedcore.toys import Hospitals, assert_resumes, run, same, with_callbacks
+from tests.fedcore.federating import assert_resumes, run, same
+from tests.fedcore.toys import Hospitals, with_callbacks
 
 VISIT = Visit(batch_size=4, max_epochs=2, accelerator="cpu")
 RATE = 0.1

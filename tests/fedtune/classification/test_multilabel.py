@@ -34,7 +34,7 @@ from fedtune.classification.finetuning import finetune
 from fedtune.classification.losses import BinaryCrossEntropy
 from fedtune.evaluation.counts import Counts, multilabel_cell_indices, withheld_classes
 from fedtune.evaluation.scores import compute_scores, finding_auroc
-from tests.fedcore.toys import same
+from tests.fedcore.federating import same
 
 MULTILABEL = partial(Classifier, loss=BinaryCrossEntropy(class_balance=0.5))
 

@@ -22,7 +22,8 @@ from fedtune.classification.classifier import Classifier
 from fedtune.evaluation.classification import POOLED, EvaluateClassifier, require_tests
 from fedtune.evaluation.counts import cell_indices
 from fedtune.evaluation.scores_file import to_json
-from tests.fedcore.toys import Hospitals, same
+from tests.fedcore.federating import same
+from tests.fedcore.toys import Hospitals
 from tests.fedtune.evaluation.conftest import SIZES, evaluated
 
 ANY = Policy(min_patients=1)

@@ -12,7 +12,7 @@ from torchmetrics.functional.classification import multiclass_auroc, multiclass_
 from fedcore.messages.message import flatten
 from fedtune.evaluation.counts import Counts, cell_indices
 from fedtune.evaluation.scores import compute_scores
-from tests.fedcore.toys import same
+from tests.fedcore.federating import same
 
 
 def predictions(n: int, k: int = 4, skill: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,8 @@ from fedcore.server.rounds import Rounds
 from fedcore.training.visit import Visit
 from fedtune.evaluation.segmentation import pixel_spacing
 from fedtune.segmentation.networks import EncoderUNet, SegResNet
-from fedtune.segmentation.training import count_mask_classes, segment, with_masks
+from fedtune.segmentation.training import segment
+from fedtune.segmentation.training_masks import count_mask_classes, with_masks
 from tests.stopping import killed_in
 
 DATA = Data(size=32, phantom=Phantoms(sites=2, images_per_site=32))

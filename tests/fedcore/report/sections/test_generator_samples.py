@@ -13,6 +13,7 @@ import pytest
 from fedcore.data.synthetic.audit_record import with_digest
 from fedcore.report import write_comparison, write_report
 from fedcore.site.figure_files import AugmentedViewsFile, FeatureGalleryFile, GeneratorSamplesFile
+from tests.fedcore.report.page_reader import read, shown_in_a_browser
 from tests.fedcore.report.sections.generator_files import (
     SITES,
     MakeRun,
@@ -22,7 +23,6 @@ from tests.fedcore.report.sections.generator_files import (
     write_pairs,
     write_samples,
 )
-from tests.fedcore.report.test_render import read, shown_in_a_browser
 
 
 @pytest.fixture
