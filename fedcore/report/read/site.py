@@ -9,6 +9,7 @@ from typing import Any
 from fedcore.errors import InputError
 from fedcore.messages.request import EVALUATE, TRAIN
 from fedcore.privacy.audit_log import AUDIT_LOG
+from fedcore.report.private import shorten_paths
 from fedcore.report.read.levels import highest_level
 from fedcore.report.read.parse import counts, items, mapping, number, numbers, read_lines, read_object, texts, whole
 from fedcore.report.read.reader import audit_totals
@@ -37,9 +38,12 @@ def read_site(folder: Path) -> Run:
             "folder, such as checkpoints/<run>/sites/<site>"
         )
     gaps: list[str] = []
-    about = read_object(folder / SITE_FILE, gaps, lacking=f"{SITE_FILE} is missing: the run has not ended here yet.")
+    lacking = f"{SITE_FILE} is missing: the run has not ended here yet."
+    about = shorten_paths(read_object(folder / SITE_FILE, gaps, lacking=lacking))
     name = str(about.get("site") or folder.resolve().name)
-    lines = list(read_lines(folder / AUDIT_LOG, gaps, label="the audit log", lacking="The audit log is missing."))
+    listed = read_lines(folder / AUDIT_LOG, gaps, label="the audit log", lacking="The audit log is missing.")
+    lines = [shorten_paths(line) for line in listed]
+    gaps += _missing_numbers(lines)
     run = str(lines[-1].get("run") or "") if lines else ""
     others = {str(line.get("run") or "") for line in lines} - {run}
     if others:
@@ -72,6 +76,12 @@ def read_site(folder: Path) -> Run:
         set_audit=None,
         downloads=False,
     )
+
+
+def _missing_numbers(lines: list[Line]) -> list[str]:
+    """Every line has the next number; where one is missing, a line was lost or removed."""
+    missing = [at for at, line in enumerate(lines) if line.get("seq") != at]
+    return [f"Line {missing[0]} of the audit log is missing or not in its place."] if missing else []
 
 
 def _rounds(site: str, lines: Iterable[Line]) -> tuple[RoundSummary, ...]:
@@ -117,5 +127,7 @@ def _errors(folder: Path, run: str, gaps: list[str]) -> list[str]:
     """The errors of this run, whose texts stay at the site; the site may read them."""
     lines = read_lines(folder / ERRORS, gaps, label=ERRORS)
     return [
-        f"round {line.get('round')}: {line.get('error')}" for line in lines if str(line.get("run") or "") in ("", run)
+        shorten_paths(f"round {line.get('round')}: {line.get('error')}")
+        for line in lines
+        if str(line.get("run") or "") in ("", run)
     ]

@@ -75,6 +75,7 @@ def test_a_page_without_images_has_no_pixel_of_a_site(site: Path, tmp_path: Path
 def test_an_answer_that_was_sent_again_counts_once_and_a_declined_request_is_shown(site: Path) -> None:
     log = (site / AUDIT_LOG).read_text()
     again = "".join(line + "\n" for line in log.splitlines() if json.loads(line)["round"] == 1)
+    assert read_site(site).gaps == ()
     refusal = {**lines(site)[-1], "round": 2, "what": "refusal", "field": "refusal", "request": "train",
                "text": "the loss became nan", "bytes": 19}  # fmt: skip
     (site / AUDIT_LOG).write_text(log + again + json.dumps(refusal) + "\n")
@@ -99,7 +100,13 @@ def test_earlier_runs_of_the_log_are_named_and_left_out(site: Path) -> None:
     (site / AUDIT_LOG).write_text(json.dumps(first) + "\n" + (site / AUDIT_LOG).read_text())
     found = read_site(site)
     assert sum(one.size for one in found.audit_logs["hospital_1"].values()) < 10**9
-    assert found.gaps == ("The audit log also lists 1 earlier run(s); this page is about the last one.",)
+    assert "The audit log also lists 1 earlier run(s); this page is about the last one." in found.gaps
+
+
+def test_a_line_that_was_removed_from_the_log_is_noticed(site: Path) -> None:
+    kept = (site / AUDIT_LOG).read_text().splitlines(keepends=True)
+    (site / AUDIT_LOG).write_text("".join(kept[:3] + kept[4:]))
+    assert read_site(site).gaps == ("Line 3 of the audit log is missing or not in its place.",)
 
 
 @pytest.mark.parametrize(
@@ -121,12 +128,14 @@ def test_a_damaged_file_leaves_a_page(site: Path, name: str, damage: str) -> Non
 
 
 def test_texts_of_the_folder_are_escaped_and_errors_are_shown_to_the_site(site: Path) -> None:
-    error = {"round": 1, "error": "ValueError: <script>patient Doe</script>", "trace": "...", "run": ""}
+    text = "ValueError: <script>patient Doe</script> /scans/Jane Doe/a.nii"
+    error = {"round": 1, "error": text, "trace": "...", "run": ""}
     (site / "errors.jsonl").write_text(json.dumps(error) + "\n")
     (site / SITE_FILE).write_text(json.dumps({"site": "<script>x</script>", "images": {"train": 3}}))
     text = write_site_page(site).read_text(encoding="utf-8")
     assert "<script" not in text
     assert "round 1: ValueError: &lt;script&gt;patient Doe" in text
+    assert "/scans" not in text
 
 
 def test_the_command_writes_it_again(site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
