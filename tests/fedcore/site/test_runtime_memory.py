@@ -1,4 +1,4 @@
-"""A site goes on from the visit that counts."""
+"""A site continues from the visit that counts."""
 
 from __future__ import annotations
 
