@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -40,7 +41,12 @@ def report_page(run: Run, *, images: bool = True) -> str:
 
 
 def site_page(site: Run, *, images: bool = True) -> str:
-    """The page of one site, as `fedcore.report.read.site.read_site` reads it."""
+    """The page of one site, as `fedcore.report.read.site.read_site` reads it.
+
+    Without `images` it has no texts of errors either, which may quote anything.
+    """
+    if not images:
+        site = replace(site, notes=())
     return _page(
         site, images, kind="site", title=f"{site.name} · its own page · fedpretrain", place="one site",
         sentence=summary.site_sentence(site), key_figures=summary.site_figures(site),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from fedcore.messages.reveals import Reveals
-from fedcore.report.read.run import Run
+
+if TYPE_CHECKING:
+    from fedcore.report.read.run import Run
 
 LEVELS = tuple(level.name for level in Reveals)
 MOST_SENSITIVE = "Most sensitive data sent"

@@ -10,7 +10,6 @@ from fedcore.errors import InputError
 from fedcore.files.checksums import SUMS
 from fedcore.privacy.audit_log import AUDIT_LOG
 from fedcore.report.private import shorten_paths, shorten_recipe
-from fedcore.report.read.levels import highest_level
 from fedcore.report.read.parse import (
     counts,
     items,
@@ -189,9 +188,9 @@ def audit_totals(lines: Iterable[Mapping[str, Any]]) -> dict[str, SentTotal]:
     totals: dict[str, SentTotal] = {}
     for line in lines:
         field = str(line.get("field") or line.get("what") or "unnamed")
-        before = totals.get(field, SentTotal(0, 0, ""))
-        reveals = highest_level([before.reveals, str(line.get("reveals") or "")])
-        totals[field] = SentTotal(before.count + 1, before.size + (whole(line.get("bytes")) or 0), reveals)
+        to = tuple(name for name in str(line.get("to") or "").split(", ") if name)
+        one = SentTotal(1, whole(line.get("bytes")) or 0, str(line.get("reveals") or ""), to)
+        totals[field] = totals.get(field, SentTotal()) + one
     return totals
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedcore.report.read.levels import highest_level
+
 KINDS = ("weights", "exchange", "metrics")
 """Kinds of bytes, as rounds.jsonl names them."""
 
@@ -37,9 +39,15 @@ class RoundSummary:
 class SentTotal:
     """All that was sent under one name: `count` times, `size` bytes in total, at most of level `reveals`."""
 
-    count: int
-    size: int
-    reveals: str
+    count: int = 0
+    size: int = 0
+    reveals: str = ""
+    to: tuple[str, ...] = ()
+    """Recipients."""
+
+    def __add__(self, other: SentTotal) -> SentTotal:
+        level, to = highest_level([self.reveals, other.reveals]), (*self.to, *other.to)
+        return SentTotal(self.count + other.count, self.size + other.size, level, tuple(dict.fromkeys(to)))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from fedcore.report.charts.stacked_bars import StackChart, stack_chart
-from fedcore.report.read.levels import highest_level, level_of_site
+from fedcore.report.read.levels import level_of_site
 from fedcore.report.read.run import KINDS, RoundSummary, Run, SentTotal, VisitSummary
 
 
@@ -67,9 +67,7 @@ def sent_fields(run: Run) -> dict[str, SentTotal]:
     totals: dict[str, SentTotal] = {}
     for log in run.audit_logs.values():
         for field, one in log.items():
-            before = totals.get(field, SentTotal(0, 0, ""))
-            reveals = highest_level([before.reveals, one.reveals])
-            totals[field] = SentTotal(before.count + one.count, before.size + one.size, reveals)
+            totals[field] = totals.get(field, SentTotal()) + one
     return dict(sorted(totals.items(), key=lambda item: (-item[1].size, item[0])))
 
 

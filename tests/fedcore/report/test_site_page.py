@@ -61,6 +61,7 @@ def test_its_numbers_are_those_of_the_audit_log_and_of_the_run(run: Path, site: 
         assert (visit.examples, visit.reveals) == (theirs["examples"], theirs["reveals"])
         assert visit.up["weights"] == theirs["up"]["weights"]
         assert one.evaluation.get("hospital_1", {}) == record["evaluation"].get("hospital_1", {})
+    assert totals["weights"].to == ("server",)
     assert found.sites == {"hospital_1": {"train": 60, "test": 20}}
     assert size(sum(one.size for one in totals.values())) in write_site_page(site).read_text(encoding="utf-8")
 
@@ -136,6 +137,7 @@ def test_texts_of_the_folder_are_escaped_and_errors_are_shown_to_the_site(site: 
     assert "<script" not in text
     assert "round 1: ValueError: &lt;script&gt;patient Doe" in text
     assert "/scans" not in text
+    assert "patient Doe" not in write_site_page(site, images=False).read_text(encoding="utf-8")
 
 
 def test_the_command_writes_it_again(site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
