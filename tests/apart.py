@@ -20,7 +20,6 @@ from typing import Any
 
 from tests.sockets import PATIENCE, Sockets
 
-"""Seconds for an answer; a site that was killed has come back by then."""
 NAMES = ("hospital_1", "hospital_2")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE = 60.0
+"""Seconds for an answer; a site that was killed has come back by then."""
 
 
 class Family:
@@ -25,7 +26,7 @@ class Family:
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
         environment |= {"FEDPRETRAIN_CACHE": str(folder / "cache")}
         self.parent = subprocess.Popen(
-            [sys.executable, __file__], cwd=folder, env=environment, text=True,
+            [sys.executable, str(Path(__file__).with_name("apart.py"))], cwd=folder, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
 

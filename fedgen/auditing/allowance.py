@@ -44,14 +44,14 @@ class CountedAudit:
         """Raises Refused where the site has answered as many audits as its policy allows, or cannot count them."""
         request = _digest(down)
         counted = counted_audits(site.folder)
-        if request not in {entry.get("request") for entry in counted}:
+        if request not in {entry.get("request_sha256") for entry in counted}:
             if len(counted) >= site.policy.audits:
                 raise Refused(
                     f"it has answered {len(counted)} audits of sets of this run and policy.audits allows "
                     f"{site.policy.audits}; each audit reveals whether single images were trained on. If the site "
                     "agrees, set policy.audits higher"
                 )
-            _count(site, {"set": self.audit.digest, "generator": self.generator, "request": request}, turn)
+            _count(site, {"set": self.audit.digest, "generator": self.generator, "request_sha256": request}, turn)
         return self.audit.visit(site, down, local, turn)
 
 

@@ -46,7 +46,7 @@ def test_an_evaluation_is_due_every_fifth_round_and_after_the_last_unless_it_say
 
 def test_an_evaluation_is_sent_the_weights_and_nothing_else() -> None:
     from fedcore.exchanges.base import WithExchange
-    from tests.fedcore.toys import ShareTotals
+    from tests.fedcore.toy_exchanges import ShareTotals
 
     heard: list[object] = []
 
