@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +35,14 @@ def code_of(words: Sequence[str | Path]) -> int:
     raise AssertionError("main always exits")
 
 
+@contextmanager
+def quick_galleries() -> Iterator[None]:
+    """The images that runs generate for their page take two denoising steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedgen.training.SampleGallery", partial(SampleGallery, sampler=Sampler(steps=2)))
+        yield
+
+
 def seal(run: Path) -> Path:
     """Writes new checksums of a finished run that a test has changed."""
     write_sums(run, [name for name in ("run.json", *KEPT) if (run / name).exists()])
@@ -46,8 +55,7 @@ def finished(folder: Path) -> dict[str, Path]:
     The set is sampled from the generator, and audited.
     """
     runs = {kind: folder / kind for kind in KINDS}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedgen.training.SampleGallery", partial(SampleGallery, sampler=Sampler(steps=2)))
+    with quick_galleries():
         codes = [
             code_of(["pretrain", *_DATA, *_VISIT, *_ENCODER, "--out", runs["pretrain"]]),
             code_of(["finetune", *_SCORED, *_ENCODER, "--out", runs["finetune"]]),

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fedcore.models.encoder_store import save_encoder
 from fedcore.models.resnet import ResNet
 from fedgen import python_api as fedgen_api
 from tests.pipelines import make_small
+from tests.runs import quick_galleries
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -34,6 +36,12 @@ SMALL = {
 }  # fmt: skip
 
 SMALL_SAMPLE = {"count": 8, "steps": 2}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_galleries() -> Iterator[None]:
+    with quick_galleries():
+        yield
 
 
 def commands(page: Path) -> list[str]:

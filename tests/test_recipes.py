@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from fedcore.pipelines.run import run_pipeline
 from fedcore.pipelines.spec import read_steps
 from fedcore.pipelines.validation import validate
 from tests.pipelines import make_small
+from tests.runs import quick_galleries
 
 SMALL = [
     "--rounds.count", "2", "--visit.max_epochs", "1", "--data.size", "32", "--data.phantom.images_per_site", "16",
@@ -38,6 +40,12 @@ NEEDS = {
     )
 }
 """The recipe to run first, the option that takes its folder, and options of both."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_galleries() -> Iterator[None]:
+    with quick_galleries():
+        yield
 
 
 def stage_in_header(path: Path) -> str:

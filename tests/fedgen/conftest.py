@@ -14,18 +14,15 @@ from fedcore.runs.folder import RunFolder
 from fedcore.server.rounds import Rounds
 from fedcore.training.visit import Visit
 from fedgen.diffusion.diffusion import Diffusion
-from fedgen.diffusion.sampler import Sampler
 from fedgen.diffusion.unet import UNet
-from fedgen.sample_gallery import SampleGallery
 from fedgen.sampling import sample
 from fedgen.training import train
+from tests.runs import quick_galleries
 
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_sample_galleries() -> Iterator[None]:
-    """The images that runs generate for their page take two steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedgen.training.SampleGallery", partial(SampleGallery, sampler=Sampler(steps=2)))
+    with quick_galleries():
         yield
 
 

@@ -27,6 +27,7 @@ def commands() -> Iterator[tuple[str, str, list[str]]]:
     yield "finetune", "classify", [*pretraining.FINETUNE, *pretraining.DATASETS["cxr"].task]
 
 
+@pytest.mark.slow
 def test_options_of_every_training_exist() -> None:
     distinct = {(stage, recipe, *options): None for stage, recipe, options in commands()}
     assert len(distinct) > 25
