@@ -8,7 +8,8 @@ import inspect
 import json
 import pkgutil
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -105,8 +106,10 @@ def read_recipe(stage: Callable[..., Any], name: str, arguments: Sequence[str]) 
     arguments, path = _with_path(arguments)
     tree = {}
     if path:
-        tree = _checked_tree(parser, path, name)
-        # The checked content is parsed rather than the file: jsonargparse would change to the folder of the file.
+        tree = _read_tree(path)
+        if _misplaced(parser, tree):
+            _require_valid(parser, tree, path, name)
+        # The content is parsed rather than the file: jsonargparse would change to the folder of the file.
         at = arguments.index("--config")
         arguments[at : at + 2] = [f"--config={json.dumps(tree, default=str, ensure_ascii=False)}"]
     _drop_defaults_of_other_classes(parser, tree, arguments)
@@ -114,6 +117,8 @@ def read_recipe(stage: Callable[..., Any], name: str, arguments: Sequence[str]) 
         with running_trusted():
             config = parser.parse_args(arguments)
     except (argparse.ArgumentError, ImportError) as e:
+        if path:
+            _require_valid(parser_of(stage, name), tree, path, name)
         _import_all("fedcore", stage.__module__.partition(".")[0])
         raise InputError(explain(str(e), option_names(parser, tree | _typed_classes(arguments)))) from e
     require_seeds(config)
@@ -164,8 +169,8 @@ def _typed_classes(words: Sequence[str]) -> dict[str, Any]:
     return {key: value for key, value in keys.items() if re.fullmatch(r"\w+(\.\w+)+", value) and "." not in key}
 
 
-def _checked_tree(parser: ArgumentParser, path: Path, name: str) -> dict[str, Any]:
-    """The content of the file. Unknown keys are removed one by one, so that all are reported together."""
+def _read_tree(path: Path) -> dict[str, Any]:
+    """The keys and values of the file. Raises InputError where it holds none."""
     try:
         tree = parse_yaml(read_utf8(path))
     except OSError as e:
@@ -175,30 +180,39 @@ def _checked_tree(parser: ArgumentParser, path: Path, name: str) -> dict[str, An
     if not isinstance(tree, dict):
         found = "nothing" if tree is None else f"a {type(tree).__name__}"
         raise InputError(f"{path} must hold keys and values, found {found}")
-    wrong = [
+    return tree
+
+
+def _misplaced(parser: ArgumentParser, tree: Mapping[str, Any]) -> list[str]:
+    """Errors of the file that jsonargparse does not report."""
+    found = [
         f"{key} must hold keys and values, found {tree[key]!r}"
         for key in parser.groups or ()
         if not isinstance(tree.get(key, {}), dict)
     ]
     if "config" in tree:
-        wrong.append("unknown option 'config'; a recipe cannot include another one")
-        del tree["config"]
-    errors = []
+        found.append("unknown option 'config'; a recipe cannot include another one")
+    return found
+
+
+def _require_valid(parser: ArgumentParser, tree: Mapping[str, Any], path: Path, name: str) -> None:
+    """Raises InputErrors with all errors of the file: what is wrong is removed, key by key, until the rest is valid."""
+    faults, rest, errors = _misplaced(parser, tree), deepcopy(dict(tree)), list[str]()
+    rest.pop("config", None)
     while True:
         try:
             with running_trusted():
-                parser.parse_object(tree)
+                parser.parse_object(rest)
             break
         except (argparse.ArgumentError, ImportError) as e:
             errors.append(str(e))
             key = unknown_key(str(e)) or ".".join(keys_of(str(e)))
-            if not key or not _remove(tree, key.split(".")):
+            if not key or not _remove(rest, key.split(".")):
                 break
-    if errors or wrong:
+    if errors or faults:
         _require_own_recipe(path, name)
-        options = option_names(parser, tree)
-        raise InputErrors(str(path), [*wrong, *(explain(text, options) for text in errors)])
-    return tree
+        options = option_names(parser, rest)
+        raise InputErrors(str(path), [*faults, *(explain(text, options) for text in errors)])
 
 
 def _require_own_recipe(path: Path, name: str) -> None:
