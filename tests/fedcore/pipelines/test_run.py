@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,6 @@ from fedcore.pipelines.run import Pipeline, command, run_pipeline
 from fedcore.pipelines.spec import read_steps
 from fedcore.runs.folder import RunFolder
 from tests.fedcore.audits import write_audit
-from tests.runs import quick_galleries
 
 PIPELINE = """
 shared: {data.size: 32, seed: 1}
@@ -45,12 +44,6 @@ steps:
   with_synthetic: {do: finetune classify, rounds.count: 1, data.synthetic.manifest: "{synthetic}/manifest.csv"}
 """
 Dispatched = list[tuple[str, list[str]]]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_galleries() -> Iterator[None]:
-    with quick_galleries():
-        yield
 
 
 @pytest.fixture
