@@ -158,6 +158,7 @@ def killed_at_random(apart: Hospitals, folder: Path, seed: int) -> None:
     assert_equal(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_whoever_is_killed_at_any_moment(apart: Hospitals, tmp_path: Path, seed: int) -> None:
     killed_at_random(apart, tmp_path, seed)

@@ -35,12 +35,8 @@ steps:
   encoder: {do: pretrain simclr, rounds.count: 1, probe: null}
   synthetic: {do: "generate sample checkpoints/none {here}"}
   scratch: {do: finetune classify, rounds.count: 1, each: {label_fraction: [0.5, 1.0]}}
-  ours:
-    do: finetune classify
-    rounds.count: 1
-    label_fraction: 0.5
-    pretrained: "{encoder}"
-    each: {seed: {a: 0, b: 1}}
+  ours: {do: finetune classify, rounds.count: 1, label_fraction: 0.5, pretrained: "{encoder}",
+         each: {seed: {a: 0, b: 1}}}
   with_synthetic: {do: finetune classify, rounds.count: 1, data.synthetic.manifest: "{synthetic}/manifest.csv"}
 """
 Dispatched = list[tuple[str, list[str]]]
@@ -222,6 +218,7 @@ def test_an_error_in_a_late_step_is_reported_before_the_first_step_runs(dispatch
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_pipeline_continues_to_the_same_result(tmp_path: Path) -> None:
     path = tmp_path / "pipeline.yaml"
     path.write_text(TRAINED.split("  synthetic")[0].replace("rounds.count: 1", "rounds.count: 8"))

@@ -67,6 +67,7 @@ def told(run: Path) -> list[Any]:
     return [{**r, "seconds": 0, "sites": s} for r, s in zip(rounds, sites, strict=True)]
 
 
+@pytest.mark.slow
 def test_a_killed_pretraining_resumes_to_the_bit(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(RECIPE)
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -154,6 +154,7 @@ def coverage(
     return {name: count / times for name, count in hits.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("patients", "k", "per", "correlation", "sites", "multilabel"),
     [

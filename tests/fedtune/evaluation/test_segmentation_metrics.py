@@ -149,6 +149,7 @@ def covered(per: int, structures: int, sites: int, times: int = 200) -> dict[str
     return {name: count / times for name, count in hits.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("per", "structures", "sites"), [(1, 1, 1), (1, 2, 3), (4, 2, 1), (4, 1, 3)])
 def test_coverage_of_intervals(per: int, structures: int, sites: int) -> None:
     """Expected scores are 0.5. With 200 repetitions the rate of 95 % errs by 1.5 points."""
