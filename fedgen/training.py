@@ -159,8 +159,8 @@ def finish(run: RunFolder, sites: Sites, local: LocalTrainer, seed: int, counts_
         counts = collect_class_counts(sites, generator.conditions, turn) if counts_allowed else None
         conditions = with_image_counts(generator.conditions, counts)
         save_generator(run.path / GENERATOR, replace(generator, conditions=conditions))
-    told = say_farewell(sites, weights, sites.training, turn)
-    run.close("finished", notes=[*run.about()["notes"], *told.notes])
+    farewells = say_farewell(sites, weights, sites.training, turn)
+    run.close("finished", notes=[*run.about()["notes"], *farewells.notes])
 
 
 @dataclass(frozen=True)

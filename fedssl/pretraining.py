@@ -155,16 +155,16 @@ def finish(run: RunFolder, sites: Sites, local: LocalTrainer, seed: int) -> None
     if not stays:
         about = about_encoder(sites.agreement, module)
         save_encoder(run.path / "encoder", module.encoder, about, encoder_card(run, module))
-    told = say_farewell(sites, local.shared(), sites.training, Round(count, count, seed))
+    farewells = say_farewell(sites, local.shared(), sites.training, Round(count, count, seed))
     notes = []
     if 0 < len(stays) < len(names):
         notes += [
             f"{len(stays)} of the encoder's {len(names)} tensors stay at the sites ({stays[0]} ...), so there is no "
             "common encoder; each site has its own in sites/SITE/encoder"
         ]
-    if stays and (others := [name for name in sites.training if name not in told.owners]):
+    if stays and (others := [name for name in sites.training if name not in farewells.owners]):
         notes += [f"no encoder of {', '.join(others)}: nothing was trained there"]
-    run.close("finished", notes=[*run.about()["notes"], *notes, *told.notes])
+    run.close("finished", notes=[*run.about()["notes"], *notes, *farewells.notes])
     print(_last_score(run.rounds()))
 
 

@@ -67,5 +67,5 @@ class OwnEncoder:
 
 
 def about_encoder(agreement: Agreement, module: Method) -> dict[str, Any]:
-    """What `encoder.json` says beside how to build the encoder."""
+    """What `encoder.json` says in addition to how to build the encoder."""
     return {"classes": list(agreement.classes), "size": list(agreement.size), "method": type(module).__name__}

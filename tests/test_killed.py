@@ -129,9 +129,13 @@ class Content:
     told: Any
 
 
+PAGES = ("report.html", "page.html")
+"""Written from the other files; they show times."""
+
+
 def results(out: Path) -> dict[str, Content]:
     """Everything that a command wrote, but its own address and clock."""
-    files = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name not in ("report.html", ".lock")]
+    files = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name not in (*PAGES, ".lock")]
     return {str(path.relative_to(out)): Content(_content(path)) for path in files}
 
 

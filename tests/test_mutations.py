@@ -45,7 +45,7 @@ STAGES: dict[str, Any] = {
     "segment": segment,
     "generator": train,
 }
-FOR_PEOPLE = ("README.md", "report.html")
+FOR_PEOPLE = ("README.md", "report.html", "page.html")
 """Not changed, nor is logs/."""
 Loaded = dict[str, Any]
 

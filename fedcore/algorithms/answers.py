@@ -16,8 +16,8 @@ def answer_error(part: Any, state: Any, message: Message) -> str | None:
     """What is wrong with a message that a site sent for an algorithm or an exchange; None: it can be merged.
 
     It must be of the type that `visit` (of an exchange: `collect`) is annotated to return. A part whose messages hold
-    more than weights has a method `error_of(state, message)`, which checks names, shapes and numbers beside its part of
-    the server's state.
+    more than weights has a method `error_of(state, message)`, which checks names, shapes and numbers by its part of the
+    server's state.
     """
     kind = returned_by(getattr(part, "visit", None)) or returned_by(getattr(part, "collect", None))
     error = None if kind is None else kind_error(message, kind)

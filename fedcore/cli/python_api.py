@@ -92,7 +92,7 @@ def train(
 ) -> tuple[Path, tuple[str, ...]]:
     """Runs a stage as its command does; returns the run's folder and the packages that were trusted for it."""
     given = {"out": out, "data.manifest": manifest, "resume": resume or None}
-    words = [os.fspath(recipe)] if recipe is not None else []
+    words = [path_word(recipe)] if recipe is not None else []
     words += words_of({key: value for key, value in given.items() if value is not None})
     words, typed = split_trust([*words, *words_of(overrides)])
     packages = (*trust, *typed)
@@ -104,7 +104,7 @@ def call_command(function: Callable[..., Any], name: str, paths: Sequence[Any], 
     """Calls the function of a command, as `fedpretrain <name> <paths> <options>` does."""
     from fedcore.config.arguments import call
 
-    return call(function, name, [*map(os.fspath, paths), *words_of(options)])
+    return call(function, name, [*map(path_word, paths), *words_of(options)])
 
 
 def words_of(overrides: Mapping[str, Any]) -> list[str]:
@@ -116,9 +116,22 @@ def words_of(overrides: Mapping[str, Any]) -> list[str]:
     Raises:
         InputError: A value cannot be written in a recipe, or a key belongs to the command line alone.
     """
-    if found := next((key for key in overrides if key in _OF_COMMAND_LINE), None):
+    leaves = list(_leaves(overrides))
+    if found := next((key for key, _ in leaves if key in _OF_COMMAND_LINE or key.endswith(".help")), None):
         raise InputError(f"{found!r} is an option of the command line, not of a recipe; remove it")
-    return [f"--{key}={_text(value, key)}" for key, value in _leaves(overrides)]
+    return [f"--{key}={_text(value, key)}" for key, value in leaves]
+
+
+def path_word(path: Any) -> str:
+    """A recipe's name or a path as a word of the command line.
+
+    Raises:
+        InputError: The command line would read it as an option.
+    """
+    word = os.fspath(path)
+    if word.startswith("-"):
+        raise InputError(f"a name must not begin with '-', got {word!r}; write a path as './{word}'")
+    return word
 
 
 def _leaves(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

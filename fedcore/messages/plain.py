@@ -15,7 +15,7 @@ _SINGLE = (bool, int, float, str)
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a field may hold `value` beside tensors and messages."""
+    """Whether a field may hold `value` next to tensors and messages."""
     if isinstance(value, tuple):
         return all(isinstance(item, _SINGLE) for item in value)
     return isinstance(value, _SINGLE)

@@ -52,8 +52,8 @@ def answer_bytes(answer: Answer) -> bytes:
     """What a site sends; of a refusal its sentence, never its cause."""
     if isinstance(answer, Refusal):
         return encoded({"site": answer.site, "refusal": answer.reason}, Empty())
-    told = {name: getattr(answer, name) for name in ("site", "examples", "metrics", "seconds", "keeps")}
-    return encoded(told | {"reveals": answer.reveals.name}, answer.message)
+    fields = {name: getattr(answer, name) for name in ("site", "examples", "metrics", "seconds", "keeps")}
+    return encoded(fields | {"reveals": answer.reveals.name}, answer.message)
 
 
 def answer_of(data: bytes, site: str, kinds: Kinds) -> Answer:

@@ -89,8 +89,8 @@ class AuditLog:
 
     def note_error(self, error: BaseException, trace: str, turn: Round) -> None:
         """Keeps the whole story of a failed visit at the site; the server learns its kind alone."""
-        told = "\n".join(filter(None, (f"{type(error).__name__}: {error}", getattr(error, "details", ""))))
-        entry = {"round": turn.index, "error": told, "trace": trace}
+        text = "\n".join(filter(None, (f"{type(error).__name__}: {error}", getattr(error, "details", ""))))
+        entry = {"round": turn.index, "error": text, "trace": trace}
         self._append("errors.jsonl", iter([entry]))
 
     def _append(self, name: str, entries: Iterator[dict[str, Any]]) -> None:

@@ -161,8 +161,8 @@ _RESTART = "restore the file from a backup, or start the run again in another fo
 
 def _digest(index: Mapping[str, Any]) -> str:
     """Of all that it says but the digest itself."""
-    told = {key: value for key, value in index.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    rest = {key: value for key, value in index.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _require_entries(index: dict[str, Any]) -> None:

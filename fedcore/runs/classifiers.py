@@ -67,15 +67,15 @@ def _segmenter(run: RunFolder) -> Callable[[], nn.Module]:
     return lambda: segmenter(network(len(size), about["channels"], about["mask_classes"]), size)
 
 
-def about_of(run: RunFolder, told: str) -> dict[str, Any]:
-    """What run.json says; it has the images' size and channels, the sites, and `told`: classes or structures.
+def about_of(run: RunFolder, names: str) -> dict[str, Any]:
+    """What run.json says; it has the images' size and channels, the sites, and `names`: classes or structures.
 
     Raises:
         InputError: It lacks one of these.
     """
     about = run.about()
     kinds = {"size": list, "channels": int, "sites": dict, "classes": list, "mask_classes": int}
-    wrong = [k for k in ("size", "channels", "sites", told) if not (isinstance(about.get(k), kinds[k]) and about[k])]
+    wrong = [k for k in ("size", "channels", "sites", names) if not (isinstance(about.get(k), kinds[k]) and about[k])]
     if wrong or not all(isinstance(side, int) for side in about["size"]):
         raise InputError(f"{run.path / 'run.json'} is damaged: see {', '.join(wrong or ['size'])}; {ADVICE}")
     return about

@@ -127,7 +127,7 @@ def highest(lines: Iterable[Mapping[str, Any]]) -> str:
     return max(seen, default=Reveals.WEIGHTS).name
 
 
-def note(path: Path, asked: str, site: str, down: Message, answer: Contribution[Any] | Refusal) -> None:
+def note(path: Path, request: str, site: str, down: Message, answer: Contribution[Any] | Refusal) -> None:
     """Appends to `answers.jsonl` what a site was sent and what it answered outside of rounds."""
     record = RoundRecord(0)
     record.sent(site, down)
@@ -135,7 +135,7 @@ def note(path: Path, asked: str, site: str, down: Message, answer: Contribution[
         record.failed(answer)
     else:
         record.arrived(answer)
-    line = {"asked": asked, "sites": asdict(record)["sites"], "refused": record.refused}
+    line = {"request": request, "sites": asdict(record)["sites"], "refused": record.refused}
     append(path, json.dumps(line) + "\n")
 
 

@@ -52,7 +52,7 @@ class RunFolder(RunRecord):
     """The resolved recipe, YAML."""
     resume: bool = False
     """Continue the run in this folder, if there is one."""
-    asked: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     """Options in addition to the recipe, in run.json; a resumed run must have the same."""
     _held: ExitStack = field(default_factory=ExitStack, init=False, repr=False, compare=False)
     _begun: bool = field(default=False, init=False, repr=False, compare=False)
@@ -94,9 +94,9 @@ class RunFolder(RunRecord):
         write_atomically(self.path / "recipe.yaml", self.recipe.encode())
         write_json(self.path / "environment.json", environment())
         name = self.name or uuid.uuid4().hex[:12]
-        told = {key: value for key, value in about.items() if key not in ("recorded", "memories")} | dict(self.asked)
-        told |= {"name": name}
-        write_json(self.path / "run.json", told | {"status": "running"})
+        about = {key: value for key, value in about.items() if key not in ("recorded", "memories")} | dict(self.options)
+        about |= {"name": name}
+        write_json(self.path / "run.json", about | {"status": "running"})
         committed = checkpoint.recorded.size if checkpoint.recorded else 0
         write_atomically(self.rounds_path, content_of(self.rounds_path)[:committed])
         self._begun = True
@@ -123,14 +123,14 @@ class RunFolder(RunRecord):
 
     def close(self, status: str, **more: Any) -> None:
         """Notes how the run stands: trained; or how it ended (finished, failed or stopped), and lets it go."""
-        told = self.about() | {"status": status, **more}
+        about = self.about() | {"status": status, **more}
         if status == "finished":
             counted = Checkpoint.open(self.path / "state").counted
             memories = {site: of.round for site, of in counted.items() if of.keeps}
-            told |= {"recorded": asdict(self.recorded()), "memories": memories}
+            about |= {"recorded": asdict(self.recorded()), "memories": memories}
             kept = [name for name in KEPT if (self.path / name).exists()]
-            write_sums(self.path, kept, {"run.json": json_bytes(told)})
-        write_json(self.path / "run.json", told)
+            write_sums(self.path, kept, {"run.json": json_bytes(about)})
+        write_json(self.path / "run.json", about)
         if status in ENDED:
             self._held.close()
 
@@ -190,8 +190,8 @@ class RunFolder(RunRecord):
         path = self.path / "recipe.yaml"
         with intact(path):
             old = essence(path.read_text(encoding="utf-8"))
-        new = essence(self.recipe) | _flat(dict(self.asked))
-        old |= _flat({key: value for key, value in self.about().items() if key in self.asked})
+        new = essence(self.recipe) | _flat(dict(self.options))
+        old |= _flat({key: value for key, value in self.about().items() if key in self.options})
         differing = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
         done = Checkpoint.open(self.path / "state").rounds
         if differing == {_LENGTH} and isinstance(new.get(_LENGTH), int) and new[_LENGTH] >= done:

@@ -71,8 +71,8 @@ class Progress:
         if not shown():
             trained = len(record.sites) - len(record.refused.keys() & record.sites.keys())
             of_all = f"{trained} of " if record.refused else ""
-            told = [f"{of_all}{len(record.sites)} sites", self.last, f"{record.seconds:.1f} s"]
-            self._say(f"{_step.get()}{record.round + 1} of {self.rounds} rounds: {'  '.join(filter(None, told))}")
+            parts = [f"{of_all}{len(record.sites)} sites", self.last, f"{record.seconds:.1f} s"]
+            self._say(f"{_step.get()}{record.round + 1} of {self.rounds} rounds: {'  '.join(filter(None, parts))}")
 
     def _say(self, line: str, style: str = "") -> None:
         if shown():

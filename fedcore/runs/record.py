@@ -18,7 +18,7 @@ from fedcore.runs.checkpoint import Checkpoint, Recorded
 from fedcore.site.memory import FOLDER, MemoryOnDisk
 
 KEPT = ("recipe.yaml", "environment.json", "rounds.jsonl", "scores.json", "state/state.json")
-"""What a finished run has beside run.json, as far as it is there, and nobody writes any more."""
+"""What a finished run has next to run.json, as far as it is there, and nobody writes any more."""
 _CHANGED = (
     "copy the run's folder again, or resume the run until it has finished; to change values of its recipe, use "
     "options of the command and do not edit the file"
@@ -106,9 +106,9 @@ class RunRecord:
         """
         if recorded := Checkpoint.open(self.path / "state").recorded:
             return recorded
-        told = self.about().get("recorded")
+        recorded = self.about().get("recorded")
         with intact(self.path / "run.json"):
-            return Recorded(**told) if told else None
+            return Recorded(**recorded) if recorded else None
 
     @property
     def rounds_path(self) -> Path:

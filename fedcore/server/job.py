@@ -35,7 +35,7 @@ Through = Callable[[Transport], AbstractContextManager[Transport]]
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that the server needs for a training beside the module."""
+    """Everything that the server needs for a training except the module."""
 
     algorithm: Algorithm
     rounds: Rounds = Rounds()

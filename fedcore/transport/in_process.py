@@ -25,7 +25,7 @@ class InProcess:
         return list(self.sites)
 
     def ask(self, requests: Iterable[Request], deadline: float | None = None) -> Iterator[Answer]:
-        """`deadline` does not apply: nobody waits beside the site that works."""
+        """`deadline` does not apply: one site works at a time, and the caller waits for it."""
         for request in requests:
             site = self.sites[request.site]
             if self.through_bytes:

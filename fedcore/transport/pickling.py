@@ -30,18 +30,18 @@ def pack(thing: Any) -> bytes:
     Raises:
         Exception: Something in it cannot be pickled; of which kind depends on the thing.
     """
-    parcel = io.BytesIO()
-    _Packer(parcel, protocol=pickle.HIGHEST_PROTOCOL).dump(thing)
-    return parcel.getvalue()
+    buffer = io.BytesIO()
+    _Packer(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(thing)
+    return buffer.getvalue()
 
 
-def unpack(parcel: bytes) -> Any:
+def unpack(data: bytes) -> Any:
     """The inverse of `pack`; the modules in which functions and classes were defined must be importable.
 
     Raises:
         Exception: A class, a module or a mapped file is not found here; of which kind depends on the thing.
     """
-    return pickle.loads(parcel)  # noqa: S301 - made by `pack`, in the process that started this one or was started
+    return pickle.loads(data)  # noqa: S301 - made by `pack`, in the process that started this one or was started
 
 
 class _Packer(pickle.Pickler):

@@ -77,9 +77,9 @@ class Worker:
             self.process.start()
         theirs.close()
 
-    def send(self, parcel: bytes) -> None:
+    def send(self, data: bytes) -> None:
         with suppress(ConnectionError):  # it has died, which `receive` will tell
-            self.pipe.send_bytes(parcel)
+            self.pipe.send_bytes(data)
 
     def receive(self) -> Done | None:
         """Waits for what it says: None once it has started, else how its errand ended.
@@ -95,10 +95,10 @@ class Worker:
             self.process.join(_DYING_SECONDS)
             self.end()
             raise Died(f"exit code {self.process.exitcode}") from e
-        told = unpack(said)
-        if isinstance(told, BaseException):
-            raise told
-        done: Done | None = told
+        result = unpack(said)
+        if isinstance(result, BaseException):
+            raise result
+        done: Done | None = result
         return done
 
     def end(self) -> None:
@@ -140,9 +140,9 @@ def _work(pipe: Connection, gpu: str | None) -> None:
             pipe.send_bytes(_visited(sites, pipe.recv_bytes()))
 
 
-def _settled(parcel: bytes) -> tuple[InProcess | None, bytes]:
+def _settled(data: bytes) -> tuple[InProcess | None, bytes]:
     try:
-        outfit: Outfit = unpack(parcel)
+        outfit: Outfit = unpack(data)
     except Exception as e:
         return None, pack(_useless(e))
     keep_large_blocks()
@@ -170,9 +170,9 @@ def rebuilt(local: LocalTrainer) -> LocalTrainer:
     return LocalTrainer(local.module, local.share, local.visit)
 
 
-def _visited(sites: InProcess, parcel: bytes) -> bytes:
+def _visited(sites: InProcess, data: bytes) -> bytes:
     try:
-        return pack(_visit(sites, unpack(parcel)))
+        return pack(_visit(sites, unpack(data)))
     except KeyboardInterrupt as e:
         return pack(e)
     except Exception as e:  # not the visit's, which has become a refusal

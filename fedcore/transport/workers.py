@@ -43,8 +43,8 @@ class Workers:
     A visit that fails does what it does in one process: its site refuses, and keeps the memory it had. So does one
     whose process dies (killed, out of memory); another process then takes its place.
 
-    A process takes about half a gigabyte beside module, training and images in RAM (maps of files are shared), and
-    as much of a GPU for its context. Up to four answers a worker wait in memory behind a large site.
+    A process takes half a gigabyte and its own copy of module, training and images in RAM (maps of files are shared).
+    On a GPU its context takes about as much again. Up to four answers a worker wait in memory behind a large site.
     """
 
     sites: InProcess

@@ -176,10 +176,10 @@ def finish(
     grades, classes = task.grades(sites.agreement, module), target_classes(module, sites.agreement)
     scores = evaluate_classifier(sites, weights, task.seed, policy, grades, task.per_patient)
     local.load(weights)  # a visit may have loaded a site's personal model
-    told = say_farewell(sites, weights, sites.training, Round(count, count, task.seed))
+    farewells = say_farewell(sites, weights, sites.training, Round(count, count, task.seed))
     settings = settings | {"per_patient": task.per_patient}
-    save_result(run, module, MODEL, settings | to_json(scores, classes), told.owners)
-    run.close("finished", notes=[*run.about()["notes"], *told.notes])
+    save_result(run, module, MODEL, settings | to_json(scores, classes), farewells.owners)
+    run.close("finished", notes=[*run.about()["notes"], *farewells.notes])
     print_scores(scores, classes)
 
 

@@ -183,9 +183,9 @@ def finish(
     weights, count = local.shared(), run.about()["rounds"]
     scores = evaluate_segmenter(sites, weights, task.seed, policy, grid, unit, task.missing)
     local.load(weights)  # a visit may have loaded a site's personal model
-    told = say_farewell(sites, weights, sites.names(), Round(count, count, task.seed))
-    save_result(run, module, SEGMENTER, settings | to_json(scores), told.owners)
-    run.close("finished", notes=[*run.about()["notes"], *told.notes])
+    farewells = say_farewell(sites, weights, sites.names(), Round(count, count, task.seed))
+    save_result(run, module, SEGMENTER, settings | to_json(scores), farewells.owners)
+    run.close("finished", notes=[*run.about()["notes"], *farewells.notes])
     print_scores(scores)
 
 

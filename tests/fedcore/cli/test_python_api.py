@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fedgen
 import fedssl
 from fedcore.cli.python_api import Run, words_of
 from fedcore.cli.stages import stage_of
@@ -73,6 +74,15 @@ def test_what_no_recipe_can_hold_is_an_input_error() -> None:
     for key in ("help", "print_config", "config", "trust"):
         with pytest.raises(InputError, match=f"'{key}' is an option of the command line"):
             words_of({key: True})
+    with pytest.raises(InputError, match=r"'method\.help' is an option of the command line"):
+        words_of({"method": {"help": "fedssl.methods.byol.BYOL"}})
+
+
+def test_a_name_is_never_an_option(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"must not begin with '-', got '--help'"):
+        fedssl.pretrain("--help", out=tmp_path / "run")
+    with pytest.raises(InputError, match=r"must not begin with '-', got '--help'"):
+        fedgen.audit("--help")
 
 
 def test_wrong_input_raises_what_the_command_prints_and_writes_nothing(tmp_path: Path) -> None:

@@ -71,9 +71,9 @@ def test_what_is_asked_outside_of_rounds_is_booked_too(tmp_path: Path) -> None:
     note(path, "Evaluate", "a", MODEL, Contribution("a", BOTH, 7, {"auroc": 0.5}))
     note(path, "Evaluate", "b", MODEL, Refusal("b", "no images"))
     with path.open("a") as file:
-        file.write('{"asked": "Eva')  # a process that was killed
+        file.write('{"request": "Eva')  # a process that was killed
     first, second = answers(path.parent)
-    assert (first["asked"], second["refused"]) == ("Evaluate", {"b": "no images"})
+    assert (first["request"], second["refused"]) == ("Evaluate", {"b": "no images"})
     assert first["sites"]["a"]["up"] == {"weights": 48, "exchange": 6, "metrics": 24}
     assert highest([first, second]) == "STATISTICS"
     assert answers(tmp_path) == []

@@ -159,7 +159,7 @@ def _tree(folder: Path) -> dict[str, bytes]:
 
 def test_what_was_asked_beside_the_recipe_has_to_be_the_same(tmp_path: Path) -> None:
     def asking(**beside: Any) -> RunFolder:
-        return RunFolder(tmp_path, RECIPE, resume=True, asked={"beside": beside})
+        return RunFolder(tmp_path, RECIPE, resume=True, options={"beside": beside})
 
     asking(seed=0, how={"lr": 0.1}).begin(ABOUT)
     assert asking().about()["beside"] == {"seed": 0, "how": {"lr": 0.1}}

@@ -136,7 +136,7 @@ def test_a_query_is_answered_once_by_each_and_booked(tmp_path: Path) -> None:
     assert (one.site, one.examples) == ("a", 1)
     assert two == Refusal("b", "too few images")
     lines = [json.loads(line) for line in found.record.read_text().splitlines()]
-    assert [(line["asked"], *line["sites"], line["refused"]) for line in lines] == [
+    assert [(line["request"], *line["sites"], line["refused"]) for line in lines] == [
         ("count", "a", {}), ("count", "b", {"b": "too few images"}),
     ]  # fmt: skip
 

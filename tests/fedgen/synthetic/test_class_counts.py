@@ -86,7 +86,7 @@ def test_the_generator_has_the_counts_and_the_set_lists_what_it_left_out(tmp_pat
     conditions = load_generator(tmp_path / "run" / "generator").conditions
     assert conditions.image_counts is not None
     answers = [json.loads(line) for line in (tmp_path / "run" / "answers.jsonl").read_text().splitlines()]
-    counts = [site for answer in answers if answer["asked"] == COUNT for site in answer["sites"].values()]
+    counts = [site for answer in answers if answer["request"] == COUNT for site in answer["sites"].values()]
     assert [site["reveals"] for site in counts] == ["STATISTICS"] * 2
     total = sum(map(sum, conditions.image_counts))
     assert 0 < total <= 12
