@@ -98,13 +98,13 @@ def server(out: str, *folders: str) -> None:
     training = task()
     with RunFolder(Path(out), "seed: 0\n", resume=True) as run:
         run.prepare()
-        sites = Sites.of(transport)
+        sites = Sites.of(transport, run.name, run.digest)
         module = training.module(sites.agreement)
         sites.require_same_module(checksum_of(module), versions())
         local = LocalTrainer(module, share_of(training.algorithm, module), training.visit)
         about = about_of(sites.facts, sites.agreement) | {"command": "pretrain"}
         job = Job(training.algorithm, rounds(), PeriodicEvaluation(EVALUATE, training.probe.every), (), training.seed)
-        finish(run, job.train_in(run, local, transport, about), local, training.seed)
+        finish(run, job.train_in(run, local, transport, about, sites=sites), local, training.seed)
 
 
 def together(out: str, manifest: str) -> None:

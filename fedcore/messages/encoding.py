@@ -1,4 +1,4 @@
-"""Messages as bytes: a safetensors file, whose metadata is JSON.
+"""Messages as bytes: a head of JSON, which can be read alone, and a safetensors file, whose metadata is JSON.
 
 Nothing received is unpickled, imported or executed. The JSON names kinds of messages; they are looked up among the
 subclasses of `Message` that the approved recipe's own modules have defined, and every field must have the type that its
@@ -25,11 +25,13 @@ from fedcore.messages.message import Message, flatten, hints
 from fedcore.messages.plain import is_plain, to_plain
 from fedcore.messages.tensors import Tensors, for_safetensors
 
-FORMAT = 1
+FORMAT = 2
 LARGEST = 8 << 30
 """Bytes of a request or an answer; a model of 500 million parameters takes 2 GiB."""
+LONGEST_HEAD = 1 << 20
+"""Bytes of the JSON that goes with a message."""
 LONGEST_HEADER = 32 << 20
-"""Bytes of the header of the file: names, shapes and the JSON."""
+"""Bytes of the header of the safetensors file: names, shapes and the JSON."""
 DEEPEST = 8
 """Messages in messages; an algorithm with an exchange, quantised, has 4."""
 TYPES = frozenset((
@@ -38,6 +40,8 @@ TYPES = frozenset((
 ))  # fmt: skip
 """Of tensors. Of others (complex, 8-bit floats) torch cannot tell whether they are finite."""
 _KEY = "fedpretrain"
+_LENGTH = 8
+"""Bytes of the length of the head, which come first."""
 Kinds = Mapping[str, type[Message]]
 
 
@@ -53,34 +57,53 @@ def kinds_of_messages() -> dict[str, type[Message]]:
     return {_name(kind): kind for kind in kinds}
 
 
-def encoded(head: Mapping[str, Any], message: Message) -> bytes:
-    """`head` is plain JSON that goes with the message."""
+def encoded_head(head: Mapping[str, Any]) -> bytes:
+    """`head` is plain JSON that goes with a message; what follows it is `encoded_message`."""
+    text = json.dumps({"format": FORMAT} | dict(head)).encode()
+    return len(text).to_bytes(_LENGTH, "little") + text
+
+
+def encoded_message(message: Message) -> bytes:
     tensors = {str(at): t for at, t in enumerate(flatten(message).values())}
-    about = {"format": FORMAT, "head": head, "message": _tree(message, iter(range(len(tensors))))}
+    about = _tree(message, iter(range(len(tensors))))
     return safetensors.torch.save(for_safetensors(tensors), {_KEY: json.dumps(about)})
 
 
+def decoded_head(data: bytes) -> dict[str, Any]:
+    """What goes with a message, without the message: no kind needs to be known. Raises WireError."""
+    return _split(data)[0]
+
+
 def decoded(data: bytes, kinds: Kinds) -> tuple[dict[str, Any], Message]:
-    """The inverse of `encoded`. Raises WireError."""
+    """Head and message. Raises WireError."""
     if len(data) > LARGEST:
         raise WireError(f"it has {len(data)} bytes, at most {LARGEST} are read")
+    head, start = _split(data)
     with readable("message"):
-        length = int.from_bytes(data[:8], "little")
-        if length > min(LONGEST_HEADER, len(data)):
+        file = data[start:]
+        length = int.from_bytes(file[:8], "little")
+        if length > min(LONGEST_HEADER, len(file)):
             raise WireError("its header is too long")
-        about = parse_json(parse_json(data[8 : 8 + length].decode())["__metadata__"][_KEY])
-        if about["format"] != FORMAT:
-            raise WireError(f"its format is not {FORMAT}; install the same version on both sides")
-        tensors = safetensors.torch.load(data)
+        about = parse_json(parse_json(file[8 : 8 + length].decode())["__metadata__"][_KEY])
+        tensors = safetensors.torch.load(file)
         if not {t.dtype for t in tensors.values()} <= TYPES:
             raise WireError("it holds a tensor of a type that is not allowed")
-        message = _built(about["message"], tensors, kinds, 0)
+        message = _built(about, tensors, kinds, 0)
         if tensors:
             raise WireError("it holds tensors that its message does not name")
-        head = about["head"]
-        if not isinstance(head, dict):
-            raise WireError("its head is not a JSON object")
         return head, message
+
+
+def _split(data: bytes) -> tuple[dict[str, Any], int]:
+    """The head, and where the message begins."""
+    with readable("message"):
+        end = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
+        if end > min(LONGEST_HEAD, len(data)):
+            raise WireError("its head is too long")
+        head = parse_json(data[_LENGTH:end].decode())
+        if head["format"] != FORMAT:
+            raise WireError(f"its format is not {FORMAT}; install the same version on both sides")
+        return {**head}, end
 
 
 def _tree(message: Message, places: Iterator[int]) -> dict[str, Any]:

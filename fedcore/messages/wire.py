@@ -9,7 +9,7 @@ from typing import Any
 
 from fedcore.messages.agreement import Agreement
 from fedcore.messages.answer import Answer, Contribution, Refusal
-from fedcore.messages.encoding import Kinds, WireError, decoded, encoded, readable
+from fedcore.messages.encoding import Kinds, WireError, decoded, encoded_head, encoded_message, readable
 from fedcore.messages.message import Empty
 from fedcore.messages.metric_names import MOST_METRICS, is_metric
 from fedcore.messages.request import Counted, Request
@@ -23,13 +23,18 @@ LONGEST_NAME = 255
 
 
 def request_bytes(request: Request) -> bytes:
+    return request_head(request) + encoded_message(request.message)
+
+
+def request_head(request: Request) -> bytes:
+    """The bytes that come before those of the message, which may be the same for several sites."""
     head = {
         "site": request.site, "word": request.word, "turn": dataclasses.astuple(request.turn), "run": request.run,
         "recipe": request.recipe,
         "counted": request.counted and dataclasses.astuple(request.counted),
         "agreement": request.agreement and dataclasses.asdict(request.agreement),
     }  # fmt: skip
-    return encoded(head, request.message)
+    return encoded_head(head)
 
 
 def request_of(data: bytes, kinds: Kinds) -> Request:
@@ -51,9 +56,9 @@ def request_of(data: bytes, kinds: Kinds) -> Request:
 def answer_bytes(answer: Answer) -> bytes:
     """What a site sends; of a refusal its sentence, never its cause."""
     if isinstance(answer, Refusal):
-        return encoded({"site": answer.site, "refusal": answer.reason}, Empty())
+        return encoded_head({"site": answer.site, "refusal": answer.reason}) + encoded_message(Empty())
     fields = {name: getattr(answer, name) for name in ("site", "examples", "metrics", "seconds", "keeps")}
-    return encoded(fields | {"reveals": answer.reveals.name}, answer.message)
+    return encoded_head(fields | {"reveals": answer.reveals.name}) + encoded_message(answer.message)
 
 
 def answer_of(data: bytes, site: str, kinds: Kinds) -> Answer:

@@ -54,6 +54,9 @@ class RunFolder(RunRecord):
     """Continue the run in this folder, if there is one."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options in addition to the recipe, in run.json; a resumed run must have the same."""
+    shared: str = ""
+    """Digest of the part of the recipe that sites on machines of their own have approved; empty in a simulation."""
+    _new_name: str = field(default_factory=lambda: uuid.uuid4().hex[:12], init=False, repr=False, compare=False)
     _held: ExitStack = field(default_factory=ExitStack, init=False, repr=False, compare=False)
     _begun: bool = field(default=False, init=False, repr=False, compare=False)
 
@@ -93,9 +96,8 @@ class RunFolder(RunRecord):
         (self.path / SUMS).unlink(missing_ok=True)
         write_atomically(self.path / "recipe.yaml", self.recipe.encode())
         write_json(self.path / "environment.json", environment())
-        name = self.name or uuid.uuid4().hex[:12]
         about = {key: value for key, value in about.items() if key not in ("recorded", "memories")} | dict(self.options)
-        about |= {"name": name}
+        about |= {"name": self.name}
         write_json(self.path / "run.json", about | {"status": "running"})
         committed = checkpoint.recorded.size if checkpoint.recorded else 0
         write_atomically(self.rounds_path, content_of(self.rounds_path)[:committed])
@@ -106,11 +108,13 @@ class RunFolder(RunRecord):
     def name(self) -> str:
         """What sites' audit logs call the run; made at its start and kept when it is resumed."""
         name = self.about().get("name", "")
-        return name if isinstance(name, str) else ""
+        return name if isinstance(name, str) and name else self._new_name
 
     @property
     def digest(self) -> str:
-        """Of all that the recipe says about the run's numbers."""
+        """Of the recipe that sites run; by default of all that the recipe says about the run's numbers."""
+        if self.shared:
+            return self.shared
         text = json.dumps(essence(self.recipe), sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 

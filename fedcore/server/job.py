@@ -45,7 +45,7 @@ class Job:
 
     def train_in(
         self, run: RunFolder, local: LocalTrainer, transport: Transport, about: dict[str, Any],
-        through: Through = nullcontext,
+        through: Through = nullcontext, sites: Sites | None = None,
     ) -> Sites:  # fmt: skip
         """Runs or resumes the job; afterwards the module of `local` holds the server's weights.
 
@@ -55,6 +55,7 @@ class Job:
             transport: The sites.
             about: What `run.json` says of images and module.
             through: How rounds reach the sites.
+            sites: The sites, where they have agreed already; None: they are asked for their facts.
 
         Returns:
             The sites, which can be asked more.
@@ -70,7 +71,7 @@ class Job:
             state = checkpoint.restore(state)
         begun, spent = time.perf_counter(), sum(r["seconds"] for r in run.rounds())
         try:
-            sites = Sites.of(transport, run.name, run.digest)
+            sites = sites or Sites.of(transport, run.name, run.digest)
             sites.counted = dict(checkpoint.counted)
             with Progress(self.rounds.count, checkpoint.rounds) as progress, Logs(run, self.loggers) as logs:
 

@@ -82,7 +82,7 @@ def test_a_name_is_never_an_option(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"must not begin with '-', got '--help'"):
         fedssl.pretrain("--help", out=tmp_path / "run")
     with pytest.raises(InputError, match=r"must not begin with '-', got '--help'"):
-        fedgen.audit("--help")
+        fedgen.sample("--help", tmp_path / "set")
 
 
 def test_wrong_input_raises_what_the_command_prints_and_writes_nothing(tmp_path: Path) -> None:

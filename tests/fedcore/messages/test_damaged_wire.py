@@ -21,6 +21,7 @@ from fedcore.messages.message import Empty, Message, Weights
 from fedcore.messages.reveals import STATISTICS
 from fedcore.messages.wire import answer_bytes, answer_of, request_bytes, request_of
 from tests.fedcore.messages.test_wire import ANSWER, REQUEST, SECRET
+from tests.fedcore.site.mutations import file, parts
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,14 @@ class Pair(Message):
 
 
 def changed(data: bytes, change: Callable[[dict[str, Any]], Any], **tensors: Tensor) -> bytes:
-    """The same file, its JSON changed and tensors put in the place of its own."""
-    length = int.from_bytes(data[:8], "little")
-    about = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["fedpretrain"])
-    change(about)
-    return safetensors.torch.save(safetensors.torch.load(data) | tensors, {"fedpretrain": json.dumps(about)})
+    """The same bytes, their JSON changed and tensors put in the place of their own."""
+    head, header, body = parts(data)
+    both = {"head": head, "message": json.loads(header["__metadata__"]["fedpretrain"])}
+    change(both)
+    own = safetensors.torch.load(file({}, header, body)[10:])
+    saved = safetensors.torch.save(own | tensors, {"fedpretrain": json.dumps(both.get("message"))})
+    text = json.dumps(both.get("head")).encode()
+    return len(text).to_bytes(8, "little") + text + saved
 
 
 def head(**values: Any) -> Callable[[dict[str, Any]], None]:
@@ -58,7 +62,7 @@ def nested(about: dict[str, Any]) -> None:
 
 
 BOTH: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "another format": lambda about: about.update(format=SECRET),
+    "another format": head(format=SECRET),
     "a kind that nobody knows": tree(kind=f"os.{SECRET}"),
     "a kind that is no text": tree(kind=[SECRET]),
     "a field more": lambda about: about["message"]["parts"].update({SECRET: 0}),

@@ -45,28 +45,43 @@ def spliced(draw: random.Random, originals: list[bytes]) -> bytes:
 
 def with_header(draw: random.Random, originals: list[bytes]) -> bytes:
     """A value of the file's header changed: names, shapes, types and places of tensors, or the JSON of the message."""
-    header, body = parts(draw.choice(originals))
-    return file(changed(draw, header), body)
+    head, header, body = parts(draw.choice(originals))
+    return file(head, changed(draw, header), body)
 
 
 def with_json(draw: random.Random, originals: list[bytes]) -> bytes:
     """Values changed of what goes with the message, and of what says how it is made."""
-    header, body = parts(draw.choice(originals))
-    about = json.loads(header["__metadata__"]["fedpretrain"])
+    head, header, body = parts(draw.choice(originals))
+    both = {"head": head, "message": json.loads(header["__metadata__"]["fedpretrain"])}
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
-        about = changed(draw, about)
-    header["__metadata__"]["fedpretrain"] = json.dumps(about)
-    return file(header, body)
+        both = changed(draw, both)
+    if not isinstance(both, dict):
+        return file(both, header, body)
+    if "message" in both:
+        header["__metadata__"]["fedpretrain"] = json.dumps(both["message"])
+    return file(both.get("head"), header, body)
 
 
-def parts(data: bytes) -> tuple[dict[str, Any], bytes]:
-    length = int.from_bytes(data[:8], "little")
-    return json.loads(data[8 : 8 + length]), data[8 + length :]
+def parts(data: bytes) -> tuple[Any, dict[str, Any], bytes]:
+    """The head, the header of the safetensors file, and its tensors."""
+    head, message = _json(data)
+    header, body = _json(message)
+    return head, header, body
 
 
-def file(header: Any, body: bytes) -> bytes:
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + body
+def file(head: Any, header: Any, body: bytes) -> bytes:
+    """The inverse of `parts`."""
+    return _bytes(head) + _bytes(header) + body
+
+
+def _json(data: bytes) -> tuple[Any, bytes]:
+    end = 8 + int.from_bytes(data[:8], "little")
+    return json.loads(data[8:end]), data[end:]
+
+
+def _bytes(tree: Any) -> bytes:
+    text = json.dumps(tree).encode()
+    return len(text).to_bytes(8, "little") + text
 
 
 def changed(draw: random.Random, tree: Any) -> Any:

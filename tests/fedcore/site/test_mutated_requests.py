@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -160,17 +161,23 @@ def error_of(answer: Contribution[Message], state: Weights) -> str | None:
 @pytest.mark.parametrize("depth", [10, 70, 2000, 100_000])
 def test_brackets_in_brackets_end_nothing(site: SiteRuntime, depth: int) -> None:
     for data in (requests()[2], answers()[0]):
-        header, body = parts(data)
-        header["__metadata__"]["fedpretrain"] = "[" * depth + "]" * depth
-        with pytest.raises(WireError):
-            request_of(file(header, body), kinds_of_messages())
-        assert isinstance(answered(site, file(header, body)), Refusal)
+        head, header, body = parts(data)
+        header["__metadata__"]["fedpretrain"] = brackets = "[" * depth + "]" * depth
+        for nested in (file(head, header, body), len(brackets).to_bytes(8, "little") + brackets.encode() + body):
+            with pytest.raises(WireError):
+                request_of(nested, kinds_of_messages())
+            assert isinstance(answered(site, nested), Refusal)
 
 
 def test_a_header_that_claims_more_than_there_is_takes_no_memory(site: SiteRuntime) -> None:
     for length in (2**63, 2**40, 2**25):
         data = length.to_bytes(8, "little") + requests()[2][8:]
         assert isinstance(answered(site, data), Refusal)
-    header, body = parts(requests()[2])
+    head, header, body = parts(requests()[2])
+    for length in (2**63, 2**40, 2**25):
+        start = len(file(head, header, body)) - len(body) - len(json.dumps(header)) - 8
+        data = bytearray(file(head, header, body))
+        data[start : start + 8] = length.to_bytes(8, "little")
+        assert isinstance(answered(site, bytes(data)), Refusal)
     header["0"] |= {"shape": [2**40], "data_offsets": [0, 2**42]}
-    assert isinstance(answered(site, file(header, body)), Refusal)
+    assert isinstance(answered(site, file(head, header, body)), Refusal)
