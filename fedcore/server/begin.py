@@ -1,0 +1,62 @@
+"""The start of a training at a server that sees no image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fedcore.algorithms.properties import share_of
+from fedcore.algorithms.task import Task
+from fedcore.messages.agreement import Agreement, Facts
+from fedcore.runs.environment import versions
+from fedcore.runs.folder import RunFolder
+from fedcore.runs.record import intact
+from fedcore.server.about import about_of
+from fedcore.server.sites import Sites
+from fedcore.training.checksum import checksum_of
+from fedcore.training.local_trainer import LocalTrainer
+from fedcore.transport.base import Transport
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Sites that have agreed and built the server's module, and what `run.json` says of them."""
+
+    sites: Sites
+    local: LocalTrainer
+    about: dict[str, Any]
+
+
+def begin(run: RunFolder, transport: Transport, task: Task, command: str) -> Begun:
+    """Asks the sites for their facts, agrees with them or continues under the agreement of the run's first start, and
+    builds the module on both sides.
+
+    Raises:
+        InputErrors: Sites do not fit one another, or the run; nothing was written.
+    """
+    run.prepare()
+    if earlier := run.about() if run.rounds() else {}:
+        with intact(run.path / "run.json"):
+            known = {site: _facts(of) for site, of in dict(earlier.get("facts", {})).items()}
+            agreement = _agreement(earlier.get("agreement", {}))
+        sites = Sites.again(transport, known, agreement, run.name, run.digest)
+    else:
+        sites = Sites.of(transport, run.name, run.digest)
+    module = task.module(sites.agreement)
+    sites.require_same_module(checksum_of(module), versions())
+    about = about_of(sites.facts, sites.agreement) | {"command": command}
+    about |= {"facts": {site: asdict(of) for site, of in sites.facts.items()}, "agreement": asdict(sites.agreement)}
+    if "data" in earlier:  # sites that have joined are compared one by one
+        about["data"] = earlier["data"]
+    return Begun(sites, LocalTrainer(module, share_of(task.algorithm, module), task.visit), about)
+
+
+def _facts(tree: Mapping[str, Any]) -> Facts:
+    values: dict[str, Any] = {name: tuple(of) if isinstance(of, list) else of for name, of in tree.items()}
+    return Facts(**values)
+
+
+def _agreement(tree: Mapping[str, Any]) -> Agreement:
+    values: dict[str, Any] = {name: tuple(of) if isinstance(of, list) else of for name, of in tree.items()}
+    return Agreement(**values)
