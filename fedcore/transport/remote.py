@@ -43,7 +43,7 @@ class Carrier(Protocol):
         """
 
 
-class Restart(Exception):
+class Restart(KeyboardInterrupt):
     """The engine's job must end and be started again. Everything that counts is on the disk."""
 
 
