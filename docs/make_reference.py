@@ -13,9 +13,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from fedcore.cli.stages import STAGES
 from fedcore.config.recipe import parser_of
 from fedcore.config.recipe_files import command_of, purpose, shipped
+from fedcore.config.stages import STAGES
 
 Row = tuple[str, str, str]
 """Key, default and help of an option."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from pytorch_lightning import LightningModule
 
@@ -90,9 +90,7 @@ def train(
     run.prepare()
     require_fraction(label_fraction)
     cohort = read_images(data)
-    task = Generation(
-        algorithm or FedAvg(), visit, generator, condition_on_site, label_fraction, seed, cohort.extra_sites
-    )
+    task = Generation(algorithm or FedAvg(), visit, generator, condition_on_site, label_fraction, seed)
     if not (names := tuple(cohort.split("train"))):
         raise InputError("no site has a training image; give some rows of the manifest the split 'train'")
     require_encodable((cohort.channels, *cohort.size))
@@ -116,8 +114,6 @@ class Generation:
     condition_on_site: bool
     label_fraction: float
     seed: int
-    extra_sites: frozenset[str] = frozenset()
-    """Sites whose labels are all used."""
 
     def module(self, agreement: Agreement) -> GenerativeModel:
         conditions = Conditions(agreement.classes, agreement.sites if self.condition_on_site else ())
@@ -142,6 +138,12 @@ class Generation:
 
     def mask_classes(self, cohort: Cohort) -> int:
         return 0
+
+
+def task_of(recipe: Mapping[str, Any]) -> Generation:
+    """Of a recipe that was read and built."""
+    settings = [recipe[key] for key in ("visit", "generator", "condition_on_site", "label_fraction", "seed")]
+    return Generation(recipe["algorithm"] or FedAvg(), *settings)
 
 
 def is_whole(module: GenerativeModel, share: tuple[str, ...]) -> bool:

@@ -14,9 +14,9 @@ import torch
 
 from fedcore.cli import python_api
 from fedcore.cli.main import main
-from fedcore.cli.stages import STAGES, stage_of
 from fedcore.config.options import option_names
 from fedcore.config.recipe import parser_of, read_recipe
+from fedcore.config.stages import STAGES, stage_of
 from fedcore.config.trust import split_trust, trusting
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.models.encoder_store import save_encoder

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from fedcore.cli.main import main
-from fedcore.cli.stages import STAGES, stage_of
 from fedcore.config.recipe import read_recipe
 from fedcore.config.recipe_files import command_of, shipped
+from fedcore.config.stages import STAGES, stage_of
 from fedcore.pipelines.run import run_pipeline
 from fedcore.pipelines.spec import read_steps
 from fedcore.pipelines.validation import validate

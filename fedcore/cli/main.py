@@ -1,6 +1,6 @@
 """The command `fedpretrain`: dispatches to stages (training from a recipe) and to all other commands.
 
-Commands are import paths, as stages are (`fedcore.cli.stages`): nothing heavy is imported before it is needed.
+Commands are import paths, as stages are (`fedcore.config.stages`): nothing heavy is imported before it is needed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedcore.cli.stages import STAGES, load_function, run_stage, stage_in
+from fedcore.cli.stages import run_stage
+from fedcore.config.stages import STAGES, load_function, stage_in
 from fedcore.config.trust import split_trust, trusting
 from fedcore.errors import InputError
 

@@ -1,38 +1,22 @@
-"""Stages: the commands that train from a recipe, and how one is run.
-
-A stage is a function with a parameter `run`; its signature is the schema of its recipes. Stages are import paths:
-nothing heavy is imported before it is needed, and fedcore depends on no method or task.
-"""
+"""Runs a stage (`fedcore.config.stages`) from its arguments on the command line."""
 
 from __future__ import annotations
 
-import importlib
 import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fedcore.config.stages import stage_of
 
 if TYPE_CHECKING:
     from fedcore.config.recipe import Recipe
-
-STAGES = {
-    "pretrain": ("fedssl.pretraining:pretrain", "pretrain an encoder on unlabelled images of several hospitals"),
-    "finetune": (
-        "fedtune.classification.finetuning:finetune",
-        "train a classifier, from an encoder or from random initialisation",
-    ),
-    "segment": (
-        "fedtune.segmentation.training:segment",
-        "train a segmenter, from an encoder or from random initialisation",
-    ),
-    "generate train": ("fedgen.training:train", "train a generator of synthetic images"),
-}
 
 
 def run_stage(name: str, arguments: Sequence[str]) -> Recipe:
     """Parses the recipe with its overrides, builds and runs the stage; returns the recipe.
 
     Args:
-        name: The stage, of `STAGES`.
+        name: The stage, of `fedcore.config.stages.STAGES`.
         arguments: As on the command line: a recipe, then `--key value` or `--key=value`.
 
     Raises:
@@ -50,20 +34,3 @@ def run_stage(name: str, arguments: Sequence[str]) -> Recipe:
         with RunFolder(recipe.out, recipe.text, recipe.resume) as run:
             stage(run=run, **built)
     return recipe
-
-
-def stage_in(words: Sequence[str]) -> str | None:
-    """The stage that a command line starts with, if any."""
-    return next((name for name in STAGES if list(words[: len(name.split())]) == name.split()), None)
-
-
-def stage_of(name: str) -> Callable[..., Any]:
-    """The function of a stage; its signature is the schema of its recipes."""
-    return load_function(STAGES[name][0])
-
-
-def load_function(path: str) -> Callable[..., Any]:
-    """Of an import path `module:function`."""
-    module, function = path.split(":")
-    loaded: Callable[..., Any] = getattr(importlib.import_module(module), function)
-    return loaded

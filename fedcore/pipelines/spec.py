@@ -22,8 +22,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from fedcore.cli.stages import stage_in, stage_of
 from fedcore.config.recipe import Recipe, read_recipe
+from fedcore.config.stages import stage_in, stage_of
 from fedcore.errors import InputError, InputErrors
 from fedcore.files.reading import parse_yaml, read_utf8
 from fedcore.suggest import suggestion

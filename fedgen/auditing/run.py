@@ -16,8 +16,8 @@ from jaxtyping import Float
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
-from fedcore.cli.stages import stage_of
 from fedcore.config.recipe import read_recipe
+from fedcore.config.stages import stage_of
 from fedcore.data.cohort import Cohort
 from fedcore.data.synthetic.audit_record import AUDIT, AuditRecord, Figures, with_digest
 from fedcore.errors import InputError

@@ -98,9 +98,8 @@ def finetune(
     encoder_folder = find_encoder(Path(pretrained)) if pretrained else None
     cohort = read_images(data)
     task = FineTuning(
-        algorithm or FedAvg(), visit, encoder, classifier, encoder_folder, label_fraction, per_patient, ordinal, seed,
-        cohort.extra_sites,
-    )  # fmt: skip
+        algorithm or FedAvg(), visit, encoder, classifier, encoder_folder, label_fraction, per_patient, ordinal, seed
+    )
     agreement = agreed(cohort)
     module = task.module(agreement)
     classes = target_classes(module, agreement)
@@ -135,8 +134,6 @@ class FineTuning:
     per_patient: bool
     ordinal: bool
     seed: int
-    extra_sites: frozenset[str] = frozenset()
-    """Sites whose labels are all used."""
 
     def module(self, agreement: Agreement) -> Classifier:
         return build_classifier(agreement, self.encoder, self.classifier, self.seed, self.encoder_folder)
@@ -153,17 +150,26 @@ class FineTuning:
     def parts(
         self, cohort: Cohort, module: LightningModule | None = None
     ) -> tuple[dict[str, Images], dict[str, Images]]:
-        """By site, the training images whose labels are used, and all labelled test images."""
+        """By site, the training images whose labels are used (all of extra sites), and all labelled test images."""
         if isinstance(module, Classifier) and module.targets == "findings":
             cohort = with_findings(cohort, findings_of(cohort.classes))
         train = {
-            site: labelled_subset(images, 1.0 if site in self.extra_sites else self.label_fraction, self.seed)
+            site: labelled_subset(images, 1.0 if site in cohort.extra_sites else self.label_fraction, self.seed)
             for site, images in cohort.split("train").items()
         }
         return {site: images for site, images in train.items() if len(images)}, labelled_tests(cohort)
 
     def mask_classes(self, cohort: Cohort) -> int:
         return 0
+
+
+def task_of(recipe: Mapping[str, Any]) -> FineTuning:
+    """Of a recipe that was read and built."""
+    folder = find_encoder(Path(recipe["pretrained"])) if recipe["pretrained"] else None
+    settings = [recipe[key] for key in ("label_fraction", "per_patient", "ordinal", "seed")]
+    return FineTuning(
+        recipe["algorithm"] or FedAvg(), recipe["visit"], recipe["encoder"], recipe["classifier"], folder, *settings
+    )
 
 
 def finish(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from fedcore.algorithms.base import Visitor
-from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.properties import share_of
 from fedcore.config.recipe import read_recipe
 from fedcore.data.cohort import Cohort, with_classes
@@ -24,19 +23,23 @@ from fedcore.site.allowed import require_allowed
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.transport.read_images import read_images
 from fedcore.transport.simulation import agreed, simulate
-from fedtune.classification.finetuning import FineTuning, finetune, labelled_tests
+from fedtune.classification.finetuning import finetune, labelled_tests
+from fedtune.classification.finetuning import task_of as classification_task
 from fedtune.evaluation import segmentation
 from fedtune.evaluation.classification import ClassificationScores, evaluate_classifier, require_tests
-from fedtune.evaluation.native_grid import NativeFiles
+from fedtune.evaluation.native_grid import require_files
 from fedtune.evaluation.scores_file import print_scores
 from fedtune.evaluation.segmentation import SegmentationScores, distance_unit, evaluate_segmenter
-from fedtune.segmentation.training import Segmentation, scoring_grid, segment
+from fedtune.segmentation.training import scoring_grid, segment
+from fedtune.segmentation.training import task_of as segmentation_task
 from fedtune.segmentation.training_masks import count_mask_classes, with_masks
 
 USAGE = """usage: fedpretrain evaluate RUN [--data.manifest other.csv] [--KEY VALUE ...]
 
 Scores of a finished finetune or segment run, per site and pooled, on its own test images or on others.
 --native_grid true scores masks on the grid of their files instead of that of data.size."""
+_UNTRAINED = {"pretrained": None, "label_fraction": 1.0}
+"""Settings of the training, whose files need not be there any more."""
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -77,10 +80,7 @@ def _evaluate_classifier(run: RunFolder, overrides: Sequence[str]) -> Classifica
     settings = _settings(finetune, run, overrides)
     cohort = _with_classes_of(run, read_images(settings["data"]))
     agreement, policy, seed = agreed(cohort), settings["policy"], settings["seed"]
-    task = FineTuning(
-        settings["algorithm"] or FedAvg(), settings["visit"], settings["encoder"], settings["classifier"], None, 1.0,
-        settings["per_patient"], settings["ordinal"], seed,
-    )  # fmt: skip
+    task = classification_task(settings | _UNTRAINED)
     module = trained(run, lambda: task.module(agreement))
     local = LocalTrainer(module, share_of(task.algorithm, module), task.visit)
     sites = _sites(run, local, task.words(agreement, module), labelled_tests(cohort), policy, "labelled test images")
@@ -95,16 +95,14 @@ def _evaluate_segmenter(run: RunFolder, overrides: Sequence[str]) -> Segmentatio
     tests = with_masks(cohort, "test")
     if tests and (found := count_mask_classes(tests, {})) > num_classes:
         raise InputError(f"the segmenter has structures up to {num_classes - 1}, the masks have {found - 1}")
-    files = NativeFiles.of(settings["data"], cohort) if settings["native_grid"] else None
-    task = Segmentation(
-        settings["algorithm"] or FedAvg(), settings["visit"], settings["network"], settings["segmenter"], None, 1.0,
-        settings["tolerance"], files, settings["hd95_missing"], seed,
-    )  # fmt: skip
+    if settings["native_grid"]:
+        require_files(settings["data"], cohort)
+    task = segmentation_task(settings | _UNTRAINED)
     agreement = agreed(cohort, num_classes)
     module = trained(run, lambda: task.module(agreement), SEGMENTER)
     local = LocalTrainer(module, share_of(task.algorithm, module), task.visit)
     sites = _sites(run, local, task.words(agreement, module), tests, policy, "test images with masks")
-    how = (scoring_grid(files, cohort), distance_unit(tests), settings["hd95_missing"])
+    how = (scoring_grid(settings["native_grid"], cohort.size), distance_unit(tests), settings["hd95_missing"])
     return evaluate_segmenter(sites, local.shared(), seed, policy, *how)
 
 

@@ -67,6 +67,17 @@ def native_mask(
     return mask
 
 
+def require_files(data: Data, cohort: Cohort) -> None:
+    """Raises InputError where images have no files, or test images come from several manifests."""
+    if data.manifest == "phantom":
+        raise InputError("native_grid scores images on the grid of their files, and simulated hospitals have none")
+    if extra := sorted(cohort.extra_sites & cohort.split("test").keys()):
+        raise InputError(
+            "native_grid takes test images of data.manifest only; data.extra_manifests has some of "
+            f"{extra[0]!r}: remove its column split, or set native_grid to false"
+        )
+
+
 MaskPair = tuple[Int64[Tensor, "*space"], Int64[Tensor, "*space"], Spacing]
 """Predicted and true class numbers, and the distance of pixels in mm, or 1 where it is unknown."""
 
@@ -79,19 +90,12 @@ class NativeFiles:
     decoding: Decoding
 
     @classmethod
-    def of(cls, data: Data, cohort: Cohort) -> NativeFiles:
-        """Raises InputError where images have no files, or come from several manifests."""
-        if data.manifest == "phantom":
-            raise InputError("native_grid scores images on the grid of their files, and simulated hospitals have none")
-        if extra := sorted(cohort.extra_sites & cohort.split("test").keys()):
-            raise InputError(
-                "native_grid takes test images of data.manifest only; data.extra_manifests has some of "
-                f"{extra[0]!r}: remove its column split, or set native_grid to false"
-            )
+    def of(cls, data: Data, size: tuple[int, ...], channels: int) -> NativeFiles:
+        """Of images of this size and number of channels in `data.manifest`. Raises InputErrors."""
         manifest = data.read_manifest(data.manifest)
         mask_255, _ = data.infer_mask_255(manifest)
         rows = {row.number: row for row in manifest.rows if row.mask}
-        return cls(rows, data.decoding(cohort.size, cohort.channels, mask_255))
+        return cls(rows, data.decoding(size, channels, mask_255))
 
     def indices(self, images: Images) -> Int64[np.ndarray, " n"]:
         """The index of one image of each file: of a volume its first slice."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -37,7 +37,7 @@ from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedcore.transport.read_images import read_images
 from fedcore.transport.simulation import agreed, by_workers, simulate_task
-from fedtune.evaluation.native_grid import NativeFiles
+from fedtune.evaluation.native_grid import NativeFiles, require_files
 from fedtune.evaluation.segmentation import (
     EvaluateSegmenter,
     distance_unit,
@@ -106,10 +106,11 @@ def segment(
         raise InputError(f"tolerance must be positive, got {tolerance}")
     encoder_folder = find_encoder(Path(pretrained)) if pretrained else None
     cohort = read_images(data)
-    files = NativeFiles.of(data, cohort) if native_grid else None
+    if native_grid:
+        require_files(data, cohort)
     task = Segmentation(
-        algorithm or FedAvg(), visit, network, segmenter, encoder_folder, label_fraction, tolerance, files,
-        hd95_missing, seed, cohort.extra_sites,
+        algorithm or FedAvg(), visit, network, segmenter, encoder_folder, label_fraction, tolerance,
+        data if native_grid else None, hd95_missing, seed,
     )  # fmt: skip
     train, test = task.parts(cohort)
     require_usable(train, test, policy)
@@ -125,7 +126,7 @@ def segment(
     job = Job(task.algorithm, rounds, None, loggers, seed)
     sites = job.train_in(run, local, simulation, about, by_workers(workers))
     settings = {"label_fraction": label_fraction, "pretrained": pretrained}
-    finish(run, sites, local, task, settings, policy, scoring_grid(files, cohort), distance_unit(test))
+    finish(run, sites, local, task, settings, policy, scoring_grid(native_grid, cohort.size), distance_unit(test))
 
 
 @dataclass(frozen=True)
@@ -140,17 +141,17 @@ class Segmentation:
     """Folder of a pretrained encoder."""
     label_fraction: float
     tolerance: float
-    files: NativeFiles | None
+    native: Data | None
+    """Where the files are on whose grid test images are scored; None: that of `data.size`."""
     missing: MissingStructure
     seed: int
-    extra_sites: frozenset[str] = frozenset()
-    """Sites whose masks are all used."""
 
     def module(self, agreement: Agreement) -> Segmenter:
         return build_segmenter(agreement, self.network, self.segmenter, self.seed, self.encoder_folder)
 
     def words(self, agreement: Agreement, module: LightningModule) -> Mapping[str, Visitor]:
-        evaluate = EvaluateSegmenter(agreement.mask_classes, self.tolerance, self.files, self.missing)
+        files = NativeFiles.of(self.native, agreement.size, agreement.channels) if self.native else None
+        evaluate = EvaluateSegmenter(agreement.mask_classes, self.tolerance, files, self.missing)
         gallery = SegmentationGallery(agreement.mask_classes)
         return {
             TRAIN: self.algorithm,
@@ -161,9 +162,9 @@ class Segmentation:
     def parts(
         self, cohort: Cohort, module: LightningModule | None = None
     ) -> tuple[dict[str, Images], dict[str, Images]]:
-        """By site, the training images whose masks are used, and all test images with masks."""
+        """By site, the training images whose masks are used (all of extra sites), and all test images with masks."""
         train = {
-            site: patient_subset(images, 1.0 if site in self.extra_sites else self.label_fraction, self.seed)
+            site: patient_subset(images, 1.0 if site in cohort.extra_sites else self.label_fraction, self.seed)
             for site, images in with_masks(cohort, "train").items()
         }
         return train, with_masks(cohort, "test")
@@ -171,6 +172,16 @@ class Segmentation:
     def mask_classes(self, cohort: Cohort) -> int:
         found = (classes_in(images) for images in with_masks(cohort, "train").values())
         return 1 + max((max(classes, default=0) for classes in found), default=0)
+
+
+def task_of(recipe: Mapping[str, Any]) -> Segmentation:
+    """Of a recipe that was read and built."""
+    folder = find_encoder(Path(recipe["pretrained"])) if recipe["pretrained"] else None
+    native = recipe["data"] if recipe["native_grid"] else None
+    return Segmentation(
+        recipe["algorithm"] or FedAvg(), recipe["visit"], recipe["network"], recipe["segmenter"], folder,
+        recipe["label_fraction"], recipe["tolerance"], native, recipe["hd95_missing"], recipe["seed"],
+    )  # fmt: skip
 
 
 def finish(
@@ -189,9 +200,9 @@ def finish(
     print_scores(scores)
 
 
-def scoring_grid(files: NativeFiles | None, cohort: Cohort) -> str:
+def scoring_grid(native_grid: bool, size: Sequence[int]) -> str:
     """What images are scored on: the grid of their files, or the sides of the resized images in pixels."""
-    return "files" if files else " x ".join(map(str, cohort.size))
+    return "files" if native_grid else " x ".join(map(str, size))
 
 
 def build_segmenter(

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.experiments import fedvss, finetuning, pretraining, synthesis
-from fedcore.cli.stages import stage_of
 from fedcore.config.recipe import read_recipe
+from fedcore.config.stages import stage_of
 from fedcore.models.encoder_store import save_encoder
 from fedcore.models.resnet import ResNet
 

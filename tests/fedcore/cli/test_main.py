@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from fedcore.cli import main as cli
-from fedcore.cli.stages import STAGES, load_function
+from fedcore.config.stages import STAGES, load_function
 from tests.fedcore.files.test_lock import held_elsewhere
 
 

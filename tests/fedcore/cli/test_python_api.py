@@ -14,8 +14,8 @@ import pytest
 import fedgen
 import fedssl
 from fedcore.cli.python_api import Run, words_of
-from fedcore.cli.stages import stage_of
 from fedcore.config.recipe import read_recipe
+from fedcore.config.stages import stage_of
 from fedcore.errors import InputError
 from fedssl.methods.byol import BYOL
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.cli.stages import stage_of
 from fedcore.config.arguments import parse_arguments
 from fedcore.config.options import did_you_mean
 from fedcore.config.recipe import read_recipe
+from fedcore.config.stages import stage_of
 from fedcore.errors import InputError
 
 

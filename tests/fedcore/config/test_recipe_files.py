@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.cli.stages import STAGES
 from fedcore.config.recipe_files import GROUPS, command, command_of, find, folder, purpose, shipped
+from fedcore.config.stages import STAGES
 from fedcore.errors import InputError
 
 

@@ -15,7 +15,7 @@ from fedcore.data.io.masks import read_mask
 from fedcore.data.phantom.phantoms import Phantoms
 from fedcore.data.source import Data
 from fedcore.errors import InputError, Refused
-from fedtune.evaluation.native_grid import NativeFiles
+from fedtune.evaluation.native_grid import NativeFiles, require_files
 from fedtune.evaluation.segmentation_metrics import image_metrics, score_sites, sum_by_patient
 from fedtune.prediction.predict import predict
 from tests.fedcore.data.preprocess.test_slices import hospital
@@ -112,20 +112,20 @@ def test_evaluate_on_the_native_grid(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_images_without_files_are_an_error_before_training(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="simulated hospitals have none"):
-        NativeFiles.of(Data(size=32), Data(size=32).load())
+        require_files(Data(size=32), Data(size=32).load())
     manifests = [Phantoms(sites=1, images_per_site=8, seed=s).write(tmp_path / str(s), 32) for s in (0, 1)]
     manifests[1].write_text(manifests[1].read_text().replace(",hospital_1,", ",elsewhere,"))
     data = Data(
         str(manifests[0]), size=32, cache=tmp_path / "cache", extra_manifests=(str(manifests[1]),), allow_unaudited=True
     )
     with pytest.raises(InputError, match=r"data\.extra_manifests has some of 'elsewhere'"):
-        NativeFiles.of(data, data.load())
+        require_files(data, data.load())
 
 
 def test_a_file_that_became_unreadable_is_named_by_its_row(tmp_path: Path) -> None:
     manifest = Phantoms(sites=1, images_per_site=8).write(tmp_path, 32)
     data = Data(str(manifest), size=32, cache=tmp_path / "cache")
-    files, test = NativeFiles.of(data, cohort := data.load()), cohort.split("test")["hospital_1"]
+    files, test = NativeFiles.of(data, (32, 32), 1), data.load().split("test")["hospital_1"]
     assert test.rows is not None
     files.rows[int(test.rows[0])].image.write_bytes(b"no picture")
     with pytest.raises(Refused, match=f"the image of row {test.rows[0]} or its mask cannot be read") as error:

@@ -67,7 +67,7 @@ def test_the_meaning_applies_to_training_and_evaluation(tmp_path: Path) -> None:
     assert shown(data(tmp_path, mask_255="class")) == {"a": {0, 1}, "b": {0, 1}}
     for settings, meaning in (({}, "unlabelled"), ({"mask_255": "class"}, "class")):
         asked = data(tmp_path, **settings)
-        assert NativeFiles.of(asked, asked.load()).decoding.mask_255 == meaning
+        assert NativeFiles.of(asked, asked.load().size, 1).decoding.mask_255 == meaning
 
 
 def test_in_binary_masks_255_is_class_1(tmp_path: Path) -> None:
