@@ -29,7 +29,6 @@ from fedcore.privacy.policy import Policy
 from fedcore.report.site_page import SitePage
 from fedcore.runs.folder import RunFolder
 from fedcore.seeds import seeded
-from fedcore.server.begin import begin
 from fedcore.server.farewell import say_farewell
 from fedcore.server.job import Job
 from fedcore.server.rounds import PeriodicEvaluation, Rounds
@@ -37,7 +36,6 @@ from fedcore.server.sites import Sites
 from fedcore.site.farewell import Farewell
 from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
-from fedcore.transport.base import Transport
 from fedcore.transport.read_images import read_images
 from fedcore.transport.simulation import agreed, by_workers, simulate_task
 from fedssl.card import encoder_card
@@ -94,22 +92,11 @@ def pretrain(
     module = task.module(agreement)
     local = LocalTrainer(module, share_of(task.algorithm, module), visit)
     simulation = simulate_task(task, cohort, local, agreement, policy, run.path / "sites", run.digest)
-    evaluation, notes = _evaluation(probe, policy)
+    evaluation, notes = periodic_evaluation(probe, policy)
     about = summarize(cohort) | {"command": "pretrain"}
     about["notes"] = [*about["notes"], *notes]
     job = Job(task.algorithm, rounds, evaluation, loggers, seed)
     finish(run, job.train_in(run, local, simulation, about, by_workers(workers)), local, seed)
-
-
-def serve(run: RunFolder, transport: Transport, recipe: Mapping[str, Any]) -> None:
-    """As `pretrain`, at a server whose sites are reached by `transport`; `recipe` are the arguments of `pretrain`."""
-    task = task_of(recipe)
-    begun = begin(run, transport, task, "pretrain")
-    evaluation, notes = _evaluation(recipe["probe"], recipe["policy"])
-    begun.about["notes"] += notes
-    job = Job(task.algorithm, recipe["rounds"], evaluation, recipe["loggers"], task.seed)
-    sites = job.train_in(run, begun.local, transport, begun.about, sites=begun.sites)
-    finish(run, sites, begun.local, task.seed)
 
 
 @dataclass(frozen=True)
@@ -181,7 +168,7 @@ def finish(run: RunFolder, sites: Sites, local: LocalTrainer, seed: int) -> None
     print(_last_score(run.rounds()))
 
 
-def _evaluation(probe: Probe | None, policy: Policy) -> tuple[PeriodicEvaluation | None, list[str]]:
+def periodic_evaluation(probe: Probe | None, policy: Policy) -> tuple[PeriodicEvaluation | None, list[str]]:
     """The evaluation between rounds, where sites may send scores; else none, and a note that says so."""
     if probe is None or policy.allows_metrics:
         return None if probe is None else PeriodicEvaluation(EVALUATE, probe.every), []

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedcore.algorithms.properties import share_of
 from fedcore.algorithms.task import Task
+from fedcore.errors import InputError
 from fedcore.messages.agreement import Agreement, Facts
 from fedcore.runs.environment import versions
 from fedcore.runs.folder import RunFolder
@@ -27,6 +28,18 @@ class Begun:
     local: LocalTrainer
     about: dict[str, Any]
 
+    def require_tests(self, what: str) -> None:
+        """Raises InputError where no site has any; `what` they are called."""
+        if not self.sites.testing:
+            raise InputError(
+                f"no site has {what}, so nothing could be scored; give rows of a manifest the split 'test'"
+            )
+
+    @property
+    def training_images(self) -> dict[str, int]:
+        """Images that each site trains on, as its policy lets it be known."""
+        return {site: self.sites.facts[site].train for site in self.sites.training}
+
 
 def begin(run: RunFolder, transport: Transport, task: Task, command: str) -> Begun:
     """Asks the sites for their facts, agrees with them or continues under the agreement of the run's first start, and
@@ -34,6 +47,7 @@ def begin(run: RunFolder, transport: Transport, task: Task, command: str) -> Beg
 
     Raises:
         InputErrors: Sites do not fit one another, or the run; nothing was written.
+        InputError: No site has an image to train on.
     """
     run.prepare()
     if earlier := run.about() if run.rounds() else {}:
@@ -43,6 +57,10 @@ def begin(run: RunFolder, transport: Transport, task: Task, command: str) -> Beg
         sites = Sites.again(transport, known, agreement, run.name, run.digest)
     else:
         sites = Sites.of(transport, run.name, run.digest)
+    if not sites.training:
+        raise InputError(
+            "no site has training images that this recipe can use (of split 'train', with labels or masks)"
+        )
     module = task.module(sites.agreement)
     sites.require_same_module(checksum_of(module), versions())
     about = about_of(sites.facts, sites.agreement) | {"command": command}

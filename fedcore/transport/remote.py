@@ -17,6 +17,8 @@ from fedcore.messages.wire import answer_of, request_head
 
 LONGER = 1.5
 """Factor on the time that a late site took: its next limit."""
+MOST = 4.0
+"""Factor on the deadline: the longest limit of a site that has not answered."""
 _CHECK_SECONDS = 1.0
 
 
@@ -145,7 +147,7 @@ class Remote:
             if now - pending.since > limit:
                 at = "still worked on an earlier request" if pending.number is None else "gave no answer"
                 reasons[site] = f"it {at} after {limit:.0f} seconds"
-                self._limits[site] = 2 * limit
+                self._limits[site] = max(limit, min(2 * limit, MOST * deadline))
         return reasons
 
     def _lost_now(self) -> Mapping[str, str]:

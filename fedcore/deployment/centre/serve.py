@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from fedcore.config.recipe import read_recipe
 from fedcore.config.shared_recipe import SharedRecipe
-from fedcore.config.stages import STAGES, load_function, stage_of
+from fedcore.config.stages import server_of, stage_of
 from fedcore.config.trust import trusting
 from fedcore.deployment.centre.job_folder import JobFolder
 from fedcore.errors import InputError
@@ -38,5 +37,5 @@ def _train(folder: JobFolder, transport: Remote) -> None:
     recipe = read_recipe(stage_of(command), command, [str(folder.path / "recipe.yaml"), "--out", str(out)])
     shared = SharedRecipe.of(command, recipe.text)
     with RunFolder(out, recipe.text, resume=True, shared=shared.digest) as run:
-        require_approved(transport, shared, run)
-        load_function(STAGES[command].serve)(run, transport, recipe.build())
+        require_approved(transport, command, shared.text, shared.digest, run.name, bool(run.rounds()))
+        server_of(command)(run, transport, recipe.build())

@@ -1,5 +1,8 @@
-"""Sees a run through at the coordinator: the engine's job ends when a site's process dies, and a site that comes back gets
-no part in a running job; in both cases the job is started again and continues from the last committed round."""
+"""Sees a run through at the coordinator.
+
+The engine's job ends when a site's process dies, and a site that comes back gets no part in a running job. In both
+cases the job is started again, and continues from the last committed round.
+"""
 
 from __future__ import annotations
 
