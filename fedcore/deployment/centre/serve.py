@@ -17,8 +17,10 @@ from fedcore.transport.remote import Carrier, Remote, Restart
 
 def serve(folder: JobFolder, carrier: Carrier) -> None:
     """Does the job, and notes in its folder how it ended."""
+    printed = StringIO()
+    os.chdir(folder.arguments["folder"])
     try:
-        with trusting(*folder.arguments["trust"]):
+        with trusting(*folder.arguments["trust"]), redirect_stdout(printed):
             _train(folder, Remote(carrier))
     except Restart:
         folder.finish(ended="restart")
@@ -26,9 +28,8 @@ def serve(folder: JobFolder, carrier: Carrier) -> None:
         folder.finish(ended="failed", error=str(e))
     except KeyboardInterrupt:
         folder.finish(ended="stopped")
-        raise
     else:
-        folder.finish(ended="done")
+        folder.finish(ended="done", text=printed.getvalue())
 
 
 def _train(folder: JobFolder, transport: Remote) -> None:
