@@ -71,7 +71,8 @@ class JobFolder:
         return dict(noted["lost"])
 
     def finish(self, **result: Any) -> None:
-        """`ended`: done, restart, stopped or failed; `error`: what the command prints; `value`: a query's result."""
+        """`ended`: done, restart, stopped or failed;
+        `error` or `text`: what the command prints."""
         write_atomically(self.path / "result.json", json.dumps(result).encode(), durable=True)
 
     def result(self) -> dict[str, Any] | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fedcore.config.recipe import Recipe, read_recipe
@@ -55,7 +55,7 @@ def train_at(stage: str, words: Sequence[str], centre: Centre, names: Sequence[s
     sites = chosen_sites(centre, names)
     with RunFolder(out, recipe.text, recipe.resume, shared=shared.digest) as run:
         run.prepare()
-    arguments = {"out": str(out), "trust": list(trusted_packages()), "folder": os.getcwd()}
+    arguments = {"out": str(out), "trust": list(trusted_packages()), "folder": str(Path.cwd())}
 
     def new_folder() -> JobFolder:
         folder = JobFolder.create(centre.jobs / f"{uuid.uuid4().hex[:12]}", stage, sites, arguments)

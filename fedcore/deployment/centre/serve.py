@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 from fedcore.config.recipe import read_recipe
@@ -28,6 +31,9 @@ def serve(folder: JobFolder, carrier: Carrier) -> None:
         folder.finish(ended="failed", error=str(e))
     except KeyboardInterrupt:
         folder.finish(ended="stopped")
+    except Exception as e:
+        folder.finish(ended="failed", error=f"{type(e).__name__} in the server's process; see its log")
+        raise
     else:
         folder.finish(ended="done", text=printed.getvalue())
 
