@@ -25,6 +25,14 @@ STAGES = {
 }
 
 
+QUERIES = {
+    "probe": "fedssl.evaluation.command:probe_at",
+    "evaluate": "fedtune.evaluation.command:evaluate_at",
+    "generate audit": "fedgen.auditing.run:audit_at",
+}
+"""Commands that ask the sites of a finished run: functions of a transport and of the command's words."""
+
+
 def stage_in(words: Sequence[str]) -> str | None:
     """The stage that a command line starts with, if any."""
     return next((name for name in STAGES if list(words[: len(name.split())]) == name.split()), None)

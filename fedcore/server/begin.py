@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fedcore.algorithms.properties import share_of
 from fedcore.algorithms.task import Task
 from fedcore.errors import InputError
 from fedcore.messages.agreement import Agreement, Facts
+from fedcore.runs.communication import ANSWERS
 from fedcore.runs.environment import versions
 from fedcore.runs.folder import RunFolder
 from fedcore.runs.record import intact
@@ -51,10 +52,7 @@ def begin(run: RunFolder, transport: Transport, task: Task, command: str) -> Beg
     """
     run.prepare()
     if earlier := run.about() if run.rounds() else {}:
-        with intact(run.path / "run.json"):
-            known = {site: _facts(of) for site, of in dict(earlier.get("facts", {})).items()}
-            agreement = _agreement(earlier.get("agreement", {}))
-        sites = Sites.again(transport, known, agreement, run.name, run.digest)
+        sites = Sites.again(transport, *_earlier(run, earlier), run.name, run.digest)
     else:
         sites = Sites.of(transport, run.name, run.digest)
     if not sites.training:
@@ -78,3 +76,30 @@ def _facts(tree: Mapping[str, Any]) -> Facts:
 def _agreement(tree: Mapping[str, Any]) -> Agreement:
     values: dict[str, Any] = {name: tuple(of) if isinstance(of, list) else of for name, of in tree.items()}
     return Agreement(**values)
+
+
+def reopen(run: RunFolder, transport: Transport, digest: str) -> Sites:
+    """The sites of a finished run, to be asked more.
+
+    Args:
+        run: Folder of the run.
+        transport: The sites.
+        digest: Of the recipe that they have approved.
+
+    Raises:
+        InputError: The run has not finished, or was a simulation.
+        InputErrors: The images of a site have changed.
+    """
+    about = run.finished()
+    if not about.get("facts"):
+        raise InputError(f"{run.path} holds a simulated run, which has no sites on other machines; omit --at")
+    known, agreement = _earlier(run, about)
+    sites = Sites.again(transport, known, agreement, run.name, digest)
+    return replace(sites, counted=run.counted(), record=run.path / ANSWERS)
+
+
+def _earlier(run: RunFolder, about: Mapping[str, Any]) -> tuple[dict[str, Facts], Agreement]:
+    """What sites said when the run began, and what they agreed on."""
+    with intact(run.path / "run.json"):
+        known = {site: _facts(of) for site, of in dict(about.get("facts", {})).items()}
+        return known, _agreement(about.get("agreement", {}))

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedcore.config.recipe import Recipe, read_recipe
 from fedcore.config.shared_recipe import SharedRecipe
-from fedcore.config.stages import stage_of
+from fedcore.config.stages import QUERIES, STAGES, stage_of
 from fedcore.config.trust import trusted_packages
 from fedcore.deployment.centre.folder import Centre
 from fedcore.deployment.centre.job_folder import JobFolder
@@ -21,27 +21,8 @@ from fedcore.runs.folder import RunFolder
 from fedcore.runs.progress import Progress
 from fedcore.server.rounds import Rounds
 
-AT, SITES = "--at", "--sites"
 
-
-def split_at(words: Sequence[str]) -> tuple[list[str], str | None, list[str] | None]:
-    """The other words, the deployment, and the names of the sites; None where they are not given."""
-    rest, found = list[str](), dict[str, str]()
-    waiting = list(words)
-    while waiting:
-        word = waiting.pop(0)
-        name, equals, value = word.partition("=")
-        if name not in (AT, SITES):
-            rest.append(word)
-            continue
-        if not equals and not waiting:
-            raise InputError(f"{name} needs a value")
-        found[name] = value if equals else waiting.pop(0)
-    names = found[SITES].split(",") if SITES in found else None
-    return rest, found.get(AT), names
-
-
-def train_at(stage: str, words: Sequence[str], centre: Centre, names: Sequence[str] | None) -> Recipe:
+def train_at(stage: str, words: Sequence[str], deployment: str, names: Sequence[str] | None) -> Recipe:
     """Runs a stage at the sites of a deployment, or continues it.
 
     Raises:
@@ -52,13 +33,14 @@ def train_at(stage: str, words: Sequence[str], centre: Centre, names: Sequence[s
     rounds: Rounds = built["rounds"]
     shared = SharedRecipe.of(stage, recipe.text)
     out = recipe.out.absolute()
+    centre = Centre.open(Path(deployment))
     sites = chosen_sites(centre, names)
     with RunFolder(out, recipe.text, recipe.resume, shared=shared.digest) as run:
         run.prepare()
     arguments = {"out": str(out), "trust": list(trusted_packages()), "folder": str(Path.cwd())}
 
     def new_folder() -> JobFolder:
-        folder = JobFolder.create(centre.jobs / f"{uuid.uuid4().hex[:12]}", stage, sites, arguments)
+        folder = JobFolder.create(centre.jobs / uuid.uuid4().hex[:12], stage, sites, arguments)
         write_atomically(folder.path / "recipe.yaml", recipe.text.encode())
         return folder
 
@@ -66,6 +48,30 @@ def train_at(stage: str, words: Sequence[str], centre: Centre, names: Sequence[s
     with Progress(rounds.count, len(record.rounds())) as progress:
         supervise(centre, new_folder, sites, record, progress, rounds.min_sites)
     return recipe
+
+
+def query_at(words: Sequence[str], deployment: str, names: Sequence[str] | None) -> None:
+    """Asks the sites of a finished run, as `probe`, `evaluate` and `generate audit` do.
+
+    Raises:
+        InputError: It is no such command, or its arguments, the run, deployment or sites must be corrected.
+    """
+    command = next((name for name in QUERIES if list(words[: len(name.split())]) == name.split()), None)
+    if command is None:
+        raise InputError(f"--at is an option of {', '.join([*STAGES, *QUERIES])} and run, not of {words[0]!r}")
+    rest = list(words[len(command.split()) :])
+    if not rest or rest[0].startswith("-"):
+        raise InputError(f"{command} needs the folder of a run")
+    centre, run = Centre.open(Path(deployment)), RunFolder(Path(rest[0]))
+    run.finished()
+    trained_at = [name for name in chosen_sites(centre, names) if name in run.about().get("sites", {})]
+    arguments = {"words": rest, "trust": list(trusted_packages()), "folder": str(Path.cwd())}
+
+    def new_folder() -> JobFolder:
+        return JobFolder.create(centre.jobs / uuid.uuid4().hex[:12], command, trained_at, arguments)
+
+    with Progress(0) as progress:
+        supervise(centre, new_folder, trained_at, run, progress, len(trained_at))
 
 
 def supervise(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedcore.config.recipe import read_recipe
 from fedcore.config.shared_recipe import SharedRecipe
-from fedcore.config.stages import server_of, stage_of
+from fedcore.config.stages import QUERIES, load_function, server_of, stage_of
 from fedcore.config.trust import trusting
 from fedcore.deployment.centre.job_folder import JobFolder
 from fedcore.errors import InputError
@@ -24,7 +24,10 @@ def serve(folder: JobFolder, carrier: Carrier) -> None:
     os.chdir(folder.arguments["folder"])
     try:
         with trusting(*folder.arguments["trust"]), redirect_stdout(printed):
-            _train(folder, Remote(carrier))
+            if folder.command in QUERIES:
+                load_function(QUERIES[folder.command])(Remote(carrier), folder.arguments["words"])
+            else:
+                _train(folder, Remote(carrier))
     except Restart:
         folder.finish(ended="restart")
     except InputError as e:
