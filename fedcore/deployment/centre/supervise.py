@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from fedcore.deployment.centre.job_folder import JobFolder
 from fedcore.errors import InputError
@@ -21,7 +21,10 @@ FEWEST_PROGRESS = 5
 _ENDING_SECONDS = 120.0
 
 
+@runtime_checkable
 class Contact(Protocol):
+    """A site that is logged in."""
+
     @property
     def login(self) -> str:
         """Another one after the site was restarted."""
@@ -31,6 +34,7 @@ class Contact(Protocol):
         """Seconds since it was last heard."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What is used of an engine's administration."""
 
