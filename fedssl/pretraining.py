@@ -92,7 +92,7 @@ def pretrain(
     module = task.module(agreement)
     local = LocalTrainer(module, share_of(task.algorithm, module), visit)
     simulation = simulate_task(task, cohort, local, agreement, policy, run.path / "sites", run.digest)
-    evaluation, notes = _evaluation(probe, policy)
+    evaluation, notes = periodic_evaluation(probe, policy)
     about = summarize(cohort) | {"command": "pretrain"}
     about["notes"] = [*about["notes"], *notes]
     job = Job(task.algorithm, rounds, evaluation, loggers, seed)
@@ -168,7 +168,7 @@ def finish(run: RunFolder, sites: Sites, local: LocalTrainer, seed: int) -> None
     print(_last_score(run.rounds()))
 
 
-def _evaluation(probe: Probe | None, policy: Policy) -> tuple[PeriodicEvaluation | None, list[str]]:
+def periodic_evaluation(probe: Probe | None, policy: Policy) -> tuple[PeriodicEvaluation | None, list[str]]:
     """The evaluation between rounds, where sites may send scores; else none, and a note that says so."""
     if probe is None or policy.allows_metrics:
         return None if probe is None else PeriodicEvaluation(EVALUATE, probe.every), []

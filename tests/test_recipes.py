@@ -54,8 +54,11 @@ def stage_in_header(path: Path) -> str:
     return next(stage for stage in STAGES if f"fedpretrain {stage} {path.stem}" in header)
 
 
+LONG = ("latent_diffusion", "fcl", "diffusion_pairs", "demo_generate", "demo_pretrain", "demo_finetune")
+"""Recipes that run among the slow tests; those of the demo run in the demo too."""
 PIPELINES = [path for path in shipped().values() if command_of(path) == "run"]
 RECIPES = [path for path in shipped().values() if path not in PIPELINES]
+MARKED = [pytest.param(path, marks=[pytest.mark.slow] if path.stem in LONG else [], id=path.stem) for path in RECIPES]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
@@ -73,7 +76,7 @@ def run_small(path: Path, folder: Path, *words: str) -> None:
     assert stopped.value.code == 0
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", MARKED)
 def test_a_recipe_runs_two_rounds(path: Path, tmp_path: Path) -> None:
     words: list[str] = []
     if path.stem in NEEDS:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fedcore.cli.at import split_at
 from fedcore.cli.stages import run_stage
 from fedcore.config.stages import STAGES, load_function, stage_in
 from fedcore.config.trust import split_trust, trusting
@@ -81,8 +82,14 @@ def dispatch(name: str, rest: list[str]) -> int:
 
         print(f"fedpretrain {version('fedpretrain')}")
         return 0
-    if stage := stage_in([name, *rest]):
-        _train(stage, [name, *rest][len(stage.split()) :])
+    words, deployment, sites = split_at([name, *rest])
+    if stage := stage_in(words):
+        _train(stage, words[len(stage.split()) :], deployment, sites)
+        return 0
+    if deployment is not None and name != "run":
+        from fedcore.deployment.centre.remote_command import query_at
+
+        query_at(words, deployment, sites)
         return 0
     code: int | None = load_function(_import_path(name))(rest)
     return code or 0
@@ -100,11 +107,16 @@ def check_command(name: str, rest: list[str]) -> None:
     getattr(module, "check", lambda _: None)(rest)
 
 
-def _train(name: str, arguments: Sequence[str]) -> None:
+def _train(name: str, arguments: Sequence[str], deployment: str | None, sites: Sequence[str] | None) -> None:
     """Runs a stage, then prints where its result lies, what left the sites, and what usually follows."""
     from fedcore.runs.progress import within_a_step
 
-    recipe = run_stage(name, arguments)
+    if deployment is None:
+        recipe = run_stage(name, arguments)
+    else:
+        from fedcore.deployment.centre.remote_command import train_at
+
+        recipe = train_at(name, arguments, deployment, sites)
     print(f"result: {recipe.out}")
     print(_level_sentence(recipe.out))
     if not within_a_step():

@@ -87,6 +87,11 @@ def trusting(*packages: str, how: str | None = None) -> Iterator[None]:
             sys.path.remove(folder)
 
 
+def trusted_packages() -> tuple[str, ...]:
+    """The packages of this context."""
+    return tuple(sorted(_trusted.get()))
+
+
 def split_trust(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The arguments without `--trust`, and the packages that they trust: by `--trust`, or by class paths in them.
 

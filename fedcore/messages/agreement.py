@@ -23,6 +23,8 @@ class Facts(Message):
     """Pixels along each axis, 2 or 3 numbers."""
     mask_classes: int = field(metadata=WEIGHTS)
     """One more than the highest number in the site's masks; 0 where the recipe uses no masks."""
+    without_spacing: int = field(metadata=WEIGHTS)
+    """Test images whose files state no pixel size, as `policy.counts` lets it be known."""
     data: str = field(metadata=WEIGHTS)
     """Digest of the site's images: an exact resume needs the same ones."""
     versions: tuple[str, ...] = field(metadata=WEIGHTS)

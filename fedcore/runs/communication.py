@@ -58,6 +58,15 @@ class RoundRecord:
     refused: dict[str, str] = field(default_factory=dict)
     evaluation: dict[str, dict[str, float]] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, line: Mapping[str, Any]) -> RoundRecord:
+        """The inverse of `as_dict`."""
+        sites = {
+            site: SiteRecord(**{**of, "up": Bytes(**of["up"]), "down": Bytes(**of["down"])})
+            for site, of in line["sites"].items()
+        }
+        return cls(**{**line, "sites": sites})
+
     def sent(self, site: str, message: Message) -> None:
         """Books a message on its way down."""
         record = self.sites.setdefault(site, SiteRecord())

@@ -67,14 +67,14 @@ class Progress:
         self.last = "  ".join(f"{name} {value:.3f}" for name, value in means.items() if value is not None)
         self.bars.update(self.task, advance=1, note=self.last)
         for site, reason in record.refused.items():
-            self._say(f"round {record.round}: {site} left out: {reason}", "yellow")
+            self.say(f"round {record.round}: {site} left out: {reason}", "yellow")
         if not shown():
             trained = len(record.sites) - len(record.refused.keys() & record.sites.keys())
             of_all = f"{trained} of " if record.refused else ""
             parts = [f"{of_all}{len(record.sites)} sites", self.last, f"{record.seconds:.1f} s"]
-            self._say(f"{_step.get()}{record.round + 1} of {self.rounds} rounds: {'  '.join(filter(None, parts))}")
+            self.say(f"{_step.get()}{record.round + 1} of {self.rounds} rounds: {'  '.join(filter(None, parts))}")
 
-    def _say(self, line: str, style: str = "") -> None:
+    def say(self, line: str, style: str = "") -> None:
         if shown():
             self.bars.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from fedcore.messages.message import Empty, Message
 from fedcore.messages.request import BUILD, FACTS, Counted, Request
 from fedcore.messages.round import Round
 from fedcore.runs.communication import note
-from fedcore.server.agreement import agree
+from fedcore.server.agreement import agree, changed, misfit, require_same_versions
 from fedcore.server.validation import Sent, facts_error
 from fedcore.transport.base import Transport
 
@@ -38,6 +38,8 @@ class Sites:
     counted: dict[str, Counted] = field(default_factory=dict)
     on_request: Callable[[str], None] | None = None
     """Called with a site's name when a round or an evaluation turns to it (progress bars)."""
+    absent: frozenset[str] = frozenset()
+    """Sites of a run that continues, which did not answer at its new start."""
     record: Path | None = None
     """Where `query` books what is sent and answered outside of rounds (answers.jsonl)."""
 
@@ -51,22 +53,33 @@ class Sites:
         Raises:
             InputErrors: A site gave none, or sites do not fit one another.
         """
-        turn, facts, wrong = Round(0, 1, 0), dict[str, Facts](), []
-        requests = (Request(name, FACTS, Empty(), turn, run=run, recipe=recipe) for name in transport.names())
-        for answer in _one_each(transport.ask(requests), transport.names()):
-            if isinstance(answer, Refusal):
-                wrong.append(f"{answer.site}: {answer.reason}")
-            elif not isinstance(answer.message, Facts):
-                wrong.append(f"{answer.site}: it sent no facts")
-            elif error := facts_error(answer.message):
-                wrong.append(f"{answer.site}: {error}")
-            else:
-                facts[answer.site] = answer.message
+        facts, wrong = _facts(transport, run, recipe)
         if not transport.names():
             raise InputError("there are no sites; at least one must take part")
         if wrong:
-            raise InputErrors("sites that cannot take part", wrong)
+            raise InputErrors("sites that cannot take part", [f"{site}: {reason}" for site, reason in wrong.items()])
         return cls(transport, facts, agree(facts, classes), run, recipe, record=record)
+
+    @classmethod
+    def again(
+        cls, transport: Transport, earlier: Mapping[str, Facts], agreement: Agreement, run: str = "", recipe: str = ""
+    ) -> Sites:
+        """The sites of a run that continues, under the agreement that it began with.
+
+        Sites that do not answer now may answer in a later round, so what they said `earlier` stands. Sites may be new.
+
+        Raises:
+            InputErrors: A site's images have changed, a new site does not fit the agreement, or one gave no facts.
+        """
+        facts, absent = _facts(transport, run, recipe)
+        wrong = [f"{site}: {reason}" for site, reason in absent.items() if site not in earlier]
+        for site, found in facts.items():
+            if error := changed(found, earlier[site]) if site in earlier else misfit(found, agreement):
+                wrong.append(f"{site}: {error}")
+        if wrong:
+            raise InputErrors("sites that cannot continue the run", wrong)
+        require_same_versions(facts)
+        return cls(transport, {**earlier, **facts}, agreement, run, recipe, absent=frozenset(absent))
 
     def names(self) -> list[str]:
         return list(self.facts)
@@ -114,7 +127,8 @@ class Sites:
     def require_same_module(self, checksum: str, versions: Sequence[str]) -> None:
         """Raises InputErrors where a site has built another module from the recipe than the server."""
         differing = []
-        for answer in self.query(BUILD, Empty(), self.names(), Round(0, 1, 0), Built):
+        present = [name for name in self.names() if name not in self.absent]
+        for answer in self.query(BUILD, Empty(), present, Round(0, 1, 0), Built):
             if isinstance(answer, Refusal):
                 differing.append(f"{answer.site}: {answer.reason}")
             elif answer.message.checksum != checksum:
@@ -134,6 +148,22 @@ class Sites:
         if self.on_request is not None:
             self.on_request(name)
         return Request(name, word, down, turn, self.counted.get(name), self.agreement, self.run, self.recipe)
+
+
+def _facts(transport: Transport, run: str, recipe: str) -> tuple[dict[str, Facts], dict[str, str]]:
+    """What sites say of their images, and why others say nothing that can be used."""
+    facts, wrong = dict[str, Facts](), dict[str, str]()
+    requests = (Request(name, FACTS, Empty(), Round(0, 1, 0), run=run, recipe=recipe) for name in transport.names())
+    for answer in _one_each(transport.ask(requests), transport.names()):
+        if isinstance(answer, Refusal):
+            wrong[answer.site] = answer.reason
+        elif not isinstance(answer.message, Facts):
+            wrong[answer.site] = "it sent no facts"
+        elif error := facts_error(answer.message):
+            wrong[answer.site] = error
+        else:
+            facts[answer.site] = answer.message
+    return facts, wrong
 
 
 def _one_each(answers: Iterable[Answer], names: Sequence[str]) -> Iterator[Answer]:

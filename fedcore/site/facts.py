@@ -23,8 +23,8 @@ def facts_of(
         data: Digest of its images.
         val: Number of validation images.
     """
-    held = 0 if test is None else len(test)
+    held, unknown = (0, 0) if test is None else (len(test), test.without_spacing)
     return Facts(
         policy.counted(len(train)), policy.counted(val), policy.counted(held), classes, train.channels, train.space,
-        mask_classes, data, versions(),
+        mask_classes, policy.counted(unknown), data, versions(),
     )  # fmt: skip

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
+
+from fedcore.config.shared_recipe import SharedRecipe
 
 from fedcore.algorithms.properties import share_of
 from fedcore.config.recipe import read_recipe
 from fedcore.errors import InputError
-from fedcore.messages.message import Empty, Weights
+from fedcore.messages.message import Empty, Weights, weights_of
 from fedcore.messages.round import Round
 from fedcore.messages.tensors import Tensors
 from fedcore.models.base import Encoder
 from fedcore.models.encoder_store import find_encoder, load_encoder
+from fedcore.runs.checkpoint import Checkpoint
 from fedcore.runs.communication import ANSWERS
 from fedcore.runs.folder import RunFolder
+from fedcore.server.begin import reopen
 from fedcore.server.sites import Sites
 from fedcore.tables import terminal, text_table
 from fedcore.training.local_trainer import LocalTrainer
+from fedcore.transport.base import Transport
 from fedcore.transport.read_images import read_images
 from fedcore.transport.simulation import agreed, simulate_task
 from fedssl.evaluation.probe import SHARED
+from fedssl.methods.base import Method
 from fedssl.pretraining import PROBE, pretrain, task_of
 
 USAGE = """usage: fedpretrain probe RUN [--data.manifest other.csv] [--KEY VALUE ...]
@@ -49,13 +55,7 @@ def probe(path: Path, overrides: Sequence[str] = ()) -> Table:
     Raises:
         InputError: There is no finished pretraining run, its encoder does not fit the images, or a site declined.
     """
-    run = RunFolder(path)
-    if run.about().get("command") != "pretrain":
-        raise InputError(f"probe takes a pretrain run, {path} holds {run.about().get('command', 'no run')}")
-    run.require_own()
-    run.finished()
-    recipe = read_recipe(pretrain, "probe", [str(path / "recipe.yaml"), *overrides]).build()
-    recipe["policy"].require_metrics("a probe")
+    run, recipe = _finished(path, overrides)
     cohort = read_images(recipe["data"])
     agreement, task = agreed(cohort), task_of(recipe)
     module = task.module(agreement)
@@ -63,16 +63,52 @@ def probe(path: Path, overrides: Sequence[str] = ()) -> Table:
     simulation = simulate_task(task, cohort, local, agreement, recipe["policy"], path / "sites", run.digest)
     sites = Sites.of(simulation, run.name, run.digest, record=path / ANSWERS)
     sites.counted = run.counted()
-    weights = _weights(path, local, sites.training)
-    turn = Round(0, 1, recipe["seed"])
-    answers = sites.query_all(PROBE, Weights(weights), sites.training, turn, Empty, "probed")
+    return _table(sites, _weights(path, local, sites.training), recipe["seed"])
+
+
+def probe_at(transport: Transport, words: Sequence[str]) -> None:
+    """As `command`, of a run whose sites are reached by `transport`."""
+    path = Path(words[0])
+    run, recipe = _finished(path, words[1:])
+    text = (path / "recipe.yaml").read_text(encoding="utf-8")
+    sites = reopen(run, transport, SharedRecipe.of("pretrain", text).digest)
+    task = task_of(recipe)
+    module = task.module(sites.agreement)
+    local = LocalTrainer(module, share_of(task.algorithm, module), recipe["visit"])
+    if is_shared(module, local.share):
+        load_encoder(find_encoder(path), module.encoder)
+    else:
+        state = Checkpoint.open(path / "state").restore(task.algorithm.start(local))
+        local.load(weights_of(state))
+    show(_table(sites, local.shared(), recipe["seed"]))
+
+
+def _finished(path: Path, overrides: Sequence[str]) -> tuple[RunFolder, dict[str, Any]]:
+    """A finished pretraining run, and what its recipe with the overrides builds."""
+    run = RunFolder(path)
+    if run.about().get("command") != "pretrain":
+        raise InputError(f"probe takes a pretrain run, {path} holds {run.about().get('command', 'no run')}")
+    run.require_own()
+    run.finished()
+    recipe = read_recipe(pretrain, "probe", [str(path / "recipe.yaml"), *overrides]).build()
+    recipe["policy"].require_metrics("a probe")
+    return run, recipe
+
+
+def _table(sites: Sites, weights: Tensors, seed: int) -> Table:
+    answers = sites.query_all(PROBE, Weights(weights), sites.training, Round(0, 1, seed), Empty, "probed")
     return {answer.site: answer.metrics | {TRAINED: float(answer.examples)} for answer in answers}
+
+
+def is_shared(module: Method, share: tuple[str, ...]) -> bool:
+    """Whether the whole encoder travels, so that the federation has one."""
+    return all(f"encoder.{name}".startswith(share) for name in module.encoder.state_dict())
 
 
 def _weights(path: Path, local: LocalTrainer, names: Sequence[str]) -> Tensors:
     """The run's encoder; of one that is no site's alone, what sites share of it, the rest being in their memories."""
     encoder = cast(Encoder, local.module.encoder)
-    if all(f"encoder.{name}".startswith(local.share) for name in encoder.state_dict()):
+    if is_shared(cast(Method, local.module), local.share):
         load_encoder(find_encoder(path), encoder)
         return local.shared()
     owners = sorted(folder.parent.name for folder in path.glob("sites/*/encoder"))

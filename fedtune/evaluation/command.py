@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedcore.config.shared_recipe import SharedRecipe
+
 from fedcore.algorithms.base import Visitor
 from fedcore.algorithms.properties import share_of
 from fedcore.config.recipe import read_recipe
+from fedcore.config.stages import stage_of, task_maker
 from fedcore.data.cohort import Cohort, with_classes
 from fedcore.data.dataset import Images
 from fedcore.data.findings import with_findings
@@ -18,9 +21,11 @@ from fedcore.privacy.policy import Policy
 from fedcore.runs.classifiers import SEGMENTER, about_of, trained
 from fedcore.runs.communication import ANSWERS
 from fedcore.runs.folder import RunFolder
+from fedcore.server.begin import reopen
 from fedcore.server.sites import Sites
 from fedcore.site.allowed import require_allowed
 from fedcore.training.local_trainer import LocalTrainer
+from fedcore.transport.base import Transport
 from fedcore.transport.read_images import read_images
 from fedcore.transport.simulation import agreed, simulate
 from fedtune.classification.finetuning import finetune, labelled_tests
@@ -30,6 +35,7 @@ from fedtune.evaluation.classification import ClassificationScores, evaluate_cla
 from fedtune.evaluation.native_grid import require_files
 from fedtune.evaluation.scores_file import print_scores
 from fedtune.evaluation.segmentation import SegmentationScores, distance_unit, evaluate_segmenter
+from fedtune.segmentation.serve import unit_of
 from fedtune.segmentation.training import scoring_grid, segment
 from fedtune.segmentation.training import task_of as segmentation_task
 from fedtune.segmentation.training_masks import count_mask_classes, with_masks
@@ -65,7 +71,12 @@ def evaluate_run(run: RunFolder, overrides: Sequence[str] = ()) -> Classificatio
     Raises:
         InputError: There is no such run, or the images do not fit its model.
     """
-    stage = run.about().get("command", "no run")
+    return (_evaluate_classifier if _stage(run) == "finetune" else _evaluate_segmenter)(run, overrides)
+
+
+def _stage(run: RunFolder) -> str:
+    """Of a finished run that can be evaluated."""
+    stage = str(run.about().get("command", "no run"))
     run.require_own()
     if stage not in ("finetune", "segment"):
         raise InputError(
@@ -73,7 +84,7 @@ def evaluate_run(run: RunFolder, overrides: Sequence[str] = ()) -> Classificatio
             "see fedpretrain report"
         )
     run.finished()
-    return (_evaluate_classifier if stage == "finetune" else _evaluate_segmenter)(run, overrides)
+    return stage
 
 
 def _evaluate_classifier(run: RunFolder, overrides: Sequence[str]) -> ClassificationScores:
@@ -104,6 +115,26 @@ def _evaluate_segmenter(run: RunFolder, overrides: Sequence[str]) -> Segmentatio
     sites = _sites(run, local, task.words(agreement, module), tests, policy, "test images with masks")
     how = (scoring_grid(settings["native_grid"], cohort.size), distance_unit(tests), settings["hd95_missing"])
     return evaluate_segmenter(sites, local.shared(), seed, policy, *how)
+
+
+def evaluate_at(transport: Transport, words: Sequence[str]) -> None:
+    """As `command`, of a run whose sites are reached by `transport`."""
+    run = RunFolder(Path(words[0]))
+    stage = _stage(run)
+    settings = _settings(stage_of(stage), run, words[1:]) | {"pretrained": None}
+    text = (run.path / "recipe.yaml").read_text(encoding="utf-8")
+    sites = reopen(run, transport, SharedRecipe.of(stage, text).digest)
+    task, policy, seed = task_maker(stage)(settings), settings["policy"], settings["seed"]
+    module = trained(run, lambda: task.module(sites.agreement), *([SEGMENTER] if stage == "segment" else []))
+    weights = LocalTrainer(module, share_of(task.algorithm, module), task.visit).shared()
+    if stage == "segment":
+        grid = scoring_grid(settings["native_grid"], sites.agreement.size)
+        how = (grid, unit_of(sites), settings["hd95_missing"])
+        segmentation.print_scores(evaluate_segmenter(sites, weights, seed, policy, *how))
+    else:
+        grades = task.grades(sites.agreement, module)
+        scores = evaluate_classifier(sites, weights, seed, policy, grades, settings["per_patient"])
+        print_scores(scores, run.about()["classes"])
 
 
 def _settings(stage: Callable[..., None], run: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:

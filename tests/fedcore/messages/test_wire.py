@@ -87,5 +87,5 @@ def test_infinite_weights_pass_here_and_are_the_servers_to_reject() -> None:
 
 
 def test_facts_return_as_they_were() -> None:
-    facts = Facts(12, 0, 3, ("cat", "dog"), 1, (8, 8), 0, "a1b2", ("torch 2.11",))
+    facts = Facts(12, 0, 3, ("cat", "dog"), 1, (8, 8), 0, 3, "a1b2", ("torch 2.11",))
     assert answered(replace(ANSWER, message=facts)).message == facts

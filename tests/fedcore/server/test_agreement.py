@@ -13,7 +13,7 @@ OURS = ("fedpretrain 0.1.0", "torch 2.11.0")
 
 def facts(**values: Any) -> Facts:
     said = {"train": 8, "val": 0, "test": 2, "classes": ("cat", "dog"), "channels": 1, "size": (8, 8)}
-    return Facts(**{**said, "mask_classes": 0, "data": "", "versions": OURS, **values})
+    return Facts(**{**said, "mask_classes": 0, "without_spacing": 0, "data": "", "versions": OURS, **values})
 
 
 def complaint(*said: Facts, classes: tuple[str, ...] = ()) -> InputErrors:

@@ -67,6 +67,7 @@ def test_planted_copies_are_on_the_page_with_their_training_image_and_nowhere_el
     assert page.count('alt="synthetic image 5"') >= 1
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_the_set_when_images_are_left_out(one_run: Path, drawn: Path) -> None:
     plant(drawn, 5, "hospital_1", 7)
     plant(drawn, 9, "hospital_1", 8)
@@ -74,6 +75,7 @@ def test_numbers_are_those_of_the_set_when_images_are_left_out(one_run: Path, dr
     assert int(kept(one_run, "hospital_1")["pixels_numbers"][0]) == 9
 
 
+@pytest.mark.slow
 def test_the_run_keeps_the_last_audit_without_paths(one_run: Path, drawn: Path) -> None:
     audit(one_run, drawn)
     of_run = json.loads((one_run / "audit.json").read_text())

@@ -63,6 +63,7 @@ def test_a_set_that_is_not_fit_for_use_needs_its_own_option(one_run: Path, drawn
     )
 
 
+@pytest.mark.slow
 def test_copies_of_one_class_are_not_dropped_in_a_large_set(one_run: Path, drawn: Path, tmp_path: Path) -> None:
     """3 of 64 are less than 5 %, and 3 of 16."""
     ring = [image for image in SyntheticSet.open(drawn).images if image.label == "ring"]
@@ -96,6 +97,7 @@ def test_many_copies_are_not_dropped(one_run: Path, drawn: Path, tmp_path: Path)
         release(drawn, tmp_path / "out", drop=True)
 
 
+@pytest.mark.slow
 def test_the_datasheet_names_a_forced_release(one_run: Path, drawn: Path, tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"has no valid audit record \(.*is missing\); first: fedpretrain generate audit RUN"

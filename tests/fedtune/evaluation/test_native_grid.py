@@ -93,6 +93,7 @@ def test_both_grids_are_equal_without_resizing(tmp_path: Path) -> None:
     assert native == fitted
 
 
+@pytest.mark.slow
 def test_evaluate_on_the_native_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = Phantoms(sites=2, images_per_site=24).write(tmp_path / "pictures", 48)
     fitted = scores(manifest, tmp_path / "run", "--data.size", "32", "--native_grid", "false")

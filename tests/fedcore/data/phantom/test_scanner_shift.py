@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -23,6 +24,7 @@ def balanced_accuracy(guess: Tensor, truth: Tensor) -> float:
     return float(torch.stack([(guess[truth == k] == k).float().mean() for k in range(4)]).mean())
 
 
+@pytest.mark.slow
 def test_a_model_of_one_hospital_is_worse_on_the_others() -> None:
     sites = Phantoms(images_per_site=240).cohort(64).sites
     home = sites["hospital_1"].select("train")

@@ -1,0 +1,1 @@
+"""The coordinating centre: its folder, its commands, and runs on a deployment."""
