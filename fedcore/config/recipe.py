@@ -9,7 +9,6 @@ import json
 import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,8 +18,9 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_pa
 
 from fedcore.config.arguments import require_seeds
 from fedcore.config.options import option_names
-from fedcore.config.recipe_errors import explain, first_reason, keys_of, unknown_key
-from fedcore.config.recipe_files import command_of, find
+from fedcore.config.recipe_errors import explain, first_reason
+from fedcore.config.recipe_faults import misplaced, require_valid
+from fedcore.config.recipe_files import find
 from fedcore.config.trust import guard, running_trusted
 from fedcore.errors import InputError, InputErrors
 from fedcore.files.reading import parse_yaml, read_utf8
@@ -107,23 +107,53 @@ def read_recipe(stage: Callable[..., Any], name: str, arguments: Sequence[str]) 
     tree = {}
     if path:
         tree = _read_tree(path)
-        if _misplaced(parser, tree):
-            _require_valid(parser, tree, path, name)
+        if misplaced(parser, tree):
+            require_valid(parser, tree, path, name)
         # The content is parsed rather than the file: jsonargparse would change to the folder of the file.
         at = arguments.index("--config")
-        arguments[at : at + 2] = [f"--config={json.dumps(tree, default=str, ensure_ascii=False)}"]
+        arguments[at : at + 2] = [_config_option(tree)]
     _drop_defaults_of_other_classes(parser, tree, arguments)
     try:
         with running_trusted():
             config = parser.parse_args(arguments)
     except (argparse.ArgumentError, ImportError) as e:
         if path:
-            _require_valid(parser_of(stage, name), tree, path, name)
+            require_valid(parser_of(stage, name), tree, path, name)
         _import_all("fedcore", stage.__module__.partition(".")[0])
         raise InputError(explain(str(e), option_names(parser, tree | _typed_classes(arguments)))) from e
     require_seeds(config)
     config.out = config.out or str(Path("checkpoints") / (path.stem if path else name.split()[0]))
     return Recipe(parser, config, parser.dump(config, skip_unset=False))
+
+
+def recipe_from(stage: Callable[..., Any], name: str, tree: dict[str, Any], where: str) -> Recipe:
+    """The recipe with these keys and values, and with defaults for all others.
+
+    Args:
+        stage: Function of the command.
+        name: Its name.
+        tree: Plain keys and values; class paths are imported if their packages are trusted.
+        where: What an error message calls the recipe.
+
+    Raises:
+        InputErrors: All errors.
+    """
+    parser = parser_of(stage, name)
+    if misplaced(parser, tree):
+        require_valid(parser, tree, where, name)
+    _drop_defaults_of_other_classes(parser, tree, ())
+    try:
+        with running_trusted():
+            config = parser.parse_args([_config_option(tree)])
+    except (argparse.ArgumentError, ImportError) as e:
+        require_valid(parser_of(stage, name), tree, where, name)
+        raise InputErrors(where, [explain(str(e), option_names(parser, tree))]) from e
+    require_seeds(config)
+    return Recipe(parser, config, parser.dump(config, skip_unset=False))
+
+
+def _config_option(tree: Mapping[str, Any]) -> str:
+    return f"--config={json.dumps(tree, default=str, ensure_ascii=False)}"
 
 
 def _import_all(*packages: str) -> None:
@@ -181,62 +211,3 @@ def _read_tree(path: Path) -> dict[str, Any]:
         found = "nothing" if tree is None else f"a {type(tree).__name__}"
         raise InputError(f"{path} must hold keys and values, found {found}")
     return tree
-
-
-def _misplaced(parser: ArgumentParser, tree: Mapping[str, Any]) -> list[str]:
-    """Errors of the file that jsonargparse does not report."""
-    found = [
-        f"{key} must hold keys and values, found {tree[key]!r}"
-        for key in parser.groups or ()
-        if not isinstance(tree.get(key, {}), dict)
-    ]
-    if "config" in tree:
-        found.append("unknown option 'config'; a recipe cannot include another one")
-    return found
-
-
-def _require_valid(parser: ArgumentParser, tree: Mapping[str, Any], path: Path, name: str) -> None:
-    """Raises InputErrors with all errors of the file: what is wrong is removed, key by key, until the rest is valid."""
-    faults, rest, errors = _misplaced(parser, tree), deepcopy(dict(tree)), list[str]()
-    rest.pop("config", None)
-    while True:
-        try:
-            with running_trusted():
-                parser.parse_object(rest)
-            break
-        except (argparse.ArgumentError, ImportError) as e:
-            errors.append(str(e))
-            key = unknown_key(str(e)) or ".".join(keys_of(str(e)))
-            if not key or not _remove(rest, key.split(".")):
-                break
-    if errors or faults:
-        _require_own_recipe(path, name)
-        options = option_names(parser, rest)
-        raise InputErrors(str(path), [*faults, *(explain(text, options) for text in errors)])
-
-
-def _require_own_recipe(path: Path, name: str) -> None:
-    """Raises InputError if the header of the recipe names another command."""
-    if (other := command_of(path)) and other != name:
-        raise InputError(
-            f"{path.stem} is a recipe for {other!r}, not for {name!r}; run: fedpretrain {other} {path.stem} ..."
-        )
-
-
-def _remove(tree: Any, path: list[str]) -> bool:
-    """Deletes a key by its path, which has no list indices; `init_args` may be missing in the path or in the tree."""
-    head, *rest = path
-    if isinstance(tree, list):
-        return any(_remove(item, path) for item in tree)
-    if not isinstance(tree, dict):
-        return False
-    if head == "init_args" and head not in tree:
-        return _remove(tree, rest)
-    if head not in tree and "init_args" in tree:
-        return _remove(tree["init_args"], path)
-    if head not in tree:
-        return tree.pop(".".join(path), None) is not None
-    if not rest:
-        del tree[head]
-        return True
-    return _remove(tree[head], rest)

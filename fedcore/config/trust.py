@@ -31,6 +31,8 @@ _PACKAGE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _CLASS_PATH = re.compile(r"(?<![\w./~-])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+(?![\w./-])")
 _DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 _trusted: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset())
+_how: ContextVar[str] = ContextVar("how", default=f"add {OPTION} {{}}")
+"""How a package is trusted, for error messages."""
 _once_trusted: frozenset[str] = frozenset()
 """jsonargparse keeps its allow list, so packages that are no longer trusted are denied explicitly."""
 
@@ -56,11 +58,15 @@ def guard() -> None:
 
 
 @contextmanager
-def trusting(*packages: str) -> Iterator[None]:
+def trusting(*packages: str, how: str | None = None) -> Iterator[None]:
     """In this context, files may also name classes of these packages.
 
     A package that is not installed is imported from the current folder, which is last on the path, so that it shadows
     nothing.
+
+    Args:
+        packages: Names of packages.
+        how: What an error message advises for another package, `{}` for its name; None: the option.
 
     Raises:
         InputError: A name is not a package name.
@@ -70,11 +76,13 @@ def trusting(*packages: str) -> Iterator[None]:
             raise InputError(f"{OPTION} needs the name of a Python package, such as my_package, got {name!r}")
     here = [str(Path.cwd())] if any(_in_current_folder(name) for name in packages) else []
     token = _trusted.set(_trusted.get() | {*packages})
+    advice = _how.set(how or _how.get())
     sys.path += here
     try:
         yield
     finally:
         _trusted.reset(token)
+        _how.reset(advice)
         for folder in here:
             sys.path.remove(folder)
 
@@ -162,7 +170,7 @@ def denied_import(text: str) -> str | None:
         return module_not_found(package)
     return (
         f"{found[1]} is code of the package {package!r}, not of fedpretrain, and was not run; "
-        f"if you trust that package, add {OPTION} {package}"
+        f"if you trust that package, {_how.get().format(package)}"
     )
 
 

@@ -56,14 +56,15 @@ def parse_json(text: str) -> Any:
     return found
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str, anchors: bool = True) -> Any:
     """Parses YAML with plain values only.
 
     Raises:
-        ValueError: It is not YAML, has tags of objects, or is beyond the limits.
+        ValueError: It is not YAML, has tags of objects, or is beyond the limits; or, if they are not allowed, it has
+            anchors.
     """
     try:
-        require_yaml_limits(text)
+        require_yaml_limits(text, anchors)
         found = yaml.load(text, _LOADER)
     except yaml.MarkedYAMLError as e:
         line = f"line {e.problem_mark.line + 1}: " if e.problem_mark else ""
@@ -127,13 +128,15 @@ def _inside(value: Any) -> Iterator[Any]:
         yield from value
 
 
-def require_yaml_limits(text: str) -> None:
+def require_yaml_limits(text: str, anchors_allowed: bool = True) -> None:
     """Raises ValueError for YAML beyond the limits before it is built; an alias counts as the values it expands to."""
     sizes: dict[str, int] = {}
     above: list[int] = []
     anchors: list[str | None] = []
     size = 0
     for event in yaml.parse(text, _LOADER):
+        if not anchors_allowed and getattr(event, "anchor", None):
+            raise LimitExceeded("it has anchors or aliases, which are not allowed here")
         if isinstance(event, yaml.AliasEvent):
             # An alias inside its own anchor would never end.
             size += sizes.get(str(event.anchor), MOST_VALUES)

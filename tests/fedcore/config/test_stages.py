@@ -26,7 +26,7 @@ def built(name: str, *words: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_task_has_the_settings_of_its_recipe(name: str) -> None:
-    recipe = built(name, "--algorithm", "fedcore.algorithms.fedprox.FedProx")
+    recipe = built(name, "--algorithm", "fedcore.algorithms.fedbn.FedBN")
     task: Any = task_maker(name)(recipe)
     assert isinstance(task, Task)
     same = {field.name for field in fields(task)} & recipe.keys() - {"probe"}
