@@ -79,7 +79,7 @@ class Remote:
         """All sites work at the same time.
 
         Raises:
-            Restart: See `Carrier.lost`; only before the first request is sent.
+            Restart: See `Carrier.lost`; the round is not counted and is repeated with all sites.
         """
         lost = self.carrier.lost()
         open_, order, early = dict[str, _Pending](), list[str](), dict[str, Answer]()
@@ -120,7 +120,7 @@ class Remote:
                 del open_[site]
             else:
                 self._came_late(number, open_)
-        reasons = {**self._lost_now(), **self._overdue(open_, deadline)}
+        reasons = {**self.carrier.lost(), **self._overdue(open_, deadline)}
         for site in [site for site in open_ if site in reasons]:
             pending = open_.pop(site)
             if pending.number is not None:
@@ -149,12 +149,6 @@ class Remote:
                 reasons[site] = f"it {at} after {limit:.0f} seconds"
                 self._limits[site] = max(limit, min(2 * limit, MOST * deadline))
         return reasons
-
-    def _lost_now(self) -> Mapping[str, str]:
-        try:
-            return self.carrier.lost()
-        except Restart:  # once this round has ended
-            return {}
 
 
 def _read(site: str, data: bytes | str) -> Answer:

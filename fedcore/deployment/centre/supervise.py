@@ -18,6 +18,8 @@ SILENT = 60.0
 """Seconds without a sign of a site until it counts as lost; it signals every few seconds."""
 FEWEST_PROGRESS = 5
 """Starts of the job without a new round until the run is given up."""
+PATIENT = 2
+"""Times that a round is repeated because a site comes back; then the round ends without it."""
 _ENDING_SECONDS = 120.0
 
 
@@ -63,6 +65,10 @@ class Supervisor:
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
     _contacts: Mapping[str, Contact] = field(default_factory=dict)
+    _starts: int = 0
+    """Starts since the last new round."""
+    _before: int = 0
+    """Rounds when the job was started."""
     _noted: tuple[dict[str, str], list[str]] = field(default_factory=lambda: ({}, []))
 
     def run(self) -> dict[str, Any]:
@@ -73,9 +79,9 @@ class Supervisor:
             KeyboardInterrupt: It was stopped; the job was ended.
         """
         self._require_all()
-        starts = 0
+        self._starts = 0
         while True:
-            before = self.rounds()
+            before = self._before = self.rounds()
             result = self._one_job()
             match result.get("ended"):
                 case "done":
@@ -88,10 +94,10 @@ class Supervisor:
                     self.say("a site is back; the run continues with it")
                 case _:
                     self.say("the engine ended the job; the run continues from its last complete round")
-            starts = 0 if self.rounds() > before else starts + 1
-            if starts == FEWEST_PROGRESS:
+            self._starts = 0 if self.rounds() > before else self._starts + 1
+            if self._starts == FEWEST_PROGRESS:
                 raise InputError(
-                    f"the run was started {starts} times and completed no further round; see the logs of server and "
+                    f"the run was started {self._starts} times and completed no further round; see the logs of server and "
                     "sites, then continue it with --resume true"
                 )
             self._wait_for_enough()
@@ -156,7 +162,9 @@ class Supervisor:
                 lost[site] = "it is not connected"
             elif first is None or contact.login != first.login:
                 lost[site] = "it was restarted"
-        returned = [site for site, reason in lost.items() if reason == "it was restarted"]
+        # A site that is restarted again and again does not hold up the others: then a round is completed without it.
+        waits = self._starts >= PATIENT and self.rounds() == self._before
+        returned = [site for site, reason in lost.items() if reason == "it was restarted" and not waits]
         if (lost, returned) != self._noted:
             folder.note_sites(lost, returned)
             self._noted = (lost, returned)

@@ -142,12 +142,13 @@ def test_a_site_lost_while_it_works_is_not_waited_for() -> None:
     assert refused(list(answers)) == {"c": "it is not connected"}
 
 
-def test_a_restart_waits_for_the_end_of_the_round() -> None:
-    remote, carrier = remote_of()
+def test_a_restart_ends_the_round_which_is_repeated_with_all_sites() -> None:
+    remote, carrier = remote_of(b=5.0)
     answers = remote.ask(requests())
     next(answers)
     carrier.restart = True
-    assert not refused(list(answers))
+    with pytest.raises(Restart):
+        list(answers)
     with pytest.raises(Restart):
         ask(remote)
     assert len(carrier.sent) == 3

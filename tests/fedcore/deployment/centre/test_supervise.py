@@ -149,6 +149,19 @@ def test_a_site_that_comes_back_takes_part_again(tmp_path: Path) -> None:
     assert not script.submitted[1].lost()
 
 
+def test_a_site_that_restarts_again_and_again_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    logins = count(2)
+
+    def restarted(script: Script) -> None:
+        script.contacts["b"] = Seen(f"b-{next(logins)}")
+
+    job: list[Step] = [restarted, nothing, server_looks]
+    run, script = supervisor(tmp_path, [*job], [*job], [*job, a_round, nothing, server_looks], [a_round, done])
+    assert run.run()["ended"] == "done"
+    assert script.rounds == 2
+    assert script.submitted[2].result() == {"ended": "restart"}
+
+
 def test_the_server_is_told_who_is_lost(tmp_path: Path) -> None:
     found: list[dict[str, str]] = []
     look: Step = lambda script: found.append(script.folder.lost())  # noqa: E731
