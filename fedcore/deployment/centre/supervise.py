@@ -76,7 +76,7 @@ class Supervisor:
 
         Raises:
             InputError: A site of a new run is not connected, or the run ended with an error, or makes no progress.
-            KeyboardInterrupt: It was stopped; the job was ended.
+            KeyboardInterrupt: Of the coordinator; the job was ended.
         """
         self._require_all()
         self._starts = 0
@@ -88,8 +88,6 @@ class Supervisor:
                     return result
                 case "failed":
                     raise InputError(result["error"])
-                case "stopped":
-                    raise KeyboardInterrupt
                 case "restart":
                     self.say("a site is back; the run continues with it")
                 case _:
@@ -97,8 +95,8 @@ class Supervisor:
             self._starts = 0 if self.rounds() > before else self._starts + 1
             if self._starts == FEWEST_PROGRESS:
                 raise InputError(
-                    f"the run was started {self._starts} times and completed no further round; see the logs of server and "
-                    "sites, then continue it with --resume true"
+                    f"the run was started {self._starts} times and completed no further round; see the logs of server "
+                    "and sites, then continue it with --resume true"
                 )
             self._wait_for_enough()
 
@@ -114,12 +112,14 @@ class Supervisor:
             )
 
     def _wait_for_enough(self) -> None:
-        said = False
+        """Waits for all sites for a while, and then for as many as the run needs."""
+        said, patient_until = False, self.clock() + SILENT
         while True:
             seen = self.engine.seen()
-            if sum(site in seen and seen[site].silent <= SILENT for site in self.sites) >= self.least:
+            connected = sum(site in seen and seen[site].silent <= SILENT for site in self.sites)
+            if connected == len(self.sites) or (connected >= self.least and self.clock() > patient_until):
                 return
-            if not said:
+            if not said and self.clock() > patient_until:
                 self.say(f"waiting until {self.least} of {', '.join(self.sites)} are connected")
                 said = True
             self.sleep(self.poll)

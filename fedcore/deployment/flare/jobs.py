@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import TypeVar
 
-from nvflare.fuel.flare_api.api_spec import NoConnection, SessionClosed
+from nvflare.fuel.flare_api.api_spec import (
+    AuthenticationError,
+    AuthorizationError,
+    InternalError,
+    JobNotFound,
+    JobNotRunning,
+    NoConnection,
+    SessionClosed,
+)
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
 from fedcore.deployment.centre.job_folder import JobFolder
@@ -78,7 +88,7 @@ class FlareJobs:
         return str(status).startswith("FINISHED") or self._server_start() != self._begun
 
     def abort(self, job: str) -> None:
-        with suppress(RuntimeError, ConnectionError):
+        with suppress(InternalError, JobNotFound, JobNotRunning):  # it has ended, or the server was restarted
             self._do(lambda session: session.abort_job(job))
 
     def seen(self) -> dict[str, Contact]:
@@ -109,10 +119,16 @@ class FlareJobs:
         while True:
             try:
                 if self._session is None:
-                    self._session = new_secure_session(self._user, str(self._kit), timeout=5.0)
+                    with redirect_stdout(StringIO()):
+                        self._session = new_secure_session(self._user, str(self._kit), timeout=5.0)
                 result = what(self._session)
                 self._patience = _RESTART_SECONDS
                 return result
+            except (AuthenticationError, AuthorizationError) as e:
+                raise InputError(
+                    f"the server does not accept the coordinator's certificate in {self._kit} ({e}); use the folder "
+                    "that fedpretrain deploy init made together with the server"
+                ) from e
             except (NoConnection, SessionClosed, ConnectionError, TimeoutError) as e:
                 self.close()
                 if time.monotonic() > until:
@@ -124,6 +140,7 @@ class FlareJobs:
 
 @contextmanager
 def connected(user: str, admin_kit: Path) -> Iterator[FlareJobs]:
+    logging.getLogger().setLevel(logging.CRITICAL)  # FLARE logs each message that it cannot send
     jobs = FlareJobs(user, admin_kit)
     try:
         yield jobs

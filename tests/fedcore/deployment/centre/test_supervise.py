@@ -89,7 +89,13 @@ def done(script: Script) -> None:
 
 
 def crash(script: Script) -> None:
-    """A site's process died, and the engine ends the job without a word."""
+    """A site's process died, and the engine ends the job."""
+    script.over = True
+
+
+def stopped(script: Script) -> None:
+    """The same where the server's process still notes its end."""
+    script.folder.finish(ended="stopped")
     script.over = True
 
 
@@ -121,7 +127,7 @@ def test_a_run_that_ends_gives_what_the_server_noted(tmp_path: Path) -> None:
 
 
 def test_a_job_that_the_engine_ended_is_started_again(tmp_path: Path) -> None:
-    run, script = supervisor(tmp_path, [a_round, crash], [nothing, crash], [a_round, done])
+    run, script = supervisor(tmp_path, [a_round, crash], [nothing, stopped], [a_round, done])
     assert run.run()["ended"] == "done"
     assert [folder.job for folder in script.submitted] == 3 * [script.folder.job]
     assert len({folder.path for folder in script.submitted}) == 3
@@ -184,8 +190,18 @@ def test_a_run_that_continues_needs_its_quorum(tmp_path: Path) -> None:
     assert run.run()["ended"] == "done"
 
 
-def test_it_waits_for_a_quorum_before_the_next_start(tmp_path: Path) -> None:
-    run, script = supervisor(tmp_path, [a_round, away, crash, nothing, nothing, nothing, back], [done])
+def test_it_waits_for_its_sites_before_the_next_start(tmp_path: Path) -> None:
+    run, script = supervisor(tmp_path, [a_round, away, crash, *5 * [nothing], back], [done], least=1)
+    assert run.run()["ended"] == "done"
+    assert script.contacts["b"].login == "b-2"
+    assert script.naps < SILENT
+
+
+def test_it_goes_on_with_a_quorum_after_a_while_and_waits_for_one(tmp_path: Path) -> None:
+    run, script = supervisor(tmp_path, [a_round, away, crash], [done], least=1)
+    assert run.run()["ended"] == "done"
+    assert script.naps > SILENT
+    run, script = supervisor(tmp_path / "2", [a_round, away, crash, *200 * [nothing], back], [done], least=2)
     assert run.run()["ended"] == "done"
     assert "waiting until 2 of a, b are connected" in script.said
 
