@@ -87,10 +87,11 @@ def declined(host: SiteHost, request: Request) -> str:
 
 @dataclass
 class ByHosts:
-    """A transport to hosts; each request starts its site anew if `forgetful`, as a killed process does."""
+    """A transport to hosts."""
 
     homes: Mapping[str, SiteHome]
-    forgetful: bool = False
+    killed: Sequence[str] = ()
+    """Words; before each request for one of them the site is killed and started again."""
     hosts: dict[str, SiteHost] = field(default_factory=dict)
 
     def names(self) -> Sequence[str]:
@@ -98,7 +99,7 @@ class ByHosts:
 
     def ask(self, requests: Iterable[Request], deadline: float | None = None) -> Iterator[Answer]:
         for request in requests:
-            if self.forgetful or request.site not in self.hosts:
+            if request.word in self.killed or request.site not in self.hosts:
                 self.hosts[request.site] = SiteHost(self.homes[request.site])
             yield asked(self.hosts[request.site], request)
 
