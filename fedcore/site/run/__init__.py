@@ -1,1 +1,1 @@
-"""What a site notes of one run, besides its memory: how it began, and the weights that it started from."""
+"""One run at a site, besides its memory: a trial before it, how it began, the weights that it started from."""
