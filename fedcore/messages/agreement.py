@@ -41,6 +41,9 @@ class Agreement(Message):
     sites: tuple[str, ...] = field(metadata=WEIGHTS)
     """Names of all sites, for modules that are conditioned on the site."""
     mask_classes: int = field(default=0, metadata=WEIGHTS)
+    start: str = field(default="", metadata=WEIGHTS)
+    """Checksum of the module that the run starts from, where its weights come from the server; empty: the module as the
+    recipe builds it."""
 
     @property
     def spatial_dims(self) -> int:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from fedcore.messages.message import Message
 from fedcore.messages.reveals import WEIGHTS
 
+PROPOSE = "propose"
+"""The word; it belongs to no recipe."""
+
 
 @dataclass(frozen=True)
 class Proposal(Message):

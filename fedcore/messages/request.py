@@ -9,9 +9,9 @@ from fedcore.messages.message import Message
 from fedcore.messages.round import Round
 
 FACTS, BUILD, TRAIN, EVALUATE, FAREWELL = "facts", "build", "train", "evaluate", "farewell"
-HAND_OVER, PROPOSE = "hand_over", "propose"
+HAND_OVER = "hand_over"
 WORDS = (FACTS, BUILD, TRAIN, EVALUATE, FAREWELL, HAND_OVER)
-"""Words that every recipe may use; one may know others. `propose` belongs to no recipe: it asks for approval of one."""
+"""Words that every recipe may use; one may know others."""
 
 
 @dataclass(frozen=True)

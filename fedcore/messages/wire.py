@@ -9,8 +9,8 @@ from typing import Any
 
 from fedcore.messages.agreement import Agreement
 from fedcore.messages.answer import Answer, Contribution, Refusal
-from fedcore.messages.encoding import Kinds, WireError, decoded, encoded_head, encoded_message, readable
-from fedcore.messages.message import Empty
+from fedcore.messages.encoding import Kinds, WireError, decoded, decoded_head, encoded_head, encoded_message, readable
+from fedcore.messages.message import Empty, Message
 from fedcore.messages.metric_names import MOST_METRICS, is_metric
 from fedcore.messages.request import Counted, Request
 from fedcore.messages.reveals import Reveals
@@ -43,7 +43,15 @@ def request_of(data: bytes, kinds: Kinds) -> Request:
     Raises:
         WireError: The bytes are no request, or name a kind of message that is not among `kinds`.
     """
-    head, message = decoded(data, kinds)
+    return _request(*decoded(data, kinds))
+
+
+def request_without_message(data: bytes) -> Request:
+    """A request with an empty message: no kind needs to be known, and the message may be damaged. Raises WireError."""
+    return _request(decoded_head(data), Empty())
+
+
+def _request(head: Mapping[str, Any], message: Message) -> Request:
     with readable("request"):
         counted = None if head["counted"] is None else Counted(*_typed(head["counted"], int, bool))
         agreement = None if head["agreement"] is None else _agreement(head["agreement"])
@@ -86,7 +94,7 @@ def _agreement(tree: Mapping[str, Any]) -> Agreement:
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in tree.items()}
     agreement = Agreement(**values)
     lists = all(type(values) is tuple for values in (agreement.classes, agreement.sites, agreement.size))
-    texts = all(isinstance(name, str) for name in (*agreement.classes, *agreement.sites))
+    texts = all(isinstance(name, str) for name in (*agreement.classes, *agreement.sites, agreement.start))
     numbers = all(type(n) is int for n in (*agreement.size, agreement.channels, agreement.mask_classes))
     if not lists or not texts or not numbers:
         raise WireError("its agreement has a value of a wrong type")

@@ -42,9 +42,16 @@ class Begun:
         return {site: self.sites.facts[site].train for site in self.sites.training}
 
 
-def begin(run: RunFolder, transport: Transport, task: Task, command: str) -> Begun:
+def begin(run: RunFolder, transport: Transport, task: Task, command: str, pretrained: bool = False) -> Begun:
     """Asks the sites for their facts, agrees with them or continues under the agreement of the run's first start, and
     builds the module on both sides.
+
+    Args:
+        run: Folder of the run.
+        transport: The sites.
+        task: What the recipe trains.
+        command: The stage, for `run.json`.
+        pretrained: Whether the module has weights that only the server has.
 
     Raises:
         InputErrors: Sites do not fit one another, or the run; nothing was written.
@@ -60,7 +67,8 @@ def begin(run: RunFolder, transport: Transport, task: Task, command: str) -> Beg
             "no site has training images that this recipe can use (of split 'train', with labels or masks)"
         )
     module = task.module(sites.agreement)
-    sites.require_same_module(checksum_of(module), versions())
+    start = {name: t.detach().clone() for name, t in module.state_dict().items()} if pretrained else None
+    sites.require_same_module(checksum_of(module), versions(), start)
     about = about_of(sites.facts, sites.agreement) | {"command": command}
     about |= {"facts": {site: asdict(of) for site, of in sites.facts.items()}, "agreement": asdict(sites.agreement)}
     if "data" in earlier:  # sites that have joined are compared one by one

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,9 +11,10 @@ from fedcore.algorithms.answers import kind_error
 from fedcore.errors import InputError, InputErrors
 from fedcore.messages.agreement import Agreement, Built, Facts
 from fedcore.messages.answer import Answer, Contribution, Refusal
-from fedcore.messages.message import Empty, Message
+from fedcore.messages.message import Empty, Message, Weights
 from fedcore.messages.request import BUILD, FACTS, Counted, Request
 from fedcore.messages.round import Round
+from fedcore.messages.tensors import Tensors
 from fedcore.runs.communication import note
 from fedcore.server.agreement import agree, changed, misfit, require_same_versions
 from fedcore.server.validation import Sent, facts_error
@@ -124,11 +125,22 @@ class Sites:
             found.append(answer)
         return found
 
-    def require_same_module(self, checksum: str, versions: Sequence[str]) -> None:
-        """Raises InputErrors where a site has built another module from the recipe than the server."""
-        differing = []
+    def require_same_module(self, checksum: str, versions: Sequence[str], start: Tensors | None = None) -> None:
+        """Every site builds its module.
+
+        Args:
+            checksum: Of the server's module.
+            versions: Of the server's packages.
+            start: The state of the server's module, where the recipe alone does not give it: it is pretrained.
+
+        Raises:
+            InputErrors: A site has built another module than the server.
+        """
+        differing, down = [], Empty() if start is None else Weights(start)
+        if start is not None:
+            self.agreement = replace(self.agreement, start=checksum)
         present = [name for name in self.names() if name not in self.absent]
-        for answer in self.query(BUILD, Empty(), present, Round(0, 1, 0), Built):
+        for answer in self.query(BUILD, down, present, Round(0, 1, 0), Built):
             if isinstance(answer, Refusal):
                 differing.append(f"{answer.site}: {answer.reason}")
             elif answer.message.checksum != checksum:

@@ -18,6 +18,7 @@ from fedcore.errors import InputError, Refused
 from fedcore.messages.agreement import Agreement, Built, Facts
 from fedcore.messages.answer import Answer, Contribution, Refusal
 from fedcore.messages.encoding import WireError, kinds_of_messages
+from fedcore.messages.message import Weights
 from fedcore.messages.metric_names import DeclaredMetrics
 from fedcore.messages.request import BUILD, FACTS, TRAIN, WORDS, Request
 from fedcore.messages.reveals import NO_LEVELS
@@ -76,6 +77,8 @@ class SiteRuntime:
     """Of its own: audit log, errors, what it keeps for its page."""
     recipe: str = ""
     """Digest of the recipe that it runs."""
+    receive: Callable[[Agreement | None, Weights], None] | None = None
+    """Takes the weights that a run starts from, which come with the agreement; None: none are taken."""
 
     def handle(self, request: bytes) -> bytes:
         """The answer to a request; whatever was received, bytes that `fedcore.messages.wire.answer_of` reads."""
@@ -96,6 +99,8 @@ class SiteRuntime:
             log = dataclasses.replace(log, request=request.word if request.word in WORDS else "")
             if request.word == FACTS:
                 return log.release(Contribution(self.name, self.facts(), 0), turn)
+            if request.word == BUILD and isinstance(request.message, Weights) and self.receive is not None:
+                self.receive(request.agreement, request.message)
             place = self.settle(request.agreement)
             log = dataclasses.replace(log, levels=place.local.levels if place.local else NO_LEVELS)
             if request.word == BUILD:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from fedcore.config.shared_recipe import SharedRecipe
-
 from fedcore.algorithms.properties import share_of
 from fedcore.config.recipe import read_recipe
+from fedcore.config.shared_recipe import SharedRecipe
 from fedcore.errors import InputError
 from fedcore.messages.message import Empty, Weights, weights_of
 from fedcore.messages.round import Round

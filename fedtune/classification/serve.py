@@ -31,7 +31,7 @@ def serve(run: RunFolder, transport: Transport, recipe: Mapping[str, Any]) -> No
     require_counts_allowed(recipe["policy"])
     require_fraction(recipe["label_fraction"])
     task = task_of(recipe)
-    begun = begin(run, transport, task, "finetune")
+    begun = begin(run, transport, task, "finetune", pretrained=task.encoder_folder is not None)
     begun.require_tests("labelled test images")
     module = cast(Classifier, begun.local.module)
     task.grades(begun.sites.agreement, module)

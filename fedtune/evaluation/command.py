@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedcore.config.shared_recipe import SharedRecipe
-
 from fedcore.algorithms.base import Visitor
 from fedcore.algorithms.properties import share_of
 from fedcore.config.recipe import read_recipe
+from fedcore.config.shared_recipe import SharedRecipe
 from fedcore.config.stages import stage_of, task_maker
 from fedcore.data.cohort import Cohort, with_classes
 from fedcore.data.dataset import Images

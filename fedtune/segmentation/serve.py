@@ -33,7 +33,7 @@ def serve(run: RunFolder, transport: Transport, recipe: Mapping[str, Any]) -> No
     require_sums_allowed(recipe["policy"])
     require_fraction(recipe["label_fraction"])
     task = task_of(recipe)
-    begun = begin(run, transport, task, "segment")
+    begun = begin(run, transport, task, "segment", pretrained=task.encoder_folder is not None)
     sites, size = begun.sites, begun.sites.agreement.size
     begun.require_tests("test images with masks")
     if sites.agreement.mask_classes < 2:

@@ -1,0 +1,1 @@
+"""One run at a site, besides its memory: a trial before it, how it began, the weights that it started from."""
