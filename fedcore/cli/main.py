@@ -43,6 +43,11 @@ COMMANDS = {
     "watch": ("fedcore.cli.watch:command", "progress of a run in the terminal: rounds, sites, curves, time left"),
     "export": ("fedcore.export.command:command", "export an encoder for MONAI, timm or torchvision, a model as ONNX"),
     "data": ("fedcore.data.tools.command:command", "check or preview a manifest, write images of simulated hospitals"),
+    "deploy": (
+        "fedcore.deployment.centre.command:command",
+        "hospitals on machines of their own: the coordinator's commands",
+    ),
+    "site": ("fedcore.deployment.hospital.command:command", "a hospital on a machine of its own: its commands"),
     "recipes": ("fedcore.config.recipe_files:command", "list the included recipes, or copy one"),
     "doctor": ("fedcore.cli.doctor:command", "check the installation"),
 }
@@ -156,7 +161,7 @@ def _next_commands(name: str, out: Path, data: Any) -> Iterator[str]:
 def _help_text() -> str:
     purposes = {name: text for name, (_, text) in {**STAGES, **COMMANDS}.items()}
     order = ["demo", "run", "pretrain", "watch", "probe", "generate", "finetune", "segment", "evaluate", "predict"]
-    order += ["report", "export", "data", "recipes", "doctor"]
+    order += ["report", "export", "data", "deploy", "site", "recipes", "doctor"]
     lines = "\n".join(f"  {name:<10}{purposes[name]}" for name in order)
     return f"""fedpretrain: federated pretraining of models on medical images that stay in their hospitals
 

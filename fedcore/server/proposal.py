@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fedcore.errors import InputErrors
 from fedcore.messages.answer import Refusal
-from fedcore.messages.proposal import Proposal, ProposalAnswer
-from fedcore.messages.request import PROPOSE, Request
+from fedcore.messages.proposal import PROPOSE, Proposal, ProposalAnswer
+from fedcore.messages.request import Request
 from fedcore.messages.round import Round
 from fedcore.transport.base import Transport
 

@@ -11,7 +11,7 @@ from fedcore.config.recipe import Recipe, read_recipe
 from fedcore.config.shared_recipe import SharedRecipe
 from fedcore.config.stages import QUERIES, STAGES, stage_of
 from fedcore.config.trust import trusted_packages
-from fedcore.deployment.centre.folder import Centre
+from fedcore.deployment.centre.folder import COORDINATOR, Centre
 from fedcore.deployment.centre.job_folder import JobFolder
 from fedcore.deployment.centre.supervise import Supervisor
 from fedcore.errors import InputError
@@ -89,7 +89,7 @@ def supervise(
             progress.finished(RoundRecord.of(record))
         shown[0] = max(shown[0], len(records))
 
-    with connected(centre.admin, centre.admin_kit) as engine:
+    with connected(COORDINATOR, centre.admin_kit) as engine:
         result: Mapping[str, Any] = Supervisor(
             engine, new_folder, sites, lambda: len(run.rounds()), show, say=progress.say, least=least
         ).run()
@@ -98,7 +98,7 @@ def supervise(
 
 def chosen_sites(centre: Centre, names: Sequence[str] | None) -> list[str]:
     """Signed sites of the deployment in the order of their names, all or those that were named."""
-    signed = [name for name, site in centre.sites().items() if site.signed]
+    signed = [name for name, site in centre.sites().items() if site.takes_part]
     if unknown := [name for name in names or () if name not in signed]:
         raise InputError(f"{unknown[0]!r} is no signed site of {centre.name}; it has {', '.join(signed) or 'none'}")
     found = [name for name in signed if names is None or name in names]

@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nvflare.fuel.flare_api.api_spec import (
     AuthenticationError,
@@ -23,11 +23,10 @@ from nvflare.fuel.flare_api.api_spec import (
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
 from fedcore.deployment.centre.job_folder import JobFolder
+from fedcore.deployment.flare.kit import SERVER_CLASS, SITE_CLASS
 from fedcore.errors import InputError
 from fedcore.files.writing import write_json
 
-SITE_CLASS = "fedcore.deployment.flare.executor.SiteExecutor"
-SERVER_CLASS = "fedcore.deployment.flare.controller.RoundsController"
 _POLL_SECONDS = 0.1
 """Between a site's questions for work; FLARE's own 2 s would be added to every request."""
 _RESTART_SECONDS = 3600.0
@@ -36,7 +35,7 @@ Result = TypeVar("Result")
 
 def write_job(path: Path, name: str, sites: Sequence[str]) -> Path:
     """What is submitted: names of two classes that the kits allow, and no code."""
-    configs = {
+    configs: dict[str, dict[str, Any]] = {
         "server": {
             "workflows": [{"id": "rounds", "path": SERVER_CLASS, "args": {"job": name}}],
             "server": {"task_request_interval": _POLL_SECONDS},
@@ -103,6 +102,10 @@ class FlareJobs:
             row[0]: Contact(row[places["token"]], now - time.mktime(time.strptime(row[places["last connect time"]])))
             for row in clients
         }
+
+    def refuse(self, site: str) -> None:
+        """The server lets a site connect no more."""
+        self._do(lambda session: session.disable_client(site))
 
     def _server_start(self) -> float:
         return float(self._do(lambda session: session.get_system_info()).server_info.start_time)
