@@ -38,7 +38,8 @@ class OwnData:
             raise Refused("its manifest has no images of this site that the recipe can use")
         own, held = train.get(self.name), test.get(self.name)
         return facts_of(
-            held.take([]) if own is None and held is not None else own or cohort.sites[self.name].take([]), held,
+            held.take([]) if own is None and held is not None else own or cohort.sites[self.name].take([]),
+            None if held is None else held.select("test"),  # validation images are counted below
             self.policy, cohort.classes, self.task.mask_classes(cohort), fingerprint(cohort),
             len(cohort.sites[self.name].select("val")),
         )  # fmt: skip
