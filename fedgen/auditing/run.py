@@ -87,6 +87,11 @@ def audit(
         return record
 
 
+def are_apart(run: Path) -> bool:
+    """Whether the sites of a run are on machines of their own."""
+    return bool(RunFolder(run).about().get("facts"))
+
+
 def _recipe(run: Path, overrides: Sequence[str], apart: bool) -> dict[str, Any]:
     """What the recipe of the run, with the overrides, builds."""
     about = RunFolder(run).about()
@@ -99,7 +104,7 @@ def _recipe(run: Path, overrides: Sequence[str], apart: bool) -> dict[str, Any]:
             f"at a deployment, an audit takes a run of generate train; {run} holds a {about['command']} run, whose "
             "inverted images only a simulation can audit: omit --at"
         )
-    if not apart and about.get("facts"):
+    if not apart and are_apart(run):
         raise InputError(f"the sites of {run} are on machines of their own; name their deployment with --at")
     stage = stage_of(STAGE[about["command"]])
     return read_recipe(stage, "generate audit", [str(run / "recipe.yaml"), *overrides]).build()
