@@ -265,5 +265,5 @@ def test_copies_cannot_be_dropped_where_hospitals_are_apart(copied: Ran, tmp_pat
     with pytest.raises(InputError, match="may not be released") as error:
         release(base / "apart_set", tmp_path / "released", allow_not_useful=True)
     assert "--drop" not in str(error.value)
-    with pytest.raises(InputError, match="--drop true audits again, and the sites of .* on machines of their own"):
+    with pytest.raises(InputError, match=r"--drop true audits again, and the sites of .* on machines of their own"):
         release(base / "apart_set", tmp_path / "released", drop=True, allow_not_useful=True)
