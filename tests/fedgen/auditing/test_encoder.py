@@ -80,10 +80,16 @@ def test_no_random_generator_is_changed(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_description_of_the_weights_is_an_error(description: str, message: str) -> None:
-    modules = {*sys.modules}
     with pytest.raises(ValueError, match=message):
         encoder_of(description, ENCODERS[0].state_dict())
-    assert {name for name in {*sys.modules} - modules if not name.startswith("beartype.")} == set()  # of the tests
+
+
+def test_no_module_is_imported_by_a_received_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "planted_encoder.py").write_text("class Encoder: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="the encoder is none of"):
+        encoder_of(described("planted_encoder.Encoder", {}), {})
+    assert "planted_encoder" not in sys.modules
 
 
 @pytest.mark.timeout(20)
