@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedcore.config.arguments import call, parse_arguments
-from fedcore.data.synthetic.audit_record import AuditRecord
 from fedcore.errors import InputError
 from fedcore.runs.folder import RunFolder
 from fedcore.suggest import suggestion
-from fedgen.auditing.run import audit
-from fedgen.auditing.table import print_audit
+from fedgen.auditing import command as auditing
 from fedgen.oneshot.distil import distil
 from fedgen.oneshot.invert import invert
 from fedgen.oneshot.teacher_accuracy import print_accuracy
@@ -26,17 +23,6 @@ USAGE = """usage: fedpretrain generate train [RECIPE] [--KEY VALUE ...]         
        fedpretrain generate release SET FOLDER [--drop true]          writes an audited set, with a datasheet
        fedpretrain generate invert FINETUNE_RUN SET [--count 200]     synthetic images by inverting its classifiers
        fedpretrain generate distil FINETUNE_RUN RUN [--synthetic SET] distils its classifiers into one model"""
-
-AUDIT = """usage: fedpretrain generate audit RUN SET [--encoder PRETRAIN_RUN] [--KEY VALUE ...]
-
-Each hospital compares the set with its own images. There are two verdicts: privacy (are images copies?) and, with
---encoder, fitness for use (does a classifier learn from them?). Both are written to SET/audit.json.
-  RUN        the finished run of generate train or finetune that the set comes from
-  SET        folder of the set
-  --encoder  a finished pretraining run or an encoder's folder, for features
-  --KEY VALUE overrides the run's recipe, such as --policy.audits 6
-
-Exit code: 0 if the privacy check passed; 2 if it failed or could not be made, or if the arguments are wrong."""
 
 COMMANDS: dict[str, Callable[..., Path]] = {"sample": sample, "release": release, "invert": invert, "distil": distil}
 
@@ -54,12 +40,8 @@ def command(arguments: Sequence[str]) -> int:
             if accuracy := RunFolder(student).about()[TEACHER_ACCURACY]:
                 print_accuracy(accuracy)
             print(f"result: {student}")
-        case ["audit", *rest] if {"-h", "--help"} & {*rest}:
-            print(AUDIT)
         case ["audit", *rest]:
-            record = _audit(rest)
-            print_audit(record)
-            return 0 if record.safe.answer == "yes" else 2
+            return auditing.command(rest)
         case ["release", *rest]:
             print(call(release, "generate release", rest))
         case ["-h" | "--help", *_] | []:
@@ -75,7 +57,7 @@ def check(arguments: Sequence[str]) -> None:
         case [word, *rest] if word in COMMANDS:
             parse_arguments(COMMANDS[word], f"generate {word}", rest)
         case ["audit", *rest]:
-            _parse_audit(rest)
+            auditing.parse(rest)
         case _:
             raise _unknown(arguments)
 
@@ -83,22 +65,3 @@ def check(arguments: Sequence[str]) -> None:
 def _unknown(arguments: Sequence[str]) -> InputError:
     word = next(iter(arguments), "")
     return InputError(f"generate has no command {word!r}{suggestion(word, ['train', 'audit', *COMMANDS])}\n{USAGE}")
-
-
-def _audit(arguments: Sequence[str]) -> AuditRecord:
-    parsed, overrides = _parse_audit(arguments)
-    return audit(parsed.run, parsed.set, parsed.encoder, overrides)
-
-
-def _parse_audit(arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
-    """RUN, SET and --encoder are arguments of the audit; all others override the run's recipe."""
-    parser = ArgumentParser(
-        prog="fedpretrain generate audit", usage=AUDIT, add_help=False, allow_abbrev=False, exit_on_error=False
-    )
-    parser.add_argument("run", type=Path, nargs="?")
-    parser.add_argument("set", type=Path, nargs="?")
-    parser.add_argument("--encoder", type=Path)
-    parsed, overrides = parser.parse_known_args(list(arguments))
-    if parsed.set is None:
-        raise InputError(f"generate audit takes a run and a set\n{AUDIT}")
-    return parsed, overrides

@@ -36,6 +36,8 @@ from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedcore.transport.read_images import read_images
 from fedcore.transport.simulation import agreed, by_workers, simulate_task
+from fedgen.auditing.allowance import AUDIT_SET, CountedAudit
+from fedgen.auditing.audit import Audit
 from fedgen.diffusion.diffusion import Diffusion
 from fedgen.generative_model import GenerativeModel
 from fedgen.generator import Conditions, ImageShape
@@ -127,14 +129,19 @@ class Generation:
         page = SitePage("generate", agreement)
         files = (gallery, page) if whole else (OwnGenerator(), gallery, page)
         count = CountClasses(len(model.generator.conditions.classes))
-        return {TRAIN: self.algorithm, COUNT: count, FAREWELL: Farewell(files, own=model.generator_prefix)}
+        audit = CountedAudit(Audit(Conditions(agreement.classes, agreement.sites)))
+        farewell = Farewell(files, own=model.generator_prefix)
+        return {TRAIN: self.algorithm, COUNT: count, FAREWELL: farewell, AUDIT_SET: audit}
 
     def parts(
         self, cohort: Cohort, module: LightningModule | None = None
     ) -> tuple[dict[str, Images], dict[str, Images]]:
-        """All training images, with the labels and masks that are used."""
+        """All training images, with the labels and masks that are used; and of the same sites all images that are held
+        out, for audits."""
         targets: Target | Sequence[Target] = module.targets if isinstance(module, GenerativeModel) else ()
-        return _given(cohort, cohort.split("train"), targets, self.label_fraction, self.seed), {}
+        train, held_out = cohort.split("train"), cohort.held_out()
+        given = _given(cohort, train, targets, self.label_fraction, self.seed)
+        return given, {site: images for site, images in held_out.items() if site in train}
 
     def mask_classes(self, cohort: Cohort) -> int:
         return 0
@@ -193,7 +200,7 @@ def _given(
     if is_multi_label(cohort.classes):
         findings = with_findings(cohort, findings_of(cohort.classes)).split("train")
     less = {
-        site: replace(own, labels=hide_labels(findings[site], fraction, seed).labels)
+        site: replace(own, labels=hide_labels(findings[site], fraction, seed).labels, all_labels=own.labels)
         for site, own in images.items()
         if site not in cohort.extra_sites
     }

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from fedcore.messages.answer import Contribution
 from fedcore.messages.message import Message
 from fedcore.messages.round import Round
+from fedcore.privacy.policy import Policy
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 
@@ -22,6 +23,15 @@ class Visitor(Protocol[Received, Up]):
     """What runs at a site in a visit, training or evaluation."""
 
     def visit(self, site: Site, down: Received, local: LocalTrainer, turn: Round) -> Contribution[Up]: ...
+
+
+@runtime_checkable
+class SetsPolicy(Protocol):
+    """A visitor whose answers may reveal another level than all others of the site, because the site's own policy
+    provides for that (`Policy.for_audit`)."""
+
+    def answer_policy(self, policy: Policy) -> Policy:
+        """The policy that an answer to this visitor is checked against, from that of the site."""
 
 
 @runtime_checkable

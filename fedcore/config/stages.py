@@ -28,7 +28,7 @@ STAGES = {
 QUERIES = {
     "probe": "fedssl.evaluation.command:probe_at",
     "evaluate": "fedtune.evaluation.command:evaluate_at",
-    "generate audit": "fedgen.auditing.run:audit_at",
+    "generate audit": "fedgen.auditing.command:audit_at",
 }
 """Commands that ask the sites of a finished run: functions of a transport and of the command's words."""
 

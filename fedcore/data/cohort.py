@@ -40,6 +40,11 @@ class Cohort:
         parts = {site: images.select(name) for site, images in self.sites.items()}
         return {site: images for site, images in parts.items() if len(images)}
 
+    def held_out(self) -> dict[str, Images]:
+        """All images that are not trained on, by site; sites without one are omitted."""
+        parts = {site: images.take((images.splits != "train").nonzero()[0]) for site, images in self.sites.items()}
+        return {site: images for site, images in parts.items() if len(images)}
+
 
 def join_cohorts(cohort: Cohort, extra: Cohort) -> Cohort:
     """The sites of both; those of `extra` become extra sites.
@@ -70,4 +75,5 @@ def with_classes(cohort: Cohort, classes: Sequence[str]) -> Cohort:
 
 def _relabelled(images: Images, before: Sequence[str], after: Sequence[str], first_patient: int) -> Images:
     numbers = torch.tensor([*(after.index(name) for name in before), -1])
-    return replace(images, labels=numbers[images.labels], patients=images.patients + first_patient)
+    known = None if images.all_labels is None else numbers[images.all_labels]
+    return replace(images, labels=numbers[images.labels], all_labels=known, patients=images.patients + first_patient)

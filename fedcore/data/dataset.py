@@ -52,6 +52,9 @@ class Images:
     """Images mixed into every training batch; they are not counted as images of the site."""
     findings: UInt8[Tensor, "n k"] | None = None
     """1 where an image has a finding; `labels` then number sets of findings (`fedcore.data.findings`)."""
+    all_labels: Int64[Tensor, " n"] | None = None
+    """Where `labels` has those of some patients only (`label_fraction`): those of all, to measure with and not to train
+    with. None: `labels` are all."""
 
     def __post_init__(self) -> None:
         counts = {"splits": len(self.splits), "labels": len(self.labels), "patients": len(self.patients)}
@@ -65,6 +68,8 @@ class Images:
             counts["spacing"] = len(self.spacing)
         if self.findings is not None:
             counts["findings"] = len(self.findings)
+        if self.all_labels is not None:
+            counts["all_labels"] = len(self.all_labels)
         if set(counts.values()) != {len(self)}:
             raise ValueError(f"site '{self.site}' has {len(self)} images, but {counts}")
 
@@ -102,8 +107,13 @@ class Images:
             positions=None if self.positions is None else self.positions[at],
             spacing=None if self.spacing is None else self.spacing[at],
             findings=None if self.findings is None else self.findings[torch.from_numpy(at)],
+            all_labels=None if self.all_labels is None else self.all_labels[torch.from_numpy(at)],
             index=self._stored(at),
         )
+
+    def with_all_labels(self) -> Images:
+        """The same images with `all_labels`."""
+        return self if self.all_labels is None else replace(self, labels=self.all_labels, all_labels=None)
 
     def batch(self, indices: Indices, device: torch.device | None = None) -> Float32[Tensor, "b c *space"]:
         """Pixels in [-1, 1]; with a `device`, float16 is copied there and becomes float32 there (half the transfer)."""

@@ -68,15 +68,27 @@ def build_encoder(folder: Path) -> Encoder:
         InputError: The files are damaged, or description and weights do not fit each other.
     """
     config = encoder_config(folder)
-    if (kind := ENCODERS.get(config["encoder"])) is None:
+    if config["encoder"] not in ENCODERS:
         raise InputError(
             f"{folder / CONFIG} names the encoder {config['encoder']!r}, which fedcore.models does not have "
             f"({', '.join(ENCODERS)}); set `encoder` in the recipe"
         )
     try:
-        return build_with_weights(_tensors(folder), lambda: kind(**config["init_args"]), lambda encoder: encoder).eval()
+        return described_encoder(config["encoder"], config["init_args"], _tensors(folder))
     except ValueError as e:
         raise InputError(f"{folder / CONFIG} does not fit its weights: {e}; {_ADVICE}") from e
+
+
+def described_encoder(name: str, init_args: Mapping[str, Any], tensors: Tensors) -> Encoder:
+    """The encoder of a class in `ENCODERS` with these weights, in evaluation mode.
+
+    Raises:
+        ValueError: There is no such class, or description and weights do not fit each other; nothing larger than the
+            weights was built then.
+    """
+    if (kind := ENCODERS.get(name)) is None:
+        raise ValueError(f"the encoder is none of {', '.join(ENCODERS)}")
+    return build_with_weights(tensors, lambda: kind(**init_args), lambda encoder: encoder).eval()
 
 
 def load_encoder(folder: Path, encoder: nn.Module) -> None:

@@ -36,7 +36,7 @@ class SitePage:
         """Raises Refused where the site has no folder."""
         if site.folder is None:
             raise Refused("it has no folder")
-        test = 0 if site.test is None else len(site.test)
+        test = 0 if site.test is None else len(site.test.select("test"))
         about = {
             "site": site.name, "command": self.command, "images": {"train": site.size, "test": test},
             "classes": list(self.agreement.classes), "size": list(self.agreement.size),

@@ -46,7 +46,8 @@ class OwnData:
         own, held = train.get(self.name), test.get(self.name)
         digest = self._same_images(cohort)
         return facts_of(
-            held.take([]) if own is None and held is not None else own or cohort.sites[self.name].take([]), held,
+            held.take([]) if own is None and held is not None else own or cohort.sites[self.name].take([]),
+            None if held is None else held.select("test"),  # validation images are counted below
             self.policy, cohort.classes, self.task.mask_classes(cohort), digest,
             len(cohort.sites[self.name].select("val")),
         )  # fmt: skip

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
-from fedcore.algorithms.base import Visitor
+from fedcore.algorithms.base import SetsPolicy, Visitor
 from fedcore.data.dataset import Images
 from fedcore.errors import InputError, Refused
 from fedcore.messages.agreement import Agreement, Built, Facts
@@ -29,7 +29,7 @@ from fedcore.privacy.policy import Policy
 from fedcore.site.allowed import allowed_metrics
 from fedcore.site.memory import Memory, MemoryInRam
 from fedcore.site.site import Site
-from fedcore.training.local_trainer import LocalTrainer
+from fedcore.training.local_trainer import LocalTrainer, implements
 
 BEFORE = Round(0, 1, 0)
 """When a request cannot be read, no round is known."""
@@ -108,7 +108,10 @@ class SiteRuntime:
             visitor = place.words.get(request.word)
             if visitor is None:
                 raise Refused("the recipe has no request of this name")
-            log = dataclasses.replace(log, metrics=place.metrics[request.word], request=request.word)
+            log = dataclasses.replace(
+                log, metrics=place.metrics[request.word], request=request.word,
+                policy=_answer_policy(visitor, self.policy),
+            )  # fmt: skip
             site = self._site(place, request, log)
             with place.local.at(site) if place.local else nullcontext():
                 contribution = visitor.visit(site, request.message, cast(LocalTrainer, place.local), turn)
@@ -156,6 +159,10 @@ class SiteRuntime:
         except (OSError, InputError) as e:
             return Refusal(self.name, CANNOT_WRITE, e)
         return Refusal(self.name, reason, cause)
+
+
+def _answer_policy(visitor: Visitor, policy: Policy) -> Policy:
+    return cast(SetsPolicy, visitor).answer_policy(policy) if implements(visitor, "answer_policy") else policy
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedcore.config.shared_recipe import is_digest
 from fedcore.errors import Refused
 from fedcore.files.reading import parse_json, read_utf8
 from fedcore.messages.answer import Contribution
@@ -18,23 +19,24 @@ from fedcore.messages.message import flatten
 from fedcore.messages.reveals import Reveals
 from fedcore.messages.round import Round
 from fedcore.privacy.audit_log import AUDIT_LOG
+from fedcore.privacy.policy import Policy
 from fedcore.report.read.reader import SET_AUDITS
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedgen.auditing.audit import Audit, AuditAnswer, AuditRequest
 
+AUDIT_SET = "audit"
+"""The word of the request to audit a set."""
 ENTRY = "audit of a set"
 """Marks the lines of an audit log that count audits."""
 
 
 @dataclass(frozen=True)
 class CountedAudit:
-    """`audit` at sites that count their audits. The same images with the same encoder are the same request: its answer
+    """`audit` at sites that count their audits. The same images, features and encoder are the same request: its answer
     reveals nothing new, and it is counted once."""
 
     audit: Audit
-    generator: str
-    """Digest of the generator of the set."""
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -42,6 +44,8 @@ class CountedAudit:
 
     def visit(self, site: Site, down: AuditRequest, local: LocalTrainer, turn: Round) -> Contribution[AuditAnswer]:
         """Raises Refused where the site has answered as many audits as its policy allows, or cannot count them."""
+        if not (is_digest(down.set) and is_digest(down.generator)):
+            raise Refused("an audit must name its set and its generator by digests of 64 hexadecimal digits")
         request = _digest(down)
         counted = counted_audits(site.folder)
         if request not in {entry.get("request_sha256") for entry in counted}:
@@ -51,8 +55,12 @@ class CountedAudit:
                     f"{site.policy.audits}; each audit reveals whether single images were trained on. If the site "
                     "agrees, set policy.audits higher"
                 )
-            _count(site, {"set": self.audit.digest, "generator": self.generator, "request_sha256": request}, turn)
+            _count(site, {"set": down.set, "generator": down.generator, "request_sha256": request}, turn)
         return self.audit.visit(site, down, local, turn)
+
+    def answer_policy(self, policy: Policy) -> Policy:
+        """See `fedcore.algorithms.base.SetsPolicy`."""
+        return policy.for_audit()
 
 
 def counted_audits(folder: Path | None) -> list[dict[str, Any]]:
@@ -89,7 +97,7 @@ def _count(site: Site, entry: dict[str, Any], turn: Round) -> None:
 def _digest(request: AuditRequest) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(flatten(request).items()):
-        if name != "features":  # follow from images and encoder, up to rounding
+        if name not in ("set", "generator"):  # names, on which no figure depends
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()

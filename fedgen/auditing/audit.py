@@ -10,17 +10,18 @@ The images that the site held out from training show how near images are without
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedcore.data.dataset import Images
+from fedcore.errors import Refused
 from fedcore.messages.answer import Contribution
 from fedcore.messages.message import Message, Weights
-from fedcore.messages.reveals import FEATURES, SAMPLES, STATISTICS
+from fedcore.messages.reveals import FEATURES, SAMPLES, STATISTICS, WEIGHTS
 from fedcore.messages.round import Round
 from fedcore.models.features import embed, evenly_spaced
 from fedcore.site.figure_files import NearestPairsFile
@@ -28,6 +29,7 @@ from fedcore.site.figures import keep
 from fedcore.site.site import Site
 from fedcore.training.local_trainer import LocalTrainer
 from fedgen.auditing.diversity import PAIR_METRICS, PAIRS, pair_similarities
+from fedgen.auditing.encoder import FeatureExtractor, encoder_of, misfit
 from fedgen.auditing.membership import (
     MIN_HELD_OUT_FOR_TPR,
     feature_vectors,
@@ -57,7 +59,7 @@ MEMBERSHIP = ("membership_auc_by_pixels", "membership_auc_by_features", "members
 
 @dataclass(frozen=True)
 class AuditRequest(Message):
-    """The synthetic set, as it is sent to every site.
+    """The synthetic set and an encoder, as they are sent to every site.
 
     Its images may include copies of other sites' patients: that is what the audit examines. Sites that trained the
     generator together hold its weights and could generate the same images. Where each site has its own generator
@@ -75,7 +77,13 @@ class AuditRequest(Message):
     """The class each image was generated for, by the run's numbers; -1 for none."""
     numbers: Int[Tensor, " n"] = field(metadata=STATISTICS)
     """Of the images in their set."""
+    description: str = field(metadata=WEIGHTS)
+    """Of the encoder, see `fedgen.auditing.encoder.encoder_of`; empty without one."""
     encoder: Weights
+    set: str = field(metadata=WEIGHTS)
+    """Digest of the set."""
+    generator: str = field(metadata=WEIGHTS)
+    """Digest of its generator."""
 
 
 @dataclass(frozen=True)
@@ -100,20 +108,20 @@ class Audit:
     conditions: Conditions
     deviations: float = 5.0
     """Of `fedgen.copies.copies.detect_copies`: with more of them fewer images are copies."""
-    digest: str = ""
-    """Of the set."""
 
     def visit(self, site: Site, down: AuditRequest, local: LocalTrainer, turn: Round) -> Contribution[AuditAnswer]:
-        local.load(down.encoder.tensors)
-        with local.measuring() as device:
-            encoder, width = local.module.encoder, down.features.shape[1]
+        """Raises Refused where the encoder cannot be built, or does not fit the images."""
+        own = LocalTrainer(FeatureExtractor(_encoder(down, site.images)), (), local.visit)
+        site = replace(site, images=site.images.with_all_labels())
+        with own.measuring() as device:
+            encoder, width = own.module.encoder, down.features.shape[1]
             training, held_out = (_prepared(images, encoder, width, device) for images in (site.images, site.test))
         found = self._comparisons(down, training, held_out)
         if site.folder is not None:
             keep(
                 site,
                 NearestPairsFile.NAME,
-                nearest_pairs(found, down.images, down.numbers, site.images.batch, self.digest),
+                nearest_pairs(found, down.images, down.numbers, site.images.batch, down.set),
             )
         metrics = {"training_images": float(len(training.labels)), "held_out_images": float(len(held_out.labels))}
         metrics |= _copy_metrics(found) | _membership_metrics(down, training, held_out)
@@ -143,12 +151,17 @@ class Audit:
         self, site: Site, down: AuditRequest, training: _Prepared, held_out: _Prepared
     ) -> dict[str, float]:
         """Of the images in the style of this site, next to as many of its held-out images."""
-        own = in_style_of(down.site_styles, self.conditions.site_index(site.name))
+        own = in_style_of(down.site_styles, style_of(self.conditions, site.name))
         synthetic = FeatureSet(down.features[own], down.labels[own])
         metrics = quality_metrics(training.feature_set, held_out.feature_set, synthetic)
         some = evenly_spaced(site.size, 4 * PAIRS)
         real = site.images.batch(some), site.images.labels[some]
         return metrics | pair_similarities(down.images[own], down.labels[own], *real)
+
+
+def style_of(conditions: Conditions, site: str) -> int:
+    """The number of a site's style; a site that joined after the run had begun has none."""
+    return conditions.site_index(site) if site in conditions.sites else UNCONDITIONED
 
 
 def in_style_of(site_styles: Int[Tensor, " n"], site: int) -> Bool[Tensor, " n"]:
@@ -171,6 +184,22 @@ class _Prepared:
     @property
     def feature_set(self) -> FeatureSet:
         return FeatureSet(self.features, self.labels)
+
+
+def _encoder(down: AuditRequest, images: Images) -> nn.Module:
+    """That of a request, built at this site."""
+    try:
+        encoder = encoder_of(down.description, down.encoder.tensors)
+    except ValueError as e:
+        raise Refused(
+            "the encoder of the audit cannot be built from its description and weights; install the same version on "
+            "both sides", details=str(e)
+        ) from e  # fmt: skip
+    if wrong := misfit(encoder, len(images.space), images.channels):
+        raise Refused(f"the encoder of the audit does not fit the images: {wrong}")
+    if encoder.width != down.features.shape[1]:
+        raise Refused(f"features have {down.features.shape[1]} numbers, those of the encoder {encoder.width}")
+    return encoder
 
 
 def _prepared(images: Images | None, encoder: Any, width: int, device: torch.device) -> _Prepared:

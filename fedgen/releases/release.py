@@ -18,9 +18,10 @@ from fedcore.data.synthetic.synthetic_set import SITE, digest_of
 from fedcore.errors import InputError, InputErrors
 from fedcore.files.checksums import write_sums
 from fedcore.files.writing import require_no_links, require_writable, write_atomically, write_json
+from fedcore.runs.communication import ANSWERS, answers
 from fedcore.runs.folder import RunFolder
-from fedgen.auditing.allowance import has_audited
-from fedgen.auditing.run import audit
+from fedgen.auditing.allowance import AUDIT_SET, has_audited
+from fedgen.auditing.run import are_apart, audit
 from fedgen.releases.contact_sheet import contact_sheet
 from fedgen.releases.datasheet import datasheet
 from fedgen.synthetic.dicom_files import as_dicom
@@ -97,18 +98,34 @@ def _read_record(synthetic: SyntheticSet, force: bool) -> AuditRecord | None:
     audited = record.set, record.generator, record.data
     if audited != (synthetic.digest(), *map(synthetic.settings.get, ("generator", "data"))):
         raise InputError(f"{synthetic.folder} has changed since its audit; {again}")
-    if missing := [site for site in record.sites if not has_audited(run / "sites" / site, record.set)]:
+    if are_apart(run):
+        again += " --at DEPLOYMENT"
+        if missing := sorted({*record.sites} - _answered(run)):
+            raise InputError(
+                f"{run / ANSWERS} lists no audit of {missing[0]}, so {AUDIT} does not come from the sites; {again}"
+            )
+    elif missing := [site for site in record.sites if not has_audited(run / "sites" / site, record.set)]:
         raise InputError(
             f"the audit log of {missing[0]} does not list this set, so {AUDIT} does not come from the sites; {again}"
         )
     return record
 
 
+def _answered(run: Path) -> set[str]:
+    """Sites of a deployment that answered an audit; their audit logs, which name the sets, stay with them."""
+    return {site for line in answers(run) if line.get("request") == AUDIT_SET for site in line["sites"]}
+
+
 def _audit_without_copies(synthetic: SyntheticSet, record: AuditRecord) -> AuditRecord:
     if not ReleaseCriteria().droppable(record.groups):
         raise _rejection(synthetic, record)
-    numbers = {i.number for i in synthetic.images if i.path.name in record.copies} | set(record.left_out)
     options = record.options
+    if are_apart(Path(options["run"])):
+        raise InputError(
+            f"--drop true audits again, and the sites of {options['run']} are on machines of their own; generate "
+            "another set, with another --seed, and audit it with --at"
+        )
+    numbers = {i.number for i in synthetic.images if i.path.name in record.copies} | set(record.left_out)
     encoder = Path(options["encoder"]) if options["encoder"] else None
     return audit(Path(options["run"]), synthetic.folder, encoder, options["overrides"], numbers)
 
@@ -126,7 +143,7 @@ def _require_allowed(synthetic: SyntheticSet, record: AuditRecord | None, force:
 
 def _rejection(synthetic: SyntheticSet, record: AuditRecord) -> InputErrors:
     copies = [f"{name}: a copy of an image of {', '.join(sites)}" for name, sites in record.copies.items()]
-    few = record.copies and ReleaseCriteria().droppable(record.groups)
+    few = record.copies and ReleaseCriteria().droppable(record.groups) and not are_apart(Path(record.options["run"]))
     advice = "--drop true removes the copies and audits again; " if few else ""
     return InputErrors(
         f"{synthetic.folder} may not be released: the privacy check failed", [*record.safe.reasons, *copies],

@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from fedcore.algorithms.fedavg import FedAvg
 from fedcore.cli.main import main
 from fedcore.data.labels import images_with_mask, labelled_subset, patient_subset
 from fedcore.data.phantom.phantoms import Phantoms
@@ -23,7 +24,7 @@ from fedgen.diffusion.diffusion import Diffusion
 from fedgen.diffusion.unet import UNet
 from fedgen.generator_store import load_generator
 from fedgen.sampling import sample
-from fedgen.training import _given, train
+from fedgen.training import Generation, _given, train
 from tests.stopping import killed_in
 
 narrow = partial(Diffusion, network=partial(UNet, widths=(8, 16)))
@@ -96,6 +97,21 @@ def test_a_fraction_of_the_labels_and_all_images_are_used(tmp_path: Path, monkey
     assert json.loads((sample(run.path, tmp_path / "set", 2, steps=1).parent / "set.json").read_text())[
         "label_fraction"
     ] == fraction  # fmt: skip
+
+
+def test_a_site_trains_with_a_fraction_of_its_labels_and_is_audited_with_all() -> None:
+    """Held-out images are those of sites that train."""
+    cohort = replace(phantoms(), phantom=Phantoms(sites=3, images_per_site=16)).load()
+    tested = cohort.sites["hospital_3"].select("test")
+    cohort = replace(cohort, sites=cohort.sites | {"hospital_3": tested})
+    task = Generation(FedAvg(), Visit(), Diffusion, True, 0.3, 0)
+    train, held_out = task.parts(cohort)
+    assert list(train) == list(held_out) == ["hospital_1", "hospital_2"]
+    for site, whole in cohort.split("train").items():
+        assert 0 < (train[site].labels >= 0).sum() < len(whole)
+        assert torch.equal(train[site].with_all_labels().labels, whole.labels)
+        assert len(held_out[site]) + len(train[site]) == len(cohort.sites[site])
+        assert "train" not in held_out[site].splits
 
 
 def test_paired_diffusion_uses_a_fraction_of_the_masks() -> None:

@@ -81,8 +81,8 @@ def sign(folder: Path, request: Path, out: Path) -> Path:
     """Signs a request with the authority in `folder`; `out` is the file to send back."""
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         signed = Path(temporary) / "signed.zip"
-        words = ("cert", "approve", str(request), "-c", str(folder / "ca"), "--profile", str(folder / PROFILE))
-        _nvflare(folder, *words, "--out", str(signed))
+        words = ("cert", "approve", str(request.absolute()), "-c", str(folder / "ca"), "--out", str(signed))
+        _nvflare(folder, *words, "--profile", str(folder / PROFILE))
         write_atomically(out, signed.read_bytes())
     return out
 
@@ -94,7 +94,7 @@ def install_kit(signed: Path, request_folder: Path, fingerprint: str, kit: Path)
         InputError: The authority is another one than `fingerprint` says, or the file does not belong to this key.
     """
     with tempfile.TemporaryDirectory(dir=kit.parent) as temporary:
-        words = ("package", str(signed), "--fingerprint", fingerprint, "--request-dir", str(request_folder))
+        words = ("package", str(signed.absolute()), "--fingerprint", fingerprint, "--request-dir", str(request_folder))
         made = _nvflare(kit.parent, *words, "-w", temporary)
         shutil.move(str(made["output_dir"]), kit)
     for path in (kit, *kit.rglob("*")):

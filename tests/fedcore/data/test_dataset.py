@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,16 @@ def test_subsets_agree_with_the_whole() -> None:
     assert torch.equal(part.mask_batch([0]), whole.mask_batch(torch.tensor([4])))
     assert part.pixels is whole.pixels
     assert (len(whole.select("test")), len(whole.select("val"))) == (4, 0)
+
+
+def test_labels_that_a_training_does_not_use_stay_with_their_images() -> None:
+    whole = site(6)
+    hidden = replace(whole, labels=torch.full((6,), -1), all_labels=whole.labels)
+    part = hidden.select("train").take([3, 1])
+    assert part.labels.tolist() == [-1, -1]
+    assert part.with_all_labels().labels.tolist() == [5, 2]
+    assert part.with_all_labels().with_all_labels().labels.tolist() == [5, 2]
+    assert whole.with_all_labels() is whole
 
 
 def test_a_batch_is_a_copy_from_the_file(tmp_path: Path) -> None:

@@ -232,3 +232,26 @@ def test_an_error_that_cannot_be_kept_at_the_site_is_declined_all_the_same(tmp_p
 def test_stopping_is_no_refusal(stop: BaseException) -> None:
     with pytest.raises(KeyboardInterrupt):
         site(train=Says(stop)).handle(request_bytes(request()))
+
+
+@dataclass
+class Lifted(Says):
+    """Its answers may reveal samples."""
+
+    def answer_policy(self, policy: Policy) -> Policy:
+        return replace(policy, max_level=Reveals.SAMPLES)
+
+
+def test_a_word_may_lift_the_policy_for_its_own_answers(tmp_path: Path) -> None:
+    seen: list[Policy] = []
+
+    class Looks(Lifted):
+        def visit(self, site: Site, down: Message, local: LocalTrainer, turn: Round) -> Contribution[Any]:
+            seen.append(site.policy)
+            return super().visit(site, down, local, turn)
+
+    runtime = site(tmp_path, policy=Policy(Reveals.STATISTICS), query=Looks(RICH), other=Says(RICH))
+    assert isinstance(asked(runtime, request("query")), Contribution)
+    assert "the policy allows STATISTICS" in declined(asked(runtime, request("other")))
+    assert isinstance(asked(runtime, request("query")), Contribution)
+    assert {policy.max_level for policy in seen} == {Reveals.STATISTICS}

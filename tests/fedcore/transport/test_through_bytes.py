@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedcore.algorithms.fedavg import FedAvg
 from fedcore.data.dataset import Images
@@ -17,6 +18,7 @@ from fedcore.messages.answer import Contribution
 from fedcore.messages.message import Empty, Message, Weights, flatten
 from fedcore.messages.request import TRAIN
 from fedcore.messages.round import Round
+from fedcore.models.resnet import ResNet
 from fedcore.runs.communication import RoundRecord
 from fedcore.seeds import seeded
 from fedcore.server.rounds import Rounds
@@ -28,7 +30,7 @@ from fedssl.evaluation.probe import Probe
 from fedtune.evaluation.classification import EvaluateClassifier
 from fedtune.evaluation.segmentation import EvaluateSegmenter
 from tests.fedcore.federating import federate, same
-from tests.fedcore.toys import Hospitals, Toy, hospitals, images, local
+from tests.fedcore.toys import Hospitals, hospitals, images, local
 from tests.trainings import CONDITIONS, EVERYTHING, NAMES, TRAININGS, Training, images_of_all_kinds, with_masks
 
 
@@ -71,25 +73,19 @@ def test_a_training_through_bytes_equals_one_without(name: str) -> None:
     assert any(record.sites[site].examples for record in direct.records for site in record.sites)
 
 
-class FeatureExtractor(Toy):
-    """With an encoder, as an audit needs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = nn.Flatten()
-
-
 def audit_request() -> AuditRequest:
     pixels = torch.rand(6, 1, 8, 8) * 2 - 1
-    ones = torch.zeros(6).long()
-    return AuditRequest(pixels, pixels.flatten(1), ones, ones, torch.arange(6), Weights({}))
+    ones, encoder = torch.zeros(6).long(), ResNet(depth=10, stem=2).eval()
+    description = json.dumps({"encoder": "ResNet", "init_args": encoder.config})
+    features, weights = encoder(pixels).detach(), Weights(encoder.state_dict())
+    return AuditRequest(pixels, features, ones, ones, torch.arange(6), description, weights, "abc", "def")
 
 
 QUERIES: dict[str, tuple[Callable[[], LocalTrainer], Any, Callable[[LocalTrainer], Message]]] = {
     "probe": (TRAININGS["MoCo"].local, Probe(knn_k=3, linear=True), lambda own: Weights(own.shared())),
     "evaluation": (TRAININGS["classifier"].local, EvaluateClassifier(), lambda own: Weights(own.shared())),
     "evaluation of masks": (TRAININGS["segmenter"].local, EvaluateSegmenter(2, 1.0), lambda own: Weights(own.shared())),
-    "audit": (lambda: local(module=FeatureExtractor()), Audit(CONDITIONS, digest="abc"), lambda own: audit_request()),
+    "audit": (local, Audit(CONDITIONS), lambda own: audit_request()),
     "class counts": (local, CountClasses(2), lambda own: Empty()),
     "model handed over once": (
         local, HandOver(lambda site: {"w": torch.ones(2), "count": torch.tensor(3)}, 8), lambda own: Empty(),

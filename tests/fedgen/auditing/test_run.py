@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedcore.data.cohort import Cohort
 from fedcore.data.dataset import Images
 from fedcore.data.synthetic import release_criteria
 from fedcore.data.synthetic.audit_record import AuditRecord
@@ -17,7 +18,6 @@ from fedcore.models.encoder_store import save_encoder
 from fedcore.models.features import embed
 from fedcore.models.resnet import ResNet
 from fedgen.auditing import membership
-from fedgen.auditing import run as run_module
 from fedgen.auditing.moments import Moments, frechet
 from fedgen.auditing.quality import kernel_distance, prdc
 from fedgen.auditing.run import audit
@@ -146,10 +146,8 @@ def test_an_error_names_what_does_not_fit(one_run: Path, drawn: Path, changed: d
 
 def hold_out(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
     """Reduces the held-out images of each site to that number."""
-    held_out = run_module._held_out
-    monkeypatch.setattr(
-        run_module, "_held_out", lambda c: {s: i.take(np.arange(images)) for s, i in held_out(c).items()}
-    )
+    held_out = Cohort.held_out
+    monkeypatch.setattr(Cohort, "held_out", lambda c: {s: i.take(np.arange(images)) for s, i in held_out(c).items()})
 
 
 def test_with_few_held_out_images_figures_are_missing(
@@ -238,8 +236,8 @@ def test_a_manifest_that_names_a_file_outside_of_the_folder_is_an_error(
 def test_a_site_without_held_out_images_has_no_figures_and_the_others_have_theirs(
     one_run: Path, drawn: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held_out = run_module._held_out
-    monkeypatch.setattr(run_module, "_held_out", lambda cohort: {"hospital_1": held_out(cohort)["hospital_1"]})
+    held_out = Cohort.held_out
+    monkeypatch.setattr(Cohort, "held_out", lambda cohort: {"hospital_1": held_out(cohort)["hospital_1"]})
     found = audit(one_run, drawn, encoder)
     assert "copies_by_pixels" in found.sites["hospital_1"]
     assert "copies_by_pixels" not in found.sites["hospital_2"]
