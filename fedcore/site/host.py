@@ -145,6 +145,8 @@ class SiteHost:
             log.note_error(error, traceback.format_exc(), asked.turn if asked else BEFORE)
 
     def _refused(self, reason: str, asked: Request | None, log: AuditLog) -> bytes:
+        with suppress(Refused):
+            self._settings()
         name = self._read[1].name if self._read else asked.site if asked else ""
         try:
             log.note_refusal(reason, asked.turn if asked else BEFORE)

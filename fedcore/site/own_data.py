@@ -21,6 +21,9 @@ from fedcore.site.runtime import Workplace
 from fedcore.training.checksum import checksum_of
 from fedcore.training.local_trainer import LocalTrainer
 
+MOST_MASK_CLASSES = 256
+"""The numbers that a mask of bytes can hold. A model has memory for each class that is agreed on."""
+
 
 @dataclass
 class OwnData:
@@ -71,6 +74,8 @@ class OwnData:
         return self._settled[agreement]
 
     def _built(self, agreement: Agreement) -> Workplace:
+        if agreement.mask_classes > MOST_MASK_CLASSES:
+            raise Refused(f"masks have at most {MOST_MASK_CLASSES} classes, {agreement.mask_classes} were agreed on")
         cohort = self._cohort(self.data)
         self._same_images(cohort)
         if cohort.channels != agreement.channels:

@@ -263,7 +263,7 @@ def test_a_proposal_that_is_no_recipe_is_declined(home: SiteHome, command: str, 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"\x80\x04K\x01.", b"{" * 99, b"\x02" + bytes(7) + b"{}"], ids=repr)
 def test_bytes_that_are_no_request_are_declined_and_audited(home: SiteHome, data: bytes) -> None:
-    answer = answer_of(SiteHost(home).handle(data), "", kinds_of_messages())
+    answer = answer_of(SiteHost(home).handle(data), NAMES[0], kinds_of_messages())
     assert isinstance(answer, Refusal)
     assert answer.reason.startswith("the request cannot be read: it")
     assert [line["text"] for line in lines(home.path)] == [answer.reason]
