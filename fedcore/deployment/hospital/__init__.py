@@ -1,0 +1,1 @@
+"""A hospital: its folder, its commands, and its part in runs."""
