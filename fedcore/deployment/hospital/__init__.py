@@ -1,1 +1,1 @@
-"""The hospital: its folder, its commands, and what it checks before it takes part."""
+"""A hospital: its folder, its commands, and its part in runs."""
