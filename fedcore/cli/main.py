@@ -94,8 +94,7 @@ def dispatch(name: str, rest: list[str]) -> int:
     if deployment is not None and name != "run":
         from fedcore.deployment.centre.remote_command import query_at
 
-        query_at(words, deployment, sites)
-        return 0
+        return query_at(words, deployment, sites)
     code: int | None = load_function(_import_path(name))(rest)
     return code or 0
 

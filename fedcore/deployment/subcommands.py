@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 
-from fedcore.config.arguments import call
 from fedcore.config.stages import load_function
 from fedcore.errors import InputError
 from fedcore.suggest import suggestion
@@ -17,7 +16,7 @@ def run(name: str, usage: str, commands: Mapping[str, str], arguments: Sequence[
     Args:
         name: Of the group, such as `deploy`.
         usage: What its help prints.
-        commands: By word, the import path of a function whose signature has the arguments; it may return an exit code.
+        commands: By word, the import path of a function of the words that follow; it may return an exit code.
         arguments: Words of the command line.
 
     Raises:
@@ -29,7 +28,7 @@ def run(name: str, usage: str, commands: Mapping[str, str], arguments: Sequence[
             return 0
         case [word, *rest] if word in commands:
             require_flare()
-            code: int | None = call(load_function(commands[word]), f"{name} {word}", rest)
+            code: int | None = load_function(commands[word])(rest)
             return code or 0
         case [word, *_]:
             raise InputError(f"{name} has no command {word!r}{suggestion(word, list(commands))}\n{usage}")

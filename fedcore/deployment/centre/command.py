@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedcore.config.arguments import call
 from fedcore.deployment.centre.folder import COORDINATOR, Centre
 from fedcore.deployment.centre.supervise import SILENT
 from fedcore.deployment.flare.processes import run_in_foreground, server_command
@@ -22,8 +23,9 @@ USAGE = """usage: fedpretrain deploy init FOLDER --host HOST [--port 8002]   a n
        fedpretrain deploy try [RECIPE] [--sites 2]                all of it on this machine, with simulated images
 
 Then any stage runs on the deployment: fedpretrain pretrain RECIPE --at FOLDER"""
-COMMANDS = {
-    name: f"fedcore.deployment.centre.command:{name}" for name in ("init", "invite", "sign", "serve", "sites", "remove")
+_WORDS = ("init", "invite", "sign", "serve", "sites", "remove")
+COMMANDS = {word: f"fedcore.deployment.centre.command:{word}" for word in _WORDS} | {
+    "try": "fedcore.deployment.trial.command:command"
 }
 
 
@@ -31,7 +33,31 @@ def command(arguments: Sequence[str]) -> int:
     return run("deploy", USAGE, COMMANDS, arguments)
 
 
-def init(folder: Path, host: str = "", port: int = 8002) -> None:
+def init(words: Sequence[str]) -> None:
+    call(create, "deploy init", words)
+
+
+def invite(words: Sequence[str]) -> None:
+    call(invite_site, "deploy invite", words)
+
+
+def sign(words: Sequence[str]) -> None:
+    call(sign_request, "deploy sign", words)
+
+
+def serve(words: Sequence[str]) -> None:
+    call(run_server, "deploy serve", words)
+
+
+def sites(words: Sequence[str]) -> None:
+    call(list_sites, "deploy sites", words)
+
+
+def remove(words: Sequence[str]) -> None:
+    call(remove_site, "deploy remove", words)
+
+
+def create(folder: Path, host: str = "", port: int = 8002) -> None:
     """Creates a deployment: authority, server and coordinator.
 
     Args:
@@ -44,7 +70,7 @@ def init(folder: Path, host: str = "", port: int = 8002) -> None:
     print(f"next: fedpretrain deploy serve {folder}\n      fedpretrain deploy invite {folder} SITE")
 
 
-def invite(folder: Path, site: str) -> None:
+def invite_site(folder: Path, site: str) -> None:
     """Writes an invitation for a site.
 
     Args:
@@ -55,7 +81,7 @@ def invite(folder: Path, site: str) -> None:
     print(f"send this file to {site}: {path}\nnext: fedpretrain deploy sign {folder} {site}.request.zip")
 
 
-def sign(folder: Path, request: Path) -> None:
+def sign_request(folder: Path, request: Path) -> None:
     """Signs the request of a site.
 
     Args:
@@ -68,7 +94,7 @@ def sign(folder: Path, request: Path) -> None:
     print(f"if both are equal there, send back: {signed}")
 
 
-def serve(folder: Path, unit: bool = False) -> None:
+def run_server(folder: Path, unit: bool = False) -> None:
     """Runs the server until Ctrl-C.
 
     Args:
@@ -83,7 +109,7 @@ def serve(folder: Path, unit: bool = False) -> None:
     run_in_foreground(server_command(centre.server_kit), centre.server_kit)
 
 
-def sites(folder: Path) -> None:
+def list_sites(folder: Path) -> None:
     """Lists the sites of a deployment.
 
     Args:
@@ -103,7 +129,7 @@ def sites(folder: Path) -> None:
     terminal().print(text_table("site", ("state", "since", "connected"), rows))
 
 
-def remove(folder: Path, site: str) -> None:
+def remove_site(folder: Path, site: str) -> None:
     """Lets a site take part no more; the server refuses its connections from now on.
 
     Args:

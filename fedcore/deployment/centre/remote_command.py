@@ -50,8 +50,8 @@ def train_at(stage: str, words: Sequence[str], deployment: str, names: Sequence[
     return recipe
 
 
-def query_at(words: Sequence[str], deployment: str, names: Sequence[str] | None) -> None:
-    """Asks the sites of a finished run, as `probe`, `evaluate` and `generate audit` do.
+def query_at(words: Sequence[str], deployment: str, names: Sequence[str] | None) -> int:
+    """Asks the sites of a finished run, as `probe`, `evaluate` and `generate audit` do; returns the exit code.
 
     Raises:
         InputError: It is no such command, or its arguments, the run, deployment or sites must be corrected.
@@ -71,14 +71,14 @@ def query_at(words: Sequence[str], deployment: str, names: Sequence[str] | None)
         return JobFolder.create(centre.jobs / uuid.uuid4().hex[:12], command, trained_at, arguments)
 
     with Progress(0) as progress:
-        supervise(centre, new_folder, trained_at, run, progress, len(trained_at))
+        return supervise(centre, new_folder, trained_at, run, progress, len(trained_at))
 
 
 def supervise(
     centre: Centre, new_folder: Callable[[], JobFolder], sites: Sequence[str], run: RunFolder, progress: Progress,
     least: int,
-) -> None:  # fmt: skip
-    """Sees a command through, and prints what the server printed at its end."""
+) -> int:  # fmt: skip
+    """Sees a command through, prints what the server printed at its end, and returns its exit code."""
     from fedcore.deployment.flare.jobs import connected
 
     shown = [len(run.rounds())]
@@ -94,6 +94,7 @@ def supervise(
             engine, new_folder, sites, lambda: len(run.rounds()), show, say=progress.say, least=least
         ).run()
     print(result.get("text", ""), end="")
+    return int(result.get("code", 0))
 
 
 def chosen_sites(centre: Centre, names: Sequence[str] | None) -> list[str]:

@@ -20,12 +20,12 @@ from fedcore.transport.remote import Carrier, Remote, Restart
 
 def serve(folder: JobFolder, carrier: Carrier) -> None:
     """Does the job, and notes in its folder how it ended."""
-    printed = StringIO()
+    printed, code = StringIO(), 0
     os.chdir(folder.arguments["folder"])
     try:
         with trusting(*folder.arguments["trust"]), redirect_stdout(printed):
             if folder.command in QUERIES:
-                load_function(QUERIES[folder.command])(Remote(carrier), folder.arguments["words"])
+                code = load_function(QUERIES[folder.command])(Remote(carrier), folder.arguments["words"]) or 0
             else:
                 _train(folder, Remote(carrier))
     except Restart:
@@ -38,7 +38,7 @@ def serve(folder: JobFolder, carrier: Carrier) -> None:
         folder.finish(ended="failed", error=f"{type(e).__name__} in the server's process; see its log")
         raise
     else:
-        folder.finish(ended="done", text=printed.getvalue())
+        folder.finish(ended="done", text=printed.getvalue(), code=code)
 
 
 def _train(folder: JobFolder, transport: Remote) -> None:

@@ -142,9 +142,9 @@ class FlareJobs:
 
 
 @contextmanager
-def connected(user: str, admin_kit: Path) -> Iterator[FlareJobs]:
+def connected(user: str, admin_kit: Path, patience: float = 15.0) -> Iterator[FlareJobs]:
     logging.getLogger().setLevel(logging.CRITICAL)  # FLARE logs each message that it cannot send
-    jobs = FlareJobs(user, admin_kit)
+    jobs = FlareJobs(user, admin_kit, patience)
     try:
         yield jobs
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedcore.config.arguments import call
 from fedcore.deployment.flare.processes import run_in_foreground, site_command
 from fedcore.deployment.hospital.join import KIT, join, new_site
 from fedcore.deployment.invitation import FILE, Invitation
@@ -27,7 +28,7 @@ USAGE = """usage: fedpretrain site new INVITATION [--home FOLDER]               
 All but the first run in the site's folder, or take --home FOLDER."""
 _HERE = "fedcore.deployment.hospital"
 COMMANDS = {
-    "new": f"{_HERE}.command:new", "join": f"{_HERE}.command:install", "start": f"{_HERE}.command:start",
+    "new": f"{_HERE}.command:new", "join": f"{_HERE}.command:join_deployment", "start": f"{_HERE}.command:start",
     "check": f"{_HERE}.check:check", "data": f"{_HERE}.data:data", "recipes": f"{_HERE}.recipes:recipes",
     "approve": f"{_HERE}.recipes:approve", "withdraw": f"{_HERE}.recipes:withdraw", "audit": f"{_HERE}.audit:audit",
     "page": f"{_HERE}.audit:page",
@@ -38,7 +39,19 @@ def command(arguments: Sequence[str]) -> int:
     return run("site", USAGE, COMMANDS, arguments)
 
 
-def new(invitation: Path, home: Path | None = None) -> None:
+def new(words: Sequence[str]) -> None:
+    call(create_site, "site new", words)
+
+
+def join_deployment(words: Sequence[str]) -> None:
+    call(install, "site join", words)
+
+
+def start(words: Sequence[str]) -> None:
+    call(run_site, "site start", words)
+
+
+def create_site(invitation: Path, home: Path | None = None) -> None:
     """Makes the folder of a site from an invitation.
 
     Args:
@@ -68,7 +81,7 @@ def install(signed: Path, fingerprint: str = "", home: Path = Path()) -> None:
     print(f"{found.site} has joined {found.deployment}\nnext: fedpretrain site data MANIFEST.csv --home {home}")
 
 
-def start(home: Path = Path(), unit: bool = False) -> None:
+def run_site(home: Path = Path(), unit: bool = False) -> None:
     """Takes part in runs until Ctrl-C.
 
     Args:

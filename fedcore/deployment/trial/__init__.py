@@ -1,0 +1,1 @@
+"""`fedpretrain deploy try`: a whole deployment on this machine."""
