@@ -1,4 +1,4 @@
-"""A coordinator, a server and hospitals as processes of their own over TLS on this machine, compared with one process."""
+"""Coordinator, server and hospitals as processes of their own over TLS on this machine, compared with one process."""
 
 from __future__ import annotations
 
