@@ -4,13 +4,16 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test slow check docs bench clean
+.PHONY: demo test apart slow check docs bench clean
 
 demo: $(READY)          ## the full pipeline on simulated hospitals
 	$(BIN)/fedpretrain demo
 
 test: $(READY)          ## quick tests, on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+apart: $(READY)         ## a server and two hospitals as processes, over TLS on loopback
+	$(BIN)/python -m pytest -n 0 -m slow tests/fedcore/deployment
 
 slow: $(READY)          ## all tests that need no GPU, also those on real images
 	$(BIN)/python -m pytest -m "not gpu"

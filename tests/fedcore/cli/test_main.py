@@ -136,6 +136,8 @@ def test_every_command_is_there(path: str) -> None:
 SUBCOMMANDS = {
     "generate": ("train", "sample", "audit", "release", "invert", "distil"),
     "data": ("check", "preview", "phantom"), "recipes": ("ls", "cp"),
+    "deploy": ("init", "invite", "sign", "serve", "sites", "remove", "try"),
+    "site": ("new", "join", "data", "check", "start", "recipes", "approve", "withdraw", "audit", "page"),
 }  # fmt: skip
 
 

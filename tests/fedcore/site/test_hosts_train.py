@@ -125,6 +125,29 @@ def test_what_stays_at_a_site_starts_from_the_pretrained_weights(
     assert not same(tensors(scratch / "state"), tensors(together / "state"))
 
 
+STAGES = {
+    "segment": ["--network.encoder.depth", "10", "--network.encoder.stem", "4",
+                "--network.decoder_channels", "[4, 4, 4, 4, 4]"],
+    "generate train": ["--generator.network.widths", "[8, 16]"],
+    "finetune": ["--algorithm", "fedcore.algorithms.scaffold.Scaffold"],
+}  # fmt: skip
+RESULTS = {"segment": "segmenter", "generate train": "generator", "finetune": "classifier"}
+
+
+@pytest.mark.parametrize("command", STAGES)
+def test_all_stages_equal_one_process_to_the_bit(manifests: dict[str, Path], tmp_path: Path, command: str) -> None:
+    words = STAGES[command]
+    found = homes(manifests, tmp_path / "homes", command, *words)
+    apart = train_apart(tmp_path / "apart", ByHosts(found, (TRAIN,)), command, *words)
+    together = train_together(tmp_path / "together", manifests["all"], command, *words)
+    for part in ("state", RESULTS[command]):
+        assert tensors(together / part)
+        assert same(tensors(apart / part), tensors(together / part)), part
+    assert rounds(apart) == rounds(together)
+    if (together / "scores.json").exists():
+        assert json.loads((apart / "scores.json").read_text()) == json.loads((together / "scores.json").read_text())
+
+
 def test_a_site_that_lost_the_weights_says_so(manifests: dict[str, Path], encoder: Path, tmp_path: Path) -> None:
     found = homes(manifests, tmp_path / "homes", "finetune", "--rounds.min_sites", "2")
     transport = ByHosts(found, (TRAIN,))
