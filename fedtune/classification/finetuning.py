@@ -14,22 +14,21 @@ from fedcore.algorithms.fedavg import FedAvg
 from fedcore.algorithms.properties import share_of
 from fedcore.data.cohort import Cohort
 from fedcore.data.dataset import Images
-from fedcore.data.findings import findings_of, is_multi_label, with_findings
+from fedcore.data.findings import findings_of, with_findings
 from fedcore.data.labels import labelled_subset, require_fraction, require_trained_classes
 from fedcore.data.source import Data
 from fedcore.data.summary import summarize
-from fedcore.errors import InputError, building
+from fedcore.errors import InputError
 from fedcore.messages.agreement import Agreement
 from fedcore.messages.request import EVALUATE, FAREWELL, TRAIN
 from fedcore.messages.round import Round
 from fedcore.models.base import Encoder
-from fedcore.models.encoder_store import find_encoder, load_encoder
+from fedcore.models.encoder_store import find_encoder
 from fedcore.models.resnet import ResNet
 from fedcore.privacy.policy import Policy
 from fedcore.report.site_page import SitePage
 from fedcore.runs.classifiers import MODEL, save_classifier
 from fedcore.runs.folder import RunFolder
-from fedcore.seeds import seeded
 from fedcore.server.farewell import say_farewell
 from fedcore.server.job import Job
 from fedcore.server.rounds import Rounds
@@ -39,6 +38,7 @@ from fedcore.training.local_trainer import LocalTrainer
 from fedcore.training.visit import Visit
 from fedcore.transport.read_images import read_images
 from fedcore.transport.simulation import agreed, by_workers, simulate_task
+from fedtune.classification.build import build_classifier, target_classes
 from fedtune.classification.classifier import Classifier
 from fedtune.evaluation.classification import (
     EvaluateClassifier,
@@ -198,52 +198,6 @@ def _require_usable(
     require_tests(test, policy)
     require_trained_classes(train, test, module.targets, classes)
     require_classes(test, module.targets, len(classes), policy)
-
-
-def build_classifier(
-    agreement: Agreement, encoder: Callable[[int, int], Encoder], classifier: Callable[[Encoder, int], Classifier],
-    seed: int, encoder_folder: Path | None = None,
-) -> Classifier:  # fmt: skip
-    """A classifier for these images, with the encoder's weights from `encoder_folder` if given.
-
-    Raises:
-        InputError: There are fewer than two classes, or no finding, or images have several findings and the classifier
-            learns one class per image.
-    """
-    findings = findings_of(agreement.classes)
-
-    def build(num_classes: int) -> Classifier:
-        with seeded(seed), building("the classifier or its encoder"):
-            backbone = encoder(agreement.spatial_dims, agreement.channels)
-            if encoder_folder:
-                load_encoder(encoder_folder, backbone)
-            return classifier(backbone, num_classes)
-
-    module = build(max(1, len(findings)))
-    if module.targets == "findings":
-        if not findings:
-            raise InputError(
-                "a multi-label classifier needs at least 1 finding, the images have "
-                f"{list(agreement.classes) or 'no labels'}; give the manifest a column 'label'"
-            )
-        return module
-    if len(agreement.classes) < 2:
-        raise InputError(
-            f"a classifier needs at least 2 classes, the images have {list(agreement.classes) or 'no labels'}; "
-            "give the manifest a column 'label'"
-        )
-    if is_multi_label(agreement.classes):
-        raise InputError(
-            "the labels have several findings per image, as in 'A|B', and the classifier takes one class per image; "
-            "use the recipe classify_multilabel, or set classifier.init_args.loss to "
-            "fedtune.classification.losses.BinaryCrossEntropy"
-        )
-    return module if len(findings) == len(agreement.classes) else build(len(agreement.classes))
-
-
-def target_classes(module: Classifier, agreement: Agreement) -> tuple[str, ...]:
-    """The classes that the classifier learns: findings if it is multi-label."""
-    return findings_of(agreement.classes) if module.targets == "findings" else agreement.classes
 
 
 def ordinal_grades(classes: Sequence[str], module: Classifier) -> list[int]:

@@ -10,8 +10,9 @@ from fedcore.runs.folder import RunFolder
 from fedcore.server.begin import begin
 from fedcore.server.job import Job
 from fedcore.transport.base import Transport
+from fedtune.classification.build import target_classes
 from fedtune.classification.classifier import Classifier
-from fedtune.classification.finetuning import finish, target_classes, task_of
+from fedtune.classification.finetuning import finish, task_of
 from fedtune.evaluation.classification import require_counts_allowed
 from fedtune.pretrained import preprocessing_notes
 from fedtune.result import print_notes

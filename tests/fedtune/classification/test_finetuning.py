@@ -27,8 +27,9 @@ from fedcore.runs.folder import RunFolder
 from fedcore.server.rounds import Rounds
 from fedcore.training.visit import Visit
 from fedcore.transport.simulation import agreed
+from fedtune.classification.build import build_classifier
 from fedtune.classification.classifier import Classifier
-from fedtune.classification.finetuning import build_classifier, finetune
+from fedtune.classification.finetuning import finetune
 from fedtune.classification.losses import BinaryCrossEntropy
 from tests.fedcore.federating import same
 
