@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -74,22 +75,11 @@ def _until_it_ends(command: Sequence[str], kit: Path, log: Path, stopped: Sequen
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """With all that it started itself."""
-    for number, patience in ((signal.SIGTERM, _STOPPING_SECONDS), (signal.SIGKILL, _STOPPING_SECONDS)):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        until = time.monotonic() + patience
-        while _group_lives(process) and time.monotonic() < until:
-            time.sleep(0.1)
+    """With all that it started itself. Whatever is killed continues from its last complete round."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_STOPPING_SECONDS)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _group_lives(process: subprocess.Popen[bytes]) -> bool:
-    process.poll()
-    try:
-        os.killpg(process.pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
