@@ -122,9 +122,9 @@ def test_a_site_that_stays_silent_costs_a_deadline_and_is_not_sent_more_and_more
 
 
 def test_without_a_deadline_a_site_has_all_the_time() -> None:
-    remote, carrier = remote_of(b=1e6)
+    remote, carrier = remote_of(b=1e3)
     assert not refused(ask(remote))
-    assert carrier.now == 1e6
+    assert carrier.now == 1e3
 
 
 def test_a_lost_site_is_refused_at_once_with_the_reason_and_sent_nothing() -> None:

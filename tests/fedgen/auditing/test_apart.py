@@ -158,6 +158,7 @@ def test_an_audit_by_bytes_equals_that_of_a_simulation(
     assert "Privacy check failed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_set_without_copies_ends_with_0(copied: Ran) -> None:
     base = copied.base
     assert audit_at(copied.sites(), [str(base / "apart"), str(base / "apart_set")]) == 0
@@ -173,6 +174,7 @@ def test_run_json_counts_images_as_that_of_a_simulation(ran: Ran) -> None:
     assert page["images"] == {"train": 30, "test": 14}
 
 
+@pytest.mark.slow
 def test_each_hospital_counts_audits_and_declines_more(copied: Ran) -> None:
     base = copied.base
     words = [str(base / "apart"), str(base / "apart_set")]
@@ -244,6 +246,7 @@ def test_the_command_is_known_by_its_words() -> None:
     assert load_function(QUERIES["generate audit"]) is audit_at
 
 
+@pytest.mark.slow
 def test_an_audited_set_is_released(copied: Ran, tmp_path: Path) -> None:
     base = copied.base
     audit_at(copied.sites(), [str(base / "apart"), str(base / "apart_set")])
@@ -258,6 +261,7 @@ def test_a_record_that_no_hospital_answered_for_is_not_released(copied: Ran, tmp
         release(base / "apart_set", tmp_path / "released", allow_not_useful=True)
 
 
+@pytest.mark.slow
 def test_copies_cannot_be_dropped_where_hospitals_are_apart(copied: Ran, tmp_path: Path) -> None:
     base = copied.base
     plant(copied, 5, 3)
